@@ -1,0 +1,1 @@
+"""toprung finds the best configuration of a PyTorch image classifier."""
