@@ -1,0 +1,25 @@
+"""What a training loop is made of: models, optimizers, schedules, augmentation, batches and evaluation."""
+
+from toprung.vision.augmentation import LEVELS, OPERATIONS, Augmentation, Strengths, build_augmentation
+from toprung.vision.batches import ImageSplit, batches, num_batches
+from toprung.vision.evaluation import evaluate
+from toprung.vision.models import Classifier, build_model, load_model
+from toprung.vision.optimizers import build_optimizer
+from toprung.vision.schedules import build_schedule
+
+__all__ = [
+    "LEVELS",
+    "OPERATIONS",
+    "Augmentation",
+    "Classifier",
+    "ImageSplit",
+    "Strengths",
+    "batches",
+    "build_augmentation",
+    "build_model",
+    "build_optimizer",
+    "build_schedule",
+    "evaluate",
+    "load_model",
+    "num_batches",
+]

@@ -1,0 +1,16 @@
+"""One clear line for a name that does not exist."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from toprung.errors import UserError
+
+
+def unknown_name(given: str, *, kind: str, known: Iterable[str], also: str = "") -> UserError:
+    """The error for `given`, with the nearest known name or, failing that, all of `known`."""
+    known = list(known)
+    near = difflib.get_close_matches(given, known, n=1)
+    hint = f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(known)}{also}."
+    return UserError(f'There is no {kind} "{given}". {hint}')

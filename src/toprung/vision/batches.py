@@ -1,0 +1,43 @@
+"""Images and labels of one split, and the shuffled minibatches of one epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Some images with their labels. May be backed by read-only memory: never write in place."""
+
+    images_NCHW: Tensor  # uint8
+    labels_N: Tensor  # int64
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+
+def num_batches(split: ImageSplit, *, batch_size: int) -> int:
+    """How many minibatches `batches` makes of one epoch."""
+    return math.ceil(len(split) / batch_size)
+
+
+def batches(
+    split: ImageSplit, *, batch_size: int, device: torch.device | str = "cpu"
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image of the split once, in an order drawn from torch's global random state.
+
+    The sizes differ by one at most: no small last batch, whose gradient would be noisier than the others and
+    whose single image batch normalisation could not use.
+
+    Yields:
+        images_NCHW (uint8) and labels_N (int64) on `device`, at most `batch_size` of them.
+    """
+    order_N = torch.randperm(len(split))
+    for indices_B in order_N.tensor_split(num_batches(split, batch_size=batch_size)):
+        images_NCHW, labels_N = split.images_NCHW[indices_B], split.labels_N[indices_B]
+        yield images_NCHW.to(device, non_blocking=True), labels_N.to(device, non_blocking=True)

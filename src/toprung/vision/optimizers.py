@@ -1,0 +1,46 @@
+"""Optimizers by name."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from toprung.errors import UserError
+from toprung.vision._names import unknown_name
+
+
+def build_optimizer(
+    model: nn.Module,
+    *,
+    optimizer: str,
+    lr: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+) -> torch.optim.Optimizer:
+    """`sgd` (momentum, nesterov), `adam` or `adamw` (beta1, beta2); what only another one uses has no effect.
+
+    Weight decay is for the weights of convolutions and linear layers; biases and normalisation are left alone
+    (He et al. 2019, "Bag of Tricks for Image Classification", section 3.1).
+
+    Raises:
+        UserError: the name is unknown, or a number is out of the optimizer's range.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
+    ]
+    betas = (beta1, beta2)
+    try:
+        if optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+        if optimizer == "adam":
+            return torch.optim.Adam(groups, lr=lr, betas=betas, fused=True)
+        if optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+    except ValueError as error:
+        raise UserError(f"The optimizer {optimizer} does not take this: {error}.") from None
+    raise unknown_name(optimizer, kind="optimizer", known=("sgd", "adam", "adamw"))
