@@ -1,0 +1,178 @@
+"""A sweep's directory, and every path in it: one root holds all sweeps, `<root>/<sweep_id>/` holds one.
+
+    sweep.json     what was asked for (the spec), and the name it goes by
+    lineage.json   what it was made of: data hash, split, commit, lock, versions
+    ledger.log     the Optuna study on journal storage: the truth about every trial
+    status.json    how the sweep itself stands
+    code/          the workbench as it was when the sweep began
+    trials/<id>/   one trial's configuration, checkpoints and best weights
+    tune/          Ray Tune's own state
+    export/        the winner
+    sweep.log      everything that the libraries said
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from toprung.errors import UserError
+from toprung.spec import Sweep
+
+
+@dataclass(frozen=True)
+class SweepDirectory:
+    """The paths of one sweep."""
+
+    path: Path
+
+    @property
+    def sweep_id(self) -> str:
+        """Sortable by time, never reused."""
+        return self.path.name
+
+    @property
+    def spec_file(self) -> Path:
+        """The spec, as JSON."""
+        return self.path / "sweep.json"
+
+    @property
+    def lineage_file(self) -> Path:
+        """What the sweep was made of, as JSON."""
+        return self.path / "lineage.json"
+
+    @property
+    def ledger_file(self) -> Path:
+        """Optuna's journal."""
+        return self.path / "ledger.log"
+
+    @property
+    def status_file(self) -> Path:
+        """How the sweep itself stands, as JSON."""
+        return self.path / "status.json"
+
+    @property
+    def code_folder(self) -> Path:
+        """The workbench that the workers import."""
+        return self.path / "code"
+
+    @property
+    def trials_folder(self) -> Path:
+        """One folder a trial below it."""
+        return self.path / "trials"
+
+    @property
+    def export_folder(self) -> Path:
+        """The winner."""
+        return self.path / "export"
+
+    @property
+    def log_file(self) -> Path:
+        """What Ray, MLflow and the loops printed."""
+        return self.path / "sweep.log"
+
+    def spec(self) -> Sweep:
+        """Read the spec back.
+
+        Raises:
+            UserError: the file is missing or was changed by hand into something else.
+        """
+        try:
+            return Sweep.model_validate(self.read(self.spec_file)["spec"])
+        except (KeyError, ValidationError) as error:
+            raise UserError(f"{self.spec_file} is not a sweep's spec: {error}") from None
+
+    def read(self, file: Path) -> dict[str, Any]:
+        """A JSON file of this directory.
+
+        Raises:
+            UserError: it is missing or no JSON object.
+        """
+        try:
+            content = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}). Is {self.path} a sweep's directory?") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{file} holds no JSON object. Is {self.path} a sweep's directory?")
+        return content
+
+    def write(self, file: Path, content: Mapping[str, Any]) -> None:
+        """Write a JSON file whole or not at all."""
+        write_json(file, content)
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON aside, then rename: a reader meets the old file or the new one."""
+    aside = file.with_name(f".{file.name}.tmp")
+    aside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    os.replace(aside, file)
+
+
+def create(root: Path, sweep: Sweep, *, name: str | None, now: datetime) -> SweepDirectory:
+    """Make a new sweep's directory and write its spec.
+
+    Args:
+        root: where all sweeps live; made if it is not there.
+        sweep: the spec.
+        name: a second name the sweep can be called by; must not be taken.
+        now: local time, for the id.
+
+    Raises:
+        UserError: the root cannot be written, or the name is taken.
+    """
+    if name is not None and (taken := next((s for s in every(root) if name in (s.sweep_id, name_of(s))), None)):
+        raise UserError(f'A sweep named "{name}" is there already ({taken.sweep_id}). Give another --name.')
+    stem = f"{sweep.name}-{now:%Y%m%d-%H%M%S}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for suffix in ("", *(f"-{count}" for count in range(2, 100))):
+            directory = SweepDirectory(root.resolve() / (stem + suffix))
+            try:
+                directory.path.mkdir()
+                break
+            except FileExistsError:
+                continue
+        directory.trials_folder.mkdir()
+        directory.write(directory.spec_file, {"name": name, "spec": sweep.model_dump(mode="json")})
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"The storage folder {root} cannot be written ({reason}). Give another: --set storage=FOLDER"
+        ) from None
+    return directory
+
+
+def every(root: Path) -> Iterator[SweepDirectory]:
+    """All sweeps below `root`, newest first."""
+    if not root.is_dir():
+        return
+    found = [path for path in root.iterdir() if (path / "sweep.json").is_file()]
+    for path in sorted(found, key=lambda path: ((path / "sweep.json").stat().st_mtime_ns, path.name), reverse=True):
+        yield SweepDirectory(path.resolve())
+
+
+def find(root: Path, named: str) -> SweepDirectory:
+    """The sweep with that id or name.
+
+    Raises:
+        UserError: there is none; the message names the newest ones.
+    """
+    known = list(every(root))
+    for directory in known:
+        if named in (directory.sweep_id, name_of(directory)):
+            return directory
+    newest = ", ".join(directory.sweep_id for directory in known[:3]) or "none yet"
+    raise UserError(f'No sweep "{named}" in {root}. Newest here: {newest}. Type: toprung list')
+
+
+def name_of(directory: SweepDirectory) -> str | None:
+    """The name given by `--name`, if any."""
+    name = directory.read(directory.spec_file).get("name")
+    return name if isinstance(name, str) else None

@@ -1,0 +1,83 @@
+"""What a sweep was made of: commit, lock file, data, split, seeds, versions. Written once, before the first trial."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from toprung.data import Card
+
+PACKAGES = ("toprung", "torch", "torchvision", "ray", "optuna", "mlflow", "dvc", "numpy")
+
+
+class Lineage(BaseModel):
+    """Everything that another machine would need to make the same sweep."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    commit: str | None
+    dirty: bool | None
+    lock_hash: str | None
+    data_name: str
+    data_fingerprint: str
+    split_fingerprint: str
+    seed: int
+    search_seed: int
+    python: str
+    platform: str
+    versions: dict[str, str]
+
+
+def collect(project: Path, *, card: Card, split_fingerprint: str, seed: int, search_seed: int) -> Lineage:
+    """Look around: git, the lock file, the installed packages.
+
+    Args:
+        project: the workbench's root; where it is no git checkout, commit and dirty are None.
+        card: of the prepared dataset.
+        split_fingerprint: of the indices that train and validate.
+        seed: of training.
+        search_seed: of the sampler.
+    """
+    commit = _git(project, "rev-parse", "HEAD")
+    changed = _git(project, "status", "--porcelain") if commit else None
+    lock = project / "requirements.lock"
+    return Lineage(
+        commit=commit,
+        dirty=None if changed is None else bool(changed),
+        lock_hash=hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
+        data_name=card.name,
+        data_fingerprint=card.fingerprint,
+        split_fingerprint=split_fingerprint,
+        seed=seed,
+        search_seed=search_seed,
+        python=".".join(str(part) for part in sys.version_info[:3]),
+        platform=platform.platform(),
+        versions=installed_versions(),
+    )
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on, without importing them."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git(project: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=project, capture_output=True, text=True, check=False, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

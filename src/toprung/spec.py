@@ -1,0 +1,233 @@
+"""What a recipe says: `Sweep` and its parts, frozen pydantic models that survive a round trip through JSON.
+
+A recipe is a function that returns a `Sweep`; another recipe derives from it with `model_copy(update=...)`, and the
+command line overrides single fields with `--set asha.max_epochs=4` (`apply_overrides`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from toprung.errors import UserError
+
+
+def _dotted_name(value: object) -> object:
+    """A function given in a recipe becomes the dotted name by which every worker imports it."""
+    if callable(value):
+        return f"{value.__module__}:{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return value
+
+
+DottedName = Annotated[
+    str,
+    BeforeValidator(_dotted_name),
+    Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?$"),
+]
+
+
+class Part(BaseModel):
+    """One frozen part of a sweep: unknown fields are errors, and copies are validated too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields replaced, checked like a new one (pydantic's own copy does not check).
+
+        Raises:
+            UserError: a field is unknown or out of range.
+        """
+        del deep  # frozen all the way down: a shallow copy shares nothing that can change
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return _validated(type(self), {**given, **(update or {})})
+
+
+P = TypeVar("P", bound=Part)
+
+
+class Asha(Part):
+    """Asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning")."""
+
+    grace_epochs: int = Field(default=1, ge=1, description="no trial is stopped before this epoch")
+    max_epochs: int = Field(default=9, ge=1, description="the top rung: a trial's full budget")
+    reduction_factor: int = Field(default=3, ge=2, description="one in this many goes on from a rung")
+
+    @model_validator(mode="after")
+    def _grace_below_max(self) -> Self:
+        if self.grace_epochs > self.max_epochs:
+            raise ValueError(f"grace_epochs ({self.grace_epochs}) is above max_epochs ({self.max_epochs})")
+        return self
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs at which trials are compared, the full budget last: (1, 3, 9)."""
+        below = []
+        rung = self.grace_epochs
+        while rung < self.max_epochs:
+            below.append(rung)
+            rung *= self.reduction_factor
+        return (*below, self.max_epochs)
+
+
+class Search(Part):
+    """Optuna's tree-structured Parzen estimator; every setting is written down, none left to a default that moves."""
+
+    seed: int = Field(default=0, ge=0)
+    num_startup_trials: int = Field(default=10, ge=1, description="random trials before the model is asked")
+    multivariate: bool = True
+    group: bool = True
+    constant_liar: bool = True
+
+
+class Resources(Part):
+    """What one trial takes."""
+
+    cpus: float = Field(default=1, gt=0)
+    gpus: float = Field(default=0, ge=0)
+    workers: Literal[1] = Field(default=1, description="worker processes a trial; one runs in the trial's own process")
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that torch may use in the trial."""
+        return max(1, math.floor(self.cpus))
+
+
+class Data(Part):
+    """Which prepared dataset, and how it is split. The test split is no part of a sweep."""
+
+    name: str = Field(default="digits", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    split_seed: int = Field(default=0, ge=0)
+    max_train: int | None = Field(default=None, ge=1, description="use only so many training images")
+    max_val: int | None = Field(default=None, ge=1, description="use only so many validation images")
+
+
+class Sweep(Part):
+    """A whole sweep: what is trained, what may vary, how long, and by which metric it is judged."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="the experiment's name in MLflow")
+    trainer: DottedName
+    space: DottedName
+    constants: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="hyperparameters held fixed in every trial"
+    )
+    data: Data = Data()
+    metric: str = "val/accuracy"
+    mode: Literal["max", "min"] = "max"
+    num_trials: int = Field(default=48, ge=1)
+    asha: Asha = Asha()
+    search: Search = Search()
+    resources: Resources = Resources()
+    max_concurrent_trials: int | None = Field(default=None, ge=1, description="None: as many as fit")
+    seed: int = Field(default=0, ge=0, description="of initial weights, shuffling and augmentation")
+    storage: str = Field(default="runs", min_length=1, description="root folder of all sweeps")
+
+
+def _validated(model: type[P], values: Mapping[str, Any]) -> P:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(explain(error, model)) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line for a person: which field, what it was given, what it takes."""
+    first = error.errors()[0]
+    path = [str(step) for step in first["loc"]]
+    owner, where = _owner(model, path[:-1]), ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return no_field(owner, path[-1], where=".".join(path[:-1]) or model.__name__.lower())
+    if first["type"] == "missing":
+        return f'{model.__name__} needs "{where}".'
+    message = first["msg"].removeprefix("Value error, ")
+    if not where:
+        return f"{model.__name__.lower()}: {message}."
+    return f"{where} cannot be {json.dumps(first['input'], default=str)}: {message}."
+
+
+def no_field(owner: type[BaseModel], name: str, *, where: str) -> str:
+    """The line for a field that does not exist: it names those that do."""
+    known = ", ".join(
+        name if field.is_required() or isinstance(field.get_default(call_default_factory=True), BaseModel | dict)
+        else f"{name} ({field.get_default(call_default_factory=True)})"
+        for name, field in owner.model_fields.items()
+    )
+    return f'{where} has no field "{name}"; it has {known}.'
+
+
+def _owner(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
+    for step in path:
+        inner = model.model_fields[step].annotation if step in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        model = inner
+    return model
+
+
+def apply_overrides(sweep: Sweep, settings: Iterable[str]) -> Sweep:
+    """Apply `field=value` settings, each value read as JSON where it is JSON, else as text.
+
+    `asha.max_epochs=4` names a field by its path; a bare `max_epochs=4` serves where just one part has that field;
+    `constants.lr=0.01` holds a hyperparameter fixed.
+
+    Raises:
+        UserError: a setting has no `=`, names no field, or its value is out of range.
+    """
+    for setting in settings:
+        path, value = _parsed(setting)
+        sweep = _with_field(sweep, _full_path(type(sweep), path), value)
+    return sweep
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """`["lr=0.01", "optimizer=sgd"]` as `{"lr": 0.01, "optimizer": "sgd"}`.
+
+    Raises:
+        UserError: a setting has no `=`.
+    """
+    return dict(_parsed(setting) for setting in settings)
+
+
+def _parsed(setting: str) -> tuple[str, Any]:
+    path, equals, text = setting.partition("=")
+    if not equals or not path.strip():
+        raise UserError(f'--set takes field=value, such as --set num_trials=12; it was given "{setting}".')
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    return path.strip(), value
+
+
+def _full_path(model: type[BaseModel], path: str) -> list[str]:
+    steps = path.split(".")
+    if len(steps) > 1 or steps[0] in model.model_fields:
+        return steps
+    parts = [name for name in model.model_fields if steps[0] in _owner(model, [name]).model_fields and _owner(model, [name]) is not model]
+    if len(parts) > 1:
+        choices = " or ".join(f"{part}.{path}" for part in parts)
+        raise UserError(f'"{path}" is a field of several parts: say {choices}.')
+    if not parts:
+        raise UserError(no_field(model, path, where="sweep"))
+    return [parts[0], path]
+
+
+def _with_field(part: Part, path: list[str], value: Any, *, where: str = "sweep") -> Any:
+    name, *rest = path
+    if name not in type(part).model_fields:
+        raise UserError(no_field(type(part), name, where=where))
+    if not rest:
+        return part.model_copy(update={name: value})
+    inner = getattr(part, name)
+    if isinstance(inner, dict):
+        return part.model_copy(update={name: {**inner, ".".join(rest): value}})
+    if not isinstance(inner, Part):
+        raise UserError(f'{name} is a plain value; "{".".join(path)}" cannot be set.')
+    return part.model_copy(update={name: _with_field(inner, rest, value, where=name)})
+
+
+Recipe = Callable[[], Sweep]
