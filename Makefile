@@ -19,6 +19,7 @@ help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 install: $(ENGINE)  ## set up the environment (.venv), once for each lock file
+	@:
 
 sweep: install  ## sweep the digits: prepare the data, search, export the best model
 	@PATH="$$(cd "$(BIN)" && pwd):$$PATH" dvc repro --quiet prepare_digits
@@ -69,14 +70,14 @@ $(LOCKED):
 	@$(FIND_PYTHON); \
 	if ! "$(BIN)/python" -c '' 2>/dev/null; then "$$python" -m venv --clear "$(VENV)"; fi
 	@echo "Installing requirements.lock into $(VENV): once, some minutes (torch is large)." >&2
-	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --requirement requirements.lock
 	@rm -f "$(VENV)"/.locked-* && touch "$@"
 
 $(ENGINE): | $(LOCKED)
-	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@rm -f "$(VENV)"/.engine-* && touch "$@"
 
 build/lock-tools/uv-$(UV_VERSION):
 	@$(FIND_PYTHON); "$$python" -m venv --clear build/lock-tools
-	@build/lock-tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@build/lock-tools/bin/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
 	@touch "$@"
