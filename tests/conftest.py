@@ -1,0 +1,52 @@
+"""What every test stands on: an environment without telemetry or a user's settings, and a workbench to work in."""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+WORKBENCH = ("trainers", "search_spaces", "tune")
+
+# Set before any test module imports Ray or MLflow, and inherited by every process that a test starts.
+for name in [name for name in os.environ if name.startswith(("MLFLOW_", "OPTUNA_", "RAY_", "TOPRUNG_", "TUNE_"))]:
+    del os.environ[name]
+os.environ |= {
+    "DVC_NO_ANALYTICS": "1",
+    "GIT_AUTHOR_NAME": "Test",
+    "GIT_AUTHOR_EMAIL": "test@example.org",
+    "GIT_COMMITTER_NAME": "Test",
+    "GIT_COMMITTER_EMAIL": "test@example.org",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "NO_COLOR": "1",
+    "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The checkout under test; read it, never write into it."""
+    return PROJECT
+
+
+@pytest.fixture
+def workbench(tmp_path: Path) -> Path:
+    """A project of its own: copies of the three workbench folders and what they need, in a git repository."""
+    root = tmp_path / "workbench"
+    root.mkdir()
+    for folder in WORKBENCH:
+        shutil.copytree(PROJECT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "requirements.lock", ".gitignore"):
+        shutil.copy(PROJECT / file, root / file)
+    for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "A workbench"]):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    return root
