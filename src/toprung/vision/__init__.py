@@ -1,6 +1,13 @@
 """What a training loop is made of: models, optimizers, schedules, augmentation, batches and evaluation."""
 
-from toprung.vision.augmentation import LEVELS, OPERATIONS, Augmentation, Strengths, build_augmentation
+from toprung.vision.augmentation import (
+    LEVELS,
+    OPERATIONS,
+    STRENGTHS,
+    Augmentation,
+    Strengths,
+    build_augmentation,
+)
 from toprung.vision.batches import ImageSplit, batches, num_batches
 from toprung.vision.evaluation import evaluate
 from toprung.vision.models import Classifier, build_model, load_model
@@ -10,6 +17,7 @@ from toprung.vision.schedules import build_schedule
 __all__ = [
     "LEVELS",
     "OPERATIONS",
+    "STRENGTHS",
     "Augmentation",
     "Classifier",
     "ImageSplit",

@@ -42,34 +42,24 @@ class Strengths:
 
     def __post_init__(self) -> None:
         for name, strength in asdict(self).items():
-            largest = _LARGEST[name]
+            largest, _ = _LIMITS[name]
             if not 0 <= strength <= largest:
                 raise UserError(f"{name} takes 0 to {largest:g}; it was given {strength}.")
 
 
-_LARGEST = {
-    "flip": 1.0,
-    "shift": 0.5,
-    "rotation_degrees": 180.0,
-    "scale": 0.9,
-    "brightness": 1.0,
-    "contrast": 1.0,
-    "cutout": 1.0,
-    "mixup": 10.0,
+# For each strength: the largest value, and the operation by whose name a dataset's card allows it.
+_LIMITS = {
+    "flip": (1.0, "flip"),
+    "shift": (0.5, "shift"),
+    "rotation_degrees": (180.0, "affine"),
+    "scale": (0.9, "affine"),
+    "brightness": (1.0, "color"),
+    "contrast": (1.0, "color"),
+    "cutout": (1.0, "cutout"),
+    "mixup": (10.0, "mixup"),
 }
-
-# By these names a dataset's card says what makes sense for its images.
-_OPERATION = {
-    "flip": "flip",
-    "shift": "shift",
-    "rotation_degrees": "affine",
-    "scale": "affine",
-    "brightness": "color",
-    "contrast": "color",
-    "cutout": "cutout",
-    "mixup": "mixup",
-}
-OPERATIONS = tuple(dict.fromkeys(_OPERATION.values()))
+STRENGTHS = tuple(_LIMITS)
+OPERATIONS = tuple(dict.fromkeys(operation for _, operation in _LIMITS.values()))
 
 LEVELS = {
     "none": Strengths(),
@@ -109,10 +99,10 @@ def build_augmentation(
         raise unknown_name(level, kind="augmentation level", known=LEVELS)
     changes = {name: value for name, value in (strengths or {}).items() if value is not None}
     for name in changes:
-        if name not in _LARGEST:
-            raise unknown_name(name, kind="augmentation", known=_LARGEST)
+        if name not in STRENGTHS:
+            raise unknown_name(name, kind="augmentation", known=STRENGTHS)
     chosen = replace(LEVELS[level], **changes)
-    meaningless = [name for name, operation in _OPERATION.items() if operation not in card_augmentations]
+    meaningless = [name for name, (_, operation) in _LIMITS.items() if operation not in card_augmentations]
     return Augmentation(replace(chosen, **dict.fromkeys(meaningless, 0.0)), num_classes=num_classes)
 
 
