@@ -1,0 +1,42 @@
+"""What the trials of a sweep are given: the training and validation images of one dataset, cut by one split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toprung.data.prepared import open_prepared
+from toprung.data.split import stratified_split
+from toprung.spec import Data
+
+
+def split_arrays(wanted: Data, *, root: Path) -> tuple[dict[str, NDArray[Any]], str]:
+    """Cut a prepared dataset as a spec says.
+
+    Args:
+        wanted: the spec's data part.
+        root: the folder of all prepared datasets.
+
+    Returns:
+        `train_images` and `val_images` (uint8, NCHW), `train_labels` and `val_labels` (int64, N), each contiguous;
+        and the split's fingerprint.
+
+    Raises:
+        UserError: the dataset is not prepared or damaged, or cannot be split so.
+    """
+    prepared = open_prepared(wanted.name, root=root)
+    split = stratified_split(
+        prepared.labels_N,
+        val_fraction=wanted.val_fraction,
+        seed=wanted.split_seed,
+        max_train=wanted.max_train,
+        max_val=wanted.max_val,
+    )
+    arrays = {}
+    for part, indices in (("train", split.train), ("val", split.val)):
+        arrays[f"{part}_images"] = np.ascontiguousarray(prepared.images_NCHW[indices])
+        arrays[f"{part}_labels"] = np.ascontiguousarray(prepared.labels_N[indices])
+    return arrays, split.fingerprint

@@ -1,0 +1,130 @@
+"""`Card`: what is known about a prepared dataset, kept beside its arrays as `card.json`.
+
+The card's fingerprint names the bytes of the arrays. It can be checked without toprung: in the dataset's
+folder, `LC_ALL=C sha256sum *.npy | sha256sum` prints it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from toprung.errors import UserError
+from toprung.spec import explain
+
+Operation = Literal["flip", "shift", "affine", "color", "cutout", "mixup"]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+
+ARRAY_FILES = ("test_images.npy", "test_labels.npy", "train_images.npy", "train_labels.npy")
+CARD_FILE = "card.json"
+FORMAT = 1
+
+
+class Card(BaseModel):
+    """What a prepared dataset holds: classes, shapes, channel statistics, augmentations, fingerprint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    classes: tuple[str, ...] = Field(min_length=1)
+    image_shape: tuple[
+        Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]
+    ] = Field(description="channels, height, width")
+    num_train: int = Field(ge=1, description="images for training and validation together")
+    num_test: int = Field(ge=1)
+    mean: tuple[float, ...] = Field(description="of each channel of the train images, scaled to 0..1")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="as `mean`; 1 for a constant channel")
+    augmentations: tuple[Operation, ...] = Field(description="the operations that keep an image's class")
+    fingerprint: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="of the array files, see `fingerprint_of`"
+    )
+    source: str = Field(description="where the images come from")
+    test_split: str = Field(default="given by the source", description="how the test images were set apart")
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes names one class twice")
+        for field, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.image_shape[0]:
+                raise ValueError(f"{field} has {len(values)} values for {self.image_shape[0]} channels")
+        return self
+
+
+def write_card(card: Card, folder: Path) -> None:
+    """Write `card.json`: sorted keys, no time stamp and no path, so that equal data gives equal bytes."""
+    text = json.dumps(card.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / CARD_FILE).write_bytes(f"{text}\n".encode())
+
+
+def read_card(folder: Path) -> Card:
+    """Read and check a prepared dataset's card.
+
+    Raises:
+        UserError: the card is missing, no JSON, of another format, or a field is unknown or out of range.
+    """
+    path = folder / CARD_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no {CARD_FILE}. {prepare_again(folder.name)}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}. {prepare_again(folder.name)}") from None
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is of format {json.dumps(content.get('format'))}; this toprung reads format {FORMAT}. "
+            f"{prepare_again(folder.name)}"
+        )
+    try:
+        card = Card.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error, Card)} {prepare_again(folder.name)}") from None
+    if card.name != folder.name:
+        raise UserError(f'{path} is the card of "{card.name}". {prepare_again(folder.name)}')
+    return card
+
+
+def prepare_again(name: str) -> str:
+    """What to type when a prepared dataset cannot be used."""
+    return f"Prepare it again: toprung data prepare {name}"
+
+
+def fingerprint_of(folder: Path) -> str:
+    """sha256 over the array files, as `LC_ALL=C sha256sum *.npy | sha256sum` computes it in their folder."""
+    lines = []
+    for name in ARRAY_FILES:
+        with (folder / name).open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def channel_statistics(images_NCHW: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, of pixels scaled to 0..1.
+
+    Computed from a histogram in whole numbers, so that every platform gets the same digits. The standard
+    deviation of a constant channel is given as 1: dividing by it then changes nothing.
+    """
+    num_channels = images_NCHW.shape[1]
+    histogram_CV = np.zeros((num_channels, 256), dtype=np.int64)
+    for start in range(0, len(images_NCHW), 1024):
+        block_NCHW = images_NCHW[start : start + 1024]
+        for channel in range(num_channels):
+            histogram_CV[channel] += np.bincount(block_NCHW[:, channel].ravel(), minlength=256)
+    means, stds = [], []
+    for counts in histogram_CV.tolist():
+        total = sum(counts)
+        first = sum(value * count for value, count in enumerate(counts))
+        second = sum(value * value * count for value, count in enumerate(counts))
+        means.append(first / (total * 255))
+        stds.append(math.sqrt((total * second - first * first) / (total * 255) ** 2) or 1.0)
+    return tuple(means), tuple(stds)

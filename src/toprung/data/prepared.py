@@ -1,0 +1,161 @@
+"""Open a prepared dataset: mapped into memory and checked against its card.
+
+The test images are behind one function, which logs who opens them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toprung.data.card import Card, channel_statistics, fingerprint_of, prepare_again, read_card
+from toprung.data.sources import SOURCES
+from toprung.errors import UserError
+
+PREPARED = Path("data/prepared")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The images that a sweep may see (training and validation together), read-only and mapped from disk.
+
+    `images_NCHW` is uint8, `labels_N` int64.
+    """
+
+    card: Card
+    images_NCHW: NDArray[np.uint8]
+    labels_N: NDArray[np.int64]
+    folder: Path
+
+
+def open_prepared(name: str, *, root: Path) -> Prepared:
+    """Open a dataset's training and validation images; its test images stay shut.
+
+    Args:
+        name: the dataset, such as "digits".
+        root: the folder of all prepared datasets, by custom `<project>/data/prepared`.
+
+    Raises:
+        UserError: the dataset is not prepared, or its files are damaged or do not match its card.
+    """
+    folder = _folder_of(name, root=root)
+    card = read_card(folder)
+    images_NCHW, labels_N = _open_arrays(folder, card, part="train", num_images=card.num_train)
+    return Prepared(card=card, images_NCHW=images_NCHW, labels_N=labels_N, folder=folder)
+
+
+def open_test_split(
+    name: str, *, root: Path, opened_by: str, log: Path
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Open the test images, and write into `log` that it happened.
+
+    The only function that gives anyone the test images. The log gets one JSON line (time, who, dataset,
+    fingerprint) before the images are handed out; where it cannot be written they are not.
+
+    Returns:
+        images_NCHW (uint8) and labels_N (int64), read-only.
+
+    Raises:
+        UserError: as for `open_prepared`; `opened_by` is empty; the log cannot be written.
+    """
+    if not opened_by.strip():
+        raise UserError("The test split is opened by nobody: say who opens it, such as a sweep's id.")
+    folder = _folder_of(name, root=root)
+    card = read_card(folder)
+    images_NCHW, labels_N = _open_arrays(folder, card, part="test", num_images=card.num_test)
+    entry = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "who": opened_by,
+        "dataset": name,
+        "fingerprint": card.fingerprint,
+    }
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"The test split stays shut: its log {log} cannot be written ({error.strerror or error})."
+        ) from None
+    return images_NCHW, labels_N
+
+
+def verify(name: str, *, root: Path) -> Card:
+    """Read every byte of a prepared dataset and check it against its card.
+
+    Raises:
+        UserError: the dataset is not prepared, damaged, or was changed since its card was written.
+    """
+    opened = open_prepared(name, root=root)
+    card = opened.card
+    _open_arrays(opened.folder, card, part="test", num_images=card.num_test)
+    fingerprint = fingerprint_of(opened.folder)
+    if fingerprint != card.fingerprint:
+        raise UserError(
+            f"{opened.folder} was changed since it was prepared: its arrays have fingerprint "
+            f"{fingerprint[:12]}, its card says {card.fingerprint[:12]}. {prepare_again(name)}"
+        )
+    if channel_statistics(opened.images_NCHW) != (card.mean, card.std):
+        raise UserError(
+            f"{opened.folder}: the card's mean and std are not those of its images. {prepare_again(name)}"
+        )
+    return card
+
+
+def _folder_of(name: str, *, root: Path) -> Path:
+    folder = root / name
+    if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) and folder.is_dir():
+        return folder
+    if name in SOURCES:
+        raise UserError(
+            f"The dataset {name} is not prepared. Type: toprung data prepare {name}   (or: dvc pull)"
+        )
+    known = sorted({*SOURCES, *(path.parent.name for path in root.glob("[!.]*/card.json"))})
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f' Did you mean "{close[0]}"?' if close else ""
+    raise UserError(f'There is no dataset "{name}".{meant} Known are: {", ".join(known)}.')
+
+
+def _open_arrays(
+    folder: Path, card: Card, *, part: str, num_images: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    images_NCHW = _open_array(
+        folder / f"{part}_images.npy", dtype="|u1", shape=(num_images, *card.image_shape)
+    )
+    labels_path = folder / f"{part}_labels.npy"
+    labels_N = _open_array(labels_path, dtype="<i8", shape=(num_images,))
+    if labels_N.min() < 0 or labels_N.max() >= len(card.classes):
+        raise UserError(
+            f"{labels_path} has labels {labels_N.min()} to {labels_N.max()} for {len(card.classes)} classes. "
+            f"{prepare_again(folder.name)}"
+        )
+    return images_NCHW, labels_N
+
+
+def _open_array(path: Path, *, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Map a .npy file that must be whole and of this type and shape; pickled objects are never loaded."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing. {prepare_again(path.parent.name)}") from None
+    except (OSError, ValueError, TypeError, OverflowError, EOFError, TokenError, MemoryError) as error:
+        raise UserError(
+            f"{path} is truncated or no array file: {error}. {prepare_again(path.parent.name)}"
+        ) from None
+    if array.dtype != np.dtype(dtype) or array.shape != shape or not array.flags.c_contiguous:
+        raise UserError(
+            f"{path} holds {array.dtype} of shape {array.shape}; its card says {np.dtype(dtype)} of shape "
+            f"{shape}. {prepare_again(path.parent.name)}"
+        )
+    if path.stat().st_size != array.offset + array.nbytes:
+        raise UserError(f"{path} is longer than its array. {prepare_again(path.parent.name)}")
+    return array

@@ -1,0 +1,11 @@
+"""The datasets that can be prepared, one file each."""
+
+from __future__ import annotations
+
+from toprung.data.source import Source
+from toprung.data.sources.digits import DIGITS
+from toprung.data.sources.fashion_mnist import FASHION_MNIST
+
+SOURCES: dict[str, Source] = {source.name: source for source in (DIGITS, FASHION_MNIST)}
+
+__all__ = ["SOURCES"]

@@ -1,0 +1,155 @@
+"""`fashion_mnist`: 70,000 pictures of clothes, 28 x 28, grey (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747).
+
+Four files, packed (.gz) or not, looked for in the folder given, then below $TOPRUNG_DATA, then where Debian's
+package dataset-fashion-mnist puts them, then among earlier downloads; else torchvision downloads them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from toprung.data.source import Arrays, Source
+from toprung.errors import UserError
+
+if TYPE_CHECKING:
+    from torchvision.datasets import FashionMNIST
+
+ENVIRONMENT = "TOPRUNG_DATA"
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+SUBFOLDERS = ("", "raw", "FashionMNIST/raw", "FashionMNIST", "fashion_mnist", "fashion-mnist")
+FILES = {  # sha256 of each file unpacked; KMNIST and MNIST use the same names, so a name proves nothing
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+
+
+def load(folder: Path | None, downloads: Path) -> Arrays:
+    """Find, check and read the four files; download them into `downloads` where none are found."""
+    found = find(folder, downloads) or _downloaded(downloads)
+    with tempfile.TemporaryDirectory(prefix="toprung-fashion-mnist-") as aside:
+        raw = Path(aside, "FashionMNIST", "raw")  # where torchvision looks below its root
+        raw.mkdir(parents=True)
+        for name, path in found.items():
+            _unpack(path, raw / name, sha256=FILES[name])
+        from torchvision.datasets import FashionMNIST
+
+        train, test = FashionMNIST(root=aside, train=True), FashionMNIST(root=aside, train=False)
+        return Arrays(
+            *_images_and_labels(train),
+            *_images_and_labels(test),
+        )
+
+
+def find(folder: Path | None, downloads: Path) -> dict[str, Path] | None:
+    """The four files by name, packed or not; None where they are nowhere.
+
+    Raises:
+        UserError: a folder was given and they are not in it, or a folder holds some of the four but not all.
+    """
+    if folder is not None:
+        found = _below(folder)
+        if found is None:
+            raise UserError(
+                f"{folder} has none of Fashion-MNIST's files. Give the folder that holds "
+                f"{', '.join(FILES)} (each may end in .gz)."
+            )
+        return found
+    places = [DEBIAN_FOLDER, downloads]
+    if given := os.environ.get(ENVIRONMENT):
+        place = Path(given).expanduser()
+        if not place.is_dir():
+            raise UserError(
+                f"{ENVIRONMENT} is {given}, which is no folder. Correct it, or: unset {ENVIRONMENT}"
+            )
+        places.insert(0, place)
+    return next((found for place in places if (found := _below(place)) is not None), None)
+
+
+def _below(place: Path) -> dict[str, Path] | None:
+    for folder in (place / subfolder for subfolder in SUBFOLDERS):
+        found = {
+            name: path
+            for name in FILES
+            for path in (folder / f"{name}.gz", folder / name)  # unpacked goes before packed
+            if path.is_file()
+        }
+        if missing := [name for name in FILES if found and name not in found]:
+            raise UserError(f"{folder} lacks {' and '.join(missing)} (or .gz) of Fashion-MNIST's four files.")
+        if found:
+            return found
+    return None
+
+
+def _unpack(path: Path, target: Path, *, sha256: str) -> None:
+    try:
+        with path.open("rb") as packed, target.open("wb") as plain:
+            stream = gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed
+            shutil.copyfileobj(stream, plain)
+        with target.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}. Replace it by Fashion-MNIST's own file.") from None
+    if digest != sha256:
+        raise UserError(
+            f"{path} is damaged or no file of Fashion-MNIST: its content's sha256 is {digest[:12]}..., not "
+            f"{sha256[:12]}.... Replace it, or remove all four to have them downloaded."
+        )
+
+
+def _images_and_labels(dataset: FashionMNIST) -> tuple[np.ndarray, np.ndarray]:
+    images_NHW, labels_N = dataset.data.numpy(), dataset.targets.numpy()
+    return images_NHW[:, np.newaxis], labels_N
+
+
+def _downloaded(downloads: Path) -> dict[str, Path]:
+    """Let torchvision download the files aside, then move them to `downloads`/FashionMNIST."""
+    from torchvision.datasets import FashionMNIST
+
+    try:
+        downloads.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fashion_mnist-", dir=downloads) as aside:
+            FashionMNIST(root=aside, download=True)
+            os.replace(Path(aside, "FashionMNIST"), downloads / "FashionMNIST")
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # OSError: no network, or no room; RuntimeError: torchvision's own
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"Fashion-MNIST is not on this machine and could not be downloaded: {reason}. Install Debian's "
+            f"package dataset-fashion-mnist, or set {ENVIRONMENT} to a folder that holds its four files."
+        ) from None
+    found = _below(downloads)
+    assert found is not None
+    return found
+
+
+FASHION_MNIST = Source(
+    name="fashion_mnist",
+    origin="Zalando Research's Fashion-MNIST (arXiv:1708.07747), the files of torchvision's FashionMNIST",
+    classes=(
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+    augmentations=("flip", "shift", "affine", "color", "cutout", "mixup"),
+    load=load,
+)

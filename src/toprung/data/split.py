@@ -1,0 +1,113 @@
+"""Seeded stratified splits, by index.
+
+Every image draws one 64-bit key from PCG64(seed), and the images stand in the order of their keys. NumPy
+keeps the raw streams of its bit generators stable across versions and platforms (NEP 19), so a seed means the
+same split everywhere. scikit-learn's splitters promise no such thing, and may leave a small class out of val.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from toprung.errors import UserError
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class SplitIndices:
+    """Which images train and which validate: sorted indices into the pool, and a sha256 of both."""
+
+    train: Indices
+    val: Indices
+    fingerprint: str
+
+
+def stratified_split(
+    labels_N: ArrayLike,
+    *,
+    val_fraction: float,
+    seed: int,
+    max_train: int | None = None,
+    max_val: int | None = None,
+) -> SplitIndices:
+    """Split N images into train and val so that each holds every class in the pool's proportions.
+
+    Val takes round(N * val_fraction) images. A class of two or more is in both parts; the only image of a
+    class trains. With one seed the splits are nested: a smaller val takes a subset of a larger one's images,
+    and so with `max_train` and `max_val`.
+
+    Args:
+        labels_N: class numbers, integers >= 0.
+        val_fraction: share of the images that validates, between 0 and 1.
+        seed: any integer >= 0.
+        max_train: use at most so many training images (stratified too).
+        max_val: use at most so many validation images (stratified too).
+
+    Raises:
+        UserError: an argument is out of range, or no class has two images.
+    """
+    labels = np.asarray(labels_N)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or (labels.size and labels.min() < 0):
+        raise UserError(
+            f"labels must be one row of integers >= 0; they are {labels.dtype} of shape {labels.shape}."
+        )
+    if not 0 < val_fraction < 1:
+        raise UserError(f"val_fraction is {val_fraction}; give a number between 0 and 1, such as 0.2.")
+    if seed < 0:
+        raise UserError(f"the split's seed is {seed}; give an integer >= 0.")
+
+    keys = np.random.PCG64(seed).random_raw(labels.size)
+    pool = np.argsort(keys, kind="stable")
+    trains_anyway = _place_in_class(labels[pool]) == np.bincount(labels, minlength=1)[labels[pool]] - 1
+    candidates = _interleaved(pool[~trains_anyway], labels)
+    if not candidates.size:
+        raise UserError(
+            f"{labels.size} images with no class of two or more cannot be split into train and val."
+        )
+    num_val = max(round(labels.size * val_fraction), np.unique(labels[candidates]).size)
+    val = candidates[:num_val]
+    train = _interleaved(pool[~np.isin(pool, val)], labels)
+
+    train = np.sort(_at_most(train, labels, limit=max_train, field="max_train"))
+    val = np.sort(_at_most(val, labels, limit=max_val, field="max_val"))
+    return SplitIndices(train=train, val=val, fingerprint=_fingerprint(train, val))
+
+
+def _place_in_class(labels_N: NDArray[np.integer]) -> Indices:
+    """How many of its own class come before each label."""
+    by_class = np.argsort(labels_N, kind="stable")
+    counts = np.bincount(labels_N, minlength=1)
+    starts = np.cumsum(counts) - counts
+    place = np.empty(labels_N.size, dtype=np.int64)
+    place[by_class] = np.arange(labels_N.size) - starts[labels_N[by_class]]
+    return place
+
+
+def _interleaved(part: Indices, labels_N: NDArray[np.integer]) -> Indices:
+    """`part` ordered so that every beginning is stratified: one image of each class, then all evenly mixed."""
+    labels = labels_N[part]
+    place = _place_in_class(labels)
+    position = (place + 0.5) / np.bincount(labels, minlength=1)[labels]
+    return part[np.lexsort((position, place > 0))]
+
+
+def _at_most(part: Indices, labels_N: NDArray[np.integer], *, limit: int | None, field: str) -> Indices:
+    if limit is None:
+        return part
+    num_classes = np.unique(labels_N[part]).size
+    if limit < num_classes:
+        raise UserError(f"{field} is {limit}, below the {num_classes} classes; give at least {num_classes}.")
+    return part[:limit]
+
+
+def _fingerprint(train: Indices, val: Indices) -> str:
+    digest = hashlib.sha256()
+    for part in (train, val):
+        digest.update(part.size.to_bytes(8, "little"))
+        digest.update(part.astype("<i8").tobytes())
+    return digest.hexdigest()
