@@ -35,7 +35,7 @@ lint: install  ## check style, types, floors, the workflow and cluster.yaml
 	@"$(BIN)/ruff" check .
 	@"$(BIN)/ruff" format --check .
 	@"$(BIN)/mypy"
-	@"$(BIN)/lint-imports"
+	@"$(BIN)/lint-imports" --no-logo
 	@"$(BIN)/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@"$(BIN)/check-jsonschema" --schemafile "$$("$(BIN)/python" -c \
 	  'import importlib.util as u; print(u.find_spec("ray").submodule_search_locations[0])')/autoscaler/ray-schema.json" \

@@ -1,4 +1,4 @@
-"""cluster.yaml, as far as it can be checked without a cloud: Ray's own schema and validation, and our own promises."""
+"""cluster.yaml, as far as it can be checked without a cloud: Ray's schema and validation, our promises."""
 
 import json
 import re
@@ -28,7 +28,10 @@ def test_rays_validation_accepts_the_file_with_its_defaults_filled_in(cluster):
 def test_nodes_run_the_ray_that_the_lock_pins(cluster, project):
     locked = re.search(r"^ray==(\S+)$", (project / "requirements.lock").read_text(), re.MULTILINE)
     assert locked is not None
-    images = [cluster["docker"]["image"], cluster["available_node_types"]["gpu_worker"]["docker"]["worker_image"]]
+    images = [
+        cluster["docker"]["image"],
+        cluster["available_node_types"]["gpu_worker"]["docker"]["worker_image"],
+    ]
     assert [image.split(":")[1].split("-")[0] for image in images] == [locked[1], locked[1]]
 
 
