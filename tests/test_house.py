@@ -83,6 +83,6 @@ def test_every_room_below_the_search_is_under_the_contract_against_ray(project):
         "source_modules"
     ]
     engine = project / "src/toprung"
-    low = [room for floor in floors[3:] for room in re.findall(r"\w+", floor)]
+    low = [room for floor in floors[-3:] for room in re.findall(r"\w+", floor)]
     there = [room for room in low if (engine / room).is_dir() or (engine / f"{room}.py").is_file()]
     assert sorted(without_ray) == sorted(f"toprung.{room}" for room in there)
