@@ -89,7 +89,7 @@ def _place_in_class(labels_N: NDArray[np.integer]) -> Indices:
 
 
 def _interleaved(part: Indices, labels_N: NDArray[np.integer]) -> Indices:
-    """`part` ordered so that every beginning is stratified: one image of each class, then all evenly mixed."""
+    """`part` ordered so that each beginning is stratified: one image of each class, then all evenly mixed."""
     labels = labels_N[part]
     place = _place_in_class(labels)
     position = (place + 0.5) / np.bincount(labels, minlength=1)[labels]
