@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from toprung.errors import UserError
 
 
-def unknown_name(given: str, *, kind: str, known: Iterable[str], also: str = "") -> UserError:
-    """The error for `given`, with the nearest known name or, failing that, all of `known`."""
+def unknown_name(given: str, *, kind: str, known: Iterable[str]) -> UserError:
+    """The error for `given`: the nearest known name or, where none is near, the known names."""
     known = list(known)
     near = difflib.get_close_matches(given, known, n=1)
-    hint = f'Did you mean "{near[0]}"?' if near else f"Known: {', '.join(known)}{also}."
-    return UserError(f'There is no {kind} "{given}". {hint}')
+    hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+    return UserError(f'No {kind} "{given}". {hint}')

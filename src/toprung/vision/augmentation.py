@@ -44,7 +44,7 @@ class Strengths:
         for name, strength in asdict(self).items():
             largest, _ = _LIMITS[name]
             if not 0 <= strength <= largest:
-                raise UserError(f"{name} takes 0 to {largest:g}; it was given {strength}.")
+                raise UserError(f"The augmentation {name} takes 0 to {largest:g}; it was given {strength}.")
 
 
 # For each strength: the largest value, and the operation by whose name a dataset's card allows it.

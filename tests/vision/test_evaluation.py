@@ -1,0 +1,82 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from toprung.vision import ImageSplit, build_model, evaluate
+
+ARCHITECTURE = {"num_classes": 10, "image_shape": (1, 28, 28), "mean": (0.3,), "std": (0.2,), "width": 8}
+
+# What a fresh process does: the weights from disk, in its own layout, with its own threads.
+SCORE_AGAIN = """
+import json, sys, torch
+from toprung.vision import ImageSplit, build_model, evaluate
+torch.set_num_threads(2)
+saved = torch.load(sys.argv[1], weights_only=True)
+model = build_model(**json.loads(sys.argv[2])).to(memory_format=torch.contiguous_format)
+model.load_state_dict(saved["weights"])
+print(json.dumps(evaluate(model, ImageSplit(saved["images"], saved["labels"]))))
+"""
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = build_model(**ARCHITECTURE)
+    model(torch.rand(64, 1, 28, 28))  # gives batch normalisation something to remember
+    return model
+
+
+@pytest.fixture
+def split():
+    torch.manual_seed(1)
+    return ImageSplit(
+        torch.randint(0, 256, (700, 1, 28, 28), dtype=torch.uint8), torch.randint(0, 10, (700,))
+    )
+
+
+def test_loss_and_accuracy_are_means_over_all_images(model, split):
+    scores = evaluate(model, split)
+    with torch.no_grad():
+        logits_NK = model.eval()(split.images_NCHW)
+    assert scores["val/loss"] == pytest.approx(
+        torch.nn.functional.cross_entropy(logits_NK, split.labels_N).item(), abs=1e-5
+    )
+    assert scores["val/accuracy"] == (logits_NK.argmax(1) == split.labels_N).double().mean().item()
+
+
+def test_evaluation_changes_nothing_in_the_model_or_the_random_state(model, split):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    for training in (True, False):
+        model.train(training)
+        evaluate(model, split)
+        assert model.training == training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(random_state, torch.get_rng_state())
+
+
+def test_the_mode_comes_back_even_when_the_evaluation_fails(model):
+    with pytest.raises(RuntimeError):
+        evaluate(model, ImageSplit(torch.zeros(3, 2, 28, 28), torch.zeros(3, dtype=torch.int64)))
+    assert model.training
+
+
+def test_scores_are_float32_even_inside_autocast(model, split):
+    plain = evaluate(model, split)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert evaluate(model, split) == plain
+
+
+def test_a_fresh_process_gives_the_same_digits_whatever_its_threads_and_memory_layout(model, split, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    here = evaluate(model, split)
+    torch.set_num_threads(threads)
+    saved = {"weights": model.state_dict(), "images": split.images_NCHW, "labels": split.labels_N}
+    torch.save(saved, tmp_path / "saved.pth")
+    command = [sys.executable, "-c", SCORE_AGAIN, str(tmp_path / "saved.pth"), json.dumps(ARCHITECTURE)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert json.loads(printed) == here
