@@ -10,14 +10,14 @@ import optuna
 def space(trial: optuna.Trial) -> None:
     optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam", "adamw"])
     if optimizer == "sgd":
-        trial.suggest_float("lr", 1e-2, 1.0, log=True)
-        trial.suggest_float("weight_decay", 1e-5, 1e-2, log=True)
-        trial.suggest_float("momentum", 0.5, 0.98)
+        trial.suggest_float("sgd.lr", 1e-2, 1.0, log=True)
+        trial.suggest_float("sgd.weight_decay", 1e-5, 1e-2, log=True)
+        trial.suggest_float("sgd.momentum", 0.5, 0.98)
     else:
-        trial.suggest_float("lr", 3e-4, 3e-2, log=True)
-        trial.suggest_float("weight_decay", 1e-5, 1e-1, log=True)
-        trial.suggest_float("beta1", 0.8, 0.95)
-        trial.suggest_float("beta2", 0.95, 0.9999)
+        trial.suggest_float("adam.lr", 3e-4, 3e-2, log=True)
+        trial.suggest_float("adam.weight_decay", 1e-5, 1e-1, log=True)
+        trial.suggest_float("adam.beta1", 0.8, 0.95)
+        trial.suggest_float("adam.beta2", 0.95, 0.9999)
 
     trial.suggest_categorical("schedule", ["constant", "cosine", "onecycle"])
     trial.suggest_categorical("batch_size", [32, 64, 128, 256])

@@ -8,7 +8,6 @@ power; a checkpoint lost to a power cut costs the trial's last epoch.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-LAST, BEST, ABOUT = "last.pth", "model.pth", "model.json"
+from toprung.directory import ABOUT_FILE, LAST_FILE, WEIGHTS_FILE, write_json
 
 
 class DamagedCheckpoint(RuntimeError):
@@ -49,7 +48,7 @@ def save_last(folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any, 
         "schedule": schedule.state_dict() if schedule is not None else None,
         "progress": asdict(progress),
     }
-    _write(state, folder / LAST)
+    _write(state, folder / LAST_FILE)
 
 
 def load_last(folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any) -> Progress:
@@ -58,7 +57,7 @@ def load_last(folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any) 
     Raises:
         DamagedCheckpoint: the file is truncated, foreign, or belongs to another architecture.
     """
-    path = folder / LAST
+    path = folder / LAST_FILE
     if not path.exists():
         return Progress()
     try:
@@ -69,16 +68,22 @@ def load_last(folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any) 
         if schedule is not None and state["schedule"] is not None:
             schedule.load_state_dict(state["schedule"])
         return Progress(**state["progress"])
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+        pickle.UnpicklingError,
+    ) as error:
         raise DamagedCheckpoint(f"{path} cannot be read back ({type(error).__name__}: {error})") from error
 
 
 def save_best(folder: Path, *, model: nn.Module, about: Mapping[str, Any]) -> None:
     """Write `model.pth`, the state dict of the best epoch so far, and what it is beside it (`model.json`)."""
-    _write(model.state_dict(), folder / BEST)
-    aside = folder / f".{ABOUT}.tmp"
-    aside.write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
-    os.replace(aside, folder / ABOUT)
+    _write(model.state_dict(), folder / WEIGHTS_FILE)
+    write_json(folder / ABOUT_FILE, about)
 
 
 def _write(state: Any, path: Path) -> None:

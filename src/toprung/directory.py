@@ -1,14 +1,14 @@
 """A sweep's directory, and every path in it: one root holds all sweeps, `<root>/<sweep_id>/` holds one.
 
-    sweep.json     what was asked for (the spec), and the name it goes by
-    lineage.json   what it was made of: data hash, split, commit, lock, versions
-    ledger.log     the Optuna study on journal storage: the truth about every trial
-    status.json    how the sweep itself stands
-    code/          the workbench as it was when the sweep began
-    trials/<id>/   one trial's configuration, checkpoints and best weights
-    tune/          Ray Tune's own state
-    export/        the winner
-    sweep.log      everything that the libraries said
+sweep.json     what was asked for (the spec), and the name it goes by
+lineage.json   what it was made of: data hash, split, commit, lock, versions
+ledger.log     the Optuna study on journal storage: the truth about every trial
+status.json    how the sweep itself stands
+code/          the workbench as it was when the sweep began
+trials/<id>/   one trial's configuration, checkpoints and best weights
+tune/          Ray Tune's own state
+export/        the winner
+sweep.log      everything that the libraries said
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from pydantic import ValidationError
 
 from toprung.errors import UserError
 from toprung.spec import Sweep
+
+# In a trial's folder: what it was given, where it left off, its best epoch's weights and what they are, why it failed.
+CONFIG_FILE, FAILURE_FILE = "config.json", "failure.json"
+LAST_FILE, WEIGHTS_FILE, ABOUT_FILE = "last.pth", "model.pth", "model.json"
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,17 @@ class SweepDirectory:
     def log_file(self) -> Path:
         """What Ray, MLflow and the loops printed."""
         return self.path / "sweep.log"
+
+    def trial_folder(self, trial_id: str) -> Path:
+        """One trial's configuration, checkpoints and best weights."""
+        return self.trials_folder / trial_id
+
+    def failure_of(self, trial_id: str) -> str | None:
+        """The cause that a failed trial left behind, in one line."""
+        try:
+            return str(json.loads((self.trial_folder(trial_id) / FAILURE_FILE).read_text())["cause"])
+        except (OSError, ValueError, KeyError):
+            return None
 
     def spec(self) -> Sweep:
         """Read the spec back.

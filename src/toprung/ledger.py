@@ -2,7 +2,7 @@
 
 Every trial's parameters, values an epoch and state are Optuna's own; what Optuna has no field for stands in user
 attributes: `start` (Tune's id, the whole configuration), `epoch/<n>` (all metrics of an epoch), `end` (status, cause,
-rung) and `mlflow_run_id`. Only the sweep's driver writes here, from one thread.
+rung), and on the study `mlflow/<trial_id>` (the run that shows the trial). Only the sweep's driver writes here.
 """
 
 from __future__ import annotations
@@ -19,11 +19,20 @@ from optuna.trial import FrozenTrial, TrialState
 
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
-from toprung.spec import Sweep
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed", "killed"]
 
+MLFLOW_RUN = "mlflow/"
 OPTUNA_STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+@dataclass(frozen=True)
+class End:
+    """How a trial ended: at which rung where ASHA stopped it, and why."""
+
+    status: Status
+    rung: int | None = None
+    cause: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,16 +61,6 @@ def storage(file: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(file)))
 
 
-def create_study(directory: SweepDirectory, sweep: Sweep, *, sampler: Any) -> optuna.Study:
-    """A new study, named as the sweep."""
-    return optuna.create_study(
-        study_name=directory.sweep_id,
-        storage=storage(directory.ledger_file),
-        sampler=sampler,
-        direction="maximize" if sweep.mode == "max" else "minimize",
-    )
-
-
 def read(directory: SweepDirectory) -> list[TrialRecord]:
     """Every trial of a sweep, in the order they were asked for; empty before the first.
 
@@ -78,15 +77,13 @@ def read(directory: SweepDirectory) -> list[TrialRecord]:
     except ValueError as error:
         raise UserError(f"The ledger {directory.ledger_file} cannot be read: {error}") from None
     mode: Literal["max", "min"] = "max" if study.direction == optuna.study.StudyDirection.MAXIMIZE else "min"
-    return records(study.get_trials(deepcopy=False), mode=mode)
+    run_ids = {
+        key.removeprefix(MLFLOW_RUN): run_id for key, run_id in study.user_attrs.items() if key.startswith(MLFLOW_RUN)
+    }
+    return [_record(trial, mode=mode, run_ids=run_ids) for trial in study.get_trials(deepcopy=False)]
 
 
-def records(trials: list[FrozenTrial], *, mode: Literal["max", "min"]) -> list[TrialRecord]:
-    """Optuna's trials as ours."""
-    return [_record(trial, mode=mode) for trial in trials]
-
-
-def _record(trial: FrozenTrial, *, mode: Literal["max", "min"]) -> TrialRecord:
+def _record(trial: FrozenTrial, *, mode: Literal["max", "min"], run_ids: Mapping[str, str]) -> TrialRecord:
     attributes = trial.user_attrs
     start, end = attributes.get("start", {}), attributes.get("end", {})
     values = trial.intermediate_values
@@ -99,15 +96,13 @@ def _record(trial: FrozenTrial, *, mode: Literal["max", "min"]) -> TrialRecord:
         status=end.get("status") or ("waiting" if trial.state is TrialState.WAITING or not start else "running"),
         config=start.get("config", {}),
         metrics={
-            int(key.removeprefix("epoch/")): metrics
-            for key, metrics in attributes.items()
-            if key.startswith("epoch/")
+            int(key.removeprefix("epoch/")): metrics for key, metrics in attributes.items() if key.startswith("epoch/")
         },
         value=None if epoch is None else values[epoch],
         epoch=epoch,
         rung=end.get("rung"),
         cause=end.get("cause"),
-        mlflow_run_id=attributes.get("mlflow_run_id"),
+        mlflow_run_id=run_ids.get(start.get("trial_id", "")),
     )
 
 
@@ -122,6 +117,20 @@ def write_epoch(trial: optuna.Trial, *, epoch: int, value: float, metrics: Mappi
     trial.report(value, epoch)
 
 
-def write_end(trial: optuna.Trial, *, status: Status, rung: int | None = None, cause: str | None = None) -> None:
+def write_end(trial: optuna.Trial, end: End) -> None:
     """The trial ended, and how."""
-    trial.set_user_attr("end", {"status": status, "rung": rung, "cause": cause})
+    trial.set_user_attr("end", {"status": end.status, "rung": end.rung, "cause": end.cause})
+
+
+def write_run_id(study: optuna.Study, *, trial_id: str, run_id: str) -> None:
+    """The trial's run in MLflow, known some time after its start (on the study: a told trial takes no more)."""
+    study.set_user_attr(MLFLOW_RUN + trial_id, run_id)
+
+
+def reported_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """A loop's own metrics out of Tune's result: the names with a room before a slash (`val/accuracy`)."""
+    return {
+        name: float(value)
+        for name, value in result.items()
+        if "/" in name and not name.startswith("config/") and isinstance(value, int | float)
+    }

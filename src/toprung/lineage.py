@@ -75,9 +75,7 @@ def installed_versions() -> dict[str, str]:
 
 def _git(project: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=project, capture_output=True, text=True, check=False, timeout=20
-        )
+        done = subprocess.run(["git", *arguments], cwd=project, capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -152,7 +152,9 @@ def report(metrics: Mapping[str, float], run: Run) -> None:
         if not math.isfinite(value):
             raise TrainingFailed(f"{name} is {'NaN' if math.isnan(value) else 'infinite'} in epoch {epoch}")
     if session.metric not in values:
-        raise TrainingFailed(f"the loop reported {', '.join(values) or 'nothing'}, but the sweep's metric is {session.metric}")
+        raise TrainingFailed(
+            f"the loop reported {', '.join(values) or 'nothing'}, but the sweep's metric is {session.metric}"
+        )
 
     run.progress = run.progress.after(values[session.metric], mode=session.mode)
     checkpoint.save_last(

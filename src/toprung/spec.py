@@ -152,7 +152,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 def no_field(owner: type[BaseModel], name: str, *, where: str) -> str:
     """The line for a field that does not exist: it names those that do."""
     known = ", ".join(
-        name if field.is_required() or isinstance(field.get_default(call_default_factory=True), BaseModel | dict)
+        name
+        if field.is_required() or isinstance(field.get_default(call_default_factory=True), BaseModel | dict)
         else f"{name} ({field.get_default(call_default_factory=True)})"
         for name, field in owner.model_fields.items()
     )
@@ -207,7 +208,11 @@ def _full_path(model: type[BaseModel], path: str) -> list[str]:
     steps = path.split(".")
     if len(steps) > 1 or steps[0] in model.model_fields:
         return steps
-    parts = [name for name in model.model_fields if steps[0] in _owner(model, [name]).model_fields and _owner(model, [name]) is not model]
+    parts = [
+        name
+        for name in model.model_fields
+        if steps[0] in _owner(model, [name]).model_fields and _owner(model, [name]) is not model
+    ]
     if len(parts) > 1:
         choices = " or ".join(f"{part}.{path}" for part in parts)
         raise UserError(f'"{path}" is a field of several parts: say {choices}.')

@@ -1,0 +1,5 @@
+"""`python -m toprung` is `toprung`."""
+
+from toprung.cli import main
+
+main()

@@ -1,0 +1,115 @@
+"""Trials in order of merit, from the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from toprung.directory import SweepDirectory, name_of
+from toprung.errors import UserError
+from toprung.ledger import TrialRecord, read
+from toprung.spec import Sweep
+
+
+def ranked(trials: Iterable[TrialRecord], *, mode: Literal["max", "min"]) -> list[TrialRecord]:
+    """Trials that have a value and did not fail, best first; of equals, the one that needed fewer epochs."""
+    sign = -1 if mode == "max" else 1
+    scored = [trial for trial in trials if trial.value is not None and trial.status != "failed"]
+    return sorted(scored, key=lambda trial: (sign * float(trial.value or 0), trial.epoch or 0, trial.number))
+
+
+def summary(directory: SweepDirectory) -> dict[str, Any]:
+    """Everything `toprung show --json` says about a sweep.
+
+    Raises:
+        UserError: a file of the sweep cannot be read.
+    """
+    sweep, trials = directory.spec(), read(directory)
+    status = directory.read(directory.status_file) if directory.status_file.is_file() else {"status": "unknown"}
+    order = ranked(trials, mode=sweep.mode)
+    best = order[0] if order else None
+    return {
+        "sweep_id": directory.sweep_id,
+        "name": name_of(directory),
+        "status": status["status"],
+        "reason": status.get("reason"),
+        "started": status.get("started"),
+        "seconds": status.get("seconds"),
+        "tracking_uri": status.get("tracking_uri"),
+        "mlflow_run_id": status.get("mlflow_run_id"),
+        "mlflow_experiment_id": status.get("mlflow_experiment_id"),
+        "optuna_storage": str(directory.ledger_file),
+        "optuna_study": directory.sweep_id,
+        "export_dir": str(directory.export_folder) if directory.export_folder.is_dir() else None,
+        "log": str(directory.log_file),
+        "metric": sweep.metric,
+        "best": None
+        if best is None
+        else {
+            "trial_id": best.trial_id,
+            "number": best.number,
+            "value": best.value,
+            "epoch": best.epoch,
+            "config": best.config,
+        },
+        "trials": [_trial(trial) for trial in trials],
+    }
+
+
+def brief(directory: SweepDirectory) -> dict[str, Any]:
+    """One line of `toprung list`: the same words as `summary`, without the trials. A broken sweep says so."""
+    try:
+        whole = summary(directory)
+    except UserError as error:
+        return {"sweep_id": directory.sweep_id, "status": "unreadable", "reason": str(error)}
+    trials = whole.pop("trials")
+    return {**whole, "num_trials": len(trials)}
+
+
+def _trial(trial: TrialRecord) -> dict[str, Any]:
+    return {
+        "trial_id": trial.trial_id,
+        "number": trial.number,
+        "status": trial.status,
+        "epochs": trial.epochs,
+        "value": trial.value,
+        "epoch": trial.epoch,
+        "rung": trial.rung,
+        "cause": trial.cause,
+        "mlflow_run_id": trial.mlflow_run_id,
+        "config": trial.config,
+    }
+
+
+SHORT = {
+    "weight_decay": "wd",
+    "momentum": "m",
+    "beta1": "b1",
+    "beta2": "b2",
+    "batch_size": "batch",
+    "label_smoothing": "ls",
+}
+
+
+def describe(config: dict[str, Any]) -> str:
+    """A configuration in one short line: `adamw  lr 2.3e-3  wd 1.1e-2  cosine  batch 64  light`."""
+    parts = []
+    for name, value in config.items():
+        label = SHORT.get(name, name)
+        if name == "num_epochs" or value is None:
+            continue
+        if isinstance(value, str):
+            parts.append(value)
+        elif isinstance(value, float):
+            small = f"{value:.1e}".replace("e-0", "e-")
+            parts.append(f"{label} {small if 0 < abs(value) < 0.1 else f'{value:.3g}'}")
+        else:
+            parts.append(f"{label} {value}")
+    return "  ".join(parts)
+
+
+def is_better(value: float, than: float | None, *, sweep: Sweep) -> bool:
+    """Whether a value beats another in the sweep's own sense; anything beats none."""
+    if than is None:
+        return True
+    return value > than if sweep.mode == "max" else value < than

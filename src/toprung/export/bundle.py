@@ -1,0 +1,169 @@
+"""Write the winner's folder aside, let a fresh process score it, and only then give it its name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from toprung.data import Card
+from toprung.directory import ABOUT_FILE, CONFIG_FILE, WEIGHTS_FILE, SweepDirectory, write_json
+from toprung.ledger import TrialRecord
+from toprung.lineage import Lineage
+from toprung.spec import Sweep
+
+
+class ExportFailed(RuntimeError):
+    """The winner's folder could not be made, or does not score what the trial scored."""
+
+
+def export_winner(
+    winner: TrialRecord,
+    *,
+    directory: SweepDirectory,
+    sweep: Sweep,
+    lineage: Lineage,
+    card: Card,
+    prepared_root: Path,
+    num_trials: int,
+) -> Path:
+    """Make `export/` from the winner's best epoch.
+
+    Args:
+        winner: the trial, as the ledger has it.
+        directory: the sweep's.
+        sweep: its spec.
+        lineage: what it was made of.
+        card: of its dataset.
+        prepared_root: where prepared datasets lie, for scoring.
+        num_trials: how many trials the winner was chosen from.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ExportFailed: the weights are missing or unreadable, or a fresh process scores another figure.
+    """
+    source, aside = directory.trial_folder(winner.trial_id), directory.path / ".export.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        shutil.copyfile(source / WEIGHTS_FILE, aside / WEIGHTS_FILE)
+        about = directory.read(source / ABOUT_FILE)
+        config = directory.read(source / CONFIG_FILE)
+        write_json(aside / "config.json", {"architecture": about["architecture"], **config, "seed": sweep.seed})
+        write_json(aside / "labels.json", {"classes": list(card.classes)})
+        verified = _score_elsewhere(aside, directory=directory, sweep=sweep, prepared_root=prepared_root)
+        metrics = _agreed(about, verified, winner=winner, sweep=sweep, lineage=lineage)
+        write_json(aside / "metrics.json", metrics)
+        (aside / "MODEL_CARD.md").write_text(
+            model_card(
+                winner,
+                metrics,
+                directory=directory,
+                sweep=sweep,
+                lineage=lineage,
+                card=card,
+                num_trials=num_trials,
+            )
+        )
+    except (OSError, KeyError, ValueError) as error:
+        raise ExportFailed(f"trial {winner.number} cannot be exported: {error}") from error
+    shutil.rmtree(directory.export_folder, ignore_errors=True)
+    os.replace(aside, directory.export_folder)
+    return directory.export_folder
+
+
+def _score_elsewhere(folder: Path, *, directory: SweepDirectory, sweep: Sweep, prepared_root: Path) -> dict[str, Any]:
+    task = {
+        "folder": str(folder),
+        "data": sweep.data.model_dump(),
+        "prepared_root": str(prepared_root),
+        "num_threads": sweep.resources.num_threads,
+    }
+    path = os.pathsep.join(filter(None, [str(directory.code_folder), os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run(
+        [sys.executable, "-m", "toprung.export.verify", json.dumps(task)],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ExportFailed(f"a fresh process could not load the exported model: {reason}")
+    scored: dict[str, Any] = json.loads(done.stdout)
+    return scored
+
+
+def _agreed(
+    about: dict[str, Any], verified: dict[str, Any], *, winner: TrialRecord, sweep: Sweep, lineage: Lineage
+) -> dict[str, Any]:
+    if verified["split_fingerprint"] != lineage.split_fingerprint:
+        raise ExportFailed("the validation split is not the sweep's own: was the dataset prepared anew meanwhile?")
+    if about["epoch"] != winner.epoch:
+        raise ExportFailed(f"its weights are from epoch {about['epoch']}, its best value from epoch {winner.epoch}")
+    reported, scored = about["metrics"], verified["metrics"]
+    compared = [name for name in dict.fromkeys((sweep.metric, "val/accuracy")) if name in scored and name in reported]
+    for name in compared:
+        if scored[name] != reported[name]:
+            raise ExportFailed(f"a fresh process scores {name} {scored[name]!r}, the trial reported {reported[name]!r}")
+    return {"epoch": winner.epoch, "metrics": reported, "verified": {name: scored[name] for name in compared}}
+
+
+def model_card(
+    winner: TrialRecord,
+    metrics: dict[str, Any],
+    *,
+    directory: SweepDirectory,
+    sweep: Sweep,
+    lineage: Lineage,
+    card: Card,
+    num_trials: int,
+) -> str:
+    """What the model is, what it was made of, and how it was chosen, for a reader who has only this folder."""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in winner.config.items())
+    verified = ", ".join(f"{name} {value:.6g}" for name, value in metrics["verified"].items()) or "nothing comparable"
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(lineage.versions.items()))
+    commit = f"{lineage.commit}{' with uncommitted changes' if lineage.dirty else ''}" if lineage.commit else "unknown"
+    return f"""# {sweep.name}: trial {winner.number} of {directory.sweep_id}
+
+An image classifier for {len(card.classes)} classes, images {" x ".join(map(str, card.image_shape))} (C x H x W).
+
+## Figures
+
+{sweep.metric} {winner.value:.6g} at epoch {winner.epoch}, on the validation split.
+Scored again by a fresh process: {verified}.
+
+The best of {num_trials} trials is the luckiest of them too: expect a little less on new images.
+The test split was not opened.
+
+## How it was chosen
+
+Optuna's TPE (seed {sweep.search.seed}) proposed, ASHA (rungs {", ".join(map(str, sweep.asha.rungs))})
+stopped early; the best {sweep.metric} of any epoch won ({sweep.mode}). The weights are those of that epoch.
+
+| hyperparameter | value |
+| --- | --- |
+{rows}
+
+## What it was made of
+
+- data: {card.name}, fingerprint {lineage.data_fingerprint}
+- split: {sweep.data.val_fraction:g} for validation, stratified, seed {sweep.data.split_seed},
+  fingerprint {lineage.split_fingerprint}
+- commit: {commit}
+- lock file: {lineage.lock_hash or "none"}
+- training seed: {sweep.seed}
+- Python {lineage.python}; {versions}
+
+## Loading it
+
+```python
+from pathlib import Path
+from toprung.vision import load_model
+
+model = load_model(Path("export"))  # takes uint8 or 0..1 float images, N x C x H x W; gives logits
+```
+"""

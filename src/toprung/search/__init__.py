@@ -1,0 +1,1 @@
+"""The searcher and the scheduler: Optuna's samplers and ASHA, told what really happened."""

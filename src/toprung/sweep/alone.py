@@ -1,0 +1,99 @@
+"""One training without Ray: the same loop, the same session, a line an epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from toprung import cluster, data
+from toprung.directory import CONFIG_FILE, write_json
+from toprung.errors import UserError
+from toprung.search.space import refuse_unknown
+from toprung.spec import Data
+from toprung.sweep import workbench
+from toprung.sweep.trial import LOOP, trial_data
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it: the best epoch, and the folder with `model.pth` and `last.pth`."""
+
+    folder: Path
+    metric: str
+    value: float
+    epoch: int
+
+
+def train_alone(
+    project: Path,
+    trainer: str,
+    *,
+    settings: Mapping[str, Any],
+    wanted: Data,
+    num_epochs: int,
+    seed: int,
+    storage: Path,
+    say: Callable[[str], None],
+) -> Trained:
+    """Train one configuration in this process.
+
+    Args:
+        project: the workbench's root, active on `sys.path`.
+        trainer: its dotted name.
+        settings: hyperparameters over the trainer's defaults.
+        wanted: dataset and split.
+        num_epochs: how long.
+        seed: of weights, shuffling and augmentation.
+        storage: where a folder for the result is made.
+        say: told one line an epoch.
+
+    Raises:
+        UserError: the trainer, a setting or the dataset cannot be used; or the training cannot go on.
+    """
+    defaults = workbench.trainer_defaults(project, trainer)
+    refuse_unknown(settings, {*defaults, "num_epochs"}, source="command", trainer=trainer)
+    arrays, _ = data.split_arrays(wanted, root=project / data.PREPARED)
+    card = data.open_prepared(wanted.name, root=project / data.PREPARED).card
+    loop = workbench.resolve(project, trainer, default=LOOP, kind="trainer")
+    config = {"num_epochs": num_epochs, **settings}
+    folder = storage / f"train-{trainer.rpartition('.')[2].partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be made ({error.strerror}). Give another --storage.") from None
+    write_json(folder / CONFIG_FILE, {"trainer": trainer, "config": config, "defaults": defaults, "seed": seed})
+
+    from toprung import session
+
+    started = time.perf_counter()
+    best: list[tuple[float, int]] = []
+
+    def tell(metrics: dict[str, float]) -> None:
+        epoch = int(metrics["epoch"])
+        best.append((metrics["val/accuracy"], -epoch))
+        shown = "  ".join(
+            f"{name} {value:.4f}" for name, value in metrics.items() if not name.startswith(("epoch", "time"))
+        )
+        say(f"epoch {epoch}/{config['num_epochs']}  {shown}  {time.perf_counter() - started:.1f} s")
+
+    try:
+        with session.opened(
+            session.Session(
+                data=trial_data(arrays, card=card),
+                folder=folder,
+                report=tell,
+                seed=seed,
+                num_threads=int(cluster.local_capacity()[0]),
+            )
+        ):
+            loop({**defaults, **config})
+    except session.TrainingFailed as error:
+        raise UserError(f"The training cannot go on: {error}.") from None
+    if not best:
+        raise UserError(f"The trainer {trainer} ended without reporting an epoch.")
+    value, epoch = max(best)
+    return Trained(folder, "val/accuracy", value, -epoch)

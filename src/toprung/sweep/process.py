@@ -1,0 +1,77 @@
+"""The driver as a process: work beside its imports, signals that ask it to stop, output that goes to a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Background:
+    """A result that is worked out in a thread while others import."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._do, args=(work,), name="tracking-open")
+        self._thread.start()
+
+    def _do(self, work: Callable[[], Any]) -> None:
+        try:
+            self._value = work()
+        except BaseException as error:  # carried to whoever asks
+            self._error = error
+
+    def result(self) -> Any:
+        """Wait for it; what it raised is raised here."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+@contextlib.contextmanager
+def stop_signals(on_stop: Callable[[], Any]) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) asks the sweep to stop; the second interrupts it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def first(number: int, frame: Any) -> None:
+        for each in previous:
+            signal.signal(each, signal.default_int_handler)
+        on_stop()
+
+    for number in previous:
+        signal.signal(number, first)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def output_to(log_file: Path) -> Iterator[None]:
+    """Send what any library, this process's children included, writes to stdout and stderr into a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for target, kept in zip((1, 2), saved, strict=True):
+            os.dup2(kept, target)
+            os.close(kept)
+        os.close(log)

@@ -1,0 +1,187 @@
+"""The user's three folders: where they are, which recipes they hold, and the functions that dotted names mean.
+
+Names are dotted, never paths, so that every worker imports the same function by the same name: `tune.digits` is the
+function `sweep` in `tune/digits.py`, `tune.digits:headline` another one beside it.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from toprung import spec
+from toprung.errors import UserError
+
+FOLDERS = ("tune", "trainers", "search_spaces")
+
+
+def find_project(start: Path) -> Path:
+    """The nearest folder, from `start` upward, that holds a workbench.
+
+    Raises:
+        UserError: there is none.
+    """
+    for folder in (start, *start.parents):
+        if all((folder / name).is_dir() for name in FOLDERS):
+            return folder
+    raise UserError(
+        f"{start} is not inside a workbench: a folder with {', '.join(FOLDERS[:-1])} and {FOLDERS[-1]}. Go to one."
+    )
+
+
+def activate(project: Path) -> None:
+    """Put the project first on `sys.path`, and make sure that its packages are the ones Python finds.
+
+    Raises:
+        UserError: another package of the same name is loaded already.
+    """
+    sys.path[:] = [str(project), *(entry for entry in sys.path if entry != str(project))]
+    importlib.invalidate_caches()
+    for name in FOLDERS:
+        loaded = sys.modules.get(name)
+        places = [Path(place).resolve() for place in getattr(loaded, "__path__", [])]
+        if loaded is not None and (project / name).resolve() not in places:
+            raise UserError(f'"{name}" is loaded from {places or loaded}, not from {project / name}.')
+
+
+def recipes(project: Path) -> list[str]:
+    """Names of the recipes in `tune/`."""
+    return sorted(f.stem for f in (project / "tune").glob("*.py") if not f.stem.startswith("_"))
+
+
+def load_recipe(project: Path, name: str) -> spec.Sweep:
+    """Call the recipe and return its sweep.
+
+    Raises:
+        UserError: there is no such recipe, or it fails.
+    """
+    module_name, _, function_name = name.partition(":")
+    function_name = function_name or "sweep"
+    known = recipes(project)
+    stem = module_name.removeprefix("tune.")
+    if not module_name.startswith("tune.") or stem not in known:
+        near = difflib.get_close_matches(stem, known, n=1)
+        hint = f" Did you mean tune.{near[0]}?" if near else ""
+        raise UserError(f'No recipe "{name}".{hint} Recipes here: {", ".join(known) or "none"}.')
+    try:
+        recipe = getattr(importlib.import_module(module_name), function_name, None)
+        if not callable(recipe):
+            raise UserError(f"tune/{stem}.py has no function {function_name}() that returns a Sweep.")
+        made = recipe()
+    except UserError:
+        raise
+    except ValidationError as error:
+        owner = getattr(spec, error.title, spec.Sweep)
+        raise UserError(f"The recipe {name} is wrong: {spec.explain(error, owner)}") from None
+    except Exception as error:
+        raise UserError(f"The recipe {name} fails: {_where(error, project)}") from None
+    if not isinstance(made, spec.Sweep):
+        raise UserError(f"The recipe {name} returns {type(made).__name__}; it must return a toprung.spec.Sweep.")
+    return made
+
+
+def resolve(project: Path, dotted: str, *, default: str, kind: str) -> Any:
+    """The function that a dotted name means, imported.
+
+    Args:
+        project: the workbench's root.
+        dotted: `trainers.convnet` or `trainers.convnet:other`.
+        default: the function's name where none is given.
+        kind: what it is, for messages.
+
+    Raises:
+        UserError: no such module or function, or importing it fails.
+    """
+    source_file(project, dotted, kind=kind)
+    module_name, _, name = dotted.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name or default, None)
+    except Exception as error:
+        raise UserError(f"The {kind} {dotted} cannot be imported: {_where(error, project)}") from None
+    if not callable(found):
+        raise UserError(f"The {kind} {dotted} has no function {name or default}().")
+    return found
+
+
+def source_file(project: Path, dotted: str, *, kind: str) -> Path:
+    """The file behind a dotted name, without importing it.
+
+    Raises:
+        UserError: it is not there.
+    """
+    module_name = dotted.partition(":")[0]
+    stem = project.joinpath(*module_name.split("."))
+    for file in (stem.with_suffix(".py"), stem / "__init__.py"):
+        if file.is_file():
+            return file
+    folder = stem.parent
+    known = sorted(f.stem for f in folder.glob("*.py") if not f.stem.startswith("_")) if folder.is_dir() else []
+    near = difflib.get_close_matches(stem.name, known, n=1)
+    hint = f" Did you mean {folder.name}.{near[0]}?" if near else ""
+    raise UserError(f'No {kind} "{dotted}".{hint} In {folder.name}/: {", ".join(known) or "nothing"}.')
+
+
+def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
+    """The trainer's `DEFAULTS`, read from its source, so that a sweep's driver need not import torch.
+
+    Raises:
+        UserError: the trainer is not there, or DEFAULTS is no dictionary of plain values.
+    """
+    file = source_file(project, dotted, kind="trainer")
+    needed = f"{file.relative_to(project)} needs DEFAULTS = {{...}}: a dictionary of every hyperparameter it reads"
+    try:
+        tree = ast.parse(file.read_text(), filename=str(file))
+    except SyntaxError as error:
+        raise UserError(f"The trainer {dotted} cannot be read: {error.msg} (line {error.lineno})") from None
+    for statement in tree.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == "DEFAULTS" for target in targets):
+            try:
+                defaults = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+            except ValueError:
+                raise UserError(f"{needed}, written out as plain values.") from None
+            if isinstance(defaults, dict):
+                return defaults
+    raise UserError(f"{needed}.")
+
+
+def snapshot(project: Path, target: Path) -> None:
+    """Copy the workbench's Python files, as git sees them (tracked, or new and not ignored), to `target`."""
+    for name in _source_names(project):
+        source, copy = project / name, target / name
+        if source.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+
+
+def _source_names(project: Path) -> list[str]:
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *FOLDERS],
+            cwd=project, capture_output=True, text=True, check=True, timeout=20,
+        ).stdout  # fmt: skip
+        names = [name for name in listed.split("\0") if name.endswith(".py")]
+        if names:
+            return names
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return [str(f.relative_to(project)) for folder in FOLDERS for f in (project / folder).rglob("*.py")]
+
+
+def _where(error: BaseException, project: Path) -> str:
+    """`NameError: name 'lr' is not defined (tune/digits.py line 7)`."""
+    last = None
+    for frame in traceback.extract_tb(error.__traceback__):
+        if Path(frame.filename).is_relative_to(project):
+            last = frame
+    place = f" ({Path(last.filename).relative_to(project)} line {last.lineno})" if last else ""
+    return f"{type(error).__name__}: {error}{place}"

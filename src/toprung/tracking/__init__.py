@@ -1,0 +1,1 @@
+"""MLflow: where runs are kept, one run a trial below one a sweep, and the user interface on loopback."""

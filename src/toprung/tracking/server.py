@@ -1,0 +1,66 @@
+"""Where MLflow keeps its runs, and how a person looks at them."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from toprung.errors import UserError
+
+ENVIRONMENT = "MLFLOW_TRACKING_URI"
+
+
+def tracking_uri(root: Path) -> str:
+    """`MLFLOW_TRACKING_URI` where it is set, else a sqlite file below the storage root."""
+    return os.environ.get(ENVIRONMENT) or f"sqlite:///{root.resolve()}/mlflow.db"
+
+
+def artifact_location(root: Path, uri: str) -> str | None:
+    """A folder beside our own sqlite file; elsewhere the server decides."""
+    return f"file://{root.resolve()}/mlartifacts" if uri.startswith("sqlite:") else None
+
+
+def masked(uri: str) -> str:
+    """The URI without user name and password: `https://***@host/`."""
+    return re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", uri)
+
+
+def serve_ui(root: Path, *, port: int) -> subprocess.Popen[bytes]:
+    """Start MLflow's own server on loopback over the local store.
+
+    Raises:
+        UserError: the port is in use, or nothing has been recorded yet.
+    """
+    uri = tracking_uri(root)
+    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise UserError(f"Nothing is recorded in {root} yet. Type: toprung sweep tune.digits")
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"Port {port} cannot be used ({reason}). Give another: toprung ui --port {port + 1}"
+            ) from None
+    store = ["--backend-store-uri", uri]
+    if location := artifact_location(root, uri):
+        store += ["--default-artifact-root", location]
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            *store,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ]
+    )
