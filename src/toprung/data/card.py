@@ -35,17 +35,15 @@ class Card(BaseModel):
     format: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     classes: tuple[str, ...] = Field(min_length=1)
-    image_shape: tuple[
-        Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]
-    ] = Field(description="channels, height, width")
+    image_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
+        description="channels, height, width"
+    )
     num_train: int = Field(ge=1, description="images for training and validation together")
     num_test: int = Field(ge=1)
     mean: tuple[float, ...] = Field(description="of each channel of the train images, scaled to 0..1")
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="as `mean`; 1 for a constant channel")
     augmentations: tuple[Operation, ...] = Field(description="the operations that keep an image's class")
-    fingerprint: str = Field(
-        pattern=r"^[0-9a-f]{64}$", description="of the array files, see `fingerprint_of`"
-    )
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the array files, see `fingerprint_of`")
     source: str = Field(description="where the images come from")
     test_split: str = Field(default="given by the source", description="how the test images were set apart")
 

@@ -53,9 +53,7 @@ def open_prepared(name: str, *, root: Path) -> Prepared:
     return Prepared(card=card, images_NCHW=images_NCHW, labels_N=labels_N, folder=folder)
 
 
-def open_test_split(
-    name: str, *, root: Path, opened_by: str, log: Path
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def open_test_split(name: str, *, root: Path, opened_by: str, log: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Open the test images, and write into `log` that it happened.
 
     The only function that gives anyone the test images. The log gets one JSON line (time, who, dataset,
@@ -105,9 +103,7 @@ def verify(name: str, *, root: Path) -> Card:
             f"{fingerprint[:12]}, its card says {card.fingerprint[:12]}. {prepare_again(name)}"
         )
     if channel_statistics(opened.images_NCHW) != (card.mean, card.std):
-        raise UserError(
-            f"{opened.folder}: the card's mean and std are not those of its images. {prepare_again(name)}"
-        )
+        raise UserError(f"{opened.folder}: the card's mean and std are not those of its images. {prepare_again(name)}")
     return card
 
 
@@ -116,9 +112,7 @@ def _folder_of(name: str, *, root: Path) -> Path:
     if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) and folder.is_dir():
         return folder
     if name in SOURCES:
-        raise UserError(
-            f"The dataset {name} is not prepared. Type: toprung data prepare {name}   (or: dvc pull)"
-        )
+        raise UserError(f"The dataset {name} is not prepared. Type: toprung data prepare {name}   (or: dvc pull)")
     known = sorted({*SOURCES, *(path.parent.name for path in root.glob("[!.]*/card.json"))})
     close = difflib.get_close_matches(name, known, n=1)
     meant = f' Did you mean "{close[0]}"?' if close else ""
@@ -128,9 +122,7 @@ def _folder_of(name: str, *, root: Path) -> Path:
 def _open_arrays(
     folder: Path, card: Card, *, part: str, num_images: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    images_NCHW = _open_array(
-        folder / f"{part}_images.npy", dtype="|u1", shape=(num_images, *card.image_shape)
-    )
+    images_NCHW = _open_array(folder / f"{part}_images.npy", dtype="|u1", shape=(num_images, *card.image_shape))
     labels_path = folder / f"{part}_labels.npy"
     labels_N = _open_array(labels_path, dtype="<i8", shape=(num_images,))
     if labels_N.min() < 0 or labels_N.max() >= len(card.classes):
@@ -148,9 +140,7 @@ def _open_array(path: Path, *, dtype: str, shape: tuple[int, ...]) -> NDArray[An
     except FileNotFoundError:
         raise UserError(f"{path} is missing. {prepare_again(path.parent.name)}") from None
     except (OSError, ValueError, TypeError, OverflowError, EOFError, TokenError, MemoryError) as error:
-        raise UserError(
-            f"{path} is truncated or no array file: {error}. {prepare_again(path.parent.name)}"
-        ) from None
+        raise UserError(f"{path} is truncated or no array file: {error}. {prepare_again(path.parent.name)}") from None
     if array.dtype != np.dtype(dtype) or array.shape != shape or not array.flags.c_contiguous:
         raise UserError(
             f"{path} holds {array.dtype} of shape {array.shape}; its card says {np.dtype(dtype)} of shape "

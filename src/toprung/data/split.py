@@ -53,9 +53,7 @@ def stratified_split(
     """
     labels = np.asarray(labels_N)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or (labels.size and labels.min() < 0):
-        raise UserError(
-            f"labels must be one row of integers >= 0; they are {labels.dtype} of shape {labels.shape}."
-        )
+        raise UserError(f"labels must be one row of integers >= 0; they are {labels.dtype} of shape {labels.shape}.")
     if not 0 < val_fraction < 1:
         raise UserError(f"val_fraction is {val_fraction}; give a number between 0 and 1, such as 0.2.")
     if seed < 0:
@@ -66,9 +64,7 @@ def stratified_split(
     trains_anyway = _place_in_class(labels[pool]) == np.bincount(labels, minlength=1)[labels[pool]] - 1
     candidates = _interleaved(pool[~trains_anyway], labels)
     if not candidates.size:
-        raise UserError(
-            f"{labels.size} images with no class of two or more cannot be split into train and val."
-        )
+        raise UserError(f"{labels.size} images with no class of two or more cannot be split into train and val.")
     num_val = max(round(labels.size * val_fraction), np.unique(labels[candidates]).size)
     val = candidates[:num_val]
     train = _interleaved(pool[~np.isin(pool, val)], labels)

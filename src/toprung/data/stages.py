@@ -60,8 +60,10 @@ def _dvc(*arguments: str, project: Path) -> str:
 def _reason(stderr: str) -> str:
     """The line that says why: the stage's own last line where its command failed, else DVC's."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR: ")]
-    others = [line for line in lines if not line.startswith(("ERROR: ", "WARNING: "))]
-    if errors and ("failed to run" not in errors[-1] or not others):
-        return f"DVC: {errors[-1].removeprefix('ERROR: ')}"
-    return others[-1] if others else ""
+    errors = [place for place, line in enumerate(lines) if line.startswith("ERROR: ")]
+    if not errors:  # a dvc.yaml that cannot be read: the file, then what is wrong in it
+        return f"DVC: {' '.join(lines[:2])}" if lines else ""
+    own = [line for line in lines[: errors[0]] if not line.startswith("WARNING: ")]
+    if own and "failed to run" in lines[errors[-1]]:
+        return own[-1]
+    return f"DVC: {lines[errors[-1]].removeprefix('ERROR: ')}"

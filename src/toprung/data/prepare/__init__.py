@@ -75,9 +75,7 @@ def _check_replaceable(out: Path) -> None:
     if out.is_dir():
         foreign = sorted(path.name for path in out.iterdir() if path.name not in (*ARRAY_FILES, CARD_FILE))
         if foreign:
-            raise UserError(
-                f"{out} holds other things than a prepared dataset ({foreign[0]!r}). Give another folder."
-            )
+            raise UserError(f"{out} holds other things than a prepared dataset ({foreign[0]!r}). Give another folder.")
     elif out.exists() or out.is_symlink():
         raise UserError(f"{out} is no folder. Give another one.")
 

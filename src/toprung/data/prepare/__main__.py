@@ -19,9 +19,7 @@ def main() -> int:
     parser.add_argument("name", help="the dataset, such as digits")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--folder", type=Path, help="where the dataset's own files lie")
-    parser.add_argument(
-        "--downloads", type=Path, default=DOWNLOADS, help="where to download to (%(default)s)"
-    )
+    parser.add_argument("--downloads", type=Path, default=DOWNLOADS, help="where to download to (%(default)s)")
     given = parser.parse_args()
     try:
         prepare(given.name, out=given.out, folder=given.folder, downloads=given.downloads)

@@ -69,9 +69,7 @@ def find(folder: Path | None, downloads: Path) -> dict[str, Path] | None:
     if given := os.environ.get(ENVIRONMENT):
         place = Path(given).expanduser()
         if not place.is_dir():
-            raise UserError(
-                f"{ENVIRONMENT} is {given}, which is no folder. Correct it, or: unset {ENVIRONMENT}"
-            )
+            raise UserError(f"{ENVIRONMENT} is {given}, which is no folder. Correct it, or: unset {ENVIRONMENT}")
         places.insert(0, place)
     return next((found for place in places if (found := _below(place)) is not None), None)
 
