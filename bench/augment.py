@@ -1,0 +1,131 @@
+"""Images a second of augmentation: toprung's batched tensors beside torchvision's per-image pipeline.
+
+    python bench/augment.py [--rounds 11] [--json FILE]
+
+First the data side alone, without a model, at the levels none, light and heavy: from uint8 images in memory to
+float batches of 128, one thread, by turns. torchvision gets the same operations with the same strengths, as tensors
+and as PIL images. Then whole epochs of trainers.convnet: what each level adds to an epoch without augmentation.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import figures
+import torch
+from torchvision.transforms import InterpolationMode, v2
+
+from toprung import session, vision
+from trainers import convnet
+
+BATCH_SIZE = 128
+CLASSES = 10
+ALL = vision.OPERATIONS
+
+
+def batched(split, *, level):
+    """Ours: one epoch of batches."""
+    augment = vision.build_augmentation(level=level, card_augmentations=ALL, num_classes=CLASSES)
+
+    def epoch():
+        for images, labels in vision.batches(split, batch_size=BATCH_SIZE):
+            augment(images, labels)
+
+    return epoch
+
+
+def per_image(split, *, level, as_pil):
+    """torchvision's: the same operations on one image after the other, stacked into batches."""
+    amount = vision.LEVELS[level]
+    side = split.images_NCHW.shape[-1]
+    to_tensor = [v2.PILToTensor()] if as_pil else []
+    to_float = [*to_tensor, v2.ToDtype(torch.float32, scale=True)]
+    transforms = {
+        "none": to_float,
+        "light": [
+            v2.RandomHorizontalFlip(amount.flip),
+            v2.RandomCrop(side, padding=round(amount.shift * side)),
+            *to_float,
+        ],
+        "heavy": [
+            v2.RandomHorizontalFlip(amount.flip),
+            v2.RandomAffine(
+                degrees=amount.rotation_degrees,
+                translate=(amount.shift, amount.shift),
+                scale=(1 - amount.scale, 1 + amount.scale),
+                interpolation=InterpolationMode.BILINEAR,
+            ),
+            v2.ColorJitter(brightness=amount.brightness, contrast=amount.contrast),
+            *to_float,
+            v2.RandomErasing(p=1, scale=(amount.cutout**2, amount.cutout**2), ratio=(1, 1)),
+        ],
+    }
+    transform = v2.Compose(transforms[level])
+    mixup = v2.MixUp(alpha=amount.mixup, num_classes=CLASSES) if amount.mixup else None
+    to_pil = v2.ToPILImage()
+    images = [to_pil(image) if as_pil else image for image in split.images_NCHW]
+
+    def epoch():
+        for indices in torch.randperm(len(split)).split(BATCH_SIZE):
+            batch = torch.stack([transform(images[index]) for index in indices.tolist()])
+            if mixup is not None:
+                mixup(batch, split.labels_N[indices])
+
+    return epoch
+
+
+def measure_data_side(split, *, rounds):
+    results = {}
+    for level in vision.LEVELS:
+        ways = {
+            "toprung": batched(split, level=level),
+            "torchvision, tensors": per_image(split, level=level, as_pil=False),
+            "torchvision, PIL": per_image(split, level=level, as_pil=True),
+        }
+        seconds = figures.by_turns(ways, rounds=rounds)
+        rates = {name: [len(split) / spent for spent in runs] for name, runs in seconds.items()}
+        figures.print_table(f"Images a CPU second, level {level}, no model", rates)
+        faster = [max(pair) for pair in zip(rates["torchvision, tensors"], rates["torchvision, PIL"], strict=True)]
+        ratios = {"toprung / torchvision's faster": [a / b for a, b in zip(rates["toprung"], faster, strict=True)]}
+        figures.print_table(f"Times as fast, level {level}", ratios, digits=1)
+        results[level] = {"images_per_cpu_second": rates, "ratios": ratios}
+    return results
+
+
+def measure_epochs(split, card, *, rounds):
+    results = {}
+    config = {**convnet.DEFAULTS, "batch_size": BATCH_SIZE}
+    for width in (16, 32):
+        epochs = {}
+        for level in vision.LEVELS:
+            model = vision.build_model(
+                num_classes=CLASSES, image_shape=card.image_shape, mean=card.mean, std=card.std, width=width
+            )
+            optimizer = vision.build_optimizer(model, optimizer="adamw", lr=1e-3)
+            schedule = vision.build_schedule(optimizer, schedule="constant", num_epochs=1, steps_per_epoch=1)
+            augment = vision.build_augmentation(level=level, card_augmentations=ALL, num_classes=CLASSES)
+            arguments = (session.prepare(model), split, optimizer, schedule, augment, config)
+            epochs[level] = lambda arguments=arguments: convnet.train_one_epoch(*arguments)
+        seconds = figures.by_turns(epochs, rounds=rounds)
+        figures.print_table(f"CPU seconds an epoch of {len(split):,} images, width {width}", seconds, digits=3)
+        ratios = {
+            f"{level} / none": [a / b for a, b in zip(seconds[level], seconds["none"], strict=True)]
+            for level in ("light", "heavy")
+        }
+        figures.print_table(f"Times as long as none, width {width}", ratios, digits=3)
+        results[f"width {width}"] = {"cpu_seconds": seconds, "ratios": ratios}
+    return results
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    data = figures.load("fashion_mnist", max_train=20 * BATCH_SIZE, max_val=None)
+    with tempfile.TemporaryDirectory() as folder:
+        here = session.Session(data=data, folder=Path(folder), report=lambda _: None, num_threads=1)
+        with session.opened(here):
+            data_side = measure_data_side(data.train, rounds=options.rounds)
+            epochs = measure_epochs(data.train, data.card, rounds=options.rounds)
+    figures.write(options.json, {"data_side": data_side, "epochs": epochs})
