@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from toprung.errors import UserError
-from toprung.spec import Sweep
+from toprung.spec import Sweep, explain
 
 # In a trial's folder: what it was given, where it left off, its best epoch's weights and what they are, why it failed.
 CONFIG_FILE, FAILURE_FILE = "config.json", "failure.json"
@@ -100,9 +100,9 @@ class SweepDirectory:
             UserError: the file is missing or was changed by hand into something else.
         """
         try:
-            return Sweep.model_validate(self.read(self.spec_file)["spec"])
-        except (KeyError, ValidationError) as error:
-            raise UserError(f"{self.spec_file} is not a sweep's spec: {error}") from None
+            return Sweep.model_validate(self.read(self.spec_file).get("spec"))
+        except ValidationError as error:
+            raise UserError(f"{self.spec_file} is not a sweep's spec: {explain(error, Sweep)}") from None
 
     def read(self, file: Path) -> dict[str, Any]:
         """A JSON file of this directory.
@@ -142,7 +142,7 @@ def create(root: Path, sweep: Sweep, *, name: str | None, now: datetime) -> Swee
     Raises:
         UserError: the root cannot be written, or the name is taken.
     """
-    if name is not None and (taken := next((s for s in every(root) if name in (s.sweep_id, name_of(s))), None)):
+    if name is not None and (taken := next((s for s in every(root) if _is_called(s, name)), None)):
         raise UserError(f'A sweep named "{name}" is there already ({taken.sweep_id}). Give another --name.')
     stem = f"{sweep.name}-{now:%Y%m%d-%H%M%S}"
     try:
@@ -181,7 +181,7 @@ def find(root: Path, named: str) -> SweepDirectory:
     """
     known = list(every(root))
     for directory in known:
-        if named in (directory.sweep_id, name_of(directory)):
+        if _is_called(directory, named):
             return directory
     newest = ", ".join(directory.sweep_id for directory in known[:3]) or "none yet"
     raise UserError(f'No sweep "{named}" in {root}. Newest here: {newest}. Type: toprung list')
@@ -191,3 +191,13 @@ def name_of(directory: SweepDirectory) -> str | None:
     """The name given by `--name`, if any."""
     name = directory.read(directory.spec_file).get("name")
     return name if isinstance(name, str) else None
+
+
+def _is_called(directory: SweepDirectory, named: str) -> bool:
+    """Whether that is its id or name; a sweep whose spec is broken still has its id, and hides no other one."""
+    if named == directory.sweep_id:
+        return True
+    try:
+        return named == name_of(directory)
+    except UserError:
+        return False

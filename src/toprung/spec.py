@@ -116,7 +116,7 @@ class Sweep(Part):
         default_factory=dict, description="hyperparameters held fixed in every trial"
     )
     data: Data = Data()
-    metric: str = "val/accuracy"
+    metric: str = Field(default="val/accuracy", pattern=r"^[^/\s]+/\S+$", description="as the loop reports it")
     mode: Literal["max", "min"] = "max"
     num_trials: int = Field(default=48, ge=1)
     asha: Asha = Asha()

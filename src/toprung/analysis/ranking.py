@@ -25,13 +25,13 @@ def summary(directory: SweepDirectory) -> dict[str, Any]:
         UserError: a file of the sweep cannot be read.
     """
     sweep, trials = directory.spec(), read(directory)
-    status = directory.read(directory.status_file) if directory.status_file.is_file() else {"status": "unknown"}
+    status = directory.read(directory.status_file) if directory.status_file.is_file() else {}
     order = ranked(trials, mode=sweep.mode)
     best = order[0] if order else None
     return {
         "sweep_id": directory.sweep_id,
         "name": name_of(directory),
-        "status": status["status"],
+        "status": status.get("status", "unknown"),
         "reason": status.get("reason"),
         "started": status.get("started"),
         "seconds": status.get("seconds"),

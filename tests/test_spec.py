@@ -1,0 +1,185 @@
+"""The spec: what a recipe may say, how it is overridden, and the one line that each mistake gets."""
+
+import json
+
+import pytest
+
+from search_spaces import convnet as convnet_space
+from toprung.errors import UserError
+from toprung.spec import Asha, Data, Resources, Search, Sweep, apply_overrides, parse_settings
+from trainers.convnet import train_loop_per_worker
+from tune import digits, fashion_mnist, smoke
+
+
+def _sweep(**fields):
+    return Sweep(name="some", trainer="trainers.convnet", space="search_spaces.convnet", **fields)
+
+
+@pytest.mark.parametrize("recipe", [digits, fashion_mnist, smoke], ids=lambda recipe: recipe.__name__)
+def test_every_recipe_survives_a_round_trip_through_json(recipe):
+    sweep = recipe.sweep()
+    assert Sweep.model_validate_json(sweep.model_dump_json()) == sweep
+    assert Sweep.model_validate(json.loads(json.dumps(sweep.model_dump(mode="json")))) == sweep
+
+
+def test_values_that_differ_from_the_defaults_survive_the_round_trip():
+    sweep = _sweep(
+        constants={"lr": 0.1, "nesterov": False, "optimizer": "sgd", "width": 8},
+        data=Data(name="digits", max_train=100, max_val=50),
+        metric="val/loss",
+        mode="min",
+        asha=Asha(grace_epochs=2, max_epochs=5, reduction_factor=2),
+        search=Search(seed=3, multivariate=False),
+        resources=Resources(cpus=2, gpus=0.5),
+        max_concurrent_trials=1,
+    )
+    again = Sweep.model_validate_json(sweep.model_dump_json())
+    assert again == sweep
+    assert {name: type(value) for name, value in again.constants.items()} == {
+        "lr": float,
+        "nesterov": bool,
+        "optimizer": str,
+        "width": int,
+    }
+
+
+def test_functions_become_the_dotted_names_that_workers_import():
+    sweep = Sweep(name="some", trainer=train_loop_per_worker, space=convnet_space.space)
+    assert sweep.trainer == "trainers.convnet:train_loop_per_worker"
+    assert sweep.space == "search_spaces.convnet:space"
+
+
+def test_a_function_that_no_worker_could_import_is_refused():
+    with pytest.raises(UserError, match=r"^space cannot be"):
+        _sweep().model_copy(update={"space": lambda trial: None})
+
+
+def test_a_sweep_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        _sweep().num_trials = 3
+
+
+def test_a_copy_replaces_some_fields_and_keeps_the_others():
+    sweep = _sweep(num_trials=7, asha=Asha(max_epochs=4))
+    copy = sweep.model_copy(update={"num_trials": 8})
+    assert (copy.num_trials, copy.asha, sweep.num_trials) == (8, Asha(max_epochs=4), 7)
+
+
+def test_a_copy_is_checked_like_a_new_one():
+    with pytest.raises(UserError, match=r"^num_trials cannot be 0: Input should be greater than or equal to 1\.$"):
+        _sweep().model_copy(update={"num_trials": 0})
+    with pytest.raises(UserError, match=r'^sweep has no field "trials"; it has name, trainer, space, '):
+        _sweep().model_copy(update={"trials": 3})
+
+
+@pytest.mark.parametrize(
+    ("asha", "rungs"),
+    [
+        (Asha(grace_epochs=1, max_epochs=9, reduction_factor=3), (1, 3, 9)),
+        (Asha(grace_epochs=1, max_epochs=4, reduction_factor=3), (1, 3, 4)),
+        (Asha(grace_epochs=2, max_epochs=16, reduction_factor=2), (2, 4, 8, 16)),
+        (Asha(grace_epochs=5, max_epochs=5), (5,)),
+        (Asha(grace_epochs=1, max_epochs=1), (1,)),
+    ],
+)
+def test_rungs_multiply_from_the_grace_period_up_to_the_full_budget(asha, rungs):
+    assert asha.rungs == rungs
+
+
+@pytest.mark.parametrize(("cpus", "num_threads"), [(0.5, 1), (1, 1), (2, 2), (3.5, 3)])
+def test_a_trial_gets_as_many_threads_as_whole_cpus_and_at_least_one(cpus, num_threads):
+    assert Resources(cpus=cpus).num_threads == num_threads
+
+
+@pytest.mark.parametrize(
+    ("setting", "read"),
+    [
+        ("num_trials=12", lambda s: s.num_trials == 12),
+        ("asha.max_epochs=4", lambda s: s.asha.max_epochs == 4),
+        ("max_epochs=4", lambda s: s.asha.max_epochs == 4),
+        ("cpus=0.5", lambda s: s.resources.cpus == 0.5),
+        ("max_train=100", lambda s: s.data.max_train == 100),
+        ("max_train=null", lambda s: s.data.max_train is None),
+        ("constants.lr=0.01", lambda s: s.constants == {"lr": 0.01}),
+        ("constants.optimizer=sgd", lambda s: s.constants == {"optimizer": "sgd"}),
+        ('constants={"lr": 0.5}', lambda s: s.constants == {"lr": 0.5}),
+        ("mode=min", lambda s: s.mode == "min"),
+        ("storage=/a/b=c", lambda s: s.storage == "/a/b=c"),
+        ("seed=3", lambda s: (s.seed, s.search.seed) == (3, 0)),
+        ("search.seed=3", lambda s: (s.seed, s.search.seed) == (0, 3)),
+        ("data.name=fashion_mnist", lambda s: s.data.name == "fashion_mnist"),
+    ],
+)
+def test_a_setting_overrides_one_field(setting, read):
+    assert not read(_sweep(data=Data(max_train=7)))
+    assert read(apply_overrides(_sweep(data=Data(max_train=7)), [setting]))
+
+
+def test_later_settings_win_and_constants_add_up():
+    sweep = apply_overrides(_sweep(), ["num_trials=3", "constants.a=1", "constants.b=2", "num_trials=4"])
+    assert (sweep.num_trials, sweep.constants) == (4, {"a": 1, "b": 2})
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("num_trials", '--set takes field=value, such as --set num_trials=12; it was given "num_trials".'),
+        ("=3", '--set takes field=value, such as --set num_trials=12; it was given "=3".'),
+        (
+            "asha.reduction=1",
+            'asha has no field "reduction"; it has grace_epochs (1), max_epochs (9), reduction_factor (3).',
+        ),
+        ("num_trials=0", "num_trials cannot be 0: Input should be greater than or equal to 1."),
+        ("asha.max_epochs=0", "max_epochs cannot be 0: Input should be greater than or equal to 1."),
+        ("asha.grace_epochs=10", "asha: grace_epochs (10) is above max_epochs (9)."),
+        ("mode=best", "mode cannot be \"best\": Input should be 'max' or 'min'."),
+        ("num_trials.x=3", 'num_trials is a plain value; "num_trials.x" cannot be set.'),
+        ("workers=2", "workers cannot be 2: Input should be 1."),
+    ],
+)
+def test_a_setting_that_cannot_be_used_gets_one_clear_line(setting, line):
+    with pytest.raises(UserError) as caught:
+        apply_overrides(_sweep(), [setting])
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("fields", "start"),
+    [
+        ({"num_trails": 3}, 'sweep has no field "num_trails"; it has name, trainer, space, '),
+        ({"name": "No Spaces"}, 'name cannot be "No Spaces": '),
+        ({"name": "x" * 64}, "name cannot be "),
+        ({"trainer": "trainers/convnet.py"}, 'trainer cannot be "trainers/convnet.py": '),
+        ({"asha": {"max_epochs": -1}}, "asha.max_epochs cannot be -1: "),
+        ({"asha": {"reduction": 2}}, 'asha has no field "reduction"; it has grace_epochs (1), '),
+        ({"data": {"val_fraction": 1.0}}, "data.val_fraction cannot be 1.0: "),
+        ({"data": {"val_fraction": float("nan")}}, "data.val_fraction cannot be NaN: "),
+        ({"data": {"name": "../etc"}}, 'data.name cannot be "../etc": '),
+        ({"resources": {"cpus": 0}}, "resources.cpus cannot be 0: "),
+        ({"metric": "accuracy"}, 'metric cannot be "accuracy": '),
+        ({"storage": ""}, 'storage cannot be "": '),
+        ({"num_trials": 2.5}, "num_trials cannot be 2.5: "),
+    ],
+)
+def test_a_field_that_is_misspelt_or_out_of_range_gets_one_line_that_names_it(fields, start):
+    with pytest.raises(UserError) as caught:
+        _sweep().model_copy(update=fields)
+    line = str(caught.value)
+    assert line.startswith(start)
+    assert "\n" not in line
+
+
+def test_a_bare_name_that_no_part_has_gets_one_line_that_names_the_fields():
+    with pytest.raises(UserError) as caught:
+        apply_overrides(_sweep(), ["max_trials=3"])
+    assert str(caught.value).startswith('sweep has no field "max_trials"; it has ')
+
+
+def test_settings_of_a_training_are_read_as_json_where_they_are_json():
+    assert parse_settings(["lr=1e-3", "optimizer=sgd", "nesterov=false", "width=8", "name=a=b"]) == {
+        "lr": 1e-3,
+        "optimizer": "sgd",
+        "nesterov": False,
+        "width": 8,
+        "name": "a=b",
+    }
