@@ -114,9 +114,7 @@ def load_model(folder: Path) -> Classifier:
     return model.eval()
 
 
-def _convnet(
-    num_classes: int, image_shape: Sequence[int], *, width: int, depth: int, dropout: float
-) -> nn.Module:
+def _convnet(num_classes: int, image_shape: Sequence[int], *, width: int, depth: int, dropout: float) -> nn.Module:
     """`depth` times: 3 x 3 convolution, 2 x 2 pooling while there is room, batch normalisation, ReLU.
 
     Pooling comes before normalisation, which leaves it a quarter of the pixels.

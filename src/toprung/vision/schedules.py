@@ -8,9 +8,7 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler,
 from toprung.vision._names import unknown_name
 
 
-def build_schedule(
-    optimizer: Optimizer, *, schedule: str, num_epochs: int, steps_per_epoch: int
-) -> LRScheduler:
+def build_schedule(optimizer: Optimizer, *, schedule: str, num_epochs: int, steps_per_epoch: int) -> LRScheduler:
     """How the learning rate moves from the first batch to the last.
 
     - `constant`: stays at the optimizer's lr.
