@@ -107,8 +107,7 @@ def test_a_spec_changed_by_hand_gets_one_line_that_names_file_and_field(tmp_path
     with pytest.raises(UserError) as caught:
         made.spec()
     assert str(caught.value) == (
-        f"{made.spec_file} is not a sweep's spec: num_trials cannot be 0: "
-        "Input should be greater than or equal to 1."
+        f"{made.spec_file} is not a sweep's spec: num_trials cannot be 0: Input should be greater than or equal to 1."
     )
 
 

@@ -75,6 +75,7 @@ class LedgerSearch(OptunaSearch):
             storage=ledger.storage(directory.ledger_file),
         )
         self.ends: dict[str, End] = {}
+        self._last_epoch: dict[str, int] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LedgerSearch:
         """The searcher itself, where Tune asks for a copy: a ledger has one writer."""
@@ -140,8 +141,11 @@ class LedgerSearch(OptunaSearch):
         return max(values) if self._sweep.mode == "max" else min(values)
 
     def _write_epoch(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        epoch, metrics = int(result["epoch"]), reported_metrics(result)
-        ledger.write_epoch(self.optuna_trial(trial_id), epoch=epoch, value=metrics[self._sweep.metric], metrics=metrics)
+        epoch, metrics, trial = int(result["epoch"]), reported_metrics(result), self.optuna_trial(trial_id)
+        if self._last_epoch.get(trial_id) == epoch:
+            return  # Tune repeats the last result of a loop that ended by itself
+        self._last_epoch[trial_id] = epoch
+        ledger.write_epoch(trial, epoch=epoch, value=metrics[self._sweep.metric], metrics=metrics)
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's copy of the searcher: only where the truth is."""

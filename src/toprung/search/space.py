@@ -7,6 +7,7 @@ A hyperparameter that has a range of its own under another's choice carries that
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -77,7 +78,9 @@ def default_point(space: Space, defaults: Mapping[str, Any], *, named: str) -> d
     """
     fixed = optuna.trial.FixedTrial(_ByPlainName(defaults))
     try:
-        space(fixed)  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The value .* is out of the range")  # refused below, in one line
+            space(fixed)  # type: ignore[arg-type]
     except ValueError as error:
         raise UserError(
             f"The trainer's default configuration does not fit the space {named}: {error} "

@@ -1,0 +1,128 @@
+"""The scheduler on replayed curves: values in, decisions out, no training and no Ray cluster."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+
+from toprung.search.scheduler import RungScheduler, Stop
+from toprung.spec import Asha, Sweep
+
+
+def _sweep(*, mode="max", **asha):
+    return Sweep(
+        name="some",
+        trainer="trainers.convnet",
+        space="search_spaces.convnet",
+        metric="val/accuracy",
+        mode=mode,
+        asha=Asha(**asha),
+    )
+
+
+def _replay(scheduler, curves, *, top, order=None):
+    """Feed curves epoch by epoch, a trial after the other or in `order`; returns the epochs each trial was let do."""
+    trials = {name: SimpleNamespace(trial_id=name) for name in curves}
+    done, running = dict.fromkeys(curves, 0), set(curves)
+    for trial in trials.values():
+        scheduler.on_trial_add(None, trial)
+    turns = order or [name for name in curves for _ in range(top)]
+    for name in turns:
+        if name not in running:
+            continue
+        done[name] += 1
+        result = {"epoch": done[name], "val/accuracy": curves[name][done[name] - 1]}
+        if scheduler.on_trial_result(None, trials[name], result) == "STOP":
+            running.discard(name)
+    return done
+
+
+def _asha_by_hand(curves, *, rungs, factor, order, mode):
+    """Li et al. 2020, algorithm 2, in its stopping form: at a rung a trial goes on if it reaches the top 1/factor."""
+    seen = {rung: [] for rung in rungs[:-1]}
+    done, stopped = dict.fromkeys(curves, 0), {}
+    for name in order:
+        if name in stopped or done[name] == rungs[-1]:
+            continue
+        done[name] += 1
+        epoch = done[name]
+        if epoch not in seen:
+            continue
+        sign = 1 if mode == "max" else -1
+        value, others = sign * curves[name][epoch - 1], sorted(seen[epoch])
+        if others:
+            place = (len(others) - 1) * (1 - 1 / factor)
+            low, share = int(place), place - int(place)
+            needed = others[low] + share * (others[min(low + 1, len(others) - 1)] - others[low])
+            if value < needed:
+                stopped[name] = Stop(rung=epoch, value=sign * value, needed=pytest.approx(sign * needed))
+        seen[epoch].append(value)
+    return done, stopped
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize(("grace", "top", "factor"), [(1, 9, 3), (1, 4, 3), (2, 16, 2), (1, 27, 3), (3, 10, 4)])
+def test_decisions_and_their_reasons_are_those_of_asha_by_hand(mode, grace, top, factor):
+    rng = random.Random(grace * top * factor)
+    curves = {f"t{i}": [rng.random() for _ in range(top)] for i in range(20)}
+    order = [name for name in curves for _ in range(top)]
+    rng.shuffle(order)
+    sweep = _sweep(mode=mode, grace_epochs=grace, max_epochs=top, reduction_factor=factor)
+    scheduler = RungScheduler(sweep)
+    by_hand, stopped = _asha_by_hand(curves, rungs=sweep.asha.rungs, factor=factor, order=order, mode=mode)
+    assert stopped
+    assert any(epochs == top for epochs in by_hand.values())
+    assert _replay(scheduler, curves, top=top, order=order) == by_hand
+    assert scheduler.stops == stopped
+
+
+def test_a_trial_below_the_top_third_stops_and_is_told_what_it_needed():
+    scheduler = RungScheduler(_sweep(max_epochs=9))
+    curves = {"good": [0.5] * 9, "bad": [0.4] * 9, "better": [0.6] * 9}
+    assert _replay(scheduler, curves, top=9) == {"good": 9, "bad": 1, "better": 9}
+    assert scheduler.stops == {"bad": Stop(rung=1, value=0.4, needed=0.5)}
+
+
+def test_where_less_is_better_the_larger_value_stops():
+    scheduler = RungScheduler(_sweep(mode="min", max_epochs=9))
+    assert _replay(scheduler, {"low": [0.4] * 9, "high": [0.5] * 9}, top=9) == {"low": 9, "high": 1}
+    assert scheduler.stops == {"high": Stop(rung=1, value=0.5, needed=0.4)}
+
+
+def test_nobody_stops_before_the_grace_period():
+    scheduler = RungScheduler(_sweep(grace_epochs=3, max_epochs=9))
+    assert _replay(scheduler, {"good": [0.5] * 9, "bad": [0.1] * 9}, top=9) == {"good": 9, "bad": 3}
+
+
+def test_reaching_the_top_rung_is_no_stop():
+    scheduler = RungScheduler(_sweep(max_epochs=1))
+    assert _replay(scheduler, {"a": [0.9], "b": [0.1]}, top=1) == {"a": 1, "b": 1}
+    assert scheduler.stops == {}
+
+
+def test_a_spared_trial_runs_to_the_end_but_its_values_count_for_the_others():
+    scheduler = RungScheduler(_sweep(max_epochs=9))
+    scheduler.spare("default")
+    curves = {"good": [0.5] * 9, "default": [0.1] * 9, "bad": [0.2] * 9}
+    assert _replay(scheduler, curves, top=9) == {"good": 9, "default": 9, "bad": 1}
+    assert scheduler.stops == {"bad": Stop(rung=1, value=0.2, needed=pytest.approx(0.1 + (0.5 - 0.1) * 2 / 3))}
+
+
+def test_the_epoch_counts_not_how_often_a_trial_reported_here():
+    scheduler = RungScheduler(_sweep(max_epochs=9))
+    good, restored = SimpleNamespace(trial_id="good"), SimpleNamespace(trial_id="restored")
+    for trial in (good, restored):
+        scheduler.on_trial_add(None, trial)
+    for epoch in (1, 2, 3):
+        result = {"epoch": epoch, "val/accuracy": 0.5, "training_iteration": epoch}
+        assert scheduler.on_trial_result(None, good, result) == "CONTINUE"
+    result = {"epoch": 3, "val/accuracy": 0.4, "training_iteration": 1}
+    assert scheduler.on_trial_result(None, restored, result) == "STOP"
+    assert scheduler.stops["restored"].rung == 3
+
+
+def test_rays_rungs_are_the_specs():
+    for asha in (Asha(), Asha(max_epochs=4), Asha(max_epochs=243), Asha(max_epochs=1000, reduction_factor=10)):
+        scheduler = RungScheduler(_sweep(**asha.model_dump()))
+        rungs = {milestone for milestone, _ in scheduler._brackets[0]._rungs}
+        assert rungs | {asha.max_epochs} == set(asha.rungs)

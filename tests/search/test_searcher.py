@@ -1,0 +1,251 @@
+"""The searcher without Ray's cluster: asked, told, and what stands in the ledger afterwards."""
+
+import copy
+from datetime import datetime
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search.optuna import OptunaSearch
+
+from search_spaces import convnet
+from toprung import directory, ledger
+from toprung.directory import FAILURE_FILE, write_json
+from toprung.ledger import End
+from toprung.search.scheduler import RungScheduler, Stop
+from toprung.search.searcher import LedgerSearch, build_sampler
+from toprung.search.space import default_point, holding
+from toprung.spec import Asha, Search, Sweep
+from trainers.convnet import DEFAULTS
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+class Asked:
+    """A searcher, and what it told whoever listens."""
+
+    def __init__(self, root, *, space=convnet.space, first_points=None, **fields):
+        self.sweep = Sweep(
+            name="some",
+            trainer="trainers.convnet",
+            space="search_spaces.convnet",
+            asha=Asha(max_epochs=3),
+            **fields,
+        )
+        self.made = directory.create(root, self.sweep, name=None, now=datetime.now())
+        self.scheduler = RungScheduler(self.sweep)
+        self.heard = []
+        held = holding(space, self.sweep.constants)
+        if first_points is None:
+            first_points = [default_point(held, {**DEFAULTS, **self.sweep.constants}, named="it")]
+        self.searcher = LedgerSearch(
+            self.sweep,
+            directory=self.made,
+            space=held,
+            first_points=first_points,
+            scheduler=self.scheduler,
+            on_ask=lambda trial_id, number, config: self.heard.append((trial_id, number, dict(config))),
+        )
+
+    def frozen(self, number):
+        study = optuna.load_study(study_name=self.made.sweep_id, storage=ledger.storage(self.made.ledger_file))
+        return study.get_trials()[number]
+
+    def record(self, number):
+        return ledger.read(self.made)[number]
+
+
+def _result(epoch, value, **more):
+    return {"epoch": epoch, "val/accuracy": value, "val/loss": 1 - value, "training_iteration": epoch, **more}
+
+
+def test_a_configuration_is_in_the_ledger_before_anyone_trains_it(tmp_path):
+    asked = Asked(tmp_path)
+    config = asked.searcher.suggest("aa")
+    assert asked.heard == [("aa", 0, config)]
+    record = asked.record(0)
+    assert (record.trial_id, record.status, record.config) == ("aa", "running", config)
+    assert (record.value, record.epoch, record.epochs, record.metrics) == (None, None, 0, {})
+
+
+def test_the_authors_default_is_the_first_trial_and_is_spared(tmp_path):
+    asked = Asked(tmp_path)
+    config = asked.searcher.suggest("aa")
+    assert {**DEFAULTS, **config} == {**DEFAULTS, "num_epochs": 3}
+    second = asked.searcher.suggest("bb")
+    assert {**DEFAULTS, **second} != {**DEFAULTS, "num_epochs": 3}
+    assert asked.scheduler._spared == {"aa"}
+
+
+def test_constants_are_in_the_configuration_but_are_no_parameters(tmp_path):
+    asked = Asked(tmp_path, constants={"optimizer": "sgd", "width": 8, "lr": 0.1})
+    for trial_id in ("aa", "bb"):
+        config = asked.searcher.suggest(trial_id)
+        assert (config["optimizer"], config["width"], config["lr"]) == ("sgd", 8, 0.1)
+    assert "sgd.momentum" in asked.frozen(1).params
+    assert not {"optimizer", "width", "sgd.lr", "lr"} & set(asked.frozen(1).params)
+
+
+def test_a_finished_trial_is_told_complete_with_its_best_value_and_every_epoch(tmp_path):
+    asked = Asked(tmp_path)
+    asked.searcher.suggest("aa")
+    asked.searcher.on_trial_result("aa", _result(1, 0.5))
+    asked.searcher.on_trial_result("aa", _result(2, 0.9))
+    asked.searcher.on_trial_complete("aa", _result(3, 0.7))
+    frozen = asked.frozen(0)
+    assert (frozen.state, frozen.value) == (TrialState.COMPLETE, 0.9)
+    assert frozen.intermediate_values == {1: 0.5, 2: 0.9, 3: 0.7}
+    record = asked.record(0)
+    assert (record.status, record.value, record.epoch, record.epochs) == ("finished", 0.9, 2, 3)
+    assert record.metrics[3] == {"val/accuracy": 0.7, "val/loss": pytest.approx(0.3)}
+    assert asked.searcher.ends == {"aa": End("finished")}
+
+
+def test_where_less_is_better_the_best_value_is_the_least(tmp_path):
+    asked = Asked(tmp_path, metric="val/loss", mode="min")
+    asked.searcher.suggest("aa")
+    for epoch, value in ((1, 0.5), (2, 0.9)):
+        asked.searcher.on_trial_result("aa", _result(epoch, value))
+    asked.searcher.on_trial_complete("aa", _result(3, 0.7))
+    assert asked.frozen(0).value == pytest.approx(0.1)
+    assert (asked.record(0).value, asked.record(0).epoch) == (pytest.approx(0.1), 2)
+
+
+def test_the_first_of_equally_good_epochs_is_the_best(tmp_path):
+    asked = Asked(tmp_path)
+    asked.searcher.suggest("aa")
+    asked.searcher.on_trial_result("aa", _result(1, 0.5))
+    asked.searcher.on_trial_result("aa", _result(2, 0.8))
+    asked.searcher.on_trial_complete("aa", _result(3, 0.8))
+    assert asked.record(0).epoch == 2
+
+
+def test_a_stopped_trial_is_told_pruned_with_its_last_value_too(tmp_path):
+    asked = Asked(tmp_path)
+    asked.searcher.suggest("aa")
+    asked.searcher.on_trial_result("aa", _result(1, 0.5))
+    asked.scheduler.stops["aa"] = Stop(rung=2, value=0.25, needed=0.75)
+    asked.searcher.on_trial_complete("aa", _result(2, 0.25))
+    frozen = asked.frozen(0)
+    assert frozen.state is TrialState.PRUNED
+    assert frozen.intermediate_values == {1: 0.5, 2: 0.25}
+    record = asked.record(0)
+    assert (record.status, record.rung, record.cause) == ("stopped", 2, "ASHA: 0.2500, needed 0.7500")
+    assert (record.value, record.epoch) == (0.5, 1)
+
+
+def test_a_failed_trial_is_told_fail_with_the_cause_it_left(tmp_path):
+    asked = Asked(tmp_path)
+    asked.searcher.suggest("aa")
+    asked.searcher.on_trial_result("aa", _result(1, 0.5))
+    folder = asked.made.trial_folder("aa")
+    folder.mkdir()
+    write_json(folder / FAILURE_FILE, {"cause": "val/loss is NaN in epoch 2"})
+    asked.searcher.on_trial_complete("aa", error=True)
+    assert asked.frozen(0).state is TrialState.FAIL
+    record = asked.record(0)
+    assert (record.status, record.cause, record.epochs) == ("failed", "val/loss is NaN in epoch 2", 1)
+
+
+@pytest.mark.parametrize("left", [None, "", '{"cau'])
+def test_a_trial_that_left_no_cause_died(tmp_path, left):
+    asked = Asked(tmp_path)
+    asked.searcher.suggest("aa")
+    if left is not None:
+        asked.made.trial_folder("aa").mkdir()
+        (asked.made.trial_folder("aa") / FAILURE_FILE).write_text(left)
+    asked.searcher.on_trial_complete("aa", error=True)
+    assert (asked.record(0).status, asked.record(0).cause) == ("failed", "its process died")
+
+
+@pytest.mark.parametrize("result", [None, {}, {"training_iteration": 1}])
+def test_a_loop_that_reported_no_epoch_failed(tmp_path, result):
+    asked = Asked(tmp_path)
+    asked.searcher.suggest("aa")
+    asked.searcher.on_trial_complete("aa", result)
+    assert asked.frozen(0).state is TrialState.FAIL
+    assert asked.record(0).cause == "the loop ended without reporting an epoch"
+
+
+def test_a_loop_that_ended_early_is_finished_and_its_last_epoch_counts_once(tmp_path):
+    asked = Asked(tmp_path)
+    asked.searcher.suggest("aa")
+    asked.searcher.on_trial_result("aa", _result(1, 0.5))
+    asked.searcher.on_trial_complete("aa", _result(1, 0.5, done=True))  # Tune repeats the last result
+    assert asked.frozen(0).state is TrialState.COMPLETE
+    assert asked.frozen(0).intermediate_values == {1: 0.5}
+
+
+def test_a_second_end_changes_nothing(tmp_path):
+    asked = Asked(tmp_path)
+    asked.searcher.suggest("aa")
+    asked.searcher.on_trial_complete("aa", _result(1, 0.5))
+    asked.searcher.on_trial_complete("aa", error=True)
+    assert (asked.record(0).status, asked.frozen(0).state) == ("finished", TrialState.COMPLETE)
+
+
+def test_a_run_id_that_is_known_after_the_end_is_still_written(tmp_path):
+    asked = Asked(tmp_path)
+    asked.searcher.suggest("aa")
+    asked.searcher.on_trial_complete("aa", _result(1, 0.5))
+    ledger.write_run_id(asked.searcher.study, trial_id="aa", run_id="run")
+    assert asked.record(0).mlflow_run_id == "run"
+
+
+def test_a_torn_last_line_of_the_ledger_costs_only_that_line(tmp_path):
+    asked = Asked(tmp_path)
+    asked.searcher.suggest("aa")
+    asked.searcher.on_trial_complete("aa", _result(1, 0.5))
+    with asked.made.ledger_file.open("a") as file:
+        file.write('{"op_code": 8, "wor')
+    assert (asked.record(0).status, asked.record(0).value) == ("finished", 0.5)
+
+
+def test_copies_that_tune_makes_write_into_the_same_ledger(tmp_path):
+    asked = Asked(tmp_path)
+    assert copy.deepcopy(asked.searcher) is asked.searcher
+    assert copy.deepcopy(asked.scheduler) is asked.scheduler
+    asked.searcher.save(str(tmp_path / "state"))
+    assert asked.made.sweep_id in (tmp_path / "state").read_text()
+
+
+def test_the_same_seed_asks_the_same_configurations(tmp_path):
+    def configs(root, seed):
+        asked = Asked(root, search=Search(seed=seed))
+        return [asked.searcher.suggest(f"t{i}") for i in range(5)]
+
+    first = configs(tmp_path / "a", 1)
+    assert configs(tmp_path / "b", 1) == first
+    assert configs(tmp_path / "c", 2) != first
+
+
+def test_the_sampler_has_every_setting_from_the_spec():
+    sampler = build_sampler(Search(num_startup_trials=7, multivariate=True, group=True, constant_liar=True))
+    assert (sampler._n_startup_trials, sampler._multivariate, sampler._group, sampler._constant_liar) == (
+        7,
+        True,
+        True,
+        True,
+    )
+    sampler = build_sampler(Search(multivariate=False, group=False, constant_liar=False))
+    assert (sampler._multivariate, sampler._group, sampler._constant_liar) == (False, False, False)
+
+
+def test_the_private_fields_of_rays_searcher_are_still_there(tmp_path):
+    """LedgerSearch reads two private fields of OptunaSearch; where a new Ray renames them, this says so."""
+    stock = OptunaSearch(
+        lambda trial: {"x": trial.suggest_float("x", 0, 1)},
+        metric="m",
+        mode="max",
+        storage=ledger.storage(tmp_path / "l"),
+        study_name="s",
+    )
+    assert isinstance(stock._ot_study, optuna.Study)
+    stock.suggest("aa")
+    assert isinstance(stock._ot_trials["aa"], optuna.Trial)
