@@ -1,0 +1,284 @@
+"""The session, the checkpoints, and the conformance of every trainer: what a loop may rely on and what it must keep."""
+
+import ast
+import contextlib
+import importlib
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toprung import checkpoint, data, session, vision
+from toprung.checkpoint import DamagedCheckpoint, Progress
+from toprung.directory import ABOUT_FILE, LAST_FILE, WEIGHTS_FILE
+from toprung.session import Session, TrialData
+
+PROJECT = Path(__file__).parent.parent
+TRAINERS = sorted(file.stem for file in (PROJECT / "trainers").glob("[!_]*.py"))
+SMALL = {"width": 4, "depth": 2, "batch_size": 32, "augment": "heavy", "schedule": "onecycle", "dropout": 0.2}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> TrialData:
+    root = tmp_path_factory.mktemp("prepared")
+    card = data.prepare("digits", out=root / "digits")
+    prepared = data.open_prepared("digits", root=root)
+    images, labels = torch.from_numpy(np.array(prepared.images_NCHW)), torch.from_numpy(np.array(prepared.labels_N))
+    return TrialData(
+        train=vision.ImageSplit(images[:200], labels[:200]),
+        val=vision.ImageSplit(images[200:300], labels[200:300]),
+        card=card,
+    )
+
+
+class Stop(Exception):
+    """What Tune does to a loop that ASHA stops, and what a kill does to any."""
+
+
+def _train(digits, folder, *, trainer="convnet", stop_after=None, seed=0, num_epochs=4, **config):
+    module = importlib.import_module(f"trainers.{trainer}")
+    reports = []
+
+    def report(metrics):
+        reports.append({name: value for name, value in metrics.items() if not name.startswith("time/")})
+        if len(reports) == stop_after:
+            raise Stop
+
+    one = Session(data=digits, folder=folder, report=report, seed=seed, num_threads=1)
+    config = {**module.DEFAULTS, **{k: v for k, v in SMALL.items() if k in module.DEFAULTS}, **config}
+    with session.opened(one), contextlib.suppress(Stop):
+        module.train_loop_per_worker({**config, "num_epochs": num_epochs})
+    return reports
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_one_epoch_works_and_reports_the_agreed_metrics(digits, tmp_path, trainer):
+    (report,) = _train(digits, tmp_path, trainer=trainer, num_epochs=1)
+    assert set(report) == {"epoch", "train/loss", "val/loss", "val/accuracy"}
+    assert report["epoch"] == 1
+    assert 0 <= report["val/accuracy"] <= 1
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_driver_reads_the_same_defaults_as_the_loop(trainer):
+    tree = ast.parse((PROJECT / "trainers" / f"{trainer}.py").read_text())
+    literal = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "DEFAULTS"
+    )
+    assert literal == importlib.import_module(f"trainers.{trainer}").DEFAULTS
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(digits, tmp_path, trainer):
+    first = _train(digits, tmp_path / "a", trainer=trainer, num_epochs=2)
+    torch.manual_seed(99)  # whatever a process did before
+    assert _train(digits, tmp_path / "b", trainer=trainer, num_epochs=2) == first
+    assert _train(digits, tmp_path / "c", trainer=trainer, num_epochs=2, seed=1) != first
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_stopping_and_restoring_equals_the_straight_run_to_the_last_digit(
+    digits, tmp_path, trainer, optimizer, stop_after
+):
+    straight = _train(digits, tmp_path / "straight", trainer=trainer, optimizer=optimizer)
+    before = _train(digits, tmp_path / "halved", trainer=trainer, optimizer=optimizer, stop_after=stop_after)
+    after = _train(digits, tmp_path / "halved", trainer=trainer, optimizer=optimizer)
+    assert len(before) == stop_after
+    assert [*before, *after] == straight
+    one, other = (torch.load(tmp_path / name / LAST_FILE, weights_only=True) for name in ("straight", "halved"))
+    assert one["progress"] == other["progress"]
+    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_finished_trial_that_is_restored_has_nothing_to_do(digits, tmp_path, trainer):
+    _train(digits, tmp_path, trainer=trainer, num_epochs=2)
+    assert _train(digits, tmp_path, trainer=trainer, num_epochs=2) == []
+
+
+def test_the_best_epochs_weights_are_kept_and_score_what_was_reported(digits, tmp_path):
+    reports = _train(digits, tmp_path, optimizer="sgd", lr=0.3, schedule="constant", num_epochs=5)
+    best = max(reports, key=lambda report: (report["val/accuracy"], -report["epoch"]))
+    about = json.loads((tmp_path / ABOUT_FILE).read_text())
+    assert about["epoch"] == best["epoch"]
+    assert about["metrics"] == {name: value for name, value in best.items() if name != "epoch"}
+    model = vision.build_model(**about["architecture"]["arguments"])
+    model.load_state_dict(torch.load(tmp_path / WEIGHTS_FILE, weights_only=True))
+    torch.set_num_threads(1)
+    model = model.to(memory_format=torch.channels_last)
+    assert vision.evaluate(model, digits.val)["val/accuracy"] == best["val/accuracy"]
+
+
+def test_the_loop_leaves_the_images_as_they_were(digits, tmp_path):
+    before = digits.train.images_NCHW.clone(), digits.val.images_NCHW.clone()
+    _train(digits, tmp_path, num_epochs=1)
+    assert torch.equal(before[0], digits.train.images_NCHW)
+    assert torch.equal(before[1], digits.val.images_NCHW)
+
+
+def _opened(digits, folder, **fields):
+    heard = []
+    return heard, session.opened(Session(data=digits, folder=folder, report=heard.append, **fields))
+
+
+def _tiny():
+    torch.manual_seed(0)
+    return torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "cause"),
+    [
+        ({"val/accuracy": 0.5, "train/loss": float("nan")}, "train/loss is NaN in epoch 1"),
+        ({"val/accuracy": 0.5, "val/loss": float("inf")}, "val/loss is infinite in epoch 1"),
+        ({"val/accuracy": torch.tensor(float("nan"))}, "val/accuracy is NaN in epoch 1"),
+        ({"val/loss": 0.5}, "the loop reported val/loss, but the sweep's metric is val/accuracy"),
+        ({}, "the loop reported nothing, but the sweep's metric is val/accuracy"),
+    ],
+)
+def test_a_report_that_cannot_be_used_fails_the_training_with_its_cause(digits, tmp_path, metrics, cause):
+    heard, opened = _opened(digits, tmp_path)
+    with opened, pytest.raises(session.TrainingFailed) as caught:
+        session.report(metrics, session.restore(_tiny()))
+    assert str(caught.value) == cause
+    assert heard == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_learning_rate_far_too_high_fails_with_a_cause_a_person_understands(digits, tmp_path):
+    with pytest.raises(session.TrainingFailed, match=r"^train/loss is (NaN|infinite) in epoch \d$"):
+        _train(digits, tmp_path, optimizer="sgd", lr=1e30, schedule="constant")
+
+
+def test_a_report_has_epoch_metrics_as_floats_and_seconds(digits, tmp_path):
+    heard, opened = _opened(digits, tmp_path)
+    with opened:
+        run = session.restore(_tiny())
+        session.report({"val/accuracy": torch.tensor(0.5), "val/loss": np.float32(2)}, run)
+        session.report({"val/accuracy": 0.25}, run)
+    assert [{k: v for k, v in each.items() if k != "time/epoch_seconds"} for each in heard] == [
+        {"epoch": 1, "val/accuracy": 0.5, "val/loss": 2.0},
+        {"epoch": 2, "val/accuracy": 0.25},
+    ]
+    assert all(each["time/epoch_seconds"] > 0 for each in heard)
+    assert run.progress == Progress(epochs=2, best_epoch=1, best_value=0.5)
+
+
+def test_the_checkpoint_is_on_disk_before_the_sweep_hears_of_the_epoch(digits, tmp_path):
+    seen = []
+    one = Session(
+        data=digits, folder=tmp_path, report=lambda metrics: seen.append(sorted(p.name for p in tmp_path.iterdir()))
+    )
+    with session.opened(one):
+        session.report({"val/accuracy": 0.5}, session.restore(_tiny()))
+    assert seen == [sorted([ABOUT_FILE, LAST_FILE, WEIGHTS_FILE])]
+
+
+def test_less_is_better_where_the_sweep_says_so(digits, tmp_path):
+    _, opened = _opened(digits, tmp_path, metric="val/loss", mode="min")
+    with opened:
+        run = session.restore(_tiny())
+        for value in (0.5, 0.3, 0.3, 0.4):
+            session.report({"val/loss": value}, run)
+    assert run.progress == Progress(epochs=4, best_epoch=2, best_value=0.3)
+    assert json.loads((tmp_path / ABOUT_FILE).read_text())["epoch"] == 2
+
+
+def test_without_a_session_a_loop_is_told_how_to_start():
+    for call in (session.dataset, session.device, lambda: session.prepare(_tiny()), lambda: session.restore(_tiny())):
+        with pytest.raises(RuntimeError, match=r"^No session is open: start a loop with `toprung train`"):
+            call()
+
+
+def test_a_session_ends_even_where_its_loop_raises(digits, tmp_path):
+    _, opened = _opened(digits, tmp_path)
+    with pytest.raises(ZeroDivisionError), opened:
+        raise ZeroDivisionError
+    with pytest.raises(RuntimeError, match="No session is open"):
+        session.dataset()
+
+
+def _saved(folder):
+    model = _tiny()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    progress = Progress(epochs=2, best_epoch=1, best_value=0.5)
+    checkpoint.save_last(folder, model=model, optimizer=optimizer, schedule=None, progress=progress)
+    return model, optimizer, progress
+
+
+def test_a_checkpoint_is_read_back_as_it_was_written(tmp_path):
+    model, _, progress = _saved(tmp_path)
+    again = torch.nn.Linear(2, 2)
+    assert checkpoint.load_last(tmp_path, model=again, optimizer=None, schedule=None) == progress
+    assert torch.equal(again.weight, model.weight)
+    assert [path.name for path in tmp_path.iterdir()] == [LAST_FILE]
+
+
+def test_no_checkpoint_is_a_fresh_start(tmp_path):
+    assert checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None) == Progress()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_damaged(tmp_path, share):
+    _saved(tmp_path)
+    content = (tmp_path / LAST_FILE).read_bytes()
+    (tmp_path / LAST_FILE).write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(DamagedCheckpoint, match=r"last\.pth cannot be read back"):
+        checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None)
+
+
+@pytest.mark.parametrize("state", [{"model": {}}, {}, [1, 2], 3, {"progress": {"epochs": 1}}])
+def test_a_foreign_checkpoint_is_damaged(tmp_path, state):
+    torch.save(state, tmp_path / LAST_FILE)
+    with pytest.raises(DamagedCheckpoint, match=r"last\.pth cannot be read back"):
+        checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None)
+
+
+def test_a_checkpoint_of_another_architecture_is_damaged(tmp_path):
+    _saved(tmp_path)
+    with pytest.raises(DamagedCheckpoint, match="size mismatch"):
+        checkpoint.load_last(tmp_path, model=torch.nn.Linear(3, 2), optimizer=None, schedule=None)
+
+
+class _Bomb:
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (Path.touch, (self.file,))
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state, protocol=2))])
+def test_a_pickle_in_place_of_a_checkpoint_runs_no_code(tmp_path, save):
+    save({"model": _Bomb(tmp_path / "exploded")}, tmp_path / LAST_FILE)
+    with pytest.raises(DamagedCheckpoint):
+        checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    _, _, progress = _saved(tmp_path)
+
+    def full(state, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        _saved(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [LAST_FILE]
+    assert checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None) == progress
