@@ -176,9 +176,7 @@ def test_cutout_blacks_out_one_square_about_any_pixel():
     black_NHW = augmented[:, 0] == 0
     height_N, width_N = black_NHW.any(dim=2).sum(dim=1), black_NHW.any(dim=1).sum(dim=1)
     assert torch.equal(black_NHW.sum(dim=(1, 2)), height_N * width_N)
-    assert (
-        set(height_N.tolist()) == set(width_N.tolist()) == {2, 3, 4}
-    )  # less than 4 where it leaves the image
+    assert set(height_N.tolist()) == set(width_N.tolist()) == {2, 3, 4}  # less than 4 where it leaves the image
     assert black_NHW.any(dim=0).all()
 
 

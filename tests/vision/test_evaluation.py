@@ -32,9 +32,7 @@ def model():
 @pytest.fixture
 def split():
     torch.manual_seed(1)
-    return ImageSplit(
-        torch.randint(0, 256, (700, 1, 28, 28), dtype=torch.uint8), torch.randint(0, 10, (700,))
-    )
+    return ImageSplit(torch.randint(0, 256, (700, 1, 28, 28), dtype=torch.uint8), torch.randint(0, 10, (700,)))
 
 
 def test_loss_and_accuracy_are_means_over_all_images(model, split):

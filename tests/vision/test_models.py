@@ -34,9 +34,7 @@ def test_a_convnet_of_any_depth_gives_a_logit_a_class_on_any_image_size(argument
 
 def test_a_convnet_does_not_pool_small_images_away():
     network = build_model(**GREY_8, width=4, depth=5).network
-    maps = network[
-        : next(i for i, layer in enumerate(network) if isinstance(layer, torch.nn.AdaptiveAvgPool2d))
-    ]
+    maps = network[: next(i for i, layer in enumerate(network) if isinstance(layer, torch.nn.AdaptiveAvgPool2d))]
     assert maps(torch.zeros(2, 1, 8, 8)).shape == (2, 64, 4, 4)
 
 

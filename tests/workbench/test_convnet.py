@@ -1,0 +1,125 @@
+import ast
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+
+from search_spaces.convnet import space
+from toprung import session, vision
+from toprung.data import Card
+from toprung.search.space import default_point, plain_name
+from trainers import convnet
+
+SETTINGS = [
+    {"augment": "heavy", "schedule": "onecycle", "batch_size": 32},
+    {"optimizer": "sgd", "lr": 0.05, "schedule": "constant", "dropout": 0.2, "augment_shift": 0.2},
+    {"optimizer": "adam", "precision": "bf16", "label_smoothing": 0.1},
+]
+
+
+class _Stopped(Exception):
+    """What a sweep raises in a loop that it stops."""
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Three kinds of small pictures, each with its own bright stripe."""
+    torch.manual_seed(0)
+    labels_N = torch.arange(300) % 3
+    images_NCHW = torch.randint(0, 100, (300, 1, 8, 8), dtype=torch.uint8)
+    for label in range(3):
+        images_NCHW[labels_N == label, :, 2 * label + 1] += 150
+    card = Card(
+        name="stripes",
+        classes=("high", "middle", "low"),
+        image_shape=(1, 8, 8),
+        num_train=300,
+        num_test=1,
+        mean=(0.27,),
+        std=(0.24,),
+        augmentations=("flip", "shift", "affine", "color", "cutout", "mixup"),
+        fingerprint="0" * 64,
+        source="made here",
+    )
+    train = vision.ImageSplit(images_NCHW[:200], labels_N[:200])
+    return session.TrialData(train, vision.ImageSplit(images_NCHW[200:], labels_N[200:]), card)
+
+
+def train(data, folder, *, stop_after=None, seed=3, **settings):
+    """What each epoch reported, without its time."""
+    reports = []
+
+    def report(metrics):
+        reports.append({name: value for name, value in metrics.items() if name != "time/epoch_seconds"})
+        if metrics["epoch"] == stop_after:
+            raise _Stopped
+
+    config = {**convnet.DEFAULTS, "num_epochs": 4, "width": 4, "depth": 2, **settings}
+    with session.opened(session.Session(data=data, folder=folder, report=report, seed=seed)):
+        try:
+            convnet.train_loop_per_worker(config)
+        except _Stopped:
+            assert stop_after is not None
+    return reports
+
+
+def test_the_loop_learns(data, tmp_path):
+    reports = train(data, tmp_path, lr=0.02, batch_size=32)
+    assert [report["epoch"] for report in reports] == [1, 2, 3, 4]
+    assert reports[-1]["val/accuracy"] > 0.9
+    assert reports[-1]["train/loss"] < reports[0]["train/loss"]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.get("optimizer", "adamw"))
+def test_stopping_and_restoring_equals_the_straight_run(data, tmp_path, settings):
+    straight = train(data, tmp_path / "straight", **settings)
+    first = train(data, tmp_path / "stopped", stop_after=2, **settings)
+    torch.manual_seed(99)  # the process that goes on is another one
+    assert first + train(data, tmp_path / "stopped", **settings) == straight
+
+
+def test_another_seed_gives_other_numbers(data, tmp_path):
+    assert train(data, tmp_path / "3", seed=3)[0] != train(data, tmp_path / "4", seed=4)[0]
+
+
+def test_every_default_is_read_and_nothing_else(data, tmp_path, monkeypatch):
+    read = set()
+
+    class Recorded(dict):
+        def __getitem__(self, name):
+            read.add(name)
+            return super().__getitem__(name)
+
+    config = Recorded({**convnet.DEFAULTS, "num_epochs": 1})
+    with session.opened(session.Session(data=data, folder=tmp_path, report=lambda _: None)):
+        convnet.train_loop_per_worker(config)
+    assert read == {*convnet.DEFAULTS, "num_epochs"}
+
+
+def test_the_defaults_can_be_read_without_importing_the_trainer():
+    tree = ast.parse(Path(convnet.__file__).read_text(encoding="utf-8"))
+    values = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "DEFAULTS"]
+    assert [ast.literal_eval(value) for value in values] == [convnet.DEFAULTS]
+
+
+def test_the_defaults_lie_in_the_space_and_become_its_first_trial():
+    point = default_point(space, convnet.DEFAULTS, named="search_spaces.convnet")
+    assert point["optimizer"] == convnet.DEFAULTS["optimizer"]
+    assert point == {name: convnet.DEFAULTS[plain_name(name)] for name in point}
+
+
+def test_the_space_suggests_only_what_the_trainer_reads_and_what_the_optimizer_uses():
+    seen = {"sgd": set(), "adam": set(), "adamw": set()}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(50):
+        trial = study.ask()
+        constants = space(trial) or {}
+        names = {plain_name(name) for name in (*trial.params, *constants)}
+        assert names <= set(convnet.DEFAULTS)
+        seen[trial.params["optimizer"]] |= names
+    assert {"lr", "weight_decay", "momentum"} <= seen["sgd"]
+    assert not seen["sgd"] & {"beta1", "beta2"}
+    for optimizer in ("adam", "adamw"):
+        assert {"lr", "weight_decay", "beta1", "beta2"} <= seen[optimizer]
+        assert "momentum" not in seen[optimizer]
