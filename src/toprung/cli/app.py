@@ -74,6 +74,7 @@ def train(
     dataset: Annotated[str, typer.Option(help="A prepared dataset.")] = "digits",
     epochs: Annotated[int, typer.Option(min=1, help="How long to train.")] = 9,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, shuffling and augmentation.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all, where it is left out.")] = None,
     storage: Storage = Path("runs"),
 ) -> None:
     """Train one configuration here, without Ray."""
@@ -89,6 +90,7 @@ def train(
         wanted=Data(name=dataset),
         num_epochs=epochs,
         seed=seed,
+        num_threads=threads,
         storage=project / storage,
         say=print,
     )

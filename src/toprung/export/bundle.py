@@ -71,10 +71,12 @@ def export_winner(
                 num_trials=num_trials,
             )
         )
+        shutil.rmtree(directory.export_folder, ignore_errors=True)
+        os.replace(aside, directory.export_folder)
     except (OSError, KeyError, ValueError) as error:
         raise ExportFailed(f"trial {winner.number} cannot be exported: {error}") from error
-    shutil.rmtree(directory.export_folder, ignore_errors=True)
-    os.replace(aside, directory.export_folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return directory.export_folder
 
 

@@ -36,6 +36,7 @@ def train_alone(
     wanted: Data,
     num_epochs: int,
     seed: int,
+    num_threads: int | None = None,
     storage: Path,
     say: Callable[[str], None],
 ) -> Trained:
@@ -48,6 +49,8 @@ def train_alone(
         wanted: dataset and split.
         num_epochs: how long.
         seed: of weights, shuffling and augmentation.
+        num_threads: that torch may use; None: as many as there are CPUs. Other numbers of threads sum in other orders,
+            so the last digits of a sweep's trial come out only with that trial's own number.
         storage: where a folder for the result is made.
         say: told one line an epoch.
 
@@ -87,7 +90,7 @@ def train_alone(
                 folder=folder,
                 report=tell,
                 seed=seed,
-                num_threads=int(cluster.local_capacity()[0]),
+                num_threads=num_threads or int(cluster.local_capacity()[0]),
             )
         ):
             loop({**defaults, **config})

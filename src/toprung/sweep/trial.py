@@ -54,13 +54,19 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, n
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG_FILE, {"trainer": task.trainer, "config": config, "defaults": dict(task.defaults)})
     module_name, _, loop_name = task.trainer.partition(":")
+    reported: list[Any] = []
+
+    def report(metrics: dict[str, float]) -> None:
+        reported.append(metrics["epoch"])
+        ray_tune.report(metrics)
+
     try:
         loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
         with session.opened(
             session.Session(
                 data=trial_data(arrays, card=task.card),
                 folder=folder,
-                report=ray_tune.report,
+                report=report,
                 seed=task.seed,
                 num_threads=task.num_threads,
                 metric=task.metric,
@@ -73,6 +79,8 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, n
                 train_loop_config={**task.defaults, **config},
                 scaling_config=ScalingConfig(num_workers=0),
             ).fit()
+        if not reported:  # Tune would end the whole sweep over a result without the metric
+            raise session.TrainingFailed("the loop ended without reporting an epoch")
     except Exception as error:
         _leave_cause(folder, error)
         raise

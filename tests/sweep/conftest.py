@@ -1,0 +1,277 @@
+"""Whole sweeps through the real command, each run once and read by many tests."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+
+from toprung import data
+
+PROJECT = Path(__file__).parent.parent.parent
+TINY = ("constants.width=4", "constants.depth=1", "max_train=200")
+
+# Every third trial or so of this space fails in a way of its own; what it does is in the configuration.
+FAULTS_SPACE = """
+FAULTS = ["none", "nan", "raise", "die", "early", "silent", "late"]
+
+
+def space(trial):
+    trial.suggest_float("lr", 1e-4, 1e-2, log=True)
+    return {"fault": FAULTS[trial.number % len(FAULTS)]}
+"""
+
+FAULTS_TRAINER = """
+import os
+
+from toprung import session
+from trainers import convnet
+
+DEFAULTS = {"fault": "none", "lr": 1e-3, "model": "convnet", "width": 4, "depth": 1}
+
+
+def train_loop_per_worker(config):
+    fault = config["fault"]
+    if fault == "raise":
+        raise KeyError("no such thing")
+    if fault == "die":
+        os._exit(7)
+    if fault == "silent":
+        return
+    loop = {**convnet.DEFAULTS, **config}
+    if fault == "nan":
+        loop |= {"optimizer": "sgd", "lr": 1e30, "schedule": "constant"}
+    if fault == "early":
+        loop["num_epochs"] = 1
+    report = session.report
+    if fault == "late":
+
+        def failing(metrics, run):
+            report(metrics, run)
+            raise ValueError("after\\nan epoch")
+
+        session.report = failing
+    try:
+        convnet.train_loop_per_worker(loop)
+    finally:
+        session.report = report
+"""
+
+FAULTS_RECIPE = """
+from toprung.spec import Asha, Data, Sweep
+
+
+def sweep():
+    return Sweep(
+        name="faults",
+        trainer="trainers.faults",
+        space="search_spaces.faults",
+        data=Data(name="digits", max_train=200),
+        num_trials=7,
+        asha=Asha(max_epochs=2, grace_epochs=2),
+    )
+"""
+
+
+@dataclass
+class Command:
+    """One `toprung` command: its process while it runs, what it printed when it is over."""
+
+    folder: Path
+    process: subprocess.Popen
+    mark: str
+    stdout: str = ""
+    stderr: str = ""
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def code(self) -> int:
+        return self.process.returncode
+
+    def read_until(self, found: Callable[[str], bool]) -> str:
+        """Read stdout line by line until one is found."""
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if found(line):
+                return line
+        raise AssertionError(f"not found in {''.join(self.lines)}{self.process.stderr.read()}")
+
+    def finish(self) -> "Command":
+        rest, self.stderr = self.process.communicate(timeout=240)
+        self.stdout = "".join(self.lines) + rest
+        return self
+
+    def interrupt(self) -> "Command":
+        """What a terminal does on Ctrl-C: SIGINT to the whole foreground process group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process that came of this command (they inherit a variable of its environment)."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("TEST_MARK") == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+    def left_behind(self) -> list[str]:
+        """Those that are still there some seconds after the command."""
+        for _ in range(100):
+            left = self.processes()
+            if not left:
+                return []
+            time.sleep(0.1)
+        return [" ".join(process.cmdline()) for process in left]
+
+
+@dataclass
+class Swept:
+    """A sweep that is over, as its own files, MLflow and `toprung show --json` have it."""
+
+    command: Command
+    storage: Path
+    shown: dict
+    uri: str
+
+    @property
+    def folder(self) -> Path:
+        return self.storage / self.shown["sweep_id"]
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        return mlflow.MlflowClient(tracking_uri=self.uri)
+
+    @property
+    def parent(self) -> mlflow.entities.Run:
+        return self.client.get_run(self.shown["mlflow_run_id"])
+
+    @property
+    def children(self) -> dict[str, mlflow.entities.Run]:
+        """MLflow's child runs by trial id."""
+        found = self.client.search_runs(
+            [self.shown["mlflow_experiment_id"]],
+            filter_string=f"tags.mlflow.parentRunId = '{self.shown['mlflow_run_id']}'",
+            max_results=1000,
+        )
+        assert len({run.data.tags["toprung.trial_id"] for run in found}) == len(found)
+        return {run.data.tags["toprung.trial_id"]: run for run in found}
+
+    @property
+    def trials(self) -> dict[str, dict]:
+        return {trial["trial_id"]: trial for trial in self.shown["trials"]}
+
+
+@pytest.fixture(scope="session")
+def prepared_digits(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "digits"
+    data.prepare("digits", out=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def new_bench(tmp_path_factory, prepared_digits) -> Callable[..., Path]:
+    """Makes a workbench of its own, with digits prepared, in a git repository."""
+
+    def make(*, git: bool = True) -> Path:
+        root = tmp_path_factory.mktemp("bench") / "workbench"
+        root.mkdir()
+        for name in ("trainers", "search_spaces", "tune"):
+            shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("requirements.lock", ".gitignore"):
+            shutil.copy(PROJECT / name, root / name)
+        shutil.copytree(prepared_digits, root / "data" / "prepared" / "digits")
+        (root / "trainers" / "faults.py").write_text(FAULTS_TRAINER)
+        (root / "search_spaces" / "faults.py").write_text(FAULTS_SPACE)
+        (root / "tune" / "faults.py").write_text(FAULTS_RECIPE)
+        if git:
+            for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "A workbench"]):
+                subprocess.run(["git", *command], cwd=root, check=True)
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bench(new_bench) -> Path:
+    """A workbench that tests read and sweep in, but do not change."""
+    return new_bench()
+
+
+@pytest.fixture(scope="session")
+def start():
+    """Starts `toprung ...` in a process group of its own, as a terminal does; ends what a failed test left."""
+    started = []
+
+    def begin(*arguments: str, folder: Path, env: dict[str, str] | None = None) -> Command:
+        mark = uuid.uuid4().hex
+        process = subprocess.Popen(
+            [sys.executable, "-m", "toprung", *map(str, arguments)],
+            cwd=folder,
+            env={**os.environ, **(env or {}), "TEST_MARK": mark, "COLUMNS": "140"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(Command(folder, process, mark))
+        return started[-1]
+
+    yield begin
+    for command in started:
+        for stream in (command.process.stdout, command.process.stderr):
+            stream.close()
+        if command.process.poll() is None:
+            for process in command.processes():
+                process.kill()
+            command.process.wait()
+
+
+@pytest.fixture(scope="session")
+def toprung(start):
+    """Runs `toprung ...` to its end."""
+    return lambda *arguments, **where: start(*arguments, **where).finish()
+
+
+@pytest.fixture(scope="session")
+def sweep_of(toprung):
+    """What became of a sweep command."""
+
+    def look(command: Command, storage: Path, *, uri: str | None = None) -> Swept:
+        listed = toprung("list", "--json", "--storage", storage, folder=command.folder)
+        assert listed.code == 0, listed.stderr
+        newest = json.loads(listed.stdout)[0]["sweep_id"]
+        shown = toprung("show", newest, "--json", "--storage", storage, folder=command.folder)
+        assert shown.code == 0, shown.stderr
+        return Swept(command, storage, json.loads(shown.stdout), uri or f"sqlite:///{storage}/mlflow.db")
+
+    return look
+
+
+@pytest.fixture(scope="session")
+def finished(bench, toprung, sweep_of, tmp_path_factory) -> Swept:
+    """One whole sweep of all training images of digits, that went well."""
+    storage = tmp_path_factory.mktemp("finished")
+    settings = [f"storage={storage}", "max_train=null", "constants.width=8", "constants.depth=2"]
+    flags = [word for setting in settings for word in ("--set", setting)]
+    return sweep_of(toprung("sweep", "tune.smoke", *flags, "--name", "well", folder=bench), storage)
+
+
+@pytest.fixture(scope="session")
+def faulty(bench, toprung, sweep_of, tmp_path_factory) -> Swept:
+    """One sweep whose trials fail in every way there is, but for some that do not."""
+    storage = tmp_path_factory.mktemp("faulty")
+    return sweep_of(toprung("sweep", "tune.faults", "--set", f"storage={storage}", folder=bench), storage)

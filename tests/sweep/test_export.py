@@ -1,0 +1,156 @@
+"""The winner's folder: a stranger can load it, it scores what MLflow shows, and a wrong one never gets its name."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from toprung import data, ledger
+from toprung.directory import SweepDirectory
+from toprung.export.bundle import ExportFailed, export_winner
+from toprung.lineage import Lineage
+
+# What a reader of the model card would write, with torch and toprung.vision alone.
+STRANGER = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from toprung.vision import ImageSplit, evaluate, load_model
+
+torch.set_num_threads(1)
+arrays = np.load(sys.argv[2])
+model = load_model(Path(sys.argv[1])).to(memory_format=torch.channels_last)
+val = ImageSplit(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]))
+print(repr(evaluate(model, val)["val/accuracy"]))
+print(sorted({"ray", "mlflow", "optuna", "trainers", "tune"} & set(sys.modules)))
+"""
+
+
+@pytest.fixture(scope="module")
+def split(finished, bench, tmp_path_factory):
+    directory = SweepDirectory(finished.folder)
+    arrays, _ = data.split_arrays(directory.spec().data, root=bench / data.PREPARED)
+    file = tmp_path_factory.mktemp("split") / "val.npz"
+    import numpy as np
+
+    np.savez(file, images=arrays["val_images"], labels=arrays["val_labels"])
+    return file
+
+
+def test_a_fresh_process_with_torch_and_vision_alone_scores_what_mlflow_shows(finished, split, tmp_path):
+    copied = shutil.copytree(finished.shown["export_dir"], tmp_path / "somewhere" / "else")
+    ran = subprocess.run(
+        [sys.executable, "-c", STRANGER, copied, split], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    scored, imported = ran.stdout.splitlines()
+    best = finished.shown["best"]
+    history = finished.client.get_metric_history(finished.children[best["trial_id"]].info.run_id, "val/accuracy")
+    assert float(scored) == {metric.step: metric.value for metric in history}[best["epoch"]] == best["value"]
+    assert imported == "[]"
+
+
+def test_the_folder_holds_what_it_promises(finished):
+    folder = Path(finished.shown["export_dir"])
+    assert {path.name for path in folder.iterdir()} == {
+        "model.pth", "config.json", "metrics.json", "labels.json", "MODEL_CARD.md"
+    }  # fmt: skip
+    assert folder == finished.folder / "export"
+    state = torch.load(folder / "model.pth", weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    assert json.loads((folder / "labels.json").read_text()) == {"classes": [str(digit) for digit in range(10)]}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["config"] == finished.shown["best"]["config"]
+    assert config["architecture"]["builder"] == "toprung.vision:build_model"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["epoch"] == finished.shown["best"]["epoch"]
+    assert metrics["verified"]["val/accuracy"] == metrics["metrics"]["val/accuracy"] == finished.shown["best"]["value"]
+
+
+def test_the_model_card_says_what_it_was_made_of_and_how_it_was_chosen(finished):
+    card = Path(finished.shown["export_dir"], "MODEL_CARD.md").read_text()
+    lineage = json.loads((finished.folder / "lineage.json").read_text())
+    for said in (
+        finished.shown["sweep_id"],
+        f"{finished.shown['best']['value']:.6g}",
+        lineage["data_fingerprint"],
+        lineage["split_fingerprint"],
+        lineage["commit"],
+        lineage["lock_hash"],
+        *lineage["versions"].values(),
+        "rungs 1, 3",
+        "The best of 6 trials",
+        "The test split was not opened",
+    ):
+        assert said in card
+    for name in finished.shown["best"]["config"]:
+        assert f"| {name} |" in card
+
+
+def _export(finished, bench, folder, *, change):
+    """Export the finished sweep's winner once more, from a copy that was tampered with."""
+    copied = SweepDirectory(shutil.copytree(finished.folder, folder / finished.shown["sweep_id"]))
+    shutil.rmtree(copied.export_folder)
+    winner = next(record for record in ledger.read(copied) if record.trial_id == finished.shown["best"]["trial_id"])
+    change(copied.trial_folder(winner.trial_id))
+    sweep = copied.spec()
+    prepared_root = bench / data.PREPARED
+    return copied, lambda: export_winner(
+        winner,
+        directory=copied,
+        sweep=sweep,
+        lineage=Lineage.model_validate(copied.read(copied.lineage_file)),
+        card=data.open_prepared(sweep.data.name, root=prepared_root).card,
+        prepared_root=prepared_root,
+        num_trials=6,
+    )
+
+
+def _zero_weights(folder):
+    state = torch.load(folder / "model.pth", weights_only=True)
+    torch.save({name: torch.zeros_like(value) for name, value in state.items()}, folder / "model.pth")
+
+
+def _truncate(folder):
+    content = (folder / "model.pth").read_bytes()
+    (folder / "model.pth").write_bytes(content[: len(content) // 2])
+
+
+def _edit(name, value):
+    def change(folder):
+        about = json.loads((folder / "model.json").read_text())
+        (folder / "model.json").write_text(json.dumps({**about, name: value}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_zero_weights, r"a fresh process scores val/accuracy .*, the trial reported "),
+        (_truncate, "a fresh process could not load the exported model"),
+        (lambda folder: (folder / "model.pth").unlink(), "cannot be exported: .*No such file"),
+        (lambda folder: (folder / "model.json").write_text("{"), "cannot be exported: .*cannot be read"),
+        (_edit("epoch", 99), "its weights are from epoch 99, its best value from epoch"),
+    ],
+    ids=["other weights", "truncated weights", "no weights", "broken description", "another epoch"],
+)
+def test_a_winner_that_was_tampered_with_is_not_exported(finished, bench, tmp_path, change, words):
+    copied, export = _export(finished, bench, tmp_path, change=change)
+    with pytest.raises(ExportFailed, match=words):
+        export()
+    assert not copied.export_folder.exists()
+    assert not [path.name for path in copied.path.iterdir() if "export" in path.name]
+
+
+def test_an_untouched_winner_is_exported_again_to_the_same_bytes(finished, bench, tmp_path):
+    copied, export = _export(finished, bench, tmp_path, change=lambda folder: None)
+    assert export() == copied.export_folder
+    for name in ("model.pth", "config.json", "metrics.json", "labels.json", "MODEL_CARD.md"):
+        assert (copied.export_folder / name).read_bytes() == Path(finished.shown["export_dir"], name).read_bytes()

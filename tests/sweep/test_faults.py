@@ -1,0 +1,114 @@
+"""Trials that fail in every way there is: each is news with a reason, and the sweep goes on."""
+
+import json
+import re
+
+import optuna
+from optuna.trial import TrialState
+
+from toprung import ledger
+
+CAUSES = {
+    "nan": r"train/loss is (NaN|infinite) in epoch 1",
+    "raise": r"KeyError: 'no such thing'",
+    "die": r"its process died",
+    "silent": r"the loop ended without reporting an epoch",
+    "late": r"ValueError: after",
+}
+
+
+def _by_fault(faulty):
+    return {trial["config"]["fault"]: trial for trial in faulty.shown["trials"]}
+
+
+def test_the_sweep_goes_on_and_ends_well(faulty):
+    assert (faulty.command.code, faulty.command.stderr) == (0, "")
+    assert faulty.shown["status"] == "finished"
+    assert "2 to the top rung, 5 failed." in faulty.command.stdout
+    assert (faulty.folder / "export" / "model.pth").is_file()
+    assert faulty.command.left_behind() == []
+
+
+def test_each_failed_trial_has_its_cause_in_the_ledger(faulty):
+    trials = _by_fault(faulty)
+    for fault, cause in CAUSES.items():
+        assert trials[fault]["status"] == "failed"
+        assert re.fullmatch(cause, trials[fault]["cause"])
+    assert (trials["none"]["status"], trials["none"]["epochs"]) == ("finished", 2)
+
+
+def test_a_loop_that_ends_early_by_itself_is_finished(faulty):
+    early = _by_fault(faulty)["early"]
+    assert (early["status"], early["epochs"], early["cause"]) == ("finished", 1, None)
+
+
+def test_each_failed_trial_is_one_line_on_the_screen(faulty):
+    for fault, cause in CAUSES.items():
+        number = _by_fault(faulty)[fault]["number"]
+        lines = [line for line in faulty.command.stdout.splitlines() if f" trial {number} failed: " in line]
+        assert len(lines) == 1
+        assert re.search(rf"failed: {cause} \(.*\)\. The searcher was told; the sweep goes on\.$", lines[0])
+    assert "Traceback" not in faulty.command.stdout
+
+
+def test_optuna_was_told_fail(faulty):
+    study = optuna.load_study(
+        study_name=faulty.shown["optuna_study"], storage=ledger.storage(faulty.folder / "ledger.log")
+    )
+    states = {trial.user_attrs["start"]["config"]["fault"]: trial.state for trial in study.get_trials()}
+    assert states == {
+        **dict.fromkeys(CAUSES, TrialState.FAIL),
+        "none": TrialState.COMPLETE,
+        "early": TrialState.COMPLETE,
+    }
+
+
+def test_mlflow_has_each_failed_trial_as_failed_with_its_reason(faulty):
+    children = faulty.children
+    assert len(children) == 7
+    for fault, cause in CAUSES.items():
+        run = children[_by_fault(faulty)[fault]["trial_id"]]
+        assert run.info.status == "FAILED"
+        assert re.fullmatch(cause, run.data.tags["error"])
+        assert "stop_reason" not in run.data.tags
+        names = {file.path for file in faulty.client.list_artifacts(run.info.run_id)}
+        assert "config.json" in names
+        assert ("failure.json" in names) == (fault != "die")
+    assert children[_by_fault(faulty)["early"]["trial_id"]].info.status == "FINISHED"
+    assert faulty.parent.info.status == "FINISHED"
+
+
+def test_a_failed_trial_leaves_its_traceback_for_whoever_mends_the_loop(faulty):
+    trial = _by_fault(faulty)["raise"]
+    left = json.loads((faulty.folder / "trials" / trial["trial_id"] / "failure.json").read_text())
+    assert "trainers/faults.py" in left["traceback"]
+
+
+def test_a_trial_that_failed_cannot_win_however_good_it_was(faulty):
+    late = _by_fault(faulty)["late"]
+    assert late["epochs"] == 1
+    assert faulty.shown["best"]["trial_id"] != late["trial_id"]
+
+
+def test_failed_trials_keep_no_weights_on_disk(faulty):
+    for trial in faulty.shown["trials"]:
+        if trial["status"] == "failed":
+            assert list((faulty.folder / "trials" / trial["trial_id"]).glob("*.pth")) == []
+
+
+def test_a_sweep_whose_every_trial_fails_fails_and_says_why(new_bench, toprung, sweep_of, tmp_path):
+    bench = new_bench()
+    (bench / "search_spaces" / "faults.py").write_text(
+        'def space(trial):\n    trial.suggest_float("lr", 1e-4, 1e-2)\n    return {"fault": "raise"}\n'
+    )
+    command = toprung("sweep", "tune.faults", "--set", f"storage={tmp_path}", "--set", "num_trials=3", folder=bench)
+    assert (command.code, command.stderr) == (1, "")
+    why = "every trial failed, 3 of 3 because KeyError: 'no such thing'"
+    assert why[1:] in command.stdout
+    swept = sweep_of(command, tmp_path)
+    assert (swept.shown["status"], swept.shown["reason"]) == ("failed", why)
+    assert (swept.shown["best"], swept.shown["export_dir"]) == (None, None)
+    assert swept.parent.info.status == "FAILED"
+    assert swept.parent.data.tags["error"] == why
+    assert {run.info.status for run in swept.children.values()} == {"FAILED"}
+    assert command.left_behind() == []
