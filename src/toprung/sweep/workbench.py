@@ -147,7 +147,7 @@ def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
         if any(isinstance(target, ast.Name) and target.id == "DEFAULTS" for target in targets):
             try:
                 defaults = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
-            except ValueError:
+            except (ValueError, TypeError):
                 raise UserError(f"{needed}, written out as plain values.") from None
             if isinstance(defaults, dict):
                 return defaults
