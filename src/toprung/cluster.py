@@ -18,7 +18,8 @@ PRIVATE = {
     # Ray's own switch for one-machine use (the default on macOS and Windows): every server binds to 127.0.0.1.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_worker_niceness": "0",  # trials are the work here; Ray's default is 15
-    "RAY_preload_python_modules": "torch",  # workers load torch while the driver is still starting
+    # No workers ahead of need: Tune's actors have an environment of their own and never move into them.
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_V2_ENABLED": "1",

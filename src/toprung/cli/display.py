@@ -17,7 +17,7 @@ from rich.text import Text
 
 from toprung.analysis.ranking import describe
 from toprung.sweep.board import Board, TrialView, Watcher
-from toprung.sweep.run import Outcome
+from toprung.sweep.driver import Outcome
 
 SPARKS = "▁▂▃▄▅▆▇█"
 ROWS_SHOWN = 10

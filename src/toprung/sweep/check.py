@@ -9,6 +9,7 @@ from typing import Any
 from toprung import cluster, data
 from toprung.spec import Sweep
 from toprung.sweep import workbench
+from toprung.tracking import server
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def check(project: Path, sweep: Sweep) -> Checked:
     defaults = workbench.trainer_defaults(project, sweep.trainer)
     workbench.source_file(project, sweep.space, kind="search space")
     prepared_root = project / data.PREPARED
+    server.check_reachable(server.tracking_uri(project / sweep.storage))
     card = data.open_prepared(sweep.data.name, root=prepared_root).card
     arrays, split_fingerprint = data.split_arrays(sweep.data, root=prepared_root)
     _check_space(project, sweep, defaults)

@@ -1,4 +1,4 @@
-"""The driver as a process: work beside its imports, signals that ask it to stop, output that goes to a file."""
+"""The driver as a process: signals that ask it to stop, output that goes to a file."""
 
 from __future__ import annotations
 
@@ -10,29 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-
-class Background:
-    """A result that is worked out in a thread while others import."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._do, args=(work,), name="tracking-open")
-        self._thread.start()
-
-    def _do(self, work: Callable[[], Any]) -> None:
-        try:
-            self._value = work()
-        except BaseException as error:  # carried to whoever asks
-            self._error = error
-
-    def result(self) -> Any:
-        """Wait for it; what it raised is raised here."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._value
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from toprung.errors import UserError
 
@@ -27,6 +28,26 @@ def artifact_location(root: Path, uri: str) -> str | None:
 def masked(uri: str) -> str:
     """The URI without user name and password: `https://***@host/`."""
     return re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", uri)
+
+
+def check_reachable(uri: str, *, timeout_seconds: float = 5) -> None:
+    """Knock at a tracking server's door, without importing MLflow.
+
+    Raises:
+        UserError: nobody opens.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=timeout_seconds).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"MLflow at {masked(uri)} cannot be reached ({reason}). "
+            "Start it, or unset MLFLOW_TRACKING_URI to record in a local file."
+        ) from None
 
 
 def serve_ui(root: Path, *, port: int) -> subprocess.Popen[bytes]:
