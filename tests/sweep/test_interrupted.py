@@ -1,0 +1,133 @@
+"""Ctrl-C: once during trials, and while Ray is still starting; and what listens where meanwhile."""
+
+import ipaddress
+import json
+
+import mlflow
+import psutil
+import pytest
+
+MIXED_TRAINER = """
+from trainers import convnet
+
+DEFAULTS = {"long": 0}
+
+
+def train_loop_per_worker(config):
+    num_epochs = 2000 if config["long"] else 1
+    convnet.train_loop_per_worker({**convnet.DEFAULTS, **config, "width": 4, "num_epochs": num_epochs})
+"""
+PATIENT = ("num_trials=40", "asha.max_epochs=2000", "asha.grace_epochs=2000", "max_train=200")
+
+
+def _flags(storage, *settings):
+    return [word for setting in (f"storage={storage}", *settings) for word in ("--set", setting)]
+
+
+def _listening(processes):
+    """(address, command) of every socket that these processes listen on."""
+    found = []
+    for process in processes:
+        try:
+            found += [
+                (connection.laddr.ip, process.name())
+                for connection in process.net_connections(kind="inet")
+                if connection.status == psutil.CONN_LISTEN
+            ]
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def listening():
+    return []
+
+
+@pytest.fixture(scope="module")
+def interrupted(new_bench, start, sweep_of, listening, tmp_path_factory):
+    """A sweep of long trials, and short ones every other, interrupted once after one short trial has finished."""
+    bench, storage = new_bench(), tmp_path_factory.mktemp("interrupted")
+    (bench / "trainers" / "mixed.py").write_text(MIXED_TRAINER)
+    (bench / "search_spaces" / "mixed.py").write_text('def space(trial):\n    return {"long": trial.number}\n')
+    settings = ["trainer=trainers.mixed", "space=search_spaces.mixed", *PATIENT]
+    command = start("sweep", "tune.smoke", *_flags(storage, *settings), folder=bench)
+    command.read_until(lambda line: "trial 0 finished" in line)
+    command.read_until(lambda line: "best so far" in line)
+    listening += _listening(command.processes())
+    command.interrupt().finish()
+    return sweep_of(command, storage)
+
+
+def test_ctrl_c_ends_with_130_and_says_so(interrupted):
+    assert interrupted.command.code == 130
+    assert interrupted.command.stderr == ""
+    assert "stopping: 2 running trials keep their last epoch" in interrupted.command.stdout
+    assert f"{interrupted.shown['sweep_id']} stopped after " in interrupted.command.stdout
+    assert "Stopped by the user." in interrupted.command.stdout
+    assert "Traceback" not in interrupted.command.stdout
+
+
+def test_no_process_is_left_after_ctrl_c(interrupted):
+    assert interrupted.command.left_behind() == []
+
+
+def test_finished_trials_are_kept_and_running_ones_end_killed(interrupted):
+    statuses = [trial["status"] for trial in interrupted.shown["trials"]]
+    assert statuses[0] == "finished"
+    assert set(statuses[1:]) == {"killed"}
+    assert interrupted.shown["status"] == "stopped"
+    assert interrupted.shown["reason"] == "stopped by the user"
+
+
+def test_mlflow_has_no_run_that_is_still_running(interrupted):
+    assert interrupted.parent.info.status == "KILLED"
+    assert interrupted.parent.data.tags["stop_reason"] == "stopped by the user"
+    children = interrupted.children
+    words = {"finished": "FINISHED", "killed": "KILLED"}
+    for trial_id, run in children.items():
+        assert run.info.status == words[interrupted.trials[trial_id]["status"]]
+    killed = [run for run in children.values() if run.info.status == "KILLED"]
+    assert killed
+    assert {run.data.tags["stop_reason"] for run in killed} == {"user"}
+    assert set(children) == {trial["trial_id"] for trial in interrupted.shown["trials"] if trial["mlflow_run_id"]}
+
+
+def test_a_killed_trial_keeps_its_last_epoch(interrupted):
+    killed = [trial for trial in interrupted.shown["trials"] if trial["status"] == "killed" and trial["epochs"]]
+    assert killed
+    for trial in killed:
+        assert (interrupted.folder / "trials" / trial["trial_id"] / "last.pth").is_file()
+        assert trial["value"] is not None
+
+
+def test_the_best_so_far_is_exported(interrupted):
+    best = interrupted.shown["best"]
+    metrics = json.loads((interrupted.folder / "export" / "metrics.json").read_text())
+    assert metrics["verified"]["val/accuracy"] == best["value"]
+    assert metrics["epoch"] == best["epoch"]
+
+
+def test_nothing_of_a_sweep_listens_beyond_loopback(interrupted, listening):
+    assert any(name.startswith(("gcs_server", "raylet")) for _, name in listening)
+    assert [place for place in listening if not _is_loopback(place[0])] == []
+
+
+def _is_loopback(address):
+    ip = ipaddress.ip_address(address)
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+
+
+def test_ctrl_c_while_ray_is_starting_leaves_nothing(bench, start, tmp_path):
+    command = start("sweep", "tune.smoke", *_flags(tmp_path), folder=bench)
+    command.read_until(lambda line: "6 trials" in line)
+    command.interrupt().finish()
+    assert command.code == 130
+    assert "Traceback" not in command.stdout + command.stderr
+    assert "stop" in (command.stdout + command.stderr).lower()
+    assert command.left_behind() == []
+    assert not list(tmp_path.glob("smoke-*"))
+    if (tmp_path / "mlflow.db").exists():
+        client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        assert [run.info.status for run in client.search_runs(experiments)] in ([], ["KILLED"])
