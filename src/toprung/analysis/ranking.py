@@ -91,10 +91,14 @@ SHORT = {
 }
 
 
+FIRST = ("optimizer", "lr", "augment", "schedule", "batch_size")
+
+
 def describe(config: dict[str, Any]) -> str:
-    """A configuration in one short line: `adamw  lr 2.3e-3  wd 1.1e-2  cosine  batch 64  light`."""
+    """A configuration in one short line, what matters most first: `adamw  lr 2.3e-3  light  cosine  batch 64`."""
     parts = []
-    for name, value in config.items():
+    order = [*(name for name in FIRST if name in config), *(name for name in config if name not in FIRST)]
+    for name, value in ((name, config[name]) for name in order):
         label = SHORT.get(name, name)
         if name == "num_epochs" or value is None:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,7 +88,7 @@ def train(
         project,
         trainer,
         settings=parse_settings(settings or []),
-        wanted=Data(name=dataset),
+        wanted=Data().model_copy(update={"name": dataset}),
         num_epochs=epochs,
         seed=seed,
         num_threads=threads,
@@ -148,15 +149,18 @@ def ui(
     storage: Storage = Path("runs"),
 ) -> None:
     """Open MLflow's user interface on this machine, until Ctrl-C."""
-    from toprung.tracking.server import serve_ui
+    from toprung.tracking.server import serve_ui, stop_ui
 
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # a closed terminal ends the server too
     process = serve_ui(_root(storage), port=port)
     print(f"MLflow: http://127.0.0.1:{port}    (Ctrl-C ends it)", flush=True)
     try:
         sys.exit(process.wait())
     except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
+        pass
+    finally:
+        stop_ui(process)
 
 
 @data_app.command("prepare")

@@ -11,6 +11,7 @@ from typing import IO, Any, Protocol, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -126,11 +127,11 @@ class LiveBlock:
         done = sum(trial.end is not None for trial in board.trials.values())
         lines: list[Any] = [Text.assemble(left, " " * gap, (right, "dim")), Text()]
 
-        bar = Table.grid(padding=(0, 3, 0, 2))
+        bar = Table.grid(padding=(0, 3, 0, 0))
         counts = f"{done} of {sweep.num_trials} trials · {board.epochs_done} of ~{board.epochs_expected} epochs"
         progress = ProgressBar(total=max(1, board.epochs_expected), completed=board.epochs_done, width=36)
         bar.add_row(progress, Text(board.phase + " …" if board.phase else counts))
-        lines += [bar, Text("  " + self._rungs(board)), Text()]
+        lines += [Padding(bar, (0, 0, 0, 2)), Text("  " + self._rungs(board)), Text()]
         lines += [self._leaders(board), Text(), self._now(board)]
         if self._stopping:
             lines += [

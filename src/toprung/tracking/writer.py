@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class TrackingWriter:
     """Takes notes from the driver and delivers them in order.
 
-    It begins with the first note: importing MLflow takes two seconds of processor time, which a cold start has better
-    use for.
+    It begins with the first epoch: importing MLflow takes two seconds of processor time, which a cold start has better
+    use for (the workers import torch just then). Notes until then wait.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TrackingWriter:
             self._run_ids[trial_id] = run_id
             self._on_run(trial_id, run_id)
 
-        self._put(f"the start of trial {number}", write)
+        self._notes.put((f"the start of trial {number}", write))
 
     def log_epoch(self, trial_id: str, *, epoch: int, metrics: Mapping[str, float]) -> None:
         """A trial reported an epoch."""
@@ -97,12 +97,11 @@ class TrackingWriter:
         )
 
     def flush(self) -> None:
-        """Return when all notes so far are delivered."""
-        if self._thread is not None:
-            reached = threading.Event()
-            self._notes.put(("", lambda _: reached.set()))
-            while not reached.wait(timeout=0.1) and self._thread.is_alive():
-                pass
+        """Return when all notes so far are delivered, or MLflow has refused."""
+        reached = threading.Event()
+        self._put("", lambda _: reached.set())
+        while not reached.wait(timeout=0.1) and self._thread is not None and self._thread.is_alive():
+            pass
 
     def close(self) -> None:
         """Deliver what is left and end."""
