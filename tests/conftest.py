@@ -13,9 +13,7 @@ PROJECT = Path(__file__).parent.parent
 WORKBENCH = ("trainers", "search_spaces", "tune")
 
 # Set before any test module imports Ray or MLflow, and inherited by every process that a test starts.
-for name in [
-    name for name in os.environ if name.startswith(("MLFLOW_", "OPTUNA_", "RAY_", "TOPRUNG_", "TUNE_"))
-]:
+for name in [name for name in os.environ if name.startswith(("MLFLOW_", "OPTUNA_", "RAY_", "TOPRUNG_", "TUNE_"))]:
     del os.environ[name]
 os.environ |= {
     "DVC_NO_ANALYTICS": "1",

@@ -79,9 +79,7 @@ def test_the_readmes_file_tree_names_everything_at_the_top(project):
 def test_every_room_below_the_search_is_under_the_contract_against_ray(project):
     contracts = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     floors = next(contract["layers"] for contract in contracts if contract.get("containers") == ["toprung"])
-    without_ray = next(contract for contract in contracts if contract["type"] == "forbidden")[
-        "source_modules"
-    ]
+    without_ray = next(contract for contract in contracts if contract["type"] == "forbidden")["source_modules"]
     engine = project / "src/toprung"
     low = [room for floor in floors[-3:] for room in re.findall(r"\w+", floor)]
     there = [room for room in low if (engine / room).is_dir() or (engine / f"{room}.py").is_file()]

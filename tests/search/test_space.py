@@ -5,7 +5,7 @@ import pytest
 
 from search_spaces import convnet
 from toprung.errors import UserError
-from toprung.search.space import check_names, configuration, default_point, holding, refuse_unknown
+from toprung.search.space import check_names, configuration, default_point, holding, refuse_mistyped, refuse_unknown
 from toprung.spec import Asha, Sweep
 from trainers.convnet import DEFAULTS
 
@@ -137,7 +137,7 @@ def test_a_name_that_only_a_rare_branch_gives_is_found():
 
 def test_an_unknown_constant_is_refused():
     sweep = SWEEP.model_copy(update={"constants": {"widht": 8}})
-    with pytest.raises(UserError, match=r'^The constants gives? "widht", .* Did you mean width\?'):
+    with pytest.raises(UserError, match=r'^The constants give "widht", .* Did you mean width\?'):
         check_names(lambda trial: None, sweep, ["width"])
 
 
@@ -157,4 +157,26 @@ def test_the_spaces_of_the_workbench_know_their_trainer():
 
 
 def test_known_names_pass():
-    refuse_unknown(["a", "b"], {"a", "b", "c"}, source="command", trainer="t")
+    refuse_unknown(["a", "b"], {"a", "b", "c"}, source="command gives", trainer="t")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("lr", "fast", "a number"),
+        ("lr", True, "a number"),
+        ("nesterov", 1, "true or false"),
+        ("optimizer", 3, "text"),
+        ("width", [8], "a number"),
+    ],
+)
+def test_a_value_of_another_kind_than_the_default_is_refused(name, value, needed):
+    with pytest.raises(
+        UserError, match=rf"^{name} cannot be .*: the trainer t takes {needed} there, such as its default"
+    ):
+        refuse_mistyped({name: value}, DEFAULTS, trainer="t")
+
+
+def test_values_of_the_defaults_kind_pass_and_none_takes_anything():
+    values = {"lr": 1, "width": 8.0, "nesterov": False, "optimizer": "sgd", "augment_flip": True, "augment_mixup": 0.2}
+    refuse_mistyped({**values, "augment_shift": None, "num_epochs": 3}, DEFAULTS, trainer="t")

@@ -7,6 +7,7 @@ A hyperparameter that has a range of its own under another's choice carries that
 from __future__ import annotations
 
 import difflib
+import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -106,7 +107,7 @@ def check_names(space: Space, sweep: Sweep, known: Iterable[str], *, num_samples
         UserError: the space names a hyperparameter that the trainer does not know, or fails.
     """
     known = {*known, "num_epochs"}
-    refuse_unknown(sweep.constants, known, source="constants", trainer=sweep.trainer)
+    refuse_unknown(sweep.constants, known, source="constants give", trainer=sweep.trainer)
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(storage=storage, sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(num_samples):
@@ -119,7 +120,7 @@ def check_names(space: Space, sweep: Sweep, known: Iterable[str], *, num_samples
             raise UserError(f"The space {sweep.space} returns {type(returned).__name__}; it may return a dict or None.")
         sampled = {**trial.params, **(returned or {})}
         names = {plain_name(name) for name in sampled}
-        refuse_unknown(names, known, source=f"space {sweep.space}", trainer=sweep.trainer)
+        refuse_unknown(names, known, source=f"space {sweep.space} gives", trainer=sweep.trainer)
 
 
 def refuse_unknown(names: Iterable[str], known: set[str], *, source: str, trainer: str) -> None:
@@ -133,6 +134,32 @@ def refuse_unknown(names: Iterable[str], known: set[str], *, source: str, traine
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise UserError(
-                f'The {source} gives "{name}", which the trainer {trainer} does not know.{hint} '
+                f'The {source} "{name}", which the trainer {trainer} does not know.{hint} '
                 f"It knows {', '.join(sorted(known))}."
             )
+
+
+def refuse_mistyped(values: Mapping[str, Any], defaults: Mapping[str, Any], *, trainer: str) -> None:
+    """Compare hyperparameters from outside with the kind of the trainer's defaults (None takes anything).
+
+    Raises:
+        UserError: a number is needed where text was given, or the like.
+    """
+    for name, value in values.items():
+        default = defaults.get(name)
+        if default is None or value is None:
+            continue
+        kinds = _kind(default), _kind(value)
+        if kinds[0] != kinds[1]:
+            raise UserError(
+                f"{name} cannot be {json.dumps(value)}: the trainer {trainer} takes {kinds[0]} there, such as its "
+                f"default {json.dumps(default)}."
+            )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    return "text" if isinstance(value, str) else type(value).__name__

@@ -12,7 +12,7 @@ from typing import Any
 from toprung import cluster, data
 from toprung.directory import CONFIG_FILE, write_json
 from toprung.errors import UserError
-from toprung.search.space import refuse_unknown
+from toprung.search.space import refuse_mistyped, refuse_unknown
 from toprung.spec import Data
 from toprung.sweep import workbench
 from toprung.sweep.trial import LOOP, trial_data
@@ -58,7 +58,8 @@ def train_alone(
         UserError: the trainer, a setting or the dataset cannot be used; or the training cannot go on.
     """
     defaults = workbench.trainer_defaults(project, trainer)
-    refuse_unknown(settings, {*defaults, "num_epochs"}, source="command", trainer=trainer)
+    refuse_unknown(settings, {*defaults, "num_epochs"}, source="command gives", trainer=trainer)
+    refuse_mistyped(settings, defaults, trainer=trainer)
     arrays, _ = data.split_arrays(wanted, root=project / data.PREPARED)
     card = data.open_prepared(wanted.name, root=project / data.PREPARED).card
     loop = workbench.resolve(project, trainer, default=LOOP, kind="trainer")

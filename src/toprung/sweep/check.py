@@ -60,6 +60,7 @@ def _check_space(project: Path, sweep: Sweep, defaults: dict[str, Any]) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     held = spaces.holding(space_of(project, sweep), sweep.constants)
+    spaces.refuse_mistyped(sweep.constants, defaults, trainer=sweep.trainer)
     spaces.check_names(held, sweep, defaults)
     spaces.default_point(held, {**defaults, **sweep.constants}, named=sweep.space)
 

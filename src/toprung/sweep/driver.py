@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import Counter
@@ -59,25 +60,31 @@ class Driver:
         """
         made = self._made
         self._watcher.opened(self._board)
-        ray_here = cluster.LocalRay(code=made.code_folder, capacity=self._checked.capacity)
-        self._record_start()
         status, reason = "failed", "the driver was interrupted"
-        try:
+        with contextlib.ExitStack() as signals:  # from Ray's first process to its last: one left alone never ends
+            signals.enter_context(stop_signals(self._stop_asked))
+            ray_here = cluster.LocalRay(code=made.code_folder, capacity=self._checked.capacity)
             try:
-                with stop_signals(self._stop_asked):
+                self._record_start()
+            except BaseException:
+                ray_here.stop()
+                raise
+            try:
+                try:
                     self._search(ray_here)
+                finally:
+                    self._say("stopping Ray")
+                    ray_here.stop()  # before the export: its memory is free for the process that verifies
+                    signals.close()
+                    self._end_open_trials()
+                self._say("exporting the best model")
+                status, reason = self._conclude()
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise
             finally:
-                self._say("stopping Ray")
-                ray_here.stop()  # before the export: its memory is free for the process that verifies
-                self._end_open_trials()
-            self._say("exporting the best model")
-            status, reason = self._conclude()
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            self._write_state(status=status, reason=reason or None, seconds=round(self._board.seconds, 1))
-            self._close_tracking(status, reason)
+                self._write_state(status=status, reason=reason or None, seconds=round(self._board.seconds, 1))
+                self._close_tracking(status, reason)
         return Outcome(status, reason or None, made, self._board, self._writer.problems)
 
     def _record_start(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -27,7 +29,7 @@ def artifact_location(root: Path, uri: str) -> str | None:
 
 def masked(uri: str) -> str:
     """The URI without user name and password: `https://***@host/`."""
-    return re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", uri)
+    return re.sub(r"(?<=://)[^/\s][^\s]*(?=@)", "***", uri)  # to the last @: a password may hold one, or a slash
 
 
 def check_reachable(uri: str, *, timeout_seconds: float = 5) -> None:
@@ -70,18 +72,15 @@ def serve_ui(root: Path, *, port: int) -> subprocess.Popen[bytes]:
     store = ["--backend-store-uri", uri]
     if location := artifact_location(root, uri):
         store += ["--default-artifact-root", location]
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            *store,
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--workers",
-            "1",
-        ]
-    )
+    address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    # A session of its own: Ctrl-C reaches us alone, and `stop_ui` ends the server with all of its children.
+    return subprocess.Popen([sys.executable, "-m", "mlflow", "server", *store, *address], start_new_session=True)
+
+
+def stop_ui(process: subprocess.Popen[bytes]) -> None:
+    """End the server and every process it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=10)
