@@ -172,7 +172,8 @@ def from_log(log: Path, started: float) -> dict[str, float]:
         "training share": sum(epoch["cpu"] for epoch in epochs) / (2 * (last - first)),
         "between trials": statistics.median(gaps(epochs)),
         "to first step": first - started,
-        "training seconds": last - first,
+        "training CPU seconds": sum(epoch["cpu"] for epoch in epochs),
+        "seconds": last - first,
     }
 
 
@@ -190,7 +191,8 @@ def gaps(epochs: list[dict]) -> list[float]:
 
 
 def peak_memory(pid: int, *, until, own: bool = True) -> float:
-    """Highest sum of PSS over a process tree, looked at every two seconds; in GB."""
+    """Highest sum of PSS over a process tree, looked at every ten seconds (each look costs some tenths
+    of a second of processor time); in GB."""
     peak = 0
     while not until():
         total = 0
@@ -201,7 +203,7 @@ def peak_memory(pid: int, *, until, own: bool = True) -> float:
             except psutil.Error:
                 continue
         peak = max(peak, total)
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 10
         while time.monotonic() < deadline and not until():
             time.sleep(0.05)
     return peak / 1e9

@@ -20,6 +20,11 @@ PRIVATE = {
     "RAY_worker_niceness": "0",  # trials are the work here; Ray's default is 15
     # No workers ahead of need: Tune's actors have an environment of their own and never move into them.
     "RAY_prestart_worker_first_driver": "0",
+    # A trial's loop runs in a thread of its worker: give it the process's main heap, which keeps freed pages for the
+    # next step. Measured: 2.35 GB became 2.17 GB over the whole process tree (bench/overhead.py, 10 trials, n = 1).
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(512 * 1024**2),
+    "MALLOC_MMAP_THRESHOLD_": str(1024**3),
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
