@@ -149,15 +149,17 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{where} cannot be {json.dumps(first['input'], default=str)}: {message}."
 
 
-def no_field(owner: type[BaseModel], name: str, *, where: str) -> str:
-    """The line for a field that does not exist: it names those that do."""
-    known = ", ".join(
-        name
-        if field.is_required() or isinstance(field.get_default(call_default_factory=True), BaseModel | dict)
-        else f"{name} ({field.get_default(call_default_factory=True)})"
-        for name, field in owner.model_fields.items()
-    )
-    return f'{where} has no field "{name}"; it has {known}.'
+def no_field(owner: type[BaseModel] | BaseModel, name: str, *, where: str) -> str:
+    """The line for a field that does not exist: it names those that do, with their values (or defaults)."""
+    known = []
+    for field_name, field in (owner if isinstance(owner, type) else type(owner)).model_fields.items():
+        if field.is_required():
+            known.append(field_name)
+            continue
+        default = field.get_default(call_default_factory=True)
+        value = default if isinstance(owner, type) else getattr(owner, field_name)
+        known.append(field_name if isinstance(value, BaseModel | dict) else f"{field_name} ({value})")
+    return f'{where} has no field "{name}"; it has {", ".join(known)}.'
 
 
 def _owner(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
@@ -180,7 +182,7 @@ def apply_overrides(sweep: Sweep, settings: Iterable[str]) -> Sweep:
     """
     for setting in settings:
         path, value = _parsed(setting)
-        sweep = _with_field(sweep, _full_path(type(sweep), path), value)
+        sweep = _with_field(sweep, _full_path(sweep, path), value)
     return sweep
 
 
@@ -204,8 +206,8 @@ def _parsed(setting: str) -> tuple[str, Any]:
     return path.strip(), value
 
 
-def _full_path(model: type[BaseModel], path: str) -> list[str]:
-    steps = path.split(".")
+def _full_path(sweep: Sweep, path: str) -> list[str]:
+    model, steps = type(sweep), path.split(".")
     if len(steps) > 1 or steps[0] in model.model_fields:
         return steps
     parts = [
@@ -217,14 +219,14 @@ def _full_path(model: type[BaseModel], path: str) -> list[str]:
         choices = " or ".join(f"{part}.{path}" for part in parts)
         raise UserError(f'"{path}" is a field of several parts: say {choices}.')
     if not parts:
-        raise UserError(no_field(model, path, where="sweep"))
+        raise UserError(no_field(sweep, path, where="sweep"))
     return [parts[0], path]
 
 
 def _with_field(part: Part, path: list[str], value: Any, *, where: str = "sweep") -> Any:
     name, *rest = path
     if name not in type(part).model_fields:
-        raise UserError(no_field(type(part), name, where=where))
+        raise UserError(no_field(part, name, where=where))
     if not rest:
         return part.model_copy(update={name: value})
     inner = getattr(part, name)

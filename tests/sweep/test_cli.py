@@ -2,9 +2,12 @@
 
 import importlib
 import json
+import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -203,3 +206,17 @@ def test_the_installed_command_is_the_module(project):
     entry = (project / "pyproject.toml").read_text()
     assert 'toprung = "toprung.cli:main"' in entry
     assert Path(importlib.import_module("toprung.cli").__file__).is_relative_to(project / "src")
+
+
+def test_ui_with_a_server_of_ones_own_names_it_and_starts_nothing(workbench):
+    done = subprocess.run(
+        [sys.executable, "-m", "toprung", "ui"],
+        cwd=workbench,
+        env={**os.environ, "MLFLOW_TRACKING_URI": "https://me:secret@mlflow.example.org"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("MLflow: https://***@mlflow.example.org")
+    assert "secret" not in done.stdout + done.stderr

@@ -149,8 +149,12 @@ def ui(
     storage: Storage = Path("runs"),
 ) -> None:
     """Open MLflow's user interface on this machine, until Ctrl-C."""
-    from toprung.tracking.server import serve_ui, stop_ui
+    from toprung.tracking.server import masked, serve_ui, stop_ui, tracking_uri
 
+    uri = tracking_uri(_root(storage))
+    if uri.startswith(("http://", "https://")):
+        print(f"MLflow: {masked(uri)}    (your own server, from MLFLOW_TRACKING_URI)")
+        return
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # a closed terminal ends the server too
     process = serve_ui(_root(storage), port=port)

@@ -151,10 +151,13 @@ class LiveBlock:
         return "      ".join(parts)
 
     def _leaders(self, board: Board) -> Table:
-        table = Table.grid(padding=(0, 2, 0, 0))
-        table.add_column(style="dim", min_width=9)
-        for column in range(3):
-            table.add_column(no_wrap=True, overflow="ellipsis", ratio=1 if column == 2 else None)
+        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        table.add_column(style="dim", no_wrap=True, width=9)
+        table.add_column(no_wrap=True, width=6)
+        table.add_column(
+            no_wrap=True, width=len(f"trial {board.sweep.num_trials} · epoch {board.sweep.asha.max_epochs}")
+        )
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         leaders = board.leaders()
         rows = [("best", leaders[0])] if leaders else []
         rows += [("then", trial) for trial in leaders[1:3]]
