@@ -100,6 +100,9 @@ class Data(Part):
     """Which prepared dataset, and how it is split. The test split is no part of a sweep."""
 
     name: str = Field(default="digits", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    folder: str | None = Field(
+        default=None, min_length=1, description="where its raw files lie, for `toprung data prepare RECIPE`"
+    )
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     split_seed: int = Field(default=0, ge=0)
     max_train: int | None = Field(default=None, ge=1, description="use only so many training images")

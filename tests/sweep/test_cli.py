@@ -99,6 +99,21 @@ def test_a_dataset_is_prepared_by_name(new_bench, toprung, prepared_digits):
     assert (bench / "data" / "prepared" / "digits" / "train_images.npy").is_file()
 
 
+def test_a_recipe_names_the_folder_of_its_raw_files(new_bench, toprung, tmp_path):
+    bench = new_bench(git=False)
+    empty, debian = tmp_path / "empty", Path("/usr/share/datasets/fashion-mnist")
+    empty.mkdir()
+    recipe = (bench / "tune" / "fashion_mnist.py").read_text()
+    (bench / "tune" / "mine.py").write_text(recipe.replace("Data(", f"Data(folder={str(empty)!r}, "))
+    refused = toprung("data", "prepare", "tune.mine", folder=bench)
+    assert (refused.code, refused.stdout) == (2, "")
+    assert str(empty) in refused.stderr
+    if debian.is_dir():
+        prepared = toprung("data", "prepare", "tune.mine", "--folder", str(debian), folder=bench)
+        assert (prepared.code, prepared.stderr) == (0, "")
+        assert prepared.stdout.startswith("fashion_mnist: 60000 images to train and validate on, 10000 to test on, ")
+
+
 def test_an_unknown_dataset_cannot_be_prepared(bench, toprung):
     command = toprung("data", "prepare", "digit", folder=bench)
     assert (command.code, command.stdout) == (2, "")

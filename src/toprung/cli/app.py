@@ -168,13 +168,20 @@ def ui(
 
 
 @data_app.command("prepare")
-def prepare(name: Annotated[str, typer.Argument(help="A dataset, such as fashion_mnist.")]) -> None:
+def prepare(
+    name: Annotated[str, typer.Argument(help="A dataset, such as fashion_mnist, or the recipe that needs it.")],
+    folder: Annotated[Path | None, typer.Option(help="Where its raw files lie, if not in $TOPRUNG_DATA.")] = None,
+) -> None:
     """Prepare a dataset once, into arrays that every trial reads without decoding."""
     from toprung import data
     from toprung.sweep import workbench
 
     project = workbench.find_project(Path.cwd())
-    card = data.reproduce(name, project=project)
+    if name.startswith("tune."):
+        workbench.activate(project)
+        wanted = workbench.load_recipe(project, name).data
+        name, folder = wanted.name, folder or (Path(wanted.folder) if wanted.folder else None)
+    card = data.reproduce(name, project=project, folder=folder.resolve() if folder else None)
     size = " x ".join(map(str, card.image_shape))
     print(
         f"{name}: {card.num_train} images to train and validate on, {card.num_test} to test on, {size}, ",

@@ -13,11 +13,16 @@ from toprung.data.prepared import PREPARED
 from toprung.errors import UserError
 
 
-def reproduce(name: str, *, project: Path) -> Card:
+def reproduce(name: str, *, project: Path, folder: Path | None = None) -> Card:
     """Bring `<project>/data/prepared/<name>` up to date.
 
     Runs DVC's stage `prepare_<name>` where the project is a DVC repository that has it (nothing happens when
     it is up to date, and DVC's cache is used before anything is prepared); prepares directly elsewhere.
+
+    Args:
+        name: the dataset.
+        project: the workbench's root.
+        folder: where its raw files lie; None looks in the usual places.
 
     Raises:
         UserError: unknown name; the preparation failed; DVC failed, with its reason.
@@ -25,8 +30,8 @@ def reproduce(name: str, *, project: Path) -> Card:
     source_named(name)
     stage = f"prepare_{name}"
     if not _is_dvc_repository(project) or stage not in _stages(project):
-        return prepare(name, out=project / PREPARED / name, downloads=project / DOWNLOADS)
-    _dvc("repro", stage, project=project)
+        return prepare(name, out=project / PREPARED / name, folder=folder, downloads=project / DOWNLOADS)
+    _dvc("repro", stage, project=project, folder=folder)
     return read_card(project / PREPARED / name)
 
 
@@ -40,13 +45,13 @@ def _stages(project: Path) -> list[str]:
     return _dvc("stage", "list", "--name-only", project=project).split()
 
 
-def _dvc(*arguments: str, project: Path) -> str:
+def _dvc(*arguments: str, project: Path, folder: Path | None = None) -> str:
     """Run DVC by this Python, which also comes first on PATH for the stage's own command."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     finished = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=project,
-        env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"},
+        env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"} | ({"TOPRUNG_DATA": str(folder)} if folder else {}),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
