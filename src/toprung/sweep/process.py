@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
 
 @contextlib.contextmanager
 def stop_signals(on_stop: Callable[[], Any]) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) asks the sweep to stop; the second interrupts it."""
+    """The first Ctrl-C (or SIGTERM, or a closed terminal) asks the sweep to stop; the second interrupts it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in STOPPING}
 
     def first(number: int, frame: Any) -> None:
         for each in previous:
