@@ -108,22 +108,3 @@ class Watcher(Protocol):
 
     def phase(self, board: Board) -> None:
         """`board.phase` changed."""
-
-
-class Silence:
-    """Nobody watches."""
-
-    def opened(self, board: Board) -> None:
-        """Say nothing."""
-
-    def trial_reported(self, board: Board, trial: TrialView, *, new_best: bool) -> None:
-        """Say nothing."""
-
-    def trial_ended(self, board: Board, trial: TrialView, *, best_before: float | None) -> None:
-        """Say nothing."""
-
-    def stopping(self, board: Board) -> None:
-        """Say nothing."""
-
-    def phase(self, board: Board) -> None:
-        """Say nothing."""
