@@ -7,7 +7,7 @@ import pytest
 
 from toprung import directory, ledger
 from toprung.analysis.ranking import brief, summary
-from toprung.directory import SweepDirectory
+from toprung.directory import Failure, SweepDirectory
 from toprung.errors import UserError
 from toprung.spec import Sweep
 
@@ -150,6 +150,42 @@ def test_a_foreign_ledger_gets_a_line_that_names_it(tmp_path):
     made.ledger_file.write_text("something else\nand more\n")
     with pytest.raises(UserError, match=r"^The ledger .*ledger\.log cannot be read: "):
         ledger.read(made)
+
+
+@pytest.mark.parametrize(
+    ("left", "failure"),
+    [
+        ('{"cause": "NaN", "disk_full": false, "pid": 1}', Failure("NaN", disk_full=False)),
+        ('{"cause": "full", "disk_full": true}', Failure("full", disk_full=True)),
+        ('{"cause": "of an older toprung"}', None),
+        ('{"cau', None),
+        ("[1]", None),
+        ("", None),
+    ],
+)
+def test_a_failure_is_read_back_where_it_is_whole(tmp_path, left, failure):
+    made = _create(tmp_path)
+    made.trial_folder("aa").mkdir()
+    assert made.failure_of("aa") is None
+    (made.trial_folder("aa") / directory.FAILURE_FILE).write_text(left)
+    assert made.failure_of("aa") == failure
+
+
+def test_a_sweep_is_driven_while_its_lock_is_held_whatever_its_files_say(tmp_path):
+    made = _create(tmp_path)
+    made.write(made.status_file, {"status": "running"})
+    assert not made.is_driven()
+    assert summary(made)["status"] == "interrupted"
+    with made.lock():
+        assert made.is_driven()
+        assert summary(made)["status"] == "running"
+    assert not made.is_driven()
+
+
+def test_the_spec_names_the_recipe_it_was_made_from_and_what_was_changed_in_it(tmp_path):
+    made = directory.create(tmp_path, SWEEP, name=None, now=NOW, recipe="tune.digits", settings=["num_trials=3"])
+    asked = made.read(made.spec_file)
+    assert (asked["recipe"], asked["settings"]) == ("tune.digits", ["num_trials=3"])
 
 
 def test_only_folders_with_a_spec_are_sweeps(tmp_path):

@@ -4,7 +4,10 @@ import ast
 import contextlib
 import importlib
 import json
+import os
 import pickle
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import torch
 
 from toprung import checkpoint, data, session, vision
 from toprung.checkpoint import DamagedCheckpoint, Progress
-from toprung.directory import ABOUT_FILE, LAST_FILE, WEIGHTS_FILE
+from toprung.directory import ABOUT_FILE, LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE
 from toprung.session import Session, TrialData
 
 PROJECT = Path(__file__).parent.parent
@@ -43,7 +46,7 @@ def _train(digits, folder, *, trainer="convnet", stop_after=None, seed=0, num_ep
     reports = []
 
     def report(metrics):
-        reports.append({name: value for name, value in metrics.items() if not name.startswith("time/")})
+        reports.append({name: value for name, value in metrics.items() if not name.startswith("time")})
         if len(reports) == stop_after:
             raise Stop
 
@@ -100,7 +103,14 @@ def test_stopping_and_restoring_equals_the_straight_run_to_the_last_digit(
     assert len(before) == stop_after
     assert [*before, *after] == straight
     one, other = (torch.load(tmp_path / name / LAST_FILE, weights_only=True) for name in ("straight", "halved"))
-    assert one["progress"] == other["progress"]
+    timeless = [
+        {
+            **each["progress"],
+            "last_report": {k: v for k, v in each["progress"]["last_report"].items() if "time" not in k},
+        }
+        for each in (one, other)
+    ]
+    assert timeless[0] == timeless[1]
     assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
 
 
@@ -170,12 +180,13 @@ def test_a_report_has_epoch_metrics_as_floats_and_seconds(digits, tmp_path):
         run = session.restore(_tiny())
         session.report({"val/accuracy": torch.tensor(0.5), "val/loss": np.float32(2)}, run)
         session.report({"val/accuracy": 0.25}, run)
-    assert [{k: v for k, v in each.items() if k != "time/epoch_seconds"} for each in heard] == [
+    assert [{k: v for k, v in each.items() if not k.startswith("time")} for each in heard] == [
         {"epoch": 1, "val/accuracy": 0.5, "val/loss": 2.0},
         {"epoch": 2, "val/accuracy": 0.25},
     ]
     assert all(each["time/epoch_seconds"] > 0 for each in heard)
-    assert run.progress == Progress(epochs=2, best_epoch=1, best_value=0.5)
+    assert all(abs(each["time_ms"] / 1000 - time.time()) < 60 for each in heard)
+    assert run.progress == Progress(epochs=2, best_epoch=1, best_value=0.5, last_report=heard[-1])
 
 
 def test_the_checkpoint_is_on_disk_before_the_sweep_hears_of_the_epoch(digits, tmp_path):
@@ -189,12 +200,12 @@ def test_the_checkpoint_is_on_disk_before_the_sweep_hears_of_the_epoch(digits, t
 
 
 def test_less_is_better_where_the_sweep_says_so(digits, tmp_path):
-    _, opened = _opened(digits, tmp_path, metric="val/loss", mode="min")
+    heard, opened = _opened(digits, tmp_path, metric="val/loss", mode="min")
     with opened:
         run = session.restore(_tiny())
         for value in (0.5, 0.3, 0.3, 0.4):
             session.report({"val/loss": value}, run)
-    assert run.progress == Progress(epochs=4, best_epoch=2, best_value=0.3)
+    assert run.progress == Progress(epochs=4, best_epoch=2, best_value=0.3, last_report=heard[-1])
     assert json.loads((tmp_path / ABOUT_FILE).read_text())["epoch"] == 2
 
 
@@ -232,20 +243,83 @@ def test_no_checkpoint_is_a_fresh_start(tmp_path):
     assert checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None) == Progress()
 
 
+def _truncate(path, share):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_checkpoint_is_damaged(tmp_path, share):
+def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path, share):
     _saved(tmp_path)
-    content = (tmp_path / LAST_FILE).read_bytes()
-    (tmp_path / LAST_FILE).write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(DamagedCheckpoint, match=r"last\.pth cannot be read back"):
-        checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None)
+    model, optimizer, progress = _saved(tmp_path)
+    later = Progress(epochs=3, best_epoch=3, best_value=0.7)
+    checkpoint.save_last(tmp_path, model=model, optimizer=optimizer, schedule=None, progress=later)
+    _truncate(tmp_path / LAST_FILE, share)
+    again = torch.nn.Linear(2, 2)
+    assert checkpoint.load_last(tmp_path, model=again, optimizer=None, schedule=None) == progress
+    assert torch.equal(again.weight, model.weight)
 
 
-@pytest.mark.parametrize("state", [{"model": {}}, {}, [1, 2], 3, {"progress": {"epochs": 1}}])
-def test_a_foreign_checkpoint_is_damaged(tmp_path, state):
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_where_both_checkpoints_are_truncated_the_training_begins_again(tmp_path, share, caplog):
+    _saved(tmp_path)
+    _saved(tmp_path)
+    for name in (LAST_FILE, PREVIOUS_FILE):
+        _truncate(tmp_path / name, share)
+    assert checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None) == Progress()
+    assert [name in caplog.text for name in (LAST_FILE, PREVIOUS_FILE)] == [True, True]
+
+
+@pytest.mark.parametrize("state", [{"model": {}}, {}, [1, 2], 3])
+def test_a_foreign_file_is_no_checkpoint(tmp_path, state):
     torch.save(state, tmp_path / LAST_FILE)
-    with pytest.raises(DamagedCheckpoint, match=r"last\.pth cannot be read back"):
+    assert checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None) == Progress()
+
+
+def test_a_checkpoint_without_weights_is_damaged(tmp_path):
+    torch.save({"progress": {"epochs": 1}}, tmp_path / LAST_FILE)
+    with pytest.raises(DamagedCheckpoint, match=r"last\.pth does not fit this loop"):
         checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None)
+
+
+def _one_epoch(digits, folder, reports, *, heard_epochs, loop_epochs=1):
+    one = Session(data=digits, folder=folder, report=reports.append, heard_epochs=heard_epochs)
+    with session.opened(one):
+        run = session.restore(_tiny())
+        for epoch in range(run.next_epoch, loop_epochs):
+            session.report({"val/accuracy": 0.1 * (epoch + 1)}, run)
+
+
+@pytest.mark.parametrize(("heard_epochs", "again"), [(None, 0), (0, 1), (1, 0)])
+def test_an_epoch_that_nobody_heard_of_is_reported_again_once(digits, tmp_path, heard_epochs, again):
+    reports, later = [], []
+    _one_epoch(digits, tmp_path, reports, heard_epochs=None)
+    _one_epoch(digits, tmp_path, later, heard_epochs=heard_epochs)
+    assert later == reports * again
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "onecycle"])
+def test_a_longer_budget_puts_the_rate_where_its_own_schedule_has_it(digits, tmp_path, schedule):
+    def rates(folder, *, num_epochs, stop_after=None):
+        model, seen = _tiny(), []
+        optimizer = vision.build_optimizer(model, optimizer="sgd", lr=0.5, momentum=0.9)
+        schedule_of = vision.build_schedule(optimizer, schedule=schedule, num_epochs=num_epochs, steps_per_epoch=3)
+        one = Session(data=digits, folder=folder, report=lambda metrics: None, num_epochs=num_epochs)
+        with session.opened(one):
+            run = session.restore(model, optimizer, schedule_of)
+            for _ in range(run.next_epoch, stop_after or num_epochs):
+                for _ in range(3):
+                    seen.append(optimizer.param_groups[0]["lr"])
+                    optimizer.step()
+                    schedule_of.step()
+                session.report({"val/accuracy": 0.5}, run)
+        return seen
+
+    straight = rates(tmp_path / "straight", num_epochs=6)
+    rates(tmp_path / "longer", num_epochs=2)
+    assert rates(tmp_path / "longer", num_epochs=6) == pytest.approx(straight[6:])
+    rates(tmp_path / "same", num_epochs=6, stop_after=2)
+    assert rates(tmp_path / "same", num_epochs=6) == pytest.approx(straight[6:])
 
 
 def test_a_checkpoint_of_another_architecture_is_damaged(tmp_path):
@@ -265,20 +339,31 @@ class _Bomb:
 @pytest.mark.parametrize("save", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state, protocol=2))])
 def test_a_pickle_in_place_of_a_checkpoint_runs_no_code(tmp_path, save):
     save({"model": _Bomb(tmp_path / "exploded")}, tmp_path / LAST_FILE)
-    with pytest.raises(DamagedCheckpoint):
-        checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None)
+    assert checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None) == Progress()
     assert not (tmp_path / "exploded").exists()
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     _, _, progress = _saved(tmp_path)
 
-    def full(state, path):
-        Path(path).write_bytes(b"half")
+    def full(state, file):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(checkpoint.DiskFull, match="no space left for"):
         _saved(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [LAST_FILE]
     assert checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None) == progress
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_disk_that_is_really_full_is_told_as_such(tmp_path):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", tmp_path], check=True)
+    try:
+        model = torch.nn.Linear(100, 1000)  # 400 kB
+        with pytest.raises(checkpoint.DiskFull):
+            checkpoint.save_last(tmp_path, model=model, optimizer=None, schedule=None, progress=Progress())
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

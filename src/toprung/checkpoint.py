@@ -1,96 +1,175 @@
 """What a trial keeps on disk: its last epoch, to go on from, and its best epoch's weights, to win with.
 
-`last.pth` holds weights, optimizer, schedule and the record so far; `model.pth` is the plain state dict of the best
-epoch. Both are written aside and renamed, so a reader meets a whole file or none, and both are read with
-`weights_only=True`, so a foreign file runs no code. They are not fsynced: they outlive the process, not the host's
-power; a checkpoint lost to a power cut costs the trial's last epoch.
+`last.pth` holds weights, optimizer, schedule and the record so far, `previous.pth` the same of the epoch before;
+`model.pth` is the plain state dict of the best epoch. All are written aside and renamed, so a reader meets a whole
+file or none, and all are read with `weights_only=True`, so a foreign file runs no code. They are not fsynced: they
+outlive the process, not the host's power; a power cut costs a trial its last epoch, seldom two.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
 import os
 import pickle
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from toprung.directory import ABOUT_FILE, LAST_FILE, WEIGHTS_FILE, write_json
+from toprung.directory import ABOUT_FILE, LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, write_json
+
+logger = logging.getLogger(__name__)
 
 
 class DamagedCheckpoint(RuntimeError):
     """A checkpoint file is there but cannot be read back."""
 
 
+class DiskFull(OSError):
+    """A checkpoint could not be written for want of space: no fault of the trial's own."""
+
+
 @dataclass(frozen=True)
 class Progress:
-    """How far a trial has come: epochs done, and the best of them by the sweep's metric."""
+    """How far a trial has come: epochs done, the best of them by the sweep's metric, and what the last one reported."""
 
     epochs: int = 0
     best_epoch: int = 0
     best_value: float | None = None
+    last_report: Mapping[str, float] = field(default_factory=dict)
+    num_epochs: int | None = None  # the budget it was trained under, which shaped its schedule
 
-    def after(self, value: float, *, mode: str) -> Progress:
-        """The record after one more epoch that scored `value`."""
+    def after(self, value: float, *, mode: str, report: Mapping[str, float]) -> Progress:
+        """The record after one more epoch that scored `value` and reported all this."""
         epoch = self.epochs + 1
         better = self.best_value is None or (value > self.best_value if mode == "max" else value < self.best_value)
-        return Progress(epoch, epoch, value) if better else replace(self, epochs=epoch)
+        if better:
+            return replace(self, epochs=epoch, best_epoch=epoch, best_value=value, last_report=report)
+        return replace(self, epochs=epoch, last_report=report)
 
 
 def save_last(folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any, progress: Progress) -> None:
-    """Write `last.pth`: everything that going on from this epoch takes."""
+    """Write `last.pth`, everything that going on from this epoch takes, and keep the one before.
+
+    Raises:
+        DiskFull: there is no space for it; the earlier checkpoints are as they were.
+    """
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict() if optimizer is not None else None,
         "schedule": schedule.state_dict() if schedule is not None else None,
         "progress": asdict(progress),
     }
-    _write(state, folder / LAST_FILE)
+    last = folder / LAST_FILE
+    with _aside(state, last) as aside:
+        if last.exists():
+            os.replace(last, folder / PREVIOUS_FILE)
+        os.replace(aside, last)
 
 
-def load_last(folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any) -> Progress:
-    """Put the last epoch back into `model`, `optimizer` and `schedule`; a fresh `Progress` where there is none.
+def load_last(
+    folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any, num_epochs: int | None = None
+) -> Progress:
+    """Put the last epoch that can be read back into `model`, `optimizer` and `schedule`.
+
+    Where `last.pth` is damaged the epoch before serves; where that is damaged too the trial begins again. Both are
+    said in the log.
+
+    Args:
+        folder: the trial's.
+        model: to be loaded into.
+        optimizer: to be loaded into, or None.
+        schedule: to be loaded into, or None.
+        num_epochs: the trial's budget. Where it has grown since the checkpoint, the schedule keeps the shape it was
+            built with for the new budget and is moved to where it would stand at that epoch.
 
     Raises:
-        DamagedCheckpoint: the file is truncated, foreign, or belongs to another architecture.
+        DamagedCheckpoint: the file belongs to another architecture.
     """
-    path = folder / LAST_FILE
-    if not path.exists():
-        return Progress()
+    for name in (LAST_FILE, PREVIOUS_FILE):
+        if not (folder / name).exists():
+            continue
+        try:
+            state = torch.load(folder / name, map_location="cpu", weights_only=True)
+            progress = Progress(**state["progress"])
+            longer = None not in (num_epochs, progress.num_epochs) and num_epochs != progress.num_epochs
+        except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
+            logger.warning("%s cannot be read back (%s): going further back", folder / name, type(error).__name__)
+            continue
+        try:
+            _put_back(state, model=model, optimizer=optimizer, schedule=schedule, longer=longer)
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            raise DamagedCheckpoint(
+                f"{folder / name} does not fit this loop ({type(error).__name__}: {error})"
+            ) from error
+        return replace(progress, num_epochs=num_epochs)
+    return Progress(num_epochs=num_epochs)
+
+
+def last_report(folder: Path) -> dict[str, float] | None:
+    """What the last epoch on disk reported; None where there is none that can be read."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        if optimizer is not None and state["optimizer"] is not None:
-            optimizer.load_state_dict(state["optimizer"])
-        if schedule is not None and state["schedule"] is not None:
-            schedule.load_state_dict(state["schedule"])
-        return Progress(**state["progress"])
-    except (
-        RuntimeError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OSError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise DamagedCheckpoint(f"{path} cannot be read back ({type(error).__name__}: {error})") from error
+        state = torch.load(folder / LAST_FILE, map_location="cpu", weights_only=True)
+        return dict(state["progress"]["last_report"]) or None
+    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError):
+        return None
+
+
+def _put_back(state: Mapping[str, Any], *, model: nn.Module, optimizer: Any, schedule: Any, longer: bool) -> None:
+    model.load_state_dict(state["model"])
+    old_schedule = state["schedule"] if schedule is not None else None
+    if longer and old_schedule is not None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")  # it is moved, not trained
+            for _ in range(int(old_schedule["last_epoch"])):
+                schedule.step()
+        old_schedule = None
+    if optimizer is not None and state["optimizer"] is not None:
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        optimizer.load_state_dict(state["optimizer"])
+        if longer:
+            for group, ours in zip(optimizer.param_groups, settings, strict=True):
+                group.update(ours)
+    if old_schedule is not None:
+        schedule.load_state_dict(old_schedule)
 
 
 def save_best(folder: Path, *, model: nn.Module, about: Mapping[str, Any]) -> None:
-    """Write `model.pth`, the state dict of the best epoch so far, and what it is beside it (`model.json`)."""
-    _write(model.state_dict(), folder / WEIGHTS_FILE)
+    """Write `model.pth`, the state dict of the best epoch so far, and what it is beside it (`model.json`).
+
+    Raises:
+        DiskFull: there is no space for it.
+    """
+    with _aside(model.state_dict(), folder / WEIGHTS_FILE) as aside:
+        os.replace(aside, folder / WEIGHTS_FILE)
     write_json(folder / ABOUT_FILE, about)
 
 
-def _write(state: Any, path: Path) -> None:
+@contextlib.contextmanager
+def _aside(state: Any, path: Path) -> Iterator[Path]:
+    """The state in a file beside `path`, to be renamed; nothing of it stays behind."""
     aside = path.with_name(f".{path.name}.tmp")
     try:
-        torch.save(state, aside)
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
+        with aside.open("wb") as file:  # Python's own file tells of a full disk; torch's writer does not say why
+            torch.save(state, file)
+        yield aside
+    except (OSError, RuntimeError) as error:
+        if _no_space(error):
+            raise DiskFull(errno.ENOSPC, f"no space left for {path}") from error
         raise
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _no_space(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

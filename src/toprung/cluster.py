@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 import toprung
 from toprung.errors import UserError
@@ -46,6 +49,14 @@ def local_capacity() -> tuple[float, float]:
     """CPUs (those this process may use) and GPUs of this machine."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return float(cpus), float(_visible_gpus())
+
+
+def shared_memory_for_images() -> int:
+    """Bytes that images may take of Ray's object store: half of what Ray gives it (0.3 of memory, /dev/shm at most)."""
+    store = 0.3 * psutil.virtual_memory().total
+    if Path("/dev/shm").is_dir():
+        store = min(store, shutil.disk_usage("/dev/shm").total)
+    return int(store / 2)
 
 
 def _visible_gpus() -> int:

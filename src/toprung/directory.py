@@ -4,6 +4,10 @@ sweep.json     what was asked for (the spec), and the name it goes by
 lineage.json   what it was made of: data hash, split, commit, lock, versions
 ledger.log     the Optuna study on journal storage: the truth about every trial
 status.json    how the sweep itself stands
+driver.lock    held by the process that runs the sweep, for as long as it lives
+mlflow.lock    held by the process that writes to MLflow
+stop           asks that process to stop (`toprung stop`)
+ballast        a few megabytes that are given up when the disk is full, so that the ledger can be closed
 code/          the workbench as it was when the sweep began
 trials/<id>/   one trial's configuration, checkpoints and best weights
 tune/          Ray Tune's own state
@@ -15,20 +19,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import filelock
 from pydantic import ValidationError
 
 from toprung.errors import UserError
 from toprung.spec import Sweep, explain
 
-# In a trial's folder: what it was given, where it left off, its best epoch's weights and what they are, why it failed.
-CONFIG_FILE, FAILURE_FILE = "config.json", "failure.json"
-LAST_FILE, WEIGHTS_FILE, ABOUT_FILE = "last.pth", "model.pth", "model.json"
+# In a trial's folder: what it was given, where it left off (and the epoch before), its best epoch's weights and what
+# they are, why it failed, and the lock of the process that trains it.
+CONFIG_FILE, FAILURE_FILE, TRIAL_LOCK_FILE = "config.json", "failure.json", ".lock"
+LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, ABOUT_FILE = "last.pth", "previous.pth", "model.pth", "model.json"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial failed: a cause in one line, and whether it was no fault of its own but a full disk."""
+
+    cause: str
+    disk_full: bool
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,21 @@ class SweepDirectory:
         return self.path / "status.json"
 
     @property
+    def lock_file(self) -> Path:
+        """Locked by the sweep's driver; the system lets go of it however the driver ends."""
+        return self.path / "driver.lock"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its being there asks the driver to stop."""
+        return self.path / "stop"
+
+    @property
+    def ballast_file(self) -> Path:
+        """Space kept for the ledger's last lines on a full disk."""
+        return self.path / "ballast"
+
+    @property
     def code_folder(self) -> Path:
         """The workbench that the workers import."""
         return self.path / "code"
@@ -82,15 +111,30 @@ class SweepDirectory:
         """What Ray, MLflow and the loops printed."""
         return self.path / "sweep.log"
 
+    def lock(self) -> filelock.BaseFileLock:
+        """The driver's lock, not yet taken."""
+        return filelock.FileLock(self.lock_file, timeout=0)
+
+    def is_driven(self) -> bool:
+        """Whether a driver runs the sweep now, whatever its files say."""
+        if not self.lock_file.exists():
+            return False
+        try:
+            with self.lock():
+                return False
+        except filelock.Timeout:
+            return True
+
     def trial_folder(self, trial_id: str) -> Path:
         """One trial's configuration, checkpoints and best weights."""
         return self.trials_folder / trial_id
 
-    def failure_of(self, trial_id: str) -> str | None:
-        """The cause that a failed trial left behind, in one line."""
+    def failure_of(self, trial_id: str) -> Failure | None:
+        """What a failed trial left behind."""
         try:
-            return str(json.loads((self.trial_folder(trial_id) / FAILURE_FILE).read_text())["cause"])
-        except (OSError, ValueError, KeyError):
+            left = json.loads((self.trial_folder(trial_id) / FAILURE_FILE).read_text())
+            return Failure(cause=str(left["cause"]), disk_full=bool(left["disk_full"]))
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def spec(self) -> Sweep:
@@ -130,7 +174,15 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     os.replace(aside, file)
 
 
-def create(root: Path, sweep: Sweep, *, name: str | None, now: datetime) -> SweepDirectory:
+def create(
+    root: Path,
+    sweep: Sweep,
+    *,
+    name: str | None,
+    now: datetime,
+    recipe: str | None = None,
+    settings: Sequence[str] = (),
+) -> SweepDirectory:
     """Make a new sweep's directory and write its spec.
 
     Args:
@@ -138,6 +190,8 @@ def create(root: Path, sweep: Sweep, *, name: str | None, now: datetime) -> Swee
         sweep: the spec.
         name: a second name the sweep can be called by; must not be taken.
         now: local time, for the id.
+        recipe: the recipe's dotted name, to compare with when the sweep is resumed.
+        settings: what was changed in it on the command line.
 
     Raises:
         UserError: the root cannot be written, or the name is taken.
@@ -155,7 +209,8 @@ def create(root: Path, sweep: Sweep, *, name: str | None, now: datetime) -> Swee
             except FileExistsError:
                 continue
         directory.trials_folder.mkdir()
-        directory.write(directory.spec_file, {"name": name, "spec": sweep.model_dump(mode="json")})
+        asked = {"name": name, "recipe": recipe, "settings": list(settings), "spec": sweep.model_dump(mode="json")}
+        directory.write(directory.spec_file, asked)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(

@@ -1,28 +1,31 @@
-"""The truth about a sweep's trials: an Optuna study on journal storage, one append-only file in the sweep's directory.
+"""The truth about a sweep's trials: an Optuna study, by default on journal storage, one append-only file.
 
 Every trial's parameters, values an epoch and state are Optuna's own; what Optuna has no field for stands in user
-attributes: `start` (Tune's id, the whole configuration), `epoch/<n>` (all metrics of an epoch), `end` (status, cause,
-rung), and on the study `mlflow/<trial_id>` (the run that shows the trial). Only the sweep's driver writes here.
+attributes: `start` (its id, the whole configuration), `epoch/<n>` (all metrics of an epoch), `end` (status, cause,
+rung), and on the study `mlflow/<trial_id>` (the run that shows the trial) and `life/<n>` (each driver that ran the
+sweep, and for what). Each carries its time in milliseconds since 1970. Only the sweep's driver writes here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
+from toprung.study_storage import storage_for_reading
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed", "killed"]
 
+RESUMED = "resumed"  # in the place of an end: the trial was killed, and since then runs again
 MLFLOW_RUN = "mlflow/"
+LIFE = "life/"
+TOLD = "told"  # a trial of another sweep that this one was told of (`--warm-start`): it is no trial of this sweep's own
 OPTUNA_STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -33,6 +36,24 @@ class End:
     status: Status
     rung: int | None = None
     cause: str | None = None
+    time_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One report of a loop."""
+
+    metrics: dict[str, float]
+    time_ms: int
+
+
+@dataclass(frozen=True)
+class Life:
+    """One driver's life: why it was started, and when."""
+
+    verb: str
+    time_ms: int
+    details: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,22 +64,54 @@ class TrialRecord:
     trial_id: str
     status: Status
     config: dict[str, Any]
-    metrics: dict[int, dict[str, float]]
+    epochs_by_number: dict[int, Epoch]
     value: float | None
     epoch: int | None
-    rung: int | None = None
-    cause: str | None = None
+    started_ms: int = 0
+    is_default: bool = False
+    continues: str | None = None
+    end: End | None = None
     mlflow_run_id: str | None = None
+    optuna_state: str = ""
 
     @property
     def epochs(self) -> int:
-        """Epochs reported."""
-        return max(self.metrics, default=0)
+        """Epochs reported (the last one's number: a trial that continues another begins where that one ended)."""
+        return max(self.epochs_by_number, default=0)
+
+    @property
+    def rung(self) -> int | None:
+        """Where ASHA stopped it."""
+        return self.end.rung if self.end else None
+
+    @property
+    def cause(self) -> str | None:
+        """Why it ended."""
+        return self.end.cause if self.end else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can go on: it runs, or was cut short by nothing of its own doing."""
+        return self.status in ("waiting", "running", "killed")
+
+    @property
+    def seconds(self) -> float:
+        """From its start to its end or last report."""
+        last = self.end.time_ms if self.end else max((e.time_ms for e in self.epochs_by_number.values()), default=0)
+        return max(0.0, (last - self.started_ms) / 1000) if self.started_ms else 0.0
 
 
-def storage(file: Path) -> JournalStorage:
-    """Journal storage on `file` (Optuna fsyncs each append and forgives a torn last line when reading)."""
-    return JournalStorage(JournalFileBackend(str(file)))
+@dataclass(frozen=True)
+class Ledger:
+    """A whole ledger, read at once."""
+
+    trials: list[TrialRecord]
+    lives: list[Life]
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, as MLflow counts."""
+    return int(time.time() * 1000)
 
 
 def read(directory: SweepDirectory) -> list[TrialRecord]:
@@ -67,59 +120,120 @@ def read(directory: SweepDirectory) -> list[TrialRecord]:
     Raises:
         UserError: the ledger cannot be read.
     """
-    if not directory.ledger_file.is_file():
-        return []
+    return read_all(directory).trials
+
+
+def read_all(directory: SweepDirectory) -> Ledger:
+    """Trials and drivers of a sweep.
+
+    Raises:
+        UserError: the ledger cannot be read.
+    """
+    storage = storage_for_reading(directory)
+    if storage is None:
+        return Ledger([], [])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.load_study(study_name=directory.sweep_id, storage=storage(directory.ledger_file))
+        study = optuna.load_study(study_name=directory.sweep_id, storage=storage)
     except KeyError:
-        return []  # the driver died, or is still, before the study's first line
+        return Ledger([], [])  # the driver died, or is still, before the study's first line
     except ValueError as error:
         raise UserError(f"The ledger {directory.ledger_file} cannot be read: {error}") from None
+    return records(study)
+
+
+def records(study: optuna.Study) -> Ledger:
+    """What an open study says."""
+    attributes = study.user_attrs
+    run_ids = {key.removeprefix(MLFLOW_RUN): value for key, value in attributes.items() if key.startswith(MLFLOW_RUN)}
+    lives = [Life(**attributes[key]) for key in sorted(filter(_is_life, attributes), key=_life_number)]
     mode: Literal["max", "min"] = "max" if study.direction == optuna.study.StudyDirection.MAXIMIZE else "min"
-    run_ids = {
-        key.removeprefix(MLFLOW_RUN): run_id for key, run_id in study.user_attrs.items() if key.startswith(MLFLOW_RUN)
-    }
-    return [_record(trial, mode=mode, run_ids=run_ids) for trial in study.get_trials(deepcopy=False)]
+    trials = [
+        _record(trial, mode=mode, run_ids=run_ids)
+        for trial in study.get_trials(deepcopy=False)
+        if TOLD not in trial.user_attrs
+    ]
+    return Ledger(trials, lives)
+
+
+def _is_life(key: str) -> bool:
+    return key.startswith(LIFE)
+
+
+def _life_number(key: str) -> int:
+    return int(key.removeprefix(LIFE))
 
 
 def _record(trial: FrozenTrial, *, mode: Literal["max", "min"], run_ids: Mapping[str, str]) -> TrialRecord:
     attributes = trial.user_attrs
-    start, end = attributes.get("start", {}), attributes.get("end", {})
+    start, end = attributes.get("start", {}), attributes.get("end")
     values = trial.intermediate_values
     epoch = (max if mode == "max" else min)(values, key=lambda step: values[step]) if values else None
     if epoch is not None:  # the first of several equally good epochs
         epoch = min(step for step, value in values.items() if value == values[epoch])
+    ended = End(**end) if end and end["status"] != RESUMED else None
+    waiting = trial.state is TrialState.WAITING or not start
     return TrialRecord(
         number=trial.number,
         trial_id=start.get("trial_id", ""),
-        status=end.get("status") or ("waiting" if trial.state is TrialState.WAITING or not start else "running"),
+        status=ended.status if ended else ("waiting" if waiting else "running"),
         config=start.get("config", {}),
-        metrics={
-            int(key.removeprefix("epoch/")): metrics for key, metrics in attributes.items() if key.startswith("epoch/")
+        epochs_by_number={
+            int(key.removeprefix("epoch/")): Epoch(**reported)
+            for key, reported in attributes.items()
+            if key.startswith("epoch/") and int(key.removeprefix("epoch/")) in values
         },
         value=None if epoch is None else values[epoch],
         epoch=epoch,
-        rung=end.get("rung"),
-        cause=end.get("cause"),
+        started_ms=start.get("time_ms", 0),
+        is_default=start.get("is_default", False),
+        continues=start.get("continues"),
+        end=ended,
         mlflow_run_id=run_ids.get(start.get("trial_id", "")),
+        optuna_state=trial.state.name,
     )
 
 
-def write_start(trial: optuna.Trial, *, trial_id: str, config: Mapping[str, Any]) -> None:
-    """The trial has its configuration and its id in Tune."""
-    trial.set_user_attr("start", {"trial_id": trial_id, "config": dict(config)})
+def write_life(study: optuna.Study, *, verb: str, details: Mapping[str, Any] | None = None) -> None:
+    """A driver takes the sweep up."""
+    number = sum(map(_is_life, study.user_attrs))
+    study.set_user_attr(f"{LIFE}{number}", {"verb": verb, "time_ms": now_ms(), "details": dict(details or {})})
 
 
-def write_epoch(trial: optuna.Trial, *, epoch: int, value: float, metrics: Mapping[str, float]) -> None:
-    """The trial reported an epoch."""
-    trial.set_user_attr(f"epoch/{epoch}", dict(metrics))
+def write_start(
+    trial: optuna.Trial,
+    *,
+    trial_id: str,
+    config: Mapping[str, Any],
+    is_default: bool = False,
+    continues: str | None = None,
+) -> None:
+    """The trial has its configuration and its id."""
+    start: dict[str, Any] = {"trial_id": trial_id, "config": dict(config), "time_ms": now_ms()}
+    if is_default:
+        start["is_default"] = True
+    if continues is not None:
+        start["continues"] = continues
+    trial.set_user_attr("start", start)
+
+
+def write_epoch(trial: optuna.Trial, *, epoch: int, value: float, metrics: Mapping[str, float], time_ms: int) -> None:
+    """The trial reported an epoch and goes on, or ends next; it counts once its value is there too."""
+    trial.set_user_attr(f"epoch/{epoch}", {"metrics": dict(metrics), "time_ms": time_ms})
     trial.report(value, epoch)
 
 
-def write_end(trial: optuna.Trial, end: End) -> None:
-    """The trial ended, and how."""
-    trial.set_user_attr("end", {"status": end.status, "rung": end.rung, "cause": end.cause})
+def write_end(trial: optuna.Trial, end: End) -> End:
+    """The trial ended, and how; gives what was written, with its time."""
+    end = replace(end, time_ms=end.time_ms or now_ms())
+    content = {"status": end.status, "rung": end.rung, "cause": end.cause, "time_ms": end.time_ms}
+    trial.set_user_attr("end", content)
+    return end
+
+
+def write_resumed(trial: optuna.Trial) -> None:
+    """A trial that was killed runs again."""
+    trial.set_user_attr("end", {"status": RESUMED, "time_ms": now_ms()})
 
 
 def write_run_id(study: optuna.Study, *, trial_id: str, run_id: str) -> None:
@@ -134,3 +248,13 @@ def reported_metrics(result: Mapping[str, Any]) -> dict[str, float]:
         for name, value in result.items()
         if "/" in name and not name.startswith("config/") and isinstance(value, int | float)
     }
+
+
+def open_trial(study: optuna.Study, number: int) -> optuna.Trial:
+    """A handle on a trial that an earlier driver asked for (Optuna has none; its id is a private field)."""
+    return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+
+
+def best_value(values: Iterable[float], *, mode: str) -> float:
+    """The best of some values."""
+    return max(values) if mode == "max" else min(values)

@@ -61,6 +61,8 @@ class Session:
     """One training: what it is given, where it saves, and whom it tells.
 
     `report` is called once an epoch with all metrics, after the checkpoint is on disk; it may end the loop by raising.
+    `heard_epochs` says how far a sweep has heard of this training, if one has: a checkpoint beyond it is reported again, since
+    a driver that died took the report with it. `num_epochs` is its budget, where it has one.
     """
 
     data: TrialData
@@ -70,6 +72,8 @@ class Session:
     num_threads: int = 1
     metric: str = "val/accuracy"
     mode: str = "max"
+    heard_epochs: int | None = None
+    num_epochs: int | None = None
     architecture: Mapping[str, Any] | None = None
     epoch_started: float = field(default_factory=time.perf_counter)
 
@@ -124,11 +128,15 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, sc
     """A fresh run, or the one that the last checkpoint left off: go on at `run.next_epoch`.
 
     Raises:
-        toprung.checkpoint.DamagedCheckpoint: a checkpoint is there but cannot be read.
+        toprung.checkpoint.DamagedCheckpoint: the checkpoint is of another architecture.
     """
     session = _current()
-    progress = checkpoint.load_last(session.folder, model=model, optimizer=optimizer, schedule=schedule)
+    progress = checkpoint.load_last(
+        session.folder, model=model, optimizer=optimizer, schedule=schedule, num_epochs=session.num_epochs
+    )
     if progress.epochs:
+        if session.heard_epochs is not None and session.heard_epochs < progress.epochs and progress.last_report:
+            session.report(dict(progress.last_report))
         _seed(session.seed, epoch=progress.epochs)
     session.epoch_started = time.perf_counter()
     return Run(model, optimizer, schedule, progress)
@@ -156,14 +164,21 @@ def report(metrics: Mapping[str, float], run: Run) -> None:
             f"the loop reported {', '.join(values) or 'nothing'}, but the sweep's metric is {session.metric}"
         )
 
-    run.progress = run.progress.after(values[session.metric], mode=session.mode)
+    told = {"epoch": epoch, **values, "time/epoch_seconds": epoch_seconds, "time_ms": int(time.time() * 1000)}
+    run.progress = run.progress.after(values[session.metric], mode=session.mode, report=told)
     checkpoint.save_last(
         session.folder, model=run.model, optimizer=run.optimizer, schedule=run.schedule, progress=run.progress
     )
     if run.progress.best_epoch == epoch:
-        about = {"architecture": session.architecture, "epoch": epoch, "metrics": values}
+        about = {
+            "architecture": session.architecture,
+            "epoch": epoch,
+            "metrics": values,
+            "epoch_seconds": epoch_seconds,
+            "time_ms": told["time_ms"],
+        }
         checkpoint.save_best(session.folder, model=run.model, about=about)
-    session.report({"epoch": epoch, **values, "time/epoch_seconds": epoch_seconds})
+    session.report(told)
 
     _seed(session.seed, epoch=epoch)
     session.epoch_started = time.perf_counter()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -76,6 +76,7 @@ class Asha(Part):
 class Search(Part):
     """Optuna's tree-structured Parzen estimator; every setting is written down, none left to a default that moves."""
 
+    sampler: Literal["tpe", "random"] = "tpe"
     seed: int = Field(default=0, ge=0)
     num_startup_trials: int = Field(default=10, ge=1, description="random trials before the model is asked")
     multivariate: bool = True
@@ -96,6 +97,23 @@ class Resources(Part):
         return max(1, math.floor(self.cpus))
 
 
+class Stop(Part):
+    """What ends a sweep before its last trial: the first rule that holds."""
+
+    seconds: float | None = Field(default=None, gt=0, description="wall clock, all resumptions together")
+    target: float | None = Field(default=None, description="a value of the metric that is good enough")
+    plateau_trials: int | None = Field(default=None, ge=1, description="so many trials ended without a new best")
+    max_cost: float | None = Field(default=None, gt=0, description="money, by the prices below")
+    cpu_price_per_hour: float = Field(default=0, ge=0, description="of one CPU")
+    gpu_price_per_hour: float = Field(default=0, ge=0, description="of one GPU")
+
+    @model_validator(mode="after")
+    def _cost_has_a_price(self) -> Self:
+        if self.max_cost is not None and not (self.cpu_price_per_hour or self.gpu_price_per_hour):
+            raise ValueError("max_cost needs cpu_price_per_hour or gpu_price_per_hour")
+        return self
+
+
 class Data(Part):
     """Which prepared dataset, and how it is split. The test split is no part of a sweep."""
 
@@ -107,6 +125,12 @@ class Data(Part):
     split_seed: int = Field(default=0, ge=0)
     max_train: int | None = Field(default=None, ge=1, description="use only so many training images")
     max_val: int | None = Field(default=None, ge=1, description="use only so many validation images")
+    groups: bool = Field(
+        default=True, description="keep a group (a patient's images) in one part, where there are groups"
+    )
+    placement: Literal["auto", "shared", "mapped"] = Field(
+        default="auto", description="images in shared memory, or mapped from disk; auto: by their size"
+    )
 
 
 class Sweep(Part):
@@ -123,6 +147,7 @@ class Sweep(Part):
     mode: Literal["max", "min"] = "max"
     num_trials: int = Field(default=48, ge=1)
     asha: Asha = Asha()
+    stop: Stop = Stop()
     search: Search = Search()
     resources: Resources = Resources()
     max_concurrent_trials: int | None = Field(default=None, ge=1, description="None: as many as fit")
@@ -238,6 +263,3 @@ def _with_field(part: Part, path: list[str], value: Any, *, where: str = "sweep"
     if not isinstance(inner, Part):
         raise UserError(f'{name} is a plain value; "{".".join(path)}" cannot be set.')
     return part.model_copy(update={name: _with_field(inner, rest, value, where=name)})
-
-
-Recipe = Callable[[], Sweep]

@@ -1,10 +1,12 @@
 """The scheduler on replayed curves: values in, decisions out, no training and no Ray cluster."""
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from toprung.ledger import Epoch, TrialRecord
 from toprung.search.scheduler import RungScheduler, Stop
 from toprung.spec import Asha, Sweep
 
@@ -20,10 +22,13 @@ def _sweep(*, mode="max", **asha):
     )
 
 
-def _replay(scheduler, curves, *, top, order=None):
-    """Feed curves epoch by epoch, a trial after the other or in `order`; returns the epochs each trial was let do."""
+def _replay(scheduler, curves, *, top, order=None, done=None):
+    """Feed curves epoch by epoch, a trial after the other or in `order`; returns the epochs each trial was let do.
+
+    `done` are epochs that each has done already.
+    """
     trials = {name: SimpleNamespace(trial_id=name) for name in curves}
-    done, running = dict.fromkeys(curves, 0), set(curves)
+    done, running = {name: (done or {}).get(name, 0) for name in curves}, set(curves)
     for trial in trials.values():
         scheduler.on_trial_add(None, trial)
     turns = order or [name for name in curves for _ in range(top)]
@@ -119,6 +124,64 @@ def test_the_epoch_counts_not_how_often_a_trial_reported_here():
     result = {"epoch": 3, "val/accuracy": 0.4, "training_iteration": 1}
     assert scheduler.on_trial_result(None, restored, result) == "STOP"
     assert scheduler.stops["restored"].rung == 3
+
+
+def _records(curves, done, **fields):
+    """What the ledger has of trials that reported the first `done` epochs of their curves."""
+    return [
+        TrialRecord(
+            number, name, "running", {}, {e: Epoch({"val/accuracy": curves[name][e - 1]}, e) for e in range(1, n + 1)},
+            None, None, **fields.get(name, {}),
+        )
+        for number, (name, n) in enumerate(done.items())
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize("died_after", [1, 7, 20, 45, 80])
+def test_decisions_of_a_scheduler_that_remembers_equal_those_of_one_that_lived_through_it(mode, died_after):
+    rng = random.Random(died_after)
+    curves = {f"t{i}": [rng.random() for _ in range(9)] for i in range(20)}
+    order = [name for name in curves for _ in range(9)]
+    rng.shuffle(order)
+    sweep = _sweep(mode=mode, max_epochs=9)
+    whole, before = RungScheduler(sweep), RungScheduler(sweep)
+    straight = _replay(whole, curves, top=9, order=order)
+    done = _replay(before, curves, top=9, order=order[:died_after])
+    after = RungScheduler(sweep)
+    after.remember(_records(curves, done))
+    assert after.stops == {}
+    left = {name: curves[name] for name in curves if name not in before.stops}
+    again = _replay(after, left, top=9, order=[name for name in order[died_after:] if name in left], done=done)
+    assert {**done, **again} == straight
+    assert {**before.stops, **after.stops} == whole.stops
+
+
+def test_a_trial_that_was_continued_counts_once_as_the_one_that_continues_it():
+    curves = {"good": [0.6] * 9, "again": [0.6] * 9, "middle": [0.5] * 9}
+    continued = _records(curves, {"good": 3, "again": 3, "middle": 3}, again={"continues": "good"})
+    scheduler = RungScheduler(_sweep(max_epochs=9, reduction_factor=2))
+    scheduler.remember(continued)
+    assert scheduler._values_at == {1: {"again": 0.6, "middle": 0.5}, 2: {"again": 0.6, "middle": 0.5}, 4: {}, 8: {}}
+    recorded = {rung: values for rung, values in scheduler._brackets[0]._rungs if rung < 4}
+    assert recorded == {rung: scheduler._values_at[rung] for rung in (1, 2)}
+    others = [record for record in continued if record.trial_id != "again"]
+    plain = RungScheduler(_sweep(max_epochs=9, reduction_factor=2))
+    plain.remember([replace(record, continues=None) for record in others])
+    assert sorted(plain._values_at[1].values()) == sorted(scheduler._values_at[1].values())
+
+
+def test_the_default_is_spared_by_a_scheduler_that_remembers_too():
+    curves = {"good": [0.6] * 9, "default": [0.1] * 9}
+    scheduler = RungScheduler(_sweep(max_epochs=9))
+    scheduler.remember(_records(curves, {"good": 9, "default": 2}, default={"is_default": True}))
+    assert _replay(scheduler, {"default": curves["default"]}, top=9, done={"default": 2}) == {"default": 9}
+
+
+def test_a_trial_that_never_got_an_id_is_not_remembered():
+    scheduler = RungScheduler(_sweep(max_epochs=9))
+    scheduler.remember([TrialRecord(0, "", "waiting", {}, {}, None, None)])
+    assert scheduler._values_at == {1: {}, 3: {}}
 
 
 def test_rays_rungs_are_the_specs():

@@ -194,8 +194,11 @@ PUBLIC = {
     "toprung": [],
     "toprung.cli": ["main"],
     "toprung.data": [
-        "OPERATIONS", "PREPARED", "SOURCES", "Arrays", "Card", "Operation", "Prepared", "Source", "SplitIndices",
-        "open_prepared", "open_test_split", "prepare", "reproduce", "split_arrays", "stratified_split", "verify",
+        "Added", "Arrays", "Card", "Duplicates", "FolderSettings", "Locked", "OPERATIONS", "Operation",
+        "PREPARED", "Placed", "Prepared", "RAW", "SOURCES", "Source", "SplitIndices", "UnreadableFile", "add",
+        "check_unchanged", "folder_settings", "grouped_split", "locked", "mapped_images", "near_duplicates",
+        "open_prepared", "open_test_split", "place", "prepare", "prepare_folder", "reproduce", "split_arrays",
+        "stratified_folds", "stratified_split", "verify", "write_sample_sheet",
     ],
     "toprung.vision": [
         "LEVELS", "OPERATIONS", "STRENGTHS", "Augmentation", "Classifier", "ImageSplit", "Strengths", "batches",

@@ -6,7 +6,8 @@ import re
 import optuna
 from optuna.trial import TrialState
 
-from toprung import ledger
+from toprung.directory import SweepDirectory
+from toprung.study_storage import storage_for_reading
 
 CAUSES = {
     "nan": r"train/loss is (NaN|infinite) in epoch 1",
@@ -52,9 +53,8 @@ def test_each_failed_trial_is_one_line_on_the_screen(faulty):
 
 
 def test_optuna_was_told_fail(faulty):
-    study = optuna.load_study(
-        study_name=faulty.shown["optuna_study"], storage=ledger.storage(faulty.folder / "ledger.log")
-    )
+    storage = storage_for_reading(SweepDirectory(faulty.folder))
+    study = optuna.load_study(study_name=faulty.shown["optuna_study"], storage=storage)
     states = {trial.user_attrs["start"]["config"]["fault"]: trial.state for trial in study.get_trials()}
     assert states == {
         **dict.fromkeys(CAUSES, TrialState.FAIL),

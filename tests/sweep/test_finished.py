@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from toprung import ledger
 from toprung.directory import SweepDirectory
+from toprung.study_storage import storage_for_reading
 
 OF_OPTUNA = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
 
@@ -107,9 +108,8 @@ def test_a_name_is_taken_only_once(finished, toprung, bench):
 
 
 def test_optuna_was_told_what_happened(finished):
-    study = optuna.load_study(
-        study_name=finished.shown["optuna_study"], storage=ledger.storage(finished.folder / "ledger.log")
-    )
+    storage = storage_for_reading(SweepDirectory(finished.folder))
+    study = optuna.load_study(study_name=finished.shown["optuna_study"], storage=storage)
     for frozen, trial in zip(study.get_trials(), finished.shown["trials"], strict=True):
         assert frozen.state is OF_OPTUNA[trial["status"]]
         assert sorted(frozen.intermediate_values) == list(range(1, trial["epochs"] + 1))
@@ -155,9 +155,9 @@ def test_metrics_in_mlflow_are_the_ledgers_one_a_step(finished):
         for name in ("train/loss", "val/loss", "val/accuracy", "time/epoch_seconds"):
             history = finished.client.get_metric_history(run.info.run_id, name)
             assert [metric.step for metric in history] == list(range(1, record.epochs + 1))
-            assert [metric.value for metric in history] == [
-                record.metrics[step][name] for step in sorted(record.metrics)
-            ]
+            reported = [epoch for _, epoch in sorted(record.epochs_by_number.items())]
+            assert [metric.value for metric in history] == [epoch.metrics[name] for epoch in reported]
+            assert [metric.timestamp for metric in history] == [epoch.time_ms for epoch in reported]
 
 
 def test_every_child_has_its_best_weights_and_its_configuration(finished, tmp_path):
@@ -230,5 +230,6 @@ def test_a_training_alone_gives_the_very_numbers_of_the_same_trial(finished, top
     about = json.loads((folder / "model.json").read_text())
     record = ledger.read(SweepDirectory(finished.folder))[0]
     assert about["epoch"] == record.epoch
-    reported = {name: value for name, value in record.metrics[record.epoch].items() if name != "time/epoch_seconds"}
+    metrics = record.epochs_by_number[record.epoch].metrics
+    reported = {name: value for name, value in metrics.items() if name != "time/epoch_seconds"}
     assert about["metrics"] == reported

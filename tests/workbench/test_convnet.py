@@ -51,7 +51,7 @@ def train(data, folder, *, stop_after=None, seed=3, **settings):
     reports = []
 
     def report(metrics):
-        reports.append({name: value for name, value in metrics.items() if name != "time/epoch_seconds"})
+        reports.append({name: value for name, value in metrics.items() if not name.startswith("time")})
         if metrics["epoch"] == stop_after:
             raise _Stopped
 

@@ -13,9 +13,13 @@ from toprung.spec import Sweep
 
 def ranked(trials: Iterable[TrialRecord], *, mode: Literal["max", "min"]) -> list[TrialRecord]:
     """Trials that have a value and did not fail, best first; of equals, the one that needed fewer epochs."""
-    sign = -1 if mode == "max" else 1
     scored = [trial for trial in trials if trial.value is not None and trial.status != "failed"]
-    return sorted(scored, key=lambda trial: (sign * float(trial.value or 0), trial.epoch or 0, trial.number))
+    return sorted(scored, key=lambda trial: merit(trial.value, trial.epoch or 0, trial.number, mode=mode))
+
+
+def merit(value: float | None, epoch: int, number: int, *, mode: Literal["max", "min"]) -> tuple[float, int, int]:
+    """What trials are sorted by, best first: value, then fewer epochs, then the one that was asked for first."""
+    return ((-1 if mode == "max" else 1) * float(value or 0), epoch, number)
 
 
 def summary(directory: SweepDirectory) -> dict[str, Any]:
@@ -31,7 +35,7 @@ def summary(directory: SweepDirectory) -> dict[str, Any]:
     return {
         "sweep_id": directory.sweep_id,
         "name": name_of(directory),
-        "status": status.get("status", "unknown"),
+        "status": _standing(directory, status.get("status", "unknown")),
         "reason": status.get("reason"),
         "started": status.get("started"),
         "seconds": status.get("seconds"),
@@ -42,6 +46,7 @@ def summary(directory: SweepDirectory) -> dict[str, Any]:
         "optuna_study": directory.sweep_id,
         "export_dir": str(directory.export_folder) if directory.export_folder.is_dir() else None,
         "log": str(directory.log_file),
+        "undelivered": status.get("undelivered"),
         "metric": sweep.metric,
         "best": None
         if best is None
@@ -54,6 +59,11 @@ def summary(directory: SweepDirectory) -> dict[str, Any]:
         },
         "trials": [_trial(trial) for trial in trials],
     }
+
+
+def _standing(directory: SweepDirectory, written: str) -> str:
+    """What the sweep's state says, unless the driver that wrote it is no more."""
+    return "interrupted" if written == "running" and not directory.is_driven() else written
 
 
 def brief(directory: SweepDirectory) -> dict[str, Any]:
@@ -74,6 +84,8 @@ def _trial(trial: TrialRecord) -> dict[str, Any]:
         "epochs": trial.epochs,
         "value": trial.value,
         "epoch": trial.epoch,
+        "continues": trial.continues,
+        "is_default": trial.is_default,
         "rung": trial.rung,
         "cause": trial.cause,
         "mlflow_run_id": trial.mlflow_run_id,

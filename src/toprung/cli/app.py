@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from toprung.cli.data import data_app
+from toprung.cli.lives import lives_app
+from toprung.cli.places import Json, Named, Storage, exit_code, print_json, root_of, say, short
 from toprung.errors import UserError
 from toprung.spec import Data, apply_overrides, parse_settings
 
@@ -22,15 +24,13 @@ app = typer.Typer(
     help="Find the best configuration of a PyTorch image classifier.",
     epilog="Begin with: toprung sweep tune.digits",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Prepare the datasets that sweeps train on.")
 app.add_typer(data_app, name="data")
+app.add_typer(lives_app)
 
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Override a field; may be given again."),
 ]
-Storage = Annotated[Path, typer.Option(help="The folder that holds all sweeps.", show_default=True)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def main() -> None:
@@ -51,10 +51,17 @@ def sweep(
     settings: Settings = None,
     name: Annotated[str | None, typer.Option(help="A second name to call the sweep by.")] = None,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster; without it Ray starts here.")] = None,
+    warm_start: Annotated[
+        str | None, typer.Option(metavar="SWEEP", help="An earlier sweep whose trials the searcher is told of.")
+    ] = None,
+    accept_data_change: Annotated[
+        bool, typer.Option("--accept-data-change", help="Warm start from trials that saw other data.")
+    ] = False,
 ) -> None:
     """Search: run a recipe's trials and export the best model."""
+    from toprung import directory
     from toprung.cli.display import watcher_for
-    from toprung.sweep import workbench
+    from toprung.sweep import upkeep, workbench
     from toprung.sweep.run import run
 
     if address is not None:
@@ -62,10 +69,22 @@ def sweep(
     project = workbench.find_project(Path.cwd())
     workbench.activate(project)
     asked = apply_overrides(workbench.load_recipe(project, recipe), settings or [])
+    root = project / asked.storage
+    upkeep.close_dead(root, say=say)
+    source = directory.find(root, warm_start) if warm_start else None
     with watcher_for(sys.stdout) as watcher:
-        outcome = run(project, asked, name=name, watcher=watcher)
+        outcome = run(
+            project,
+            asked,
+            name=name,
+            watcher=watcher,
+            recipe=recipe,
+            settings=settings or [],
+            warm_start=source,
+            accept_data_change=accept_data_change,
+        )
         watcher.summarise(outcome)
-    sys.exit({"finished": 0, "stopped": 130}.get(outcome.status, 1))
+    sys.exit(exit_code(outcome.status))
 
 
 @app.command()
@@ -95,7 +114,7 @@ def train(
         storage=project / storage,
         say=print,
     )
-    print(f"Best {done.metric} {done.value:.4f} in epoch {done.epoch}; model and checkpoint in {_short(done.folder)}")
+    print(f"Best {done.metric} {done.value:.4f} in epoch {done.epoch}; model and checkpoint in {short(done.folder)}")
 
 
 @app.command("list")
@@ -103,10 +122,12 @@ def list_sweeps(as_json: Json = False, storage: Storage = Path("runs")) -> None:
     """List the sweeps, newest first."""
     from toprung import directory
     from toprung.analysis.ranking import brief
+    from toprung.sweep.upkeep import close_dead
 
-    sweeps = [brief(each) for each in directory.every(_root(storage))]
+    close_dead(root_of(storage), say=say)
+    sweeps = [brief(each) for each in directory.every(root_of(storage))]
     if as_json:
-        _print_json(sweeps)
+        print_json(sweeps)
         return
     if not sweeps:
         print("No sweeps yet. Type: toprung sweep tune.digits")
@@ -120,25 +141,27 @@ def list_sweeps(as_json: Json = False, storage: Storage = Path("runs")) -> None:
             each["status"],
             str(each.get("num_trials", "")),
             f"{best['value']:.4f}" if best else "",
-            each.get("started") or "",
+            (each.get("started") or "")[:16].replace("T", " "),
         )
     _console().print(table)
 
 
 @app.command()
 def show(
-    named: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's id or name.")],
+    named: Named,
     as_json: Json = False,
     storage: Storage = Path("runs"),
 ) -> None:
     """Show one sweep: its trials in order of merit."""
     from toprung import directory
     from toprung.analysis.ranking import summary
-    from toprung.cli.display import print_summary
+    from toprung.cli.tables import print_summary
+    from toprung.sweep.upkeep import close_dead
 
-    content = summary(directory.find(_root(storage), named))
+    close_dead(root_of(storage), say=say)
+    content = summary(directory.find(root_of(storage), named))
     if as_json:
-        _print_json(content)
+        print_json(content)
     else:
         print_summary(_console(), content)
 
@@ -149,16 +172,18 @@ def ui(
     storage: Storage = Path("runs"),
 ) -> None:
     """Open MLflow's user interface on this machine, until Ctrl-C."""
+    from toprung.sweep.upkeep import close_dead
     from toprung.tracking.server import masked, serve_ui, stop_ui, tracking_uri
 
-    uri = tracking_uri(_root(storage))
+    close_dead(root_of(storage), say=say)
+    uri = tracking_uri(root_of(storage))
     if uri.startswith(("http://", "https://")):
         print(f"MLflow: {masked(uri)}    (your own server, from MLFLOW_TRACKING_URI)")
         return
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # a closed terminal ends the server too
-    process = serve_ui(_root(storage), port=port)
-    print(f"MLflow: http://127.0.0.1:{port}    (Ctrl-C ends it)", flush=True)
+    process = serve_ui(root_of(storage), port=port)
+    print(f"MLflow: http://127.0.0.1:{port}/{_newest_page(storage)}    (Ctrl-C ends it)", flush=True)
     try:
         sys.exit(process.wait())
     except KeyboardInterrupt:
@@ -167,51 +192,14 @@ def ui(
         stop_ui(process)
 
 
-@data_app.command("prepare")
-def prepare(
-    name: Annotated[str, typer.Argument(help="A dataset, such as fashion_mnist, or the recipe that needs it.")],
-    folder: Annotated[Path | None, typer.Option(help="Where its raw files lie, if not in $TOPRUNG_DATA.")] = None,
-) -> None:
-    """Prepare a dataset once, into arrays that every trial reads without decoding."""
-    from toprung import data
-    from toprung.sweep import workbench
+def _newest_page(storage: Path) -> str:
+    """Where MLflow's pages show the newest sweep; by themselves they open on an overview for language models."""
+    from toprung import directory
+    from toprung.analysis.ranking import brief
 
-    project = workbench.find_project(Path.cwd())
-    if name.startswith("tune."):
-        workbench.activate(project)
-        wanted = workbench.load_recipe(project, name).data
-        name, folder = wanted.name, folder or (Path(wanted.folder) if wanted.folder else None)
-    card = data.reproduce(name, project=project, folder=folder.resolve() if folder else None)
-    size = " x ".join(map(str, card.image_shape))
-    print(
-        f"{name}: {card.num_train} images to train and validate on, {card.num_test} to test on, {size}, ",
-        end="",
-    )
-    print(f"{len(card.classes)} classes. Fingerprint {card.fingerprint[:12]}.")
-
-
-def _root(storage: Path) -> Path:
-    """The storage root: relative to the workbench where there is one, else to where we are."""
-    from toprung.sweep import workbench
-
-    if storage.is_absolute():
-        return storage
-    try:
-        return workbench.find_project(Path.cwd()) / storage
-    except UserError:
-        return Path.cwd() / storage
-
-
-def _short(path: Path) -> str:
-    """Relative to here where that is shorter to read."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2))
+    newest = next((brief(each) for each in directory.every(root_of(storage))), {})
+    experiment = newest.get("mlflow_experiment_id")
+    return f"#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""
 
 
 def _console() -> Console:

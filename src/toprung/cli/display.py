@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: one live block in a terminal, one line an event elsewhere, the table at the end."""
+"""What a person sees while a sweep runs: one live block in a terminal, one line an event elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any, Protocol, TextIO
 
 from rich.console import Console, Group
@@ -17,11 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from toprung.analysis.ranking import describe
+from toprung.cli.tables import ROWS_SHOWN, print_end
 from toprung.sweep.board import Board, TrialView, Watcher
 from toprung.sweep.driver import Outcome
 
+SAMPLERS = {"tpe": "TPE", "random": "random search"}
 SPARKS = "▁▂▃▄▅▆▇█"
-ROWS_SHOWN = 10
 
 
 class Screen(Watcher, Protocol):
@@ -49,16 +49,6 @@ def watcher_for(stream: IO[str]) -> Iterator[Screen]:
             yield PlainLines(own)
 
 
-def seconds_text(seconds: float) -> str:
-    """`41 s`, `1 min 34 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def clock_text(seconds: float) -> str:
     """`00:41`, `1:02:33`."""
     whole = int(seconds)
@@ -80,7 +70,7 @@ class LiveBlock:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._stopping = False
+        self._stopping = ""
 
     def opened(self, board: Board) -> None:
         self._live = Live(
@@ -100,8 +90,8 @@ class LiveBlock:
         if trial.status == "failed":
             self._console.print(Text("  " + failure_line(trial), style="red"))
 
-    def stopping(self, board: Board) -> None:
-        self._stopping = True
+    def stopping(self, board: Board, *, reason: str) -> None:
+        self._stopping = reason
 
     def phase(self, board: Board) -> None:
         pass
@@ -118,7 +108,7 @@ class LiveBlock:
     def _draw(self, board: Board) -> Group:
         sweep, width = board.sweep, self._console.width
         rungs = " · ".join(map(str, sweep.asha.rungs))
-        left = Text.assemble((sweep.name, "bold"), f" · Optuna TPE × ASHA (rungs {rungs})")
+        left = Text.assemble((sweep.name, "bold"), f" · Optuna {SAMPLERS[sweep.search.sampler]} × ASHA (rungs {rungs})")
         remaining = board.seconds_left
         of = f" of ~{clock_text(board.seconds + remaining)}" if remaining is not None else ""
         workers = f"{board.num_workers} worker{'s' if board.num_workers != 1 else ''}"
@@ -130,14 +120,14 @@ class LiveBlock:
         bar = Table.grid(padding=(0, 3, 0, 0))
         counts = f"{done} of {sweep.num_trials} trials · {board.epochs_done} of ~{board.epochs_expected} epochs"
         progress = ProgressBar(total=max(1, board.epochs_expected), completed=board.epochs_done, width=36)
-        bar.add_row(progress, Text(board.phase + " …" if board.phase else counts))
+        bar.add_row(progress, Text(f"{board.phase} … {board.note}" if board.phase else counts))
         lines += [Padding(bar, (0, 0, 0, 2)), Text("  " + self._rungs(board)), Text()]
         lines += [self._leaders(board), Text(), self._now(board)]
         if self._stopping:
             lines += [
                 Text(),
                 Text(
-                    "  Stopping: running trials keep their last epoch. Ctrl-C again interrupts.",
+                    f"  Stopping ({self._stopping}): running trials keep their last epoch. Ctrl-C again interrupts.",
                     style="yellow",
                 ),
             ]
@@ -161,7 +151,7 @@ class LiveBlock:
         leaders = board.leaders()
         rows = [("best", leaders[0])] if leaders else []
         rows += [("then", trial) for trial in leaders[1:3]]
-        rows += [("default", trial) for trial in leaders[3:] if trial.number == 0]
+        rows += [("default", trial) for trial in leaders[3:] if trial.is_default]
         for word, trial in rows:
             where = f"trial {trial.number} · epoch {trial.best_epoch}"
             table.add_row(f"  {word}", f"{trial.best_value:.4f}", where, describe(dict(trial.config)))
@@ -170,7 +160,7 @@ class LiveBlock:
     def _now(self, board: Board) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(style="dim", min_width=9)
-        running = [trial for trial in board.trials.values() if trial.status == "running"]
+        running = board.running()
         for number, trial in enumerate(running[: max(2, ROWS_SHOWN // 2)]):
             value = f"{trial.values[-1]:.4f} {spark(trial.values)}" if trial.values else "…"
             table.add_row(
@@ -197,6 +187,7 @@ class PlainLines:
         sweep = board.sweep
         rungs = ", ".join(map(str, sweep.asha.rungs))
         self._say(f"{board.sweep_id}: {sweep.num_trials} trials, rungs {rungs}, {board.num_workers} at a time")
+        self._say(board.note)
 
     def trial_reported(self, board: Board, trial: TrialView, *, new_best: bool) -> None:
         if new_best and len(trial.values) != board.sweep.asha.max_epochs:
@@ -208,12 +199,12 @@ class PlainLines:
         elif trial.status == "stopped" and trial.end is not None:
             self._say(f"trial {trial.number} stopped at rung {trial.end.rung}: {(trial.end.cause or '')[6:]}")
         else:
-            best = board.leaders()[0] is trial
+            best = board.leader is trial
             before = f", was {best_before:.4f}" if best_before is not None else ""
             self._say(f"trial {trial.number} finished: {trial.best_value:.4f}{f' (new best{before})' if best else ''}")
 
-    def stopping(self, board: Board) -> None:
-        self._say(f"stopping: {board.count('running')} running trials keep their last epoch")
+    def stopping(self, board: Board, *, reason: str) -> None:
+        self._say(f"stopping ({reason}): {board.count('running')} running trials keep their last epoch")
 
     def phase(self, board: Board) -> None:
         if board.phase:
@@ -228,87 +219,3 @@ def failure_line(trial: TrialView) -> str:
     cause = trial.end.cause if trial.end else "unknown"
     config = ", ".join(describe({k: v for k, v in trial.config.items() if k in ("optimizer", "lr")}).split("  "))
     return f"trial {trial.number} failed: {cause} ({config}). The searcher was told; the sweep goes on."
-
-
-def print_end(console: Console, outcome: Outcome) -> None:
-    """The lines that stay in the scrollback."""
-    board, sweep = outcome.board, outcome.board.sweep
-    leaders, made = board.leaders(), outcome.directory
-    how = {"finished": "finished in", "stopped": "stopped after", "failed": "failed after"}[outcome.status]
-    console.print(
-        f"{board.sweep_id} {how} {seconds_text(board.seconds)}: {len(board.trials)} trials, "
-        f"{board.epochs_done} epochs, {board.count('finished')} to the top rung, {board.count('failed')} failed."
-    )
-    if outcome.status != "finished" and outcome.reason:
-        console.print(f"{outcome.reason[0].upper()}{outcome.reason[1:]}.")
-    if leaders:
-        console.print()
-        console.print(_ranking(leaders, metric=sweep.metric))
-    console.print()
-    if made.export_folder.is_dir():
-        value = leaders[0].best_value
-        if len(board.trials) > 1:
-            console.print(
-                f"The best value is the luckiest of {len(board.trials)}: expect a little less on new images.\n"
-            )
-        console.print(f"  model    {_short(made.export_folder)}       (verified: a fresh process scores {value:.4f})")
-    console.print(f"  trials   toprung show {made.sweep_id}")
-    console.print(f'  compare  toprung ui       (MLflow, experiment "{sweep.name}")')
-    for problem in outcome.tracking_problems[:3]:
-        console.print(f"  MLflow did not take everything: {problem}", markup=False)
-    console.print(f"  log      {_short(made.log_file)}")
-
-
-def _ranking(leaders: list[TrialView], *, metric: str) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in (" rank", "trial", metric, "epoch"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("ended", no_wrap=True)
-    table.add_column("configuration", overflow="fold")
-    rows = [(str(place), trial) for place, trial in enumerate(leaders[:ROWS_SHOWN], start=1)]
-    rows += [("def", trial) for trial in leaders[ROWS_SHOWN:] if trial.number == 0]
-    for place, trial in rows:
-        ended = f"stopped at {trial.end.rung}" if trial.end and trial.status == "stopped" else trial.status
-        name = f"{trial.number}{' (default)' if trial.number == 0 and place != 'def' else ''}"
-        table.add_row(
-            place, name, f"{trial.best_value:.4f}", str(trial.best_epoch), ended, describe(dict(trial.config))
-        )
-    return table
-
-
-def print_summary(console: Console, content: dict[str, Any]) -> None:
-    """`toprung show`: the same table from the ledger."""
-    reason = f" ({content['reason']})" if content["reason"] else ""
-    seconds = f" in {seconds_text(content['seconds'])}" if content["seconds"] else ""
-    console.print(f"{content['sweep_id']}: {content['status']}{reason}{seconds}, {len(content['trials'])} trials.\n")
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("trial", content["metric"], "epoch", "epochs"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("ended", no_wrap=True)
-    table.add_column("configuration", overflow="fold")
-    best_first = sorted(content["trials"], key=lambda t: t["trial_id"] != (content["best"] or {}).get("trial_id"))
-    for trial in best_first:
-        value = "" if trial["value"] is None else f"{trial['value']:.4f}"
-        ended = trial["status"] + (f" at {trial['rung']}" if trial["status"] == "stopped" else "")
-        cause = f"{trial['cause']}  " if trial["status"] == "failed" else ""
-        table.add_row(
-            str(trial["number"]),
-            value,
-            str(trial["epoch"] or ""),
-            str(trial["epochs"]),
-            ended,
-            cause + describe(trial["config"]),
-        )
-    console.print(table)
-    console.print()
-    if content["export_dir"]:
-        console.print(f"  model    {_short(Path(content['export_dir']))}")
-    console.print(f"  MLflow   {content['tracking_uri']}", markup=False)
-    console.print(f"  log      {_short(Path(content['log']))}")
-
-
-def _short(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

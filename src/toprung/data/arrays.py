@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.prepared import open_prepared
-from toprung.data.split import stratified_split
+from toprung.data.grouped import grouped_split
+from toprung.data.prepared import Prepared, open_prepared
+from toprung.data.split import SplitIndices, stratified_split
 from toprung.spec import Data
 
 
@@ -28,15 +29,22 @@ def split_arrays(wanted: Data, *, root: Path) -> tuple[dict[str, NDArray[Any]], 
         UserError: the dataset is not prepared or damaged, or cannot be split so.
     """
     prepared = open_prepared(wanted.name, root=root)
-    split = stratified_split(
-        prepared.labels_N,
-        val_fraction=wanted.val_fraction,
-        seed=wanted.split_seed,
-        max_train=wanted.max_train,
-        max_val=wanted.max_val,
-    )
+    split = split_indices(wanted, prepared)
     arrays = {}
     for part, indices in (("train", split.train), ("val", split.val)):
         arrays[f"{part}_images"] = np.ascontiguousarray(prepared.images_NCHW[indices])
         arrays[f"{part}_labels"] = np.ascontiguousarray(prepared.labels_N[indices])
     return arrays, split.fingerprint
+
+
+def split_indices(wanted: Data, prepared: Prepared) -> SplitIndices:
+    """Which of a prepared dataset's images train and which validate: whole groups, where it has groups.
+
+    Raises:
+        UserError: the dataset cannot be split so.
+    """
+    limits = {"max_train": wanted.max_train, "max_val": wanted.max_val}
+    fraction, seed = wanted.val_fraction, wanted.split_seed
+    if wanted.groups and prepared.groups_N is not None:
+        return grouped_split(prepared.labels_N, prepared.groups_N, val_fraction=fraction, seed=seed, **limits)
+    return stratified_split(prepared.labels_N, val_fraction=fraction, seed=seed, **limits)

@@ -23,8 +23,19 @@ Operation = Literal["flip", "shift", "affine", "color", "cutout", "mixup"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 ARRAY_FILES = ("test_images.npy", "test_labels.npy", "train_images.npy", "train_labels.npy")
+GROUPS_ARRAY = "train_groups.npy"
 CARD_FILE = "card.json"
+FILES_LIST = "files.csv"
 FORMAT = 1
+
+
+class UnreadableFile(BaseModel):
+    """A file that was left out, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    reason: str
 
 
 class Card(BaseModel):
@@ -46,6 +57,21 @@ class Card(BaseModel):
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the array files, see `fingerprint_of`")
     source: str = Field(description="where the images come from")
     test_split: str = Field(default="given by the source", description="how the test images were set apart")
+    train_counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="train images of each class")
+    test_counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="test images of each class")
+    decoding: str | None = Field(default=None, description="what became of image files: size, crop, colour, depth")
+    num_groups: int | None = Field(
+        default=None, ge=1, description="groups among the train images (train_groups.npy), such as patients"
+    )
+    num_unreadable: int = Field(default=0, ge=0, description="files that were left out")
+    unreadable: tuple[UnreadableFile, ...] = Field(default=(), description="the first of them")
+
+    @property
+    def imbalance(self) -> float:
+        """Train images of the largest class for one of the smallest; infinite where a class has none."""
+        if not self.train_counts:
+            return math.nan
+        return max(self.train_counts) / min(self.train_counts) if min(self.train_counts) else math.inf
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -54,6 +80,12 @@ class Card(BaseModel):
         for field, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.image_shape[0]:
                 raise ValueError(f"{field} has {len(values)} values for {self.image_shape[0]} channels")
+        for field, counts, total in (
+            ("train_counts", self.train_counts, self.num_train),
+            ("test_counts", self.test_counts, self.num_test),
+        ):
+            if counts and (len(counts) != len(self.classes) or sum(counts) != total):
+                raise ValueError(f"{field} is not {total} images of {len(self.classes)} classes")
         return self
 
 
@@ -100,7 +132,8 @@ def prepare_again(name: str) -> str:
 def fingerprint_of(folder: Path) -> str:
     """sha256 over the array files, as `LC_ALL=C sha256sum *.npy | sha256sum` computes it in their folder."""
     lines = []
-    for name in ARRAY_FILES:
+    names = [*ARRAY_FILES, GROUPS_ARRAY] if (folder / GROUPS_ARRAY).exists() else ARRAY_FILES
+    for name in sorted(names):
         with (folder / name).open("rb") as file:
             lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -114,8 +147,9 @@ def channel_statistics(images_NCHW: NDArray[np.uint8]) -> tuple[tuple[float, ...
     """
     num_channels = images_NCHW.shape[1]
     histogram_CV = np.zeros((num_channels, 256), dtype=np.int64)
-    for start in range(0, len(images_NCHW), 1024):
-        block_NCHW = images_NCHW[start : start + 1024]
+    step = max(1, 2_000_000 // math.prod(images_NCHW.shape[2:]))  # bincount widens each pixel to eight bytes
+    for start in range(0, len(images_NCHW), step):
+        block_NCHW = images_NCHW[start : start + step]
         for channel in range(num_channels):
             histogram_CV[channel] += np.bincount(block_NCHW[:, channel].ravel(), minlength=256)
     means, stds = [], []

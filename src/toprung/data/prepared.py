@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.card import Card, channel_statistics, fingerprint_of, prepare_again, read_card
+from toprung.data.card import GROUPS_ARRAY, Card, prepare_again, read_card
 from toprung.data.sources import SOURCES
 from toprung.errors import UserError
 
@@ -28,13 +28,14 @@ PREPARED = Path("data/prepared")
 class Prepared:
     """The images that a sweep may see (training and validation together), read-only and mapped from disk.
 
-    `images_NCHW` is uint8, `labels_N` int64.
+    `images_NCHW` is uint8, `labels_N` int64; `groups_N` (int64) names each image's group; None: no groups.
     """
 
     card: Card
     images_NCHW: NDArray[np.uint8]
     labels_N: NDArray[np.int64]
     folder: Path
+    groups_N: NDArray[np.int64] | None = None
 
 
 def open_prepared(name: str, *, root: Path) -> Prepared:
@@ -49,8 +50,9 @@ def open_prepared(name: str, *, root: Path) -> Prepared:
     """
     folder = _folder_of(name, root=root)
     card = read_card(folder)
-    images_NCHW, labels_N = _open_arrays(folder, card, part="train", num_images=card.num_train)
-    return Prepared(card=card, images_NCHW=images_NCHW, labels_N=labels_N, folder=folder)
+    images_NCHW, labels_N = open_arrays(folder, card, part="train")
+    groups_N = _open_array(folder / GROUPS_ARRAY, dtype="<i8", shape=(card.num_train,)) if card.num_groups else None
+    return Prepared(card=card, images_NCHW=images_NCHW, labels_N=labels_N, folder=folder, groups_N=groups_N)
 
 
 def open_test_split(name: str, *, root: Path, opened_by: str, log: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -69,7 +71,7 @@ def open_test_split(name: str, *, root: Path, opened_by: str, log: Path) -> tupl
         raise UserError("The test split is opened by nobody: say who opens it, such as a sweep's id.")
     folder = _folder_of(name, root=root)
     card = read_card(folder)
-    images_NCHW, labels_N = _open_arrays(folder, card, part="test", num_images=card.num_test)
+    images_NCHW, labels_N = open_arrays(folder, card, part="test")
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "who": opened_by,
@@ -87,31 +89,11 @@ def open_test_split(name: str, *, root: Path, opened_by: str, log: Path) -> tupl
     return images_NCHW, labels_N
 
 
-def verify(name: str, *, root: Path) -> Card:
-    """Read every byte of a prepared dataset and check it against its card.
-
-    Raises:
-        UserError: the dataset is not prepared, damaged, or was changed since its card was written.
-    """
-    opened = open_prepared(name, root=root)
-    card = opened.card
-    _open_arrays(opened.folder, card, part="test", num_images=card.num_test)
-    fingerprint = fingerprint_of(opened.folder)
-    if fingerprint != card.fingerprint:
-        raise UserError(
-            f"{opened.folder} was changed since it was prepared: its arrays have fingerprint "
-            f"{fingerprint[:12]}, its card says {card.fingerprint[:12]}. {prepare_again(name)}"
-        )
-    if channel_statistics(opened.images_NCHW) != (card.mean, card.std):
-        raise UserError(f"{opened.folder}: the card's mean and std are not those of its images. {prepare_again(name)}")
-    return card
-
-
 def _folder_of(name: str, *, root: Path) -> Path:
     folder = root / name
     if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) and folder.is_dir():
         return folder
-    if name in SOURCES:
+    if name in SOURCES or (root.parent / "raw" / f"{name}.dvc").is_file():
         raise UserError(f"The dataset {name} is not prepared. Type: toprung data prepare {name}   (or: dvc pull)")
     known = sorted({*SOURCES, *(path.parent.name for path in root.glob("[!.]*/card.json"))})
     close = difflib.get_close_matches(name, known, n=1)
@@ -119,9 +101,15 @@ def _folder_of(name: str, *, root: Path) -> Path:
     raise UserError(f'There is no dataset "{name}".{meant} Known are: {", ".join(known)}.')
 
 
-def _open_arrays(
-    folder: Path, card: Card, *, part: str, num_images: int
+def open_arrays(
+    folder: Path, card: Card, *, part: Literal["train", "test"]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Map a part's images and labels, whole and as the card says. For this room: others ask `open_test_split`.
+
+    Raises:
+        UserError: they are missing, damaged, or not what the card says.
+    """
+    num_images = card.num_train if part == "train" else card.num_test
     images_NCHW = _open_array(folder / f"{part}_images.npy", dtype="|u1", shape=(num_images, *card.image_shape))
     labels_path = folder / f"{part}_labels.npy"
     labels_N = _open_array(labels_path, dtype="<i8", shape=(num_images,))

@@ -51,6 +51,26 @@ def stratified_split(
     Raises:
         UserError: an argument is out of range, or no class has two images.
     """
+    labels = checked_labels(labels_N, val_fraction=val_fraction, seed=seed)
+    keys = np.random.PCG64(seed).random_raw(labels.size)
+    pool = np.argsort(keys, kind="stable")
+    trains_anyway = _place_in_class(labels[pool]) == np.bincount(labels, minlength=1)[labels[pool]] - 1
+    candidates = interleaved(pool[~trains_anyway], labels)
+    if not candidates.size:
+        raise UserError(f"{labels.size} images with no class of two or more cannot be split into train and val.")
+    num_val = max(round(labels.size * val_fraction), np.unique(labels[candidates]).size)
+    val = candidates[:num_val]
+    train = interleaved(pool[~np.isin(pool, val)], labels)
+
+    return cut(train, val, labels, max_train=max_train, max_val=max_val)
+
+
+def checked_labels(labels_N: ArrayLike, *, val_fraction: float, seed: int) -> NDArray[np.integer]:
+    """The labels as an array.
+
+    Raises:
+        UserError: they are no class numbers; the fraction or the seed is out of range.
+    """
     labels = np.asarray(labels_N)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or (labels.size and labels.min() < 0):
         raise UserError(f"labels must be one row of integers >= 0; they are {labels.dtype} of shape {labels.shape}.")
@@ -58,19 +78,19 @@ def stratified_split(
         raise UserError(f"val_fraction is {val_fraction}; give a number between 0 and 1, such as 0.2.")
     if seed < 0:
         raise UserError(f"the split's seed is {seed}; give an integer >= 0.")
+    return labels
 
-    keys = np.random.PCG64(seed).random_raw(labels.size)
-    pool = np.argsort(keys, kind="stable")
-    trains_anyway = _place_in_class(labels[pool]) == np.bincount(labels, minlength=1)[labels[pool]] - 1
-    candidates = _interleaved(pool[~trains_anyway], labels)
-    if not candidates.size:
-        raise UserError(f"{labels.size} images with no class of two or more cannot be split into train and val.")
-    num_val = max(round(labels.size * val_fraction), np.unique(labels[candidates]).size)
-    val = candidates[:num_val]
-    train = _interleaved(pool[~np.isin(pool, val)], labels)
 
-    train = np.sort(_at_most(train, labels, limit=max_train, field="max_train"))
-    val = np.sort(_at_most(val, labels, limit=max_val, field="max_val"))
+def cut(
+    train: Indices, val: Indices, labels_N: NDArray[np.integer], *, max_train: int | None, max_val: int | None
+) -> SplitIndices:
+    """The split of parts that are ordered as `interleaved` orders them, each no longer than its limit.
+
+    Raises:
+        UserError: a limit is below the number of classes in its part.
+    """
+    train = np.sort(_at_most(train, labels_N, limit=max_train, field="max_train"))
+    val = np.sort(_at_most(val, labels_N, limit=max_val, field="max_val"))
     return SplitIndices(train=train, val=val, fingerprint=_fingerprint(train, val))
 
 
@@ -84,7 +104,7 @@ def _place_in_class(labels_N: NDArray[np.integer]) -> Indices:
     return place
 
 
-def _interleaved(part: Indices, labels_N: NDArray[np.integer]) -> Indices:
+def interleaved(part: Indices, labels_N: NDArray[np.integer]) -> Indices:
     """`part` ordered so that each beginning is stratified: one image of each class, then all evenly mixed."""
     labels = labels_N[part]
     place = _place_in_class(labels)

@@ -2,73 +2,100 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from toprung.data.card import Card, read_card
+from toprung.data.image_folder.arguments import settings_of_command, stage_command
+from toprung.data.image_folder.chunks import Progress
+from toprung.data.image_folder.settings import FolderSettings
 from toprung.data.prepare import DOWNLOADS, prepare, source_named
 from toprung.data.prepared import PREPARED
+from toprung.data.repository import PREFIX, RAW, add_stage, dvc, is_dvc_repository, stage_commands, stage_of
+from toprung.data.sources import SOURCES
 from toprung.errors import UserError
 
 
-def reproduce(name: str, *, project: Path, folder: Path | None = None) -> Card:
+def reproduce(
+    name: str,
+    *,
+    project: Path,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    skip_bad: bool = False,
+) -> Card:
     """Bring `<project>/data/prepared/<name>` up to date.
 
-    Runs DVC's stage `prepare_<name>` where the project is a DVC repository that has it (nothing happens when
-    it is up to date, and DVC's cache is used before anything is prepared); prepares directly elsewhere.
+    Runs DVC's stage `prepare_<name>` where the project is a DVC repository (nothing happens when it is up to date,
+    and DVC's cache is used before anything is prepared). A built-in dataset is given its stage where dvc.yaml has
+    none, and is prepared directly where there is no DVC repository.
 
     Args:
         name: the dataset.
         project: the workbench's root.
-        folder: where its raw files lie; None looks in the usual places.
+        folder: where a built-in dataset's raw files lie; None looks in the usual places.
+        progress: told how many image files are decoded, of how many, while a folder of images is prepared.
+        skip_bad: from now on leave unreadable files of this folder of images out; written into its stage.
 
     Raises:
         UserError: unknown name; the preparation failed; DVC failed, with its reason.
     """
-    source_named(name)
-    stage = f"prepare_{name}"
-    if not _is_dvc_repository(project) or stage not in _stages(project):
+    commands = stage_commands(project)
+    if name not in SOURCES:
+        if stage_of(name) not in commands:
+            source_named(name, also=[stage.removeprefix(PREFIX) for stage in commands if stage.startswith(PREFIX)])
+        if folder is not None:
+            raise UserError(f"{name} was added with its folder, {RAW / name}; leave out {folder}.")
+    elif skip_bad:
+        raise UserError(f"{name} is no folder of images; leave out --skip-bad.")
+    elif not is_dvc_repository(project):
         return prepare(name, out=project / PREPARED / name, folder=folder, downloads=project / DOWNLOADS)
-    _dvc("repro", stage, project=project, folder=folder)
+    with restored_on_failure(project / "dvc.yaml"):
+        if stage_of(name) not in commands:
+            command = ["python", "-m", "toprung.data.prepare", name, "--out", (PREPARED / name).as_posix()]
+            add_stage(name, command, desc=SOURCES[name].origin, deps=[], project=project)
+        if skip_bad and not (settings := folder_settings(name, project=project)).skip_bad:
+            write_folder_stage(name, settings.model_copy(update={"skip_bad": True}), project=project, replace=True)
+        dvc("repro", stage_of(name), project=project, folder=folder, progress=progress)
     return read_card(project / PREPARED / name)
 
 
-def _is_dvc_repository(project: Path) -> bool:
-    """DVC works inside Git only: a source archive without .git is no DVC repository, even with .dvc in it."""
-    in_git = any((folder / ".git").exists() for folder in (project.resolve(), *project.resolve().parents))
-    return in_git and (project / ".dvc").is_dir() and (project / "dvc.yaml").is_file()
+def folder_settings(name: str, *, project: Path) -> FolderSettings:
+    """The settings of a dataset that was added, from its stage in dvc.yaml.
+
+    Raises:
+        UserError: it has no stage, or one that prepares no folder of images.
+    """
+    return settings_of_command(shlex.split(stage_commands(project).get(stage_of(name), "")), name=name)
 
 
-def _stages(project: Path) -> list[str]:
-    return _dvc("stage", "list", "--name-only", project=project).split()
+def write_folder_stage(name: str, settings: FolderSettings, *, project: Path, replace: bool = False) -> None:
+    """Write the stage that prepares the folder of images `data/raw/<name>`.
+
+    It depends on the images alone, not on toprung's own files: a newer toprung decodes nothing anew.
+
+    Raises:
+        UserError: DVC refused.
+    """
+    command = stage_command(name, settings, folder=RAW / name, out=PREPARED / name)
+    add_stage(
+        name, command, desc=f"images of {RAW / name}, a folder for each class", deps=[RAW / name], project=project,
+        replace=replace,
+    )  # fmt: skip
 
 
-def _dvc(*arguments: str, project: Path, folder: Path | None = None) -> str:
-    """Run DVC by this Python, which also comes first on PATH for the stage's own command."""
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    finished = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=project,
-        env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"} | ({"TOPRUNG_DATA": str(folder)} if folder else {}),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    if finished.returncode:
-        raise UserError(_reason(finished.stderr) or f"dvc {' '.join(arguments)} failed in {project}.")
-    return finished.stdout
-
-
-def _reason(stderr: str) -> str:
-    """The line that says why: the stage's own last line where its command failed, else DVC's."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    errors = [place for place, line in enumerate(lines) if line.startswith("ERROR: ")]
-    if not errors:  # a dvc.yaml that cannot be read: the file, then what is wrong in it
-        return f"DVC: {' '.join(lines[:2])}" if lines else ""
-    own = [line for line in lines[: errors[0]] if not line.startswith("WARNING: ")]
-    if own and "failed to run" in lines[errors[-1]]:
-        return own[-1]
-    return f"DVC: {lines[errors[-1]].removeprefix('ERROR: ')}"
+@contextmanager
+def restored_on_failure(*files: Path) -> Iterator[None]:
+    """Give files back their content, or their absence, where something fails."""
+    before = {path: path.read_bytes() if path.is_file() else None for path in files}
+    try:
+        yield
+    except BaseException:
+        for path, content in before.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            elif path.read_bytes() != content:
+                path.write_bytes(content)
+        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,17 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(task["num_threads"])
     wanted = Data.model_validate(task["data"])
-    arrays, split_fingerprint = data.split_arrays(wanted, root=Path(task["prepared_root"]))
+    wanted = wanted.model_copy(update={"placement": "mapped"})  # only what is scored is read
+    placed = data.place(wanted, root=Path(task["prepared_root"]), room_bytes=0)
+    assert placed.mapped is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = vision.load_model(Path(task["folder"])).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    val = vision.ImageSplit(torch.from_numpy(arrays["val_images"]), torch.from_numpy(arrays["val_labels"]))
-    return {"metrics": vision.evaluate(model, val), "split_fingerprint": split_fingerprint}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor do we write
+        images_NCHW = torch.from_numpy(data.mapped_images(placed.mapped))
+    labels_N, rows_N = (torch.from_numpy(placed.arrays[name]) for name in ("val_labels", "val_rows"))
+    metrics = vision.evaluate(model, vision.ImageSplit(images_NCHW, labels_N, rows_N))
+    return {"metrics": metrics, "split_fingerprint": placed.split_fingerprint}
 
 
 if __name__ == "__main__":

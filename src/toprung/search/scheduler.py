@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
+from toprung.ledger import TrialRecord
 from toprung.spec import Sweep
 
 if TYPE_CHECKING:
@@ -51,6 +54,26 @@ class RungScheduler(ASHAScheduler):
     def spare(self, trial_id: str) -> None:
         """Let this trial run to the end whatever its rivals do: the default configuration, measured whole."""
         self._spared.add(trial_id)
+
+    def remember(self, trials: Iterable[TrialRecord]) -> None:
+        """Fill the rungs with what an earlier driver's trials reached, as if they had reported here.
+
+        A trial that was continued under another number counts once, as the one that continues it.
+        """
+        trials = list(trials)
+        continued = {trial.continues for trial in trials}
+        for trial in trials:
+            if trial.trial_id in continued or not trial.trial_id:
+                continue
+            if trial.is_default:
+                self.spare(trial.trial_id)
+            stand_in = cast("Trial", SimpleNamespace(trial_id=trial.trial_id))
+            self.on_trial_add(cast("TuneController", None), stand_in)
+            for number, epoch in sorted(trial.epochs_by_number.items()):
+                if number < self._top_rung:
+                    result = {"epoch": number, self._judged_by: epoch.metrics[self._judged_by]}
+                    self.on_trial_result(cast("TuneController", None), stand_in, result)
+        self.stops.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RungScheduler:
         """The scheduler itself: the searcher asks this very object why a trial ended."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from toprung.analysis.ranking import is_better
-from toprung.ledger import End, Status
+from toprung.analysis.ranking import is_better, merit
+from toprung.ledger import End, Status, TrialRecord
 from toprung.spec import Sweep
 
 
@@ -21,10 +21,13 @@ class TrialView:
     number: int
     config: Mapping[str, Any]
     status: Status = "waiting"
+    is_default: bool = False
+    continues: str | None = None
     values: list[float] = field(default_factory=list)
     best_value: float | None = None
     best_epoch: int = 0
     end: End | None = None
+    started: float | None = None
 
 
 @dataclass
@@ -37,6 +40,14 @@ class Board:
     trials: dict[str, TrialView] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     phase: str = "starting Ray"
+    note: str = ""
+    earlier_seconds: float = 0.0
+    busy_seconds: float = 0.0
+    num_ended: int = 0
+    epochs_done: int = 0
+    epochs_before: int = 0
+    ended_since_best: int = 0
+    _top: list[TrialView] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -44,17 +55,35 @@ class Board:
         return time.monotonic() - self.started
 
     @property
-    def epochs_done(self) -> int:
-        """Epochs reported by all trials."""
-        return sum(len(trial.values) for trial in self.trials.values())
+    def total_seconds(self) -> float:
+        """With what earlier drivers of the sweep took."""
+        return self.earlier_seconds + self.seconds
+
+    @property
+    def trial_seconds(self) -> float:
+        """Worker time of all trials so far."""
+        now = time.monotonic()
+        return self.busy_seconds + sum(now - trial.started for trial in self.running() if trial.started is not None)
+
+    @property
+    def cost(self) -> float:
+        """Money spent, by the recipe's prices."""
+        rules, takes = self.sweep.stop, self.sweep.resources
+        an_hour = takes.cpus * rules.cpu_price_per_hour + takes.gpus * rules.gpu_price_per_hour
+        return self.trial_seconds / 3600 * an_hour
+
+    def running(self) -> list[TrialView]:
+        """Trials that have a worker."""
+        return [trial for trial in self.trials.values() if trial.status == "running"]
 
     @property
     def epochs_expected(self) -> int:
         """An estimate of all epochs of the sweep: ended trials as they were, the others as the mean of those."""
         ended = [len(trial.values) for trial in self.trials.values() if trial.end]
+        num_trials = max(self.sweep.num_trials, len(self.trials))
         if not ended:
-            return self.sweep.num_trials * self.sweep.asha.max_epochs
-        rest = max(0, self.sweep.num_trials - len(ended))
+            return num_trials * self.sweep.asha.max_epochs
+        rest = max(0, num_trials - len(ended))
         return max(self.epochs_done, round(sum(ended) + rest * sum(ended) / len(ended)))
 
     @property
@@ -62,7 +91,8 @@ class Board:
         """An estimate, once a trial has ended."""
         if not any(trial.end for trial in self.trials.values()) or not self.epochs_done:
             return None
-        return self.seconds * max(0.0, self.epochs_expected / self.epochs_done - 1)
+        here = self.epochs_done - self.epochs_before
+        return self.seconds * (self.epochs_expected - self.epochs_done) / here if here > 0 else None
 
     def count(self, status: Status) -> int:
         """Trials of that status."""
@@ -75,20 +105,74 @@ class Board:
     def leaders(self) -> list[TrialView]:
         """Trials with a value that did not fail, best first."""
         scored = [t for t in self.trials.values() if t.best_value is not None and t.status != "failed"]
-        sign = -1 if self.sweep.mode == "max" else 1
-        return sorted(scored, key=lambda t: (sign * (t.best_value or 0.0), t.best_epoch, t.number))
+        return sorted(scored, key=self._merit)
 
-    def add(self, trial_id: str, number: int, config: Mapping[str, Any]) -> TrialView:
-        """A trial was asked for."""
-        return self.trials.setdefault(trial_id, TrialView(trial_id, number, config))
+    def _merit(self, trial: TrialView) -> tuple[float, int, int]:
+        return merit(trial.best_value, trial.best_epoch, trial.number, mode=self.sweep.mode)
 
-    def report(self, trial_id: str, value: float) -> bool:
+    @property
+    def leader(self) -> TrialView | None:
+        """The best trial so far."""
+        return self._top[0] if self._top else None
+
+    def best_but_for(self, trial: TrialView) -> float | None:
+        """The best value of all the others."""
+        others = [each for each in self._top if each is not trial]
+        return others[0].best_value if others else None
+
+    def add(self, record: TrialRecord) -> TrialView:
+        """A trial was asked for, by this driver or an earlier one."""
+        view = TrialView(
+            record.trial_id,
+            record.number,
+            record.config,
+            is_default=record.is_default,
+            continues=record.continues,
+            best_value=record.value,
+            best_epoch=record.epoch or 0,
+        )
+        view.values = [epoch.metrics[self.sweep.metric] for _, epoch in sorted(record.epochs_by_number.items())]
+        self.trials[record.trial_id] = view
+        self.epochs_done += len(view.values)
+        self.epochs_before += len(view.values)
+        self.busy_seconds += record.seconds
+        if record.value is not None and record.status != "failed":
+            self._rank(view)
+        if record.end is not None and not record.is_open:
+            view.end, view.status = record.end, record.end.status
+            self.num_ended += 1
+        return view
+
+    def report(self, trial_id: str, value: float, *, epoch: int) -> bool:
         """A trial reported an epoch; says whether it is the sweep's new best."""
-        trial, leaders = self.trials[trial_id], self.leaders()
+        trial, before = self.trials[trial_id], self.leader
+        if epoch <= len(trial.values):
+            return False  # heard of already: a damaged checkpoint made the trial repeat it
         trial.values.append(value)
+        self.epochs_done += 1
+        new_best = is_better(value, before.best_value if before else None, sweep=self.sweep)
         if is_better(value, trial.best_value, sweep=self.sweep):
-            trial.best_value, trial.best_epoch = value, len(trial.values)
-        return is_better(value, leaders[0].best_value if leaders else None, sweep=self.sweep)
+            trial.best_value, trial.best_epoch = value, epoch
+            self._rank(trial)
+        if new_best:
+            self.ended_since_best = 0
+        return new_best
+
+    def end(self, trial_id: str, end: End) -> TrialView:
+        """A trial ended."""
+        view = self.trials[trial_id]
+        view.end, view.status = end, end.status
+        self.num_ended += 1
+        self.ended_since_best += 1
+        if view.started is not None:
+            self.busy_seconds += time.monotonic() - view.started
+        if end.status == "failed" and view in self._top:
+            self._top = self.leaders()[:2]
+        return view
+
+    def _rank(self, trial: TrialView) -> None:
+        """Keep the two best at hand: sorting thousands of trials at each report would cost more than the report."""
+        self._top = sorted([*(each for each in self._top if each is not trial), trial], key=self._merit)[:2]
 
 
 class Watcher(Protocol):
@@ -103,8 +187,8 @@ class Watcher(Protocol):
     def trial_ended(self, board: Board, trial: TrialView, *, best_before: float | None) -> None:
         """A trial finished, was stopped, or failed."""
 
-    def stopping(self, board: Board) -> None:
-        """The user asked to stop."""
+    def stopping(self, board: Board, *, reason: str) -> None:
+        """The sweep was asked to stop, by the user or by a rule."""
 
     def phase(self, board: Board) -> None:
         """`board.phase` changed."""

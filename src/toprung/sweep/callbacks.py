@@ -1,48 +1,20 @@
-"""What hangs on Tune's event loop: the board, the retention of checkpoints, and the way to stop."""
+"""What hangs on Tune's event loop: the board, and the retention of checkpoints."""
 
 from __future__ import annotations
 
-import threading
+import time
 from typing import TYPE_CHECKING, Any
 
-from ray.tune import Callback, Stopper
+from ray.tune import Callback
 
-from toprung.directory import LAST_FILE, WEIGHTS_FILE, SweepDirectory
-from toprung.ledger import End, Status
+from toprung.directory import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, SweepDirectory
+from toprung.ledger import End
 from toprung.sweep.board import Board, Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ray.tune.experiment import Trial
-
-
-class StopOnRequest(Stopper):
-    """Ends the sweep in an orderly way once it is asked to."""
-
-    def __init__(self) -> None:
-        self._asked = threading.Event()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing, where Tune pickles its set-up."""
-        return {}
-
-    def ask(self) -> None:
-        """Stop soon; safe from a signal handler."""
-        self._asked.set()
-
-    @property
-    def asked(self) -> bool:
-        """Whether the sweep is to stop."""
-        return self._asked.is_set()
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Never stop a single trial."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether to stop all of them."""
-        return self.asked
 
 
 class BoardKeeper(Callback):
@@ -57,7 +29,8 @@ class BoardKeeper(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial has its worker."""
-        self._board.trials[trial.trial_id].status = "running"
+        view = self._board.trials[trial.trial_id]
+        view.status, view.started = "running", time.monotonic()
         if self._board.phase:
             self._board.phase = ""
             self._watcher.phase(self._board)
@@ -66,7 +39,7 @@ class BoardKeeper(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """A trial reported an epoch."""
-        new_best = self._board.report(trial.trial_id, float(result[self._metric]))
+        new_best = self._board.report(trial.trial_id, float(result[self._metric]), epoch=int(result["epoch"]))
         self._watcher.trial_reported(self._board, self._board.trials[trial.trial_id], new_best=new_best)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -78,11 +51,8 @@ class BoardKeeper(Callback):
         self._ended(trial.trial_id)
 
     def _ended(self, trial_id: str) -> None:
-        view = self._board.trials[trial_id]
-        others = [leader.best_value for leader in self._board.leaders() if leader is not view]
-        view.end = self._end_of(trial_id)
-        view.status = view.end.status
-        self._watcher.trial_ended(self._board, view, best_before=others[0] if others else None)
+        view = self._board.end(trial_id, self._end_of(trial_id))
+        self._watcher.trial_ended(self._board, view, best_before=self._board.best_but_for(view))
 
 
 class Retention:
@@ -94,20 +64,21 @@ class Retention:
 
     def __init__(self, directory: SweepDirectory, board: Board) -> None:
         self._directory, self._board = directory, board
-        self._kept_in_mlflow: set[str] = set()
+        self._could_win: set[str] = set()
 
     def kept(self, trial_id: str) -> None:
         """The trial's files are in MLflow: see who can be let go."""
-        self._kept_in_mlflow.add(trial_id)
-        leaders = self._board.leaders()
-        best = leaders[0].trial_id if leaders else None
-        for each in sorted(self._kept_in_mlflow):
-            status: Status = self._board.trials[each].status
-            if each != best and status in ("stopped", "failed"):
-                self._forget(each)
-                self._kept_in_mlflow.discard(each)
+        status = self._board.trials[trial_id].status
+        if status == "finished":
+            (self._directory.trial_folder(trial_id) / PREVIOUS_FILE).unlink(missing_ok=True)
+        if status in ("stopped", "failed"):
+            self._could_win.add(trial_id)
+        leader = self._board.leader
+        for each in [each for each in self._could_win if leader is None or each != leader.trial_id]:
+            self._forget(each)
+            self._could_win.discard(each)
 
     def _forget(self, trial_id: str) -> None:
         folder = self._directory.trial_folder(trial_id)
-        for name in (LAST_FILE, WEIGHTS_FILE):
+        for name in (LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE):
             (folder / name).unlink(missing_ok=True)

@@ -17,25 +17,32 @@ class Checked:
     """A sweep that can start: everything from outside has been looked at."""
 
     project: Path
+    code: Path
     sweep: Sweep
     defaults: dict[str, Any]
     card: data.Card
-    arrays: dict[str, Any]
-    split_fingerprint: str
+    images: data.Placed
     num_workers: int
     capacity: tuple[float, float]
 
+    @property
+    def split_fingerprint(self) -> str:
+        """Of the indices that train and validate."""
+        return self.images.split_fingerprint
 
-def check(project: Path, sweep: Sweep) -> Checked:
+
+def check(project: Path, sweep: Sweep, *, code: Path | None = None) -> Checked:
     """Check resources, trainer, dataset and space.
 
     Args:
-        project: the workbench's root, active on `sys.path`.
+        project: the workbench's root.
         sweep: the spec.
+        code: where trainer and space come from, active on `sys.path`: the project, or the copy that a sweep keeps.
 
     Raises:
         UserError: the first thing that cannot be used.
     """
+    code = code or project
     capacity = cluster.local_capacity()
     num_workers = cluster.concurrency(
         cpus=sweep.resources.cpus,
@@ -43,28 +50,28 @@ def check(project: Path, sweep: Sweep) -> Checked:
         limit=sweep.max_concurrent_trials,
         capacity=capacity,
     )
-    defaults = workbench.trainer_defaults(project, sweep.trainer)
-    workbench.source_file(project, sweep.space, kind="search space")
+    defaults = workbench.trainer_defaults(code, sweep.trainer)
+    workbench.source_file(code, sweep.space, kind="search space")
     prepared_root = project / data.PREPARED
     server.check_reachable(server.tracking_uri(project / sweep.storage))
     card = data.open_prepared(sweep.data.name, root=prepared_root).card
-    arrays, split_fingerprint = data.split_arrays(sweep.data, root=prepared_root)
-    _check_space(project, sweep, defaults)
-    return Checked(project, sweep, defaults, card, arrays, split_fingerprint, num_workers, capacity)
+    images = data.place(sweep.data, root=prepared_root, room_bytes=cluster.shared_memory_for_images())
+    _check_space(code, sweep, defaults)
+    return Checked(project, code, sweep, defaults, card, images, num_workers, capacity)
 
 
-def _check_space(project: Path, sweep: Sweep, defaults: dict[str, Any]) -> None:
+def _check_space(code: Path, sweep: Sweep, defaults: dict[str, Any]) -> None:
     import optuna
 
     from toprung.search import space as spaces
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    held = spaces.holding(space_of(project, sweep), sweep.constants)
+    held = spaces.holding(space_of(code, sweep), sweep.constants)
     spaces.refuse_mistyped(sweep.constants, defaults, trainer=sweep.trainer)
     spaces.check_names(held, sweep, defaults)
     spaces.default_point(held, {**defaults, **sweep.constants}, named=sweep.space)
 
 
-def space_of(project: Path, sweep: Sweep) -> Any:
+def space_of(code: Path, sweep: Sweep) -> Any:
     """The sweep's search space, imported."""
-    return workbench.resolve(project, sweep.space, default="space", kind="search space")
+    return workbench.resolve(code, sweep.space, default="space", kind="search space")

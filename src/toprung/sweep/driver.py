@@ -6,23 +6,29 @@ import contextlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from toprung import cluster, data, lineage
+from toprung import cluster, data, ledger, lineage
 from toprung.directory import SweepDirectory
+from toprung.errors import UserError
 from toprung.sweep.board import Board, Watcher
 from toprung.sweep.check import Checked, space_of
 from toprung.sweep.process import stop_signals
 from toprung.sweep.unheard import take_unheard_epochs
 from toprung.tracking import server
-from toprung.tracking.writer import TrackingWriter
+from toprung.tracking.process import WriterProcess
 
 if TYPE_CHECKING:
+    import optuna
+
     from toprung.search.searcher import LedgerSearch
-    from toprung.tracking.client import TrackedSweep
+    from toprung.sweep.stopping import StopAsked, Stopping
+    from toprung.tracking.bridge import MLflowBridge
+
+DISK_FULL = "the disk is full"
 
 
 @dataclass(frozen=True)
@@ -34,21 +40,40 @@ class Outcome:
     directory: SweepDirectory
     board: Board
     tracking_problems: list[str]
+    undelivered: str | None = None
+
+
+@dataclass(frozen=True)
+class Life:
+    """Why this driver runs: a new sweep, or one that was there."""
+
+    verb: str = "sweep"
+    details: Mapping[str, Any] | None = None
+    prepare_study: Callable[[optuna.Study], object] | None = None  # before the first trial is asked for
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the sweep is new."""
+        return self.verb == "sweep"
 
 
 class Driver:
-    """One sweep, from its first Ray process to its last record."""
+    """One sweep, from its first Ray process to its last record; the sweep's lock is held meanwhile."""
 
-    def __init__(self, checked: Checked, made: SweepDirectory, board: Board, watcher: Watcher) -> None:
+    def __init__(
+        self, checked: Checked, made: SweepDirectory, board: Board, watcher: Watcher, *, life: Life | None = None
+    ) -> None:
         self._checked, self._sweep, self._made = checked, checked.sweep, made
-        self._board, self._watcher = board, watcher
+        self._board, self._watcher, self._life = board, watcher, life or Life()
         self._state: dict[str, Any] = {}
         self._state_lock = threading.Lock()
-        self._stop: Callable[[], None] = lambda: None
-        self._stopped_by_user = False
+        self._asked: StopAsked | None = None
+        self._stopping: Stopping | None = None
+        self._interrupted = False
         self._retain: Callable[[str], None] = lambda trial_id: None
         self._searcher: LedgerSearch | None = None
-        self._writer: TrackingWriter
+        self._bridge: MLflowBridge | None = None
+        self._writer: WriterProcess
         self._lineage: lineage.Lineage
 
     def run(self) -> Outcome:
@@ -59,10 +84,11 @@ class Driver:
             KeyboardInterrupt: stopped before the first trial, or twice.
         """
         made = self._made
-        self._watcher.opened(self._board)
+        made.stop_file.unlink(missing_ok=True)  # of an earlier driver
         status, reason = "failed", "the driver was interrupted"
         with contextlib.ExitStack() as signals:  # from Ray's first process to its last: one left alone never ends
-            signals.enter_context(stop_signals(self._stop_asked))
+            signals.enter_context(stop_signals(self._stop_on_signal))
+            self._watcher.opened(self._board)
             ray_here = cluster.LocalRay(code=made.code_folder, capacity=self._checked.capacity)
             try:
                 self._record_start()
@@ -77,78 +103,95 @@ class Driver:
                     ray_here.stop()  # before the export: its memory is free for the process that verifies
                     signals.close()
                     self._end_open_trials()
+                if self._writer.refused is not None:
+                    raise self._writer.refused
                 self._say("exporting the best model")
                 status, reason = self._conclude()
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise
             finally:
-                self._write_state(status=status, reason=reason or None, seconds=round(self._board.seconds, 1))
-                self._close_tracking(status, reason)
-        return Outcome(status, reason or None, made, self._board, self._writer.problems)
+                self._write_state(status=status, reason=reason or None, seconds=round(self._board.total_seconds, 1))
+                self._writer.close(conclude=bool(self._board.trials))
+                self._write_state(undelivered=self._writer.undelivered)
+                made.ballast_file.unlink(missing_ok=True)
+            if self._writer.refused is not None:
+                raise self._writer.refused
+        return Outcome(
+            status, reason or None, made, self._board, self._writer.problems, undelivered=self._writer.undelivered
+        )
 
     def _record_start(self) -> None:
         checked, sweep, made = self._checked, self._sweep, self._made
         root = made.path.parent
-        uri = server.tracking_uri(root)
-        started = datetime.now().astimezone()
+        with contextlib.suppress(UserError):
+            self._state = dict(made.read(made.status_file)) if made.status_file.is_file() else {}
+        self._state.setdefault("started", datetime.now().astimezone().isoformat(timespec="seconds"))
         self._write_state(
-            status="running",
-            started=started.isoformat(timespec="seconds"),
-            tracking_uri=server.masked(uri),
-            pid=os.getpid(),
+            status="running", reason=None, pid=os.getpid(), tracking_uri=server.masked(server.tracking_uri(root))
         )
-        self._lineage = record = lineage.collect(
-            checked.project,
-            card=checked.card,
-            split_fingerprint=checked.split_fingerprint,
-            seed=sweep.seed,
-            search_seed=sweep.search.seed,
-        )
-        made.write(made.lineage_file, record.model_dump())
-
-        def open_sweep() -> TrackedSweep:
-            from toprung.tracking.client import TrackedSweep
-
-            return TrackedSweep(
-                uri,
-                artifact_location=server.artifact_location(root, uri),
-                experiment=sweep.name,
-                run_name=made.sweep_id,
-                started=int(started.timestamp() * 1000),
-                tags=_tags(made, record),
+        if self._life.is_first:
+            self._lineage = lineage.collect(
+                checked.project,
+                card=checked.card,
+                split_fingerprint=checked.split_fingerprint,
+                seed=sweep.seed,
+                search_seed=sweep.search.seed,
             )
-
-        self._writer = TrackingWriter(
-            open_sweep,
-            trials_folder=made.trials_folder,
-            on_open=lambda run: self._write_state(mlflow_run_id=run.run_id, mlflow_experiment_id=run.experiment_id),
+            made.write(made.lineage_file, self._lineage.model_dump())
+        else:
+            self._lineage = lineage.Lineage.model_validate(made.read(made.lineage_file))
+        self._writer = WriterProcess(
+            made,
+            metric=sweep.metric,
+            on_open=lambda run_id, experiment_id: self._write_state(
+                mlflow_run_id=run_id, mlflow_experiment_id=experiment_id
+            ),
             on_run=self._note_run_id,
             on_kept=lambda trial_id: self._retain(trial_id),
-            on_refused=lambda: self._stop(),
+            on_refused=lambda: self._ask_to_stop("MLflow refused"),
+            behind=not self._life.is_first,
         )
 
     def _search(self, ray_here: cluster.LocalRay) -> None:
         from ray import tune as ray_tune
 
         from toprung.search import space as spaces
+        from toprung.search.generator import SweepTrials
         from toprung.search.scheduler import RungScheduler
-        from toprung.search.searcher import LedgerSearch
-        from toprung.sweep.callbacks import BoardKeeper, Retention, StopOnRequest
+        from toprung.search.searcher import LedgerSearch, open_study
+        from toprung.study_storage import storage_for_writing
+        from toprung.sweep.callbacks import BoardKeeper, Retention
+        from toprung.sweep.stopping import Stopping
         from toprung.sweep.trial import TrialTask, run_trial
         from toprung.tracking.bridge import MLflowBridge
 
         checked, sweep, made, board = self._checked, self._sweep, self._made, self._board
-        held = spaces.holding(space_of(checked.project, sweep), sweep.constants)
+        held = spaces.holding(space_of(checked.code, sweep), sweep.constants)
         first = spaces.default_point(held, {**checked.defaults, **sweep.constants}, named=sweep.space)
+        storage = storage_for_writing(made)
+        study = open_study(storage, directory=made, sweep=sweep)
+        ledger.write_life(study, verb=self._life.verb, details=self._life.details)
+        if self._life.prepare_study is not None:
+            self._life.prepare_study(study)
         scheduler = RungScheduler(sweep)
         searcher = self._searcher = LedgerSearch(
-            sweep, directory=made, space=held, first_points=[first], scheduler=scheduler, on_ask=board.add
+            sweep,
+            directory=made,
+            storage=storage,
+            space=held,
+            first_points=[first],
+            scheduler=scheduler,
+            on_ask=board.add,
+            on_disk_full=lambda: self._ask_to_stop(DISK_FULL),
+            max_concurrent=checked.num_workers,
         )
-        end_of = searcher.ends.__getitem__
+        for record in ledger.records(study).trials:
+            if record.trial_id:
+                board.add(record)
         self._retain = Retention(made, board).kept
-        keeper = BoardKeeper(board, self._watcher, metric=sweep.metric, end_of=end_of)
-        bridge = MLflowBridge(self._writer, number_of=lambda trial_id: board.trials[trial_id].number, end_of=end_of)
+        keeper = BoardKeeper(board, self._watcher, metric=sweep.metric, end_of=searcher.ends.__getitem__)
+        bridge = self._bridge = MLflowBridge(self._writer, trial_of=board.trials.__getitem__)
         task = TrialTask(
             directory=made,
             trainer=sweep.trainer,
@@ -158,56 +201,62 @@ class Driver:
             mode=sweep.mode,
             seed=sweep.seed,
             num_threads=sweep.resources.num_threads,
+            mapped=checked.images.mapped,
+            heard_epochs={trial.trial_id: trial.epochs for trial in searcher.going_on},
         )
         ray_here.wait()
-        stopper = StopOnRequest()
-        self._stop = stopper.ask
-        if self._stopped_by_user:
+        self._stopping = Stopping(board, made, on_asked=self._note_stop)
+        if self._interrupted:
             raise KeyboardInterrupt
+        num_left = len(searcher.going_on) + max(0, sweep.num_trials - searcher.num_asked)
+        if num_left == 0:
+            return
         trainable = ray_tune.with_resources(
-            ray_tune.with_parameters(run_trial, task=task, arrays=checked.arrays),
+            ray_tune.with_parameters(run_trial, task=task, arrays=checked.images.arrays),
             {"cpu": sweep.resources.cpus, "gpu": sweep.resources.gpus},
         )
         ray_tune.Tuner(
             trainable,
             tune_config=ray_tune.TuneConfig(
-                search_alg=searcher,
+                search_alg=SweepTrials(searcher),
                 scheduler=scheduler,
-                num_samples=sweep.num_trials,
-                max_concurrent_trials=checked.num_workers,
+                num_samples=num_left,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=ray_tune.RunConfig(
-                name="tune", storage_path=str(made.path), callbacks=[keeper, bridge], stop=stopper, verbose=0
+                name="tune", storage_path=str(made.path), callbacks=[keeper, bridge], stop=self._stopping, verbose=0
             ),
         ).fit()
-        self._writer.flush()
-        if self._writer.refused is not None:
-            raise self._writer.refused
 
     def _end_open_trials(self) -> None:
-        """Trials that were cut short are killed, in the ledger, on the board and in MLflow alike."""
-        if self._searcher is None:
-            return
-        from toprung import ledger
+        """Trials that were cut short get their end, in the ledger, on the board and in MLflow alike.
 
+        What a rule of the recipe cut short is over; what a person or a fault cut short can be resumed.
+        """
+        if self._searcher is None or self._bridge is None:
+            return
         take_unheard_epochs(self._made, self._board, searcher=self._searcher, writer=self._writer)
+        if self._asked is not None and self._asked.by_rule:
+            end = ledger.End("stopped", cause=self._asked.reason)
+        else:
+            end = ledger.End("killed", cause=self._asked.reason if self._asked else "the driver failed")
         for trial_id, view in self._board.trials.items():
             if view.end is None:
-                view.end = ledger.End("killed", cause="user")
-                view.status = "killed"
-                ledger.write_end(self._searcher.optuna_trial(trial_id), view.end)
-                self._writer.end_trial(trial_id, view.end)
+                self._board.end(trial_id, self._searcher.end(trial_id, end))
+                self._bridge.start(view)
+                self._writer.end_trial(trial_id, self._searcher.ends[trial_id])
 
     def _conclude(self) -> tuple[str, str]:
         """Export the winner, and say how the sweep ended."""
-        from toprung import ledger
         from toprung.analysis.ranking import ranked
         from toprung.export.bundle import ExportFailed, export_winner
 
         trials = ledger.read(self._made)
         order = ranked(trials, mode=self._sweep.mode)
+        asked = self._asked
+        if asked is not None and asked.reason == DISK_FULL:
+            return "failed", f"{DISK_FULL}; make room, then type: toprung resume {self._made.sweep_id}"
         if not order:
             causes = Counter(trial.cause for trial in trials if trial.status == "failed")
             if causes:
@@ -226,36 +275,26 @@ class Driver:
             )
         except ExportFailed as error:
             return "failed", f"the export failed: {error}"
-        return ("stopped", "stopped by the user") if self._stopped_by_user else ("finished", "")
+        if asked is None:
+            return "finished", ""
+        return ("finished" if asked.by_rule else "stopped"), asked.reason
 
-    def _close_tracking(self, status: str, reason: str) -> None:
-        board, made = self._board, self._made
-        if board.trials:
-            leaders = board.leaders()
-            metrics = {"toprung/trials": float(len(board.trials)), "toprung/epochs": float(board.epochs_done)}
-            tags = {"toprung.status": status}
-            if reason:
-                tags["stop_reason" if status == "stopped" else "error"] = reason
-            if leaders and leaders[0].best_value is not None:
-                metrics[f"best/{self._sweep.metric}"] = leaders[0].best_value
-                tags["toprung.best_trial_id"] = leaders[0].trial_id
-            self._writer.end_sweep(
-                {"finished": "FINISHED", "stopped": "KILLED"}.get(status, "FAILED"),
-                metrics=metrics,
-                tags=tags,
-                artifacts=[made.spec_file, made.lineage_file, made.export_folder],
-            )
-        self._writer.close()
-
-    def _stop_asked(self) -> None:
+    def _stop_on_signal(self) -> None:
         """The first Ctrl-C: before Tune runs it is obeyed there, later by Tune's own loop."""
-        self._stopped_by_user = True
-        self._stop()
-        self._watcher.stopping(self._board)
+        self._interrupted = True
+        self._ask_to_stop("stopped by the user")
+        if self._asked is None:
+            self._watcher.stopping(self._board, reason="stopped by the user")
+
+    def _ask_to_stop(self, reason: str) -> None:
+        if self._stopping is not None:
+            self._stopping.ask(reason)
+
+    def _note_stop(self, asked: StopAsked) -> None:
+        self._asked = asked
+        self._watcher.stopping(self._board, reason=asked.reason)
 
     def _note_run_id(self, trial_id: str, run_id: str) -> None:
-        from toprung import ledger
-
         assert self._searcher is not None
         ledger.write_run_id(self._searcher.study, trial_id=trial_id, run_id=run_id)
 
@@ -267,18 +306,3 @@ class Driver:
     def _say(self, phase: str) -> None:
         self._board.phase = phase
         self._watcher.phase(self._board)
-
-
-def _tags(made: SweepDirectory, record: lineage.Lineage) -> dict[str, str]:
-    """What every run of the sweep carries in MLflow."""
-    return {
-        "toprung.sweep_id": made.sweep_id,
-        "toprung.commit": record.commit or "unknown",
-        "toprung.dirty": str(record.dirty).lower(),
-        "toprung.lock_hash": record.lock_hash or "none",
-        "toprung.data": record.data_name,
-        "toprung.data_fingerprint": record.data_fingerprint,
-        "toprung.split_fingerprint": record.split_fingerprint,
-        "toprung.seed": str(record.seed),
-        **{f"toprung.version.{name}": version for name, version in record.versions.items()},
-    }

@@ -1,22 +1,42 @@
-"""Run a sweep: check everything, start Ray while importing, let Tune search, export the winner, leave true records."""
+"""Run a sweep, or take one up again: check everything, let the driver search, leave true records."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from toprung import cluster, directory
+import filelock
+
+from toprung import cluster, directory, ledger
+from toprung.directory import SweepDirectory
 from toprung.errors import UserError
+from toprung.lineage import Lineage
 from toprung.spec import Sweep
-from toprung.sweep import workbench
+from toprung.sweep import earlier, workbench
 from toprung.sweep.board import Board, Watcher
-from toprung.sweep.check import check
-from toprung.sweep.driver import Driver, Outcome
+from toprung.sweep.check import Checked, check
+from toprung.sweep.driver import Driver, Life, Outcome
 from toprung.sweep.process import output_to
 
+if TYPE_CHECKING:
+    import optuna
 
-def run(project: Path, sweep: Sweep, *, name: str | None, watcher: Watcher) -> Outcome:
+
+def run(
+    project: Path,
+    sweep: Sweep,
+    *,
+    name: str | None,
+    watcher: Watcher,
+    recipe: str | None = None,
+    settings: Sequence[str] = (),
+    warm_start: SweepDirectory | None = None,
+    accept_data_change: bool = False,
+) -> Outcome:
     """Run a sweep from its spec to its export.
 
     Args:
@@ -24,6 +44,10 @@ def run(project: Path, sweep: Sweep, *, name: str | None, watcher: Watcher) -> O
         sweep: what to do.
         name: a second name for it, or None.
         watcher: told what happens.
+        recipe: where the spec came from, to be compared with when the sweep is resumed.
+        settings: what the command line changed in it.
+        warm_start: an earlier sweep whose trials the searcher is told of.
+        accept_data_change: be told of them even though they saw other data.
 
     Returns:
         How it ended; a sweep whose every trial failed, or whose winner cannot be exported, is "failed".
@@ -34,13 +58,151 @@ def run(project: Path, sweep: Sweep, *, name: str | None, watcher: Watcher) -> O
     """
     cluster.prepare_environment()
     checked = check(project, sweep)
-    made = directory.create(project / sweep.storage, sweep, name=name, now=datetime.now())
-    board = Board(made.sweep_id, sweep, checked.num_workers)
+    life = Life()
+    if warm_start is not None:
+        earlier.check_warm_start(warm_start, checked, accept_data_change=accept_data_change)
+        life = Life(details={"warm_start": warm_start.sweep_id}, prepare_study=partial(earlier.tell, source=warm_start))
+    made = directory.create(
+        project / sweep.storage, sweep, name=name, now=datetime.now(), recipe=recipe, settings=settings
+    )
+    board = Board(made.sweep_id, sweep, checked.num_workers, note=checked.images.where)
     try:
         workbench.snapshot(project, made.code_folder)
-        with output_to(made.log_file):
-            return Driver(checked, made, board, watcher).run()
+        with made.lock(), output_to(made.log_file):
+            return Driver(checked, made, board, watcher, life=life).run()
     except BaseException as error:
         if isinstance(error, UserError) or not board.trials:  # nothing happened that anyone could want to keep
             shutil.rmtree(made.path, ignore_errors=True)
         raise
+
+
+def resume(project: Path, made: SweepDirectory, *, watcher: Watcher) -> Outcome:
+    """Go on with a sweep whose driver died or was stopped: same spec, same code, same data.
+
+    Args:
+        project: the workbench's root, not yet active on `sys.path`.
+        made: the sweep.
+        watcher: told what happens.
+
+    Raises:
+        UserError: it runs, it is finished, or its recipe or its data are others now.
+    """
+    sweep = made.spec()
+    _refuse_finished(made, sweep)
+    if made.is_driven():
+        raise _running(made)
+    earlier.refuse_changed_recipe(project, made, sweep)
+    longer = [each for each in made.read(made.spec_file).get("extensions", []) if each["from_epochs"]]
+    return _take_up(
+        project,
+        made,
+        sweep,
+        watcher=watcher,
+        life=Life("resume", prepare_study=_longer(made, sweep, longer[-1]["from_epochs"] if longer else None)),
+    )
+
+
+def extend(project: Path, made: SweepDirectory, *, num_more: int, max_epochs: int | None, watcher: Watcher) -> Outcome:
+    """More trials for a sweep, or a longer budget for its survivors, from the study as it stands.
+
+    Args:
+        project: the workbench's root, not yet active on `sys.path`.
+        made: the sweep.
+        num_more: new trials.
+        max_epochs: the new full budget, above the old one; None leaves it.
+        watcher: told what happens.
+
+    Raises:
+        UserError: it runs, the budget does not grow, or its data are others now.
+    """
+    old = made.spec()
+    if max_epochs is not None and max_epochs <= old.asha.max_epochs:
+        raise UserError(
+            f"--max-epochs {max_epochs} does not extend {made.sweep_id}: its trials have {old.asha.max_epochs} already."
+        )
+    if not num_more and max_epochs is None:
+        raise UserError(f"Say by how much: toprung extend {made.sweep_id} --trials N, or --max-epochs M, or both.")
+    asha = old.asha.model_copy(update={"max_epochs": max_epochs or old.asha.max_epochs})
+    asked = len(ledger.read(made))
+    sweep = old.model_copy(update={"num_trials": max(old.num_trials, asked) + num_more, "asha": asha})
+    if max_epochs is not None:
+        survivors = len(earlier.survivors(ledger.read(made), sweep, old_top=old.asha.max_epochs))
+        sweep = sweep.model_copy(update={"num_trials": sweep.num_trials + survivors})
+    from_epochs = old.asha.max_epochs if max_epochs is not None else None
+    life = Life(
+        "extend",
+        details={"num_trials": sweep.num_trials, "max_epochs": asha.max_epochs},
+        prepare_study=_longer(made, sweep, from_epochs),
+    )
+    extension = {"num_trials": sweep.num_trials, "max_epochs": asha.max_epochs, "from_epochs": from_epochs}
+    return _take_up(project, made, sweep, watcher=watcher, life=life, extension=extension)
+
+
+def _longer(made: SweepDirectory, sweep: Sweep, from_epochs: int | None) -> Callable[[optuna.Study], None] | None:
+    """What gives survivors of a shorter ladder their longer budget, once; a resumed sweep makes sure that it was."""
+    if from_epochs is None:
+        return None
+    return partial(earlier.continue_survivors, directory=made, sweep=sweep, old_top=from_epochs)
+
+
+def _running(made: SweepDirectory) -> UserError:
+    return UserError(f"{made.sweep_id} is running. Type: toprung stop {made.sweep_id}")
+
+
+def _take_up(
+    project: Path,
+    made: SweepDirectory,
+    sweep: Sweep,
+    *,
+    watcher: Watcher,
+    life: Life,
+    extension: dict[str, int | None] | None = None,
+) -> Outcome:
+    cluster.prepare_environment()
+    try:
+        lock = made.lock().acquire()
+    except filelock.Timeout:
+        raise _running(made) from None
+    with lock:
+        workbench.activate_instead(made.code_folder)
+        checked = check(project, sweep, code=made.code_folder)
+        _refuse_changed_data(made, checked)
+        board = Board(
+            made.sweep_id,
+            sweep,
+            checked.num_workers,
+            note=checked.images.where,
+            earlier_seconds=earlier.seconds(made),
+        )
+        if extension is not None:
+            asked = made.read(made.spec_file)
+            extensions = [*asked.get("extensions", []), extension]
+            made.write(made.spec_file, {**asked, "spec": sweep.model_dump(mode="json"), "extensions": extensions})
+        with output_to(made.log_file):
+            return Driver(checked, made, board, watcher, life=life).run()
+
+
+def _refuse_finished(made: SweepDirectory, sweep: Sweep) -> None:
+    state = made.read(made.status_file) if made.status_file.is_file() else {}
+    if state.get("status") == "finished" and not made.is_driven():
+        reason = f" ({state['reason']})" if state.get("reason") else ""
+        raise UserError(
+            f"{made.sweep_id} is finished{reason}. For more trials type: toprung extend {made.sweep_id} --trials "
+            f"{max(1, sweep.num_trials // 2)}"
+        )
+
+
+def _refuse_changed_data(made: SweepDirectory, checked: Checked) -> None:
+    known = Lineage.model_validate(made.read(made.lineage_file)) if made.lineage_file.is_file() else None
+    if known is None:
+        raise UserError(f"{made.sweep_id} died before its first record. Remove it: toprung rm {made.sweep_id}")
+    for what, was, now in (
+        ("The dataset", known.data_fingerprint, checked.card.fingerprint),
+        ("The split of the dataset", known.split_fingerprint, checked.split_fingerprint),
+    ):
+        if was != now:
+            raise UserError(
+                f"{what} {checked.card.name} has changed since {made.sweep_id} began ({was[:12]}, now {now[:12]}). "
+                f"Put it back (dvc checkout), or begin anew: toprung sweep RECIPE --warm-start {made.sweep_id} "
+                "--accept-data-change"
+            )

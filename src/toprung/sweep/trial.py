@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import os
 import socket
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toprung.data import Card
-from toprung.directory import CONFIG_FILE, FAILURE_FILE, SweepDirectory, write_json
+import filelock
+
+from toprung.data import Card, mapped_images
+from toprung.directory import CONFIG_FILE, FAILURE_FILE, TRIAL_LOCK_FILE, SweepDirectory, write_json
 
 if TYPE_CHECKING:
     import numpy as np
 
 LOOP = "train_loop_per_worker"
+STRAGGLER_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class TrialTask:
     mode: str
     seed: int
     num_threads: int
+    mapped: Path | None  # the folder of the images, where they are not among the arrays
+    heard_epochs: Mapping[str, int]  # by trial id, for trials that an earlier driver began
 
 
 def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, np.ndarray]) -> None:
@@ -47,12 +54,12 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, n
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from toprung import session
+    from toprung import checkpoint, session
 
     trial_id = ray_tune.get_context().get_trial_id()
     folder = task.directory.trial_folder(trial_id)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG_FILE, {"trainer": task.trainer, "config": config, "defaults": dict(task.defaults)})
+    heard_epochs = task.heard_epochs.get(trial_id)
     module_name, _, loop_name = task.trainer.partition(":")
     reported: list[Any] = []
 
@@ -62,17 +69,25 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, n
 
     try:
         loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
-        with session.opened(
-            session.Session(
-                data=trial_data(arrays, card=task.card),
-                folder=folder,
-                report=report,
-                seed=task.seed,
-                num_threads=task.num_threads,
-                metric=task.metric,
-                mode=task.mode,
-            )
+        with (
+            _alone_in(folder),
+            session.opened(
+                session.Session(
+                    data=trial_data(arrays, card=task.card, mapped=task.mapped),
+                    folder=folder,
+                    report=report,
+                    seed=task.seed,
+                    num_threads=task.num_threads,
+                    metric=task.metric,
+                    mode=task.mode,
+                    heard_epochs=heard_epochs,
+                    num_epochs=config["num_epochs"],
+                )
+            ),
         ):
+            (folder / FAILURE_FILE).unlink(missing_ok=True)
+            about = {"trainer": task.trainer, "config": config, "defaults": dict(task.defaults)}
+            write_json(folder / CONFIG_FILE, about)
             # Local mode: Ray Train runs the loop in this very process, which Tune keeps warm from trial to trial.
             TorchTrainer(
                 loop,
@@ -80,14 +95,24 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, n
                 scaling_config=ScalingConfig(num_workers=0),
             ).fit()
         if not reported:  # Tune would end the whole sweep over a result without the metric
-            raise session.TrainingFailed("the loop ended without reporting an epoch")
+            known = checkpoint.last_report(folder) if heard_epochs else None
+            if known is None:
+                raise session.TrainingFailed("the loop ended without reporting an epoch")
+            ray_tune.report(known)  # it was whole when its driver died: only its end was not heard of
     except Exception as error:
         _leave_cause(folder, error)
         raise
 
 
-def trial_data(arrays: Mapping[str, np.ndarray], *, card: Card) -> Any:
-    """The arrays as tensors over the same memory."""
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Train only when no process of an earlier driver does so any more: it may outlive its driver by a moment."""
+    with filelock.FileLock(folder / TRIAL_LOCK_FILE, timeout=STRAGGLER_SECONDS):
+        yield
+
+
+def trial_data(arrays: Mapping[str, np.ndarray], *, card: Card, mapped: Path | None = None) -> Any:
+    """The arrays as tensors over the same memory, or over the mapped file."""
     import torch
 
     from toprung.session import TrialData
@@ -96,22 +121,29 @@ def trial_data(arrays: Mapping[str, np.ndarray], *, card: Card) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor do we write
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return TrialData(
-        train=ImageSplit(tensors["train_images"], tensors["train_labels"]),
-        val=ImageSplit(tensors["val_images"], tensors["val_labels"]),
-        card=card,
-    )
+        pool = torch.from_numpy(mapped_images(mapped)) if mapped is not None else None
+
+    def split(part: str) -> ImageSplit:
+        labels_N = tensors[f"{part}_labels"]
+        if pool is not None:
+            return ImageSplit(pool, labels_N, tensors[f"{part}_rows"])
+        return ImageSplit(tensors[f"{part}_images"], labels_N)
+
+    return TrialData(train=split("train"), val=split("val"), card=card)
 
 
 def _leave_cause(folder: Path, error: Exception) -> None:
     from toprung.session import TrainingFailed
 
     text = str(error).strip() or type(error).__name__
+    disk_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     cause = text if isinstance(error, TrainingFailed) else f"{type(error).__name__}: {text.splitlines()[0]}"
     content = {
         "cause": cause,
+        "disk_full": disk_full,
         "traceback": traceback.format_exc(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
-    write_json(folder / FAILURE_FILE, content)
+    with contextlib.suppress(OSError):  # on a full disk
+        write_json(folder / FAILURE_FILE, content)

@@ -10,10 +10,10 @@ from toprung.sweep.board import Board
 
 if TYPE_CHECKING:
     from toprung.search.searcher import LedgerSearch
-    from toprung.tracking.writer import TrackingWriter
+    from toprung.tracking.process import WriterProcess
 
 
-def take_unheard_epochs(made: SweepDirectory, board: Board, *, searcher: LedgerSearch, writer: TrackingWriter) -> None:
+def take_unheard_epochs(made: SweepDirectory, board: Board, *, searcher: LedgerSearch, writer: WriterProcess) -> None:
     """Write into ledger, board and MLflow what killed trials had on disk before they could tell.
 
     A trial saves its best weights, then reports. Killed in between, its weights are one epoch ahead of the ledger,
@@ -26,7 +26,9 @@ def take_unheard_epochs(made: SweepDirectory, board: Board, *, searcher: LedgerS
             about = made.read(made.trial_folder(trial_id) / ABOUT_FILE)
         except UserError:
             continue  # killed before its first epoch
-        if about["epoch"] == len(view.values) + 1:
-            searcher.on_trial_result(trial_id, {"epoch": about["epoch"], **about["metrics"]})
-            board.report(trial_id, about["metrics"][board.sweep.metric])
-            writer.log_epoch(trial_id, epoch=about["epoch"], metrics=about["metrics"])
+        epoch, metrics = about["epoch"], about["metrics"]
+        if epoch == len(view.values) + 1:
+            metrics, at = {**metrics, "time/epoch_seconds": about["epoch_seconds"]}, about["time_ms"]
+            searcher.on_trial_result(trial_id, {"epoch": epoch, "time_ms": at, **metrics})
+            board.report(trial_id, metrics[board.sweep.metric], epoch=epoch)
+            writer.log_epoch(trial_id, epoch=epoch, metrics=metrics, time_ms=at)

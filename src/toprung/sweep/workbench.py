@@ -53,6 +53,13 @@ def activate(project: Path) -> None:
             raise UserError(f'"{name}" is loaded from {places or loaded}, not from {project / name}.')
 
 
+def activate_instead(project: Path) -> None:
+    """`activate` a workbench after another one: what was imported from that is forgotten."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in FOLDERS]:
+        del sys.modules[name]
+    activate(project)
+
+
 def recipes(project: Path) -> list[str]:
     """Names of the recipes in `tune/`."""
     return sorted(f.stem for f in (project / "tune").glob("*.py") if not f.stem.startswith("_"))

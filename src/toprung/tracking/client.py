@@ -2,27 +2,67 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from toprung.directory import ABOUT_FILE, CONFIG_FILE, FAILURE_FILE, WEIGHTS_FILE
 from toprung.errors import UserError
 from toprung.ledger import End
+from toprung.lineage import Lineage
 from toprung.tracking.server import masked
 
 RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "killed": "KILLED"}
 ARTIFACTS = (CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE, FAILURE_FILE)
 LONGEST_PARAM = 6000  # MLflow's own limit on a parameter's text
+LONGEST_DIGEST = 36  # and on a dataset's digest
+TRY_AGAIN = (408, 429)
+
+
+class Away(ConnectionError):
+    """The server did not answer, or not in its right mind: what was sent may or may not have arrived."""
+
+
+class Refused(ValueError):
+    """The server answered, and will not take this however often it is sent."""
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """MLflow's many exceptions as the two that matter."""
+    try:
+        yield
+    except MlflowException as error:
+        code: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
+        unknown = 400 <= code < 500 and code not in TRY_AGAIN
+        raise (Refused if unknown else Away)(first_line(error)) from None
+    except Exception as error:  # requests, urllib3, sqlalchemy, an operating system's error
+        if isinstance(error, Away | Refused):
+            raise
+        raise Away(first_line(error)) from None
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A trial's run as the server has it."""
+
+    run_id: str
+    status: str
+    tags: Mapping[str, str]
 
 
 class TrackedSweep:
-    """The sweep's own run, and the runs below it."""
+    """The sweep's own run, and the runs below it. Every method raises `Away` or `Refused`."""
 
     def __init__(
         self,
@@ -30,50 +70,102 @@ class TrackedSweep:
         *,
         artifact_location: str | None,
         experiment: str,
-        run_name: str,
+        sweep_id: str,
         started: int,
-        tags: Mapping[str, str],
+        lineage: Lineage,
     ) -> None:
-        """Find or make the experiment, and start the sweep's run in it.
+        """Find or make the experiment, and find or start the sweep's run in it.
 
         Args:
             uri: of the tracking server or database.
             artifact_location: where a new experiment keeps its files; None lets the server decide.
             experiment: its name.
-            run_name: of the sweep's run.
+            sweep_id: the name of the sweep's run.
             started: milliseconds since 1970.
-            tags: of the sweep, also written on every run below it.
+            lineage: what the sweep is made of: tags of every run, and the dataset as an input.
 
         Raises:
-            UserError: the server cannot be reached or refuses.
+            UserError: the server refuses.
+            Away: the server does not answer.
         """
-        self._tags = dict(tags)
-        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the address with its password
+        self._uri, self._sweep_id = uri, sweep_id
+        self._tags = {"toprung.sweep_id": sweep_id, **tags_of(lineage)}
+        self._dataset = _dataset(lineage)
+        _be_brief()
         try:
-            self._client = MlflowClient(tracking_uri=uri)
-            found = self._client.get_experiment_by_name(experiment)
-            self.experiment_id: str = (
-                found.experiment_id if found else self._new_experiment(experiment, artifact_location)
-            )
-            tags = {**self._tags, "toprung.kind": "sweep"}
-            run = self._client.create_run(self.experiment_id, start_time=started, run_name=run_name, tags=tags)
-        except (MlflowException, OSError) as error:
+            with _answers():
+                _make_store(uri)
+                self._client = MlflowClient(tracking_uri=uri)
+                self.experiment_id: str = self._experiment(experiment, artifact_location)
+                found = self._search("sweep")
+                self._drop(found[1:])
+                run = found[0] if found else self._new_sweep_run(started)
+        except Refused as error:
             raise UserError(
-                f"MLflow at {masked(uri)} cannot be used ({first_line(error)}). "
+                f"MLflow at {masked(uri)} cannot be used ({error}). "
                 "Start it, or unset MLFLOW_TRACKING_URI to record in a local file."
             ) from None
         self.run_id: str = run.info.run_id
 
-    def _new_experiment(self, name: str, artifact_location: str | None) -> Any:
-        try:
-            return self._client.create_experiment(name, artifact_location=artifact_location)
-        except MlflowException:
-            experiment = self._client.get_experiment_by_name(name)  # another sweep was faster
-            if experiment is None:
-                raise
-            return experiment.experiment_id
+    def _experiment(self, name: str, artifact_location: str | None) -> Any:
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return self._client.create_experiment(name, artifact_location=artifact_location)
+            except MlflowException:
+                found = self._client.get_experiment_by_name(name)  # another sweep was faster
+                if found is None:
+                    raise
+        if found.lifecycle_stage != "active":
+            raise Refused(f'the experiment "{name}" was deleted there; restore it, or give the recipe another name')
+        return found.experiment_id
 
-    def start_trial(self, trial_id: str, *, number: int, config: Mapping[str, Any], time_ms: int) -> str:
+    def _new_sweep_run(self, started: int) -> Run:
+        tags = {**self._tags, "toprung.kind": "sweep"}
+        run = self._client.create_run(self.experiment_id, start_time=started, run_name=self._sweep_id, tags=tags)
+        self._client.log_inputs(run.info.run_id, datasets=[self._dataset])
+        return run
+
+    def children(self) -> dict[str, TrackedRun]:
+        """The runs of this sweep's trials, by trial id; where an unanswered request left two, the first one counts."""
+        with _answers():
+            runs: dict[str, TrackedRun] = {}
+            doubles = []
+            for run in self._search("trial"):
+                trial_id = run.data.tags.get("toprung.trial_id", "")
+                if trial_id in runs:
+                    doubles.append(run)
+                else:
+                    runs[trial_id] = TrackedRun(run.info.run_id, run.info.status, run.data.tags)
+            self._drop(doubles)
+            return runs
+
+    def _search(self, kind: str) -> list[Run]:
+        """Runs of the sweep, oldest first."""
+        wanted = f"tags.toprung.sweep_id = '{self._sweep_id}' and tags.toprung.kind = '{kind}'"
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self.experiment_id], wanted, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _drop(self, runs: list[Run]) -> None:
+        for run in runs:
+            self._client.delete_run(run.info.run_id)
+
+    def last_step(self, run_id: str, metric: str) -> int:
+        """The last epoch that the server has of a metric; 0 where it has none."""
+        with _answers():
+            return max((entry.step for entry in self._client.get_metric_history(run_id, metric)), default=0)
+
+    def start_trial(
+        self, trial_id: str, *, number: int, config: Mapping[str, Any], continues: str | None, time_ms: int
+    ) -> str:
         """Start a child run, with the configuration as parameters, once; gives its id."""
         tags = {
             **self._tags,
@@ -82,18 +174,36 @@ class TrackedSweep:
             "toprung.trial_id": trial_id,
             "toprung.trial_number": str(number),
         }
-        name = f"trial {number:03d}"
-        run = self._client.create_run(self.experiment_id, start_time=time_ms, tags=tags, run_name=name)
-        params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in sorted(config.items())]
-        self._client.log_batch(run.info.run_id, params=params)
+        if continues:
+            tags["toprung.continues"] = continues
+        with _answers():
+            run = self._client.create_run(
+                self.experiment_id, start_time=time_ms, tags=tags, run_name=f"trial {number:03d}"
+            )
+        self.log_config(str(run.info.run_id), config)
         return str(run.info.run_id)
+
+    def log_config(self, run_id: str, config: Mapping[str, Any]) -> None:
+        """Parameters and dataset of a trial; sent twice they change nothing."""
+        params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in sorted(config.items())]
+        with _answers():
+            self._client.log_batch(run_id, params=params)
+            self._client.log_inputs(run_id, datasets=[self._dataset])
+
+    def reopen(self, run_id: str) -> None:
+        """A run that was closed goes on."""
+        with _answers():
+            self._client.update_run(run_id, status="RUNNING")
+            self._client.log_batch(run_id, tags=[RunTag("stop_reason", ""), RunTag("toprung.status", "running")])
 
     def log_epoch(self, run_id: str, *, epoch: int, metrics: Mapping[str, float], time_ms: int) -> None:
         """All metrics of an epoch, in one request."""
-        batch = [Metric(name, value, time_ms, epoch) for name, value in metrics.items()]
-        self._client.log_batch(run_id, metrics=batch)
+        with _answers():
+            self._client.log_batch(
+                run_id, metrics=[Metric(name, value, time_ms, epoch) for name, value in metrics.items()]
+            )
 
-    def end_trial(self, run_id: str, end: End, *, folder: Path, time_ms: int) -> None:
+    def end_trial(self, run_id: str, end: End, *, folder: Path) -> None:
         """The trial's files, its true status, and why it ended."""
         tags: dict[str, str] = {"toprung.status": end.status}
         if end.status in ("stopped", "killed"):
@@ -102,11 +212,12 @@ class TrackedSweep:
             tags["error"] = end.cause or "unknown"
         if end.rung is not None:
             tags["toprung.rung"] = str(end.rung)
-        self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-        for name in ARTIFACTS:
-            if (folder / name).is_file():
-                self._client.log_artifact(run_id, str(folder / name))
-        self._client.set_terminated(run_id, RUN_STATUS[end.status], end_time=time_ms)
+        self._end(run_id, RUN_STATUS[end.status], tags=tags, artifacts=[folder / n for n in ARTIFACTS], at=end.time_ms)
+
+    def interrupt(self, run_id: str, *, time_ms: int) -> None:
+        """Close a run whose driver died."""
+        tags = {"toprung.status": "interrupted", "stop_reason": "the driver died"}
+        self._end(run_id, "KILLED", tags=tags, artifacts=[], at=time_ms)
 
     def end(
         self, status: str, *, metrics: Mapping[str, float], tags: Mapping[str, str], artifacts: list[Path], time_ms: int
@@ -120,20 +231,79 @@ class TrackedSweep:
             artifacts: files and folders to keep with it.
             time_ms: milliseconds since 1970.
         """
-        self._client.log_batch(
-            self.run_id,
-            metrics=[Metric(name, value, time_ms, 0) for name, value in metrics.items()],
-            tags=[RunTag(name, value) for name, value in tags.items()],
-        )
-        for path in artifacts:
-            if path.is_dir():
-                self._client.log_artifacts(self.run_id, str(path), artifact_path=path.name)
-            elif path.is_file():
-                self._client.log_artifact(self.run_id, str(path))
-        self._client.set_terminated(self.run_id, status, end_time=time_ms)
+        with _answers():
+            self._client.log_batch(
+                self.run_id, metrics=[Metric(name, value, time_ms, 0) for name, value in metrics.items()]
+            )
+        self._end(self.run_id, status, tags=tags, artifacts=artifacts, at=time_ms)
+
+    def _end(self, run_id: str, status: str, *, tags: Mapping[str, str], artifacts: list[Path], at: int) -> None:
+        with _answers():
+            self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+            for path in artifacts:
+                if path.is_dir():
+                    self._client.log_artifacts(run_id, str(path), artifact_path=path.name)
+                elif path.is_file():
+                    self._client.log_artifact(run_id, str(path))
+            self._client.set_terminated(run_id, status, end_time=at)
+
+
+def tags_of(lineage: Lineage) -> dict[str, str]:
+    """What every run of a sweep carries of its lineage."""
+    return {
+        "toprung.commit": lineage.commit or "unknown",
+        "toprung.dirty": str(lineage.dirty).lower(),
+        "toprung.lock_hash": lineage.lock_hash or "none",
+        "toprung.data": lineage.data_name,
+        "toprung.data_fingerprint": lineage.data_fingerprint,
+        "toprung.split_fingerprint": lineage.split_fingerprint,
+        "toprung.seed": str(lineage.seed),
+        **{f"toprung.version.{name}": version for name, version in lineage.versions.items()},
+    }
+
+
+def _dataset(lineage: Lineage) -> DatasetInput:
+    source = {"dataset": lineage.data_name, "split_fingerprint": lineage.split_fingerprint}
+    described = Dataset(
+        name=lineage.data_name,
+        digest=lineage.data_fingerprint[:LONGEST_DIGEST],
+        source_type="toprung",
+        source=json.dumps(source),
+    )
+    return DatasetInput(dataset=described, tags=[InputTag("mlflow.data.context", "training")])
+
+
+def _be_brief() -> None:
+    """Settings of MLflow's client that are read at each call.
+
+    It must not retry by itself: it would send `runs/create` again after an answer that was lost, and make two runs.
+    """
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the address with its password
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+
+def _make_store(uri: str) -> None:
+    """Make the schema of a new sqlite file aside: MLflow cannot use, nor mend, a schema that was half made."""
+    if not uri.startswith("sqlite:///"):
+        return
+    file = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if file.exists():
+        return
+    with filelock.FileLock(file.with_name(f".{file.name}.lock")):
+        if file.exists():
+            return
+        aside = file.with_name(f".{file.name}.new")
+        aside.unlink(missing_ok=True)
+        MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+        os.replace(aside, file)
 
 
 def first_line(error: BaseException) -> str:
     """An error's first line, short and without secrets."""
     lines = str(error).strip().splitlines()
     return masked(lines[0][:200]) if lines else type(error).__name__
+
+
+OpenSweep = Callable[[], TrackedSweep]

@@ -1,4 +1,9 @@
-"""The thread that talks to MLflow, so that neither a trial nor Tune's event loop waits for a database."""
+"""The thread that talks to MLflow, so that neither a trial nor Tune's event loop waits for a database.
+
+Notes wait in a bounded queue. When the server is away, or the queue is full, notes are let go: the ledger has it all,
+and the thread catches up from there, first asking the server what it has. So the ledger is the spill: in order, once,
+and as durable as the sweep itself (docs/decisions/0005).
+"""
 
 from __future__ import annotations
 
@@ -7,17 +12,24 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toprung import ledger
+from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import End
-from toprung.tracking.server import masked
 
 if TYPE_CHECKING:
     from toprung.tracking.client import TrackedSweep
+    from toprung.tracking.mirror import Mirror
 
 logger = logging.getLogger(__name__)
+
+MOST_NOTES = 10_000
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
+LAST_TRY_SECONDS = 30.0
+
+Note = Callable[["Mirror"], object]
 
 
 class TrackingWriter:
@@ -31,108 +43,166 @@ class TrackingWriter:
         self,
         open_sweep: Callable[[], TrackedSweep],
         *,
-        trials_folder: Path,
+        directory: SweepDirectory,
+        metric: str,
         on_open: Callable[[TrackedSweep], object],
         on_run: Callable[[str, str], object],
         on_kept: Callable[[str], object],
         on_refused: Callable[[], object],
+        behind: bool = False,
+        most_notes: int = MOST_NOTES,
     ) -> None:
         """Wait for the first note. All callables are called in the writer's thread.
 
         Args:
-            open_sweep: connects and starts the sweep's run.
-            trials_folder: where each trial's files lie, by trial id.
+            open_sweep: connects, and finds or starts the sweep's run.
+            directory: the sweep's.
+            metric: the sweep's.
             on_open: told the sweep's run.
             on_run: told a trial's id and its run's id.
             on_kept: told that a trial's files are in MLflow.
             on_refused: told that MLflow cannot be used at all.
+            behind: the ledger has trials already, of an earlier driver.
+            most_notes: that wait at a time.
         """
-        self._open_sweep, self._trials_folder = open_sweep, trials_folder
+        self._open_sweep, self._directory, self._metric = open_sweep, directory, metric
         self._on_open, self._on_run, self._on_kept, self._on_refused = on_open, on_run, on_kept, on_refused
-        self._notes: queue.SimpleQueue[tuple[str, Callable[[TrackedSweep], object]] | None] = queue.SimpleQueue()
-        self._run_ids: dict[str, str] = {}
+        self._notes: queue.Queue[Note] = queue.Queue(most_notes)
         self._thread: threading.Thread | None = None
+        self._woken, self._closing = threading.Event(), threading.Event()
+        self._last_try = float("inf")
+        self._mirror: Mirror | None = None
+        self._behind = behind  # notes were let go: catch up from the ledger
+        self._was_away = False
+        self._concluding = False
         self.refused: UserError | None = None
         self.problems: list[str] = []
+        self.undelivered: str | None = None
 
-    def start_trial(self, trial_id: str, *, number: int, config: Mapping[str, Any]) -> None:
+    def start_trial(
+        self, trial_id: str, *, number: int, config: Mapping[str, Any], continues: str | None, time_ms: int
+    ) -> None:
         """A trial has its worker."""
-        now = _now()
-
-        def write(sweep: TrackedSweep) -> None:
-            run_id = sweep.start_trial(trial_id, number=number, config=config, time_ms=now)
-            self._run_ids[trial_id] = run_id
-            self._on_run(trial_id, run_id)
-
-        self._notes.put((f"the start of trial {number}", write))
-
-    def log_epoch(self, trial_id: str, *, epoch: int, metrics: Mapping[str, float]) -> None:
-        """A trial reported an epoch."""
-        now = _now()
         self._put(
-            f"epoch {epoch} of {trial_id}",
-            lambda sweep: sweep.log_epoch(self._run_ids[trial_id], epoch=epoch, metrics=metrics, time_ms=now),
+            lambda mirror: mirror.start(trial_id, number=number, config=config, continues=continues, time_ms=time_ms)
         )
+
+    def log_epoch(self, trial_id: str, *, epoch: int, metrics: Mapping[str, float], time_ms: int) -> None:
+        """A trial reported an epoch."""
+        self._put(lambda mirror: mirror.epoch(trial_id, epoch=epoch, metrics=metrics, time_ms=time_ms))
 
     def end_trial(self, trial_id: str, end: End) -> None:
         """A trial ended."""
-        now = _now()
+        self._put(lambda mirror: mirror.end(trial_id, end))
 
-        def write(sweep: TrackedSweep) -> None:
-            if trial_id not in self._run_ids:
-                return  # it never got a worker
-            sweep.end_trial(self._run_ids[trial_id], end, folder=self._trials_folder / trial_id, time_ms=now)
-            self._on_kept(trial_id)
+    def runs(self) -> dict[str, str]:
+        """Run ids by trial id, as far as they are known."""
+        return self._mirror.runs() if self._mirror else {}
 
-        self._put(f"the end of {trial_id}", write)
+    def behind(self) -> None:
+        """Compare ledger and server before anything else is sent."""
+        self._behind = True
 
-    def end_sweep(
-        self, status: str, *, metrics: Mapping[str, float], tags: Mapping[str, str], artifacts: list[Path]
-    ) -> None:
-        """The sweep ended; the arguments are those of `TrackedSweep.end`."""
-        now = _now()
-        self._put(
-            "the end of the sweep",
-            lambda sweep: sweep.end(status, metrics=metrics, tags=tags, artifacts=artifacts, time_ms=now),
-        )
+    def close(self, *, conclude: bool) -> None:
+        """Deliver what is left, for as long as is reasonable, and end.
 
-    def flush(self) -> None:
-        """Return when all notes so far are delivered, or MLflow has refused."""
-        reached = threading.Event()
-        self._put("", lambda _: reached.set())
-        while not reached.wait(timeout=0.1) and self._thread is not None and self._thread.is_alive():
-            pass
-
-    def close(self) -> None:
-        """Deliver what is left and end."""
+        Args:
+            conclude: end the sweep's own run too, as `status.json` says.
+        """
+        if self._thread is None and not conclude:
+            return
+        self._concluding, self._last_try = conclude, time.monotonic() + LAST_TRY_SECONDS
+        self._put(lambda mirror: None)
+        self._closing.set()
+        self._woken.set()
         if self._thread is not None:
-            self._notes.put(None)
             self._thread.join()
-            self._thread = None
 
-    def _put(self, what: str, write: Callable[[TrackedSweep], object]) -> None:
-        self._notes.put((what, write))
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._deliver, name="mlflow-writer", daemon=True)
+    def _put(self, note: Note, *, begin: bool = True) -> None:
+        try:
+            self._notes.put_nowait(note)
+        except queue.Full:
+            self._behind = True
+        self._woken.set()
+        if self._thread is None and begin and not self._closing.is_set():
+            self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
             self._thread.start()
 
-    def _deliver(self) -> None:
-        try:
-            sweep = self._open_sweep()
-        except UserError as error:
-            self.refused = error
-            self._on_refused()
-            return
-        self._on_open(sweep)
-        while (note := self._notes.get()) is not None:
-            what, write = note
+    def _run(self) -> None:
+        from toprung.tracking.client import Away, Refused
+
+        pause = FIRST_PAUSE_SECONDS
+        while True:
             try:
-                write(sweep)
-            except Exception as error:  # whatever a client raises, the next note must be written
-                logger.warning("MLflow did not take %s: %s", what, masked(str(error)))
-                self.problems.append(f"{what}: {masked(str(error).strip().partition(chr(10))[0][:200])}")
+                if self._deliver():
+                    return
+                pause = FIRST_PAUSE_SECONDS
+            except UserError as error:
+                self.refused = error
+                self._on_refused()
+                return
+            except Refused as error:
+                self._note_problem(str(error))
+            except (KeyError, TypeError, ValueError) as error:  # one bad note must not end all the others
+                self._note_problem(f"{type(error).__name__}: {error}")
+            except Away as error:
+                logger.warning("MLflow is away: %s", error)
+                self._behind = self._was_away = True
+                if time.monotonic() > self._last_try:
+                    self.undelivered = str(error)
+                    return
+                self._closing.wait(pause)
+                if self._closing.is_set():
+                    time.sleep(min(pause, 1.0))
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
+    def _deliver(self) -> bool:
+        """Send what there is; says whether all is done."""
+        mirror = self._mirror or self._open()
+        while True:
+            if self._behind:
+                self._catch_up(mirror)
+            self._woken.clear()
+            try:
+                note = self._notes.get_nowait()
+            except queue.Empty:
+                break
+            if self._behind:  # this note came after one that was let go
+                self._catch_up(mirror)
+            note(mirror)
+        if not self._closing.is_set():
+            self._woken.wait()
+            return False
+        if self._was_away:  # what seemed lost may have arrived late, and made a run a second time
+            self._was_away = False
+            self._catch_up(mirror)
+        if self._concluding:
+            try:
+                mirror.conclude(ledger.read(self._directory))
+            except ValueError as error:  # refused, as it would be every time
+                self._note_problem(str(error))
+        return True
 
-def _now() -> int:
-    """Milliseconds since 1970, as MLflow counts."""
-    return int(time.time() * 1000)
+    def _catch_up(self, mirror: Mirror) -> None:
+        self._behind = False
+        mirror.refresh()
+        mirror.catch_up(ledger.read(self._directory), driver_lives=not self._closing.is_set())
+
+    def _open(self) -> Mirror:
+        from toprung.tracking.mirror import Mirror
+
+        sweep = self._open_sweep()
+        mirror = Mirror(
+            sweep, directory=self._directory, metric=self._metric, on_run=self._on_run, on_kept=self._on_kept
+        )
+        mirror.problems = self.problems
+        if self._behind:
+            mirror.take_up()
+        self._mirror = mirror
+        self._on_open(sweep)
+        return mirror
+
+    def _note_problem(self, problem: str) -> None:
+        logger.warning("MLflow: %s", problem)
+        if problem not in self.problems:
+            self.problems.append(problem)

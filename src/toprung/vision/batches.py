@@ -12,13 +12,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Some images with their labels. May be backed by read-only memory: never write in place."""
+    """Some images with their labels. May be backed by read-only memory: never write in place.
+
+    Where `rows_N` is given the images are those rows of `images_NCHW`, which then is a larger array, mapped from disk:
+    read them by `take`, which reads no others.
+    """
 
     images_NCHW: Tensor  # uint8
     labels_N: Tensor  # int64
+    rows_N: Tensor | None = None  # int64
 
     def __len__(self) -> int:
         return len(self.labels_N)
+
+    def take(self, which: Tensor | slice) -> Tensor:
+        """Images by their place in the split (int64 places, or a slice): uint8, N x C x H x W."""
+        return self.images_NCHW[which if self.rows_N is None else self.rows_N[which]]
 
 
 def num_batches(split: ImageSplit, *, batch_size: int) -> int:
@@ -39,5 +48,5 @@ def batches(
     """
     order_N = torch.randperm(len(split))
     for indices_B in order_N.tensor_split(num_batches(split, batch_size=batch_size)):
-        images_NCHW, labels_N = split.images_NCHW[indices_B], split.labels_N[indices_B]
+        images_NCHW, labels_N = split.take(indices_B), split.labels_N[indices_B]
         yield images_NCHW.to(device, non_blocking=True), labels_N.to(device, non_blocking=True)

@@ -31,7 +31,7 @@ def evaluate(model: nn.Module, split: ImageSplit) -> dict[str, float]:
     try:
         with torch.autocast(device.type, enabled=False):
             for start in range(0, len(split), _BATCH_SIZE):
-                images_NCHW = split.images_NCHW[start : start + _BATCH_SIZE].to(device, non_blocking=True)
+                images_NCHW = split.take(slice(start, start + _BATCH_SIZE)).to(device, non_blocking=True)
                 labels_N = split.labels_N[start : start + _BATCH_SIZE].to(device, non_blocking=True)
                 logits_NK = torch.func.functional_call(model, weights, (images_NCHW,))
                 loss_sum += F.cross_entropy(logits_NK.double(), labels_N, reduction="sum")

@@ -9,22 +9,14 @@ holds anywhere.
 from __future__ import annotations
 
 import difflib
+import errno
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from toprung.data.card import (
-    ARRAY_FILES,
-    CARD_FILE,
-    Card,
-    channel_statistics,
-    fingerprint_of,
-    write_card,
-)
+from toprung.data.card import ARRAY_FILES, CARD_FILE, FILES_LIST, GROUPS_ARRAY, Card
+from toprung.data.prepare.writing import complete, save
 from toprung.data.source import Arrays, Source
 from toprung.data.sources import SOURCES
 from toprung.errors import UserError
@@ -47,33 +39,39 @@ def prepare(name: str, *, out: Path, folder: Path | None = None, downloads: Path
         UserError: unknown name, missing or foreign source files, or `out` cannot be written.
     """
     source = source_named(name)
-    _check_replaceable(out)
+    check_replaceable(out)
     arrays = source.load(folder, downloads)
-    try:
-        with _aside(out) as aside:
-            return _write(arrays, source, aside)
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written: {error.strerror or error}. Make it writable, or give another folder."
-        ) from None
+    with replacing(out) as aside:
+        return _write(arrays, source, aside)
 
 
-def source_named(name: str) -> Source:
-    """The source of that name.
+def source_named(name: str, *, also: Iterable[str] = ()) -> Source:
+    """The built-in source of that name.
+
+    Args:
+        name: the dataset.
+        also: other datasets that exist, for the error's sake.
 
     Raises:
         UserError: there is none.
     """
     if name in SOURCES:
         return SOURCES[name]
-    close = difflib.get_close_matches(name, SOURCES, n=1)
+    known = sorted({*SOURCES, *also})
+    close = difflib.get_close_matches(name, known, n=1)
     meant = f' Did you mean "{close[0]}"?' if close else ""
-    raise UserError(f'There is no dataset "{name}".{meant} Known are: {", ".join(sorted(SOURCES))}.')
+    raise UserError(f'There is no dataset "{name}".{meant} Known are: {", ".join(known)}.')
 
 
-def _check_replaceable(out: Path) -> None:
+def check_replaceable(out: Path) -> None:
+    """Make sure that nothing but an earlier preparation would be replaced.
+
+    Raises:
+        UserError: `out` is a file, or a folder with other things in it.
+    """
     if out.is_dir():
-        foreign = sorted(path.name for path in out.iterdir() if path.name not in (*ARRAY_FILES, CARD_FILE))
+        ours = {*ARRAY_FILES, GROUPS_ARRAY, CARD_FILE, FILES_LIST}
+        foreign = sorted(path.name for path in out.iterdir() if path.name not in ours)
         if foreign:
             raise UserError(f"{out} holds other things than a prepared dataset ({foreign[0]!r}). Give another folder.")
     elif out.exists() or out.is_symlink():
@@ -81,49 +79,49 @@ def _check_replaceable(out: Path) -> None:
 
 
 @contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place at the end; an error or Ctrl-C leaves nothing of it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
-        new, old = Path(temporary, "new"), Path(temporary, "old")
-        new.mkdir()
-        yield new
-        if out.exists():
-            out.rename(old)
-        try:
-            new.rename(out)
-        except BaseException:
-            if old.exists():
-                old.rename(out)
-            raise
+def replacing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place at the end; an error or Ctrl-C leaves nothing of it.
+
+    Raises:
+        UserError: it cannot be written, as on a full disk.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+            new, old = Path(temporary, "new"), Path(temporary, "old")
+            new.mkdir()
+            yield new
+            if out.exists():
+                out.rename(old)
+            try:
+                new.rename(out)
+            except BaseException:
+                if old.exists():
+                    old.rename(out)
+                raise
+    except OSError as error:
+        raise cannot_write(out, error) from None
+
+
+def cannot_write(out: Path, error: OSError) -> UserError:
+    """The line for a folder that cannot be written."""
+    mend = "Free some room" if error.errno == errno.ENOSPC else "Make it writable"
+    return UserError(f"{out} cannot be written: {error.strerror or error}. {mend}, or give another folder.")
 
 
 def _write(arrays: Arrays, source: Source, folder: Path) -> Card:
-    _save(folder / "train_images.npy", arrays.train_images_NCHW, dtype="|u1")
-    _save(folder / "train_labels.npy", arrays.train_labels_N, dtype="<i8")
-    _save(folder / "test_images.npy", arrays.test_images_NCHW, dtype="|u1")
-    _save(folder / "test_labels.npy", arrays.test_labels_N, dtype="<i8")
-    num_train, channels, height, width = arrays.train_images_NCHW.shape
-    mean, std = channel_statistics(arrays.train_images_NCHW)
-    card = Card(
+    save(folder / "train_images.npy", arrays.train_images_NCHW, dtype="|u1")
+    save(folder / "train_labels.npy", arrays.train_labels_N, dtype="<i8")
+    save(folder / "test_images.npy", arrays.test_images_NCHW, dtype="|u1")
+    save(folder / "test_labels.npy", arrays.test_labels_N, dtype="<i8")
+    return complete(
+        folder,
         name=source.name,
         classes=source.classes,
-        image_shape=(channels, height, width),
-        num_train=num_train,
-        num_test=len(arrays.test_images_NCHW),
-        mean=mean,
-        std=std,
         augmentations=source.augmentations,
-        fingerprint=fingerprint_of(folder),
         source=source.origin,
         test_split=source.test_split,
     )
-    write_card(card, folder)
-    return card
 
 
-def _save(path: Path, array: NDArray[np.uint8] | NDArray[np.int64], *, dtype: str) -> None:
-    np.save(path, np.ascontiguousarray(array, dtype=np.dtype(dtype)), allow_pickle=False)
-
-
-__all__ = ["DOWNLOADS", "prepare", "source_named"]
+__all__ = ["DOWNLOADS", "cannot_write", "check_replaceable", "prepare", "replacing", "source_named"]

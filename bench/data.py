@@ -1,0 +1,146 @@
+"""Images a second of preparing a folder, beside torchvision's; and the share of an epoch that its data takes.
+
+    python bench/data.py [--fashion 60000] [--digits 1797] [--rounds 3] [--share-rounds 11] [--json FILE]
+
+Preparing: PNGs are written from the prepared arrays into folders, then two ways go through all of them, by turns, with
+all of this machine's cores: the stage's command (start of Python, listing, decoding, split, arrays, card, fingerprint,
+all on disk), and torchvision's ImageFolder in a DataLoader with a worker a core, in this process, whose tensors are
+dropped. Seconds are wall clock: a neighbour on the machine does enter.
+
+The share: one epoch of trainers.convnet on Fashion-MNIST (batch 128, one thread), and its data alone (shuffled batches
+and augmentation, no model), for each level of augmentation; CPU seconds by turns.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import figures
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from toprung import data, session, vision
+from toprung.data.image_folder.chunks import num_cores
+from trainers import convnet
+
+BATCH_SIZE = 128
+WIDTHS = (16, 32)
+GOALS = {"none": 0.03, "light": 0.03, "heavy": 0.15}
+
+
+def write_pngs(dataset, folder, *, num_images):
+    """Train images as PNGs, a folder for each class; from the first again where there are fewer."""
+    prepared = data.open_prepared(dataset, root=figures.PROJECT / data.PREPARED)
+    for number in range(num_images):
+        index = number % len(prepared.labels_N)
+        label = prepared.card.classes[prepared.labels_N[index]].replace("/", "-")
+        path = folder / label / f"{number:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(prepared.images_NCHW[index, 0]).save(path)
+
+
+def ours(folder, place):
+    shutil.rmtree(place, ignore_errors=True)
+    command = [
+        sys.executable,
+        "-m",
+        "toprung.data.prepare",
+        "bench",
+        "--image-folder",
+        folder,
+        "--out",
+        place / "bench",
+    ]
+    subprocess.run(command, check=True)
+
+
+def torchvisions(folder):
+    to_tensor = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
+    for _images, _labels in DataLoader(ImageFolder(folder, to_tensor), batch_size=BATCH_SIZE, num_workers=num_cores()):
+        pass
+
+
+def measure_preparing(datasets, *, rounds):
+    results = {}
+    for dataset, num_images in datasets.items():
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary, "pictures")
+            write_pngs(dataset, folder, num_images=num_images)
+            ways = {
+                "toprung, prepared once": lambda: ours(folder, Path(temporary, "out")),  # noqa: B023
+                "torchvision, every epoch": lambda: torchvisions(folder),  # noqa: B023
+            }
+            rates = {name: [] for name in ways}
+            for _ in range(rounds):
+                for name, work in ways.items():
+                    start = time.perf_counter()
+                    work()
+                    rates[name].append(num_images / (time.perf_counter() - start))
+        figures.print_table(f"Images a second, {num_images:,} PNGs of {dataset}, {num_cores()} cores", rates)
+        mine, theirs = rates.values()
+        ratios = {"toprung / torchvision": [a / b for a, b in zip(mine, theirs, strict=True)]}
+        figures.print_table("Times as fast, round by round", ratios, digits=2)
+        results[dataset] = {"num_images": num_images, "images_per_second": rates, "ratios": ratios}
+    return results
+
+
+def epoch_of_data(split, augment):
+    for images, labels in vision.batches(split, batch_size=BATCH_SIZE):
+        augment(images, labels)
+
+
+def measure_share(split, card, *, rounds):
+    results = {}
+    config = {**convnet.DEFAULTS, "batch_size": BATCH_SIZE}
+    for width in WIDTHS:
+        ways = {}
+        for level in vision.LEVELS:
+            model = vision.build_model(
+                num_classes=len(card.classes),
+                image_shape=card.image_shape,
+                mean=card.mean,
+                std=card.std,
+                width=width,
+            )
+            optimizer = vision.build_optimizer(model, optimizer="adamw", lr=1e-3)
+            schedule = vision.build_schedule(optimizer, schedule="constant", num_epochs=1, steps_per_epoch=1)
+            augment = vision.build_augmentation(
+                level=level, card_augmentations=card.augmentations, num_classes=len(card.classes)
+            )
+            arguments = (session.prepare(model), split, optimizer, schedule, augment, config)
+            ways[f"{level}: data"] = lambda augment=augment: epoch_of_data(split, augment)
+            ways[f"{level}: epoch"] = lambda arguments=arguments: convnet.train_one_epoch(*arguments)
+        seconds = figures.by_turns(ways, rounds=rounds)
+        shares = {
+            f"{level} (goal {GOALS[level]})": [
+                a / b for a, b in zip(seconds[f"{level}: data"], seconds[f"{level}: epoch"], strict=True)
+            ]
+            for level in vision.LEVELS
+        }
+        figures.print_table(f"Share of an epoch that its data takes, width {width}", shares, digits=3)
+        results[f"width {width}"] = {"cpu_seconds": seconds, "shares": shares}
+    return results
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fashion", type=int, default=60_000)
+    parser.add_argument("--digits", type=int, default=1797)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--share-rounds", type=int, default=11)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    preparing = measure_preparing({"fashion_mnist": options.fashion, "digits": options.digits}, rounds=options.rounds)
+    images = figures.load("fashion_mnist", max_train=20 * BATCH_SIZE, max_val=None)
+    with tempfile.TemporaryDirectory() as folder:
+        here = session.Session(data=images, folder=Path(folder), report=lambda _: None, num_threads=1)
+        with session.opened(here):
+            share = measure_share(images.train, images.card, rounds=options.share_rounds)
+    figures.write(options.json, {"preparing": preparing, "share": share})

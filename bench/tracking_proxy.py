@@ -1,0 +1,117 @@
+"""A real `mlflow server` behind a proxy that counts what is asked of it: bench/tracking.py's measure of requests."""
+
+import contextlib
+import http.client
+import http.server
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+
+HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "host", "content-length"}
+
+
+@contextlib.contextmanager
+def counted_server(folder):
+    """Start both on loopback; gives the proxy, with `uri` and `counts`."""
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts"),
+    ]
+    with open(folder / "mlflow.log", "w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        wait_until_healthy(f"http://127.0.0.1:{port}/health", server)
+        proxy = CountingProxy(("127.0.0.1", 0), Forwarding)
+        proxy.upstream = port
+        thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+        thread.start()
+        yield proxy
+        proxy.shutdown()
+        proxy.server_close()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)  # the group holds only this server and its worker
+        server.wait(timeout=30)
+
+
+class CountingProxy(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.counts = Counter()
+        self.counting = threading.Lock()
+        self.uri = f"http://127.0.0.1:{self.server_port}"
+
+    def take(self):
+        """What was asked since the last call, by method and path."""
+        with self.counting:
+            taken, self.counts = self.counts, Counter()
+        return taken
+
+
+class Forwarding(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def forward(self):
+        with self.server.counting:
+            self.server.counts[f"{self.command} {kind(self.path)}"] += 1
+        upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=120)
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
+        upstream.request(self.command, self.path, body=self.body(), headers=headers)
+        answer = upstream.getresponse()
+        content = answer.read()
+        upstream.close()
+        self.send_response_only(answer.status, answer.reason)
+        for name, value in answer.getheaders():
+            if name.lower() not in HOP_BY_HOP:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = forward
+
+    def body(self):
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        content = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+    def log_message(self, *arguments):
+        pass
+
+
+def kind(path):
+    """A request's path without what differs from run to run: artifacts of any run and name are one kind."""
+    path = path.partition("?")[0]
+    return re.sub(r"(/mlflow-artifacts/artifacts)/.*", r"\1/...", path).removeprefix("/api/2.0")
+
+
+def wait_until_healthy(url, server):
+    for _ in range(240):
+        if server.poll() is not None:
+            sys.exit(f"mlflow server ended with {server.returncode}")
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.5)
+    sys.exit("mlflow server did not start within two minutes")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,202 @@
+"""The verbs of `toprung data` that look at datasets and make them; those of remotes are in `data_remotes`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from toprung.cli.data_remotes import remote_app, transfer_app
+from toprung.cli.places import Json, print_json, short
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from toprung.data import Card
+
+data_app = typer.Typer(no_args_is_help=True, help="The datasets that sweeps train on, and the remotes that keep them.")
+
+Name = Annotated[str, typer.Argument(help="A dataset, such as fashion_mnist.")]
+
+
+@data_app.command("list")
+def list_datasets(as_json: Json = False) -> None:
+    """List the datasets: those built in, those added, and which of them are prepared here."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from toprung.data.inventory import datasets
+
+    found = datasets(_project())
+    if as_json:
+        print_json([asdict(each) | {"card": each.card and each.card.model_dump(mode="json")} for each in found])
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for column in ("dataset", "from", "prepared", "classes", "images", "DVC md5"):
+        table.add_column(column, no_wrap=True)
+    for each in found:
+        prepared = "damaged" if each.problem else "yes" if each.card else "no"
+        shape = " x ".join(map(str, each.card.image_shape)) if each.card else ""
+        images = f"{each.card.num_train} + {each.card.num_test} of {shape}" if each.card else ""
+        classes = str(len(each.card.classes)) if each.card else ""
+        table.add_row(each.name, each.origin, prepared, classes, images, (each.prepared_md5 or "")[:12])
+    Console(highlight=False).print(table)
+
+
+@data_app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Lower-case letters, digits, - and _.")],
+    folder: Annotated[Path, typer.Argument(help="A folder for each class; or train/ and test/ with those in them.")],
+    size: Annotated[str | None, typer.Option(help="Of the arrays: 32, or height x width: 32x48.")] = None,
+    fit: Annotated[str | None, typer.Option(help="crop, pad or stretch.")] = None,
+    color: Annotated[str | None, typer.Option(help="auto, grey or rgb.")] = None,
+    background: Annotated[str | None, typer.Option(help="white or black, behind transparent pixels.")] = None,
+    test_fraction: Annotated[float | None, typer.Option(help="Set apart for testing.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the cut into train and test.")] = None,
+    group_pattern: Annotated[str | None, typer.Option(help="Names a file's group, such as '(patient[0-9]+)_'.")] = None,
+    augmentations: Annotated[str | None, typer.Option(help="Those that keep a class, with commas between.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+) -> None:
+    """Add a folder of images: tracked by DVC, with a stage that prepares it."""
+    from toprung import data
+    from toprung.data.image_folder.arguments import parse_size
+
+    given: dict[str, Any] = {
+        "size": parse_size(size) if size else None,
+        "fit": fit,
+        "color": color,
+        "background": background,
+        "test_fraction": test_fraction,
+        "seed": seed,
+        "group_pattern": group_pattern,
+        "augmentations": None if augmentations is None else tuple(filter(None, augmentations.split(","))),
+        "skip_bad": skip_bad,
+    }
+    settings = data.FolderSettings.checked(**{field: value for field, value in given.items() if value is not None})
+    project = _project()
+    with _progress_bar("Copying") as progress:
+        added = data.add(name, folder, project=project, settings=settings, progress=progress)
+    print(f"{name}: {added.num_images} images of {len(added.classes)} classes, tracked by {short(added.tracked_by)}.")
+    print(f"Prepare them: toprung data prepare {name}   Commit: git add {short(added.tracked_by)} dvc.yaml")
+
+
+@data_app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="A dataset, such as fashion_mnist, or the recipe that needs it.")],
+    folder: Annotated[Path | None, typer.Option(help="Where its raw files lie, if not in $TOPRUNG_DATA.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out, and say so.")] = False,
+) -> None:
+    """Prepare a dataset once, into arrays that every trial reads without decoding."""
+    from toprung import data
+    from toprung.sweep import workbench
+
+    project = _project()
+    if name.startswith("tune."):
+        workbench.activate(project)
+        wanted = workbench.load_recipe(project, name).data
+        name, folder = wanted.name, folder or (Path(wanted.folder) if wanted.folder else None)
+    folder = folder.resolve() if folder else None
+    with _progress_bar("Decoding") as progress:
+        card = data.reproduce(name, project=project, folder=folder, progress=progress, skip_bad=skip_bad)
+    print(f"{name}: {_sizes(card)}. Fingerprint {card.fingerprint[:12]}.")
+    if card.num_unreadable:
+        print(f"{card.num_unreadable} files could not be read and are left out: toprung data card {name}")
+
+
+@data_app.command()
+def verify(name: Name) -> None:
+    """Read every byte of a prepared dataset and check it against its card and dvc.lock."""
+    from toprung import data
+
+    project = _project()
+    card = data.verify(name, root=project / data.PREPARED, project=project)
+    print(f"{name}: as it was prepared. Fingerprint {card.fingerprint[:12]}.")
+
+
+@data_app.command()
+def card(
+    name: Name,
+    sheet: Annotated[Path | None, typer.Option(help="Where the sample sheet (PNG) goes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a dataset's card, write its sample sheet, and look for test images that the train images hold too."""
+    from toprung import data
+
+    project = _project()
+    root = project / data.PREPARED
+    prepared = data.open_prepared(name, root=root)
+    image = data.write_sample_sheet(name, sheet or project / "data" / "cards" / f"{name}.png", root=root)
+    with _progress_bar("Comparing") as progress:
+        duplicates = data.near_duplicates(name, root=root, progress=progress)
+    if as_json:
+        about = {"sheet": str(image), "duplicates": asdict(duplicates)}
+        print_json(prepared.card.model_dump(mode="json") | about)
+        return
+    _print_card(prepared.card)
+    print(
+        f"  duplicates   {duplicates.num_found} of {duplicates.num_test_images} test images are among the train images"
+    )
+    for pair in duplicates.pairs[:5]:
+        pictures = (pair.test_file or f"test image {pair.test}", pair.train_file or f"train image {pair.train}")
+        print(f"               {pictures[0]} = {pictures[1]}")
+    print(f"  sheet        {short(image)}")
+
+
+data_app.registered_commands += transfer_app.registered_commands
+data_app.add_typer(remote_app, name="remote")
+
+
+def _print_card(about: Card) -> None:
+    print(f"{about.name}: {_sizes(about)}.")
+    print(f"  source       {about.source}")
+    print(f"  test split   {about.test_split}")
+    print(f"  mean, std    {_numbers(about.mean)}; {_numbers(about.std)}")
+    if about.train_counts:
+        smallest, largest = min(about.train_counts), max(about.train_counts)
+        print(f"  imbalance    {about.imbalance:.2f} ({smallest} to {largest} train images a class)")
+    if about.decoding:
+        print(f"  decoding     {about.decoding}")
+    if about.num_groups:
+        print(f"  groups       {about.num_groups}, none in two splits")
+    print(f"  augmentation {', '.join(about.augmentations) or 'none keeps the class'}")
+    print(f"  fingerprint  {about.fingerprint}")
+    if about.num_unreadable:
+        print(f"  unreadable   {about.num_unreadable} files are left out:")
+        for bad in about.unreadable[:10]:
+            print(f"               {bad.file}: {bad.reason}")
+
+
+def _sizes(about: Card) -> str:
+    size = " x ".join(map(str, about.image_shape))
+    return (
+        f"{about.num_train} images to train and validate on, {about.num_test} to test on, {size}, "
+        f"{len(about.classes)} classes"
+    )
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)
+
+
+def _project() -> Path:
+    from toprung.sweep import workbench
+
+    return workbench.find_project(Path.cwd())
+
+
+@contextmanager
+def _progress_bar(verb: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the screen, gone when it is done; nothing where nobody looks."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(file=sys.stderr)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(verb, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,154 @@
+"""The verbs of `toprung data` that move data: status, pull, push, remote add, remote check."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toprung.cli.places import Json, print_json
+from toprung.errors import UserError
+
+transfer_app = typer.Typer()
+remote_app = typer.Typer(
+    no_args_is_help=True, help="Where datasets are kept: a folder, gs://, gdrive://, s3://, ssh://."
+)
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Datasets; without one, all.")]
+RemoteName = Annotated[str | None, typer.Option(help="A remote; without it, the default one.")]
+PreparedOnly = Annotated[bool, typer.Option("--prepared-only", help="Leave the raw files out.")]
+
+
+@transfer_app.command()
+def status(remote: RemoteName = None, as_json: Json = False) -> None:
+    """Compare the datasets here with dvc.lock, and DVC's cache with a remote."""
+    from toprung.data.dvc_config import read_remotes
+    from toprung.data.remotes_transfer import local_status
+    from toprung.data.remotes_transfer import status as remote_status
+
+    project = _project()
+    here = local_status(project=project)
+    there, differing = None, dict[str, str]()
+    if remote or any(each.is_default for each in read_remotes(project)):
+        with _waiting("Comparing with the remote"):
+            there, differing = remote_status(project=project, remote=remote)
+    if as_json:
+        print_json({"here": here, "remote": there and there.name, "remote_differs": differing})
+        return
+    for path, how in here.items():
+        print(f"{path}: {how}")
+    if not here:
+        print("Here: everything is as dvc.lock and the .dvc files say.")
+    if there is None:
+        print("No remote yet: toprung data remote add NAME URL")
+    meaning = {"new": "not pushed yet", "deleted": "only there: pull", "missing": "neither here nor there"}
+    for path, how in differing.items():
+        print(f"{path}: {meaning.get(how, how)}")
+    if there and not differing:
+        print(f"{there}: has everything that is here.")
+
+
+@transfer_app.command()
+def pull(names: Names = None, remote: RemoteName = None, prepared_only: PreparedOnly = False) -> None:
+    """Bring datasets here from a remote; what is here already is not fetched again."""
+    from toprung.data.remotes_transfer import pull as pull_data
+
+    with _waiting("Pulling"):
+        done = pull_data(names or (), project=_project(), remote=remote, prepared_only=prepared_only)
+    print(f"{done.remote}: {done.num_files} files fetched." if done.remote else "Everything is here.")
+
+
+@transfer_app.command()
+def push(names: Names = None, remote: RemoteName = None, prepared_only: PreparedOnly = False) -> None:
+    """Copy datasets to a remote; what is there already is not sent again."""
+    from toprung.data.remotes_transfer import push as push_data
+
+    with _waiting("Pushing"):
+        done = push_data(names or (), project=_project(), remote=remote, prepared_only=prepared_only)
+    print(f"{done.remote}: {done.num_files} files sent." if done.num_files else f"{done.remote}: has everything.")
+
+
+@remote_app.command("add")
+def add_remote(
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+    url: Annotated[
+        str, typer.Argument(help="A folder, gs://bucket/folder, s3://..., ssh://user@host/..., gdrive://ID.")
+    ],
+    key: Annotated[Path | None, typer.Option(help="Service account's JSON key, or SSH's private key.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="One of DVC's options; not a secret.")
+    ] = None,
+    default: Annotated[
+        bool | None, typer.Option("--default/--no-default", help="Use it where none is named; the first one is.")
+    ] = None,
+) -> None:
+    """Add a remote; where its key lies is kept in .dvc/config.local, which git ignores."""
+    from toprung.data.remotes import add_remote as add
+
+    options: dict[str, str] = {}
+    for setting in settings or []:
+        option, found, value = setting.partition("=")
+        if not (option and found and value):
+            raise UserError(f'--set "{setting}" is no OPTION=VALUE, such as --set region=eu-central-1.')
+        options[option] = value
+    added = add(name, url, project=_project(), key=key, options=options, default=default)
+    print(
+        f"{added}{' is the default remote' if added.is_default else ' is added'}. Check it: toprung data remote check"
+    )
+
+
+@remote_app.command("list")
+def list_remotes(as_json: Json = False) -> None:
+    """List the remotes."""
+    from toprung.data.credentials import masked
+    from toprung.data.dvc_config import read_remotes
+
+    remotes = read_remotes(_project())
+    if as_json:
+        print_json([{"name": each.name, "url": masked(each.url), "default": each.is_default} for each in remotes])
+        return
+    for each in remotes:
+        print(f"{each.name}  {masked(each.url)}{'  (default)' if each.is_default else ''}")
+    if not remotes:
+        print("No remote yet: toprung data remote add NAME URL")
+
+
+@remote_app.command("check")
+def check_remote(
+    name: Annotated[str | None, typer.Argument(help="A remote; without one, the default.")] = None,
+) -> None:
+    """List, write, read and delete a small file there; say which permission is missing."""
+    from toprung.data.remotes_check import check_remote as check
+    from toprung.data.remotes_check import problem_of
+
+    with _waiting("Asking the remote"):
+        remote, steps = check(name, project=_project())
+    print(remote)
+    for step in steps:
+        outcome = "refused" if step.problem else "ok" if step.was_tried else "not tried"
+        print(f"  {step.step:<7} {outcome:<9} ({step.permission})")
+    if problem := problem_of(remote, steps):
+        raise UserError(problem)
+
+
+def _project() -> Path:
+    from toprung.sweep import workbench
+
+    return workbench.find_project(Path.cwd())
+
+
+@contextmanager
+def _waiting(verb: str) -> Iterator[None]:
+    """The time that goes by, on the screen; nothing where nobody looks."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(file=sys.stderr)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task(verb, total=None)
+        yield

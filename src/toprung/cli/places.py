@@ -1,0 +1,51 @@
+"""What the verbs share: how a sweep and its storage are named, where a path is, how a command ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from toprung.errors import UserError
+
+Named = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's id or name.")]
+Storage = Annotated[Path, typer.Option(help="The folder that holds all sweeps.", show_default=True)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def root_of(storage: Path) -> Path:
+    """The storage root: relative to the workbench where there is one, else to where we are."""
+    from toprung.sweep import workbench
+
+    if storage.is_absolute():
+        return storage
+    try:
+        return workbench.find_project(Path.cwd()) / storage
+    except UserError:
+        return Path.cwd() / storage
+
+
+def short(path: Path) -> str:
+    """Relative to here where that is shorter to read."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def say(line: str) -> None:
+    """A line beside the answer, which may be JSON."""
+    print(line, file=sys.stderr)
+
+
+def print_json(content: Any) -> None:
+    """An answer for a program."""
+    print(json.dumps(content, indent=2))
+
+
+def exit_code(status: str) -> int:
+    """0 for a sweep that finished, 130 for one that was stopped, 1 for one that failed."""
+    return {"finished": 0, "stopped": 130}.get(status, 1)

@@ -1,0 +1,113 @@
+"""What a person sees of a sweep that is over: the ranked table, where things lie, what to type next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from toprung.analysis.ranking import describe
+from toprung.cli.places import short
+from toprung.sweep.board import Board
+from toprung.sweep.driver import Outcome
+
+ROWS_SHOWN = 10
+
+
+def seconds_text(seconds: float) -> str:
+    """`41 s`, `1 min 34 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def print_end(console: Console, outcome: Outcome) -> None:
+    """The lines that stay in the scrollback."""
+    board, sweep = outcome.board, outcome.board.sweep
+    leaders, made = board.leaders(), outcome.directory
+    how = {"finished": "finished in", "stopped": "stopped after", "failed": "failed after"}[outcome.status]
+    console.print(
+        f"{board.sweep_id} {how} {seconds_text(board.seconds)}: {len(board.trials)} trials, "
+        f"{board.epochs_done} epochs, {board.count('finished')} to the top rung, {board.count('failed')} failed."
+    )
+    if outcome.reason:
+        console.print(f"{outcome.reason[0].upper()}{outcome.reason[1:]}.")
+    if leaders:
+        console.print()
+        console.print(_ranking(board, metric=sweep.metric))
+    console.print()
+    if made.export_folder.is_dir():
+        value = leaders[0].best_value
+        if len(board.trials) > 1:
+            console.print(
+                f"The best value is the luckiest of {len(board.trials)}: expect a little less on new images.\n"
+            )
+        console.print(f"  model    {short(made.export_folder)}       (verified: a fresh process scores {value:.4f})")
+    console.print(f"  trials   toprung show {made.sweep_id}")
+    console.print(f'  compare  toprung ui       (MLflow, experiment "{sweep.name}")')
+    console.print(f"  log      {short(made.log_file)}")
+    if outcome.status == "stopped":
+        console.print(f"\nGo on with: toprung resume {made.sweep_id}")
+    for problem in outcome.tracking_problems[:3]:
+        console.print(f"MLflow: {problem}", markup=False)
+    if outcome.undelivered:
+        console.print(
+            f"MLflow has not got everything ({outcome.undelivered}). When it is back: toprung sync {made.sweep_id}",
+            markup=False,
+        )
+
+
+def _ranking(board: Board, *, metric: str) -> Table:
+    leaders = board.leaders()
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in (" rank", "trial", metric, "epoch"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("ended", no_wrap=True)
+    table.add_column("configuration", overflow="fold")
+    rows = [(str(place), trial) for place, trial in enumerate(leaders[:ROWS_SHOWN], start=1)]
+    rows += [("def", trial) for trial in leaders[ROWS_SHOWN:] if trial.is_default]
+    for place, trial in rows:
+        ended = f"stopped at {trial.end.rung}" if trial.end and trial.end.rung is not None else trial.status
+        if trial.continues in board.trials:
+            ended += f" (continues {board.trials[trial.continues].number})"
+        name = f"{trial.number}{' (default)' if trial.is_default and place != 'def' else ''}"
+        table.add_row(
+            place, name, f"{trial.best_value:.4f}", str(trial.best_epoch), ended, describe(dict(trial.config))
+        )
+    return table
+
+
+def print_summary(console: Console, content: dict[str, Any]) -> None:
+    """`toprung show`: the same table from the ledger."""
+    reason = f" ({content['reason']})" if content["reason"] else ""
+    seconds = f" in {seconds_text(content['seconds'])}" if content["seconds"] else ""
+    console.print(f"{content['sweep_id']}: {content['status']}{reason}{seconds}, {len(content['trials'])} trials.\n")
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("trial", content["metric"], "epoch", "epochs"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("ended", no_wrap=True)
+    table.add_column("configuration", overflow="fold")
+    best_first = sorted(content["trials"], key=lambda t: t["trial_id"] != (content["best"] or {}).get("trial_id"))
+    for trial in best_first:
+        value = "" if trial["value"] is None else f"{trial['value']:.4f}"
+        ended = trial["status"] + (f" at {trial['rung']}" if trial["rung"] is not None else "")
+        cause = f"{trial['cause']}  " if trial["status"] == "failed" else ""
+        table.add_row(
+            str(trial["number"]),
+            value,
+            str(trial["epoch"] or ""),
+            str(trial["epochs"]),
+            ended,
+            cause + describe(trial["config"]),
+        )
+    console.print(table)
+    console.print()
+    if content["export_dir"]:
+        console.print(f"  model    {short(Path(content['export_dir']))}")
+    console.print(f"  MLflow   {content['tracking_uri']}", markup=False)
+    console.print(f"  log      {short(Path(content['log']))}")

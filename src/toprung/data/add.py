@@ -1,0 +1,117 @@
+"""Add a folder of images to the project: copied to data/raw, tracked by DVC, with a stage that prepares it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from toprung.data.image_folder.chunks import Progress
+from toprung.data.image_folder.groups import group_numbers
+from toprung.data.image_folder.settings import FolderSettings
+from toprung.data.image_folder.tree import GROUPS_FILE, Tree, list_tree, shown
+from toprung.data.prepare.folder import check_settings
+from toprung.data.prepared import PREPARED
+from toprung.data.repository import RAW, dvc, is_dvc_repository, stage_commands, stage_of
+from toprung.data.sources import SOURCES
+from toprung.data.stages import restored_on_failure, write_folder_stage
+from toprung.errors import UserError
+
+
+@dataclass(frozen=True)
+class Added:
+    """What was added: `tracked_by` is the .dvc file, to be committed together with dvc.yaml."""
+
+    num_images: int
+    classes: tuple[str, ...]
+    tracked_by: Path
+
+
+def add(
+    name: str,
+    folder: Path,
+    *,
+    project: Path,
+    settings: FolderSettings | None = None,
+    progress: Progress | None = None,
+) -> Added:
+    """Add a class-per-folder tree as the dataset `name`; `toprung.data.reproduce` prepares it then.
+
+    The images (and groups.csv) are copied to `data/raw/<name>`; a folder that already lies there stays. DVC copies
+    them into its cache once more. Where anything fails, the project is as it was before.
+
+    Args:
+        name: lower-case letters, digits, - and _; no other dataset's.
+        folder: the tree, see `toprung.data.image_folder.tree`.
+        project: the workbench's root, a DVC repository.
+        settings: how it is to be prepared; written into its stage in dvc.yaml.
+        progress: told how many files are copied, of how many.
+
+    Raises:
+        UserError: the name is taken or no name; the tree cannot be trained on; a setting does not fit it; the project
+            is no DVC repository; the disk is full or cannot be written; DVC failed.
+    """
+    chosen = settings or FolderSettings()
+    target = project / RAW / name
+    in_place = target.exists() and folder.resolve() == target.resolve()
+    _check_name(name, project=project, in_place=in_place)
+    tree = list_tree(folder)
+    check_settings(tree, chosen)
+    group_numbers(tree, pattern=chosen.group_pattern)
+
+    pointer = target.with_name(f"{name}.dvc")
+    with restored_on_failure(
+        project / "dvc.yaml", pointer, target.parent / ".gitignore", project / PREPARED / ".gitignore"
+    ):
+        try:
+            if not in_place:
+                _copy(tree, target, progress)
+            dvc("add", (RAW / name).as_posix(), project=project)
+            write_folder_stage(name, chosen, project=project)
+        except BaseException:
+            if not in_place:
+                shutil.rmtree(target, ignore_errors=True)
+            raise
+    return Added(len(tree.files), tree.classes, pointer)
+
+
+def _check_name(name: str, *, project: Path, in_place: bool) -> None:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise UserError(f"A dataset cannot be called {shown(name)}: use lower-case letters, digits, - and _.")
+    if name in SOURCES:
+        raise UserError(f"{name} is built in. Give another name, or type: toprung data prepare {name}")
+    if not is_dvc_repository(project):
+        raise UserError(
+            f"{project} is no DVC repository with a dvc.yaml. Type there: git init && dvc init && touch dvc.yaml"
+        )
+    for there in (RAW / f"{name}.dvc", RAW / name, PREPARED / name):
+        if (project / there).exists() and not (in_place and there == RAW / name):
+            raise UserError(f"There is a {there} already. Give another name, or remove it.")
+    if stage_of(name) in stage_commands(project):
+        raise UserError(
+            f"dvc.yaml has a stage {stage_of(name)} already. Give another name, or: dvc remove {stage_of(name)}"
+        )
+
+
+def _copy(tree: Tree, target: Path, progress: Progress | None) -> None:
+    """Copy what belongs to the dataset aside, then rename: links become the files they lead to."""
+    files = [*tree.files, *(file for file, _ in tree.strangers if (tree.root / file).is_file())]
+    if (tree.root / GROUPS_FILE).is_file():
+        files.append(GROUPS_FILE)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+            new = Path(temporary, "new")
+            for done, file in enumerate(files):
+                if progress and done % 100 == 0:
+                    progress(done, len(files))
+                (new / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(tree.root / file, new / file)
+            if progress:
+                progress(len(files), len(files))
+            os.rename(new, target)
+    except OSError as error:
+        raise UserError(f"{tree.root} cannot be copied to {target}: {error.strerror or error}.") from None

@@ -1,0 +1,219 @@
+"""Decode a folder in chunks, each written aside when it is done: an interrupted preparation goes on where it stopped.
+
+Memory holds a few chunks at a time, whatever the folder's size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import time
+import zipfile
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toprung.data.image_folder.tree import Tree
+from toprung.errors import UserError
+
+if TYPE_CHECKING:  # Pillow is imported where images are decoded
+    from toprung.data.image_folder.decode import Chunk, Decoded, Target
+
+    Mapper = Callable[[Callable[[Chunk], Decoded], Iterable[Chunk]], Iterable[Decoded]]
+
+Progress = Callable[[int, int], None]  # files done, files in all
+DECODER_VERSION = 1  # another one decodes everything anew
+CHUNK_BYTES = 32_000_000
+MAX_CHUNK_FILES = 512
+SECONDS_ALONE = 0.5
+SECONDS_WORTH_A_POOL = 3.0
+
+
+def chunks_of(tree: Tree, target: Target) -> list[Chunk]:
+    """Cut the tree's files, class by class, into chunks named by what they hold and what becomes of it.
+
+    A file that is mended afterwards changes its own chunk's name only.
+    """
+    from toprung.data.image_folder.decode import Chunk
+
+    height, width = target.size
+    num_files = max(1, min(MAX_CHUNK_FILES, CHUNK_BYTES // (3 * height * width)))
+    made_by = [DECODER_VERSION, metadata.version("pillow"), asdict(target)]
+    chunks = []
+    for _, group in itertools.groupby(zip(tree.labels_N.tolist(), tree.files, strict=True), key=lambda pair: pair[0]):
+        files = tuple(file for _, file in group)
+        for start in range(0, len(files), num_files):
+            part = files[start : start + num_files]
+            key = hashlib.sha256(json.dumps([made_by, [_state(tree.root / file) for file in part], part]).encode())
+            chunks.append(Chunk(key.hexdigest(), str(tree.root), part, target))
+    return chunks
+
+
+def decode_all(chunks: Sequence[Chunk], *, aside: Path, mapper: Mapper | None, progress: Progress | None) -> None:
+    """Decode what earlier runs have not: afterwards `aside` holds every chunk and nothing else.
+
+    Args:
+        chunks: all of them.
+        aside: the folder of decoded chunks; what it holds of other chunks is removed.
+        mapper: calls a function on each chunk, anywhere, and yields the results in any order; None: this process, then
+            a pool of processes.
+        progress: told how many files are done, at the beginning and after each chunk.
+
+    Raises:
+        UserError: a process of the pool was killed.
+        OSError: `aside` cannot be written.
+    """
+    from toprung.data.image_folder.decode import decode_chunk
+
+    aside.mkdir(parents=True, exist_ok=True)
+    wanted = {_file_of(chunk, aside).name for chunk in chunks}
+    for path in list(aside.iterdir()):
+        if path.name not in wanted:
+            path.unlink()
+    missing = [chunk for chunk in chunks if not _file_of(chunk, aside).exists()]
+    sizes = {chunk.key: len(chunk.files) for chunk in chunks}
+    total = sum(sizes.values())
+    done = total - sum(sizes[chunk.key] for chunk in missing)
+    if progress:
+        progress(done, total)
+    with contextlib.closing(_results(mapper or _map_here, decode_chunk, missing)) as results:
+        for decoded in results:
+            _save(decoded, aside)
+            done += sizes[decoded.key]
+            if progress:
+                progress(done, total)
+
+
+def read_reasons(chunk: Chunk, aside: Path) -> tuple[tuple[str, ...], int]:
+    """Why each file of a decoded chunk is unreadable ("" where it is not), and the channels of its images.
+
+    Raises:
+        UserError: the chunk is damaged, and was removed.
+    """
+    with _opened(chunk, aside) as arrays:
+        return tuple(arrays["reasons"].tolist()), int(arrays["num_channels"])
+
+
+def read_images(chunk: Chunk, aside: Path) -> NDArray[np.uint8]:
+    """The readable images of a decoded chunk, uint8, NCHW.
+
+    Raises:
+        UserError: the chunk is damaged, and was removed.
+    """
+    with _opened(chunk, aside) as arrays:
+        images: NDArray[np.uint8] = arrays["images"]
+        return images
+
+
+@contextlib.contextmanager
+def _opened(chunk: Chunk, aside: Path) -> Iterator[Mapping[str, Any]]:
+    path = _file_of(chunk, aside)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            yield arrays
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        path.unlink(missing_ok=True)
+        raise UserError(
+            "A piece of an interrupted preparation was damaged and is removed. Type the same again."
+        ) from None
+
+
+def _results(
+    mapper: Mapper, function: Callable[[Chunk], Decoded], chunks: Iterable[Chunk]
+) -> Generator[Decoded, None, None]:
+    yield from mapper(function, chunks)
+
+
+def _map_here(function: Callable[[Chunk], Decoded], chunks: Iterable[Chunk]) -> Iterator[Decoded]:
+    """In this process while that takes seconds only; a pool, which costs about as much to start, does the rest."""
+    waiting = list(chunks)
+    started = time.monotonic()
+    for done, chunk in enumerate(waiting, start=1):
+        yield function(chunk)
+        seconds = time.monotonic() - started
+        if seconds > SECONDS_ALONE and seconds / done * (len(waiting) - done) > SECONDS_WORTH_A_POOL:
+            yield from in_processes(function, waiting[done:], num_processes=num_cores())
+            return
+
+
+def in_processes(
+    function: Callable[[Chunk], Decoded], chunks: Iterable[Chunk], *, num_processes: int
+) -> Iterator[Decoded]:
+    """Call `function` on each chunk in a pool of processes, and in this one until the pool has started.
+
+    No more than two chunks a process are under way.
+
+    Raises:
+        UserError: a process was killed, as the system does where memory runs out.
+    """
+    waiting = iter(chunks)
+    first = list(itertools.islice(waiting, 2 * num_processes))
+    if not first:
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of the caller's threads
+    pool = ProcessPoolExecutor(min(num_processes, len(first)), mp_context=spawn, initializer=_leave_ctrl_c_to_parent)
+    try:
+        running: set[Future[Decoded]] = {pool.submit(function, chunk) for chunk in first}
+        while not any(future.done() for future in running):
+            if (chunk := next(waiting, None)) is None:
+                break
+            yield function(chunk)
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                running |= {pool.submit(function, chunk) for chunk in itertools.islice(waiting, 1)}
+                yield future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "A process that decodes images was killed; often memory ran out. Type the same again: it goes on."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def num_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _leave_ctrl_c_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _file_of(chunk: Chunk, aside: Path) -> Path:
+    return aside / f"{chunk.key}.npz"
+
+
+def _save(decoded: Decoded, aside: Path) -> None:
+    path, new = aside / f"{decoded.key}.npz", aside / f"{decoded.key}.{os.getpid()}.new"
+    try:
+        with new.open("wb") as file:
+            np.savez(
+                file,
+                images=decoded.images_NCHW,
+                num_channels=np.array(decoded.images_NCHW.shape[1] if len(decoded.images_NCHW) else 1),
+                reasons=np.array(decoded.reasons, dtype=np.str_),
+            )
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        state = path.stat()
+    except OSError:  # it went away since it was listed: decoding will say so
+        return (-1, -1)
+    return (state.st_size, state.st_mtime_ns)

@@ -1,0 +1,190 @@
+"""Decode image files into uint8 arrays: the only place that opens a foreign image.
+
+`decode_chunk` is a plain function of plain values, so that a pool of processes or Ray Data can call it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from toprung.data.image_folder.settings import Background, Color, Fit
+
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+MAX_PIXELS = 100_000_000
+ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 turn an image on its side
+ANOTHER_SIZE = "is of another size"
+RESAMPLING = Image.Resampling.BILINEAR  # Pillow widens the filter where it shrinks: no aliasing
+
+
+class Unreadable(Exception):
+    """A file cannot be used as an image; the text says why."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every image becomes. With `as_found` a file of another size than `size` (height, width) is refused."""
+
+    size: tuple[int, int]
+    as_found: bool
+    fit: Fit
+    color: Color
+    background: Background
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Files that are decoded together; `key` names the result."""
+
+    key: str
+    root: str
+    files: tuple[str, ...]
+    target: Target
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """The readable images of a chunk (uint8, NCHW; C is 1 where all are grey), and why each of the others is not.
+
+    `reasons` has one text a file, empty for a readable one.
+    """
+
+    key: str
+    images_NCHW: NDArray[np.uint8]
+    reasons: tuple[str, ...]
+
+
+def decode_chunk(chunk: Chunk) -> Decoded:
+    """Decode a chunk's files; what cannot be read is told, never raised."""
+    images: list[NDArray[np.uint8]] = []
+    reasons = []
+    for file in chunk.files:
+        try:
+            images.append(decode(Path(chunk.root, file), chunk.target))
+            reasons.append("")
+        except Unreadable as error:
+            reasons.append(str(error))
+    num_channels = max((len(image) for image in images), default=1)
+    images_NCHW = np.empty((len(images), num_channels, *chunk.target.size), dtype=np.uint8)
+    for place, image in enumerate(images):
+        images_NCHW[place] = image  # a grey image fills all channels
+    return Decoded(chunk.key, images_NCHW, tuple(reasons))
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width of an image as it is meant to be seen, from its header.
+
+    Raises:
+        Unreadable: it has no such header.
+    """
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            with _opened(path) as image:
+                _check_header(image)
+                width, height = image.size  # of a TIFF upright already
+                turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+                return (width, height) if turned else (height, width)
+        except Unreadable:
+            raise
+        except Exception as error:
+            raise Unreadable(_reason(path, error)) from None
+
+
+def decode(path: Path, target: Target) -> NDArray[np.uint8]:
+    """Read one image as uint8, C x H x W: turned upright, 8 bits, opaque, of the target's size.
+
+    Raises:
+        Unreadable: for whatever Pillow raises on a foreign file, more than `MAX_PIXELS` (by its header), an animation,
+            floating point pixels, and another size where the target takes files as they are.
+    """
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns of metadata that does not matter here
+        try:
+            with _opened(path) as image:
+                _check_header(image)
+                if not target.as_found:
+                    image.draft(None, (2 * max(target.size),) * 2)  # a JPEG far too large is decoded at 1/2, 1/4 or 1/8
+                upright = ImageOps.exif_transpose(image)
+                plain = _opaque(_eight_bits(upright), target.background)
+                mode = "L" if target.color == "grey" or plain.mode in ("1", "L") else "RGB"
+                plain = plain if plain.mode == mode else plain.convert(mode)
+                return _channels(_resized(plain, target), target.color)
+        except Unreadable:
+            raise
+        except Exception as error:  # whatever a decoder raises on a foreign file
+            raise Unreadable(_reason(path, error)) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """From a file object: given a name, Pillow 13.0 maps a plain TIFF, and scrambles one that is to be turned."""
+    with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        yield image
+
+
+def _check_header(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise Unreadable(f"has {width} x {height} pixels, more than {MAX_PIXELS:,}")
+    num_frames = getattr(image, "n_frames", 1)
+    if num_frames > 1 and image.format != "MPO":  # a camera's JPEG with a preview behind it
+        raise Unreadable(f"is animated or has pages ({num_frames} frames)")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise Unreadable("has floating point pixels, whose range is unknown")
+    if not image.mode.startswith("I"):
+        return image
+    values_HW = np.asarray(image).astype(np.int64)
+    if values_HW.min() < 0 or values_HW.max() > 65535:
+        raise Unreadable("has pixels of more than 16 bits")
+    return Image.fromarray(((values_HW * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _opaque(image: Image.Image, background: Background) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    seen = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", seen.size, background), seen).convert("RGB")
+
+
+def _resized(image: Image.Image, target: Target) -> Image.Image:
+    height, width = target.size
+    if image.size == (width, height):
+        return image
+    if target.as_found:
+        raise Unreadable(f"{ANOTHER_SIZE} ({image.height} x {image.width}, not {height} x {width})")
+    if target.fit == "stretch":
+        return image.resize((width, height), RESAMPLING)
+    if target.fit == "pad":
+        return ImageOps.pad(image, (width, height), RESAMPLING, color=target.background)
+    return ImageOps.fit(image, (width, height), RESAMPLING)
+
+
+def _channels(image: Image.Image, color: Color) -> NDArray[np.uint8]:
+    values = np.asarray(image)
+    if values.ndim == 2:
+        grey = values[np.newaxis]
+        return np.repeat(grey, 3, axis=0) if color == "rgb" else grey
+    if color == "auto" and (values == values[..., :1]).all():
+        return values[np.newaxis, ..., 0]
+    return np.moveaxis(values, -1, 0)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return f"cannot be opened ({error.strerror})"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"has more than {MAX_PIXELS:,} pixels"
+    if isinstance(error, UnidentifiedImageError):
+        empty = path.stat().st_size == 0
+        return "is empty" if empty else "is no PNG, JPEG, WebP, BMP or TIFF image"
+    text = " ".join(str(error).replace(str(path), "it").split())
+    return f"is damaged ({text[:100] or type(error).__name__})"

@@ -1,0 +1,82 @@
+"""Which images belong together: a patient's scans, a video's frames. They must not be parted by a split.
+
+Groups are named by `groups.csv` beside the class folders (columns file and group, each file once, paths relative to
+the folder), or by a pattern over the file names.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toprung.data.image_folder.tree import GROUPS_FILE, Tree, shown
+from toprung.errors import UserError
+
+
+def group_numbers(tree: Tree, *, pattern: str | None) -> NDArray[np.int64] | None:
+    """The group of each image of the tree, as a number; None where the dataset names no groups.
+
+    Args:
+        tree: the listed images.
+        pattern: a regular expression; its one group, at the start of a file's name, is the group.
+
+    Raises:
+        UserError: groups.csv cannot be read, names a file twice or one that is not there; an image has no group; a
+            group has images in both train/ and test/; both ways are given.
+    """
+    given = (tree.root / GROUPS_FILE).is_file()
+    if not given and pattern is None:
+        return None
+    if given and pattern is not None:
+        raise UserError(f"The folder has a {GROUPS_FILE}: leave out the group pattern, or remove the file.")
+    names = _by_file(tree) if given else _by_pattern(tree, pattern or "")
+    _, numbers = np.unique(np.array(names, dtype=object), return_inverse=True)
+    if tree.is_test_N is not None:
+        shared = np.intersect1d(numbers[tree.is_test_N], numbers[~tree.is_test_N])
+        if shared.size:
+            name = names[int(np.flatnonzero(numbers == shared[0])[0])]
+            raise UserError(
+                f"{shared.size} groups have images in both train/ and test/, such as {shown(name)}. "
+                "Put each group into one of them."
+            )
+    return numbers.astype(np.int64)
+
+
+def _by_file(tree: Tree) -> list[str]:
+    groups: dict[str, str] = {}
+    known = {*tree.files, *(file for file, _ in tree.strangers)}
+    try:
+        with (tree.root / GROUPS_FILE).open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            if not {"file", "group"} <= set(reader.fieldnames or ()):
+                raise UserError(f"{GROUPS_FILE} needs the columns file and group.")
+            for row in reader:
+                path, group = (row["file"] or ""), (row["group"] or "")
+                if path in groups:
+                    raise UserError(f"{GROUPS_FILE} names {shown(path)} twice.")
+                if path not in known:
+                    raise UserError(
+                        f"{GROUPS_FILE} names {shown(path)}, which is not there. Give paths such as "
+                        f"{shown(tree.files[0])}."
+                    )
+                groups[path] = group
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{GROUPS_FILE} cannot be read: {error}.") from None
+    if missing := [file for file in tree.files if not groups.get(file)]:
+        raise UserError(f"{GROUPS_FILE} has no group for {len(missing)} images, such as {shown(missing[0])}.")
+    return [groups[file] for file in tree.files]
+
+
+def _by_pattern(tree: Tree, pattern: str) -> list[str]:
+    found = [re.match(pattern, PurePosixPath(file).name) for file in tree.files]
+    names = [match[1] if match else None for match in found]
+    if missing := [file for file, name in zip(tree.files, names, strict=True) if not name]:
+        raise UserError(
+            f"The group pattern {shown(pattern)} finds no group in the names of {len(missing)} images, "
+            f"such as {shown(missing[0])}."
+        )
+    return [name for name in names if name]

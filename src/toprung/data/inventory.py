@@ -1,0 +1,57 @@
+"""Which datasets a project has: built in, added, prepared; read from a few small files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from toprung.data.card import CARD_FILE, Card, read_card
+from toprung.data.dvc_lineage import prepared_md5, tracked_md5
+from toprung.data.prepared import PREPARED
+from toprung.data.repository import PREFIX, RAW, read_yaml
+from toprung.data.sources import SOURCES
+from toprung.errors import UserError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset: `card` is None where it is not prepared here, `problem` says what is wrong with its card."""
+
+    name: str
+    origin: str
+    card: Card | None
+    problem: str | None
+    raw_md5: str | None
+    prepared_md5: str | None
+
+
+def datasets(project: Path) -> list[Dataset]:
+    """Every dataset of the project, by name.
+
+    Raises:
+        UserError: dvc.yaml or dvc.lock cannot be read.
+    """
+    names = set(SOURCES)
+    names |= {path.stem for path in (project / RAW).glob("*.dvc")}
+    names |= {path.parent.name for path in (project / PREPARED).glob(f"*/{CARD_FILE}")}
+    stages = (read_yaml(project / "dvc.yaml").get("stages") or {}) if (project / "dvc.yaml").is_file() else {}
+    names |= {stage.removeprefix(PREFIX) for stage in stages if stage.startswith(PREFIX)}
+    return [_dataset(name, project) for name in sorted(names)]
+
+
+def _dataset(name: str, project: Path) -> Dataset:
+    card, problem = None, None
+    if (project / PREPARED / name).is_dir():
+        try:
+            card = read_card(project / PREPARED / name)
+        except UserError as error:
+            problem = str(error)
+    origin = "built in" if name in SOURCES else (RAW / name).as_posix()
+    return Dataset(
+        name,
+        origin,
+        card,
+        problem,
+        tracked_md5(name, project=project),
+        prepared_md5(name, project=project),
+    )

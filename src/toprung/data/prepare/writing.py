@@ -1,0 +1,76 @@
+"""Write a prepared dataset's folder: arrays block by block, then the card computed from what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toprung.data.card import Card, channel_statistics, fingerprint_of, write_card
+
+
+@contextmanager
+def array_file(path: Path, *, dtype: str, shape: tuple[int, ...]) -> Iterator[Callable[[NDArray[Any]], None]]:
+    """A .npy file that is written one block of rows after the other, as `np.save` would write the whole array.
+
+    Not through a memory map: where the disk fills up, writing to a map ends the process (SIGBUS), this raises OSError.
+
+    Yields:
+        the function that appends a block.
+
+    Raises:
+        ValueError: the blocks together are not `shape`.
+    """
+    rows = 0
+    with path.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+
+        def append(block: NDArray[Any]) -> None:
+            nonlocal rows
+            if block.shape[1:] != shape[1:]:
+                raise ValueError(f"a block of shape {block.shape} is no part of {shape}")
+            rows += len(block)
+            file.write(np.ascontiguousarray(block, dtype=np.dtype(dtype)).data)
+
+        yield append
+    if rows != shape[0]:
+        raise ValueError(f"{rows} rows were written of {shape[0]}")
+
+
+def save(path: Path, array: NDArray[Any], *, dtype: str) -> None:
+    """Write a whole array."""
+    np.save(path, np.ascontiguousarray(array, dtype=np.dtype(dtype)), allow_pickle=False)
+
+
+def complete(folder: Path, *, classes: tuple[str, ...], **about: Any) -> Card:
+    """Compute the card of the arrays in `folder` and write it beside them.
+
+    Args:
+        folder: holds the four array files (and train_groups.npy where there are groups).
+        classes: their names.
+        about: the card's other fields that are not computed here.
+    """
+    images = {part: np.load(folder / f"{part}_images.npy", mmap_mode="r") for part in ("train", "test")}
+    counts = {
+        part: np.bincount(np.load(folder / f"{part}_labels.npy"), minlength=len(classes)).tolist() for part in images
+    }
+    mean, std = channel_statistics(images["train"])
+    card = Card(
+        classes=classes,
+        image_shape=images["train"].shape[1:],
+        num_train=len(images["train"]),
+        num_test=len(images["test"]),
+        train_counts=tuple(counts["train"]),
+        test_counts=tuple(counts["test"]),
+        mean=mean,
+        std=std,
+        fingerprint=fingerprint_of(folder),
+        **about,
+    )
+    write_card(card, folder)
+    return card

@@ -1,0 +1,188 @@
+"""The project as a DVC repository: its stages, what dvc.lock says, and DVC itself, run by its command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toprung.data.image_folder.chunks import Progress
+from toprung.data.prepared import PREPARED
+from toprung.data.progress import ENVIRONMENT as PROGRESS_FILE
+from toprung.data.progress import read_progress
+from toprung.errors import UserError
+
+RAW = Path("data/raw")
+PREFIX = "prepare_"
+
+
+@dataclass(frozen=True)
+class Locked:
+    """What dvc.lock says of a dataset: DVC's md5 of its raw files and of its arrays; None where it says nothing."""
+
+    raw_md5: str | None
+    prepared_md5: str | None
+
+
+def stage_of(name: str) -> str:
+    """The name of the stage that prepares a dataset."""
+    return f"{PREFIX}{name}"
+
+
+def stage_commands(project: Path) -> dict[str, str]:
+    """The command of each stage in dvc.yaml; nothing where the project is no DVC repository.
+
+    Raises:
+        UserError: dvc.yaml cannot be read.
+    """
+    if not is_dvc_repository(project):
+        return {}
+    names = dvc("stage", "list", "--name-only", project=project).split()  # DVC's own words where the file is broken
+    stages = read_yaml(project / "dvc.yaml").get("stages") or {}
+    return {name: str((stages.get(name) or {}).get("cmd", "")) for name in names}
+
+
+def add_stage(
+    name: str, command: Sequence[str], *, desc: str, deps: Sequence[Path], project: Path, replace: bool = False
+) -> None:
+    """Write the stage that prepares a dataset into dvc.yaml; its output is `data/prepared/<name>`.
+
+    Raises:
+        UserError: DVC refused.
+    """
+    options = [option for path in deps for option in ("--deps", path.as_posix())]
+    dvc(
+        "stage", "add", *(["--force"] if replace else []), "--name", stage_of(name), "--desc", desc,
+        *options, "--outs", (PREPARED / name).as_posix(), shlex.join(command),
+        project=project,
+    )  # fmt: skip
+
+
+def locked(name: str, *, project: Path) -> Locked:
+    """What dvc.lock says of a dataset, for lineage.
+
+    Raises:
+        UserError: dvc.lock cannot be read.
+    """
+    path = project / "dvc.lock"
+    stage = (read_yaml(path).get("stages") or {}).get(stage_of(name)) or {} if path.is_file() else {}
+    md5 = {str(each.get("path")): each.get("md5") for key in ("deps", "outs") for each in stage.get(key) or []}
+    return Locked(md5.get((RAW / name).as_posix()), md5.get((PREPARED / name).as_posix()))
+
+
+def changed_outputs(name: str, *, project: Path) -> str:
+    """How a dataset's arrays differ from what dvc.lock names, in DVC's word; empty where they do not.
+
+    Empty too where the project is no DVC repository or has no stage for it.
+
+    Raises:
+        UserError: DVC failed.
+    """
+    stage = stage_of(name)
+    if stage not in stage_commands(project):
+        return ""
+    said = json.loads(dvc("status", "--json", stage, project=project) or "{}")
+    for change in said.get(stage, []):
+        if isinstance(change, dict) and "changed outs" in change:
+            return ", ".join(sorted(set(change["changed outs"].values())))
+    return ""
+
+
+def is_dvc_repository(project: Path) -> bool:
+    """DVC works inside Git only: a source archive without .git is no DVC repository, even with .dvc in it."""
+    in_git = any((folder / ".git").exists() for folder in (project.resolve(), *project.resolve().parents))
+    return in_git and (project / ".dvc").is_dir() and (project / "dvc.yaml").is_file()
+
+
+def dvc(*arguments: str, project: Path, folder: Path | None = None, progress: Progress | None = None) -> str:
+    """Run DVC by this Python, which also comes first on PATH for the stage's own command.
+
+    Returns:
+        what it printed.
+
+    Raises:
+        UserError: it failed, with its reason.
+    """
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    if folder:
+        environment["TOPRUNG_DATA"] = str(folder)
+    with (
+        _progress_file(progress) as told,
+        subprocess.Popen(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=project,
+            env=environment | ({PROGRESS_FILE: str(told)} if told else {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        ) as process,
+    ):
+        try:
+            stdout, stderr = _communicate(process, told, progress)
+        except BaseException:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)  # Ctrl-C reached DVC too: it gives its lock back
+            process.kill()
+            raise
+    if process.returncode:
+        raise UserError(_reason(stderr) or f"dvc {shlex.join(arguments)} failed in {project}.")
+    return stdout
+
+
+@contextlib.contextmanager
+def _progress_file(progress: Progress | None) -> Iterator[Path | None]:
+    """Where the stage's process, which DVC starts, tells how far it is."""
+    if progress is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="toprung-") as folder:
+        yield Path(folder, "progress")
+
+
+def _communicate(process: subprocess.Popen[str], told: Path | None, progress: Progress | None) -> tuple[str, str]:
+    last = None
+    while True:
+        try:
+            return process.communicate(timeout=0.2 if told else None)
+        except subprocess.TimeoutExpired:
+            if told and progress and (now := read_progress(told)) not in (None, last):
+                last = now
+                progress(*now)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file of DVC's.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    import yaml  # type: ignore[import-untyped,unused-ignore]
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _reason(stderr: str) -> str:
+    """The line that says why: the stage's own last line where its command failed, else DVC's."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [place for place, line in enumerate(lines) if line.startswith("ERROR: ")]
+    if not errors:  # a dvc.yaml that cannot be read: the file, then what is wrong in it
+        return f"DVC: {' '.join(lines[:2])}" if lines else ""
+    own = [line for line in lines[: errors[0]] if not line.startswith("WARNING: ")]
+    if own and "failed to run" in lines[errors[-1]]:
+        return own[-1]
+    return f"DVC: {lines[errors[-1]].removeprefix('ERROR: ')}"

@@ -1,0 +1,121 @@
+"""`cifar10`: 60,000 photographs, 32 x 32, colour (Krizhevsky 2009, "Learning Multiple Layers of Features").
+
+torchvision's files (the folder cifar-10-batches-py) are looked for in the folder given, then below $TOPRUNG_DATA, then
+among earlier downloads; else torchvision downloads them. The files are pickles. Each must have the md5 that torchvision
+knows, and is then read by an unpickler that can build arrays and plain values, nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toprung.data.source import Arrays, Source
+from toprung.errors import UserError
+
+ENVIRONMENT = "TOPRUNG_DATA"
+FOLDER = "cifar-10-batches-py"
+SUBFOLDERS = ("", FOLDER, f"cifar10/{FOLDER}", f"CIFAR10/{FOLDER}")
+
+
+def load(folder: Path | None, downloads: Path) -> Arrays:
+    """Find, check and read the six files; download them into `downloads` where none are found."""
+    from torchvision.datasets import CIFAR10
+
+    names = [name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)]
+    place = _find(folder, downloads, names=names) or _downloaded(downloads)
+    return Arrays(*_read(place, CIFAR10.train_list), *_read(place, CIFAR10.test_list))
+
+
+def _find(folder: Path | None, downloads: Path, *, names: list[str]) -> Path | None:
+    places = [downloads]
+    if folder is not None:
+        places = [folder]
+    elif given := os.environ.get(ENVIRONMENT):
+        if not Path(given).expanduser().is_dir():
+            raise UserError(f"{ENVIRONMENT} is {given}, which is no folder. Correct it, or: unset {ENVIRONMENT}")
+        places.insert(0, Path(given).expanduser())
+    for below in (place / subfolder for place in places for subfolder in SUBFOLDERS):
+        missing = [name for name in names if not (below / name).is_file()]
+        if not missing:
+            return below
+        if len(missing) < len(names):
+            raise UserError(f"{below} lacks {' and '.join(missing)} of CIFAR-10's files.")
+    if folder is not None:
+        raise UserError(f"{folder} has none of CIFAR-10's files. Give the folder that holds {', '.join(names)}.")
+    return None
+
+
+def _read(place: Path, files: list[list[str]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    images, labels = [], []
+    for name, md5 in files:
+        content = (place / name).read_bytes()
+        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if found != md5:
+            raise UserError(
+                f"{place / name} is damaged or no file of CIFAR-10: its md5 is {found[:12]}..., not {md5[:12]}.... "
+                "Replace it, or remove all of them to have them downloaded."
+            )
+        batch = _unpickled(content, place / name)
+        images.append(batch["data"].reshape(-1, 3, 32, 32))
+        labels.append(np.array(batch["labels"], dtype=np.int64))
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _unpickled(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        batch = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
+        images_NP = batch["data"]
+        if images_NP.dtype != np.uint8 or images_NP.shape != (len(batch["labels"]), 3072):
+            raise ValueError(f"its images are {images_NP.dtype} of shape {images_NP.shape}")
+    except Exception as error:  # whatever a foreign pickle leads to
+        raise UserError(f"{path} cannot be read as a batch of CIFAR-10: {error}.") from None
+    return dict(batch)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Finds what an array of numbers is made of; every other name in a pickle is refused, so none is called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class or function of that name, of the three that are allowed."""
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        raise pickle.UnpicklingError(f"it wants {module}.{name}")
+
+
+def _downloaded(downloads: Path) -> Path:
+    """Let torchvision download and unpack the files aside, then move them to `downloads`."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    try:
+        downloads.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=downloads) as aside:
+            download_and_extract_archive(CIFAR10.url, aside, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+            os.replace(Path(aside, FOLDER), downloads / FOLDER)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"CIFAR-10 is not on this machine and could not be downloaded: {reason}. Set {ENVIRONMENT} to a "
+            f"folder that holds {FOLDER}."
+        ) from None
+    return downloads / FOLDER
+
+
+CIFAR10_SOURCE = Source(
+    name="cifar10",
+    origin="Krizhevsky's CIFAR-10 (2009), the files of torchvision's CIFAR10",
+    classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    augmentations=("flip", "shift", "affine", "color", "cutout", "mixup"),
+    load=load,
+)

@@ -1,0 +1,187 @@
+"""Where a sweep's study lies: a journal file in its directory, or a database that a whole team looks at.
+
+`TOPRUNG_STUDY_URI` names a database by SQLAlchemy's URL (`postgresql+psycopg2://user:password@host/name`); it is read
+from the environment at every command and never written down, since it may hold a password.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+
+from toprung.directory import SweepDirectory
+from toprung.errors import UserError
+
+ENVIRONMENT = "TOPRUNG_STUDY_URI"
+BALLAST_BYTES = 4 * 2**20
+
+
+class LedgerFile(BaseJournalBackend):
+    """A journal file with one writer, the driver that holds the sweep's lock.
+
+    It writes what Optuna's own file backend writes, which reads it, and needs neither that one's lock nor its reading
+    back of each line. What is written `together` is on disk at the end of the block, by one fsync. On a full disk the
+    ballast goes, a torn line is cut, and it is written again.
+    """
+
+    def __init__(self, file: Path, *, ballast: Path) -> None:
+        self._path, self._ballast = file, ballast
+        self._lock = threading.RLock()
+        self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        weakref.finalize(self, os.close, self._file)
+        self._size = file.stat().st_size
+        self._recent = [json.loads(line) for line in file.read_bytes().splitlines()]
+        self._first = 0  # number of the first of `_recent`
+        self._unwritten: list[bytes] = []
+        self._depth = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nobody else may write."""
+        raise TypeError("a ledger has one writer, in one process")
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """Records from that number on; the one storage that reads here never asks for earlier ones again."""
+        with self._lock:
+            assert log_number_from >= self._first, "a second storage reads this ledger through its writer"
+            del self._recent[: log_number_from - self._first]
+            self._first = log_number_from
+            return list(self._recent)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append records, on disk when this returns, or at the end of the block that is `together`."""
+        with self._lock:
+            for log in logs:
+                line = json.dumps(log, separators=(",", ":")).encode()
+                self._unwritten.append(line + b"\n")
+                self._recent.append(json.loads(line))
+            if not self._depth:
+                self._write()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Write what is appended in this block at its end."""
+        with self._lock:
+            self._depth += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._depth -= 1
+                if not self._depth:
+                    self._write()
+
+    def _write(self) -> None:
+        content = b"".join(self._unwritten)
+        if not content:
+            return
+        try:
+            self._put(content)
+        except OSError:
+            self._ballast.unlink(missing_ok=True)
+            self._put(content)
+        self._size += len(content)
+        self._unwritten.clear()
+
+    def _put(self, content: bytes) -> None:
+        view = memoryview(content)
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+            os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, self._size)  # a later try must not join what this one left
+            raise
+
+
+def together(storage: BaseStorage) -> contextlib.AbstractContextManager[None]:
+    """A block of records that are written at once, where the storage can."""
+    backend = storage._backend if isinstance(storage, JournalStorage) else None
+    return backend.together() if isinstance(backend, LedgerFile) else contextlib.nullcontext()
+
+
+def storage_for_writing(directory: SweepDirectory) -> BaseStorage:
+    """The study's storage, for the one driver that holds the sweep's lock.
+
+    What a killed driver left is put right first: a half-written last line is cut, its lock is broken.
+
+    Raises:
+        UserError: the database cannot be used.
+    """
+    if uri := os.environ.get(ENVIRONMENT):
+        return _database(uri)
+    file = directory.ledger_file
+    if file.exists():
+        cut_torn_tail(file)
+    Path(f"{file}.lock").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a disk this full will say so by itself
+        directory.ballast_file.write_bytes(bytes(BALLAST_BYTES))
+    return _journal(lambda: LedgerFile(file, ballast=directory.ballast_file), file)
+
+
+def storage_for_reading(directory: SweepDirectory) -> BaseStorage | None:
+    """The study's storage, or None where the sweep has no ledger yet.
+
+    Raises:
+        UserError: the ledger is damaged, or the database cannot be used.
+    """
+    if directory.ledger_file.is_file():
+        return _journal(lambda: JournalFileBackend(str(directory.ledger_file)), directory.ledger_file)
+    uri = os.environ.get(ENVIRONMENT)
+    return _database(uri) if uri else None
+
+
+def _journal(backend: Callable[[], BaseJournalBackend], file: Path) -> BaseStorage:
+    try:
+        return JournalStorage(backend())
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"The ledger {file} cannot be read: {error}. Restore it from a backup.") from None
+
+
+def _database(uri: str) -> BaseStorage:
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    try:
+        return optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True})
+    except (ImportError, SQLAlchemyError, ArgumentError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(uri, "the database")
+        raise UserError(f"The study's database ({ENVIRONMENT}) cannot be used: {reason}") from None
+
+
+def cut_torn_tail(file: Path) -> int:
+    """Cut what a killed writer left half-written at the end of a journal; gives the number of bytes cut.
+
+    Raises:
+        UserError: a line before the last one is damaged too: that was no torn write.
+    """
+    content = file.read_bytes()
+    whole, torn = content.rpartition(b"\n")[0], content.rpartition(b"\n")[2]
+    keep = len(content) - len(torn)
+    last = whole.rpartition(b"\n")[2]
+    if whole and not _is_record(last):  # zeros after a power cut, ended by chance
+        keep -= len(last) + 1
+        before = content[:keep].rstrip(b"\n").rpartition(b"\n")[2]
+        if before and not _is_record(before):
+            raise UserError(f"The ledger {file} is damaged before its last line. Restore it from a backup.")
+    if keep < len(content):
+        with file.open("r+b") as opened:
+            opened.truncate(keep)
+            opened.flush()
+            os.fsync(opened.fileno())
+    return len(content) - keep
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

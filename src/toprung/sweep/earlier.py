@@ -1,0 +1,196 @@
+"""What was there before: the recipe that a sweep was made from, its earlier drivers, and trials to go on from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from toprung import ledger
+from toprung.directory import FAILURE_FILE, TRIAL_LOCK_FILE, SweepDirectory
+from toprung.errors import UserError
+from toprung.ledger import TrialRecord
+from toprung.lineage import Lineage
+from toprung.spec import Sweep, apply_overrides
+from toprung.sweep import workbench
+from toprung.sweep.check import Checked
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import optuna
+
+
+def seconds(made: SweepDirectory) -> float:
+    """What the sweep's earlier drivers took together, by the ledger's own times."""
+    known = ledger.read_all(made)
+    starts = [life.time_ms for life in known.lives]
+    if not starts:
+        return 0.0  # the driver died before the ledger's first lines
+    events = sorted(
+        time_ms
+        for trial in known.trials
+        for time_ms in (
+            trial.started_ms,
+            *(epoch.time_ms for epoch in trial.epochs_by_number.values()),
+            *([trial.end.time_ms] if trial.end else []),
+        )
+    )
+    total = 0
+    for start, following in zip(starts, [*starts[1:], ledger.now_ms()], strict=True):
+        last = max((time_ms for time_ms in events if start <= time_ms <= following), default=start)
+        total += last - start
+    return total / 1000
+
+
+def refuse_changed_recipe(project: Path, made: SweepDirectory, sweep: Sweep) -> None:
+    """Compare the sweep's spec with what its recipe says now. A recipe that is gone changes nothing.
+
+    Raises:
+        UserError: they differ; the message says in what.
+    """
+    asked = made.read(made.spec_file)
+    recipe = asked.get("recipe")
+    if not recipe or str(recipe).removeprefix("tune.").partition(":")[0] not in workbench.recipes(project):
+        return
+    workbench.activate_instead(project)
+    now = apply_overrides(workbench.load_recipe(project, recipe), asked.get("settings", []))
+    for extension in asked.get("extensions", []):
+        asha = now.asha.model_copy(update={"max_epochs": extension["max_epochs"]})
+        now = now.model_copy(update={"num_trials": extension["num_trials"], "asha": asha})
+    changed = differences(sweep, now)
+    if changed:
+        raise UserError(
+            f"The recipe {recipe} has changed since {made.sweep_id} began:\n"
+            + "\n".join(f"  {line}" for line in changed)
+            + f"\nPut it back to resume, type toprung extend {made.sweep_id} for more of the same, "
+            + f"or begin anew: toprung sweep {recipe} --warm-start {made.sweep_id}"
+        )
+
+
+def differences(old: Sweep, new: Sweep) -> list[str]:
+    """Fields that differ, a line each: `asha.max_epochs: 9, now 27`."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    names = [*before, *(name for name in after if name not in before)]
+    return [
+        f"{name}: {before.get(name, 'not set')}, now {after.get(name, 'not set')}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def check_warm_start(source: SweepDirectory, checked: Checked, *, accept_data_change: bool) -> None:
+    """Whether an earlier sweep's trials say anything about a new one.
+
+    Raises:
+        UserError: another metric, other data, or nothing to tell.
+    """
+    old, new = source.spec(), checked.sweep
+    if (old.metric, old.mode) != (new.metric, new.mode):
+        raise UserError(
+            f"{source.sweep_id} was judged by {old.metric} ({old.mode}), this sweep is by {new.metric} ({new.mode}): "
+            "its trials say nothing here. Leave --warm-start out."
+        )
+    if not any(trial.status in ("finished", "stopped") for trial in ledger.read(source)):
+        raise UserError(f"{source.sweep_id} has no trial that finished or was stopped: nothing to start from.")
+    known = Lineage.model_validate(source.read(source.lineage_file))
+    same = (known.data_fingerprint, known.split_fingerprint) == (checked.card.fingerprint, checked.split_fingerprint)
+    if not same and not accept_data_change:
+        raise UserError(
+            f"{source.sweep_id} saw other data ({known.data_name} {known.data_fingerprint[:12]}, split "
+            f"{known.split_fingerprint[:12]}; now {checked.card.name} {checked.card.fingerprint[:12]}, split "
+            f"{checked.split_fingerprint[:12]}). If its trials still say something here, add --accept-data-change."
+        )
+
+
+def tell(study: optuna.Study, *, source: SweepDirectory) -> None:
+    """Tell a new study of an earlier sweep's trials that finished or were stopped; they are marked as told."""
+    import optuna
+
+    from toprung.study_storage import storage_for_reading
+
+    storage = storage_for_reading(source)
+    assert storage is not None  # check_warm_start found trials in it
+    old = optuna.load_study(study_name=source.sweep_id, storage=storage)
+    for trial in old.get_trials(deepcopy=False):
+        if trial.state.name not in ("COMPLETE", "PRUNED"):
+            continue
+        start = trial.user_attrs.get("start", {})
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=trial.state,
+                value=trial.value if trial.state.name == "COMPLETE" else None,
+                params=trial.params,
+                distributions=trial.distributions,
+                intermediate_values=trial.intermediate_values,
+                user_attrs={
+                    ledger.TOLD: trial.user_attrs.get(ledger.TOLD)
+                    or {"sweep_id": source.sweep_id, "trial_id": start.get("trial_id")}
+                },
+            )
+        )
+
+
+def survivors(trials: Sequence[TrialRecord], sweep: Sweep, *, old_top: int) -> list[TrialRecord]:
+    """Finished trials that a longer ladder promotes from what was its top rung: the best one in `reduction_factor`.
+
+    Those that were continued already are left out, but their values count.
+    """
+    import numpy as np
+
+    continued = {trial.continues for trial in trials}
+    there = [trial for trial in trials if trial.status == "finished" and trial.epochs == old_top]
+    if not there:
+        return []
+    sign = 1.0 if sweep.mode == "max" else -1.0
+    values = [sign * trial.epochs_by_number[old_top].metrics[sweep.metric] for trial in there]
+    needed = np.quantile(values, 1 - 1 / sweep.asha.reduction_factor)
+    above = [trial for trial, value in zip(there, values, strict=True) if value >= needed]
+    return [trial for trial in above if trial.trial_id not in continued]
+
+
+def continue_survivors(study: optuna.Study, *, directory: SweepDirectory, sweep: Sweep, old_top: int) -> None:
+    """Give each survivor a trial that goes on where it ended: a told trial is closed for good in Optuna.
+
+    The new trial takes over parameters, epochs and checkpoint, and names the one that it continues.
+    """
+    import optuna
+
+    frozen = study.get_trials(deepcopy=False)
+    for trial in survivors(ledger.records(study).trials, sweep, old_top=old_top):
+        trial_id = uuid.uuid4().hex[:8]
+        _copy_trial(directory.trial_folder(trial.trial_id), directory.trial_folder(trial_id))
+        old = frozen[trial.number]
+        start = {
+            "trial_id": trial_id,
+            "config": {**trial.config, "num_epochs": sweep.asha.max_epochs},
+            "time_ms": ledger.now_ms(),
+            "continues": trial.trial_id,
+            "is_default": trial.is_default,
+        }
+        epochs = {key: value for key, value in old.user_attrs.items() if key.startswith("epoch/")}
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.RUNNING,
+                params=old.params,
+                distributions=old.distributions,
+                intermediate_values=old.intermediate_values,
+                user_attrs={**epochs, "start": start},
+            )
+        )
+
+
+def _copy_trial(source: Path, target: Path) -> None:
+    aside = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source, aside, ignore=shutil.ignore_patterns(FAILURE_FILE, TRIAL_LOCK_FILE, "previous.pth"))
+    os.replace(aside, target)

@@ -1,0 +1,244 @@
+"""The writer in a process of its own: MLflow's client and database take neither the driver's interpreter nor its time.
+
+    python -m toprung.tracking.process '{"directory": ..., "metric": ..., "behind": false}'
+
+takes notes as lines of JSON on stdin and tells what came of them on stdout. It ends with its driver: what was not
+delivered then is in the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import filelock
+
+from toprung import ledger
+from toprung.directory import SweepDirectory
+from toprung.errors import UserError
+from toprung.ledger import End
+
+MOST_STARTS = 4
+STRAGGLER_SECONDS = 60
+NICENESS = 10  # trials are the work here
+
+
+class WriterProcess:
+    """`TrackingWriter` as the driver sees it; it starts with the first epoch: a cold start needs the cores itself."""
+
+    def __init__(
+        self,
+        directory: SweepDirectory,
+        *,
+        metric: str,
+        on_open: Callable[[str, str], object],
+        on_run: Callable[[str, str], object],
+        on_kept: Callable[[str], object],
+        on_refused: Callable[[], object],
+        behind: bool = False,
+    ) -> None:
+        """Wait for the first note. All callables are called in a thread of this process.
+
+        Args:
+            directory: the sweep's.
+            metric: the sweep's.
+            on_open: told the ids of the sweep's run and its experiment.
+            on_run: told a trial's id and its run's id.
+            on_kept: told that a trial's files are in MLflow.
+            on_refused: told that MLflow cannot be used at all.
+            behind: the ledger has trials already, of an earlier driver.
+        """
+        self._directory, self._metric, self._behind = directory, metric, behind
+        self._on_open, self._on_run, self._on_kept, self._on_refused = on_open, on_run, on_kept, on_refused
+        self._lock = threading.Lock()
+        self._waiting: list[dict[str, Any]] = []
+        self._process: subprocess.Popen[str] | None = None
+        self._listener: threading.Thread | None = None
+        self._num_starts = 0
+        self._closing: dict[str, Any] | None = None
+        self._runs: dict[str, str] = {}
+        self.refused: UserError | None = None
+        self.problems: list[str] = []
+        self.undelivered: str | None = None
+
+    def start_trial(
+        self, trial_id: str, *, number: int, config: Mapping[str, Any], continues: str | None = None
+    ) -> None:
+        """A trial has its worker."""
+        start = {"number": number, "config": dict(config), "continues": continues, "time_ms": ledger.now_ms()}
+        self._send({"note": "start", "trial_id": trial_id, **start}, begin=False)
+
+    def log_epoch(self, trial_id: str, *, epoch: int, metrics: Mapping[str, float], time_ms: int) -> None:
+        """A trial reported an epoch."""
+        self._send(
+            {"note": "epoch", "trial_id": trial_id, "epoch": epoch, "metrics": dict(metrics), "time_ms": time_ms}
+        )
+
+    def end_trial(self, trial_id: str, end: End) -> None:
+        """A trial ended."""
+        self._send({"note": "end", "trial_id": trial_id, "end": asdict(end)})
+
+    def runs(self) -> dict[str, str]:
+        """Run ids by trial id, as far as they are known."""
+        return dict(self._runs)
+
+    def behind(self) -> None:
+        """Compare ledger and server before anything else is sent."""
+        self._behind = True
+        self._send({"note": "behind"}, begin=False)
+
+    def close(self, *, conclude: bool) -> None:
+        """Deliver what is left, for as long as is reasonable, and end.
+
+        Args:
+            conclude: end the sweep's own run too, as `status.json` says.
+        """
+        if self._process is None and not conclude:
+            return
+        if self.refused is None:
+            self._closing = {"note": "close", "conclude": conclude}
+            self._send(self._closing)
+        while self._listener is not None and self._listener.is_alive():
+            self._listener.join()  # a writer that died is followed by another, with a listener of its own
+
+    def _send(self, note: dict[str, Any], *, begin: bool = True) -> None:
+        with self._lock:
+            if self._process is None:
+                self._waiting.append(note)
+                if begin:
+                    self._begin()
+                return
+            self._write(note)
+
+    def _begin(self) -> None:
+        self._num_starts += 1
+        task = {
+            "directory": str(self._directory.path),
+            "metric": self._metric,
+            "behind": self._behind or self._num_starts > 1,
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "toprung.tracking.process", json.dumps(task)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the driver, which then says what is to be delivered
+        )
+        self._listener = threading.Thread(target=self._listen, args=[self._process], name="mlflow-writer", daemon=True)
+        self._listener.start()
+        for note in self._waiting:
+            self._write(note)
+        self._waiting.clear()
+
+    def _write(self, note: dict[str, Any]) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it died, its pipe is closed: the listener sees to that
+            self._process.stdin.write(json.dumps(note) + "\n")
+            self._process.stdin.flush()
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        done = False
+        for line in process.stdout:
+            event = json.loads(line)
+            done = done or event["event"] in ("done", "refused")
+            self._take(event)
+        process.wait()
+        process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()  # type: ignore[union-attr]
+        if done:
+            return
+        with self._lock:  # it was killed: another one catches up from the ledger
+            if self._num_starts >= MOST_STARTS:
+                self.undelivered = "the process that writes to MLflow was killed again and again"
+                return
+            if self._closing is not None:
+                self._waiting.append(self._closing)
+            self._begin()
+
+    def _take(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "open":
+                self._on_open(event["run_id"], event["experiment_id"])
+            case "run":
+                self._runs[event["trial_id"]] = event["run_id"]
+                self._on_run(event["trial_id"], event["run_id"])
+            case "kept":
+                self._on_kept(event["trial_id"])
+            case "refused":
+                self.refused = UserError(event["message"])
+                self._on_refused()
+            case "done":
+                self.problems, self.undelivered = event["problems"], event["undelivered"]
+
+
+def main(task: dict[str, Any], notes: IO[str], tell: Callable[[dict[str, Any]], None]) -> None:
+    """Write until the driver says that it is over, or is gone."""
+    from toprung.tracking import mirror
+    from toprung.tracking.writer import TrackingWriter
+
+    def refuse(message: str) -> None:
+        tell({"event": "refused", "message": message})
+        os._exit(0)  # there is nobody to write to
+
+    made = SweepDirectory(Path(task["directory"]))
+    sweep = made.spec()
+    writer = TrackingWriter(
+        lambda: mirror.open_sweep(made, sweep=sweep),
+        directory=made,
+        metric=task["metric"],
+        on_open=lambda run: tell({"event": "open", "run_id": run.run_id, "experiment_id": run.experiment_id}),
+        on_run=lambda trial_id, run_id: tell({"event": "run", "trial_id": trial_id, "run_id": run_id}),
+        on_kept=lambda trial_id: tell({"event": "kept", "trial_id": trial_id}),
+        on_refused=lambda: refuse(str(writer.refused)),
+        behind=task["behind"],
+    )
+    for line in notes:
+        note = json.loads(line)
+        match note.pop("note"):
+            case "start":
+                writer.start_trial(note.pop("trial_id"), **note)
+            case "epoch":
+                writer.log_epoch(note.pop("trial_id"), **note)
+            case "end":
+                writer.end_trial(note["trial_id"], End(**note["end"]))
+            case "behind":
+                writer.behind()
+            case "close":
+                writer.close(conclude=note["conclude"])
+                tell({"event": "done", "problems": writer.problems, "undelivered": writer.undelivered})
+                return
+    os._exit(1)  # the driver is gone; a request under way is of no use any more
+
+
+def _as_a_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(NICENESS)
+    task = json.loads(sys.argv[1])
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # what a library prints is no event
+    lock = threading.Lock()
+
+    def tell(event: dict[str, Any]) -> None:
+        with lock, contextlib.suppress(BrokenPipeError):
+            events.write(json.dumps(event) + "\n")
+
+    with filelock.FileLock(Path(task["directory"], "mlflow.lock"), timeout=STRAGGLER_SECONDS):
+        main(task, sys.stdin, tell)
+    print(f"MLflow writer: {time.process_time():.2f} s of CPU", file=sys.stderr, flush=True)  # noqa: T201 (its log)
+
+
+if __name__ == "__main__":
+    _as_a_process()

@@ -1,0 +1,285 @@
+"""A sweep's later lives: stopped from another terminal, resumed, extended, told to another sweep, removed."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from toprung import ledger
+from toprung.directory import SweepDirectory
+
+RECIPE = """
+from toprung.spec import Asha, Data, Search, Sweep
+
+
+def sweep():
+    return Sweep(
+        name="lives",
+        trainer="trainers.slow",
+        space="search_spaces.convnet",
+        constants={"width": 4, "depth": 1},
+        data=Data(name="digits", max_train=200),
+        num_trials=8,
+        asha=Asha(max_epochs=3),
+        search=Search(num_startup_trials=4),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def lives(new_bench, tmp_path_factory):
+    """A workbench of its own, for these tests change its recipe; and a storage folder."""
+    bench = new_bench()
+    loop = (bench / "trainers" / "convnet.py").read_text()
+    unhurried = loop.replace("        session.report(", "        time.sleep(0.3)\n        session.report(")
+    (bench / "trainers" / "slow.py").write_text(
+        unhurried.replace("\nimport torch\n", "\nimport time\n\nimport torch\n")
+    )
+    (bench / "tune" / "lives.py").write_text(RECIPE)
+    return bench, tmp_path_factory.mktemp("lives")
+
+
+@pytest.fixture(scope="module")
+def stopped(lives, start, toprung, sweep_of):
+    """A sweep that `toprung stop` ended after its first trial had."""
+    bench, storage = lives
+    command = start("sweep", "tune.lives", "--set", f"storage={storage}", "--name", "mine", folder=bench)
+    command.read_until(lambda line: "finished" in line or "stopped at rung" in line)
+    meanwhile = toprung("resume", "mine", "--storage", storage, folder=bench)
+    stopping = toprung("stop", "mine", "--storage", storage, folder=bench)
+    return sweep_of(command.finish(), storage), meanwhile, stopping
+
+
+def test_a_sweep_that_runs_is_not_resumed(stopped):
+    swept, meanwhile, _ = stopped
+    assert meanwhile.code == 2
+    assert meanwhile.stderr == f"{swept.shown['sweep_id']} is running. Type: toprung stop {swept.shown['sweep_id']}\n"
+
+
+def test_stop_from_another_terminal_is_as_clean_as_ctrl_c(stopped):
+    swept, _, stopping = stopped
+    assert stopping.code == 0, stopping.stderr
+    sweep_id = swept.shown["sweep_id"]
+    assert stopping.stdout == f"{sweep_id}: stopped by the user. Go on with: toprung resume {sweep_id}\n"
+    assert swept.command.code == 130
+    assert swept.shown["status"] == "stopped"
+    assert {run.info.status for run in swept.children.values()} <= {"FINISHED", "KILLED"}
+    assert swept.command.left_behind() == []
+
+
+def test_a_sweep_that_does_not_run_cannot_be_stopped(stopped, lives, toprung):
+    bench, storage = lives
+    again = toprung("stop", "mine", "--storage", storage, folder=bench)
+    assert again.code == 2
+    assert again.stderr.endswith(" is not running (stopped).\n")
+
+
+@pytest.fixture(scope="module")
+def refused(stopped, lives, toprung):
+    """An attempt to resume with a recipe that says something else now."""
+    bench, storage = lives
+    recipe = bench / "tune" / "lives.py"
+    recipe.write_text(RECIPE.replace("max_epochs=3", "max_epochs=9").replace("num_trials=8", "num_trials=10"))
+    command = toprung("resume", "mine", "--storage", storage, folder=bench)
+    recipe.write_text(RECIPE)
+    return command
+
+
+def test_a_changed_recipe_is_refused_with_what_differs(refused):
+    assert refused.code == 2
+    first, *differences, last = refused.stderr.splitlines()
+    assert first.startswith("The recipe tune.lives has changed since lives-")
+    assert differences == ["  num_trials: 8, now 10", "  asha.max_epochs: 3, now 9"]
+    assert last.startswith("Put it back to resume, type toprung extend lives-")
+
+
+@pytest.fixture(scope="module")
+def resumed(refused, lives, toprung, sweep_of):
+    bench, storage = lives
+    return sweep_of(toprung("resume", "mine", "--storage", storage, folder=bench), storage)
+
+
+def _check_agreement(swept, *, num_trials):
+    """Ledger, Optuna and MLflow say the same of every trial, each once and ended."""
+    trials = [trial for trial in ledger.read(SweepDirectory(swept.folder)) if trial.trial_id]
+    children = swept.children
+    assert len(trials) == len({trial.trial_id for trial in trials}) == num_trials
+    assert set(children) == {trial.trial_id for trial in trials}
+    words = {"finished": ("COMPLETE", "FINISHED"), "stopped": ("PRUNED", "KILLED"), "failed": ("FAIL", "FAILED")}
+    for trial in trials:
+        assert (trial.optuna_state, children[trial.trial_id].info.status) == words[trial.status]
+        history = swept.client.get_metric_history(children[trial.trial_id].info.run_id, "val/accuracy")
+        assert [metric.step for metric in history] == sorted(trial.epochs_by_number)
+        assert [metric.step for metric in history] == list(range(1, trial.epochs + 1))
+    assert swept.parent.info.status == "FINISHED"
+
+
+def test_a_resumed_sweep_ends_as_if_nothing_had_happened(resumed, stopped):
+    assert resumed.command.code == 0, resumed.command.stderr
+    assert resumed.shown["status"] == "finished"
+    _check_agreement(resumed, num_trials=8)
+    killed = {trial["trial_id"] for trial in stopped[0].shown["trials"] if trial["status"] == "killed"}
+    assert killed
+    assert killed <= set(resumed.trials)
+
+
+def test_a_resumed_trial_goes_on_from_its_last_epoch(resumed, stopped):
+    before = {trial["trial_id"]: trial for trial in stopped[0].shown["trials"]}
+    reached = {t["trial_id"]: t["epochs"] for t in before.values() if t["status"] == "killed" and t["epochs"]}
+    known = ledger.read_all(SweepDirectory(resumed.folder))
+    later = known.lives[1].time_ms
+    for trial in known.trials:
+        if trial.trial_id in reached:
+            again = [number for number, epoch in trial.epochs_by_number.items() if epoch.time_ms > later]
+            assert min(again, default=reached[trial.trial_id] + 1) == reached[trial.trial_id] + 1
+
+
+def test_a_finished_sweep_is_not_resumed_but_extended(resumed, lives, toprung):
+    bench, storage = lives
+    again = toprung("resume", "mine", "--storage", storage, folder=bench)
+    assert again.code == 2
+    assert again.stderr.endswith(f"For more trials type: toprung extend {resumed.shown['sweep_id']} --trials 4\n")
+
+
+@pytest.fixture(scope="module")
+def extended(resumed, lives, toprung, sweep_of):
+    bench, storage = lives
+    flags = ("--trials", 2, "--max-epochs", 6, "--storage", storage)
+    return sweep_of(toprung("extend", "mine", *flags, folder=bench), storage)
+
+
+def test_an_extended_sweep_has_its_new_trials_and_survivors_that_go_on(extended):
+    assert extended.command.code == 0, extended.command.stderr
+    going_on = [trial for trial in extended.shown["trials"] if trial["continues"]]
+    assert going_on
+    _check_agreement(extended, num_trials=8 + 2 + len(going_on))
+    for trial in going_on:
+        ancestor = extended.trials[trial["continues"]]
+        assert ancestor["status"] == "finished"
+        assert trial["epochs"] > ancestor["epochs"] == 3
+        assert {k: v for k, v in trial["config"].items() if k != "num_epochs"} == {
+            k: v for k, v in ancestor["config"].items() if k != "num_epochs"
+        }
+        run = extended.children[trial["trial_id"]]
+        assert run.data.tags["toprung.continues"] == trial["continues"]
+
+
+def test_new_trials_are_proposed_from_the_study_as_it_stands(extended):
+    import optuna
+
+    from toprung.study_storage import storage_for_reading
+
+    made = SweepDirectory(extended.folder)
+    study = optuna.load_study(study_name=made.sweep_id, storage=storage_for_reading(made))
+    began = next(life.time_ms for life in ledger.read_all(made).lives if life.verb == "extend")
+    starts = [(t, t.user_attrs["start"]) for t in study.get_trials()]
+    new = [trial for trial, start in starts if start["time_ms"] >= began and "continues" not in start]
+    assert len(new) == 2
+    # TPE marks the trials it modelled; below its number of startup trials it draws at random and marks none.
+    told_before = sum(trial.state.name in ("COMPLETE", "PRUNED") for trial, start in starts if start["time_ms"] < began)
+    assert told_before >= made.spec().search.num_startup_trials
+    assert len({json.dumps(trial.params, sort_keys=True) for trial, _ in starts if trial in new}) == 2
+    earlier = [trial.params for trial, start in starts if start["time_ms"] < began]
+    assert not any(trial.params in earlier for trial in new)
+
+
+def test_events_tell_the_story_in_order(extended, lives, toprung):
+    bench, storage = lives
+    told = toprung("events", "mine", "--json", "--storage", storage, folder=bench)
+    assert told.code == 0, told.stderr
+    events = json.loads(told.stdout)
+    assert [event["time_ms"] for event in events] == sorted(event["time_ms"] for event in events)
+    assert [event["what"] for event in events if event["number"] is None] == ["sweep", "resume", "extend"]
+    for number in {event["number"] for event in events} - {None}:
+        story = [event["what"] for event in events if event["number"] == number]
+        assert story[0] == "asked"
+        assert story[-2:] == ["ended", "told"]
+        assert "reported" in story
+    lines = toprung("events", "mine", "--storage", storage, folder=bench).stdout.splitlines()
+    assert len(lines) == len(events)
+
+
+@pytest.fixture(scope="module")
+def warm(extended, lives, toprung, sweep_of):
+    bench, storage = lives
+    flags = ("--set", f"storage={storage}", "--set", "num_trials=1", "--warm-start", "mine")
+    return sweep_of(toprung("sweep", "tune.lives", *flags, folder=bench), storage)
+
+
+def test_a_warm_start_knows_the_old_trials_and_does_not_count_them(warm, extended):
+    assert warm.command.code == 0, warm.command.stderr
+    assert len(warm.shown["trials"]) == 1
+    assert len(warm.children) == 1
+    import optuna
+
+    from toprung.study_storage import storage_for_reading
+
+    made = SweepDirectory(warm.folder)
+    study = optuna.load_study(study_name=made.sweep_id, storage=storage_for_reading(made))
+    told = [trial for trial in study.get_trials() if ledger.TOLD in trial.user_attrs]
+    assert len(told) == len([t for t in extended.shown["trials"] if t["status"] in ("finished", "stopped")])
+
+
+def test_a_warm_start_from_other_data_must_be_wanted(warm, lives, toprung):
+    bench, storage = lives
+    flags = ("--set", f"storage={storage}", "--set", "data.split_seed=1", "--warm-start", "mine")
+    refused = toprung("sweep", "tune.lives", *flags, folder=bench)
+    assert refused.code == 2
+    assert "saw other data" in refused.stderr
+    assert "--accept-data-change" in refused.stderr
+    assert len(list(storage.glob("lives-*"))) == 2
+
+
+def test_data_that_changed_are_refused_on_resume(warm, lives, toprung):
+    bench, storage = lives
+    made = SweepDirectory(warm.folder)
+    lineage, state = made.read(made.lineage_file), made.read(made.status_file)
+    made.write(made.lineage_file, {**lineage, "data_fingerprint": "0" * 64})
+    made.write(made.status_file, {**state, "status": "stopped"})
+    refused = toprung("resume", made.sweep_id, "--storage", storage, folder=bench)
+    made.write(made.lineage_file, lineage)
+    made.write(made.status_file, state)
+    assert refused.code == 2
+    assert refused.stderr.startswith("The dataset digits has changed since ")
+
+
+def test_rm_asks_and_keeps_the_export_where_told(warm, lives, toprung):
+    bench, storage = lives
+    kept = toprung("rm", "mine", "--storage", storage, folder=bench)  # nobody answers
+    assert kept.code != 0
+    (mine,) = [path for path in storage.glob("lives-*") if json.loads((path / "sweep.json").read_text())["name"]]
+    removed = toprung("rm", "mine", "--keep-export", "--yes", "--storage", storage, folder=bench)
+    assert removed.code == 0, removed.stderr
+    assert [path.name for path in mine.iterdir()] == ["export"]
+    assert (mine / "export" / "model.pth").is_file()
+    gone = toprung("rm", warm.shown["sweep_id"], "--yes", "--storage", storage, folder=bench)
+    assert gone.code == 0, gone.stderr
+    assert not warm.folder.exists()
+    assert [path.name for path in storage.iterdir() if path.name.startswith(".removed")] == []
+    shutil.rmtree(mine)
+
+
+def test_the_next_command_closes_what_a_killed_driver_left_open(lives, start, toprung, sweep_of):
+    bench, storage = lives
+    command = start("sweep", "tune.lives", "--set", f"storage={storage}", folder=bench)
+    command.read_until(lambda line: "finished" in line or "stopped at rung" in line)
+    (folder,) = storage.glob("lives-*")
+    while "mlflow_run_id" not in json.loads((folder / "status.json").read_text()):
+        time.sleep(0.05)
+    os.kill(command.process.pid, signal.SIGKILL)
+    command.finish()
+    listed = toprung("list", "--storage", storage, folder=bench)
+    assert listed.code == 0
+    assert f"{folder.name}: its driver died; its open runs in MLflow are closed." in listed.stderr
+    assert "interrupted" in listed.stdout
+    swept = sweep_of(command, storage)
+    assert swept.shown["status"] == "interrupted"
+    assert swept.parent.info.status == "KILLED"
+    assert "RUNNING" not in {run.info.status for run in swept.children.values()}
+    running = {trial["trial_id"] for trial in swept.shown["trials"] if trial["status"] == "running"}
+    assert {swept.children[each].data.tags["stop_reason"] for each in running} <= {"the driver died"}
+    assert toprung("list", "--storage", storage, folder=bench).stderr == ""
+    assert command.left_behind() == []

@@ -1,0 +1,105 @@
+"""What ends a sweep early because its recipe says so."""
+
+import pytest
+
+from toprung.errors import UserError
+from toprung.ledger import End, TrialRecord
+from toprung.spec import Resources, Stop, Sweep
+from toprung.sweep.board import Board
+from toprung.sweep.stopping import rule_that_holds
+
+TINY = ("constants.width=4", "constants.depth=1", "max_train=200")
+
+
+def _board(*, mode="max", **rules):
+    sweep = Sweep(name="x", trainer="t", space="s", mode=mode, resources=Resources(cpus=2), stop=Stop(**rules))
+    return Board("x-1", sweep, num_workers=2)
+
+
+def _trial(board, number, *values, ended=True):
+    trial_id = f"{number:08d}"
+    board.add(TrialRecord(number, trial_id, "waiting", {}, {}, None, None))
+    for epoch, value in enumerate(values, start=1):
+        board.report(trial_id, value, epoch=epoch)
+    if ended:
+        board.end(trial_id, End("finished"))
+
+
+def test_without_rules_nothing_holds():
+    board = _board()
+    _trial(board, 0, 1.0)
+    assert rule_that_holds(board) is None
+
+
+@pytest.mark.parametrize(("mode", "worse", "better"), [("max", 0.8, 0.9), ("min", 0.9, 0.8)])
+def test_a_target_holds_once_it_is_reached(mode, worse, better):
+    board = _board(mode=mode, target=0.85)
+    _trial(board, 0, worse)
+    assert rule_that_holds(board) is None
+    _trial(board, 1, worse, better, ended=False)
+    assert rule_that_holds(board) == f"target 0.85 reached by trial 1 ({better:.4f})"
+
+
+def test_a_plateau_counts_trials_that_ended_since_the_best():
+    board = _board(plateau_trials=2)
+    _trial(board, 0, 0.5)
+    _trial(board, 1, 0.4)
+    assert rule_that_holds(board) == "plateau: 2 trials ended without a new best"
+    _trial(board, 2, 0.6, ended=False)
+    assert rule_that_holds(board) is None
+
+
+def test_the_wall_clock_counts_earlier_drivers_too():
+    board = _board(seconds=100)
+    assert rule_that_holds(board) is None
+    board.earlier_seconds = 100
+    assert rule_that_holds(board) == "wall clock: 100 s are over"
+
+
+def test_money_is_worker_time_by_the_price_of_its_resources():
+    board = _board(max_cost=1.0, cpu_price_per_hour=0.5)
+    board.busy_seconds = 3599
+    assert rule_that_holds(board) is None
+    assert board.cost == pytest.approx(2 * 0.5 * 3599 / 3600)
+    board.busy_seconds = 3600
+    assert rule_that_holds(board) == "cost: 1 are spent"
+
+
+def test_the_first_rule_that_holds_is_named():
+    board = _board(target=0.5, plateau_trials=1)
+    _trial(board, 0, 0.7)
+    assert "target" in rule_that_holds(board)
+
+
+def test_a_cost_without_a_price_is_refused():
+    with pytest.raises(UserError, match="max_cost needs cpu_price_per_hour or gpu_price_per_hour"):
+        Stop().model_copy(update={"max_cost": 1})
+
+
+@pytest.fixture(scope="module")
+def reached(bench, toprung, sweep_of, tmp_path_factory):
+    storage = tmp_path_factory.mktemp("reached")
+    settings = [f"storage={storage}", *TINY, "num_trials=40", "max_epochs=9", "stop.target=0.01"]
+    flags = [word for setting in settings for word in ("--set", setting)]
+    return sweep_of(toprung("sweep", "tune.smoke", *flags, folder=bench), storage)
+
+
+def test_a_sweep_that_reaches_its_target_is_finished_and_says_why(reached):
+    assert reached.command.code == 0, reached.command.stderr
+    assert "Target 0.01 reached by trial " in reached.command.stdout
+    assert reached.shown["status"] == "finished"
+    assert reached.shown["reason"].startswith("target 0.01 reached by trial ")
+    assert len(reached.shown["trials"]) < 40
+    assert reached.shown["export_dir"] is not None
+
+
+def test_what_a_rule_cut_short_is_over_in_all_three_records(reached):
+    assert {trial["status"] for trial in reached.shown["trials"]} <= {"finished", "stopped"}
+    assert {run.info.status for run in reached.children.values()} <= {"FINISHED", "KILLED"}
+    assert set(reached.children) == set(reached.trials)
+    cut = [trial for trial in reached.shown["trials"] if trial["status"] == "stopped" and trial["rung"] is None]
+    assert cut
+    for trial in cut:
+        assert reached.children[trial["trial_id"]].data.tags["stop_reason"] == reached.shown["reason"]
+    assert reached.parent.info.status == "FINISHED"
+    assert reached.parent.data.tags["stop_reason"] == reached.shown["reason"]

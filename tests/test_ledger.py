@@ -1,0 +1,198 @@
+"""The ledger: what is written of a trial and a driver is read back, and the events tell it in order."""
+
+from datetime import datetime
+
+import optuna
+import pytest
+
+from toprung import directory, ledger
+from toprung.analysis.events import events
+from toprung.errors import UserError
+from toprung.ledger import End, Epoch
+from toprung.spec import Sweep
+from toprung.study_storage import ENVIRONMENT, storage_for_writing
+from toprung.sweep import earlier
+
+SWEEP = Sweep(name="some", trainer="trainers.convnet", space="search_spaces.convnet")
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+@pytest.fixture
+def made(tmp_path):
+    return directory.create(tmp_path / "runs", SWEEP, name=None, now=datetime.now())
+
+
+@pytest.fixture(params=["journal", "database"])
+def anywhere(made, tmp_path, request, monkeypatch):
+    """A sweep whose study is in its own directory, or in a database."""
+    if request.param == "database":
+        monkeypatch.setenv(ENVIRONMENT, f"sqlite:///{tmp_path}/study.db")
+    return made
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time as a test sets it."""
+    now = [1_000_000]
+    monkeypatch.setattr(ledger, "now_ms", lambda: now[0])
+    return now
+
+
+def _study(made):
+    return optuna.create_study(study_name=made.sweep_id, storage=storage_for_writing(made), direction="maximize")
+
+
+def _report(trial, epoch, value, *, time_ms=0):
+    ledger.write_epoch(trial, epoch=epoch, value=value, metrics={"val/accuracy": value, "val/loss": 1}, time_ms=time_ms)
+
+
+def test_a_sweep_without_a_study_has_no_trials_and_no_lives(anywhere):
+    assert ledger.read_all(anywhere) == ledger.Ledger([], [])
+    storage_for_writing(anywhere)
+    assert ledger.read_all(anywhere) == ledger.Ledger([], [])
+
+
+def test_everything_written_of_a_trial_is_read_back(anywhere, clock):
+    study = _study(anywhere)
+    trial = study.ask()
+    config = {"lr": 0.1, "augment": None, "nesterov": True, "schedule": "cosine", "num_epochs": 9}
+    ledger.write_start(trial, trial_id="aa", config=config, is_default=True, continues="bb")
+    _report(trial, 1, 0.5, time_ms=1_000_500)
+    _report(trial, 2, 0.4, time_ms=1_001_000)
+    ledger.write_run_id(study, trial_id="aa", run_id="run")
+    clock[0] = 1_003_000
+    written = ledger.write_end(trial, End("stopped", rung=2, cause="ASHA: 0.4000, needed 0.5000"))
+    study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    (record,) = ledger.read(anywhere)
+    assert record == ledger.TrialRecord(
+        number=0,
+        trial_id="aa",
+        status="stopped",
+        config=config,
+        epochs_by_number={
+            1: Epoch({"val/accuracy": 0.5, "val/loss": 1}, 1_000_500),
+            2: Epoch({"val/accuracy": 0.4, "val/loss": 1}, 1_001_000),
+        },
+        value=0.5,
+        epoch=1,
+        started_ms=1_000_000,
+        is_default=True,
+        continues="bb",
+        end=written,
+        mlflow_run_id="run",
+        optuna_state="PRUNED",
+    )
+    assert (record.epochs, record.rung, record.seconds, record.is_open) == (2, 2, 3.0, False)
+
+
+def test_a_trial_that_was_killed_is_open_and_runs_again_once_it_is_resumed(made, clock):
+    trial = _study(made).ask()
+    ledger.write_start(trial, trial_id="aa", config={})
+    ledger.write_end(trial, End("killed", cause="stopped by the user"))
+    (record,) = ledger.read(made)
+    assert (record.status, record.is_open, record.cause) == ("killed", True, "stopped by the user")
+    ledger.write_resumed(trial)
+    (record,) = ledger.read(made)
+    assert (record.status, record.is_open, record.end) == ("running", True, None)
+
+
+def test_an_epoch_without_its_value_does_not_count(made):
+    """The driver was killed between the two lines of a report."""
+    trial = _study(made).ask()
+    ledger.write_start(trial, trial_id="aa", config={})
+    _report(trial, 1, 0.5)
+    trial.set_user_attr("epoch/2", {"metrics": {"val/accuracy": 0.9}, "time_ms": 1})
+    (record,) = ledger.read(made)
+    assert (sorted(record.epochs_by_number), record.epochs, record.value) == ([1], 1, 0.5)
+
+
+def test_a_trial_without_a_start_waits_and_has_no_id(made):
+    study = _study(made)
+    study.enqueue_trial({"lr": 0.1})
+    study.ask()
+    study.enqueue_trial({"lr": 0.1})
+    assert [(record.trial_id, record.status) for record in ledger.read(made)] == [("", "waiting"), ("", "waiting")]
+
+
+def test_lives_are_read_in_order_beyond_the_tenth(anywhere, clock):
+    study = _study(anywhere)
+    for number in range(12):
+        clock[0] += 1000
+        ledger.write_life(study, verb="resume" if number else "sweep", details={"number": number})
+    lives = ledger.read_all(anywhere).lives
+    assert [life.details["number"] for life in lives] == list(range(12))
+    assert [life.verb for life in lives[:2]] == ["sweep", "resume"]
+    assert lives[-1].time_ms - lives[0].time_ms == 11_000
+
+
+def test_the_time_of_earlier_drivers_is_what_each_took_without_the_pause_between_them(made, clock):
+    study = _study(made)
+    ledger.write_life(study, verb="sweep")
+    trial = study.ask()
+    clock[0] += 2_000
+    ledger.write_start(trial, trial_id="aa", config={})
+    _report(trial, 1, 0.5, time_ms=clock[0] + 3_000)
+    clock[0] += 3_600_000  # an hour later
+    ledger.write_life(study, verb="resume")
+    clock[0] += 4_000
+    ledger.write_end(trial, End("finished"))
+    clock[0] += 3_600_000
+    assert earlier.seconds(made) == 5 + 4
+
+
+def test_events_tell_the_ledger_in_order(made, clock):
+    study = _study(made)
+    ledger.write_life(study, verb="sweep", details={"warm_start": "old"})
+    first, second = study.ask(), study.ask()
+    clock[0] = 1_000_100
+    ledger.write_start(first, trial_id="aa", config={})
+    clock[0] = 1_000_200
+    ledger.write_start(second, trial_id="bb", config={}, continues="zz")
+    _report(second, 1, 0.25, time_ms=1_000_300)
+    _report(first, 1, 0.5, time_ms=1_000_400)
+    _report(first, 2, 0.6, time_ms=1_000_600)
+    clock[0] = 1_000_500
+    ledger.write_end(second, End("stopped", rung=1, cause="ASHA: 0.2500, needed 0.5000"))
+    study.tell(second, state=optuna.trial.TrialState.PRUNED)
+    clock[0] = 1_000_700
+    ledger.write_end(first, End("failed", cause="its process died"))
+    study.tell(first, state=optuna.trial.TrialState.FAIL)
+    told = events(ledger.read_all(made), metric="val/accuracy", rungs=(1, 3))
+    assert [(event.time_ms - 1_000_000, event.trial_id, event.what, event.text) for event in told] == [
+        (0, None, "sweep", "warm_start old"),
+        (100, "aa", "asked", ""),
+        (200, "bb", "asked", "continues zz"),
+        (300, "bb", "reported", "epoch 1: val/accuracy 0.2500, checkpointed"),
+        (400, "aa", "reported", "epoch 1: val/accuracy 0.5000, checkpointed"),
+        (400, "aa", "decided", "goes on from rung 1"),
+        (500, "bb", "decided", "stopped at rung 1: ASHA: 0.2500, needed 0.5000"),
+        (500, "bb", "ended", "stopped"),
+        (500, "bb", "told", "Optuna: PRUNED"),
+        (600, "aa", "reported", "epoch 2: val/accuracy 0.6000, checkpointed"),
+        (700, "aa", "ended", "failed: its process died"),
+        (700, "aa", "told", "Optuna: FAIL"),
+    ]
+
+
+def test_an_attribute_that_another_program_wrote_does_not_spoil_the_reading(made):
+    study = _study(made)
+    trial = study.ask()
+    ledger.write_start(trial, trial_id="aa", config={})
+    trial.set_user_attr("note", "a person's own")
+    study.set_user_attr("note", "a person's own")
+    assert [record.trial_id for record in ledger.read(made)] == ["aa"]
+
+
+def test_a_ledger_that_cannot_be_read_gets_one_line_that_names_it(tmp_path):
+    made = directory.create(tmp_path, SWEEP, name=None, now=datetime.now())
+    made.ledger_file.write_text("something else\nand more\n")
+    with pytest.raises(UserError, match=r"^The ledger .*ledger\.log cannot be read: ") as caught:
+        ledger.read(made)
+    assert "\n" not in str(caught.value)

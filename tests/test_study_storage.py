@@ -1,0 +1,261 @@
+"""Where the study lies: what a crash, a power cut and a full disk do to the ledger, and what is mended or refused."""
+
+import contextlib
+import os
+import subprocess
+from datetime import datetime
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from toprung import directory, ledger
+from toprung.errors import UserError
+from toprung.spec import Sweep
+from toprung.study_storage import (
+    BALLAST_BYTES,
+    ENVIRONMENT,
+    cut_torn_tail,
+    storage_for_reading,
+    storage_for_writing,
+    together,
+)
+
+SWEEP = Sweep(name="some", trainer="trainers.convnet", space="search_spaces.convnet")
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+@pytest.fixture
+def made(tmp_path):
+    return directory.create(tmp_path, SWEEP, name=None, now=datetime.now())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 6 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs takes root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder], check=False, capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def _study(made, storage=None):
+    return optuna.create_study(
+        study_name=made.sweep_id,
+        storage=storage or storage_for_writing(made),
+        direction="maximize",
+        load_if_exists=True,
+    )
+
+
+def _add(study, *, epochs=2):
+    trial = study.ask({"lr": optuna.distributions.FloatDistribution(0, 1)})
+    ledger.write_start(trial, trial_id=f"t{trial.number}", config={"lr": trial.params["lr"]})
+    for epoch in range(1, epochs + 1):
+        ledger.write_epoch(trial, epoch=epoch, value=epoch / 10, metrics={"val/accuracy": epoch / 10}, time_ms=epoch)
+    ledger.write_end(trial, ledger.End("finished"))
+    study.tell(trial, epochs / 10)
+
+
+def _fill(disk):
+    """Leave no byte."""
+    with (disk / "filler").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(65536)):
+            pass
+    with (disk / "filler").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"\0"):
+            pass
+
+
+def test_a_study_is_read_back_by_optuna_itself_as_it_was_written(made):
+    study = _study(made)
+    for _ in range(3):
+        _add(study)
+    again = optuna.load_study(
+        study_name=made.sweep_id, storage=JournalStorage(JournalFileBackend(str(made.ledger_file)))
+    )
+    assert again.get_trials() == study.get_trials()
+    assert [trial.value for trial in again.get_trials()] == [0.2] * 3
+    assert ledger.read(made) == ledger.records(study).trials
+
+
+def test_a_second_writer_goes_on_where_the_first_left_off(made):
+    _add(_study(made))
+    _add(_study(made))
+    assert [record.trial_id for record in ledger.read(made)] == ["t0", "t1"]
+
+
+def test_every_record_is_in_the_file_when_it_is_written_and_those_that_are_together_at_the_end(made):
+    storage = storage_for_writing(made)
+    study = _study(made, storage)
+    before = made.ledger_file.stat().st_size
+    study.set_user_attr("a", 1)
+    alone = made.ledger_file.stat().st_size
+    assert alone > before
+    with together(storage):
+        study.set_user_attr("b", 2)
+        with together(storage):
+            study.set_user_attr("c", 3)
+        assert made.ledger_file.stat().st_size == alone
+        assert study.user_attrs == {"a": 1, "b": 2, "c": 3}
+    assert made.ledger_file.stat().st_size > alone
+    again = optuna.load_study(study_name=made.sweep_id, storage=storage_for_reading(made))
+    assert again.user_attrs == {"a": 1, "b": 2, "c": 3}
+
+
+def test_what_stands_together_is_written_even_where_the_block_raises(made):
+    storage = storage_for_writing(made)
+    study = _study(made, storage)
+    with contextlib.suppress(ZeroDivisionError), together(storage):
+        study.set_user_attr("b", 2)
+        raise ZeroDivisionError
+    assert optuna.load_study(study_name=made.sweep_id, storage=storage_for_reading(made)).user_attrs == {"b": 2}
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10])
+def test_a_line_cut_anywhere_is_lost_alone_and_the_next_one_does_not_join_it(made, cut):
+    _add(_study(made))
+    content = made.ledger_file.read_bytes()
+    lines = content.splitlines(keepends=True)
+    made.ledger_file.write_bytes(content[:-cut])
+    assert [record.trial_id for record in ledger.read(made)] == ["t0"]  # a reader forgives it
+    study = _study(made)
+    assert made.ledger_file.read_bytes().startswith(b"".join(lines[:-1]))
+    _add(study)
+    assert [record.trial_id for record in ledger.read(made)] == ["t0", "t1"]
+    assert [trial.state.name for trial in study.get_trials()] == ["RUNNING", "COMPLETE"]  # the lost line told the first
+
+
+def test_a_ledger_cut_at_any_byte_of_its_last_line_can_be_gone_on_with(made):
+    _add(_study(made))
+    content = made.ledger_file.read_bytes()
+    start = content.rstrip(b"\n").rfind(b"\n") + 1
+    for end in range(start, len(content)):
+        made.ledger_file.write_bytes(content[:end])
+        assert cut_torn_tail(made.ledger_file) == end - start
+        assert made.ledger_file.read_bytes() == content[:start]
+
+
+@pytest.mark.parametrize("zeros", [b"\0" * 100, b"\0" * 100 + b"\n"])
+def test_zeros_that_a_power_cut_left_at_the_end_are_cut(made, zeros):
+    _add(_study(made))
+    content = made.ledger_file.read_bytes()
+    made.ledger_file.write_bytes(content + zeros)
+    _add(_study(made))
+    assert made.ledger_file.read_bytes().startswith(content)
+    assert [record.trial_id for record in ledger.read(made)] == ["t0", "t1"]
+
+
+def test_a_whole_ledger_and_an_empty_one_are_left_as_they_are(made):
+    made.ledger_file.write_bytes(b"")
+    assert cut_torn_tail(made.ledger_file) == 0
+    _add(_study(made))
+    content = made.ledger_file.read_bytes()
+    assert cut_torn_tail(made.ledger_file) == 0
+    assert made.ledger_file.read_bytes() == content
+
+
+@pytest.mark.parametrize("place", [1, -3, -2])
+@pytest.mark.parametrize("damage", [b"\0\0\0\0\n", b'{"op_code": 8, "wor\n', b"[1]\n"])
+def test_damage_before_the_last_line_is_refused_in_one_line_and_nothing_is_changed(made, place, damage):
+    _add(_study(made))
+    lines = made.ledger_file.read_bytes().splitlines(keepends=True)
+    lines[place] = damage
+    made.ledger_file.write_bytes(b"".join(lines))
+    for read in (storage_for_writing, ledger.read):
+        with pytest.raises(UserError, match=r"^The ledger .*ledger\.log cannot be read: .*Restore it") as caught:
+            read(made)
+        assert "\n" not in str(caught.value)
+    assert made.ledger_file.read_bytes() == b"".join(lines)
+
+
+def test_two_damaged_lines_at_the_end_were_no_torn_write(made):
+    _add(_study(made))
+    content = made.ledger_file.read_bytes() + b"\0\0\n\0\0\n"
+    made.ledger_file.write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged before its last line\. Restore it from a backup\.$"):
+        storage_for_writing(made)
+    assert made.ledger_file.read_bytes() == content
+
+
+def test_a_lock_that_a_killed_writer_left_behind_is_broken_at_once(made):
+    _add(_study(made))
+    os.symlink(made.ledger_file, f"{made.ledger_file}.lock")  # as Optuna's own lock is
+    _add(_study(made))
+    assert [record.trial_id for record in ledger.read(made)] == ["t0", "t1"]
+    assert not os.path.lexists(f"{made.ledger_file}.lock")
+
+
+def test_a_ledger_writer_cannot_be_pickled_into_another_process(made):
+    storage = storage_for_writing(made)
+    with pytest.raises(TypeError, match="one writer"):
+        storage._backend.__getstate__()
+
+
+def test_the_ballast_lets_the_last_lines_be_written_on_a_full_disk(small_disk):
+    made = directory.create(small_disk, SWEEP, name=None, now=datetime.now())
+    study = _study(made)
+    assert made.ballast_file.stat().st_size == BALLAST_BYTES
+    _add(study)
+    _fill(small_disk)
+    for _ in range(20):  # more than what is left in the file's last page
+        _add(study, epochs=9)
+    assert not made.ballast_file.exists()
+    assert len(ledger.read(made)) == 21
+    assert cut_torn_tail(made.ledger_file) == 0
+
+
+def test_a_disk_that_stays_full_loses_what_did_not_fit_but_spoils_nothing(small_disk):
+    made = directory.create(small_disk, SWEEP, name=None, now=datetime.now())
+    study = _study(made)
+    _add(study)
+    made.ballast_file.unlink()
+    _fill(small_disk)
+    with pytest.raises(OSError, match="No space left"):
+        study.set_user_attr("much", "x" * 100_000)
+    assert cut_torn_tail(made.ledger_file) == 0  # no half a line stays behind
+    assert [record.trial_id for record in ledger.read(made)] == ["t0"]
+    (small_disk / "filler").unlink()
+    study.set_user_attr("last", 1)
+    again = optuna.load_study(study_name=made.sweep_id, storage=storage_for_reading(made))
+    assert again.user_attrs == study.user_attrs
+    assert again.user_attrs["last"] == 1
+
+
+def test_a_disk_too_full_for_the_ballast_can_still_be_read_and_begun_on(small_disk):
+    made = directory.create(small_disk, SWEEP, name=None, now=datetime.now())
+    _add(_study(made))
+    made.ballast_file.unlink()
+    _fill(small_disk)
+    storage_for_writing(made)
+    assert [record.trial_id for record in ledger.read(made)] == ["t0"]
+
+
+def test_a_sweep_without_a_ledger_has_no_storage_to_read(made, monkeypatch):
+    assert storage_for_reading(made) is None
+    monkeypatch.setenv(ENVIRONMENT, f"sqlite:///{made.path}/study.db")
+    assert storage_for_reading(made) is not None
+
+
+def test_a_database_that_cannot_be_used_gets_one_line_without_its_password(made, monkeypatch):
+    for uri in ("postgresql+psycopg2://me:canary@127.0.0.1:9/x", "canary", "nosuch://me:canary@host/x"):
+        monkeypatch.setenv(ENVIRONMENT, uri)
+        with pytest.raises(UserError, match=rf"^The study's database \({ENVIRONMENT}\) cannot be used: ") as caught:
+            storage_for_writing(made)
+        assert "canary" not in str(caught.value)
+        assert "\n" not in str(caught.value)
