@@ -13,7 +13,7 @@ LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < requirements.lock))
 ENGINE := $(VENV)/.engine-$(firstword $(shell (pwd && cat pyproject.toml) | cksum))
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test test-slow lint bench lock clean
+.PHONY: help install sweep test test-slow chaos lint bench lock clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ test: install  ## run the tests (all but the slow ones)
 
 test-slow: install  ## run the slow tests
 	@"$(BIN)/python" -m pytest -m slow
+
+chaos: install  ## harm small sweeps in every way we know, and print what they survived (half an hour)
+	@"$(BIN)/python" -m pytest tests/chaos -q
 
 lint: install  ## check style, types, floors, the workflow and cluster.yaml
 	@"$(BIN)/ruff" check .

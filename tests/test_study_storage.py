@@ -16,6 +16,7 @@ from toprung.spec import Sweep
 from toprung.study_storage import (
     BALLAST_BYTES,
     ENVIRONMENT,
+    address,
     cut_torn_tail,
     storage_for_reading,
     storage_for_writing,
@@ -250,6 +251,23 @@ def test_a_sweep_without_a_ledger_has_no_storage_to_read(made, monkeypatch):
     assert storage_for_reading(made) is None
     monkeypatch.setenv(ENVIRONMENT, f"sqlite:///{made.path}/study.db")
     assert storage_for_reading(made) is not None
+
+
+def test_a_study_stays_where_it_began_whatever_the_environment_says_later(made, tmp_path, monkeypatch):
+    _add(_study(made))
+    monkeypatch.setenv(ENVIRONMENT, f"sqlite:///{tmp_path}/study.db")
+    _add(_study(made))
+    assert [record.trial_id for record in ledger.read(made)] == ["t0", "t1"]
+    assert not (tmp_path / "study.db").exists()
+    in_database = directory.create(tmp_path, SWEEP, name=None, now=datetime.now())
+    _add(_study(in_database))
+    assert [record.trial_id for record in ledger.read(in_database)] == ["t0"]
+    monkeypatch.delenv(ENVIRONMENT)
+    for use in (storage_for_writing, storage_for_reading):
+        with pytest.raises(UserError, match=rf"^The study of .* lies in a database .*export {ENVIRONMENT}=\.\.\.$"):
+            use(in_database)
+    assert not in_database.ledger_file.exists()
+    assert (address(made), address(in_database)) == (str(made.ledger_file), f"sqlite:///{tmp_path}/study.db")
 
 
 def test_a_database_that_cannot_be_used_gets_one_line_without_its_password(made, monkeypatch):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import pickle
@@ -118,6 +119,15 @@ def last_report(folder: Path) -> dict[str, float] | None:
         state = torch.load(folder / LAST_FILE, map_location="cpu", weights_only=True)
         return dict(state["progress"]["last_report"]) or None
     except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError):
+        return None
+
+
+def best_epoch(folder: Path) -> int | None:
+    """The epoch whose weights lie in the folder; None where there are none."""
+    try:
+        about = json.loads((folder / ABOUT_FILE).read_text())
+        return int(about["epoch"]) if (folder / WEIGHTS_FILE).exists() else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -7,6 +7,7 @@ status.json    how the sweep itself stands
 driver.lock    held by the process that runs the sweep, for as long as it lives
 mlflow.lock    held by the process that writes to MLflow
 stop           asks that process to stop (`toprung stop`)
+study.json     in the ledger's place, where the study lies in a database: which one
 ballast        a few megabytes that are given up when the disk is full, so that the ledger can be closed
 code/          the workbench as it was when the sweep began
 trials/<id>/   one trial's configuration, checkpoints and best weights
@@ -85,6 +86,11 @@ class SweepDirectory:
     def stop_file(self) -> Path:
         """Its being there asks the driver to stop."""
         return self.path / "stop"
+
+    @property
+    def study_file(self) -> Path:
+        """Which database holds the study, where no file does, as JSON."""
+        return self.path / "study.json"
 
     @property
     def ballast_file(self) -> Path:

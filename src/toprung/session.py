@@ -61,8 +61,8 @@ class Session:
     """One training: what it is given, where it saves, and whom it tells.
 
     `report` is called once an epoch with all metrics, after the checkpoint is on disk; it may end the loop by raising.
-    `heard_epochs` says how far a sweep has heard of this training, if one has: a checkpoint beyond it is reported again, since
-    a driver that died took the report with it. `num_epochs` is its budget, where it has one.
+    `heard_epochs` says how far a sweep has heard of this training, if one has: a checkpoint beyond it is reported
+    again, since a driver that died took the report with it. `num_epochs` is its budget, where it has one.
     """
 
     data: TrialData
@@ -135,6 +135,9 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, sc
         session.folder, model=model, optimizer=optimizer, schedule=schedule, num_epochs=session.num_epochs
     )
     if progress.epochs:
+        kept = checkpoint.best_epoch(session.folder)
+        if progress.best_epoch == progress.epochs != kept and progress.last_report:
+            _keep_best(session, model, progress.last_report)  # it was cut short between the checkpoint and these
         if session.heard_epochs is not None and session.heard_epochs < progress.epochs and progress.last_report:
             session.report(dict(progress.last_report))
         _seed(session.seed, epoch=progress.epochs)
@@ -170,18 +173,24 @@ def report(metrics: Mapping[str, float], run: Run) -> None:
         session.folder, model=run.model, optimizer=run.optimizer, schedule=run.schedule, progress=run.progress
     )
     if run.progress.best_epoch == epoch:
-        about = {
-            "architecture": session.architecture,
-            "epoch": epoch,
-            "metrics": values,
-            "epoch_seconds": epoch_seconds,
-            "time_ms": told["time_ms"],
-        }
-        checkpoint.save_best(session.folder, model=run.model, about=about)
+        _keep_best(session, run.model, told)
     session.report(told)
 
     _seed(session.seed, epoch=epoch)
     session.epoch_started = time.perf_counter()
+
+
+def _keep_best(session: Session, model: nn.Module, told: Mapping[str, float]) -> None:
+    """Write the weights of the best epoch so far, and what was reported of it."""
+    metrics = dict(told)
+    about = {
+        "architecture": session.architecture,
+        "epoch": metrics.pop("epoch"),
+        "epoch_seconds": metrics.pop("time/epoch_seconds"),
+        "time_ms": metrics.pop("time_ms"),
+        "metrics": metrics,
+    }
+    checkpoint.save_best(session.folder, model=model, about=about)
 
 
 def _seed(seed: int, *, epoch: int) -> None:

@@ -114,12 +114,16 @@ def storage_for_writing(directory: SweepDirectory) -> BaseStorage:
 
     What a killed driver left is put right first: a half-written last line is cut, its lock is broken.
 
+    A study stays where it began, whatever the environment says later.
+
     Raises:
-        UserError: the database cannot be used.
+        UserError: the ledger is damaged, or the database cannot be used, or is not named.
     """
-    if uri := os.environ.get(ENVIRONMENT):
-        return _database(uri)
     file = directory.ledger_file
+    if uri := _database_of(directory):
+        storage = _database(uri)
+        directory.write(directory.study_file, {"database": _without_password(uri)})
+        return storage
     if file.exists():
         cut_torn_tail(file)
     Path(f"{file}.lock").unlink(missing_ok=True)
@@ -132,12 +136,38 @@ def storage_for_reading(directory: SweepDirectory) -> BaseStorage | None:
     """The study's storage, or None where the sweep has no ledger yet.
 
     Raises:
-        UserError: the ledger is damaged, or the database cannot be used.
+        UserError: the ledger is damaged, or the database cannot be used, or is not named.
     """
     if directory.ledger_file.is_file():
         return _journal(lambda: JournalFileBackend(str(directory.ledger_file)), directory.ledger_file)
-    uri = os.environ.get(ENVIRONMENT)
+    uri = _database_of(directory)
     return _database(uri) if uri else None
+
+
+def address(directory: SweepDirectory) -> str:
+    """Where the study lies, for a person: a file, or a database's URL without its password."""
+    if directory.study_file.is_file():
+        return str(directory.read(directory.study_file)["database"])
+    return str(directory.ledger_file)
+
+
+def _database_of(directory: SweepDirectory) -> str | None:
+    """The database that holds the study, or will; None where it is a file."""
+    if directory.ledger_file.is_file():
+        return None
+    uri = os.environ.get(ENVIRONMENT)
+    if not uri and directory.study_file.is_file():
+        raise UserError(
+            f"The study of {directory.sweep_id} lies in a database ({address(directory)}). Name it: "
+            f"export {ENVIRONMENT}=..."
+        )
+    return uri
+
+
+def _without_password(uri: str) -> str:
+    from sqlalchemy.engine import make_url
+
+    return make_url(uri).render_as_string(hide_password=True)
 
 
 def _journal(backend: Callable[[], BaseJournalBackend], file: Path) -> BaseStorage:

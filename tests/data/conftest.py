@@ -1,9 +1,13 @@
-"""A prepared dataset to read, and copies of it to damage."""
+"""A prepared dataset to read, copies of it to damage, folders of images, a project under DVC, small disks."""
 
 import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from toprung import data
 
@@ -20,3 +24,50 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(pristine: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
     return Path(shutil.copytree(pristine, tmp_path / "prepared"))
+
+
+@pytest.fixture
+def dvc_project(project: Path, tmp_path: Path) -> Path:
+    """A clone of what DVC looks at: its settings, dvc.yaml, dvc.lock and the stages' dependencies; no data."""
+    root = tmp_path / "project"
+    shutil.copytree(project / "src/toprung/data", root / "src/toprung/data")
+    (root / ".dvc").mkdir()
+    for file in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "dvc.lock"):
+        shutil.copy(project / file, root / file)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two classes of eight grey PNGs, 6 high and 5 wide, all different."""
+    folder = tmp_path / "pictures"
+    noise = np.random.default_rng(0).integers(0, 256, size=(16, 6, 5), dtype=np.uint8)
+    for number, pixels in enumerate(noise):
+        path = folder / ("cat" if number < 8 else "dog") / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts a small disk, or changes it: `disk("1m")`, `disk("64m")`, `disk("64m", "ro")`."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = False
+
+    def mount(size: str, mode: str = "rw") -> Path:
+        nonlocal mounted
+        options = f"{'remount,' if mounted else ''}size={size},{mode}"
+        ran = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, check=False
+        )
+        if ran.returncode:
+            pytest.skip("needs the right to mount a disk")
+        mounted = True
+        return place
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(place)], check=True)

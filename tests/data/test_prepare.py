@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_the_earlier_preparation(root, pristine, monkeypatch)
         with Path("/dev/full").open("w") as file:
             file.write(card.model_dump_json())
 
-    monkeypatch.setattr(sys.modules["toprung.data.prepare"], "write_card", onto_a_full_disk)
+    monkeypatch.setattr(sys.modules["toprung.data.prepare.writing"], "write_card", onto_a_full_disk)
     with pytest.raises(UserError, match="No space left"):
         data.prepare("digits", out=root / "digits")
     assert _bytes(root / "digits") == _bytes(pristine / "digits")
@@ -143,7 +143,7 @@ def test_ctrl_c_leaves_the_earlier_preparation(root, pristine, monkeypatch):
     def interrupted(folder):
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(sys.modules["toprung.data.prepare"], "fingerprint_of", interrupted)
+    monkeypatch.setattr(sys.modules["toprung.data.prepare.writing"], "fingerprint_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
         data.prepare("digits", out=root / "digits")
     assert _bytes(root / "digits") == _bytes(pristine / "digits")

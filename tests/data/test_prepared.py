@@ -59,7 +59,7 @@ def test_a_dataset_never_prepared_says_what_to_type(tmp_path):
 
 @pytest.mark.parametrize("name", ["digitz", "../prepared/digits", "", ".", "Digits"])
 def test_an_unknown_dataset_names_those_that_are_known(pristine, name):
-    with pytest.raises(UserError, match="Known are: digits, fashion_mnist"):
+    with pytest.raises(UserError, match="Known are: cifar10, digits, fashion_mnist"):
         data.open_prepared(name, root=pristine)
 
 

@@ -2,24 +2,11 @@
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from toprung import data
 from toprung.errors import UserError
-
-
-@pytest.fixture
-def dvc_project(project: Path, tmp_path: Path) -> Path:
-    """A clone of what DVC looks at: its settings, dvc.yaml, dvc.lock and the stages' dependencies; no data."""
-    root = tmp_path / "project"
-    shutil.copytree(project / "src/toprung/data", root / "src/toprung/data")
-    (root / ".dvc").mkdir()
-    for file in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "dvc.lock"):
-        shutil.copy(project / file, root / file)
-    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
-    return root
 
 
 def test_the_stage_makes_on_this_machine_the_bytes_that_dvc_lock_names(dvc_project, project):
@@ -52,11 +39,11 @@ def test_a_removed_dataset_comes_back_from_dvcs_cache_without_its_source(dvc_pro
     assert data.verify("digits", root=dvc_project / data.PREPARED) == card
 
 
-def test_every_source_has_its_stage(project):
+def test_every_source_that_needs_no_download_here_has_its_stage(project):
     listed = subprocess.run(
         ["dvc", "stage", "list", "--name-only"], cwd=project, check=True, capture_output=True, text=True
     ).stdout.split()
-    assert set(listed) >= {f"prepare_{name}" for name in data.SOURCES}
+    assert set(listed) >= {f"prepare_{name}" for name in data.SOURCES if name != "cifar10"}  # given one on demand
 
 
 def test_dvc_sends_no_telemetry_and_stages_nothing_by_itself(dvc_project):
@@ -65,18 +52,33 @@ def test_dvc_sends_no_telemetry_and_stages_nothing_by_itself(dvc_project):
         assert said.stdout.strip() == b"false"
 
 
-@pytest.mark.parametrize("missing", [".dvc", ".git", "dvc.yaml", "stage"])
-def test_a_project_without_the_stage_is_prepared_directly(dvc_project, missing):
-    if missing == "stage":
-        (dvc_project / "dvc.yaml").write_text("stages: {}\n")
-    elif (dvc_project / missing).is_dir():
+@pytest.mark.parametrize("missing", [".dvc", ".git", "dvc.yaml"])
+def test_a_project_without_dvc_is_prepared_directly(dvc_project, missing):
+    if (dvc_project / missing).is_dir():
         shutil.rmtree(dvc_project / missing)
     else:
         (dvc_project / missing).unlink()
     (dvc_project / "dvc.lock").unlink()
     card = data.reproduce("digits", project=dvc_project)
-    assert data.verify("digits", root=dvc_project / data.PREPARED) == card
+    assert data.verify("digits", root=dvc_project / data.PREPARED, project=dvc_project) == card
     assert not (dvc_project / "dvc.lock").exists()
+
+
+def test_a_built_in_dataset_without_a_stage_is_given_one(dvc_project):
+    (dvc_project / "dvc.yaml").write_text("# ours\nstages: {}\n")
+    (dvc_project / "dvc.lock").unlink()
+    card = data.reproduce("digits", project=dvc_project)
+    assert (dvc_project / "dvc.yaml").read_text().startswith("# ours\nstages:\n  prepare_digits:\n")
+    assert data.locked("digits", project=dvc_project).prepared_md5
+    assert data.verify("digits", root=dvc_project / data.PREPARED, project=dvc_project) == card
+
+
+def test_a_stage_that_fails_at_first_is_not_kept(dvc_project, monkeypatch):
+    before = (dvc_project / "dvc.yaml").read_bytes()
+    monkeypatch.setenv("TOPRUNG_DATA", "/nowhere")
+    with pytest.raises(UserError, match="TOPRUNG_DATA is /nowhere"):
+        data.reproduce("cifar10", project=dvc_project)
+    assert (dvc_project / "dvc.yaml").read_bytes() == before
 
 
 def test_the_reason_of_a_failed_stage_is_the_stages_own_line(dvc_project, monkeypatch):

@@ -1,7 +1,9 @@
-"""Ctrl-C: once during trials, and while Ray is still starting; and what listens where meanwhile."""
+"""Ctrl-C, a closed terminal, `toprung stop`: during trials, and while Ray is still starting; and what listens where."""
 
 import ipaddress
 import json
+import os
+import signal
 import time
 
 import mlflow
@@ -133,3 +135,33 @@ def test_ctrl_c_while_ray_is_starting_leaves_nothing(bench, start, tmp_path):
         client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
         experiments = [each.experiment_id for each in client.search_experiments()]
         assert [run.info.status for run in client.search_runs(experiments)] in ([], ["KILLED"])
+
+
+def test_a_closed_terminal_is_as_clean_as_ctrl_c(bench, start, sweep_of, tmp_path):
+    command = start(
+        "sweep", "tune.smoke", *_flags(tmp_path, *PATIENT, "num_trials=2", "constants.width=4"), folder=bench
+    )
+    while not list(tmp_path.glob("smoke-*/trials/*/last.pth")):
+        time.sleep(0.05)
+        assert command.process.poll() is None
+    os.killpg(command.process.pid, signal.SIGHUP)  # what the kernel sends the foreground group of a terminal that goes
+    command.finish()
+    assert command.code == 130
+    assert "Traceback" not in command.stdout + command.stderr
+    assert command.left_behind() == []
+    swept = sweep_of(command, tmp_path)
+    assert (swept.shown["status"], swept.shown["reason"]) == ("stopped", "stopped by the user")
+    assert {trial["status"] for trial in swept.shown["trials"]} == {"killed"}
+    assert {run.info.status for run in [swept.parent, *swept.children.values()]} == {"KILLED"}
+
+
+def test_a_stop_from_another_terminal_while_ray_is_starting_is_heard(bench, start, toprung, sweep_of, tmp_path):
+    command = start("sweep", "tune.smoke", *_flags(tmp_path, *PATIENT, "constants.width=4"), folder=bench)
+    command.read_until(lambda line: "40 trials" in line)
+    (folder,) = tmp_path.glob("smoke-*")
+    stopping = toprung("stop", folder.name, "--storage", tmp_path, folder=bench)
+    command.finish()
+    assert stopping.code == 0, stopping.stderr
+    assert command.code == 130
+    assert command.left_behind() == []
+    assert sweep_of(command, tmp_path).shown["status"] == "stopped"

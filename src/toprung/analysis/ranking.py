@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from toprung import study_storage
 from toprung.directory import SweepDirectory, name_of
 from toprung.errors import UserError
 from toprung.ledger import TrialRecord, read
@@ -42,7 +43,7 @@ def summary(directory: SweepDirectory) -> dict[str, Any]:
         "tracking_uri": status.get("tracking_uri"),
         "mlflow_run_id": status.get("mlflow_run_id"),
         "mlflow_experiment_id": status.get("mlflow_experiment_id"),
-        "optuna_storage": str(directory.ledger_file),
+        "optuna_storage": study_storage.address(directory),
         "optuna_study": directory.sweep_id,
         "export_dir": str(directory.export_folder) if directory.export_folder.is_dir() else None,
         "log": str(directory.log_file),

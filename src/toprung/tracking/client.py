@@ -123,8 +123,20 @@ class TrackedSweep:
     def _new_sweep_run(self, started: int) -> Run:
         tags = {**self._tags, "toprung.kind": "sweep"}
         run = self._client.create_run(self.experiment_id, start_time=started, run_name=self._sweep_id, tags=tags)
-        self._client.log_inputs(run.info.run_id, datasets=[self._dataset])
+        self._log_dataset(run.info.run_id)
         return run
+
+    def _log_dataset(self, run_id: str) -> None:
+        """The dataset as the run's input.
+
+        MLflow looks whether it has the dataset, then adds it: where another sweep does so in between, it refuses.
+        """
+        try:
+            self._client.log_inputs(run_id, datasets=[self._dataset])
+        except MlflowException as error:
+            if error.get_http_status_code() >= 500:  # type: ignore[no-untyped-call]
+                raise
+            self._client.log_inputs(run_id, datasets=[self._dataset])
 
     def children(self) -> dict[str, TrackedRun]:
         """The runs of this sweep's trials, by trial id; where an unanswered request left two, the first one counts."""
@@ -188,7 +200,7 @@ class TrackedSweep:
         params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in sorted(config.items())]
         with _answers():
             self._client.log_batch(run_id, params=params)
-            self._client.log_inputs(run_id, datasets=[self._dataset])
+            self._log_dataset(run_id)
 
     def reopen(self, run_id: str) -> None:
         """A run that was closed goes on."""

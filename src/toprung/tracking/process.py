@@ -30,7 +30,7 @@ from toprung.ledger import End
 
 MOST_STARTS = 4
 STRAGGLER_SECONDS = 60
-NICENESS = 10  # trials are the work here
+NICENESS = 5  # trials are the work here
 
 
 class WriterProcess:

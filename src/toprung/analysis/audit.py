@@ -1,0 +1,230 @@
+"""Was stopping early wise? ASHA's decisions held against how trials ended, from the ledger alone.
+
+Rank correlations rest on the trials that finished: those that every rung let pass. Among them the differences are
+small, so a correlation here is lower than over all trials. Only trials that ran on against a stop (audited ones, a
+random share of those stopped) tell what stopping threw away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from toprung.analysis.curves import own_epochs, without_continued
+from toprung.ledger import TrialRecord
+
+FEWEST_FOR_CORRELATION = 5
+TOP_SHARE = 0.10
+FACTORS = (2, 3, 4)
+
+
+@dataclass(frozen=True)
+class RungAudit:
+    """One rung: who was judged there, and how far its order foretold the end's.
+
+    `cutoffs` are the best value that was stopped and the lowest that went on: they overlap, since a trial is judged by
+    those before it. `kendall` and `spearman` are None below `FEWEST_FOR_CORRELATION` finished trials, or where a
+    column is constant.
+    """
+
+    rung: int
+    num_judged: int
+    num_stopped: int
+    cutoffs: tuple[float, float] | None
+    num_finished: int
+    kendall: float | None
+    spearman: float | None
+
+
+@dataclass(frozen=True)
+class Killed:
+    """How often stopping killed a trial that would have ended among the best `TOP_SHARE`."""
+
+    num_audited: int
+    num_top: int
+    share: float
+    low: float
+    high: float
+    top_value: float
+    lost_share: float
+
+
+@dataclass(frozen=True)
+class Support:
+    """What the first cut would keep: of the trials ending on top, the share it lets pass, and the epochs it spends."""
+
+    grace_epochs: int
+    reduction_factor: int
+    kept_top: float
+    num_top: int
+    num_trials: int
+    epochs_share: float
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The whole audit; `killed` is None without audited trials."""
+
+    rungs: list[RungAudit]
+    epochs_spent: int
+    epochs_in_full: int
+    killed: Killed | None
+    support: list[Support]
+
+    @property
+    def epochs_saved(self) -> float:
+        """The share of epochs that early stopping saved, against running every trial to the end."""
+        return 1 - self.epochs_spent / self.epochs_in_full if self.epochs_in_full else 0.0
+
+
+def audit(
+    trials: Sequence[TrialRecord],
+    *,
+    metric: str,
+    mode: Literal["max", "min"],
+    rungs: Sequence[int],
+    audited: Mapping[str, int] | None = None,
+    audited_share: float = 1.0,
+) -> Audit:
+    """Hold each rung against the end.
+
+    Args:
+        trials: of the sweep.
+        metric: by which ASHA judges.
+        mode: of the metric.
+        rungs: the epochs at which trials are compared, the full budget last.
+        audited: trials that a rung would have stopped and that ran on to the end, and at which rung.
+        audited_share: the share of stopped trials that was drawn to run on; each audited one stands for 1/share.
+    """
+    sign, full = (1.0 if mode == "max" else -1.0), rungs[-1]
+    whole, passed = without_continued(trials), dict(audited or {})
+    curves = {
+        trial.trial_id: {n: sign * epoch.metrics[metric] for n, epoch in trial.epochs_by_number.items()}
+        for trial in whole
+        if trial.trial_id and trial.status != "failed"
+    }
+    finished = [
+        trial.trial_id
+        for trial in whole
+        if trial.trial_id in curves and trial.status == "finished" and full in curves[trial.trial_id]
+    ]
+    ended = [trial for trial in whole if trial.status in ("finished", "stopped")]
+    through = [trial_id for trial_id in finished if trial_id not in passed]
+    ran_on = [trial_id for trial_id in finished if trial_id in passed]
+    weights = {**dict.fromkeys(through, 1.0), **dict.fromkeys(ran_on, 1.0 / audited_share)}
+    final = {trial_id: max(curves[trial_id].values()) for trial_id in finished}
+    return Audit(
+        rungs=[_rung(rung, whole, curves, finished, final, sign, passed) for rung in rungs[:-1]],
+        epochs_spent=sum(own_epochs(trial) for trial in trials if trial.status in ("finished", "stopped")),
+        epochs_in_full=len(ended) * full,
+        killed=_killed(ran_on, final, weights, sign),
+        support=_support(curves, final, weights, full),
+    )
+
+
+def _rung(
+    rung: int,
+    trials: Sequence[TrialRecord],
+    curves: Mapping[str, Mapping[int, float]],
+    finished: Sequence[str],
+    final: Mapping[str, float],
+    sign: float,
+    audited: Mapping[str, int],
+) -> RungAudit:
+    stopped = [trial for trial in trials if trial.status == "stopped" and trial.rung == rung]
+    spared = {trial.trial_id for trial in trials if trial.is_default} | set(audited)  # went on whatever their value
+    beyond = {trial_id: curve[rung] for trial_id, curve in curves.items() if rung in curve and max(curve) > rung}
+    passed = [value for trial_id, value in beyond.items() if trial_id not in spared]
+    values = [curve[rung] for trial in stopped if rung in (curve := curves.get(trial.trial_id, {}))]
+    pairs = [(curves[trial_id][rung], final[trial_id]) for trial_id in finished if rung in curves[trial_id]]
+    kendall = spearman = None
+    at_rung, at_end = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if len(pairs) >= FEWEST_FOR_CORRELATION and len(set(at_rung)) > 1 and len(set(at_end)) > 1:
+        kendall = float(stats.kendalltau(at_rung, at_end).statistic)
+        spearman = float(stats.spearmanr(at_rung, at_end).statistic)
+    return RungAudit(
+        rung=rung,
+        num_judged=len(beyond) + len(values),
+        num_stopped=len(stopped) + sum(at == rung for at in audited.values()),
+        cutoffs=(sign * max(values), sign * min(passed)) if values and passed else None,
+        num_finished=len(pairs),
+        kendall=kendall,
+        spearman=spearman,
+    )
+
+
+def _killed(
+    ran_on: Sequence[str], final: Mapping[str, float], weights: Mapping[str, float], sign: float
+) -> Killed | None:
+    if not ran_on:
+        return None
+    top = _top(final, weights)
+    hits = [trial_id for trial_id in ran_on if final[trial_id] >= top]
+    low, high = stats.binomtest(len(hits), len(ran_on)).proportion_ci(0.95, method="exact")
+    above = sum(weights[trial_id] for trial_id in final if final[trial_id] >= top)
+    return Killed(
+        num_audited=len(ran_on),
+        num_top=len(hits),
+        share=len(hits) / len(ran_on),
+        low=float(low),
+        high=float(high),
+        top_value=sign * top,
+        lost_share=sum(weights[trial_id] for trial_id in hits) / above,
+    )
+
+
+def _top(final: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The value that the best `TOP_SHARE` of all trials reach, audited ones counted for those they stand for."""
+    wanted = TOP_SHARE * sum(weights[trial_id] for trial_id in final)
+    reached = 0.0
+    for trial_id in sorted(final, key=lambda each: -final[each]):
+        reached += weights[trial_id]
+        if reached >= wanted - 1e-9:
+            return final[trial_id]
+    raise AssertionError("the weights add up to their sum")
+
+
+def _support(
+    curves: Mapping[str, Mapping[int, float]], final: Mapping[str, float], weights: Mapping[str, float], full: int
+) -> list[Support]:
+    """Replay the first cut on whole curves, for every grace period below half the budget and every usual factor.
+
+    Values are weighted by what each trial stands for; later cuts and the order of arrival are left out.
+    """
+    if len(final) < FEWEST_FOR_CORRELATION:
+        return []
+    top, ids = _top(final, weights), list(final)
+    found = []
+    for grace in range(1, full // 2 + 1):
+        if any(grace not in curves[trial_id] for trial_id in ids):
+            continue
+        at_grace = np.array([curves[trial_id][grace] for trial_id in ids])
+        weight = np.array([weights[trial_id] for trial_id in ids])
+        is_top = np.array([final[trial_id] >= top for trial_id in ids])
+        for factor in FACTORS:
+            kept = _best_share(at_grace, weight, 1 / factor)
+            passing = float(weight[kept].sum() / weight.sum())
+            found.append(
+                Support(
+                    grace_epochs=grace,
+                    reduction_factor=factor,
+                    kept_top=float(weight[kept & is_top].sum() / weight[is_top].sum()),
+                    num_top=int(is_top.sum()),
+                    num_trials=len(ids),
+                    epochs_share=(grace + passing * (full - grace)) / full,
+                )
+            )
+    return found
+
+
+def _best_share(values: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
+    """Which values are among the best weighted share; ties with the last one are kept."""
+    order = np.argsort(-values, kind="stable")
+    count = np.searchsorted(np.cumsum(weights[order]), share * weights.sum() - 1e-9) + 1
+    kept: np.ndarray = values >= values[order][min(math.ceil(count), len(values)) - 1]
+    return kept

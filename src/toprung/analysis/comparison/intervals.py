@@ -1,0 +1,132 @@
+"""Means and differences with the uncertainty that so few seeds leave, from SciPy."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 9_999
+FEWEST_WITHOUT_SPREAD = 6  # of a sign test: 2 x 0.5^6 = 0.03
+
+Method = Literal["t", "bootstrap"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean, or a difference of means, and where it lies with the given confidence.
+
+    `low` and `high` are None where there is one value only: nothing is known of its spread.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    num_values: int
+    confidence: float = CONFIDENCE
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether a difference is significant.
+
+        An interval without width (counts of epochs that agree in every seed) speaks only from
+        `FEWEST_WITHOUT_SPREAD` values on.
+        """
+        if self.low is None or self.high is None:
+            return False
+        if self.low == self.high and self.num_values < FEWEST_WITHOUT_SPREAD:
+            return False
+        return self.low > 0 or self.high < 0
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = CONFIDENCE, method: Method = "t") -> Interval:
+    """The mean of one configuration over its seeds.
+
+    Args:
+        values: one a seed.
+        confidence: of the interval.
+        method: Student's t, right from two values on where they are near normal; or the bootstrap (BCa, Efron 1987),
+            which assumes nothing but is too narrow below some ten values.
+    """
+    sample = np.asarray(values, dtype=float)
+    mean, count = float(sample.mean()), len(sample)
+    if count < 2:
+        return Interval(mean, None, None, count, confidence)
+    if np.ptp(sample) == 0:
+        return Interval(mean, mean, mean, count, confidence)
+    if method == "bootstrap":
+        found = stats.bootstrap((sample,), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, rng=0)
+        low, high = found.confidence_interval
+    else:
+        low, high = stats.t.interval(confidence, count - 1, loc=mean, scale=stats.sem(sample))
+    return Interval(mean, float(low), float(high), count, confidence)
+
+
+def difference(
+    left: Mapping[object, float],
+    right: Mapping[object, float],
+    *,
+    confidence: float = CONFIDENCE,
+    method: Method = "t",
+) -> tuple[Interval, int]:
+    """Left minus right: seed by seed where they share two seeds or more, else between two samples (Welch 1947).
+
+    Args:
+        left: value by seed.
+        right: value by seed.
+        confidence: of the interval.
+        method: for paired differences; see `mean_interval`.
+
+    Returns:
+        The interval, and how many pairs it rests on (0: none, two samples).
+    """
+    shared = [seed for seed in left if seed in right]
+    if len(shared) >= 2 or len(left) < 2 or len(right) < 2:
+        if shared:
+            pairs = [left[seed] - right[seed] for seed in shared]
+            return mean_interval(pairs, confidence=confidence, method=method), len(shared)
+        mean = float(np.mean([*left.values()]) - np.mean([*right.values()]))
+        return Interval(mean, None, None, 1, confidence), 0
+    ours, theirs = np.asarray([*left.values()], dtype=float), np.asarray([*right.values()], dtype=float)
+    mean, count = float(ours.mean() - theirs.mean()), min(len(ours), len(theirs))
+    if np.ptp(ours) == 0 and np.ptp(theirs) == 0:
+        return Interval(mean, mean, mean, count, confidence), 0
+    low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(confidence)
+    return Interval(mean, float(low), float(high), count, confidence), 0
+
+
+def as_good_as_best(
+    groups: Mapping[str, Sequence[float]], *, mode: Literal["max", "min"], confidence: float = CONFIDENCE
+) -> list[str]:
+    """Groups that cannot be told from the one with the best mean, that one first.
+
+    Every pair is compared at once, so that picking the luckiest group is paid for (Games and Howell 1976; Tukey's
+    test without equal variances). A group of one value cannot be told from anything.
+    """
+    if not groups:
+        return []
+    sign = 1 if mode == "max" else -1
+    order = sorted(groups, key=lambda name: -sign * float(np.mean(groups[name])))
+    best, tested = order[0], [name for name in order if len(groups[name]) >= 2]
+    if len(groups[best]) < 2 or len(tested) < 2:
+        return order
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        found = stats.tukey_hsd(*(groups[name] for name in tested), equal_var=False)
+    worse = set()
+    for place, name in enumerate(tested):
+        pvalue = float(found.pvalue[0][place])
+        if place and (pvalue < 1 - confidence or (math.isnan(pvalue) and _apart(groups[best], groups[name]))):
+            worse.add(name)
+    return [name for name in order if name not in worse]
+
+
+def _apart(left: Sequence[float], right: Sequence[float]) -> bool:
+    """Two groups without any spread: apart where their values differ, and there are enough of them."""
+    return min(len(left), len(right)) >= FEWEST_WITHOUT_SPREAD and float(np.mean(left)) != float(np.mean(right))

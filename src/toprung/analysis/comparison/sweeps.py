@@ -1,0 +1,129 @@
+"""`toprung compare A B`: sweeps read from their directories, and whether they may be compared at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from toprung import ledger
+from toprung.analysis.comparison.answers import Answer, answers
+from toprung.analysis.comparison.groups import Comparison, Groups, by_configuration, by_hyperparameter, compare
+from toprung.analysis.curves import own_epochs
+from toprung.analysis.ranking import describe, ranked
+from toprung.directory import SweepDirectory
+from toprung.errors import UserError
+from toprung.ledger import TrialRecord
+from toprung.lineage import Lineage
+from toprung.spec import Sweep
+
+# What sweeps must share for their values to mean the same, and the words for it where they do not.
+SHARED = {
+    "data_fingerprint": "They saw different data",
+    "split_fingerprint": "They validate on different images",
+}
+
+
+@dataclass(frozen=True)
+class SweepLine:
+    """One sweep in one line."""
+
+    sweep_id: str
+    num_trials: int
+    num_finished: int
+    num_failed: int
+    num_epochs: int
+    trial_seconds: float
+    best_value: float | None
+    best_trial: int | None
+    best_config: str
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Several sweeps side by side, and what forbids to take their figures at face value."""
+
+    metric: str
+    sweeps: list[SweepLine]
+    warnings: list[str]
+    comparison: Comparison
+    answers: list[Answer]
+
+
+def compare_sweeps(directories: Sequence[SweepDirectory], *, by: str = "configuration") -> Compared:
+    """Compare the trials of one or several sweeps.
+
+    Args:
+        directories: of the sweeps.
+        by: what makes a group: "configuration", "sweep", or a hyperparameter's name.
+
+    Raises:
+        UserError: a sweep cannot be read, the sweeps are judged by different metrics, no trial has that hyperparameter.
+    """
+    specs = [directory.spec() for directory in directories]
+    if len({(spec.metric, spec.mode) for spec in specs}) > 1:
+        named = ", ".join(f"{d.sweep_id} by {s.metric} ({s.mode})" for d, s in zip(directories, specs, strict=True))
+        raise UserError(f"These sweeps are judged by different metrics: {named}.")
+    trials = [ledger.read(directory) for directory in directories]
+    comparison = compare(_groups(directories, trials, by), mode=specs[0].mode)
+    lines = [_line(d, t, spec) for d, t, spec in zip(directories, trials, specs, strict=True)]
+    warnings = [*_unlike(directories), *_budgets(comparison), *_alone(comparison)]
+    return Compared(specs[0].metric, lines, warnings, comparison, answers(comparison))
+
+
+def _groups(directories: Sequence[SweepDirectory], trials: Sequence[list[TrialRecord]], by: str) -> Groups:
+    every = [trial for of_sweep in trials for trial in of_sweep]
+    if by == "sweep":
+        return {d.sweep_id: of_sweep for d, of_sweep in zip(directories, trials, strict=True)}
+    if by == "configuration":
+        return by_configuration(every)
+    known = {name for trial in every for name in trial.config}
+    if by not in known:
+        raise UserError(f'No trial has a hyperparameter "{by}"; there are {", ".join(sorted(known)) or "none"}.')
+    return by_hyperparameter(every, by)
+
+
+def _line(directory: SweepDirectory, trials: Sequence[TrialRecord], spec: Sweep) -> SweepLine:
+    order = ranked(trials, mode=spec.mode)
+    best = order[0] if order else None
+    return SweepLine(
+        sweep_id=directory.sweep_id,
+        num_trials=len(trials),
+        num_finished=sum(trial.status == "finished" for trial in trials),
+        num_failed=sum(trial.status == "failed" for trial in trials),
+        num_epochs=sum(map(own_epochs, trials)),
+        trial_seconds=sum(trial.seconds for trial in trials),
+        best_value=best.value if best else None,
+        best_trial=best.number if best else None,
+        best_config=describe(best.config) if best else "",
+    )
+
+
+def _unlike(directories: Sequence[SweepDirectory]) -> list[str]:
+    lineages = {}
+    for directory in directories:
+        if directory.lineage_file.is_file():
+            lineages[directory.sweep_id] = Lineage.model_validate(directory.read(directory.lineage_file))
+    found = []
+    if missing := [directory.sweep_id for directory in directories if directory.sweep_id not in lineages]:
+        found.append(f"No lineage is recorded of {', '.join(missing)}: whether it saw the same data is unknown.")
+    for field, words in SHARED.items():
+        seen = {sweep_id: str(getattr(lineage, field))[:12] for sweep_id, lineage in lineages.items()}
+        if len(set(seen.values())) > 1:
+            named = ", ".join(f"{sweep_id} {fingerprint}" for sweep_id, fingerprint in seen.items())
+            found.append(f"{words} ({named}): their values cannot be compared.")
+            break
+    return found
+
+
+def _budgets(comparison: Comparison) -> list[str]:
+    budgets = sorted({budget for group in comparison.groups for budget in group.budgets})
+    if len(budgets) < 2:
+        return []
+    return [f"Their full budgets differ ({', '.join(map(str, budgets))} epochs): a longer one alone may win."]
+
+
+def _alone(comparison: Comparison) -> list[str]:
+    measured = [group for group in comparison.groups if group.num_finished]
+    if not measured or any(group.num_finished > 1 for group in measured):
+        return []
+    return ["Every group rests on a single trial: the order may be luck, and no interval can be given."]

@@ -1,0 +1,199 @@
+"""Everything a report tells of, read from the sweep's directory once; and its trials as Optuna's plots want them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalChoiceType,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from toprung import ledger
+from toprung.analysis.audit import Audit, audit
+from toprung.analysis.curves import own_epochs, without_continued
+from toprung.analysis.importance import Importances, importances
+from toprung.analysis.ranking import ranked
+from toprung.directory import SweepDirectory
+from toprung.errors import UserError
+from toprung.ledger import TrialRecord
+from toprung.lineage import Lineage
+from toprung.spec import Sweep
+from toprung.study_storage import storage_for_reading
+
+EPOCHS = "epochs"  # the fidelity, shown beside the hyperparameters
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A sweep, read.
+
+    `trials` are all of them; `whole` leaves out those that another continues.
+    """
+
+    directory: SweepDirectory
+    sweep: Sweep
+    status: dict[str, Any]
+    lineage: Lineage | None
+    trials: list[TrialRecord]
+    params: dict[int, dict[str, Any]]
+    distributions: dict[str, BaseDistribution]
+    prepared_root: Path
+
+    @cached_property
+    def whole(self) -> list[TrialRecord]:
+        """Trials that no other one continues."""
+        return without_continued(self.trials)
+
+    @cached_property
+    def leaders(self) -> list[TrialRecord]:
+        """Best first."""
+        return ranked(self.whole, mode=self.sweep.mode)
+
+    @property
+    def winner(self) -> TrialRecord | None:
+        """The best trial."""
+        return self.leaders[0] if self.leaders else None
+
+    @cached_property
+    def scored(self) -> list[TrialRecord]:
+        """Trials with a value that did not fail, in the order they were asked for."""
+        return [trial for trial in self.whole if trial.value is not None and trial.status != "failed"]
+
+    @cached_property
+    def finished(self) -> list[TrialRecord]:
+        """Trials at full fidelity: those that ran the sweep's whole budget, or to an end of their own choice in it."""
+        full = self.sweep.asha.max_epochs
+        return [t for t in self.scored if t.status == "finished" and t.config.get("num_epochs", full) == full]
+
+    @cached_property
+    def cut_short(self) -> list[TrialRecord]:
+        """Scored trials that trained less than the full budget."""
+        finished = {trial.number for trial in self.finished}
+        return [trial for trial in self.scored if trial.number not in finished]
+
+    @cached_property
+    def audit(self) -> Audit:
+        """Of the early stopping."""
+        return audit(self.trials, metric=self.sweep.metric, mode=self.sweep.mode, rungs=self.sweep.asha.rungs)
+
+    @cached_property
+    def importances(self) -> Importances:
+        """Of the hyperparameters, on finished trials."""
+        return importances(self.study(self.finished))
+
+    @property
+    def trial_seconds(self) -> float:
+        """Worker time of all trials together."""
+        return sum(trial.seconds for trial in self.trials)
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that were trained."""
+        return sum(map(own_epochs, self.trials))
+
+    @property
+    def cost(self) -> float | None:
+        """Money, by the recipe's prices; None where it names none."""
+        rules, takes = self.sweep.stop, self.sweep.resources
+        an_hour = takes.cpus * rules.cpu_price_per_hour + takes.gpus * rules.gpu_price_per_hour
+        return self.trial_seconds / 3600 * an_hour if an_hour else None
+
+    def study(self, trials: Sequence[TrialRecord], *, with_epochs: bool = False) -> optuna.Study:
+        """A study in memory whose COMPLETE trials are the given ones, under plain names and their own numbers.
+
+        Args:
+            trials: each with a value.
+            with_epochs: show how far each trained as one more hyperparameter.
+        """
+        study = optuna.create_study(direction="maximize" if self.sweep.mode == "max" else "minimize")
+        by_number = {trial.number: trial for trial in trials}
+        for number in range(max(by_number, default=-1) + 1):
+            trial = by_number.get(number)
+            study.add_trial(
+                create_trial(state=TrialState.FAIL) if trial is None else self._complete(trial, with_epochs)
+            )
+        return study
+
+    def _complete(self, trial: TrialRecord, with_epochs: bool) -> FrozenTrial:
+        params = dict(self.params.get(trial.number, {}))
+        distributions = {name: self.distributions[name] for name in params}
+        if with_epochs:
+            params[EPOCHS] = trial.epochs
+            distributions[EPOCHS] = IntDistribution(1, self.sweep.asha.max_epochs)
+        return create_trial(state=TrialState.COMPLETE, value=trial.value, params=params, distributions=distributions)
+
+
+def gather(directory: SweepDirectory, *, prepared_root: Path) -> Findings:
+    """Read a sweep.
+
+    Args:
+        directory: the sweep's.
+        prepared_root: where prepared datasets lie, to show the winner's mistakes.
+
+    Raises:
+        UserError: it has no trial yet, or a file of it cannot be read.
+    """
+    storage = storage_for_reading(directory)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.load_study(study_name=directory.sweep_id, storage=storage) if storage else None
+    except (KeyError, ValueError):
+        study = None
+    trials = ledger.records(study).trials if study else []
+    if study is None or not any(trial.epochs_by_number for trial in trials):
+        raise UserError(f"{directory.sweep_id} has nothing to report yet: no trial has finished an epoch.")
+    frozen = [trial for trial in study.get_trials(deepcopy=False) if trial.params]
+    sweep = directory.spec()
+    lineage, status = directory.lineage_file, directory.status_file
+    return Findings(
+        directory=directory,
+        sweep=sweep,
+        status=directory.read(status) if status.is_file() else {},
+        lineage=Lineage.model_validate(directory.read(lineage)) if lineage.is_file() else None,
+        trials=trials,
+        params={
+            trial.number: {plain(name): value for name, value in trial.params.items() if plain(name) != EPOCHS}
+            for trial in frozen
+        },
+        distributions=plain_distributions(trial.distributions for trial in frozen),
+        prepared_root=prepared_root,
+    )
+
+
+def plain(name: str) -> str:
+    """`sgd.lr` -> `lr`, the name the loop reads."""
+    return name.rpartition(".")[2]
+
+
+def plain_distributions(every: Iterable[Mapping[str, BaseDistribution]]) -> dict[str, BaseDistribution]:
+    """One distribution for each plain name, wide enough for all the ranges it has under different choices."""
+    ranges: dict[str, dict[str, BaseDistribution]] = {}
+    for distributions in every:
+        for name, distribution in distributions.items():
+            ranges.setdefault(plain(name), {}).setdefault(name, distribution)
+    return {name: _union([*found.values()]) for name, found in ranges.items()}
+
+
+def _union(found: Sequence[BaseDistribution]) -> BaseDistribution:
+    numbers = [each for each in found if isinstance(each, FloatDistribution | IntDistribution)]
+    if len(numbers) < len(found):
+        choices: list[CategoricalChoiceType] = []
+        for each in found:
+            if not isinstance(each, CategoricalDistribution):
+                return found[0]
+            choices += [choice for choice in each.choices if choice not in choices]
+        return CategoricalDistribution(choices)
+    low, high = min(each.low for each in numbers), max(each.high for each in numbers)
+    if all(isinstance(each, IntDistribution) for each in numbers):
+        return IntDistribution(int(low), int(high))
+    return FloatDistribution(low, high, log=any(each.log for each in numbers) and low > 0)

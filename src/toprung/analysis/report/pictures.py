@@ -1,0 +1,141 @@
+"""The report's main plots as PNG, by Matplotlib and Optuna's plots on it: no browser is needed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import optuna.visualization.matplotlib as optuna_plots
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from optuna.exceptions import ExperimentalWarning
+
+from toprung.analysis.importance import MEANINGS
+from toprung.analysis.report import style
+from toprung.analysis.report.findings import EPOCHS, Findings
+from toprung.analysis.report.panel import ended
+from toprung.analysis.report.winner import Judged
+
+DOTS_AN_INCH = 110
+MARKERS = "odsx^+"
+
+
+def draw(found: Findings, seen: Judged | str, *, folder: Path) -> list[Path]:
+    """Write the pictures.
+
+    Args:
+        found: the sweep.
+        seen: its winner on the validation split, where that could be judged.
+        folder: to write into.
+    """
+    matplotlib.use("Agg")
+    drawn: dict[str, Callable[[], Figure | None]] = {
+        "best-so-far": lambda: _history(found),
+        "learning-curves": lambda: _learning_curves(found),
+        "parallel-coordinates": lambda: _parallel_coordinates(found),
+        "slices": lambda: _slices(found),
+        "importance": lambda: _importance(found),
+        "confusion": lambda: None if isinstance(seen, str) else _confusion(seen),
+    }
+    written = []
+    with _own_looks():
+        for name, make in drawn.items():
+            if (figure := make()) is not None:
+                path = folder / f"{name}.png"
+                figure.savefig(path, dpi=DOTS_AN_INCH, bbox_inches="tight")
+                written.append(path)
+                pyplot.close("all")
+    return written
+
+
+@contextmanager
+def _own_looks() -> Iterator[None]:
+    """Optuna's plots set a style of their own for the whole process: it ends with them."""
+    with warnings.catch_warnings(), matplotlib.rc_context():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module="matplotlib")
+        yield
+    pyplot.close("all")
+
+
+def _history(found: Findings) -> Figure:
+    axes = optuna_plots.plot_optimization_history(found.study(found.scored), target_name=found.sweep.metric)
+    axes.set(title="", xlabel="trial")
+    return _whole(axes.figure)
+
+
+def _learning_curves(found: Findings) -> Figure:
+    figure, axes = pyplot.subplots(figsize=(9, 5))
+    groups = sorted({(trial.rung or found.sweep.asha.max_epochs + 1, ended(trial)) for trial in found.whole})
+    places = {how: place for place, (_, how) in enumerate(groups)}
+    for trial in found.whole:
+        steps, place = sorted(trial.epochs_by_number), places[ended(trial)]
+        values = [trial.epochs_by_number[step].metrics[found.sweep.metric] for step in steps]
+        colour, marker = style.PALETTE[(place + 1) % 6], MARKERS[place % 6]
+        axes.plot(steps, values, color=colour, marker=marker, markersize=3, linewidth=0.7, alpha=0.6)
+    for how, place in places.items():
+        axes.plot([], [], color=style.PALETTE[(place + 1) % 6], marker=MARKERS[place % 6], label=how)
+    axes.set(xlabel="epoch", ylabel=found.sweep.metric)
+    axes.legend()
+    return figure
+
+
+def _parallel_coordinates(found: Findings) -> Figure | None:
+    shown = [name for name in found.distributions if all(name in found.params[t.number] for t in found.scored)]
+    if not shown:
+        return None
+    study = found.study(found.scored, with_epochs=True)
+    axes = optuna_plots.plot_parallel_coordinate(study, params=[*shown, EPOCHS], target_name=found.sweep.metric)
+    axes.set_title("")
+    figure = _whole(axes.figure)
+    figure.set_size_inches(14, 5)
+    return figure
+
+
+def _slices(found: Findings) -> Figure | None:
+    if not found.distributions:
+        return None
+    axes = optuna_plots.plot_slice(found.study(found.scored), target_name=found.sweep.metric)
+    first = axes if hasattr(axes, "figure") else axes[0]
+    first.figure.suptitle("")
+    return _whole(first.figure)
+
+
+def _importance(found: Findings) -> Figure | None:
+    given = found.importances
+    if given.too_few:
+        return None
+    names = list(dict.fromkeys(each.name for each in given.shares))[::-1]
+    figure, axes = pyplot.subplots(figsize=(8, 1 + 0.5 * len(names)))
+    for place, evaluator in enumerate(MEANINGS):
+        by_name = {each.name: each for each in given.shares if each.evaluator == evaluator}
+        shares = [by_name[name] for name in names]
+        spread = [[e.share - e.low for e in shares], [e.high - e.share for e in shares]]
+        heights = [row + (0.2, -0.2)[place] for row in range(len(names))]
+        axes.barh(
+            heights, [e.share for e in shares], 0.38, xerr=spread, color=style.PALETTE[place],
+            ecolor=style.GREY, hatch=("", "//")[place], label=evaluator,
+        )  # fmt: skip
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("share of the importance")
+    axes.legend()
+    return figure
+
+
+def _confusion(seen: Judged) -> Figure:
+    side = max(4.0, min(12.0, 0.5 * len(seen.classes)))
+    figure, axes = pyplot.subplots(figsize=(side, side))
+    axes.imshow(seen.counts / seen.counts.sum(axis=1, keepdims=True).clip(1), cmap="cividis", vmin=0, vmax=1)
+    axes.set_xticks(range(len(seen.classes)), seen.classes, rotation=90)
+    axes.set_yticks(range(len(seen.classes)), seen.classes)
+    axes.grid(visible=False)
+    axes.set(xlabel="taken for", ylabel="true class")
+    return figure
+
+
+def _whole(figure: object) -> Figure:
+    assert isinstance(figure, Figure)
+    return figure

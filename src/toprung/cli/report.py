@@ -1,0 +1,127 @@
+"""The verbs that look back on sweeps: report, compare."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from toprung.cli.places import Json, Named, Storage, print_json, root_of, say, short
+
+if TYPE_CHECKING:
+    from toprung.analysis.comparison import Compared, Group
+
+ROWS_SHOWN = 20
+SHOWN = {  # column: measure
+    "final val loss": "final_val_loss",
+    "to 95 %": "epochs_to_95",
+    "instability": "instability",
+    "gap": "gap",
+    "s/epoch": "epoch_seconds",
+}
+
+report_app = typer.Typer()
+
+
+@report_app.command()
+def report(named: Named, storage: Storage = Path("runs")) -> None:
+    """Write a sweep's report: one HTML file that opens offline, pictures, a summary in Markdown."""
+    from toprung import data, directory
+    from toprung.analysis.report import write_report
+    from toprung.sweep import workbench
+
+    project = workbench.find_project(Path.cwd())
+    written = write_report(directory.find(root_of(storage), named), prepared_root=project / data.PREPARED)
+    print(f"  report    {short(written.page)}")
+    print(f"  summary   {short(written.summary)}")
+    print(f"  pictures  {len(written.pictures)} beside them")
+
+
+@report_app.command()
+def compare(
+    named: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Sweeps by their ids or names.")],
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="What makes a group: configuration, sweep, or a hyperparameter such as optimizer. "
+            "Left out: the sweeps where there are several, else the configurations."
+        ),
+    ] = None,
+    as_json: Json = False,
+    storage: Storage = Path("runs"),
+) -> None:
+    """Compare the trials of one or several sweeps: ranked, with their uncertainty, and in words."""
+    from toprung import directory
+    from toprung.analysis.comparison import compare_sweeps
+
+    found = [directory.find(root_of(storage), each) for each in dict.fromkeys(named)]
+    compared = compare_sweeps(found, by=by or ("configuration" if len(found) == 1 else "sweep"))
+    for warning in compared.warnings:
+        say(warning)
+    if as_json:
+        print_json(asdict(compared))
+    else:
+        _print(Console(highlight=False, soft_wrap=False), compared)
+
+
+def _print(console: Console, compared: Compared) -> None:
+    from toprung.analysis.curves import FIT_RULE, GAP_RULE, INSTABILITY_RULE
+
+    if len(compared.sweeps) > 1:
+        console.print(_sweeps(compared))
+        console.print()
+    groups = compared.comparison.groups
+    console.print(_groups(compared))
+    if len(groups) > ROWS_SHOWN:
+        console.print(f"… and {len(groups) - ROWS_SHOWN} more (--json has all of them).")
+    question = ""
+    for answer in compared.answers:
+        if answer.question != question:
+            question = answer.question
+            console.print(f"\n{question}", markup=False, style="bold")
+        console.print(f"  {answer.sentence}", markup=False)
+    console.print(f"\nMeans over seeds with 95 % intervals. {INSTABILITY_RULE} {GAP_RULE} {FIT_RULE}", style="dim")
+
+
+def _sweeps(compared: Compared) -> Table:
+    table = _table("sweep", "trials", "finished", "failed", "epochs", "seconds", "best", "trial", right=range(1, 8))
+    table.add_column("configuration", overflow="fold")
+    for line in compared.sweeps:
+        counts = (line.num_trials, line.num_finished, line.num_failed, line.num_epochs)
+        best = ("", "") if line.best_value is None else (f"{line.best_value:.4f}", str(line.best_trial))
+        table.add_row(line.sweep_id, *map(str, counts), f"{line.trial_seconds:.0f}", *best, line.best_config)
+    return table
+
+
+def _groups(compared: Compared) -> Table:
+    table = _table("", "trials", compared.metric, *SHOWN, "fit", right=range(7))
+    table.add_column("group", overflow="fold")
+    as_good = set(compared.comparison.as_good)
+    for place, group in enumerate(compared.comparison.groups[:ROWS_SHOWN], start=1):
+        rank = f"{place}{'=' if group.name in as_good and len(as_good) > 1 else ''}"
+        trials = f"{group.num_finished}/{group.num_trials}"
+        fit = ", ".join(f"{count} {kind}" for kind, count in group.fits.most_common())
+        shown = [_figure(group, measure, digits=3) for measure in SHOWN.values()]
+        table.add_row(rank, trials, _figure(group, "value", digits=4), *shown, fit, group.name)
+    table.caption = "trials: finished of all; =: not significantly worse than the best (Games-Howell)"
+    table.caption_justify = "left"
+    return table
+
+
+def _figure(group: Group, measure: str, *, digits: int) -> str:
+    found = group.interval(measure)
+    if found is None:
+        return ""
+    half = "" if found.high is None else f" ±{found.high - found.mean:.2g}"
+    return f"{found.mean:.{digits}g}{half}"
+
+
+def _table(*columns: str, right: range) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place in right else "left", no_wrap=True)
+    return table

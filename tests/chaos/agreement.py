@@ -1,0 +1,185 @@
+"""Do the records of a sweep agree? Tune's trials, Optuna's study and MLflow's runs, each asked by itself."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlflow
+import optuna
+import torch
+from mlflow.entities import Run
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
+
+from toprung.vision import load_model
+
+# What a trial's end is called in the ledger, in Optuna and in MLflow.
+WORDS = {
+    "finished": ("COMPLETE", "FINISHED"),
+    "stopped": ("PRUNED", "KILLED"),
+    "failed": ("FAIL", "FAILED"),
+}
+
+
+@dataclass
+class Agreement:
+    """What the records say together; `problems` names every place where they do not agree."""
+
+    num_trials: int = 0
+    num_lost: int = 0
+    num_doubled: int = 0
+    num_running: int = 0
+    steps_increase: bool = True
+    winner_loads: bool = False
+    problems: list[str] = field(default_factory=list)
+
+
+def agreement(folder: Path, *, uri: str, num_trials: int, failed: int = 0, metric: str = "val/accuracy") -> Agreement:
+    """Compare all records of a sweep that is over.
+
+    Args:
+        folder: the sweep's.
+        uri: MLflow's.
+        num_trials: as many must have ended.
+        failed: as many of them must have failed.
+        metric: the sweep's; more is better.
+    """
+    found = Agreement()
+    say = found.problems.append
+    study = optuna.load_study(
+        study_name=folder.name, storage=JournalStorage(JournalFileBackend(str(folder / "ledger.log")))
+    )
+    trials = {trial.user_attrs.get("start", {}).get("trial_id", ""): trial for trial in study.get_trials()}
+    runs, parents = runs_of(folder.name, uri=uri)
+    run_ids = [run.data.tags["toprung.trial_id"] for run in runs]
+    tune_ids = {path.name for path in (folder / "tune").iterdir() if path.is_dir()}
+
+    # Lost and doubled.
+    ended = {name for name, trial in trials.items() if name and trial.state.is_finished()}
+    found.num_trials = len(trials)
+    found.num_lost = num_trials - len(ended & set(run_ids))
+    found.num_doubled = len(study.get_trials()) - len(trials) + len(run_ids) - len(set(run_ids)) + len(parents) - 1
+    if found.num_lost or found.num_doubled:
+        say(f"{found.num_lost} lost, {found.num_doubled} doubled of {num_trials}")
+    if set(trials) != set(run_ids):
+        say(f"Optuna has {sorted(trials)}, MLflow has {sorted(run_ids)}")
+    if not tune_ids <= set(trials):
+        say(f"Tune has {sorted(tune_ids - set(trials))}, which Optuna has not")
+
+    # Running, and how each ended.
+    states = [trial.state.name for trial in trials.values()] + [run.info.status for run in (*runs, *parents)]
+    found.num_running = sum(state in ("RUNNING", "WAITING", "SCHEDULED") for state in states)
+    if found.num_running:
+        say(f"{found.num_running} are running")
+    if [run.info.status for run in parents] != ["FINISHED"]:
+        say(f"the sweep's own run is {[run.info.status for run in parents]}")
+    state = json.loads((folder / "status.json").read_text())
+    if state["status"] != "finished" or state.get("undelivered"):
+        say(f"status.json says {state}")
+    num_failed = sum(trial.state.name == "FAIL" for trial in trials.values())
+    if num_failed != failed:
+        causes = [trial.user_attrs.get("end", {}).get("cause") for trial in trials.values()]
+        say(f"{num_failed} trials failed: {[cause for cause in causes if cause]}")
+    for run in runs:
+        if trial := trials.get(run.data.tags["toprung.trial_id"]):
+            found.problems += _status_problems(trial, run)
+
+    # Every epoch once, in order, in every record.
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    for run in runs:
+        if trial := trials.get(run.data.tags["toprung.trial_id"]):
+            wrong = _step_problems(trial, run, client, metric=metric)
+            found.steps_increase = found.steps_increase and not wrong
+            found.problems += wrong
+            found.problems += _weights_problems(trial, run, uri=uri)
+
+    wrong = _winner_problems(folder, trials, metric=metric)
+    found.winner_loads = not wrong
+    found.problems += wrong
+    return found
+
+
+def runs_of(sweep_id: str, *, uri: str) -> tuple[list[Run], list[Run]]:
+    """A sweep's active runs in MLflow: those of its trials, and its own."""
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    runs = client.search_runs(experiments, f"tags.toprung.sweep_id = '{sweep_id}'", max_results=1000)
+    own = [run for run in runs if run.data.tags["toprung.kind"] == "sweep"]
+    of_trials = [run for run in runs if run not in own]
+    assert all(run.data.tags["mlflow.parentRunId"] in {parent.info.run_id for parent in own} for run in of_trials)
+    return of_trials, own
+
+
+def _status_problems(trial: FrozenTrial, run: Run) -> list[str]:
+    word = trial.user_attrs.get("end", {}).get("status")
+    said = (trial.state.name, run.info.status)
+    if WORDS.get(word) != said or run.data.tags.get("toprung.status") != word:
+        tag = run.data.tags.get("toprung.status")
+        return [f"trial {trial.number}: the ledger says {word}, Optuna and MLflow say {said}, its tag {tag}"]
+    return []
+
+
+def _step_problems(trial: FrozenTrial, run: Run, client: mlflow.MlflowClient, *, metric: str) -> list[str]:
+    """Metrics an epoch: in the ledger 1, 2, 3, ..., in Optuna and MLflow the same, with the same values."""
+    reported = {
+        int(name.removeprefix("epoch/")): content["metrics"]
+        for name, content in trial.user_attrs.items()
+        if name.startswith("epoch/")
+    }
+    steps = list(range(1, len(reported) + 1))
+    wrong = []
+    if sorted(reported) != steps or list(trial.intermediate_values) != steps:
+        wrong.append(f"trial {trial.number}: the ledger has epochs {sorted(reported)}, Optuna has "
+                     f"{list(trial.intermediate_values)}")  # fmt: skip
+    for name in sorted({name for metrics in reported.values() for name in metrics} | set(run.data.metrics)):
+        history = client.get_metric_history(run.info.run_id, name)
+        history = sorted(history, key=lambda metric: (metric.timestamp, metric.step))
+        if [metric.step for metric in history] != steps:
+            wrong.append(f"trial {trial.number}: MLflow has steps {[m.step for m in history]} of {name}, not {steps}")
+        elif [metric.value for metric in history] != [reported[step].get(name) for step in steps]:
+            wrong.append(f"trial {trial.number}: MLflow has other values of {name}")
+    if trial.intermediate_values != {step: metrics[metric] for step, metrics in reported.items()}:
+        wrong.append(f"trial {trial.number}: Optuna has other values")
+    return wrong
+
+
+def _weights_problems(trial: FrozenTrial, run: Run, *, uri: str) -> list[str]:
+    """The weights that MLflow keeps of a trial are those of its best epoch."""
+    values = trial.intermediate_values
+    if not values:
+        return []
+    best = min(step for step, value in values.items() if value == max(values.values()))
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"run_id": run.info.run_id, "tracking_uri": uri, "dst_path": folder}
+        try:
+            kept = json.loads(
+                Path(mlflow.artifacts.download_artifacts(artifact_path="model.json", **found)).read_text()
+            )["epoch"]
+        except (OSError, mlflow.MlflowException) as error:
+            return [f"trial {trial.number}: MLflow has no weights of it: {error}"]
+    return [] if kept == best else [f"trial {trial.number}: MLflow has the weights of epoch {kept}, not of {best}"]
+
+
+def _winner_problems(folder: Path, trials: Mapping[str, FrozenTrial], *, metric: str) -> list[str]:
+    """The exported model gives logits, and scores what is the best value of all trials that did not fail."""
+    best = max(
+        value for trial in trials.values() if trial.state.name != "FAIL" for value in trial.intermediate_values.values()
+    )
+    try:
+        model = load_model(folder / "export")
+        classes = json.loads((folder / "export" / "labels.json").read_text())["classes"]
+        verified = json.loads((folder / "export" / "metrics.json").read_text())["verified"][metric]
+        shape = json.loads((folder / "export" / "config.json").read_text())["architecture"]["arguments"]["image_shape"]
+        with torch.no_grad():
+            logits_NK = model.eval()(torch.zeros(2, *shape, dtype=torch.uint8))
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        return [f"the winner does not load: {type(error).__name__}: {error}"]
+    wrong = []
+    if logits_NK.shape != (2, len(classes)) or not logits_NK.isfinite().all():
+        wrong.append(f"the winner gives {logits_NK}")
+    if verified != best:
+        wrong.append(f"the winner scores {verified}, the best trial {best}")
+    return wrong

@@ -1,0 +1,145 @@
+"""Faults, one a test, and the matrix of what became of them: a table at the end of the run (`make chaos`)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.agreement import Agreement, agreement
+from tests.chaos.sweeps import NUM_TRIALS, Arena, new_bench
+from tests.servers import FaultyProxy, TrackingServer
+
+COLUMNS = ("trials", "lost", "doubled", "RUNNING", "steps", "winner", "survived")
+ROWS = pytest.StashKey[list["Row"]]()
+ROW = pytest.StashKey["Row"]()
+
+
+@dataclass
+class Row:
+    """One fault: what was done, and what the records said afterwards."""
+
+    done: str
+    found: Agreement | None = None
+    outcome: str = "no"
+
+    def cells(self) -> tuple[str, ...]:
+        found = self.found
+        if found is None:
+            return ("-",) * (len(COLUMNS) - 1) + (self.outcome,)
+        counts = (found.num_trials, found.num_lost, found.num_doubled, found.num_running)
+        words = ("increase" if found.steps_increase else "no", "loads" if found.winner_loads else "no")
+        return (*map(str, counts), *words, self.outcome)
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory):
+    """A workbench that tests sweep in, but do not change."""
+    return new_bench(tmp_path_factory.mktemp("bench") / "workbench")
+
+
+@pytest.fixture
+def new_arena(bench, tmp_path) -> Iterator[Callable[..., Arena]]:
+    """Makes storage roots; nothing that was started there outlives the test."""
+    made = []
+
+    def make(name: str = "sweeps", *, uri: str | None = None, **environment: str) -> Arena:
+        logs = tmp_path / f"{name}-output"
+        logs.mkdir()
+        told = {"MLFLOW_TRACKING_URI": uri} if uri else {}
+        made.append(Arena(bench, tmp_path / name, logs, environment={**told, **environment}))
+        return made[-1]
+
+    yield make
+    left = [line for arena in made for line in arena.end()]
+    assert left == []
+
+
+@pytest.fixture
+def arena(new_arena) -> Arena:
+    """A storage root with MLflow on sqlite in it."""
+    return new_arena()
+
+
+@pytest.fixture
+def fault(request) -> Callable[[str], Row]:
+    """Names the test's row in the matrix."""
+
+    def name(done: str) -> Row:
+        row = request.node.stash[ROW] = Row(done)
+        return row
+
+    return name
+
+
+@pytest.fixture
+def agreed(request) -> Callable[..., Agreement]:
+    """Asserts that the records of an arena's newest sweep agree, and notes in the matrix what they say."""
+
+    def judge(arena: Arena, *, folder: Path | None = None, **expected: object) -> Agreement:
+        uri = arena.environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{arena.root}/mlflow.db"
+        found = agreement(folder or arena.made.path, uri=uri, num_trials=NUM_TRIALS, **expected)
+        row = request.node.stash[ROW]
+        if row.found is None or found.problems:
+            row.found = found
+        assert found.problems == [], arena.commands[-1]
+        return found
+
+    return judge
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory) -> Iterator[TrackingServer]:
+    with TrackingServer(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(_server) -> TrackingServer:
+    """A real `mlflow server`; answers when the test begins."""
+    _server.start()
+    return _server
+
+
+@pytest.fixture
+def proxy(server) -> Iterator[FaultyProxy]:
+    """A proxy before it, with no fault yet."""
+    with FaultyProxy(server.url) as faulty:
+        yield faulty
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    row = item.stash.get(ROW, None)
+    if row is not None:
+        rows = item.config.stash.setdefault(ROWS, [])
+        if row not in rows:
+            rows.append(row)
+        if report.skipped:
+            row.outcome = "skipped"
+        elif report.when == "call" and report.passed:
+            row.outcome = "yes"
+        elif report.failed:
+            row.outcome = "no"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    rows = config.stash.get(ROWS, [])
+    if not rows:
+        return
+    table = [("fault", *COLUMNS), *((row.done, *row.cells()) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(COLUMNS) + 1)]
+    terminalreporter.section("what was survived")
+    for line in table:
+        cells = [
+            line[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+        ]
+        terminalreporter.line("  ".join(cells), red=line[-1] == "no")
+    for row in rows:
+        for problem in row.found.problems if row.found else ():
+            terminalreporter.line(f"{row.done}: {problem}", red=True)
+    survived = sum(row.outcome == "yes" for row in rows)
+    terminalreporter.line(f"{survived} of {len(rows)} survived.")

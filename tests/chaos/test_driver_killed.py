@@ -1,0 +1,101 @@
+"""The driver is killed with SIGKILL, at more than twenty points of a sweep; `resume` loses and doubles nothing."""
+
+import json
+import random
+
+import pytest
+
+from tests.chaos.agreement import runs_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+# A whole ledger has some 115 lines: one line drawn from each tenth of it, and the very first ones.
+DRAW = random.Random(0)
+LINES = (1, 3, *(DRAW.randrange(start, start + 9) for start in range(5, 105, 9)))
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_driver_killed_after_a_line_of_its_ledger(line, arena, fault, agreed):
+    fault(f"driver killed after line {line} of its ledger")
+    arena.sweep(DIES_AT_LINE=line).dies()
+    assert arena.count("op_code") == line
+    arena.resume().finish()
+    agreed(arena)
+
+
+def test_driver_killed_while_ray_starts(arena, fault, agreed):
+    fault("driver killed while Ray starts")
+    command = arena.sweep()
+    command.reaches(lambda: any("raylet" in process.name() for process in command.processes()), "Ray's start").kill()
+    arena.resume().finish()
+    agreed(arena)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        (".mlflow.db.new", "MLflow's schema is made"),
+        ("mlflow.db", "MLflow's first runs are made"),
+        ("*/trials/*/.last.pth.tmp", "a checkpoint is written"),
+        ("*/.export.tmp/model.pth", "the export is verified"),
+        ("*/export/metrics.json", "the export has its name"),
+    ],
+)
+def test_driver_killed_when_a_file_appears(pattern, what, arena, fault, agreed):
+    fault(f"driver killed while {what}")
+    arena.sweep().reaches(arena.has(pattern), pattern).kill()
+    arena.resume().finish()
+    agreed(arena)
+
+
+def test_driver_killed_while_ray_stops(arena, fault, agreed):
+    fault("driver killed while Ray stops")
+    arena.sweep().says("stopping Ray").kill()
+    arena.resume().finish()
+    agreed(arena)
+
+
+def test_driver_killed_before_the_last_word_to_mlflow(arena, fault, agreed):
+    """The sweep is finished, MLflow was not told: the next command, whichever it is, closes its run."""
+    fault("driver killed before its last word to MLflow")
+
+    def finished():
+        return json.loads(arena.made.status_file.read_text())["status"] == "finished"
+
+    command = arena.sweep().says("exporting")
+    command.reaches(finished, "the last state").kill()
+    assert "is finished" in arena.resume().finish(2).stderr
+    arena.run("list")
+    agreed(arena)
+
+
+def test_driver_killed_and_its_resumption_too(arena, fault, agreed):
+    fault("driver killed, resumed, killed, resumed, killed, resumed")
+    arena.sweep(DIES_AT_LINE=45).dies()
+    arena.resume(DIES_AT_LINE=4).dies()
+    arena.resume(DIES_AT_LINE=25).dies()
+    arena.resume().finish()
+    agreed(arena)
+
+
+def test_driver_killed_and_another_command_closes_its_runs_before_it_is_resumed(arena, fault, agreed):
+    fault("driver killed, `toprung list`, then resumed")
+    arena.sweep("constants.pause=0.4").reaches(lambda: arena.count('{"epoch/2":') >= 2, "second epochs").kill()
+    assert "its open runs in MLflow are closed" in arena.run("list").stderr
+    runs, own = runs_of(arena.made.sweep_id, uri=f"sqlite:///{arena.root}/mlflow.db")
+    assert runs
+    assert "RUNNING" not in {run.info.status for run in (*runs, *own)}
+    arena.resume().finish()
+    agreed(arena)
+
+
+def test_driver_killed_before_its_first_record(arena, fault):
+    """There is nothing to lose yet: `resume` says so, and `rm` removes it."""
+    fault("driver killed before its first record: said, removed")
+    arena.sweep().reaches(arena.has("*/sweep.json"), "the sweep's directory").kill()
+    sweep_id = arena.made.sweep_id
+    assert not arena.made.lineage_file.exists()
+    told = arena.resume().finish(2)
+    assert told.stderr == f"{sweep_id} died before its first record. Remove it: toprung rm {sweep_id}\n"
+    assert arena.run("rm", sweep_id, "--yes").stdout == f"Removed {sweep_id}.\n"
+    assert not list(arena.root.glob(f"{sweep_id}*"))

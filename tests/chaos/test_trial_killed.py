@@ -1,0 +1,24 @@
+"""A trial's process is killed: the trial failed, the sweep goes on."""
+
+import pytest
+
+from tests.chaos.sweeps import ENDED, STARTED
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize("num_killed", [1, 2])
+def test_trial_processes_killed(num_killed, arena, fault, agreed):
+    fault("a trial's process killed" if num_killed == 1 else "two trials' processes killed at once")
+    command = arena.sweep("constants.pause=0.5")
+    command.reaches(lambda: arena.count('{"epoch/1":') >= num_killed, "first epochs")
+    command.reaches(lambda: len(command.workers()) >= num_killed, "trials that train")
+    victims = dict(list(command.workers().items())[:num_killed])
+    assert len(victims) == num_killed
+    for process in victims.values():
+        process.kill()
+    command.finish()
+    agreed(arena, failed=num_killed)
+    for trial_id in victims:
+        assert arena.count(STARTED, trial_id) == 1
+    assert arena.count(ENDED, "its process died") == num_killed

@@ -1,0 +1,80 @@
+"""What both Google remotes need: a service account's key, made here, and the endpoint that gives tokens for it."""
+
+import json
+import secrets
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from google.auth import jwt
+
+GOOGLES_TOKEN_URI = "https://oauth2.googleapis.com/token"
+
+
+class Accounts:
+    """The service accounts that exist, their keys, and the access tokens in force."""
+
+    def __init__(self, token_uri: str) -> None:
+        self.token_uri = token_uri
+        self.public: dict[str, bytes] = {}
+        self._tokens: dict[str, str] = {}
+        self.denied: dict[str, set[str]] = {}
+
+    def new_key(self, folder: Path, *, known: bool = True) -> Path:
+        """A service account's JSON key; one that is not `known` is signed like any other, but by nobody's key."""
+        private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        email = f"toprung-{secrets.token_hex(4)}@a-project.iam.gserviceaccount.com"
+        if known:
+            self.public[email] = private.public_key().public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+        pem = private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        path = folder / f"{email.partition('@')[0]}.json"
+        path.touch(mode=0o600)
+        content = {
+            "type": "service_account",
+            "project_id": "a-project",
+            "private_key_id": secrets.token_hex(20),
+            "private_key": pem.decode(),
+            "client_email": email,
+            "client_id": "1",
+            "token_uri": self.token_uri,
+        }
+        path.write_text(json.dumps(content))
+        return path
+
+    def revoke(self, key: Path) -> None:
+        """The account is gone: no new token for its key, and its tokens hold no more."""
+        email = json.loads(key.read_text())["client_email"]
+        self.public.pop(email, None)
+        self.expire(key)
+
+    def expire(self, key: Path) -> None:
+        """Its tokens hold no more; the key still gets new ones."""
+        email = json.loads(key.read_text())["client_email"]
+        self._tokens = {token: owner for token, owner in self._tokens.items() if owner != email}
+
+    def deny(self, key: Path, *permissions: str) -> None:
+        """Take permissions from the account."""
+        self.denied.setdefault(json.loads(key.read_text())["client_email"], set()).update(permissions)
+
+    def grant(self, body: bytes) -> tuple[int, dict]:
+        """Answer a request for a token as Google's endpoint does (RFC 7523)."""
+        assertion = parse_qs(body.decode())["assertion"][0]
+        email = jwt.decode(assertion, verify=False)["iss"]
+        if email not in self.public:
+            return 400, {"error": "invalid_grant", "error_description": "Invalid grant: account not found"}
+        try:
+            jwt.decode(assertion, certs=self.public[email], audience=[self.token_uri, GOOGLES_TOKEN_URI])
+        except ValueError:
+            return 400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
+        token = secrets.token_urlsafe(24)
+        self._tokens[token] = email
+        return 200, {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
+
+    def owner(self, authorization: str | None) -> str | None:
+        """The account whose token a request carries, if that token holds."""
+        return self._tokens.get((authorization or "").removeprefix("Bearer "))

@@ -1,0 +1,71 @@
+"""A connection that breaks while pulling: one line, what arrived is kept, and the next pull brings the rest."""
+
+import os
+import shutil
+import signal
+
+import pytest
+
+from tests.servers import wait_until
+
+BYTES_BEFORE_THE_CUT = 700_000
+
+
+@pytest.fixture
+def pulling(project, place):
+    """A project whose data is on the remote alone."""
+    project.succeed("push")
+    project.before = project.hashes()
+    project.wipe()
+    return project
+
+
+@pytest.mark.parametrize("place", ["ssh", "gdrive"], indirect=True)
+def test_the_pull_ends_with_the_reason(pulling, place):
+    place.relay.cut_after(BYTES_BEFORE_THE_CUT)
+    said = pulling.refuse("pull")
+    assert "cannot be reached" in said
+    assert said.endswith("what arrived is kept")
+    assert 0 < pulling.num_cached() < 11
+    place.relay.mend()
+    pulling.succeed("pull")
+    assert pulling.hashes() == pulling.before
+
+
+@pytest.mark.parametrize("place", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
+def test_ctrl_c_ends_a_pull_whose_client_goes_on_trying(pulling, place):
+    cuts = place.relay.num_cuts
+    place.relay.cut_after(BYTES_BEFORE_THE_CUT)
+    with pulling.start("pull") as command:
+        wait_until(lambda: place.relay.num_cuts > cuts, "the cut")
+        os.kill(command.pid, signal.SIGINT)
+        _, stderr = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert "Traceback" not in stderr
+    place.relay.mend()
+    pulling.succeed("pull")
+    assert pulling.hashes() == pulling.before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["gs", "s3"], indirect=True)
+def test_a_short_cut_is_mended_by_the_client(pulling, place):
+    cuts = place.relay.num_cuts
+    place.relay.cut_after(BYTES_BEFORE_THE_CUT)
+    with pulling.start("pull") as command:
+        wait_until(lambda: place.relay.num_cuts > cuts, "the cut")
+        place.relay.mend()
+        _, stderr = command.communicate(timeout=120)
+    assert (command.returncode, stderr) == (0, "")
+    assert pulling.hashes() == pulling.before
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_a_file_that_is_missing_from_a_folder(pulling, place, tmp_path):
+    lost = next(path for path in sorted((pulling.root.parent / place.url).rglob("*")) if path.is_file())
+    shutil.move(lost, tmp_path / "lost")
+    said = pulling.refuse("pull")
+    assert f'Remote "origin" ({place.url}) does not have all files' in said
+    shutil.move(tmp_path / "lost", lost)
+    pulling.succeed("pull")
+    assert pulling.hashes() == pulling.before

@@ -1,0 +1,80 @@
+"""Where a key may lie, who may read it, and what no text may show."""
+
+import json
+import subprocess
+
+import pytest
+
+from toprung.data.credentials import check_key, masked
+from toprung.errors import UserError
+
+KEY = {"type": "service_account", "client_email": "a@b.example", "private_key": "-", "token_uri": "https://t.example"}
+
+
+@pytest.fixture
+def repository(tmp_path):
+    root = tmp_path / "repository"
+    subprocess.run(["git", "init", "-q", root], check=True)
+    (root / "project").mkdir()
+    return root
+
+
+def _written(path, content=KEY, mode=0o600):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    path.chmod(mode)
+    return path
+
+
+def test_a_key_outside_for_its_owner_alone_is_taken(repository, tmp_path):
+    key = _written(tmp_path / "key.json")
+    assert check_key(key, project=repository / "project", is_google=True) == key
+
+
+def test_a_key_inside_the_repository_is_refused(repository, tmp_path):
+    key = _written(repository / "key.json")
+    with pytest.raises(UserError, match=r"key\.json lies inside the repository .* Move it out: mkdir -p ~/\.config"):
+        check_key(key, project=repository / "project", is_google=True)
+
+
+def test_a_link_hides_neither_side(repository, tmp_path):
+    outside, inside = _written(tmp_path / "key.json"), _written(repository / "key.json")
+    (repository / "link.json").symlink_to(outside)
+    (tmp_path / "link.json").symlink_to(inside)
+    for link in (repository / "link.json", tmp_path / "link.json"):
+        with pytest.raises(UserError, match="lies inside the repository"):
+            check_key(link, project=repository / "project", is_google=True)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_key_that_others_can_read_is_refused(repository, tmp_path, mode):
+    key = _written(tmp_path / "key.json", mode=mode)
+    with pytest.raises(UserError, match=rf"can be read by others \(mode {mode:04o}\)\. Type: chmod 600 "):
+        check_key(key, project=repository, is_google=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("no JSON", "it is no JSON"),
+        ("[]", 'it has no "type"'),
+        ({"installed": {}}, 'it has no "type"'),
+        ({"type": "service_account", "client_email": "a@b.example"}, 'it has no "private_key"'),
+    ],
+)
+def test_a_file_that_is_no_google_key_is_refused(repository, tmp_path, content, said):
+    key = _written(tmp_path / "key.json", content)
+    with pytest.raises(UserError, match=f"is no Google key: {said}") as caught:
+        check_key(key, project=repository, is_google=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_named(repository, tmp_path):
+    with pytest.raises(UserError, match="There is no key"):
+        check_key(tmp_path / "none.json", project=repository, is_google=True)
+
+
+def test_no_text_shows_a_secret(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
+    text = "ssh://me:hunter2@host/x and https://a:b@c.example/d, wJalrXUtnFEMI, given"
+    assert masked(text, secrets=["given"]) == "ssh://***@host/x and https://***@c.example/d, ***, ***"
+    assert masked("ssh://me@host/x") == "ssh://me@host/x"

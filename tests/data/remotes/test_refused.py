@@ -1,0 +1,88 @@
+"""A remote that refuses: one line that says what is wrong and what to do, and nothing half-made."""
+
+import functools
+import re
+
+import pytest
+
+SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+WITH_KEYS = pytest.mark.parametrize("place", ["gs", "s3", "ssh", "gdrive"], indirect=True)
+WRONG_KEY = {
+    "gs": r"refuses the key of toprung-\w+@a-project\S+: Invalid grant: account not found\. Make a new key: docs/",
+    "gdrive": r"refuses the key of toprung-\w+@a-project\S+: invalid_grant.* Make a new key: docs/",
+    "s3": r"refuses the key of this AWS key: .*SignatureDoesNotMatch.*\. Set AWS_ACCESS_KEY_ID",
+    "ssh": r"refuses the key of \w+@127.0.0.1: Permission denied .*\. Check: ssh -p \d+ \w+@127.0.0.1 true",
+}
+REVOKED = WRONG_KEY | {"s3": r"refuses the key of this AWS key: .*InvalidAccessKeyId.*\. Set AWS_ACCESS_KEY_ID"}
+ELSEWHERE = {
+    "local": r"has no folder /\S+-that-is-not-there\. Correct the address, or make the folder: mkdir -p /\S+",
+    "gs": r"is in a bucket that does not exist: no-such-bucket\. .* gcloud storage buckets create gs://no-such-bucket",
+    "s3": r"is in a bucket that does not exist: no-such-bucket\. .* aws s3 mb s3://no-such-bucket",
+    "ssh": r"has no folder /\S+-that-is-not-there\. .* ssh -p \d+ \w+@127.0.0.1 mkdir -p /\S+-that-is-not-there",
+    "gdrive": r"has no folder a-shared-drive/no-such-folder\. .* share it with toprung-\w+@\S+ as Content manager",
+}
+
+
+@WITH_KEYS
+def test_a_wrong_key(project, place):
+    project.wipe()
+    with place.wrong_key():
+        said = project.refuse("pull")
+    assert re.search(WRONG_KEY[place.kind], said), said
+    assert place.environ.get("AWS_SECRET_ACCESS_KEY", "PRIVATE KEY") not in said
+    assert project.hashes() == {}
+
+
+@pytest.mark.parametrize("place", ["gs", "s3", *map(SLOW, ["ssh", "gdrive"])], indirect=True)
+def test_a_revoked_key(project, place):
+    project.wipe()
+    with place.revoked():
+        said = project.refuse("pull")
+    assert re.search(REVOKED[place.kind], said), said
+
+
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+def test_a_revoked_key_is_not_called_in_sync(project, place):
+    project.succeed("push")
+    with place.revoked():
+        assert "InvalidAccessKeyId" in project.refuse("status")  # `dvc status --cloud` says "in sync", and ends with 0
+
+
+def test_a_missing_bucket_or_folder(project, place):
+    project.wipe()
+    project.point_at(place.elsewhere)
+    said = project.refuse("pull")
+    assert re.search(ELSEWHERE[place.kind], said), said
+
+
+@WITH_KEYS
+def test_no_network(project, place):
+    project.wipe()
+    place.relay.cut()
+    said = project.refuse("pull")
+    assert re.search(r"cannot be reached: .+ Check the network, then try again: what arrived is kept$", said), said
+
+
+@pytest.mark.parametrize("place", ["gs"], indirect=True)
+def test_no_key_at_all(project, place):
+    project.wipe()
+    said = project.refuse("pull", GOOGLE_APPLICATION_CREDENTIALS="", HOME=str(project.root))
+    assert "was given no credentials. Set GOOGLE_APPLICATION_CREDENTIALS to the service account's JSON key" in said
+
+
+@pytest.mark.parametrize("place", ["local", SLOW("s3")], indirect=True)
+def test_files_that_were_never_pushed(new_project, place):
+    new_project.add_remote(place.new_url())
+    new_project.wipe()
+    said = new_project.refuse("pull")
+    assert said.endswith("On the machine that has them, type: toprung data push"), said
+
+
+@pytest.mark.parametrize("place", ["gdrive"], indirect=True)
+def test_a_service_account_has_no_room_in_my_drive(new_project, place):
+    new_project.add_remote("gdrive://in-my-drive")
+    for command in (("push",), ("remote", "check")):
+        said = new_project.refuse(*command)
+        assert "has no room left: The user's Drive storage quota has been exceeded. A service account has no" in said
+        assert "use a shared drive, or better a bucket (gs://)" in said

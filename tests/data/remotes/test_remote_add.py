@@ -1,0 +1,154 @@
+"""`toprung data remote add`: what goes into git, what stays here, and what is refused before anything is written."""
+
+import json
+import shutil
+
+import pytest
+
+from toprung.data.dvc_config import find_remote, read_remotes
+from toprung.data.remotes import add_remote
+from toprung.data.remotes_check import require_reachable
+from toprung.errors import UserError
+
+GOOGLE = {
+    "type": "service_account",
+    "client_email": "a@b.example",
+    "private_key": "-",
+    "token_uri": "https://t.example",
+}
+
+
+@pytest.fixture
+def root(template, tmp_path, monkeypatch):
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_ACCESS_KEY_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return shutil.copytree(template, tmp_path / "project", symlinks=True)
+
+
+@pytest.fixture
+def key(tmp_path):
+    path = tmp_path / "key.json"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(GOOGLE))
+    return path
+
+
+def test_a_key_is_named_in_the_settings_of_this_machine_alone(root, key):
+    remote = add_remote("origin", "gs://bucket/datasets", project=root, key=key, options={"projectname": "p"})
+    assert (remote.kind, remote.is_default, remote.key_file) == ("gs", True, key)
+    shared = (root / ".dvc/config").read_text()
+    assert "gs://bucket/datasets" in shared
+    assert "projectname = p" in shared
+    assert str(key) not in shared
+    local = root / ".dvc/config.local"
+    assert str(key) in local.read_text()
+    assert local.stat().st_mode & 0o077 == 0
+    assert add_remote("second", "s3://bucket", project=root).is_default is False
+    assert [each.name for each in read_remotes(root)] == ["origin", "second"]
+
+
+def test_drive_takes_the_key_of_the_environment(root, key, monkeypatch):
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    remote = add_remote("drive", "gdrive://0AbcFolder/datasets", project=root)
+    assert remote.key_file == key
+    assert remote.options["gdrive_use_service_account"] == "true"
+
+
+def test_a_relative_folder_is_relative_to_where_it_is_typed(root, tmp_path):
+    (root / "tune/deeper").mkdir()
+    remote = add_remote("nas", "../../../store", project=root, here=root / "tune/deeper")
+    assert remote.url == str(tmp_path / "store")
+    assert (tmp_path / "store").is_dir()
+    assert "url = ../../store" in (root / ".dvc/config").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "options", "said"),
+    [
+        ("Origin", "s3://bucket", {}, 'cannot be called "Origin": use lower-case letters'),
+        ("o", "ftp://host/x", {}, r'"ftp://host/x" is no address of a remote'),
+        ("o", "s3://", {}, "names no bucket or folder after s3://"),
+        ("o", "ssh://host", {}, "names no folder: ssh://user@host/path"),
+        (
+            "o",
+            "ssh://me:hunter2@host/x",
+            {},
+            r'"ssh://\*\*\*@host/x" holds a password: leave it out; log in with a key',
+        ),
+        (
+            "o",
+            "s3://bucket",
+            {"secret_access_key": "x"},
+            "secret_access_key is secret, and --set writes into git: set AWS",
+        ),
+        ("o", "s3://bucket", {"no_such_option": "x"}, "no_such_option"),
+        ("o", "data/store", {}, "data/store lies inside the repository, and would go into git with it"),
+    ],
+)
+def test_what_cannot_be_a_remote_changes_nothing(root, name, url, options, said):
+    before = (root / ".dvc/config").read_bytes()
+    with pytest.raises(UserError, match=said) as caught:
+        add_remote(name, url, project=root, options=options, here=root)
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert (root / ".dvc/config").read_bytes().strip() == before.strip()
+    assert not (root / "data/store").exists()
+
+
+@pytest.mark.parametrize("broken", ["inside", "readable"])
+def test_a_key_that_is_not_safe_changes_nothing(root, key, broken):
+    before = (root / ".dvc/config").read_bytes()
+    if broken == "inside":
+        key = key.rename(root / "key.json")
+    else:
+        key.chmod(0o644)
+    with pytest.raises(UserError, match=r"lies inside the repository|can be read by others"):
+        add_remote("origin", "gs://bucket", project=root, key=key)
+    assert (root / ".dvc/config").read_bytes() == before
+    assert not (root / ".dvc/config.local").exists()
+
+
+def test_a_key_that_became_readable_later_is_refused_before_it_is_used(root, key):
+    remote = add_remote("origin", "gs://bucket", project=root, key=key)
+    key.chmod(0o644)
+    with pytest.raises(UserError, match=r"can be read by others \(mode 0644\)\. Type: chmod 600"):
+        require_reachable(remote, project=root)
+
+
+def test_settings_of_this_machine_that_git_would_see_are_refused(root, key):
+    (root / ".dvc/.gitignore").write_text("")
+    with pytest.raises(UserError, match=r"git does not ignore \.dvc/config\.local\. Type: echo /config\.local >>"):
+        add_remote("origin", "gs://bucket", project=root, key=key)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("secret_access_key = wJalrXUtnFEMI", "holds the secret_access_key of remote o, and it goes into git"),
+        ("url = https://me:hunter2@host/x", "holds a password in the address of remote o, and it goes into git"),
+    ],
+)
+def test_a_secret_in_the_settings_that_go_into_git_is_refused(root, line, said):
+    (root / ".dvc/config").write_text(f"['remote \"o\"']\n    {line}\n")
+    with pytest.raises(UserError, match=said) as caught:
+        read_remotes(root)
+    assert "wJalrXUtnFEMI" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_unknown_remote_and_none_at_all_are_said(root):
+    with pytest.raises(UserError, match=r"no remote yet\. Type: toprung data remote add NAME URL"):
+        find_remote(None, project=root)
+    add_remote("one", "s3://bucket", project=root, default=False)
+    with pytest.raises(UserError, match=r"No remote is the default one\. Name one \(one\)"):
+        find_remote(None, project=root)
+    with pytest.raises(UserError, match=r'There is no remote "two"\. There are: one\.'):
+        find_remote("two", project=root)
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_one_dataset_or_its_arrays_alone_can_be_pushed(new_project, place):
+    new_project.add_remote(place.new_url())
+    assert 'DVC knows no dataset "tony" here. Known are: tiny.' in new_project.refuse("pull", "tony")
+    assert "2 files sent" in new_project.succeed("push", "tiny", "--prepared-only")
+    assert "9 files sent" in new_project.succeed("push", "tiny")

@@ -1,0 +1,209 @@
+"""Adding a folder of images: tracked by DVC, prepared by a stage of its own, nothing half-made where it fails."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from toprung import data
+from toprung.data.image_folder.arguments import settings_of_command, stage_command
+from toprung.errors import UserError
+
+
+def _state(project: Path) -> dict[str, bytes]:
+    """Everything of the project but DVC's own files and its empty folders."""
+    return {
+        str(path.relative_to(project)): path.read_bytes()
+        for path in project.rglob("*")
+        if path.is_file() and not {".dvc", ".git"} & set(path.relative_to(project).parts[:1])
+    }
+
+
+def _refused(project: Path, name: str, folder: Path, *said: str, **settings: object) -> None:
+    before = _state(project)
+    with pytest.raises(UserError) as caught:
+        data.add(name, folder, project=project, settings=data.FolderSettings(**settings))
+    assert str(caught.value).isprintable()
+    for text in said:
+        assert text in str(caught.value)
+    assert _state(project) == before
+
+
+def test_a_folder_is_added_prepared_and_verified(dvc_project, tree):
+    (tree / "dog" / "two words\n-naïve.png").symlink_to(tree / "dog" / "08.png")
+    told = []
+    added = data.add("animals", tree, project=dvc_project, progress=lambda *now: told.append(now))
+    assert (added.num_images, added.classes) == (17, ("cat", "dog"))
+    assert added.tracked_by == dvc_project / "data/raw/animals.dvc"
+    assert told == [(0, 17), (17, 17)]
+    raw = dvc_project / "data/raw/animals"
+    assert (raw / "dog" / "two words\n-naïve.png").read_bytes() == (tree / "dog" / "08.png").read_bytes()
+    assert not (raw / "dog" / "two words\n-naïve.png").is_symlink()
+
+    card = data.reproduce("animals", project=dvc_project, progress=lambda *now: told.append(now))
+    assert told[-1] == (17, 17)
+    assert len(told) > 2
+    assert card.num_train + card.num_test == 17
+    assert data.verify("animals", root=dvc_project / data.PREPARED, project=dvc_project) == card
+    locked = data.locked("animals", project=dvc_project)
+    assert locked.raw_md5 is not None
+    assert locked.raw_md5 in (dvc_project / "data/raw/animals.dvc").read_text()
+    assert locked.prepared_md5 is not None
+    listed = subprocess.run(
+        ["git", "status", "--short", "-uall", "data"], cwd=dvc_project, check=True, capture_output=True, text=True
+    )
+    assert listed.stdout == "?? data/raw/animals.dvc\n"
+
+
+def test_an_added_dataset_is_prepared_anew_only_where_it_changed(dvc_project, tree):
+    data.add("animals", tree, project=dvc_project)
+    card = data.reproduce("animals", project=dvc_project)
+    made = (dvc_project / "data/prepared/animals/card.json").stat().st_mtime_ns
+    data.reproduce("animals", project=dvc_project)
+    assert (dvc_project / "data/prepared/animals/card.json").stat().st_mtime_ns == made
+    raw = dvc_project / "data/raw/animals/cat/00.png"
+    raw.unlink()
+    Image.new("L", (5, 6), 99).save(raw)
+    assert data.reproduce("animals", project=dvc_project).fingerprint != card.fingerprint
+
+
+def test_unreadable_files_are_left_out_from_then_on_when_asked(dvc_project, tree):
+    (tree / "cat" / "broken.png").write_bytes(b"")
+    data.add("animals", tree, project=dvc_project, settings=data.FolderSettings(size=(8, 8), augmentations=("flip",)))
+    with pytest.raises(UserError, match=r'1 of 17 files cannot be used: "cat/broken\.png" is empty.* --skip-bad'):
+        data.reproduce("animals", project=dvc_project)
+    assert not (dvc_project / "data/prepared/animals").exists()
+    card = data.reproduce("animals", project=dvc_project, skip_bad=True)
+    assert (card.num_unreadable, card.image_shape, card.augmentations) == (1, (1, 8, 8), ("flip",))
+    assert data.folder_settings("animals", project=dvc_project).skip_bad
+    assert data.reproduce("animals", project=dvc_project) == card
+
+
+def test_a_failed_preparation_keeps_the_stage_as_it_was(dvc_project, tree):
+    for path in (tree / "cat").iterdir():
+        path.write_bytes(b"")
+    data.add("animals", tree, project=dvc_project)
+    before = (dvc_project / "dvc.yaml").read_bytes()
+    with pytest.raises(UserError, match="no readable image"):
+        data.reproduce("animals", project=dvc_project, skip_bad=True)
+    assert (dvc_project / "dvc.yaml").read_bytes() == before
+
+
+def test_a_folder_that_lies_in_its_place_is_added_there(dvc_project, tree):
+    raw = dvc_project / "data/raw/animals"
+    raw.parent.mkdir(parents=True)
+    tree.rename(raw)
+    data.add("animals", raw, project=dvc_project)
+    assert data.reproduce("animals", project=dvc_project).num_train == 13
+
+
+def test_the_users_own_files_stay_untouched(dvc_project, tree):
+    before = {path: (path.stat().st_mode, path.read_bytes()) for path in tree.rglob("*.png")}
+    data.add("animals", tree, project=dvc_project)
+    assert {path: (path.stat().st_mode, path.read_bytes()) for path in tree.rglob("*.png")} == before
+    assert all(path.stat().st_nlink == 1 for path in before)
+
+
+def test_groups_travel_with_the_images(dvc_project, tree):
+    (tree / "groups.csv").write_text(
+        "file,group\n" + "".join(f"{p.relative_to(tree)},{p.stem[1]}\n" for p in tree.glob("*/*"))
+    )
+    (tree / "README.md").write_text("not copied")
+    data.add("animals", tree, project=dvc_project)
+    assert sorted(path.name for path in (dvc_project / "data/raw/animals").iterdir()) == ["cat", "dog", "groups.csv"]
+    assert data.reproduce("animals", project=dvc_project).num_groups
+
+
+@pytest.mark.parametrize("name", ["", "Animals", "two words", "../animals", "-f", "a/b", "ä", ".", "a\nb"])
+def test_names_that_are_no_names_are_refused(dvc_project, tree, name):
+    _refused(dvc_project, name, tree, "cannot be called")
+
+
+def test_names_that_are_taken_are_refused(dvc_project, tree):
+    _refused(dvc_project, "digits", tree, "digits is built in")
+    data.add("animals", tree, project=dvc_project)
+    _refused(dvc_project, "animals", tree, "data/raw/animals.dvc already")
+    (dvc_project / "data/raw/animals.dvc").unlink()
+    _refused(dvc_project, "animals", tree, "data/raw/animals already")
+    shutil.rmtree(dvc_project / "data/raw/animals")
+    _refused(dvc_project, "animals", tree, "stage prepare_animals already", "dvc remove prepare_animals")
+
+
+def test_trees_and_settings_that_do_not_fit_are_refused_at_the_door(dvc_project, tree, tmp_path):
+    _refused(dvc_project, "animals", tmp_path / "nowhere", "is no folder")
+    _refused(dvc_project, "animals", tree, "no group in the names", group_pattern=r"(p\d)_")
+    (tree / "cat" / "link.png").symlink_to("/etc/passwd")
+    _refused(dvc_project, "animals", tree, "out of the folder")
+    (tree / "cat" / "link.png").unlink()
+    for part in ("train", "test"):
+        shutil.copytree(tree, tmp_path / "parted" / part)
+    _refused(dvc_project, "animals", tmp_path / "parted", "has a test/ folder of its own", seed=1)
+
+
+def test_a_project_without_dvc_is_told_how_to_begin(dvc_project, tree):
+    (dvc_project / "dvc.yaml").unlink()
+    _refused(dvc_project, "animals", tree, "no DVC repository", "git init && dvc init")
+
+
+def test_a_project_that_ignores_dvcs_files_is_left_as_it_was(dvc_project, tree):
+    (dvc_project / ".gitignore").write_text("/data/\n")
+    _refused(dvc_project, "animals", tree, "ignored")
+    assert not (dvc_project / "data/raw/animals").exists()
+
+
+def test_a_broken_dvc_yaml_is_left_as_it_was(dvc_project, tree):
+    (dvc_project / "dvc.yaml").write_text("stages: [")
+    _refused(dvc_project, "animals", tree, "dvc.yaml")
+
+
+def test_a_full_disk_leaves_the_project_as_it_was(dvc_project, tree, disk, tmp_path):
+    Image.effect_noise((600, 600), 50).save(tree / "cat" / "large.png")
+    place = disk("128k")
+    (dvc_project / "data").mkdir()
+    (dvc_project / "data/raw").symlink_to(place)
+    with pytest.raises(UserError, match="No space left on device"):
+        data.add("animals", tree, project=dvc_project)
+    assert list(place.iterdir()) == []
+
+
+def test_settings_survive_the_way_through_the_stages_command(tmp_path):
+    for settings in (
+        data.FolderSettings(),
+        data.FolderSettings(
+            size=(32, 48), fit="pad", color="rgb", background="black", test_fraction=0.25, seed=3,
+            group_pattern=r"-(\w+ 'x\")", augmentations=("flip", "shift"), skip_bad=True,
+        ),
+        data.FolderSettings(augmentations=(), size=(7, 7)),
+    ):  # fmt: skip
+        command = stage_command("x", settings, folder=Path("data/raw/x"), out=Path("data/prepared/x"))
+        assert settings_of_command(command, name="x") == settings
+
+
+def test_a_pattern_that_a_shell_would_read_reaches_the_preparation(dvc_project, tree):
+    for path in list(tree.glob("*/*.png")):
+        path.rename(path.with_name(f"$HOME 'p{path.stem[1]}' {path.name}"))
+    data.add("animals", tree, project=dvc_project, settings=data.FolderSettings(group_pattern=r"\$HOME '(p\d)' "))
+    assert data.reproduce("animals", project=dvc_project).num_groups
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "python -m toprung.data.prepare digits --out x", "python -m toprung.data.prepare x --image-folder y --size"],
+)
+def test_a_stage_that_prepares_no_folder_has_no_settings(command):
+    with pytest.raises(UserError):
+        settings_of_command(command.split(), name="x")
+
+
+def test_a_dataset_that_is_added_but_not_prepared_says_what_to_type(dvc_project, tree):
+    data.add("animals", tree, project=dvc_project)
+    with pytest.raises(UserError, match=r"not prepared\. Type: toprung data prepare animals"):
+        data.open_prepared("animals", root=dvc_project / data.PREPARED)
+    with pytest.raises(UserError, match='Did you mean "animals"'):
+        data.reproduce("animal", project=dvc_project)
+    with pytest.raises(UserError, match="was added with its folder"):
+        data.reproduce("animals", project=dvc_project, folder=tree)
+    with pytest.raises(UserError, match="no folder of images; leave out --skip-bad"):
+        data.reproduce("digits", project=dvc_project, skip_bad=True)

@@ -1,0 +1,66 @@
+"""Real servers, each started once; a test that kills, suspends or refuses leaves the next one a server that answers."""
+
+import importlib.util
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import FaultyProxy, Postgres, TrackingServer
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """PostgreSQL; `new_database(name)` gives a URI."""
+    if reason := Postgres.missing():
+        pytest.skip(reason)
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _sqlite_server(tmp_path_factory) -> Iterator[TrackingServer]:
+    with TrackingServer(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _postgres_server(tmp_path_factory, postgres) -> Iterator[TrackingServer]:
+    folder, backend_uri = tmp_path_factory.mktemp("server"), postgres.new_database("mlflow")
+    with TrackingServer(folder, backend_uri=backend_uri) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _protected_server(tmp_path_factory) -> Iterator[TrackingServer]:
+    if importlib.util.find_spec("flask_wtf") is None:
+        pytest.skip("MLflow's basic auth needs Flask-WTF: pip install 'mlflow[auth]'")
+    with TrackingServer(tmp_path_factory.mktemp("server"), protected=True) as server:
+        yield server
+
+
+@pytest.fixture
+def tracking_server(_sqlite_server) -> TrackingServer:
+    """`mlflow server` on sqlite; answers when the test begins."""
+    _sqlite_server.start()
+    return _sqlite_server
+
+
+@pytest.fixture
+def postgres_tracking_server(_postgres_server) -> TrackingServer:
+    """`mlflow server` on PostgreSQL; answers when the test begins."""
+    _postgres_server.start()
+    return _postgres_server
+
+
+@pytest.fixture
+def protected_tracking_server(_protected_server) -> TrackingServer:
+    """`mlflow server` with basic auth; answers when the test begins."""
+    _protected_server.start()
+    return _protected_server
+
+
+@pytest.fixture
+def proxy(tracking_server) -> Iterator[FaultyProxy]:
+    """A proxy before `tracking_server`, with no fault and nothing noted yet."""
+    with FaultyProxy(tracking_server.url) as faulty:
+        yield faulty

@@ -1,0 +1,156 @@
+"""A sweep without training: what a driver writes into the ledger and tells the writer, and whether MLflow agrees."""
+
+import uuid
+from datetime import datetime
+
+import optuna
+from mlflow import MlflowClient
+
+from toprung import directory, ledger
+from toprung.ledger import End
+from toprung.lineage import Lineage
+from toprung.spec import Sweep
+from toprung.study_storage import storage_for_writing
+from toprung.tracking import mirror
+from toprung.tracking.client import RUN_STATUS
+from toprung.tracking.writer import TrackingWriter
+
+METRICS = ("train/loss", "val/loss", "val/accuracy", "time/epoch_seconds")
+LINEAGE = Lineage(
+    commit="c" * 40,
+    dirty=False,
+    lock_hash="d" * 64,
+    data_name="digits",
+    data_fingerprint="a" * 64,
+    split_fingerprint="b" * 64,
+    seed=3,
+    search_seed=4,
+    python="3.11.0",
+    platform="some",
+    versions={"torch": "2.0", "ray": "2.60"},
+)
+
+
+class Recorded:
+    """One sweep's driver; `again` is the next one's."""
+
+    def __init__(self, root, *, made=None, behind=False, most_notes=10_000, start_writer=True):
+        self.sweep = Sweep(
+            name=f"recorded-{uuid.uuid4().hex[:8]}", trainer="trainers.convnet", space="search_spaces.convnet"
+        )
+        self.made = made or directory.create(root, self.sweep, name=None, now=datetime.now())
+        self.sweep = self.made.spec()
+        self.made.write(self.made.lineage_file, LINEAGE.model_dump())
+        self.made.write(self.made.status_file, {"status": "running"})
+        self.study = optuna.create_study(
+            study_name=self.made.sweep_id, storage=storage_for_writing(self.made), direction="maximize",
+            load_if_exists=True,
+        )  # fmt: skip
+        ledger.write_life(self.study, verb="resume" if behind else "sweep")
+        self.trials, self.kept, self.opened, self.refusals = {}, [], [], []
+        self.writer = self._writer(behind=behind, most_notes=most_notes) if start_writer else None
+
+    def _writer(self, **fields):
+        return TrackingWriter(
+            lambda: mirror.open_sweep(self.made, sweep=self.sweep),
+            directory=self.made,
+            metric="val/accuracy",
+            on_open=self.opened.append,
+            on_run=self.note_run_id,
+            on_kept=self.kept.append,
+            on_refused=lambda: self.refusals.append(True),
+            **fields,
+        )
+
+    def note_run_id(self, trial_id, run_id):
+        ledger.write_run_id(self.study, trial_id=trial_id, run_id=run_id)
+
+    def again(self, **fields):
+        """The next driver, after this one died."""
+        after = Recorded(None, made=self.made, behind=True, **fields)
+        for number, record in enumerate(ledger.read(self.made)):
+            after.trials[record.trial_id] = ledger.open_trial(after.study, number)
+        return after
+
+    def start(self, trial_id, **config):
+        config = {"lr": 0.1, "augment": None, **config}
+        trial = self.trials[trial_id] = self.study.ask()
+        ledger.write_start(trial, trial_id=trial_id, config=config)
+        self.made.trial_folder(trial_id).mkdir()
+        for name in ("config.json", "model.pth", "model.json"):
+            (self.made.trial_folder(trial_id) / name).write_text(trial_id)
+        time_ms = ledger.now_ms()
+        self.writer.start_trial(trial_id, number=trial.number, config=config, continues=None, time_ms=time_ms)
+
+    def epoch(self, trial_id, epoch, *, more=()):
+        metrics = dict.fromkeys((*METRICS, *more), epoch / 10)
+        time_ms = ledger.now_ms()
+        ledger.write_epoch(
+            self.trials[trial_id], epoch=epoch, value=metrics["val/accuracy"], metrics=metrics, time_ms=time_ms
+        )
+        self.writer.log_epoch(trial_id, epoch=epoch, metrics=metrics, time_ms=time_ms)
+
+    def end(self, trial_id, end=None):
+        end = ledger.write_end(self.trials[trial_id], end or End("finished"))
+        self.writer.end_trial(trial_id, end)
+
+    def whole(self, trial_id, *, num_epochs=3):
+        self.start(trial_id)
+        for epoch in range(1, num_epochs + 1):
+            self.epoch(trial_id, epoch)
+        self.end(trial_id)
+
+    def close(self, *, status="finished", reason=None, conclude=True):
+        self.made.write(self.made.status_file, {"status": status, "reason": reason})
+        self.writer.close(conclude=conclude)
+
+    def delivered(self, url):
+        """Whether the server has every epoch and end that the ledger has."""
+        runs = runs_of(url, self.made.sweep_id)
+        return all(
+            record.trial_id in runs
+            and runs[record.trial_id].data.metrics.get("train/loss") == record.epochs / 10
+            and (record.end is None) == (runs[record.trial_id].info.status == "RUNNING")
+            for record in ledger.read(self.made)
+        )
+
+
+def all_runs(url, sweep_id):
+    client = MlflowClient(tracking_uri=url)
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    return list(client.search_runs(experiments, f"tags.toprung.sweep_id = '{sweep_id}'", max_results=1000))
+
+
+def parent_of(url, sweep_id):
+    """The sweep's only run of its own."""
+    (parent,) = [run for run in all_runs(url, sweep_id) if run.data.tags["toprung.kind"] == "sweep"]
+    return parent
+
+
+def runs_of(url, sweep_id):
+    """The trials' runs by trial id, after a look that none is doubled."""
+    runs = [run for run in all_runs(url, sweep_id) if run.data.tags["toprung.kind"] == "trial"]
+    by_id = {run.data.tags["toprung.trial_id"]: run for run in runs}
+    assert len(by_id) == len(runs)
+    return by_id
+
+
+def assert_agrees(url, made):
+    """MLflow says what the ledger says: no trial lost, doubled or open, every epoch once and in order."""
+    client, runs = MlflowClient(tracking_uri=url), runs_of(url, made.sweep_id)
+    records = {record.trial_id: record for record in ledger.read(made)}
+    assert set(runs) == set(records)
+    for trial_id, record in records.items():
+        run = runs[trial_id]
+        assert run.info.run_id == record.mlflow_run_id
+        assert run.info.status == (RUN_STATUS[record.end.status] if record.end else "KILLED")
+        assert run.data.params == {name: str(value) for name, value in record.config.items()}
+        for name in METRICS:
+            history = client.get_metric_history(run.info.run_id, name)
+            assert [(entry.step, entry.value, entry.timestamp) for entry in history] == [
+                (number, epoch.metrics[name], epoch.time_ms) for number, epoch in record.epochs_by_number.items()
+            ]
+        if record.end:
+            assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+                "config.json", "model.pth", "model.json"
+            }  # fmt: skip

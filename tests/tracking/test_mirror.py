@@ -1,0 +1,311 @@
+"""The writer and its mirror before a real MLflow server that fails in every way: afterwards the two records agree."""
+
+import os
+import threading
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.servers import wait_until
+from tests.tracking.recorded import LINEAGE, Recorded, all_runs, assert_agrees, parent_of, runs_of
+from toprung import ledger
+from toprung.ledger import End
+from toprung.sweep import upkeep
+from toprung.tracking import writer as writers
+
+
+@pytest.fixture(autouse=True)
+def client_settings(monkeypatch):
+    """The writer sets MLflow's client by environment variables; the next test finds them as they were."""
+    for name, value in (
+        ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"),
+        ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
+        ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(writers, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(writers, "LONGEST_PAUSE_SECONDS", 0.2)
+
+
+@pytest.fixture
+def url(proxy, tracking_server, monkeypatch):
+    """The server itself, to look at; the writer goes through the proxy."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
+    return tracking_server.url
+
+
+@pytest.fixture
+def recorded(url, tmp_path):
+    one = Recorded(tmp_path)
+    yield one
+    one.close()
+
+
+def _is_metrics(request):
+    return request.path.endswith("/runs/log-batch") and bool(request.json.get("metrics"))
+
+
+def test_a_sweep_is_mirrored_with_everything_that_says_where_it_came_from(recorded, url):
+    recorded.whole("aa")
+    recorded.start("bb", lr=0.5)
+    recorded.epoch("bb", 1)
+    recorded.end("bb", End("stopped", rung=1, cause="ASHA: 0.1000, needed 0.3000"))
+    recorded.start("cc")
+    recorded.epoch("cc", 1)
+    recorded.end("cc", End("failed", cause="its process died"))
+    recorded.close()
+    assert_agrees(url, recorded.made)
+    assert (recorded.writer.problems, recorded.writer.undelivered, recorded.refusals) == ([], None, [])
+    assert recorded.kept == ["aa", "bb", "cc"]
+    runs, parent = runs_of(url, recorded.made.sweep_id), parent_of(url, recorded.made.sweep_id)
+    assert [run.run_id for run in recorded.opened] == [parent.info.run_id]
+    for run in [parent, *runs.values()]:
+        tags = run.data.tags
+        assert (tags["toprung.commit"], tags["toprung.dirty"], tags["toprung.seed"]) == (LINEAGE.commit, "false", "3")
+        assert (tags["toprung.lock_hash"], tags["toprung.version.torch"]) == (LINEAGE.lock_hash, "2.0")
+        assert tags["toprung.data_fingerprint"] == LINEAGE.data_fingerprint
+        (read,) = run.inputs.dataset_inputs
+        assert (read.dataset.name, read.dataset.source_type) == ("digits", "toprung")
+        assert LINEAGE.data_fingerprint.startswith(read.dataset.digest)
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    assert runs["bb"].data.tags["stop_reason"] == "ASHA: 0.1000, needed 0.3000"
+    assert runs["bb"].data.tags["toprung.rung"] == "1"
+    assert runs["cc"].data.tags["error"] == "its process died"
+    assert (parent.info.status, parent.data.tags["toprung.best_trial_id"]) == ("FINISHED", "aa")
+    assert parent.data.metrics["toprung/trials"] == 3
+
+
+def test_a_report_is_one_request_whatever_the_number_of_its_metrics(recorded, proxy, url):
+    recorded.start("aa")
+    recorded.epoch("aa", 1)
+    wait_until(lambda: recorded.delivered(url), "the first epoch")
+    before = len(proxy.requests)
+    for epoch in range(2, 12):
+        recorded.epoch("aa", epoch, more=[f"more/{number}" for number in range(epoch * 5)])
+    wait_until(lambda: recorded.delivered(url), "all epochs")
+    sent = proxy.requests[before:]
+    assert len(sent) == 10
+    assert all(map(_is_metrics, sent))
+    recorded.end("aa")
+    recorded.close()
+    assert_agrees(url, recorded.made)
+
+
+@pytest.mark.parametrize("status", [500, 429])
+def test_a_server_that_answers_with_errors_for_a_while_has_everything_in_the_end(recorded, proxy, url, status):
+    recorded.start("aa")
+    recorded.epoch("aa", 1)
+    wait_until(lambda: recorded.delivered(url), "the first epoch")
+    proxy.answer(status)
+    before = len(proxy.requests)
+    recorded.epoch("aa", 2)
+    recorded.epoch("aa", 3)
+    recorded.end("aa")
+    recorded.whole("bb")
+    wait_until(lambda: len(proxy.requests) > before + 3, "some attempts")
+    assert set(runs_of(url, recorded.made.sweep_id)) == {"aa"}
+    proxy.pass_on()
+    recorded.close()
+    assert_agrees(url, recorded.made)
+    assert recorded.writer.undelivered is None
+
+
+def test_a_server_that_is_away_at_the_start_has_everything_in_the_end(recorded, proxy, url):
+    proxy.refuse()
+    recorded.whole("aa")
+    recorded.start("bb")
+    proxy.pass_on()
+    recorded.epoch("bb", 1)
+    recorded.end("bb")
+    recorded.close()
+    assert_agrees(url, recorded.made)
+    assert parent_of(url, recorded.made.sweep_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("path", "times"),
+    [
+        ("/runs/create", 2),
+        ("/runs/log-batch", 3),
+        ("/runs/log-inputs", 1),
+        ("/runs/update", 2),
+        ("/experiments/create", 1),
+    ],
+)
+def test_answers_that_are_lost_lose_and_double_nothing(recorded, proxy, url, path, times):
+    proxy.drop_answers(path=path, times=times)
+    recorded.whole("aa")
+    recorded.close()
+    assert proxy.count(path) >= times
+    assert_agrees(url, recorded.made)
+    assert parent_of(url, recorded.made.sweep_id).info.status == "FINISHED"
+
+
+def test_a_run_whose_making_was_never_answered_is_used_and_given_its_parameters(recorded, proxy, url):
+    recorded.start("aa")
+    recorded.epoch("aa", 1)
+    wait_until(lambda: recorded.delivered(url), "the first trial")
+    proxy.drop_answers(path="/runs/create", times=1)
+    recorded.start("bb")
+    recorded.epoch("bb", 1)
+    wait_until(lambda: recorded.delivered(url), "the second trial")
+    assert proxy.count("/runs/create") == 3  # the sweep's, and one a trial
+    recorded.end("aa")
+    recorded.end("bb")
+    recorded.close()
+    assert_agrees(url, recorded.made)
+
+
+@pytest.mark.parametrize("path", ["/runs/log-batch", "/runs/create", "/runs/update"])
+def test_training_does_not_wait_for_a_server_that_hangs(recorded, proxy, url, path, monkeypatch):
+    recorded.start("aa")
+    recorded.epoch("aa", 1)
+    wait_until(lambda: recorded.delivered(url), "the first epoch")
+    proxy.hang(path=path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    recorded.epoch("aa", 2)  # returns, though nothing is answered before `pass_on`
+    recorded.end("aa")
+    recorded.whole("bb")
+    attempts = proxy.count(path)
+    wait_until(lambda: proxy.count(path) > attempts, "another attempt")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    assert not recorded.delivered(url)
+    proxy.pass_on()  # and what hung arrives late
+    wait_until(lambda: recorded.delivered(url), "everything")
+    recorded.close()
+    assert_agrees(url, recorded.made)
+
+
+def test_a_queue_that_is_full_lets_notes_go_and_catches_up_from_the_ledger(url, proxy, tmp_path):
+    recorded = Recorded(tmp_path, most_notes=3)
+    proxy.answer(500)
+    for number in range(5):
+        recorded.whole(f"t{number}")
+    assert recorded.writer._notes.qsize() <= 3
+    proxy.pass_on()
+    wait_until(lambda: recorded.delivered(url), "everything")
+    recorded.whole("late")
+    recorded.close()
+    assert_agrees(url, recorded.made)
+
+
+def test_closing_gives_up_after_its_time_and_says_so_and_sync_delivers_later(url, proxy, tmp_path, monkeypatch):
+    monkeypatch.setattr(writers, "LAST_TRY_SECONDS", 0.3)
+    recorded = Recorded(tmp_path)
+    recorded.start("aa")
+    recorded.epoch("aa", 1)
+    wait_until(lambda: recorded.delivered(url), "the first epoch")
+    proxy.answer(500)
+    recorded.epoch("aa", 2)
+    recorded.end("aa")
+    recorded.whole("bb")
+    recorded.close()
+    assert recorded.writer.undelivered.startswith("API request to ")
+    assert runs_of(url, recorded.made.sweep_id)["aa"].info.status == "RUNNING"
+    with pytest.raises(ValueError, match=rf"does not answer .*toprung sync {recorded.made.sweep_id}$"):
+        upkeep.sync(recorded.made)
+    proxy.pass_on()
+    assert upkeep.sync(recorded.made) == []
+    assert_agrees(url, recorded.made)
+    assert parent_of(url, recorded.made.sweep_id).info.status == "FINISHED"
+    before = len(proxy.requests)
+    assert upkeep.sync(recorded.made) == []  # and has nothing more to send
+    children = {run.info.run_id for run in runs_of(url, recorded.made.sweep_id).values()}
+    assert not [each for each in proxy.requests[before:] if _is_metrics(each) and each.json["run_id"] in children]
+    assert_agrees(url, recorded.made)
+
+
+def test_sync_makes_the_runs_of_a_sweep_that_never_reached_its_server(url, proxy, tmp_path, monkeypatch):
+    monkeypatch.setattr(writers, "LAST_TRY_SECONDS", 0.1)
+    recorded = Recorded(tmp_path)
+    proxy.refuse()
+    recorded.whole("aa")
+    recorded.close(status="stopped", reason="stopped by the user")
+    assert recorded.writer.undelivered
+    proxy.pass_on()
+    assert upkeep.sync(recorded.made) == []
+    assert_agrees(url, recorded.made)
+    parent = parent_of(url, recorded.made.sweep_id)
+    assert (parent.info.status, parent.data.tags["stop_reason"]) == ("KILLED", "stopped by the user")
+    state = recorded.made.read(recorded.made.status_file)
+    assert (state["mlflow_run_id"], state["undelivered"]) == (parent.info.run_id, None)
+
+
+def test_what_a_dead_driver_left_open_is_closed_by_the_next_command_and_goes_on_when_it_is_resumed(url, tmp_path):
+    dead = Recorded(tmp_path)
+    dead.whole("done")
+    dead.start("open")
+    dead.epoch("open", 1)
+    wait_until(lambda: dead.delivered(url), "what there was")
+    dead.epoch("open", 2)
+    dead.writer.close(conclude=False)
+    assert runs_of(url, dead.made.sweep_id)["open"].info.status == "RUNNING"
+    said = []
+    upkeep.close_dead(tmp_path, say=said.append)
+    (line,) = said
+    assert line.startswith(f"{dead.made.sweep_id}: its driver died; its open runs in MLflow are closed. ")
+    assert line.endswith(f"toprung resume {dead.made.sweep_id}")
+    assert {run.info.status for run in all_runs(url, dead.made.sweep_id)} == {"FINISHED", "KILLED"}
+    assert_agrees(url, dead.made)
+    assert runs_of(url, dead.made.sweep_id)["open"].data.tags["stop_reason"] == "the driver died"
+    said.clear()
+    upkeep.close_dead(tmp_path, say=said.append)
+    assert said == []
+    before = {run.info.run_id for run in all_runs(url, dead.made.sweep_id)}
+    after = dead.again()
+    after.writer.start_trial("open", number=1, config={"lr": 0.1, "augment": None}, continues=None, time_ms=1)
+    after.epoch("open", 3)
+    wait_until(lambda: after.delivered(url), "the third epoch")
+    assert runs_of(url, dead.made.sweep_id)["open"].info.status == "RUNNING"
+    assert parent_of(url, dead.made.sweep_id).info.status == "RUNNING"
+    after.end("open")
+    after.close()
+    assert_agrees(url, dead.made)
+    runs = runs_of(url, dead.made.sweep_id)
+    assert {run.info.status for run in all_runs(url, dead.made.sweep_id)} == {"FINISHED"}
+    assert not runs["open"].data.tags.get("stop_reason")
+    assert {run.info.run_id for run in all_runs(url, dead.made.sweep_id)} == before
+
+
+def test_a_run_that_someone_deletes_meanwhile_is_told_as_a_problem_and_ends_nothing(recorded, url):
+    recorded.start("aa")
+    recorded.epoch("aa", 1)
+    wait_until(lambda: recorded.delivered(url), "the first epoch")
+    client = MlflowClient(tracking_uri=url)
+    client.delete_run(runs_of(url, recorded.made.sweep_id)["aa"].info.run_id)
+    client.delete_run(parent_of(url, recorded.made.sweep_id).info.run_id)
+    recorded.epoch("aa", 2)
+    recorded.end("aa")
+    closing = threading.Thread(target=recorded.close, daemon=True)
+    closing.start()
+    closing.join(timeout=30)
+    assert not closing.is_alive()
+    assert any("deleted" in problem or "active" in problem for problem in recorded.writer.problems)
+    assert recorded.writer.undelivered is None
+
+
+def test_a_server_that_refuses_ends_the_writing_with_one_line(url, proxy, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url.replace("http://", "http://me:canary@"))
+    proxy.answer(401)
+    recorded = Recorded(tmp_path)
+    recorded.start("aa")
+    recorded.epoch("aa", 1)
+    wait_until(lambda: recorded.refusals, "the refusal")
+    recorded.close()
+    line = str(recorded.writer.refused)
+    assert line.startswith(f"MLflow at {proxy.url.replace('http://', 'http://***@')} cannot be used (")
+    assert "\n" not in line
+    assert "canary" not in line
+
+
+def test_a_sweep_on_postgresql_is_mirrored_too(postgres_tracking_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres_tracking_server.uri)
+    recorded = Recorded(tmp_path)
+    recorded.whole("aa")
+    recorded.start("bb")
+    recorded.epoch("bb", 1)
+    recorded.end("bb", End("killed", cause="stopped by the user"))
+    recorded.close(status="stopped", reason="stopped by the user")
+    assert_agrees(postgres_tracking_server.uri, recorded.made)
+    assert len(ledger.read(recorded.made)) == 2
+    assert os.environ["MLFLOW_TRACKING_URI"] == postgres_tracking_server.uri

@@ -1,0 +1,97 @@
+"""The writer in its process: what the driver hears of it, and what happens when it is killed."""
+
+import os
+import signal
+
+import pytest
+
+from tests.servers import wait_until
+from tests.tracking.recorded import Recorded, assert_agrees, parent_of, runs_of
+from toprung import ledger
+from toprung.tracking import process as processes
+from toprung.tracking.process import WriterProcess
+
+
+class _Driven(Recorded):
+    """A sweep whose writer is a process; the writer's own log is ours."""
+
+    def _writer(self, *, behind, **_):
+        return WriterProcess(
+            self.made,
+            metric="val/accuracy",
+            on_open=lambda run_id, experiment_id: self.opened.append((run_id, experiment_id)),
+            on_run=self.note_run_id,
+            on_kept=self.kept.append,
+            on_refused=lambda: self.refusals.append(True),
+            behind=behind,
+        )
+
+    def start(self, trial_id, **config):
+        config = {"lr": 0.1, "augment": None, **config}
+        trial = self.trials[trial_id] = self.study.ask()
+        ledger.write_start(trial, trial_id=trial_id, config=config)
+        self.made.trial_folder(trial_id).mkdir()
+        for name in ("config.json", "model.pth", "model.json"):
+            (self.made.trial_folder(trial_id) / name).write_text(trial_id)
+        self.writer.start_trial(trial_id, number=trial.number, config=config)
+
+
+@pytest.fixture
+def url(tracking_server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_server.url)
+    return tracking_server.url
+
+
+def test_the_driver_hears_which_runs_there_are_and_what_is_kept(url, tmp_path):
+    driven = _Driven(tmp_path)
+    driven.whole("aa")
+    driven.close()
+    assert_agrees(url, driven.made)
+    parent = parent_of(url, driven.made.sweep_id)
+    assert driven.opened == [(parent.info.run_id, parent.info.experiment_id)]
+    assert driven.writer.runs() == {"aa": runs_of(url, driven.made.sweep_id)["aa"].info.run_id}
+    assert driven.kept == ["aa"]
+    assert (driven.writer.problems, driven.writer.undelivered, driven.refusals) == ([], None, [])
+    assert parent.info.status == "FINISHED"
+
+
+def test_a_writer_that_is_killed_is_followed_by_another_that_catches_up(url, tmp_path):
+    driven = _Driven(tmp_path)
+    driven.start("aa")
+    driven.epoch("aa", 1)
+    wait_until(lambda: driven.delivered(url), "the first epoch")
+    os.kill(driven.writer._process.pid, signal.SIGKILL)
+    driven.epoch("aa", 2)  # whether the pipe is still open or not
+    driven.end("aa")
+    driven.whole("bb")
+    driven.close()
+    assert_agrees(url, driven.made)
+    assert parent_of(url, driven.made.sweep_id).info.status == "FINISHED"
+    assert driven.writer.undelivered is None
+
+
+def test_a_writer_that_is_killed_again_and_again_is_given_up_and_said(url, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "MOST_STARTS", 1)
+    driven = _Driven(tmp_path)
+    driven.start("aa")
+    driven.epoch("aa", 1)
+    wait_until(lambda: driven.delivered(url), "the first epoch")
+    os.kill(driven.writer._process.pid, signal.SIGKILL)
+    wait_until(lambda: driven.writer.undelivered, "the end of it")
+    driven.epoch("aa", 2)  # the driver goes on
+    driven.close()
+    assert "killed again and again" in driven.writer.undelivered
+
+
+def test_a_writer_that_was_refused_takes_notes_without_an_error(proxy, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url.replace("http://", "http://me:canary@"))
+    proxy.answer(401)
+    driven = _Driven(tmp_path)
+    driven.start("aa")
+    driven.epoch("aa", 1)
+    wait_until(lambda: driven.refusals, "the refusal")
+    driven.writer._listener.join()
+    driven.epoch("aa", 2)
+    driven.close()
+    assert str(driven.writer.refused).startswith("MLflow at http://***@")
+    assert "canary" not in str(driven.writer.refused)
