@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,6 +121,8 @@ class LocalRay:
 
     def _live(self) -> None:
         """Start Ray, and stay: Linux ends Ray's processes when the thread that started them ends (PR_SET_PDEATHSIG)."""
+        # Inherited by Ray's processes: a terminal that closes would end them before the sweep has ended in good order.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
             import ray
 

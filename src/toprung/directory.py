@@ -18,6 +18,7 @@ sweep.log      everything that the libraries said
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from toprung.spec import Sweep, explain
 # they are, why it failed, and the lock of the process that trains it.
 CONFIG_FILE, FAILURE_FILE, TRIAL_LOCK_FILE = "config.json", "failure.json", ".lock"
 LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, ABOUT_FILE = "last.pth", "previous.pth", "model.pth", "model.json"
+PROBE_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,22 @@ class SweepDirectory:
             return Failure(cause=str(left["cause"]), disk_full=bool(left["disk_full"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def is_full(self) -> bool:
+        """Whether the disk has no space: a trial that finds none cannot even leave its cause."""
+        if self.ledger_file.exists() and not self.ballast_file.exists():
+            return True  # given up by the driver
+        probe = self.path / ".probe"
+        try:
+            with probe.open("wb") as file:
+                file.write(bytes(PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            return False
+        except OSError as error:
+            return error.errno in (errno.ENOSPC, errno.EDQUOT)
+        finally:
+            probe.unlink(missing_ok=True)
 
     def spec(self) -> Sweep:
         """Read the spec back.

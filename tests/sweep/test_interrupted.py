@@ -4,11 +4,15 @@ import ipaddress
 import json
 import os
 import signal
+import threading
 import time
 
 import mlflow
 import psutil
 import pytest
+
+from tests.servers import wait_until
+from toprung.sweep.process import stop_signals
 
 MIXED_TRAINER = """
 from trainers import convnet
@@ -165,3 +169,13 @@ def test_a_stop_from_another_terminal_while_ray_is_starting_is_heard(bench, star
     assert command.code == 130
     assert command.left_behind() == []
     assert sweep_of(command, tmp_path).shown["status"] == "stopped"
+
+
+def test_a_signal_is_acted_on_outside_of_the_line_that_it_may_have_interrupted():
+    """Python refuses to print where a print is under way, and a signal's handler runs inside of it."""
+    acting = []
+    with stop_signals(lambda: acting.append(threading.current_thread())):
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_until(lambda: acting, "the signal")
+    assert acting[0] is not threading.main_thread()
+    acting[0].join()

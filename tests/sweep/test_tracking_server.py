@@ -1,103 +1,33 @@
 """A sweep that records at a real MLflow server: what is sent, counted on the way, and what never shows."""
 
 import json
-import socket
-import subprocess
-import sys
-import threading
-import time
-import urllib.error
-import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
+from tests.servers import FaultyProxy, TrackingServer
 from toprung.tracking.server import ENVIRONMENT, artifact_location, masked, tracking_uri
 
 SECRET = "correct-horse-battery"
 
 
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory):
+    """Before a real `mlflow server`: notes every request."""
+    with TrackingServer(tmp_path_factory.mktemp("server")) as server, FaultyProxy(server.url) as between:
+        yield SimpleNamespace(before=server.url, between=between)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A real `mlflow server` on loopback."""
-    folder, port = tmp_path_factory.mktemp("server"), _free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
-        "--artifacts-destination",
-        str(folder / "files"),
-    ]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(600):
-        assert process.poll() is None, (folder / "log").read_text()
-        try:
-            urllib.request.urlopen(f"{url}/health").close()
-            break
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.1)
-    yield url
-    process.terminate()
-    process.wait(timeout=60)
-
-
-@pytest.fixture(scope="module")
-def counting(server):
-    """A proxy before the server that notes every request: (method, path, body, authorization)."""
-    seen = []
-
-    class Proxy(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def _forward(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            seen.append((self.command, self.path, body, self.headers.get("Authorization")))
-            kept = {n: v for n, v in self.headers.items() if n.lower() not in ("host", "content-length", "connection")}
-            request = urllib.request.Request(server + self.path, data=body or None, headers=kept, method=self.command)
-            try:
-                answer = urllib.request.urlopen(request)
-            except urllib.error.HTTPError as error:
-                answer = error
-            with answer:
-                content = answer.read()
-                self.send_response(answer.status)
-                self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _forward
-
-        def log_message(self, *arguments):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever)
-        thread.start()
-        yield proxy.server_address[1], seen
-        proxy.shutdown()
-        thread.join()
-
-
-@pytest.fixture(scope="module")
-def recorded(counting, server, new_bench, toprung, sweep_of, tmp_path_factory):
-    port, seen = counting
+def recorded(proxy, new_bench, toprung, sweep_of, tmp_path_factory):
     storage = tmp_path_factory.mktemp("recorded")
     settings = [f"storage={storage}", "metric=val/loss", "mode=min", "num_trials=4", "max_train=200"]
     flags = [word for setting in settings for word in ("--set", setting)]
-    uri = f"http://someone:{SECRET}@127.0.0.1:{port}"
+    uri = proxy.between.url.replace("://", f"://someone:{SECRET}@")
     command = toprung("sweep", "tune.smoke", *flags, folder=new_bench(), env={ENVIRONMENT: uri})
     assert command.code == 0, command.stdout + command.stderr
-    requests = list(seen)
-    return sweep_of(command, storage, uri=server), requests
+    requests = proxy.between.requests
+    return sweep_of(command, storage, uri=proxy.before), requests
 
 
 def test_the_server_that_the_environment_names_has_the_runs_and_nothing_is_local(recorded):
@@ -106,12 +36,12 @@ def test_the_server_that_the_environment_names_has_the_runs_and_nothing_is_local
     assert swept.parent.info.status == "FINISHED"
     assert {run.info.status for run in swept.children.values()} <= {"FINISHED", "KILLED"}
     assert [path.name for path in swept.storage.iterdir()] == [swept.shown["sweep_id"]]
-    assert all(authorization and authorization.startswith("Basic ") for *_, authorization in requests)
+    assert all(request.authorization and request.authorization.startswith("Basic ") for request in requests)
 
 
 def test_a_report_is_one_request(recorded):
     swept, requests = recorded
-    batches = [json.loads(body) for _, path, body, _ in requests if path.endswith("/runs/log-batch")]
+    batches = [request.json for request in requests if request.path.endswith("/runs/log-batch")]
     of_children = {run.info.run_id: trial_id for trial_id, run in swept.children.items()}
     reports = [batch for batch in batches if batch["run_id"] in of_children and batch.get("metrics")]
     assert len(reports) == sum(trial["epochs"] for trial in swept.shown["trials"])
@@ -119,12 +49,13 @@ def test_a_report_is_one_request(recorded):
         assert {metric["key"] for metric in batch["metrics"]} == {
             "train/loss", "val/loss", "val/accuracy", "time/epoch_seconds"
         }  # fmt: skip
-    assert not [path for _, path, _, _ in requests if path.endswith(("/log-metric", "/log-parameter", "/set-tag"))]
+    one_by_one = ("/log-metric", "/log-parameter", "/set-tag")
+    assert not [request for request in requests if request.path.endswith(one_by_one)]
 
 
 def test_parameters_are_sent_once_a_trial(recorded):
     _, requests = recorded
-    batches = [json.loads(body) for _, path, body, _ in requests if path.endswith("/runs/log-batch")]
+    batches = [request.json for request in requests if request.path.endswith("/runs/log-batch")]
     assert len([batch for batch in batches if batch.get("params")]) == 4
 
 
@@ -150,7 +81,7 @@ def test_the_password_is_nowhere_but_in_the_environment(recorded, toprung):
     assert SECRET not in shown.stdout
     told = [file for file in swept.storage.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
     assert told == []
-    assert not [path for _, path, body, _ in requests if SECRET.encode() in body or SECRET in path]
+    assert not [request for request in requests if SECRET.encode() in request.body + request.path.encode()]
 
 
 @pytest.mark.parametrize(

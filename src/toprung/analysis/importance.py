@@ -26,7 +26,7 @@ CONFIDENCE = 0.80  # of so few resamples, the outer two at each end are left out
 
 FANOVA, PED_ANOVA = "fANOVA", "PED-ANOVA"
 MEANINGS = {
-    FANOVA: "share of the variance over the whole space (Hutter et al. 2014)",
+    FANOVA: "share of the variance over the whole space (Hutter et al. 2014), a little more for what takes many values",
     PED_ANOVA: "what sets the best tenth of the trials apart (Watanabe et al. 2023)",
 }
 

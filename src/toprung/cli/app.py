@@ -14,6 +14,7 @@ from rich.table import Table
 from toprung.cli.data import data_app
 from toprung.cli.lives import lives_app
 from toprung.cli.places import Json, Named, Storage, exit_code, print_json, root_of, say, short
+from toprung.cli.report import report_app
 from toprung.errors import UserError
 from toprung.spec import Data, apply_overrides, parse_settings
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(lives_app)
+app.add_typer(report_app)
 
 Settings = Annotated[
     list[str] | None,

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from toprung.analysis.comparison import Compared, Group
 
 ROWS_SHOWN = 20
-SHOWN = {  # column: measure
-    "final val loss": "final_val_loss",
+SHOWN = {  # column: measure; where the screen is narrow, the last ones are left out
     "to 95 %": "epochs_to_95",
     "instability": "instability",
     "gap": "gap",
+    "final val/loss": "final_val_loss",
     "s/epoch": "epoch_seconds",
 }
+WIDTH_WITHOUT_THEM, WIDTH_OF_ONE = 70, 16
 
 report_app = typer.Typer()
 
@@ -75,7 +76,7 @@ def _print(console: Console, compared: Compared) -> None:
         console.print(_sweeps(compared))
         console.print()
     groups = compared.comparison.groups
-    console.print(_groups(compared))
+    console.print(_groups(compared, width=console.width))
     if len(groups) > ROWS_SHOWN:
         console.print(f"… and {len(groups) - ROWS_SHOWN} more (--json has all of them).")
     question = ""
@@ -97,16 +98,18 @@ def _sweeps(compared: Compared) -> Table:
     return table
 
 
-def _groups(compared: Compared) -> Table:
-    table = _table("", "trials", compared.metric, *SHOWN, "fit", right=range(7))
-    table.add_column("group", overflow="fold")
+def _groups(compared: Compared, *, width: int) -> Table:
+    shown = dict([*SHOWN.items()][: max(1, (width - WIDTH_WITHOUT_THEM) // WIDTH_OF_ONE)])
+    table = _table("", "trials", compared.metric, *shown, right=range(3 + len(shown)))
+    table.add_column("fit", overflow="fold", max_width=12)
+    table.add_column("group", overflow="fold", min_width=24)
     as_good = set(compared.comparison.as_good)
     for place, group in enumerate(compared.comparison.groups[:ROWS_SHOWN], start=1):
         rank = f"{place}{'=' if group.name in as_good and len(as_good) > 1 else ''}"
         trials = f"{group.num_finished}/{group.num_trials}"
         fit = ", ".join(f"{count} {kind}" for kind, count in group.fits.most_common())
-        shown = [_figure(group, measure, digits=3) for measure in SHOWN.values()]
-        table.add_row(rank, trials, _figure(group, "value", digits=4), *shown, fit, group.name)
+        figures = [_figure(group, measure, digits=3) for measure in shown.values()]
+        table.add_row(rank, trials, _figure(group, "value", digits=4), *figures, fit, group.name)
     table.caption = "trials: finished of all; =: not significantly worse than the best (Games-Howell)"
     table.caption_justify = "left"
     return table

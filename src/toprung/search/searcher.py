@@ -199,7 +199,7 @@ class LedgerSearch(OptunaSearch):
         self._live.discard(trial_id)
         failure = self._directory.failure_of(trial_id) if error else None
         value = None
-        if error and failure is not None and failure.disk_full:
+        if error and (failure.disk_full if failure else self._directory.is_full()):
             end = End("killed", cause="the disk is full")
             self._on_disk_full()
         elif error:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from toprung.tracking.bridge import MLflowBridge
 
 DISK_FULL = "the disk is full"
+REFUSED = "MLflow refused"
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ class Driver:
                     ray_here.stop()  # before the export: its memory is free for the process that verifies
                     signals.close()
                     self._end_open_trials()
-                if self._writer.refused is not None:
-                    raise self._writer.refused
+                if self._asked is not None and self._asked.reason == REFUSED and self._writer.refused is not None:
+                    raise self._writer.refused  # at the door: nothing has been lost by asking again
                 self._say("exporting the best model")
                 status, reason = self._conclude()
             except Exception as error:
@@ -115,11 +116,8 @@ class Driver:
                 self._writer.close(conclude=bool(self._board.trials))
                 self._write_state(undelivered=self._writer.undelivered)
                 made.ballast_file.unlink(missing_ok=True)
-            if self._writer.refused is not None:
-                raise self._writer.refused
-        return Outcome(
-            status, reason or None, made, self._board, self._writer.problems, undelivered=self._writer.undelivered
-        )
+        undelivered = self._writer.undelivered
+        return Outcome(status, reason or None, made, self._board, self._writer.problems, undelivered=undelivered)
 
     def _record_start(self) -> None:
         checked, sweep, made = self._checked, self._sweep, self._made
@@ -149,7 +147,7 @@ class Driver:
             ),
             on_run=self._note_run_id,
             on_kept=lambda trial_id: self._retain(trial_id),
-            on_refused=lambda: self._ask_to_stop("MLflow refused"),
+            on_refused=lambda: self._ask_to_stop(REFUSED),
             behind=not self._life.is_first,
         )
 
@@ -183,7 +181,7 @@ class Driver:
             first_points=[first],
             scheduler=scheduler,
             on_ask=board.add,
-            on_disk_full=lambda: self._ask_to_stop(DISK_FULL),
+            on_disk_full=self._stop_for_space,
             max_concurrent=checked.num_workers,
         )
         for record in ledger.records(study).trials:
@@ -289,6 +287,10 @@ class Driver:
     def _ask_to_stop(self, reason: str) -> None:
         if self._stopping is not None:
             self._stopping.ask(reason)
+
+    def _stop_for_space(self) -> None:
+        self._made.ballast_file.unlink(missing_ok=True)  # room for the last records
+        self._ask_to_stop(DISK_FULL)
 
     def _note_stop(self, asked: StopAsked) -> None:
         self._asked = asked

@@ -25,7 +25,8 @@ def stop_signals(on_stop: Callable[[], Any]) -> Iterator[None]:
     def first(number: int, frame: Any) -> None:
         for each in previous:
             signal.signal(each, signal.default_int_handler)
-        on_stop()
+        # Not here: a line on the screen may be half written, and Python refuses to write another one inside it.
+        threading.Thread(target=on_stop, name="on-stop").start()
 
     for number in previous:
         signal.signal(number, first)

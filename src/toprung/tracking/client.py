@@ -44,7 +44,8 @@ def _answers() -> Iterator[None]:
         yield
     except MlflowException as error:
         code: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
-        unknown = 400 <= code < 500 and code not in TRY_AGAIN
+        raced = "IntegrityError" in str(error)  # two sweeps wrote the same new row: it is there the next time
+        unknown = 400 <= code < 500 and code not in TRY_AGAIN and not raced
         raise (Refused if unknown else Away)(first_line(error)) from None
     except Exception as error:  # requests, urllib3, sqlalchemy, an operating system's error
         if isinstance(error, Away | Refused):

@@ -178,7 +178,7 @@ class WriterProcess:
             case "kept":
                 self._on_kept(event["trial_id"])
             case "refused":
-                self.refused = UserError(event["message"])
+                self.refused, self.undelivered = UserError(event["message"]), event["message"]
                 self._on_refused()
             case "done":
                 self.problems, self.undelivered = event["problems"], event["undelivered"]

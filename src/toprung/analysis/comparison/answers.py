@@ -19,6 +19,7 @@ from toprung.analysis.comparison.intervals import Interval, difference
 # Hyperparameters that belong to an optimizer: they may differ where optimizers are compared.
 OPTIMIZERS_OWN = frozenset({"lr", "weight_decay", "momentum", "nesterov", "beta1", "beta2"})
 FEWEST_FOR_TRADE_OFF = 4
+MOST_NAMED = 8
 
 SPEED_AND_END = ("epochs_to_90", "epochs_to_95", "epochs_to_99", "final_val_loss")
 QUESTIONS = {
@@ -95,9 +96,9 @@ def _sentence(measure: str, left: Group, right: Group, found: Interval, num_pair
     assert theirs is not None
     what = f"{MEASURES[measure]}: {left.name} {figure(ours.mean)}, {right.name} {figure(theirs.mean)}"
     if found.low is None or found.high is None:
-        return f"{_capital(what)}. One seed each: nothing is known of the spread, so nothing follows."
-    rests_on = f"{num_pairs} pairs of seeds" if num_pairs else f"{len(left.values[measure])} and "
-    rests_on += "" if num_pairs else f"{len(right.values[measure])} seeds"
+        return f"{_capital(what)}. A single trial on one side: nothing is known of its spread, so nothing follows."
+    counts = f"{len(left.values[measure])} and {len(right.values[measure])} trials"
+    rests_on = f"{num_pairs} pairs of seeds" if num_pairs else counts
     between = f"difference {figure(found.mean, signed=True)}, {found.confidence:.0%} interval "
     between += f"{figure(found.low, signed=True)} to {figure(found.high, signed=True)}, {rests_on}"
     if not found.excludes_zero:
@@ -114,7 +115,8 @@ def _fit_answers(groups: Sequence[Group]) -> list[Answer]:
     question, parts = "Which configurations underfit or overfit?", []
     for kind in ("overfits", "underfits"):
         of_kind = [f"{group.name} ({group.fits[kind]} of {group.fits.total()})" for group in judged if group.fits[kind]]
-        parts.append(f"{kind.removesuffix('s')}: {', '.join(of_kind) or 'none'}")
+        named = f"{len(of_kind)} of {len(judged)} groups" if len(of_kind) > MOST_NAMED else ", ".join(of_kind)
+        parts.append(f"{kind.removesuffix('s')}: {named or 'none'}")
     return [Answer(question, f"By the stated rule, trials that {'; '.join(parts)}.")]
 
 

@@ -44,10 +44,14 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Group:
-    """One group, measured; `values[measure][seed]` of its trials at full budget."""
+    """One group, measured; `values[measure][seed]` of its trials at full budget.
+
+    `config` is what its trials agree on; `is_controlled` where that is everything but the seed.
+    """
 
     name: str
     config: dict[str, Any]
+    is_controlled: bool
     num_trials: int
     num_finished: int
     num_failed: int
@@ -89,10 +93,10 @@ def by_hyperparameter(trials: Iterable[TrialRecord], name: str) -> dict[str, lis
 
 
 def seeds_of(trials: Sequence[TrialRecord]) -> list[Any]:
-    """What tells a group's trials apart: their seed, or else their place in the group."""
+    """What tells a group's trials apart: their seed, by which groups are paired, or else an id that pairs with none."""
     seeds = [trial.config.get("seed") for trial in trials]
     distinct = None not in seeds and len(set(seeds)) == len(seeds)
-    return seeds if distinct else [f"place {place}" for place in range(len(trials))]
+    return seeds if distinct else [trial.trial_id or id(trial) for trial in trials]
 
 
 def compare(groups: Groups, *, mode: Literal["max", "min"]) -> Comparison:
@@ -106,8 +110,8 @@ def compare(groups: Groups, *, mode: Literal["max", "min"]) -> Comparison:
         mode: of the sweeps' metric.
     """
     curves = {id(trial): curve_of(trial) for trials in groups.values() for trial in trials if _is_whole(trial)}
-    lowest = min((min(curve.val_loss) for curve in curves.values() if curve), default=0.0)
-    measured = [_measured(name, trials, curves, lowest) for name, trials in groups.items()]
+    best = max((max(curve.accuracy) for curve in curves.values() if curve), default=0.0)
+    measured = [_measured(name, trials, curves, best) for name, trials in groups.items()]
     sign = 1 if mode == "max" else -1
 
     def place(group: Group) -> tuple[bool, float]:
@@ -124,7 +128,7 @@ def _is_whole(trial: TrialRecord) -> bool:
 
 
 def _measured(
-    name: str, trials: Sequence[TrialRecord], curves: Mapping[int, Curve | None], lowest_val_loss: float
+    name: str, trials: Sequence[TrialRecord], curves: Mapping[int, Curve | None], best_accuracy: float
 ) -> Group:
     values: dict[str, dict[Any, float]] = {measure: {} for measure in MEASURES}
     fits: Counter[Fit] = Counter()
@@ -133,13 +137,14 @@ def _measured(
             continue
         values["value"][seed] = trial.value
         if curve := curves[id(trial)]:
-            fits[fit_of(curve, lowest_val_loss=lowest_val_loss)] += 1
+            fits[fit_of(curve, best_accuracy=best_accuracy)] += 1
             for measure, value in measures_of(curve).items():
                 values[measure][seed] = value
     whole = [trial for trial in trials if _is_whole(trial)]
     return Group(
         name=name,
-        config=_shared([trial.config for trial in trials]),
+        config=(shared := _shared([trial.config for trial in trials])),
+        is_controlled=all({*shared, *NOT_THE_CONFIGURATION} >= {*trial.config} for trial in trials),
         num_trials=len(trials),
         num_finished=len(whole),
         num_failed=sum(trial.status == "failed" for trial in trials),

@@ -66,7 +66,7 @@ def compare_sweeps(directories: Sequence[SweepDirectory], *, by: str = "configur
     trials = [ledger.read(directory) for directory in directories]
     comparison = compare(_groups(directories, trials, by), mode=specs[0].mode)
     lines = [_line(d, t, spec) for d, t, spec in zip(directories, trials, specs, strict=True)]
-    warnings = [*_unlike(directories), *_budgets(comparison), *_alone(comparison)]
+    warnings = [*_unlike(directories), *_budgets(comparison), *_alone(comparison), *_mixed(comparison)]
     return Compared(specs[0].metric, lines, warnings, comparison, answers(comparison))
 
 
@@ -127,3 +127,9 @@ def _alone(comparison: Comparison) -> list[str]:
     if not measured or any(group.num_finished > 1 for group in measured):
         return []
     return ["Every group rests on a single trial: the order may be luck, and no interval can be given."]
+
+
+def _mixed(comparison: Comparison) -> list[str]:
+    if all(group.is_controlled for group in comparison.groups):
+        return []
+    return ["Groups hold configurations that the searcher chose: what else differs between them may be the cause."]

@@ -21,12 +21,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot, and in words what it shows, for who cannot see it; `max_width` in CSS."""
+    """A plot, and in words what it shows, for who cannot see it; widths in CSS."""
 
     key: str
     plot: go.Figure
     alt: str
     caption: str = ""
+    min_width: str = "0"
     max_width: str = "none"
 
 

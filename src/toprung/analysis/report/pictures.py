@@ -12,12 +12,13 @@ import optuna.visualization.matplotlib as optuna_plots
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from optuna.exceptions import ExperimentalWarning
+from sklearn.metrics import ConfusionMatrixDisplay
 
 from toprung.analysis.importance import MEANINGS
 from toprung.analysis.report import style
 from toprung.analysis.report.findings import EPOCHS, Findings
 from toprung.analysis.report.panel import ended
-from toprung.analysis.report.winner import Judged
+from toprung.analysis.report.winner import MOST_CLASSES, Judged
 
 DOTS_AN_INCH = 110
 MARKERS = "odsx^+"
@@ -41,19 +42,18 @@ def draw(found: Findings, seen: Judged | str, *, folder: Path) -> list[Path]:
         "confusion": lambda: None if isinstance(seen, str) else _confusion(seen),
     }
     written = []
-    with _own_looks():
-        for name, make in drawn.items():
+    for name, make in drawn.items():
+        with _own_looks():
             if (figure := make()) is not None:
                 path = folder / f"{name}.png"
                 figure.savefig(path, dpi=DOTS_AN_INCH, bbox_inches="tight")
                 written.append(path)
-                pyplot.close("all")
     return written
 
 
 @contextmanager
 def _own_looks() -> Iterator[None]:
-    """Optuna's plots set a style of their own for the whole process: it ends with them."""
+    """Optuna's plots set a style for the whole process: it ends with each of them."""
     with warnings.catch_warnings(), matplotlib.rc_context():
         warnings.simplefilter("ignore", ExperimentalWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module="matplotlib")
@@ -126,12 +126,11 @@ def _importance(found: Findings) -> Figure | None:
 
 
 def _confusion(seen: Judged) -> Figure:
-    side = max(4.0, min(12.0, 0.5 * len(seen.classes)))
+    side = max(4.0, min(14.0, 0.5 * len(seen.classes)))
     figure, axes = pyplot.subplots(figsize=(side, side))
-    axes.imshow(seen.counts / seen.counts.sum(axis=1, keepdims=True).clip(1), cmap="cividis", vmin=0, vmax=1)
-    axes.set_xticks(range(len(seen.classes)), seen.classes, rotation=90)
-    axes.set_yticks(range(len(seen.classes)), seen.classes)
-    axes.grid(visible=False)
+    drawn = ConfusionMatrixDisplay(seen.counts, display_labels=seen.classes)
+    small = len(seen.classes) <= MOST_CLASSES
+    drawn.plot(ax=axes, cmap="cividis", colorbar=False, include_values=small, xticks_rotation="vertical")
     axes.set(xlabel="taken for", ylabel="true class")
     return figure
 

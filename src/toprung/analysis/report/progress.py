@@ -21,7 +21,7 @@ def best_so_far(found: Findings) -> Panel:
     steps = improvements(found)
     rows = [[f"{s:.1f}", str(trial.number), str(epoch), number(value)] for s, trial, epoch, value in steps]
     text = f"The {better} {metric} of any epoch so far. A trial that was cut short counts with what it had reached."
-    text += outside(found)
+    text += f"{outside(found)} Seconds include the pauses between two drivers of the sweep."
     return Panel(
         "best-so-far",
         "Best so far",
@@ -95,7 +95,7 @@ def _against_seconds(found: Findings) -> go.Figure:
     plot.update_xaxes(rangemode="tozero")
     return style.settle(
         plot,
-        xaxis_title="seconds since the first trial began, pauses included",
+        xaxis_title="seconds since the first trial began",
         yaxis_title=found.sweep.metric,
         yaxis_range=value_range(found),
     )

@@ -49,7 +49,7 @@ def parallel_coordinates(found: Findings) -> Panel:
     if left_out:
         text.append(f"Not shown, since it exists only under some choices: {', '.join(left_out)}.")
     alt = f"Parallel coordinates of {len(found.scored)} trials over {', '.join(shown)}, and {metric}."
-    return Panel("parallel-coordinates", title, text, [Figure("parallel-coordinates", plot, alt)])
+    return Panel("parallel-coordinates", title, text, [Figure("parallel-coordinates", plot, alt, min_width="56rem")])
 
 
 def _dimension(found: Findings, name: str) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def optimizer_panels(found: Findings) -> Panel:
     text = [f"Filled points trained for the full budget, hollow ones were cut short.{outside(found)}"]
     table = Table("Best at full budget", [PANEL_BY, COLOUR_BY, "finished trials", f"best {metric}"], rows)
     alt = f"{metric} against {ALONG} for {len(optimizers)} optimizers, in {len(levels)} panels by {PANEL_BY}."
-    return Panel("optimizer-panels", title, text, [Figure("optimizer-panels", plot, alt)], [table])
+    return Panel("optimizer-panels", title, text, [Figure("optimizer-panels", plot, alt, min_width="40rem")], [table])
 
 
 def _order(found: Findings, trials: list[TrialRecord], name: str) -> list[str]:
@@ -196,7 +196,6 @@ def _cell(group: list[TrialRecord], optimizer: str, place: int, *, is_finished: 
         name=optimizer,
         legendgroup=optimizer,
         showlegend=not group and is_finished,
-        opacity=1.0 if is_finished else 0.7,
-        marker={"color": style.PALETTE[place % len(style.PALETTE)], "symbol": symbol, "size": 8},
+        marker={"color": style.PALETTE[place % len(style.PALETTE)], "symbol": symbol, "size": 8, "line": {"width": 2}},
         hovertemplate=f"trial %{{customdata}}, {optimizer}, {ALONG} %{{x:.2e}}: %{{y:.4f}}<extra></extra>",
     )

@@ -1,0 +1,79 @@
+"""Sweeps with real ledgers, written as a driver writes them, without Ray and without training."""
+
+from datetime import datetime
+
+import optuna
+import pytest
+
+from toprung import directory, ledger
+from toprung.ledger import End
+from toprung.spec import Asha, Sweep
+from toprung.study_storage import storage_for_writing
+
+METRICS = ("train/loss", "val/loss", "val/accuracy")
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+class Driver:
+    """Writes one sweep: each `trial` is asked for, reports its accuracies, and ends."""
+
+    def __init__(self, root, *, name="some", fingerprint="d" * 64, now=None, **fields):
+        fields.setdefault("asha", Asha(grace_epochs=1, max_epochs=9, reduction_factor=3))
+        self.sweep = Sweep(name=name, trainer="trainers.convnet", space="search_spaces.convnet", **fields)
+        self.made = directory.create(root, self.sweep, name=None, now=now or datetime.now())
+        self.study = optuna.create_study(
+            study_name=self.made.sweep_id,
+            storage=storage_for_writing(self.made),
+            direction="maximize" if self.sweep.mode == "max" else "minimize",
+            sampler=optuna.samplers.RandomSampler(seed=0),
+        )
+        ledger.write_life(self.study, verb="sweep")
+        self.clock = 1_000_000
+        self.made.write(self.made.status_file, {"status": "finished", "reason": None, "seconds": 12.5})
+        self.made.write(
+            self.made.lineage_file,
+            {
+                "commit": "c" * 40, "dirty": False, "lock_hash": "1" * 64, "data_name": "digits",
+                "data_fingerprint": fingerprint, "split_fingerprint": "5" * 64, "seed": 0, "search_seed": 0,
+                "python": "3.11.7", "platform": "Linux", "versions": {"torch": "2.14.1"},
+            },
+        )  # fmt: skip
+
+    def trial(
+        self, accuracies, *, space=None, status="finished", rung=None, cause=None, losses=None, config=None, **started
+    ):
+        """One trial; `losses` are pairs of training and validation loss, by default 1 - accuracy both."""
+        trial = self.study.ask()
+        sampled = space(trial) if space else {}
+        number = trial.number
+        values = {**sampled, **(config or {}), "num_epochs": self.sweep.asha.max_epochs}
+        ledger.write_start(trial, trial_id=f"id{number:06d}", config=values, **started)
+        for epoch, accuracy in enumerate(accuracies, start=1):
+            self.clock += 1000
+            train, val = losses[epoch - 1] if losses else (1 - accuracy, 1 - accuracy)
+            metrics = dict(zip(METRICS, (train, val, accuracy), strict=True)) | {"time/epoch_seconds": 1.0}
+            value = metrics[self.sweep.metric]
+            ledger.write_epoch(trial, epoch=epoch, value=value, metrics=metrics, time_ms=self.clock)
+        if status != "running":
+            ledger.write_end(trial, End(status=status, rung=rung, cause=cause, time_ms=self.clock))
+        state = {"finished": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL"}.get(status)
+        if state:
+            best = None if state == "FAIL" or not accuracies else max(accuracies)
+            self.study.tell(trial, best if state == "COMPLETE" else None, state=optuna.trial.TrialState[state])
+        return number
+
+    def read(self):
+        return ledger.read(self.made)
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """Makes a sweep's driver: `driver(asha=...)`."""
+    return lambda **fields: Driver(tmp_path / "runs", **fields)
