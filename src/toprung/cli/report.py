@@ -107,7 +107,7 @@ def _groups(compared: Compared, *, width: int) -> Table:
     for place, group in enumerate(compared.comparison.groups[:ROWS_SHOWN], start=1):
         rank = f"{place}{'=' if group.name in as_good and len(as_good) > 1 else ''}"
         trials = f"{group.num_finished}/{group.num_trials}"
-        fit = ", ".join(f"{count} {kind}" for kind, count in group.fits.most_common())
+        fit = ", ".join(f"{count} {kind}" for kind, count in group.fits.items())
         figures = [_figure(group, measure, digits=3) for measure in shown.values()]
         table.add_row(rank, trials, _figure(group, "value", digits=4), *figures, fit, group.name)
     table.caption = "trials: finished of all; =: not significantly worse than the best (Games-Howell)"

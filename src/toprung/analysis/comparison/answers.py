@@ -15,6 +15,7 @@ from scipy import stats
 
 from toprung.analysis.comparison.groups import MEASURES, Comparison, Group
 from toprung.analysis.comparison.intervals import Interval, difference
+from toprung.analysis.curves import Fit
 
 # Hyperparameters that belong to an optimizer: they may differ where optimizers are compared.
 OPTIMIZERS_OWN = frozenset({"lr", "weight_decay", "momentum", "nesterov", "beta1", "beta2"})
@@ -113,8 +114,11 @@ def _fit_answers(groups: Sequence[Group]) -> list[Answer]:
     if not judged:
         return []
     question, parts = "Which configurations underfit or overfit?", []
-    for kind in ("overfits", "underfits"):
-        of_kind = [f"{group.name} ({group.fits[kind]} of {group.fits.total()})" for group in judged if group.fits[kind]]
+    kinds: tuple[Fit, ...] = ("overfits", "underfits")
+    for kind in kinds:
+        of_kind = [
+            f"{group.name} ({group.fits[kind]} of {sum(group.fits.values())})" for group in judged if kind in group.fits
+        ]
         named = f"{len(of_kind)} of {len(judged)} groups" if len(of_kind) > MOST_NAMED else ", ".join(of_kind)
         parts.append(f"{kind.removesuffix('s')}: {named or 'none'}")
     return [Answer(question, f"By the stated rule, trials that {'; '.join(parts)}.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from toprung.analysis.comparison.intervals import Interval, as_good_as_best, mean_interval
@@ -44,7 +44,7 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Group:
-    """One group, measured; `values[measure][seed]` of its trials at full budget.
+    """One group, measured: `values[measure][seed]` of its trials at full budget, `intervals[measure]` over the seeds.
 
     `config` is what its trials agree on; `is_controlled` where that is everything but the seed.
     """
@@ -57,12 +57,12 @@ class Group:
     num_failed: int
     budgets: tuple[int, ...]
     values: dict[str, dict[Any, float]]
-    fits: Counter[Fit] = field(default_factory=Counter)
+    intervals: dict[str, Interval]
+    fits: dict[Fit, int]
 
     def interval(self, measure: str) -> Interval | None:
         """Mean over the seeds with its interval; None where no trial has the measure."""
-        found = self.values.get(measure)
-        return mean_interval([*found.values()]) if found else None
+        return self.intervals.get(measure)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,8 @@ def _measured(
         num_failed=sum(trial.status == "failed" for trial in trials),
         budgets=tuple(sorted({trial.epochs for trial in whole})),
         values={measure: found for measure, found in values.items() if found},
-        fits=fits,
+        intervals={measure: mean_interval([*found.values()]) for measure, found in values.items() if found},
+        fits=dict(fits.most_common()),
     )
 
 

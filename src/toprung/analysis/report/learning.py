@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -112,9 +113,9 @@ def gap(found: Findings) -> Panel:
     plot.add_trace(go.Scatter(x=ends, y=ends, mode="lines", name="no gap", line=line, hoverinfo="skip"))
     style.settle(plot, xaxis_title=f"{TRAIN_LOSS}, last epoch", yaxis_title=f"{VAL_LOSS}, last epoch")
     ticks = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
-    looks = {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
-    plot.update_xaxes(**looks)
-    plot.update_yaxes(**looks)
+    axis: dict[str, Any] = {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    plot.update_xaxes(**axis)
+    plot.update_yaxes(**axis)
     figures = [Figure("gap", plot, "Validation loss against training loss at each trial's last epoch.", "All trials")]
     tables = []
     if found.winner and _losses(found.winner):

@@ -68,7 +68,8 @@ def _dimension(found: Findings, name: str) -> dict[str, Any]:
 
 def slices(found: Findings) -> Panel:
     """Optuna's slice plot, one hyperparameter at a time."""
-    figures, metric = [], found.sweep.metric
+    figures: list[Figure] = []
+    metric = found.sweep.metric
     for name, distribution in found.distributions.items():
         plot = go.Figure()
         for trials, looks in ((found.finished, style.FINISHED), (found.cut_short, style.CUT_SHORT)):

@@ -1,0 +1,153 @@
+"""Comparisons of controlled experiments with planted truths, and of whole sweeps."""
+
+import pytest
+
+from toprung.analysis.comparison import answers, by_configuration, by_hyperparameter, compare, compare_sweeps
+from toprung.errors import UserError
+
+SEEDS = range(5)
+BASE = {"optimizer": "sgd", "lr": 0.05, "augment": "none", "batch_size": 64}
+
+
+def _accuracies(end, speed, jitter):
+    return [end * (1 - speed**epoch) + jitter for epoch in range(1, 10)]
+
+
+def _run(sweep, name, *, speed=0.5, end=0.9, ripple=0.0, gap=0.0, **changes):
+    """One named configuration over the seeds; `ripple` is how far the training loss jumps up every other epoch."""
+    for seed in SEEDS:
+        jitter = 0.001 * ((seed * 7 + len(name)) % 5)
+        train = [1 / epoch + ripple * (epoch % 2) * (1 + jitter) for epoch in range(1, 10)]
+        accuracies = _accuracies(end, speed + jitter, jitter)
+        losses = [(loss, 1 / epoch + gap + jitter) for epoch, loss in enumerate(train, start=1)]
+        sweep.trial(accuracies, losses=losses, config={**BASE, **changes, "experiment": name, "seed": seed})
+
+
+@pytest.fixture
+def experiment(driver):
+    """The four classical ones: a baseline, an adaptive optimizer, a high rate, an augmentation."""
+    sweep = driver()
+    _run(sweep, "A", speed=0.6)
+    _run(sweep, "B", speed=0.2, optimizer="adam", lr=1e-3)
+    _run(sweep, "C", speed=0.6, ripple=0.5, lr=0.8)
+    _run(sweep, "D", speed=0.7, gap=-0.3, augment="heavy")
+    return compare(by_configuration(sweep.read()), mode="max")
+
+
+def _answer(comparison, measure, left, right):
+    return next(a for a in answers(comparison) if (a.measure, a.left, a.right) == (measure, left, right))
+
+
+def test_named_configurations_are_groups_over_their_seeds(experiment):
+    assert sorted(group.name for group in experiment.groups) == ["A", "B", "C", "D"]
+    for group in experiment.groups:
+        assert (group.num_trials, group.num_finished, group.num_failed) == (5, 5, 0)
+        assert group.is_controlled
+        assert set(group.values["value"]) == set(SEEDS)
+
+
+def test_the_faster_optimizer_is_told_with_figure_interval_and_pairs(experiment):
+    found = _answer(experiment, "epochs_to_95", "B", "A")
+    assert found.num_pairs == 5
+    assert found.difference is not None
+    assert found.difference.excludes_zero
+    assert found.difference.mean < -2
+    assert found.question == "Which optimizer converges faster, and which ends lower?"
+    assert "5 pairs of seeds" in found.sentence
+    assert "not significantly" not in found.sentence
+
+
+def test_a_high_rate_that_oscillates_is_told_by_the_stated_measure(experiment):
+    found = _answer(experiment, "instability", "C", "A")
+    assert found.difference is not None
+    assert found.difference.low is not None
+    assert found.difference.low > 0.2
+
+
+def test_augmentation_is_told_by_its_gap(experiment):
+    found = _answer(experiment, "gap", "D", "A")
+    assert found.difference is not None
+    assert found.difference.mean == pytest.approx(-0.3, abs=0.01)
+
+
+def test_only_configurations_that_differ_in_one_thing_are_held_against_each_other(experiment):
+    pairs = {frozenset((a.left, a.right)) for a in answers(experiment) if a.left}
+    assert pairs == {frozenset("AB"), frozenset("AC"), frozenset("AD"), frozenset("BC")}
+
+
+def test_two_equal_configurations_are_not_significantly_different(driver):
+    sweep = driver()
+    for name, optimizer in (("A", "sgd"), ("B", "adam")):
+        for seed in SEEDS:
+            end = 0.9 + 0.01 * ((seed * (3 if name == "A" else 2)) % 5)
+            sweep.trial(_accuracies(end, 0.5, 0), config={**BASE, "optimizer": optimizer, "seed": seed})
+    comparison = compare(by_configuration(sweep.read()), mode="max")
+    assert len(comparison.as_good) == 2
+    ends = next(a for a in answers(comparison) if a.measure == "final_val_loss")
+    assert "not significantly different" in ends.sentence
+
+
+def test_failures_are_counted_and_in_no_mean(driver):
+    sweep = driver()
+    _run(sweep, "A")
+    for seed in range(2):
+        config = {**BASE, "lr": 3.0, "experiment": "wild", "seed": seed}
+        sweep.trial([0.1], status="failed", cause="loss is NaN", config=config)
+    sweep.trial([0.99], status="stopped", rung=1, config={**BASE, "experiment": "A", "seed": 9})
+    comparison = compare(by_configuration(sweep.read()), mode="max")
+    first, last = comparison.groups
+    assert (first.name, first.num_trials, first.num_finished) == ("A", 6, 5)
+    assert (last.name, last.num_failed, last.interval("value")) == ("wild", 2, None)
+    assert any("wild (2 of 2)" in answer.sentence for answer in answers(comparison))
+
+
+def test_groups_by_a_hyperparameter_say_that_the_searcher_chose_them(driver):
+    sweep = driver()
+    for number, optimizer in enumerate(["sgd", "sgd", "adam", "adam"]):
+        sweep.trial(_accuracies(0.9, 0.5, 0), config={**BASE, "optimizer": optimizer, "lr": 0.01 * (number + 1)})
+    found = compare_sweeps([sweep.made], by="optimizer")
+    assert [group.is_controlled for group in found.comparison.groups] == [False, False]
+    assert any("the searcher chose" in warning for warning in found.warnings)
+    assert all(answer.num_pairs == 0 for answer in found.answers)
+
+
+def test_trials_without_the_hyperparameter_are_a_group_of_their_own(driver):
+    sweep = driver()
+    sweep.trial([0.5], config={"momentum": 0.9})
+    sweep.trial([0.5])
+    assert [len(trials) for trials in by_hyperparameter(sweep.read(), "momentum").values()] == [1, 1]
+    with pytest.raises(UserError, match='No trial has a hyperparameter "momenta"'):
+        compare_sweeps([sweep.made], by="momenta")
+
+
+def test_sweeps_of_other_data_say_so(driver):
+    one, same, other = driver(name="one"), driver(name="same"), driver(name="other", fingerprint="e" * 64)
+    for sweep in (one, same, other):
+        sweep.trial([0.5, 0.6])
+    assert not any("different data" in each for each in compare_sweeps([one.made, same.made], by="sweep").warnings)
+    warnings = compare_sweeps([one.made, other.made], by="sweep").warnings
+    assert any("They saw different data" in each and "cannot be compared" in each for each in warnings)
+
+
+def test_sweeps_judged_by_other_metrics_are_refused(driver):
+    one, other = driver(name="one"), driver(name="other", metric="val/loss", mode="min")
+    one.trial([0.5])
+    with pytest.raises(UserError, match="judged by different metrics"):
+        compare_sweeps([one.made, other.made])
+
+
+def test_different_budgets_are_named(driver):
+    sweep = driver()
+    sweep.trial([0.5, 0.6])
+    sweep.trial([0.5, 0.6, 0.7])
+    assert any("(2, 3 epochs)" in each for each in compare_sweeps([sweep.made]).warnings)
+
+
+def test_single_trials_are_ranked_with_a_warning(driver):
+    sweep = driver()
+    for number, value in enumerate((0.7, 0.9, 0.8)):
+        sweep.trial([value], config={"lr": number})
+    found = compare_sweeps([sweep.made])
+    assert [group.interval("value").mean for group in found.comparison.groups] == [0.9, 0.8, 0.7]
+    assert any("may be luck" in each for each in found.warnings)
+    assert (found.sweeps[0].best_value, found.sweeps[0].best_trial, found.sweeps[0].num_epochs) == (0.9, 1, 3)

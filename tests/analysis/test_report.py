@@ -1,0 +1,210 @@
+"""The report of real ledgers: the figures in it are the ledger's, it stands alone, and it replaces itself whole."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from toprung.analysis.report import style, write_report
+from toprung.analysis.report.winner import judged
+from toprung.errors import UserError
+from toprung.spec import Stop
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def _space(trial):
+    optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam"])
+    if optimizer == "sgd":
+        return {
+            "optimizer": optimizer,
+            "lr": trial.suggest_float("sgd.lr", 1e-2, 1.0, log=True),
+            "momentum": trial.suggest_float("momentum", 0.5, 0.98),
+            "augment": trial.suggest_categorical("augment", ["none", "light"]),
+        }
+    return {
+        "optimizer": optimizer,
+        "lr": trial.suggest_float("adam.lr", 1e-4, 1e-2, log=True),
+        "augment": trial.suggest_categorical("augment", ["none", "light"]),
+    }
+
+
+@pytest.fixture
+def sweep(driver):
+    """Twenty finished trials, ten stopped, one failed, one that still runs."""
+    made = driver(stop=Stop(cpu_price_per_hour=3600))
+    for place in range(20):
+        accuracies = [0.5 + place / 100 + epoch / 50 for epoch in range(9)]
+        made.trial(accuracies, space=_space, is_default=place == 0)
+    for place in range(10):
+        made.trial([0.2 + place / 100], space=_space, status="stopped", rung=1, cause="ASHA: too low")
+    made.trial([0.1], space=_space, status="failed", cause="loss is NaN </script><b>")
+    made.trial([0.3], space=_space, status="running")
+    return made
+
+
+class _Page(HTMLParser):
+    """What the tests look at in the page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.rows, self._cell, self._open = [], [], None, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self._cell = ""
+
+    def handle_data(self, data):
+        if self._cell is not None:
+            self._cell += data
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th") and self._cell is not None:
+            self.rows[-1].append(self._cell)
+            self._cell = None
+
+
+def _plots(text):
+    return json.loads(re.search(r'<script type="application/json" id="plots">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_the_page_its_summary_and_its_pictures_are_written(sweep, tmp_path):
+    written = write_report(sweep.made, prepared_root=tmp_path)
+    assert written.folder == sweep.made.path / "report"
+    assert {path.name for path in written.folder.iterdir()} == {
+        "report.html", "summary.md", "best-so-far.png", "learning-curves.png", "parallel-coordinates.png",
+        "slices.png", "importance.png",
+    }  # fmt: skip
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written.pictures)
+    summary = written.summary.read_text()
+    assert all(f"({path.name})" in summary for path in written.pictures)
+
+
+def test_the_figures_are_those_of_the_ledger(sweep, tmp_path):
+    text = write_report(sweep.made, prepared_root=tmp_path).page.read_text()
+    trials = sweep.read()
+    page, plots = _Page(text), _plots(text)
+    ranking = [row for row in page.rows if row[:1] == ["1"] and len(row) == 6]
+    best = max((trial for trial in trials if trial.status != "failed"), key=lambda trial: trial.value)
+    assert ranking[0][1:5] == [str(best.number), f"{best.value:.4f}", str(best.epoch), "finished"]
+    curves = plots["learning-curves"]["data"]
+    drawn = {
+        (number, epoch, value)
+        for trace in curves[:-2]  # the last two show winner and default again
+        for number, epoch, value in zip(trace["customdata"], trace["x"], trace["y"], strict=True)
+        if number is not None
+    }
+    assert drawn == {
+        (trial.number, number, epoch.metrics["val/accuracy"])
+        for trial in trials
+        for number, epoch in trial.epochs_by_number.items()
+    }
+    assert {trace["name"] for trace in curves} >= {"stopped at rung 1 (10)", "finished (20)", "failed (1)"}
+    assert ["all", "32", "192", *(row := next(row for row in page.rows if row[:1] == ["all"]))[3:]] == row
+
+
+def test_every_panel_is_there_under_a_heading_and_a_link(sweep, tmp_path):
+    page = _Page(write_report(sweep.made, prepared_root=tmp_path).page.read_text())
+    sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
+    links = [attributes["href"].removeprefix("#") for tag, attributes in page.tags if tag == "a"]
+    assert sections == [
+        "result", "best-so-far", "learning-curves", "importance", "optimizer-panels", "slices",
+        "parallel-coordinates", "gap", "mistakes", "asha-audit", "time-and-money", "failures", "lineage",
+    ]  # fmt: skip
+    assert links == ["main", *sections]
+    assert sum(tag == "h1" for tag, _ in page.tags) == 1
+    assert sum(tag == "h2" for tag, _ in page.tags) == len(sections)
+    plots = [attributes for _, attributes in page.tags if "data-plot" in attributes]
+    assert len(plots) >= 14
+    assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in plots)
+    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+
+
+def test_the_page_fetches_nothing_and_what_a_trial_says_stays_text(sweep, tmp_path):
+    text = write_report(sweep.made, prepared_root=tmp_path).page.read_text()
+    page = _Page(text)
+    sources = [a[name] for _, a in page.tags for name in ("src", "href") if name in a]
+    assert all(source.startswith(("#", "data:")) for source in sources)
+    assert not any(tag in ("link", "iframe", "b") for tag, _ in page.tags)
+    assert "loss is NaN &lt;/script&gt;&lt;b&gt;" in text
+    assert len(_plots(text)) >= 14
+
+
+def test_money_follows_the_recipes_prices(sweep, tmp_path):
+    page = _Page(write_report(sweep.made, prepared_root=tmp_path).page.read_text())
+    seconds = sum(trial.seconds for trial in sweep.read())
+    row = next(row for row in page.rows if row[:1] == ["all"])
+    assert row[-1] == f"{seconds:.4f}"  # one CPU at 3600 an hour is 1 a second
+
+
+def test_a_new_report_replaces_the_old_one_whole(sweep, tmp_path):
+    folder = write_report(sweep.made, prepared_root=tmp_path).folder
+    (folder / "stale.png").write_text("")
+    write_report(sweep.made, prepared_root=tmp_path)
+    assert not (folder / "stale.png").exists()
+    assert not [path.name for path in sweep.made.path.iterdir() if path.name.startswith(".report")]
+
+
+def test_what_cannot_be_shown_says_why(driver, tmp_path):
+    sweep = driver(metric="val/loss", mode="min")
+    sweep.trial([0.5, 0.6], is_default=True)
+    text = write_report(sweep.made, prepared_root=tmp_path).page.read_text()
+    for line in (
+        "Too few finished trials: 1, and importance is given from 15 on.",
+        "The winner was not exported: its mistakes cannot be shown.",
+        "The trials have no hyperparameter lr.",
+        "No hyperparameter is shared by all trials.",
+        "No price is set",
+        "No trial failed.",
+    ):
+        assert line in text
+    assert "Best val/loss 0.4000: trial 0, epoch 2." in text
+
+
+def test_a_sweep_without_an_epoch_has_nothing_to_report(driver, tmp_path):
+    sweep = driver()
+    sweep.trial([], status="running")
+    with pytest.raises(UserError, match="nothing to report yet"):
+        write_report(sweep.made, prepared_root=tmp_path)
+    assert not (sweep.made.path / "report").exists()
+
+
+def test_the_worst_mistakes_come_first_and_every_image_is_counted():
+    import numpy as np
+
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.99, 0.01], [0.2, 0.8]])
+    images = np.arange(4 * 3 * 2 * 2, dtype=np.uint8).reshape(4, 3, 2, 2)
+    seen = judged(probabilities, np.array([0, 1, 1, 1]), images, classes=["cat", "dog"])
+    assert seen.counts.tolist() == [[1, 0], [2, 1]]
+    assert (seen.num_images, seen.num_wrong) == (4, 2)
+    assert [(each.label, each.predicted, each.confidence) for each in seen.worst] == [
+        ("dog", "cat", 0.99),
+        ("dog", "cat", 0.6),
+    ]
+    assert (seen.worst[0].image_CHW == images[2]).all()
+
+
+@pytest.mark.parametrize("background", [style.LIGHT_BACKGROUND, style.DARK_BACKGROUND])
+def test_every_colour_is_seen_on_the_light_page_and_on_the_dark_one(background):
+    assert min(style.contrast(colour, background) for colour in style.PALETTE) >= 3
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_every_plot_is_drawn_in_a_browser_that_is_offline(sweep, tmp_path):
+    page = write_report(sweep.made, prepared_root=tmp_path).page
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", f"--user-data-dir={tmp_path / 'profile'}",
+        "--enable-unsafe-swiftshader", "--proxy-server=127.0.0.1:9", "--virtual-time-budget=60000",
+        "--dump-dom", page.as_uri(),
+    ]  # fmt: skip
+    drawn = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
+    assert 'data-plots="drawn"' in drawn
+    opened = re.findall(r'id="plot-([^"]+)"[^>]*>\s*<div class="plot-container', drawn)
+    assert sorted(opened) == sorted(_plots(page.read_text()))
