@@ -29,12 +29,13 @@ def _curve(accuracy, *, train=None, val=None, seconds=None):
 
 def test_epochs_to_a_share_of_the_final_accuracy_count_from_the_first_epoch():
     curve = _curve([0.50, 0.72, 0.77, 0.80], seconds=[3.0, 1.0, 1.0, 1.0])
-    assert [epochs_to_share(curve, share) for share in (0.5, 0.90, 0.95, 0.99)] == [1, 2, 3, 4]
-    assert seconds_to_share(curve, 0.90) == 4.0
+    found = [epochs_to_share(curve, share) for share in (0.5, 0.90, 0.95, 0.99, 1.0)]
+    assert found == pytest.approx([1, 2, 2.8, 3 + 0.022 / 0.03, 4])
+    assert [seconds_to_share(curve, share) for share in (0.5, 0.90, 0.95)] == pytest.approx([3, 4, 4.8])
 
 
 def test_the_share_is_of_the_curves_own_end_not_of_its_best():
-    assert epochs_to_share(_curve([0.85, 0.99, 0.90]), 0.99) == 2
+    assert epochs_to_share(_curve([0.85, 0.99, 0.90]), 0.99) == pytest.approx(1 + 0.041 / 0.14)
 
 
 @pytest.mark.parametrize(

@@ -72,16 +72,29 @@ def own_epochs(trial: TrialRecord) -> int:
     return sum(epoch.time_ms >= trial.started_ms for epoch in trial.epochs_by_number.values())
 
 
-def epochs_to_share(curve: Curve, share: float) -> int:
-    """The first epoch whose accuracy is at least this share of the curve's own last one."""
-    wanted = share * curve.accuracy[-1] - 1e-12  # 0.9 x 0.8 is a little more than 0.72
-    return next(epoch for epoch, value in zip(curve.epochs, curve.accuracy, strict=True) if value >= wanted)
+def epochs_to_share(curve: Curve, share: float) -> float:
+    """Epochs until the accuracy is this share of the curve's own last one, by a straight line between two epochs.
+
+    What is reached within the first epoch counts as 1: nothing was measured before.
+    """
+    place, part = _reached(curve, share)
+    return curve.epochs[place] - (1 - part) * (curve.epochs[place] - curve.epochs[max(0, place - 1)])
 
 
 def seconds_to_share(curve: Curve, share: float) -> float:
-    """Training seconds up to the end of that epoch."""
-    last = epochs_to_share(curve, share)
-    return sum(took for epoch, took in zip(curve.epochs, curve.epoch_seconds, strict=True) if epoch <= last)
+    """Training seconds until then."""
+    place, part = _reached(curve, share)
+    return sum(curve.epoch_seconds[:place]) + part * curve.epoch_seconds[place]
+
+
+def _reached(curve: Curve, share: float) -> tuple[int, float]:
+    """In which epoch (its place) the accuracy is reached, and after which part of it (0..1)."""
+    wanted = share * curve.accuracy[-1]
+    place = next(at for at, value in enumerate(curve.accuracy) if value >= wanted - 1e-12)
+    if place == 0:
+        return 0, 1.0
+    before, after = curve.accuracy[place - 1], curve.accuracy[place]
+    return place, min(1.0, (wanted - before) / (after - before))
 
 
 def instability(losses: Sequence[float]) -> float | None:

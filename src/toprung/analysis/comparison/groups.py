@@ -157,7 +157,7 @@ def _measured(
 
 def measures_of(curve: Curve) -> dict[str, float]:
     """Every measure of one curve; what it cannot tell is left out."""
-    found = {f"epochs_to_{share * 100:.0f}": float(epochs_to_share(curve, share)) for share in SHARES}
+    found = {f"epochs_to_{share * 100:.0f}": epochs_to_share(curve, share) for share in SHARES}
     found["seconds_to_95"] = seconds_to_share(curve, 0.95)
     found["final_val_loss"] = curve.val_loss[-1]
     found["epoch_seconds"] = sum(curve.epoch_seconds) / len(curve.epoch_seconds)
