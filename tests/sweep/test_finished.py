@@ -30,7 +30,7 @@ def test_nothing_of_ray_or_mlflow_is_on_the_screen_but_in_the_log(finished):
     lines = finished.command.stdout.splitlines()
     events = [line for line in lines if re.match(r"\d\d:\d\d:\d\d ", line)]
     assert lines[: len(events)] == events
-    assert all(re.match(r"\S+ (smoke-|trial \d|starting|stopping Ray|exporting)", line) for line in events)
+    assert all(re.match(r"\S+ (smoke-|image data|trial \d|starting|stopping Ray|exporting)", line) for line in events)
     assert (finished.folder / "sweep.log").is_file()
 
 

@@ -89,7 +89,7 @@ class Findings:
     @cached_property
     def importances(self) -> Importances:
         """Of the hyperparameters, on finished trials."""
-        return importances(self.study(self.finished))
+        return importances(self.finished_study)
 
     @property
     def trial_seconds(self) -> float:
@@ -108,20 +108,29 @@ class Findings:
         an_hour = takes.cpus * rules.cpu_price_per_hour + takes.gpus * rules.gpu_price_per_hour
         return self.trial_seconds / 3600 * an_hour if an_hour else None
 
-    def study(self, trials: Sequence[TrialRecord], *, with_epochs: bool = False) -> optuna.Study:
-        """A study in memory whose COMPLETE trials are the given ones, under plain names and their own numbers.
+    @cached_property
+    def scored_study(self) -> optuna.Study:
+        """Of the scored trials, with the epochs each trained as one more hyperparameter."""
+        return self._study(self.scored, with_epochs=True)
 
-        Args:
-            trials: each with a value.
-            with_epochs: show how far each trained as one more hyperparameter.
-        """
+    @cached_property
+    def finished_study(self) -> optuna.Study:
+        """Of the trials at full fidelity."""
+        return self._study(self.finished)
+
+    @cached_property
+    def cut_short_study(self) -> optuna.Study:
+        """Of the others."""
+        return self._study(self.cut_short)
+
+    def _study(self, trials: Sequence[TrialRecord], *, with_epochs: bool = False) -> optuna.Study:
+        """A study in memory whose COMPLETE trials are the given ones, under plain names and their own numbers."""
         study = optuna.create_study(direction="maximize" if self.sweep.mode == "max" else "minimize")
         by_number = {trial.number: trial for trial in trials}
+        missing = create_trial(state=TrialState.FAIL)
         for number in range(max(by_number, default=-1) + 1):
             trial = by_number.get(number)
-            study.add_trial(
-                create_trial(state=TrialState.FAIL) if trial is None else self._complete(trial, with_epochs)
-            )
+            study.add_trial(missing if trial is None else self._complete(trial, with_epochs))
         return study
 
     def _complete(self, trial: TrialRecord, with_epochs: bool) -> FrozenTrial:

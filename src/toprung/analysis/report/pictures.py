@@ -62,7 +62,7 @@ def _own_looks() -> Iterator[None]:
 
 
 def _history(found: Findings) -> Figure:
-    axes = optuna_plots.plot_optimization_history(found.study(found.scored), target_name=found.sweep.metric)
+    axes = optuna_plots.plot_optimization_history(found.scored_study, target_name=found.sweep.metric)
     axes.set(title="", xlabel="trial")
     return _whole(axes.figure)
 
@@ -87,8 +87,9 @@ def _parallel_coordinates(found: Findings) -> Figure | None:
     shown = [name for name in found.distributions if all(name in found.params[t.number] for t in found.scored)]
     if not shown:
         return None
-    study = found.study(found.scored, with_epochs=True)
-    axes = optuna_plots.plot_parallel_coordinate(study, params=[*shown, EPOCHS], target_name=found.sweep.metric)
+    axes = optuna_plots.plot_parallel_coordinate(
+        found.scored_study, params=[*shown, EPOCHS], target_name=found.sweep.metric
+    )
     axes.set_title("")
     figure = _whole(axes.figure)
     figure.set_size_inches(14, 5)
@@ -98,7 +99,7 @@ def _parallel_coordinates(found: Findings) -> Figure | None:
 def _slices(found: Findings) -> Figure | None:
     if not found.distributions:
         return None
-    axes = optuna_plots.plot_slice(found.study(found.scored), target_name=found.sweep.metric)
+    axes = optuna_plots.plot_slice(found.scored_study, params=[*found.distributions], target_name=found.sweep.metric)
     first = axes if hasattr(axes, "figure") else axes[0]
     first.figure.suptitle("")
     return _whole(first.figure)

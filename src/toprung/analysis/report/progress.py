@@ -36,7 +36,7 @@ def best_so_far(found: Findings) -> Panel:
 
 
 def _against_trials(found: Findings) -> go.Figure:
-    plot = plot_optimization_history(found.study(found.scored), target_name=found.sweep.metric)
+    plot = plot_optimization_history(found.scored_study, target_name=found.sweep.metric)
     best = next(trace for trace in plot.data if trace.mode == "lines")
     best.update(name="best so far", line={"color": style.VERMILLION, "shape": "hv"})
     parts = [_points(found.finished, style.FINISHED), _points(found.cut_short, style.CUT_SHORT), best]

@@ -70,13 +70,16 @@ def slices(found: Findings) -> Panel:
     """Optuna's slice plot, one hyperparameter at a time."""
     figures: list[Figure] = []
     metric = found.sweep.metric
+    groups = (
+        (found.finished_study, found.finished, style.FINISHED),
+        (found.cut_short_study, found.cut_short, style.CUT_SHORT),
+    )
     for name, distribution in found.distributions.items():
         plot = go.Figure()
-        for trials, looks in ((found.finished, style.FINISHED), (found.cut_short, style.CUT_SHORT)):
-            having = [trial for trial in trials if name in found.params[trial.number]]
-            if not having:
+        for study, trials, looks in groups:
+            if not any(name in found.params[trial.number] for trial in trials):
                 continue
-            drawn = plot_slice(found.study(having), params=[name], target_name=metric)
+            drawn = plot_slice(study, params=[name], target_name=metric)
             trace = next(trace for trace in drawn.data if len(trace.x or ()))
             numbers = list(trace.marker.color)
             trace.marker = {"color": looks["color"], "symbol": looks["symbol"], "size": 6}
