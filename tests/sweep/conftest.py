@@ -215,10 +215,12 @@ def start():
     """Starts `toprung ...` in a process group of its own, as a terminal does; ends what a failed test left."""
     started = []
 
-    def begin(*arguments: str, folder: Path, env: dict[str, str] | None = None) -> Command:
+    def begin(
+        *arguments: str, folder: Path, env: dict[str, str] | None = None, before: tuple[str, ...] = ()
+    ) -> Command:
         mark = uuid.uuid4().hex
         process = subprocess.Popen(
-            [sys.executable, "-m", "toprung", *map(str, arguments)],
+            [*before, sys.executable, "-m", "toprung", *map(str, arguments)],
             cwd=folder,
             env={**os.environ, **(env or {}), "TEST_MARK": mark, "COLUMNS": "140"},
             stdin=subprocess.DEVNULL,

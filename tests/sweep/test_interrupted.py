@@ -3,6 +3,8 @@
 import ipaddress
 import json
 import os
+import pty
+import select
 import signal
 import threading
 import time
@@ -141,22 +143,37 @@ def test_ctrl_c_while_ray_is_starting_leaves_nothing(bench, start, tmp_path):
         assert [run.info.status for run in client.search_runs(experiments)] in ([], ["KILLED"])
 
 
-def test_a_closed_terminal_is_as_clean_as_ctrl_c(bench, start, sweep_of, tmp_path):
-    command = start(
-        "sweep", "tune.smoke", *_flags(tmp_path, *PATIENT, "num_trials=2", "constants.width=4"), folder=bench
-    )
+def test_a_terminal_that_is_closed_is_as_clean_as_ctrl_c(bench, start, sweep_of, tmp_path):
+    """The kernel then sends SIGHUP to whatever is in the foreground there, Ray included, and takes no more output."""
+    ours, theirs = pty.openpty()
+    in_terminal = ("sh", "-c", 'exec "$@" <"$TERMINAL" >"$TERMINAL" 2>&1', "sh")
+    settings = _flags(tmp_path, *PATIENT, "num_trials=2", "constants.width=4")
+    env = {"TERMINAL": os.ttyname(theirs), "TERM": "xterm"}
+    command = start("sweep", "tune.smoke", *settings, folder=bench, env=env, before=in_terminal)
+    shown = b""
     while not list(tmp_path.glob("smoke-*/trials/*/last.pth")):
-        time.sleep(0.05)
-        assert command.process.poll() is None
-    os.killpg(command.process.pid, signal.SIGHUP)  # what the kernel sends the foreground group of a terminal that goes
+        assert command.process.poll() is None, shown.decode()
+        if select.select([ours], [], [], 0.05)[0]:
+            shown += os.read(ours, 65536)
+    os.close(ours)
+    os.close(theirs)
     command.finish()
+    assert "Optuna TPE" in shown.decode()
     assert command.code == 130
-    assert "Traceback" not in command.stdout + command.stderr
     assert command.left_behind() == []
     swept = sweep_of(command, tmp_path)
     assert (swept.shown["status"], swept.shown["reason"]) == ("stopped", "stopped by the user")
     assert {trial["status"] for trial in swept.shown["trials"]} == {"killed"}
     assert {run.info.status for run in [swept.parent, *swept.children.values()]} == {"KILLED"}
+
+
+def test_a_sweep_outlives_whoever_reads_its_lines(bench, start, sweep_of, tmp_path):
+    command = start("sweep", "tune.smoke", *_flags(tmp_path, "max_train=200", "constants.width=4"), folder=bench)
+    command.read_until(lambda line: "6 trials" in line)
+    command.process.stdout.close()
+    assert command.process.wait(timeout=240) == 0
+    assert command.left_behind() == []
+    assert sweep_of(command, tmp_path).shown["status"] == "finished"
 
 
 def test_a_stop_from_another_terminal_while_ray_is_starting_is_heard(bench, start, toprung, sweep_of, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -31,6 +32,16 @@ class Screen(Watcher, Protocol):
         """Print the end of the sweep."""
 
 
+class _Descriptor(io.FileIO):
+    """A descriptor that takes what nobody reads any more: a sweep outlives its terminal, or `| head`."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content) or 0
+        except OSError:
+            return len(content)
+
+
 @contextlib.contextmanager
 def watcher_for(stream: IO[str]) -> Iterator[Screen]:
     """A live block for a terminal, plain lines for anything else.
@@ -38,7 +49,8 @@ def watcher_for(stream: IO[str]) -> Iterator[Screen]:
     The console keeps a descriptor of its own, because a sweep sends stdout into its log file meanwhile.
     """
     stream.flush()
-    with os.fdopen(os.dup(stream.fileno()), "w", encoding="utf-8", buffering=1) as own:
+    own_descriptor = io.BufferedWriter(_Descriptor(os.dup(stream.fileno()), "w"))
+    with io.TextIOWrapper(own_descriptor, encoding="utf-8", line_buffering=True) as own:
         if own.isatty():
             live = LiveBlock(Console(file=own, highlight=False))
             try:
