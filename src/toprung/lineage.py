@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from toprung.data import Card
+from toprung.data import Card, dvc_lineage
+from toprung.errors import UserError
 
 PACKAGES = ("toprung", "torch", "torchvision", "ray", "optuna", "mlflow", "dvc", "numpy")
 
@@ -32,6 +33,9 @@ class Lineage(BaseModel):
     python: str
     platform: str
     versions: dict[str, str]
+    dvc_raw_md5: str | None = None
+    dvc_prepared_md5: str | None = None
+    dvc_remote: str | None = None
 
 
 def collect(project: Path, *, card: Card, split_fingerprint: str, seed: int, search_seed: int) -> Lineage:
@@ -59,7 +63,22 @@ def collect(project: Path, *, card: Card, split_fingerprint: str, seed: int, sea
         python=".".join(str(part) for part in sys.version_info[:3]),
         platform=platform.platform(),
         versions=installed_versions(),
+        **_known_to_dvc(card.name, project=project),
     )
+
+
+def _known_to_dvc(name: str, *, project: Path) -> dict[str, str | None]:
+    """DVC's names for the data; none where the arrays are not those it names, or its files cannot be read."""
+    try:
+        if dvc_lineage.is_other_than_locked(name, project=project):
+            return {}
+        return {
+            "dvc_raw_md5": dvc_lineage.raw_md5(name, project=project),
+            "dvc_prepared_md5": dvc_lineage.prepared_md5(name, project=project),
+            "dvc_remote": dvc_lineage.remote_name(project=project),
+        }
+    except UserError:
+        return {}
 
 
 def installed_versions() -> dict[str, str]:

@@ -28,6 +28,9 @@ LINEAGE = Lineage(
     python="3.11.0",
     platform="some",
     versions={"torch": "2.0", "ray": "2.60"},
+    dvc_raw_md5="1" * 32 + ".dir",
+    dvc_prepared_md5="2" * 32 + ".dir",
+    dvc_remote="store",
 )
 
 

@@ -1,5 +1,6 @@
 """The writer and its mirror before a real MLflow server that fails in every way: afterwards the two records agree."""
 
+import json
 import os
 import threading
 
@@ -64,7 +65,10 @@ def test_a_sweep_is_mirrored_with_everything_that_says_where_it_came_from(record
         assert (tags["toprung.commit"], tags["toprung.dirty"], tags["toprung.seed"]) == (LINEAGE.commit, "false", "3")
         assert (tags["toprung.lock_hash"], tags["toprung.version.torch"]) == (LINEAGE.lock_hash, "2.0")
         assert tags["toprung.data_fingerprint"] == LINEAGE.data_fingerprint
+        in_dvc = (tags["toprung.dvc_raw_md5"], tags["toprung.dvc_prepared_md5"], tags["toprung.dvc_remote"])
+        assert in_dvc == (LINEAGE.dvc_raw_md5, LINEAGE.dvc_prepared_md5, "store")
         (read,) = run.inputs.dataset_inputs
+        assert json.loads(read.dataset.source)["dvc_prepared_md5"] == LINEAGE.dvc_prepared_md5
         assert (read.dataset.name, read.dataset.source_type) == ("digits", "toprung")
         assert LINEAGE.data_fingerprint.startswith(read.dataset.digest)
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}

@@ -210,6 +210,8 @@ class PlainLines:
             self._say(failure_line(trial))
         elif trial.status == "stopped" and trial.end is not None:
             self._say(f"trial {trial.number} stopped at rung {trial.end.rung}: {(trial.end.cause or '')[6:]}")
+        elif trial.status == "killed" and trial.end is not None:
+            self._say(f"trial {trial.number} was cut short: {trial.end.cause}")
         else:
             best = board.leader is trial
             before = f", was {best_before:.4f}" if best_before is not None else ""

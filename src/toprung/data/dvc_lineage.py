@@ -5,10 +5,16 @@ Read from dvc.lock, .dvc files and DVC's settings, in milliseconds: DVC itself i
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
+from toprung.data.card import CARD_FILE
 from toprung.data.dvc_config import read_remotes
+from toprung.data.prepared import PREPARED
 from toprung.data.repository import RAW, locked, read_yaml
+
+CACHE = Path(".dvc/cache/files/md5")  # where DVC keeps a folder's listing, unless told otherwise
 
 
 def raw_md5(name: str, *, project: Path) -> str | None:
@@ -45,6 +51,24 @@ def prepared_md5(name: str, *, project: Path) -> str | None:
         UserError: dvc.lock cannot be read.
     """
     return locked(name, project=project).prepared_md5
+
+
+def is_other_than_locked(name: str, *, project: Path) -> bool:
+    """Whether the arrays on disk are known not to be those that dvc.lock names.
+
+    Compares the card on disk, which holds the arrays' fingerprint, with its md5 in DVC's own listing of the folder.
+    Where this machine's cache has no such listing nothing is known, and the answer is no: `toprung data verify` reads
+    every byte.
+
+    Raises:
+        UserError: dvc.lock cannot be read.
+    """
+    md5, card = prepared_md5(name, project=project), project / PREPARED / name / CARD_FILE
+    listing = project / CACHE / md5[:2] / md5[2:] if md5 else None
+    if listing is None or not listing.is_file() or not card.is_file():
+        return False
+    known = {each["relpath"]: each["md5"] for each in json.loads(listing.read_bytes())}
+    return known.get(CARD_FILE) != hashlib.md5(card.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def remote_name(*, project: Path) -> str | None:

@@ -153,6 +153,7 @@ stopped early; the best {sweep.metric} of any epoch won ({sweep.mode}). The weig
 ## What it was made of
 
 - data: {card.name}, fingerprint {lineage.data_fingerprint}
+- data in DVC: raw {lineage.dvc_raw_md5 or "none"}, prepared {lineage.dvc_prepared_md5 or "none"}
 - split: {sweep.data.val_fraction:g} for validation, stratified, seed {sweep.data.split_seed},
   fingerprint {lineage.split_fingerprint}
 - commit: {commit}

@@ -270,13 +270,20 @@ def tags_of(lineage: Lineage) -> dict[str, str]:
         "toprung.data": lineage.data_name,
         "toprung.data_fingerprint": lineage.data_fingerprint,
         "toprung.split_fingerprint": lineage.split_fingerprint,
+        **{f"toprung.{name}": value for name, value in _dvc(lineage).items()},
         "toprung.seed": str(lineage.seed),
         **{f"toprung.version.{name}": version for name, version in lineage.versions.items()},
     }
 
 
+def _dvc(lineage: Lineage) -> dict[str, str]:
+    """What DVC calls the data, where it knows it."""
+    known = {name: getattr(lineage, name) for name in ("dvc_raw_md5", "dvc_prepared_md5", "dvc_remote")}
+    return {name: value for name, value in known.items() if value is not None}
+
+
 def _dataset(lineage: Lineage) -> DatasetInput:
-    source = {"dataset": lineage.data_name, "split_fingerprint": lineage.split_fingerprint}
+    source = {"dataset": lineage.data_name, "split_fingerprint": lineage.split_fingerprint, **_dvc(lineage)}
     described = Dataset(
         name=lineage.data_name,
         digest=lineage.data_fingerprint[:LONGEST_DIGEST],

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from toprung.data.dvc_lineage import prepared_md5, raw_md5, remote_name, tracked_md5
+from toprung.data.dvc_lineage import is_other_than_locked, prepared_md5, raw_md5, remote_name, tracked_md5
 from toprung.errors import UserError
 
 
@@ -41,6 +41,18 @@ def test_raw_files_that_were_never_prepared_are_those_tracked(root):
     (root / "dvc.lock").unlink()
     assert raw_md5("tiny", project=root) == tracked_md5("tiny", project=root) is not None
     assert prepared_md5("tiny", project=root) is None
+
+
+def test_arrays_that_are_not_those_of_the_lock_are_told_apart(root):
+    card = root / "data/prepared/tiny/card.json"
+    card.write_text('{"fingerprint": "a"}')
+    _dvc(root, "commit", "-q", "-f", "prepare_tiny")
+    assert not is_other_than_locked("tiny", project=root)
+    card.unlink()  # it may be a link into the cache
+    card.write_text('{"fingerprint": "b"}')
+    assert is_other_than_locked("tiny", project=root)
+    shutil.rmtree(root / ".dvc/cache")
+    assert not is_other_than_locked("tiny", project=root)
 
 
 def test_a_dataset_that_dvc_does_not_know_has_none(root):

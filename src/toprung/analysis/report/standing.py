@@ -7,6 +7,7 @@ from collections import Counter
 from toprung.analysis.ranking import describe
 from toprung.analysis.report.findings import Findings
 from toprung.analysis.report.panel import Panel, Table, ended, number
+from toprung.lineage import Lineage
 
 ROWS_SHOWN = 10
 
@@ -72,6 +73,15 @@ def failures(found: Findings) -> Panel:
     return Panel("failures", "Failures", text, tables=[Table("Each of them", columns, rows, is_open=True)])
 
 
+def _in_dvc(made: Lineage) -> str:
+    """What DVC calls the data: `raw 1f3a.dir, prepared 3eff.dir, remote "store"`."""
+    named = {"raw": made.dvc_raw_md5, "prepared": made.dvc_prepared_md5}
+    parts = [f"{what} {md5}" for what, md5 in named.items() if md5]
+    if made.dvc_remote:
+        parts.append(f'remote "{made.dvc_remote}"')
+    return ", ".join(parts) or "not tracked"
+
+
 def lineage(found: Findings) -> Panel:
     """Data, split, commit, lock file, seeds and versions."""
     made, sweep = found.lineage, found.sweep
@@ -84,6 +94,7 @@ def lineage(found: Findings) -> Panel:
         ["search space", sweep.space],
         ["data", f"{made.data_name}, fingerprint {made.data_fingerprint}"],
         ["split", f"fingerprint {made.split_fingerprint}"],
+        ["data in DVC", _in_dvc(made)],
         ["commit", commit],
         ["lock file", made.lock_hash or "none"],
         ["seeds", f"training {made.seed}, search {made.search_seed}, split {sweep.data.split_seed}"],

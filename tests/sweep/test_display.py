@@ -1,0 +1,30 @@
+"""What is said of a trial, whatever became of it."""
+
+import io
+
+import pytest
+
+from toprung.cli.display import PlainLines
+from toprung.ledger import End, TrialRecord
+from toprung.sweep.board import Board
+from tune import smoke
+
+
+@pytest.mark.parametrize(
+    ("epochs", "end", "said"),
+    [
+        ((), End("killed", cause="the disk is full"), "trial 0 was cut short: the disk is full"),
+        ((0.5,), End("killed", cause="the disk is full"), "trial 0 was cut short: the disk is full"),
+        ((), End("failed", cause="loss is NaN in epoch 1"), "trial 0 failed: loss is NaN in epoch 1"),
+        ((0.5,), End("stopped", rung=1, cause="ASHA: 0.5000, needed 0.6000"), "stopped at rung 1: 0.5000, needed"),
+        ((0.5, 0.75), End("finished"), "trial 0 finished: 0.7500 (new best)"),
+    ],
+)
+def test_a_trial_that_ended_is_told_in_a_line(epochs, end, said):
+    stream = io.StringIO()
+    board = Board("smoke-1", smoke.sweep(), 1)
+    board.add(TrialRecord(0, "a", "running", {"optimizer": "sgd", "lr": 0.1}, {}, None, None))
+    for number, value in enumerate(epochs, start=1):
+        board.report("a", value, epoch=number)
+    PlainLines(stream).trial_ended(board, board.end("a", end), best_before=None)
+    assert said in stream.getvalue()
