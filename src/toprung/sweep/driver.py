@@ -124,6 +124,7 @@ class Driver:
         root = made.path.parent
         with contextlib.suppress(UserError):
             self._state = dict(made.read(made.status_file)) if made.status_file.is_file() else {}
+        self._state.pop("undelivered", None)  # an earlier driver's last word
         self._state.setdefault("started", datetime.now().astimezone().isoformat(timespec="seconds"))
         self._write_state(
             status="running", reason=None, pid=os.getpid(), tracking_uri=server.masked(server.tracking_uri(root))

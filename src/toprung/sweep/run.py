@@ -164,6 +164,8 @@ def _take_up(
     except filelock.Timeout:
         raise _running(made) from None
     with lock:
+        if not made.lineage_file.is_file():
+            raise UserError(f"{made.sweep_id} died before its first record. Remove it: toprung rm {made.sweep_id}")
         workbench.activate_instead(made.code_folder)
         checked = check(project, sweep, code=made.code_folder)
         _refuse_changed_data(made, checked)
@@ -193,9 +195,7 @@ def _refuse_finished(made: SweepDirectory, sweep: Sweep) -> None:
 
 
 def _refuse_changed_data(made: SweepDirectory, checked: Checked) -> None:
-    known = Lineage.model_validate(made.read(made.lineage_file)) if made.lineage_file.is_file() else None
-    if known is None:
-        raise UserError(f"{made.sweep_id} died before its first record. Remove it: toprung rm {made.sweep_id}")
+    known = Lineage.model_validate(made.read(made.lineage_file))
     for what, was, now in (
         ("The dataset", known.data_fingerprint, checked.card.fingerprint),
         ("The split of the dataset", known.split_fingerprint, checked.split_fingerprint),

@@ -92,10 +92,14 @@ def _write_run_ids(made: SweepDirectory, trials: list[TrialRecord], run_ids: Map
 
 
 def dead(root: Path) -> Iterator[SweepDirectory]:
-    """Sweeps below `root` whose driver died: their state says running, and nobody holds their lock."""
+    """Sweeps below `root` whose driver died: nobody holds their lock, yet they run, or never gave MLflow a last word.
+
+    A driver's own last record says what could not be delivered, be it nothing.
+    """
     for made in every(root):
         try:
-            if _state(made).get("status") == "running" and not made.is_driven():
+            state = _state(made)
+            if (state.get("status") == "running" or "undelivered" not in state) and state and not made.is_driven():
                 yield made
         except UserError:
             continue
@@ -104,16 +108,18 @@ def dead(root: Path) -> Iterator[SweepDirectory]:
 def close_dead(root: Path, *, say: Callable[[str], object]) -> None:
     """Close what drivers that died have left open in MLflow, so that nothing is shown as running that is not."""
     for made in dead(root):
-        resume = f"Go on with: toprung resume {made.sweep_id}"
+        went_on = _state(made).get("status") == "running"
+        advice = f" Go on with: toprung resume {made.sweep_id}" if went_on else ""
         if not made.lineage_file.is_file():
-            made.write(made.status_file, {**_state(made), "status": "interrupted", "reason": "the driver died"})
+            ended = {"status": "interrupted", "reason": "the driver died", "undelivered": None}
+            made.write(made.status_file, {**_state(made), **ended})
             continue
         try:
             sync(made)
         except UserError as error:
             say(f"{made.sweep_id}: its driver died, and its runs cannot be closed: {error}")
         else:
-            say(f"{made.sweep_id}: its driver died; its open runs in MLflow are closed. {resume}")
+            say(f"{made.sweep_id}: its driver died; its open runs in MLflow are closed.{advice}")
 
 
 def remove(made: SweepDirectory, *, keep_export: bool) -> None:
