@@ -59,6 +59,7 @@ def print_end(console: Console, outcome: Outcome) -> None:
         console.print(
             f"MLflow has not got everything ({outcome.undelivered}). When it is back: toprung sync {made.sweep_id}",
             markup=False,
+            soft_wrap=True,
         )
 
 
