@@ -6,18 +6,27 @@ import pytest
 
 from search_spaces import convnet as convnet_space
 from toprung.errors import UserError
-from toprung.spec import Asha, Data, Resources, Search, Sweep, apply_overrides, parse_settings
+from toprung.spec import Asha, Data, Experiment, Resources, Search, Sweep, apply_overrides, parse_settings
 from trainers.convnet import train_loop_per_worker
-from tune import digits, fashion_mnist, smoke
+from tune import controlled, digits, fashion_mnist, smoke
 
 
 def _sweep(**fields):
     return Sweep(name="some", trainer="trainers.convnet", space="search_spaces.convnet", **fields)
 
 
-@pytest.mark.parametrize("recipe", [digits, fashion_mnist, smoke], ids=lambda recipe: recipe.__name__)
+RECIPES = {
+    "controlled": controlled.sweep,
+    "controlled:fashion_mnist": controlled.fashion_mnist,
+    "digits": digits.sweep,
+    "fashion_mnist": fashion_mnist.sweep,
+    "smoke": smoke.sweep,
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_every_recipe_survives_a_round_trip_through_json(recipe):
-    sweep = recipe.sweep()
+    sweep = recipe()
     assert Sweep.model_validate_json(sweep.model_dump_json()) == sweep
     assert Sweep.model_validate(json.loads(json.dumps(sweep.model_dump(mode="json")))) == sweep
 
@@ -183,3 +192,75 @@ def test_settings_of_a_training_are_read_as_json_where_they_are_json():
         "width": 8,
         "name": "a=b",
     }
+
+
+AB = {"A": {"lr": 0.1}, "B": {"lr": 0.2, "optimizer": "adam"}}
+
+
+def _controlled(**fields):
+    experiments = tuple(Experiment(name=name, config=config) for name, config in AB.items())
+    return Sweep(
+        name="some",
+        trainer="trainers.convnet",
+        **{"experiments": experiments, "seeds": (0, 1, 2), "num_trials": 48} | fields,
+    )
+
+
+def test_a_controlled_experiment_has_as_many_trials_as_configurations_times_seeds():
+    sweep = _controlled(asha=Asha(max_epochs=9))
+    assert (sweep.num_trials, sweep.rungs) == (6, (9,))
+    assert sweep.plan_text == "2 configurations × 3 seeds, 9 epochs each"
+    assert sweep.model_copy(update={"seeds": (4,)}).num_trials == 2
+    assert apply_overrides(sweep, ["seeds=[5, 6]", "max_epochs=1"]).plan_text == (
+        "2 configurations × 2 seeds, 1 epoch each"
+    )
+    assert Sweep.model_validate_json(sweep.model_dump_json()) == sweep
+
+
+def test_a_spec_from_before_there_were_experiments_still_loads():
+    content = json.loads(_sweep(num_trials=7).model_dump_json())
+    del content["experiments"], content["seeds"]
+    assert Sweep.model_validate(content) == _sweep(num_trials=7)
+
+
+def test_a_search_becomes_a_controlled_experiment_of_whole_configurations():
+    searched = _sweep(num_trials=7, constants={"width": 8, "lr": 0.1}, asha=Asha(max_epochs=3))
+    config = {"lr": 0.2, "width": 8, "momentum": None, "num_epochs": 3, "seed": 0, "experiment": "old"}
+    sweep = searched.controlled({"first": config, "second": {"lr": 0.3}}, seeds=range(2))
+    assert sweep.experiments == (
+        Experiment(name="first", config={"lr": 0.2, "width": 8}),
+        Experiment(name="second", config={"lr": 0.3}),
+    )
+    assert (sweep.constants, sweep.seeds, sweep.num_trials) == ({}, (0, 1), 4)
+    assert (sweep.space, sweep.asha) == (searched.space, searched.asha)
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"seeds": ()}, "sweep: experiments need seeds, such as seeds=(0, 1, 2)."),
+        ({"seeds": (0, 1, 0)}, "sweep: the seed 0 is given twice."),
+        ({"seeds": (-1,)}, "seeds.0 cannot be -1: Input should be greater than or equal to 0."),
+        ({"experiments": ()}, "sweep: seeds are for experiments, and there are none; a search has one seed."),
+        ({"experiments": (), "seeds": ()}, "sweep: it needs a space to search, or experiments to train."),
+        ({"experiments": ({"name": "A"}, {"name": "A"})}, 'sweep: two experiments are named "A".'),
+        ({"experiments": ({"name": " "},)}, 'experiments.0.name cannot be " ": '),
+        (
+            {"experiments": ({"name": "A", "cfg": {}},)},
+            'experiments.0 has no field "cfg"; it has name, config.',
+        ),
+        (
+            {"experiments": ({"name": "A", "config": {"seed": 3}},)},
+            'experiments.0 cannot be {"name": "A", "config": {"seed": 3}}: the experiment "A" cannot give "seed": ',
+        ),
+        ({"constants": {"lr": 1.0}}, 'sweep: constants hold "lr" fixed, the experiment "A" gives it too.'),
+        (
+            {"num_trials": 12},
+            "num_trials cannot be 12: 2 configurations × 3 seeds, 9 epochs each, are 6 trials. Give other seeds, ",
+        ),
+    ],
+)
+def test_what_a_controlled_experiment_cannot_be(fields, line):
+    with pytest.raises(UserError) as raised:
+        _controlled().model_copy(update=fields)
+    assert str(raised.value).startswith(line)

@@ -28,7 +28,7 @@ class Lineage(BaseModel):
     data_name: str
     data_fingerprint: str
     split_fingerprint: str
-    seed: int
+    seed: int | None  # None: each trial has its own
     search_seed: int
     python: str
     platform: str
@@ -38,14 +38,14 @@ class Lineage(BaseModel):
     dvc_remote: str | None = None
 
 
-def collect(project: Path, *, card: Card, split_fingerprint: str, seed: int, search_seed: int) -> Lineage:
+def collect(project: Path, *, card: Card, split_fingerprint: str, seed: int | None, search_seed: int) -> Lineage:
     """Look around: git, the lock file, the installed packages.
 
     Args:
         project: the workbench's root; where it is no git checkout, commit and dirty are None.
         card: of the prepared dataset.
         split_fingerprint: of the indices that train and validate.
-        seed: of training.
+        seed: of training; None where each trial has its own.
         search_seed: of the sampler.
     """
     commit = _git(project, "rev-parse", "HEAD")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -47,6 +48,7 @@ class Part(BaseModel):
 
 
 P = TypeVar("P", bound=Part)
+T = TypeVar("T")
 
 
 class Asha(Part):
@@ -133,19 +135,42 @@ class Data(Part):
     )
 
 
+Hyperparameters = dict[str, bool | int | float | str]
+
+NOT_GIVEN = ("num_epochs", "seed", "experiment")  # by an experiment's configuration: the sweep gives each trial these
+
+
+class Experiment(Part):
+    """One named configuration of a controlled experiment; what it leaves out is as in the others, or the default."""
+
+    name: str = Field(pattern=r"^\S(.{0,98}\S)?$", description='such as "A baseline"; a tag of its runs in MLflow')
+    config: Hyperparameters = Field(default_factory=dict, description="hyperparameters by the trainer's own names")
+
+    @model_validator(mode="after")
+    def _only_hyperparameters(self) -> Self:
+        for name in NOT_GIVEN:
+            if name in self.config:
+                raise ValueError(f'the experiment "{self.name}" cannot give "{name}": the sweep does')
+        return self
+
+
 class Sweep(Part):
-    """A whole sweep: what is trained, what may vary, how long, and by which metric it is judged."""
+    """A whole sweep: what is trained, what may vary, how long, and by which metric it is judged.
+
+    Either a searcher proposes configurations from a space and ASHA stops them early, or the sweep is a controlled
+    experiment: each of its `experiments` is trained with each of its `seeds` for the full budget.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="the experiment's name in MLflow")
     trainer: DottedName
-    space: DottedName
-    constants: dict[str, bool | int | float | str] = Field(
-        default_factory=dict, description="hyperparameters held fixed in every trial"
-    )
+    space: DottedName | None = Field(default=None, description="what may vary; none with experiments")
+    constants: Hyperparameters = Field(default_factory=dict, description="hyperparameters held fixed in every trial")
+    experiments: tuple[Experiment, ...] = Field(default=(), description="configurations that take a searcher's place")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="of every experiment's trials")
     data: Data = Data()
     metric: str = Field(default="val/accuracy", pattern=r"^[^/\s]+/\S+$", description="as the loop reports it")
     mode: Literal["max", "min"] = "max"
-    num_trials: int = Field(default=48, ge=1)
+    num_trials: int = Field(default=48, ge=1, description="with experiments: as many as those times the seeds")
     asha: Asha = Asha()
     stop: Stop = Stop()
     search: Search = Search()
@@ -153,6 +178,84 @@ class Sweep(Part):
     max_concurrent_trials: int | None = Field(default=None, ge=1, description="None: as many as fit")
     seed: int = Field(default=0, ge=0, description="of initial weights, shuffling and augmentation")
     storage: str = Field(default="runs", min_length=1, description="root folder of all sweeps")
+
+    @model_validator(mode="after")
+    def _searched_or_controlled(self) -> Self:
+        if not self.experiments:
+            if self.seeds:
+                raise ValueError("seeds are for experiments, and there are none; a search has one seed")
+            if self.space is None:
+                raise ValueError("it needs a space to search, or experiments to train")
+            return self
+        names = [each.name for each in self.experiments]
+        if twice := _twice(names):
+            raise ValueError(f'two experiments are named "{twice}"')
+        if not self.seeds:
+            raise ValueError("experiments need seeds, such as seeds=(0, 1, 2)")
+        if (again := _twice(self.seeds)) is not None:
+            raise ValueError(f"the seed {again} is given twice")
+        for each in self.experiments:
+            for name in self.constants:
+                if name in each.config:
+                    raise ValueError(f'constants hold "{name}" fixed, the experiment "{each.name}" gives it too')
+        object.__setattr__(self, "num_trials", len(self.experiments) * len(self.seeds))  # derived: never "set"
+        return self
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs at which trials are compared, the full budget last; nothing else in a controlled experiment."""
+        return (self.asha.max_epochs,) if self.experiments else self.asha.rungs
+
+    @property
+    def plan_text(self) -> str:
+        """A controlled experiment in words, such as "6 configurations × 3 seeds, 9 epochs each"."""
+        counts = (len(self.experiments), "configuration"), (len(self.seeds), "seed"), (self.asha.max_epochs, "epoch")
+        configurations, seeds, epochs = (f"{count} {what}{'s' if count != 1 else ''}" for count, what in counts)
+        return f"{configurations} × {seeds}, {epochs} each"
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A checked copy with some fields replaced.
+
+        Raises:
+            UserError: a field is unknown or out of range, or a controlled experiment is given a number of trials.
+        """
+        copy = super().model_copy(update=update, deep=deep)
+        wanted = (update or {}).get("num_trials", copy.num_trials)
+        if wanted != copy.num_trials:
+            raise UserError(
+                f"num_trials cannot be {wanted}: {copy.plan_text}, are {copy.num_trials} trials. "
+                "Give other seeds, such as --set seeds=[0,1]."
+            )
+        return copy
+
+    def controlled(self, configs: Mapping[str, Mapping[str, Any]], *, seeds: Iterable[int]) -> Self:
+        """This sweep as a controlled experiment: the same trainer, data, metric and budget, without a searcher.
+
+        Args:
+            configs: hyperparameters by the configuration's name; whole configurations of trials may be given, and
+                take the place of constants of the same name.
+            seeds: every configuration is trained with each of them.
+
+        Raises:
+            UserError: names or seeds are given twice, or none.
+        """
+        plain = {
+            name: {key: value for key, value in config.items() if key not in NOT_GIVEN and value is not None}
+            for name, config in configs.items()
+        }
+        given = {key for config in plain.values() for key in config}
+        return self.model_copy(
+            update={
+                "constants": {name: value for name, value in self.constants.items() if name not in given},
+                "experiments": tuple({"name": name, "config": config} for name, config in plain.items()),
+                "seeds": tuple(seeds),
+            }
+        )
+
+
+def _twice(values: Iterable[T]) -> T | None:
+    """The first value that occurs more than once."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
 def _validated(model: type[P], values: Mapping[str, Any]) -> P:
@@ -186,13 +289,16 @@ def no_field(owner: type[BaseModel] | BaseModel, name: str, *, where: str) -> st
             continue
         default = field.get_default(call_default_factory=True)
         value = default if isinstance(owner, type) else getattr(owner, field_name)
-        known.append(field_name if isinstance(value, BaseModel | dict) else f"{field_name} ({value})")
+        without = value is None or isinstance(value, BaseModel | dict | tuple)
+        known.append(field_name if without else f"{field_name} ({value})")
     return f'{where} has no field "{name}"; it has {", ".join(known)}.'
 
 
 def _owner(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
     for step in path:
         inner = model.model_fields[step].annotation if step in model.model_fields else None
+        if get_origin(inner) is tuple:
+            inner = get_args(inner)[0]
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             break
         model = inner

@@ -35,7 +35,16 @@ class Asked:
     """A searcher, and what it told whoever listens."""
 
     def __init__(
-        self, root, *, space=convnet.space, first_points=None, made=None, max_concurrent=1000, prepare=None, **fields
+        self,
+        root,
+        *,
+        space=convnet.space,
+        first_points=None,
+        made=None,
+        max_concurrent=1000,
+        prepare=None,
+        plan=None,
+        **fields,
     ):
         self.sweep = Sweep(
             name="some",
@@ -63,6 +72,7 @@ class Asked:
             on_ask=self.heard.append,
             on_disk_full=lambda: self.full.append(True),
             max_concurrent=max_concurrent,
+            plan=plan,
         )
 
     def again(self, **fields):

@@ -63,7 +63,7 @@ def test_the_workbench_wins_over_a_foreign_tune_later_on_the_path(workbench, tmp
 
 
 def test_recipes_are_the_files_in_tune(workbench):
-    assert w.recipes(workbench) == ["digits", "fashion_mnist", "smoke"]
+    assert w.recipes(workbench) == ["controlled", "digits", "fashion_mnist", "smoke"]
 
 
 def test_a_recipe_is_called_by_its_dotted_name_and_may_be_one_of_several(active):
@@ -103,8 +103,8 @@ HEAD = "from toprung.spec import Asha, Sweep\n\n\ndef sweep():\n"
         ),
         (
             "tune.wrong",
-            "from tune import digits\n\n\ndef sweep():\n    return digits.sweep().model_copy(update={'seeds': 1})\n",
-            'sweep has no field "seeds"',
+            "from tune import digits\n\n\ndef sweep():\n    return digits.sweep().model_copy(update={'sedes': 1})\n",
+            'sweep has no field "sedes"',
         ),
     ],
 )  # fmt: skip
@@ -182,7 +182,7 @@ def test_the_snapshot_takes_what_git_sees_and_new_files_but_no_ignored_ones(work
     assert taken == {
         *("search_spaces/__init__.py", "search_spaces/convnet.py"),
         *("trainers/__init__.py", "trainers/convnet.py", "trainers/new.py"),
-        *("tune/__init__.py", "tune/digits.py", "tune/fashion_mnist.py", "tune/smoke.py"),
+        *("tune/__init__.py", "tune/controlled.py", "tune/digits.py", "tune/fashion_mnist.py", "tune/smoke.py"),
     }
     assert (tmp_path / "code" / "trainers" / "convnet.py").read_text() == "# changed\n"
 

@@ -104,7 +104,7 @@ SHORT = {
 }
 
 
-FIRST = ("optimizer", "lr", "augment", "schedule", "batch_size")
+FIRST = ("experiment", "optimizer", "lr", "augment", "schedule", "batch_size")
 
 
 def describe(config: dict[str, Any]) -> str:

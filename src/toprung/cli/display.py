@@ -18,6 +18,7 @@ from rich.text import Text
 
 from toprung.analysis.ranking import describe
 from toprung.cli.tables import ROWS_SHOWN, print_end
+from toprung.spec import Sweep
 from toprung.sweep.board import Board, TrialView, Watcher
 from toprung.sweep.driver import Outcome
 
@@ -76,6 +77,19 @@ def spark(values: list[float]) -> str:
     return "".join(SPARKS[round((value - low) / span * (len(SPARKS) - 1))] for value in values[-12:])
 
 
+def _search(sweep: Sweep) -> str:
+    """How the trials come about, in the fewest words."""
+    if sweep.experiments:
+        return sweep.plan_text
+    return f"Optuna {SAMPLERS[sweep.search.sampler]} × ASHA (rungs {' · '.join(map(str, sweep.rungs))})"
+
+
+def _named(trial: TrialView) -> str:
+    """`trial 12`, in a controlled experiment `trial 12 (A baseline, seed 2)`."""
+    experiment = trial.config.get("experiment")
+    return f"trial {trial.number}" + (f" ({experiment}, seed {trial.config.get('seed')})" if experiment else "")
+
+
 class LiveBlock:
     """One block, redrawn in place; failures scroll away above it."""
 
@@ -119,8 +133,7 @@ class LiveBlock:
 
     def _draw(self, board: Board) -> Group:
         sweep, width = board.sweep, self._console.width
-        rungs = " · ".join(map(str, sweep.asha.rungs))
-        left = Text.assemble((sweep.name, "bold"), f" · Optuna {SAMPLERS[sweep.search.sampler]} × ASHA (rungs {rungs})")
+        left = Text.assemble((sweep.name, "bold"), f" · {_search(sweep)}")
         remaining = board.seconds_left
         of = f" of ~{clock_text(board.seconds + remaining)}" if remaining is not None else ""
         workers = f"{board.num_workers} worker{'s' if board.num_workers != 1 else ''}"
@@ -146,7 +159,7 @@ class LiveBlock:
         return Group(*lines)
 
     def _rungs(self, board: Board) -> str:
-        rungs, stopped = board.sweep.asha.rungs, board.stopped_at()
+        rungs, stopped = board.sweep.rungs, board.stopped_at()
         parts = [f"rung {rungs[-1]}   {board.count('finished')} finished"]
         parts += [f"rung {rung}   {stopped[rung]} stopped" for rung in reversed(rungs[:-1])]
         parts += [f"{board.count('running')} running", f"{board.count('failed')} failed"]
@@ -197,25 +210,26 @@ class PlainLines:
 
     def opened(self, board: Board) -> None:
         sweep = board.sweep
-        rungs = ", ".join(map(str, sweep.asha.rungs))
-        self._say(f"{board.sweep_id}: {sweep.num_trials} trials, rungs {rungs}, {board.num_workers} at a time")
+        rungs = ", ".join(map(str, sweep.rungs))
+        what = sweep.plan_text if sweep.experiments else f"{sweep.num_trials} trials, rungs {rungs}"
+        self._say(f"{board.sweep_id}: {what}, {board.num_workers} at a time")
         self._say(board.note)
 
     def trial_reported(self, board: Board, trial: TrialView, *, new_best: bool) -> None:
         if new_best and len(trial.values) != board.sweep.asha.max_epochs:
-            self._say(f"trial {trial.number} epoch {len(trial.values)}: {trial.values[-1]:.4f} (best so far)")
+            self._say(f"{_named(trial)} epoch {len(trial.values)}: {trial.values[-1]:.4f} (best so far)")
 
     def trial_ended(self, board: Board, trial: TrialView, *, best_before: float | None) -> None:
         if trial.status == "failed":
             self._say(failure_line(trial))
         elif trial.status == "stopped" and trial.end is not None:
-            self._say(f"trial {trial.number} stopped at rung {trial.end.rung}: {(trial.end.cause or '')[6:]}")
+            self._say(f"{_named(trial)} stopped at rung {trial.end.rung}: {(trial.end.cause or '')[6:]}")
         elif trial.status == "killed" and trial.end is not None:
-            self._say(f"trial {trial.number} was cut short: {trial.end.cause}")
+            self._say(f"{_named(trial)} was cut short: {trial.end.cause}")
         else:
             best = board.leader is trial
             before = f", was {best_before:.4f}" if best_before is not None else ""
-            self._say(f"trial {trial.number} finished: {trial.best_value:.4f}{f' (new best{before})' if best else ''}")
+            self._say(f"{_named(trial)} finished: {trial.best_value:.4f}{f' (new best{before})' if best else ''}")
 
     def stopping(self, board: Board, *, reason: str) -> None:
         self._say(f"stopping ({reason}): {board.count('running')} running trials keep their last epoch")
@@ -231,5 +245,7 @@ class PlainLines:
 def failure_line(trial: TrialView) -> str:
     """Such as `trial 12 failed: loss is NaN in epoch 2 (sgd, lr 0.94). The searcher was told; ...`."""
     cause = trial.end.cause if trial.end else "unknown"
+    if "experiment" in trial.config:
+        return f"{_named(trial)} failed: {cause}. The others go on."
     config = ", ".join(describe({k: v for k, v in trial.config.items() if k in ("optimizer", "lr")}).split("  "))
     return f"trial {trial.number} failed: {cause} ({config}). The searcher was told; the sweep goes on."

@@ -89,7 +89,7 @@ def list_events(named: Named, as_json: Json = False, storage: Storage = Path("ru
 
     made = _find(named, storage)
     spec = made.spec()
-    found = events(ledger.read_all(made), metric=spec.metric, rungs=spec.asha.rungs)
+    found = events(ledger.read_all(made), metric=spec.metric, rungs=spec.rungs)
     if as_json:
         print(json.dumps([asdict(event) for event in found], indent=2))
         return

@@ -31,9 +31,10 @@ def print_end(console: Console, outcome: Outcome) -> None:
     board, sweep = outcome.board, outcome.board.sweep
     leaders, made = board.leaders(), outcome.directory
     how = {"finished": "finished in", "stopped": "stopped after", "failed": "failed after"}[outcome.status]
+    whole = "finished" if sweep.experiments else "to the top rung"
     console.print(
         f"{board.sweep_id} {how} {seconds_text(board.seconds)}: {len(board.trials)} trials, "
-        f"{board.epochs_done} epochs, {board.count('finished')} to the top rung, {board.count('failed')} failed."
+        f"{board.epochs_done} epochs, {board.count('finished')} {whole}, {board.count('failed')} failed."
     )
     if outcome.reason:
         console.print(f"{outcome.reason[0].upper()}{outcome.reason[1:]}.")
@@ -48,6 +49,8 @@ def print_end(console: Console, outcome: Outcome) -> None:
                 f"The best value is the luckiest of {len(board.trials)}: expect a little less on new images.\n"
             )
         console.print(f"  model    {short(made.export_folder)}       (verified: a fresh process scores {value:.4f})")
+    if sweep.experiments:
+        console.print(f"  answers  toprung compare {made.sweep_id}")
     console.print(f"  trials   toprung show {made.sweep_id}")
     console.print(f'  compare  toprung ui       (MLflow, experiment "{sweep.name}")')
     console.print(f"  log      {short(made.log_file)}")

@@ -55,7 +55,9 @@ def export_winner(
         shutil.copyfile(source / WEIGHTS_FILE, aside / WEIGHTS_FILE)
         about = directory.read(source / ABOUT_FILE)
         config = directory.read(source / CONFIG_FILE)
-        write_json(aside / "config.json", {"architecture": about["architecture"], **config, "seed": sweep.seed})
+        write_json(
+            aside / "config.json", {"architecture": about["architecture"], **config, "seed": _seed(winner, sweep)}
+        )
         write_json(aside / "labels.json", {"classes": list(card.classes)})
         verified = _score_elsewhere(aside, directory=directory, sweep=sweep, prepared_root=prepared_root)
         metrics = _agreed(about, verified, winner=winner, sweep=sweep, lineage=lineage)
@@ -143,8 +145,8 @@ The test split was not opened.
 
 ## How it was chosen
 
-Optuna's TPE (seed {sweep.search.seed}) proposed, ASHA (rungs {", ".join(map(str, sweep.asha.rungs))})
-stopped early; the best {sweep.metric} of any epoch won ({sweep.mode}). The weights are those of that epoch.
+{_search(sweep)}
+The best {sweep.metric} of any epoch won ({sweep.mode}). The weights are those of that epoch.
 
 | hyperparameter | value |
 | --- | --- |
@@ -158,7 +160,7 @@ stopped early; the best {sweep.metric} of any epoch won ({sweep.mode}). The weig
   fingerprint {lineage.split_fingerprint}
 - commit: {commit}
 - lock file: {lineage.lock_hash or "none"}
-- training seed: {sweep.seed}
+- training seed: {_seed(winner, sweep)}
 - Python {lineage.python}; {versions}
 
 ## Loading it
@@ -170,3 +172,14 @@ from toprung.vision import load_model
 model = load_model(Path("export"))  # takes uint8 or 0..1 float images, N x C x H x W; gives logits
 ```
 """
+
+
+def _seed(winner: TrialRecord, sweep: Sweep) -> Any:
+    return winner.config["seed"] if sweep.experiments else sweep.seed
+
+
+def _search(sweep: Sweep) -> str:
+    if sweep.experiments:
+        return f"A controlled experiment: {sweep.plan_text}."
+    rungs = ", ".join(map(str, sweep.rungs))
+    return f"Optuna's TPE (seed {sweep.search.seed}) proposed, ASHA (rungs {rungs}) stopped early."

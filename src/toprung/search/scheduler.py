@@ -39,11 +39,11 @@ class RungScheduler(ASHAScheduler):
             metric=sweep.metric,
             mode=sweep.mode,
             max_t=sweep.asha.max_epochs,
-            grace_period=sweep.asha.grace_epochs,
+            grace_period=sweep.rungs[0],
             reduction_factor=sweep.asha.reduction_factor,
         )
         self._judged_by = sweep.metric
-        self._rungs_below_top = sweep.asha.rungs[:-1]
+        self._rungs_below_top = sweep.rungs[:-1]
         self._top_rung = sweep.asha.max_epochs
         self._quantile = 1 - 1 / sweep.asha.reduction_factor
         self._sign = 1.0 if sweep.mode == "max" else -1.0

@@ -23,6 +23,7 @@ from ray.tune.search.optuna import OptunaSearch
 from toprung import ledger
 from toprung.directory import SweepDirectory
 from toprung.ledger import End, TrialRecord, best_value, reported_metrics
+from toprung.search.plan import Plan
 from toprung.search.scheduler import RungScheduler
 from toprung.search.space import Space, configuration
 from toprung.spec import Search, Sweep
@@ -78,6 +79,7 @@ class LedgerSearch(OptunaSearch):
         on_ask: Callable[[TrialRecord], object],
         on_disk_full: Callable[[], object],
         max_concurrent: int,
+        plan: Plan | None = None,
     ) -> None:
         """Take up the study: trials in it that are open go on before any new one is asked for.
 
@@ -91,13 +93,14 @@ class LedgerSearch(OptunaSearch):
             on_ask: told of each new trial.
             on_disk_full: told that a trial could not save its checkpoint.
             max_concurrent: trials at a time.
+            plan: of a controlled experiment, whose trials are asked for in its order; `space` is its own.
         """
         self._sweep = sweep
         self._together = partial(together, storage)
         self._directory = directory
         self._scheduler = scheduler
         self._on_ask, self._on_disk_full = on_ask, on_disk_full
-        self._max_concurrent = max_concurrent
+        self._max_concurrent, self._plan = max_concurrent, plan
         super().__init__(
             space,
             metric=sweep.metric,
@@ -106,7 +109,7 @@ class LedgerSearch(OptunaSearch):
             study_name=directory.sweep_id,
             storage=storage,
         )
-        own = [trial for trial in self.study.get_trials(deepcopy=False) if ledger.TOLD not in trial.user_attrs]
+        own = self._own()
         if not own:
             for point in first_points:
                 self.study.enqueue_trial(point, user_attrs={"is_default": True})
@@ -158,12 +161,24 @@ class LedgerSearch(OptunaSearch):
         with self._together():
             return self._take_up(going_on, trial_id) if going_on else self._new(trial_id)
 
+    def _own(self) -> list[optuna.trial.FrozenTrial]:
+        return [trial for trial in self.study.get_trials(deepcopy=False) if ledger.TOLD not in trial.user_attrs]
+
+    def _enqueue(self, plan: Plan) -> None:
+        """The next planned trial, unless a driver that died has enqueued it already."""
+        own = self._own()
+        if not own or own[-1].state is not TrialState.WAITING:
+            planned = plan[len(own)]
+            self.study.enqueue_trial(planned.params, user_attrs=planned.attributes)
+
     def _new(self, trial_id: str) -> dict[str, Any] | None:
+        if self._plan is not None and trial_id not in self._ot_trials:
+            self._enqueue(self._plan)
         sampled = super().suggest(trial_id)
         if sampled is None:
             return None
-        config = configuration(sampled, self._sweep)
         trial = self.optuna_trial(trial_id)
+        config = configuration(sampled, self._sweep) if self._plan is None else dict(self._plan.of(trial).config)
         is_default = bool(trial.user_attrs.get("is_default"))
         if is_default:
             self._scheduler.spare(trial_id)

@@ -51,12 +51,16 @@ def check(project: Path, sweep: Sweep, *, code: Path | None = None) -> Checked:
         capacity=capacity,
     )
     defaults = workbench.trainer_defaults(code, sweep.trainer)
-    workbench.source_file(code, sweep.space, kind="search space")
+    if sweep.space is not None:
+        workbench.source_file(code, sweep.space, kind="search space")
     prepared_root = project / data.PREPARED
     server.check_reachable(server.tracking_uri(project / sweep.storage))
     card = data.open_prepared(sweep.data.name, root=prepared_root).card
     images = data.place(sweep.data, root=prepared_root, room_bytes=cluster.shared_memory_for_images())
-    _check_space(code, sweep, defaults)
+    if sweep.experiments:
+        _check_experiments(sweep, defaults)
+    else:
+        _check_space(code, sweep, defaults)
     return Checked(project, code, sweep, defaults, card, images, num_workers, capacity)
 
 
@@ -69,9 +73,21 @@ def _check_space(code: Path, sweep: Sweep, defaults: dict[str, Any]) -> None:
     held = spaces.holding(space_of(code, sweep), sweep.constants)
     spaces.refuse_mistyped(sweep.constants, defaults, trainer=sweep.trainer)
     spaces.check_names(held, sweep, defaults)
-    spaces.default_point(held, {**defaults, **sweep.constants}, named=sweep.space)
+    spaces.default_point(held, {**defaults, **sweep.constants}, named=str(sweep.space))
+
+
+def _check_experiments(sweep: Sweep, defaults: dict[str, Any]) -> None:
+    from toprung.search import space as spaces
+
+    for source, given in (
+        ("constants give", sweep.constants),
+        *((f'experiment "{each.name}" gives', each.config) for each in sweep.experiments),
+    ):
+        spaces.refuse_unknown(given, {*defaults}, source=source, trainer=sweep.trainer)
+        spaces.refuse_mistyped(given, defaults, trainer=sweep.trainer)
 
 
 def space_of(code: Path, sweep: Sweep) -> Any:
     """The sweep's search space, imported."""
+    assert sweep.space is not None
     return workbench.resolve(code, sweep.space, default="space", kind="search space")

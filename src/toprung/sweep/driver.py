@@ -134,7 +134,7 @@ class Driver:
                 checked.project,
                 card=checked.card,
                 split_fingerprint=checked.split_fingerprint,
-                seed=sweep.seed,
+                seed=None if sweep.experiments else sweep.seed,
                 search_seed=sweep.search.seed,
             )
             made.write(made.lineage_file, self._lineage.model_dump())
@@ -157,6 +157,7 @@ class Driver:
 
         from toprung.search import space as spaces
         from toprung.search.generator import SweepTrials
+        from toprung.search.plan import Plan
         from toprung.search.scheduler import RungScheduler
         from toprung.search.searcher import LedgerSearch, open_study
         from toprung.study_storage import storage_for_writing
@@ -166,8 +167,13 @@ class Driver:
         from toprung.tracking.bridge import MLflowBridge
 
         checked, sweep, made, board = self._checked, self._sweep, self._made, self._board
-        held = spaces.holding(space_of(checked.code, sweep), sweep.constants)
-        first = spaces.default_point(held, {**checked.defaults, **sweep.constants}, named=sweep.space)
+        plan = Plan(sweep, defaults=checked.defaults) if sweep.experiments else None
+        if plan is not None:
+            space, first_points = plan.space, []
+        else:
+            space = spaces.holding(space_of(checked.code, sweep), sweep.constants)
+            defaults = {**checked.defaults, **sweep.constants}
+            first_points = [spaces.default_point(space, defaults, named=str(sweep.space))]
         storage = storage_for_writing(made)
         study = open_study(storage, directory=made, sweep=sweep)
         ledger.write_life(study, verb=self._life.verb, details=self._life.details)
@@ -178,12 +184,13 @@ class Driver:
             sweep,
             directory=made,
             storage=storage,
-            space=held,
-            first_points=[first],
+            space=space,
+            first_points=first_points,
             scheduler=scheduler,
             on_ask=board.add,
             on_disk_full=self._stop_for_space,
             max_concurrent=checked.num_workers,
+            plan=plan,
         )
         for record in ledger.records(study).trials:
             if record.trial_id:
@@ -198,7 +205,7 @@ class Driver:
             card=checked.card,
             metric=sweep.metric,
             mode=sweep.mode,
-            seed=sweep.seed,
+            seed=None if sweep.experiments else sweep.seed,
             num_threads=sweep.resources.num_threads,
             mapped=checked.images.mapped,
             heard_epochs={trial.trial_id: trial.epochs for trial in searcher.going_on},

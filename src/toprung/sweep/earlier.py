@@ -62,11 +62,12 @@ def refuse_changed_recipe(project: Path, made: SweepDirectory, sweep: Sweep) -> 
         now = now.model_copy(update={"num_trials": extension["num_trials"], "asha": asha})
     changed = differences(sweep, now)
     if changed:
+        more = "" if sweep.experiments else f"type toprung extend {made.sweep_id} for more of the same, "
+        told = "" if sweep.experiments else f" --warm-start {made.sweep_id}"
         raise UserError(
             f"The recipe {recipe} has changed since {made.sweep_id} began:\n"
             + "\n".join(f"  {line}" for line in changed)
-            + f"\nPut it back to resume, type toprung extend {made.sweep_id} for more of the same, "
-            + f"or begin anew: toprung sweep {recipe} --warm-start {made.sweep_id}"
+            + f"\nPut it back to resume, {more}or begin anew: toprung sweep {recipe}{told}"
         )
 
 
@@ -84,6 +85,8 @@ def differences(old: Sweep, new: Sweep) -> list[str]:
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in content.items():
+        if name == "experiments":
+            value = {each["name"]: each["config"] for each in value}
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
 

@@ -56,6 +56,8 @@ def run(
         UserError: something given cannot be used; nothing is left behind.
         KeyboardInterrupt: stopped before the first trial.
     """
+    if warm_start is not None and sweep.experiments:
+        raise UserError(f"{sweep.name} is a controlled experiment: no searcher could be told. Leave --warm-start out.")
     cluster.prepare_environment()
     checked = check(project, sweep)
     life = Life()
@@ -113,9 +115,14 @@ def extend(project: Path, made: SweepDirectory, *, num_more: int, max_epochs: in
         watcher: told what happens.
 
     Raises:
-        UserError: it runs, the budget does not grow, or its data are others now.
+        UserError: it runs, it is a controlled experiment, the budget does not grow, or its data are others now.
     """
     old = made.spec()
+    if old.experiments:
+        raise UserError(
+            f"{made.sweep_id} is a controlled experiment ({old.plan_text}): more of some would not be equal any more. "
+            f"{_anew(made)}"
+        )
     if max_epochs is not None and max_epochs <= old.asha.max_epochs:
         raise UserError(
             f"--max-epochs {max_epochs} does not extend {made.sweep_id}: its trials have {old.asha.max_epochs} already."
@@ -188,10 +195,13 @@ def _refuse_finished(made: SweepDirectory, sweep: Sweep) -> None:
     state = made.read(made.status_file) if made.status_file.is_file() else {}
     if state.get("status") == "finished" and not made.is_driven():
         reason = f" ({state['reason']})" if state.get("reason") else ""
-        raise UserError(
-            f"{made.sweep_id} is finished{reason}. For more trials type: toprung extend {made.sweep_id} --trials "
-            f"{max(1, sweep.num_trials // 2)}"
-        )
+        more = f"For more trials type: toprung extend {made.sweep_id} --trials {max(1, sweep.num_trials // 2)}"
+        raise UserError(f"{made.sweep_id} is finished{reason}. {_anew(made) if sweep.experiments else more}")
+
+
+def _anew(made: SweepDirectory) -> str:
+    recipe = made.read(made.spec_file).get("recipe") or "RECIPE"
+    return f"For other seeds type: toprung sweep {recipe} --set seeds=[3,4,5]"
 
 
 def _refuse_changed_data(made: SweepDirectory, checked: Checked) -> None:

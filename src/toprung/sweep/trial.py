@@ -36,7 +36,7 @@ class TrialTask:
     card: Card
     metric: str
     mode: str
-    seed: int
+    seed: int | None  # None: each configuration has its own
     num_threads: int
     mapped: Path | None  # the folder of the images, where they are not among the arrays
     heard_epochs: Mapping[str, int]  # by trial id, for trials that an earlier driver began
@@ -76,7 +76,7 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, n
                     data=trial_data(arrays, card=task.card, mapped=task.mapped),
                     folder=folder,
                     report=report,
-                    seed=task.seed,
+                    seed=config["seed"] if task.seed is None else task.seed,
                     num_threads=task.num_threads,
                     metric=task.metric,
                     mode=task.mode,

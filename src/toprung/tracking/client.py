@@ -189,6 +189,8 @@ class TrackedSweep:
         }
         if continues:
             tags["toprung.continues"] = continues
+        if {"experiment", "seed"} <= config.keys():
+            tags |= {"toprung.experiment": str(config["experiment"]), "toprung.seed": str(config["seed"])}
         with _answers():
             run = self._client.create_run(
                 self.experiment_id, start_time=time_ms, tags=tags, run_name=f"trial {number:03d}"
@@ -271,7 +273,7 @@ def tags_of(lineage: Lineage) -> dict[str, str]:
         "toprung.data_fingerprint": lineage.data_fingerprint,
         "toprung.split_fingerprint": lineage.split_fingerprint,
         **{f"toprung.{name}": value for name, value in _dvc(lineage).items()},
-        "toprung.seed": str(lineage.seed),
+        **({} if lineage.seed is None else {"toprung.seed": str(lineage.seed)}),
         **{f"toprung.version.{name}": version for name, version in lineage.versions.items()},
     }
 

@@ -84,7 +84,7 @@ class Findings:
     @cached_property
     def audit(self) -> Audit:
         """Of the early stopping."""
-        return audit(self.trials, metric=self.sweep.metric, mode=self.sweep.mode, rungs=self.sweep.asha.rungs)
+        return audit(self.trials, metric=self.sweep.metric, mode=self.sweep.mode, rungs=self.sweep.rungs)
 
     @cached_property
     def importances(self) -> Importances:

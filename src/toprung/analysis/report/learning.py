@@ -31,11 +31,13 @@ def learning_curves(found: Findings) -> Panel:
     for name, shown, dash in special:
         if shown is not None:
             plot.add_trace(_curve(shown, metric, f"{name}: trial {shown.number}", dash))
+    rungs = found.sweep.rungs[:-1]
+    compared = f" ASHA compared trials at rung {', '.join(map(str, rungs))};" if rungs else ""
     text = (
-        f"{metric} after each epoch. ASHA compared trials at rung {', '.join(map(str, found.sweep.asha.rungs[:-1]))}; "
+        f"{metric} after each epoch.{compared} "
         f"{found.sweep.asha.max_epochs} epochs are the full budget. A click on a name in the legend hides its curves."
     )
-    for rung in found.sweep.asha.rungs[:-1]:
+    for rung in rungs:
         plot.add_vline(x=rung, line={"color": style.GREY, "width": 1, "dash": "dot"})
     rows = [[how, str(len(trials)), *_spread(trials)] for how, trials in groups.items()]
     columns = ["ended", "trials", f"lowest {metric}", f"highest {metric}"]

@@ -88,17 +88,21 @@ def lineage(found: Findings) -> Panel:
     if made is None:
         return Panel("lineage", "Lineage", ["No lineage was recorded."])
     commit = f"{made.commit}{' with uncommitted changes' if made.dirty else ''}" if made.commit else "no git checkout"
+    seeds = f"{made.seed}, search {made.search_seed}"
+    asha = f"rungs {', '.join(map(str, sweep.rungs))}, reduction factor {sweep.asha.reduction_factor}"
+    if sweep.experiments:
+        seeds, asha = " ".join(map(str, sweep.seeds)), "none: every trial has the full budget"
     rows = [
         ["sweep", found.directory.sweep_id],
         ["trainer", sweep.trainer],
-        ["search space", sweep.space],
+        ["experiment", sweep.plan_text] if sweep.experiments else ["search space", str(sweep.space)],
         ["data", f"{made.data_name}, fingerprint {made.data_fingerprint}"],
         ["split", f"fingerprint {made.split_fingerprint}"],
         ["data in DVC", _in_dvc(made)],
         ["commit", commit],
         ["lock file", made.lock_hash or "none"],
-        ["seeds", f"training {made.seed}, search {made.search_seed}, split {sweep.data.split_seed}"],
-        ["ASHA", f"rungs {', '.join(map(str, sweep.asha.rungs))}, reduction factor {sweep.asha.reduction_factor}"],
+        ["seeds", f"training {seeds}, split {sweep.data.split_seed}"],
+        ["ASHA", asha],
         ["Python", f"{made.python} on {made.platform}"],
         ["versions", ", ".join(f"{name} {version}" for name, version in sorted(made.versions.items()))],
     ]

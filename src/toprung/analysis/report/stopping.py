@@ -15,7 +15,7 @@ from toprung.ledger import TrialRecord
 def asha_audit(found: Findings) -> Panel:
     """Was stopping early wise?"""
     audit, metric = found.audit, found.sweep.metric
-    rungs, full = found.sweep.asha.rungs[:-1], found.sweep.asha.max_epochs
+    rungs, full = found.sweep.rungs[:-1], found.sweep.asha.max_epochs
     text = [*audit_sentences(audit)]
     if not rungs:
         return Panel("asha-audit", "Early stopping under audit", [f"Nothing was stopped: {full} epochs, one rung."])

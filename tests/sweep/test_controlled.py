@@ -1,0 +1,201 @@
+"""A controlled experiment through the command: killed, resumed, compared, and what ledger and MLflow have of it."""
+
+import json
+import re
+
+import optuna
+import pytest
+
+from toprung import ledger
+from toprung.directory import SweepDirectory
+from toprung.study_storage import storage_for_reading
+
+# In the second configuration, one seed fails.
+TRAINER = """
+import os
+import time
+
+from toprung import session
+from trainers import convnet
+
+DEFAULTS = {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "width": 4, "depth": 1, "fragile": False}
+
+
+def train_loop_per_worker(config):
+    if config["fragile"] and config["seed"] == 5:
+        raise ValueError("seed 5 is unlucky")
+    report = session.report
+
+    def unhurried(metrics, run):
+        time.sleep(0.5)
+        report(metrics, run)
+
+    session.report = unhurried
+    try:
+        convnet.train_loop_per_worker({**convnet.DEFAULTS, **config})
+    finally:
+        session.report = report
+"""
+
+RECIPE = """
+from toprung.spec import Asha, Data, Experiment, Sweep
+
+
+def sweep():
+    return Sweep(
+        name="pair",
+        trainer="trainers.fragile",
+        experiments=(
+            Experiment(name="A baseline", config={"optimizer": "sgd", "lr": 0.05}),
+            Experiment(name="B adaptive", config={"optimizer": "adam", "lr": 0.001, "fragile": True}),
+        ),
+        seeds=(5, 6),
+        constants={"width": 4, "depth": 1},
+        data=Data(name="digits"),
+        asha=Asha(max_epochs=3),
+    )
+"""
+PLANNED = [("A baseline", 5), ("B adaptive", 5), ("A baseline", 6), ("B adaptive", 6)]
+
+
+@pytest.fixture(scope="module")
+def pair(new_bench, tmp_path_factory):
+    bench = new_bench()
+    (bench / "trainers" / "fragile.py").write_text(TRAINER)
+    (bench / "tune" / "pair.py").write_text(RECIPE)
+    return bench, tmp_path_factory.mktemp("pair")
+
+
+@pytest.fixture(scope="module")
+def killed(pair, start):
+    """The sweep, killed with all its processes once it had heard of an epoch."""
+    bench, storage = pair
+    command = start("sweep", "tune.pair", "--set", f"storage={storage}", "--name", "mine", folder=bench)
+    command.read_until(lambda line: "best so far" in line)
+    for process in command.processes():
+        process.kill()
+    command.process.wait()
+    return command
+
+
+@pytest.fixture(scope="module")
+def swept(killed, pair, toprung, sweep_of):
+    bench, storage = pair
+    return sweep_of(toprung("resume", "mine", "--storage", storage, folder=bench), storage)
+
+
+def test_the_first_line_says_what_is_trained(killed):
+    assert ": 2 configurations × 2 seeds, 3 epochs each, " in killed.lines[0]
+
+
+def test_it_is_killed_and_resumed_and_every_configuration_had_every_seed_and_its_budget(swept):
+    assert swept.command.code == 0, swept.command.stderr
+    assert swept.shown["status"] == "finished"
+    trials = sorted(swept.shown["trials"], key=lambda trial: trial["number"])
+    assert [(trial["config"]["experiment"], trial["config"]["seed"]) for trial in trials] == PLANNED
+    assert [trial["status"] for trial in trials] == ["finished", "failed", "finished", "finished"]
+    assert [trial["epochs"] for trial in trials] == [3, 0, 3, 3]
+    assert trials[1]["cause"] == "ValueError: seed 5 is unlucky"
+    assert {trial["config"]["fragile"] for trial in trials} == {False, True}
+    assert swept.command.left_behind() == []
+
+
+def test_optuna_has_them_as_what_they_were(swept):
+    made = SweepDirectory(swept.folder)
+    study = optuna.load_study(study_name=made.sweep_id, storage=storage_for_reading(made))
+    trials = study.get_trials()
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert [(trial.user_attrs["experiment"], trial.user_attrs["seed"]) for trial in trials] == PLANNED
+    assert trials[0].params == {"optimizer": "sgd", "lr": 0.05, "fragile": False}
+    assert [life.verb for life in ledger.read_all(made).lives] == ["sweep", "resume"]
+
+
+def test_runs_can_be_filtered_by_experiment_and_seed_in_mlflow(swept):
+    found = swept.client.search_runs(
+        [swept.shown["mlflow_experiment_id"]], "tags.`toprung.experiment` = 'A baseline' and tags.`toprung.seed` = '6'"
+    )
+    third = next(trial for trial in swept.shown["trials"] if trial["number"] == 2)
+    assert [run.data.tags["toprung.trial_id"] for run in found] == [third["trial_id"]]
+    assert "toprung.seed" not in swept.parent.data.tags
+    tags = {
+        (run.data.tags["toprung.experiment"], int(run.data.tags["toprung.seed"])) for run in swept.children.values()
+    }
+    assert tags == set(PLANNED)
+
+
+def test_a_trial_trains_with_its_own_seed(swept, pair, toprung):
+    """The same configuration with the same seed, trained alone, reaches the same figures."""
+    bench, storage = pair
+    flags = [word for each in ("optimizer=sgd", "lr=0.05", "width=4", "depth=1") for word in ("--set", each)]
+    seed_and_budget = ("--seed", 6, "--epochs", 3, "--threads", 1, "--storage", storage / "alone")
+    alone = toprung("train", "trainers.fragile", *flags, *seed_and_budget, folder=bench)
+    assert alone.code == 0, alone.stderr
+    losses = [float(loss) for loss in re.findall(r"val/loss ([0-9.]+)", alone.stdout)]
+    of_seed_5, _, of_seed_6, _ = ledger.read(SweepDirectory(swept.folder))
+    assert [round(each.metrics["val/loss"], 4) for each in of_seed_6.epochs_by_number.values()] == losses
+    assert [round(each.metrics["val/loss"], 4) for each in of_seed_5.epochs_by_number.values()] != losses
+
+
+def test_compare_answers_with_what_there_is(swept, pair, toprung):
+    bench, storage = pair
+    compared = toprung("compare", "mine", "--storage", storage, folder=bench)
+    assert compared.code == 0, compared.stderr
+    assert "A baseline" in compared.stdout
+    assert "Failed, and in no mean above: B adaptive (1 of 2)." in compared.stdout
+    report = toprung("report", "mine", "--storage", storage, folder=bench)
+    assert report.code == 0, report.stderr
+
+
+def test_the_winners_folder_says_how_it_was_chosen_and_with_what_seed(swept):
+    config = json.loads((swept.folder / "export" / "config.json").read_text())
+    assert config["seed"] == config["config"]["seed"] == swept.shown["best"]["config"]["seed"]
+    card = (swept.folder / "export" / "MODEL_CARD.md").read_text()
+    assert "A controlled experiment: 2 configurations × 2 seeds, 3 epochs each." in card
+    assert "ASHA" not in card
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (
+            ["extend", "mine", "--trials", 2],
+            " is a controlled experiment (2 configurations × 2 seeds, 3 epochs each): ",
+        ),
+        (["extend", "mine", "--max-epochs", 6], "For other seeds type: toprung sweep tune.pair --set seeds=[3,4,5]"),
+        (["resume", "mine"], " is finished. For other seeds type: toprung sweep tune.pair --set seeds=[3,4,5]"),
+    ],
+)
+def test_more_of_it_is_refused_in_one_line(swept, pair, toprung, typed, line):
+    bench, storage = pair
+    command = toprung(*typed, "--storage", storage, folder=bench)
+    assert (command.code, command.stdout) == (2, "")
+    assert len(command.stderr.splitlines()) == 1
+    assert line in command.stderr
+
+
+def test_no_searcher_can_be_told_of_other_trials(swept, pair, toprung):
+    bench, storage = pair
+    command = toprung("sweep", "tune.pair", "--warm-start", "mine", "--set", f"storage={storage}", folder=bench)
+    assert command.code == 2
+    assert command.stderr == "pair is a controlled experiment: no searcher could be told. Leave --warm-start out.\n"
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("constants.widht=8", 'The constants give "widht", which the trainer trainers.fragile does not know.'),
+        (
+            'experiments=[{"name": "A", "config": {"momentun": 0}}]',
+            'The experiment "A" gives "momentun", which the trainer trainers.fragile does not know. Did you ',
+        ),
+        ('experiments=[{"name": "A", "config": {"width": "x"}}]', "sweep: constants hold "),
+        ('experiments=[{"name": "A", "config": {"lr": "x"}}]', 'lr cannot be "x": the trainer trainers.fragile takes '),
+        ("num_trials=9", "num_trials cannot be 9: 2 configurations × 2 seeds, 3 epochs each, are 4 trials."),
+    ],
+)
+def test_a_mistake_in_an_experiment_gets_one_line(pair, toprung, tmp_path, setting, line):
+    bench, _ = pair
+    command = toprung("sweep", "tune.pair", "--set", f"storage={tmp_path}", "--set", setting, folder=bench)
+    assert (command.code, command.stdout) == (2, "")
+    assert command.stderr.startswith(line)
+    assert len(command.stderr.splitlines()) == 1

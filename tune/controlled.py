@@ -1,0 +1,46 @@
+"""Controlled experiments: named configurations, every seed, full budget, everything else equal.
+
+    toprung sweep tune.controlled                     # the digits
+    toprung sweep tune.controlled:fashion_mnist
+    toprung compare SWEEP                             # the answers, each with its uncertainty over the seeds
+
+A is the baseline, B another optimizer, C a high learning rate under both, D what augmentation does to the baseline
+(which has none). The rate is constant, so that nothing but its height decides whether the loss oscillates.
+"""
+
+from toprung.spec import Asha, Data, Experiment, Sweep
+
+SGD = {"optimizer": "sgd", "lr": 1e-2}
+ADAM = {"optimizer": "adam", "lr": 1e-3}
+
+EXPERIMENTS = (
+    Experiment(name="A baseline", config={**SGD, "augment": "none"}),
+    Experiment(name="B adaptive optimizer", config={**ADAM, "augment": "none"}),
+    Experiment(name="C high rate, SGD", config={**SGD, "lr": 0.5, "augment": "none"}),
+    Experiment(name="C high rate, Adam", config={**ADAM, "lr": 0.05, "augment": "none"}),
+    Experiment(name="D light augmentation", config={**SGD, "augment": "light"}),
+    Experiment(name="D heavy augmentation", config={**SGD, "augment": "heavy"}),
+)
+
+
+def sweep() -> Sweep:
+    return Sweep(
+        name="controlled",
+        trainer="trainers.convnet",
+        experiments=EXPERIMENTS,
+        seeds=(0, 1, 2, 3, 4),
+        constants={"schedule": "constant", "batch_size": 64, "weight_decay": 0.0},
+        data=Data(name="digits"),
+        asha=Asha(max_epochs=15),
+    )
+
+
+def fashion_mnist() -> Sweep:
+    return sweep().model_copy(
+        update={
+            "name": "controlled_fashion_mnist",
+            "seeds": (0, 1, 2),
+            "data": Data(name="fashion_mnist", val_fraction=1 / 6, max_train=20_000),
+            "asha": Asha(max_epochs=10),
+        }
+    )
