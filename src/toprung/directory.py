@@ -119,6 +119,15 @@ class SweepDirectory:
         """What Ray, MLflow and the loops printed."""
         return self.path / "sweep.log"
 
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """The sweep's own run in MLflow, once there is one."""
+        try:
+            found = self.read(self.status_file).get("mlflow_run_id")
+        except UserError:
+            return None
+        return found if isinstance(found, str) else None
+
     def lock(self) -> filelock.BaseFileLock:
         """The driver's lock, not yet taken."""
         return filelock.FileLock(self.lock_file, timeout=0)
@@ -206,6 +215,7 @@ def create(
     now: datetime,
     recipe: str | None = None,
     settings: Sequence[str] = (),
+    confirms: str | None = None,
 ) -> SweepDirectory:
     """Make a new sweep's directory and write its spec.
 
@@ -216,13 +226,14 @@ def create(
         now: local time, for the id.
         recipe: the recipe's dotted name, to compare with when the sweep is resumed.
         settings: what was changed in it on the command line.
+        confirms: the id of the sweep whose leaders are trained again here, if any.
 
     Raises:
         UserError: the root cannot be written, or the name is taken.
     """
     if name is not None and (taken := next((s for s in every(root) if _is_called(s, name)), None)):
         raise UserError(f'A sweep named "{name}" is there already ({taken.sweep_id}). Give another --name.')
-    stem = f"{sweep.name}-{now:%Y%m%d-%H%M%S}"
+    stem = f"{sweep.name}{'-confirm' if confirms else ''}-{now:%Y%m%d-%H%M%S}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         for suffix in ("", *(f"-{count}" for count in range(2, 100))):
@@ -233,7 +244,10 @@ def create(
             except FileExistsError:
                 continue
         directory.trials_folder.mkdir()
-        asked = {"name": name, "recipe": recipe, "settings": list(settings), "spec": sweep.model_dump(mode="json")}
+        spec = sweep.model_dump(mode="json")
+        asked = {"name": name, "recipe": recipe, "settings": list(settings), "spec": spec}
+        if confirms is not None:
+            asked["confirms"] = confirms
         directory.write(directory.spec_file, asked)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -270,6 +284,24 @@ def name_of(directory: SweepDirectory) -> str | None:
     """The name given by `--name`, if any."""
     name = directory.read(directory.spec_file).get("name")
     return name if isinstance(name, str) else None
+
+
+def confirmed_by(directory: SweepDirectory) -> str | None:
+    """The id of the sweep whose leaders this one trains again; None for any other sweep."""
+    confirms = directory.read(directory.spec_file).get("confirms")
+    return confirms if isinstance(confirms, str) else None
+
+
+def confirmations(directory: SweepDirectory) -> list[SweepDirectory]:
+    """The sweeps that train this one's leaders again, newest first."""
+    found = []
+    for each in every(directory.path.parent):
+        try:
+            if confirmed_by(each) == directory.sweep_id:
+                found.append(each)
+        except UserError:
+            continue
+    return found
 
 
 def _is_called(directory: SweepDirectory, named: str) -> bool:

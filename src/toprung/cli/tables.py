@@ -10,6 +10,8 @@ from rich.table import Table
 
 from toprung.analysis.ranking import describe
 from toprung.cli.places import short
+from toprung.directory import SweepDirectory
+from toprung.errors import UserError
 from toprung.sweep.board import Board
 from toprung.sweep.driver import Outcome
 
@@ -43,8 +45,8 @@ def print_end(console: Console, outcome: Outcome) -> None:
         console.print(_ranking(board, metric=sweep.metric))
     console.print()
     if made.export_folder.is_dir():
-        value = leaders[0].best_value
-        if len(board.trials) > 1:
+        value = _verified(made, sweep.metric) or leaders[0].best_value
+        if len(board.trials) > 1 and not sweep.experiments:
             console.print(
                 f"The best value is the luckiest of {len(board.trials)}: expect a little less on new images.\n"
             )
@@ -64,6 +66,15 @@ def print_end(console: Console, outcome: Outcome) -> None:
             markup=False,
             soft_wrap=True,
         )
+
+
+def _verified(made: SweepDirectory, metric: str) -> float | None:
+    """What a fresh process scored the exported model, by that metric."""
+    try:
+        value = made.read(made.export_folder / "metrics.json")["verified"].get(metric)
+    except (UserError, KeyError, AttributeError):
+        return None
+    return float(value) if value is not None else None
 
 
 def _ranking(board: Board, *, metric: str) -> Table:

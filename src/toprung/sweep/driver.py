@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from toprung import cluster, data, ledger, lineage
-from toprung.directory import SweepDirectory
+from toprung.directory import SweepDirectory, confirmed_by
 from toprung.errors import UserError
 from toprung.sweep.board import Board, Watcher
 from toprung.sweep.check import Checked, space_of
@@ -256,6 +256,7 @@ class Driver:
     def _conclude(self) -> tuple[str, str]:
         """Export the winner, and say how the sweep ended."""
         from toprung.analysis.ranking import ranked
+        from toprung.analysis.seeds import representative
         from toprung.export.bundle import ExportFailed, export_winner
 
         trials = ledger.read(self._made)
@@ -269,9 +270,12 @@ class Driver:
                 cause, count = causes.most_common(1)[0]
                 return "failed", f"every trial failed, {count} of {len(trials)} because {cause}"
             return "stopped", "stopped by the user before a trial reported an epoch"
+        winner = order[0]
+        if confirmed_by(self._made) is not None:
+            winner = representative(trials, mode=self._sweep.mode) or winner
         try:
             export_winner(
-                order[0],
+                winner,
                 directory=self._made,
                 sweep=self._sweep,
                 lineage=self._lineage,

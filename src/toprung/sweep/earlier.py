@@ -197,3 +197,22 @@ def _copy_trial(source: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(source, aside, ignore=shutil.ignore_patterns(FAILURE_FILE, TRIAL_LOCK_FILE, "previous.pth"))
     os.replace(aside, target)
+
+
+def refuse_changed_data(made: SweepDirectory, checked: Checked) -> None:
+    """Make sure that a sweep which goes on, or is confirmed, sees the images and the split it began with.
+
+    Raises:
+        UserError: either differs.
+    """
+    known = Lineage.model_validate(made.read(made.lineage_file))
+    for what, was, now in (
+        ("The dataset", known.data_fingerprint, checked.card.fingerprint),
+        ("The split of the dataset", known.split_fingerprint, checked.split_fingerprint),
+    ):
+        if was != now:
+            raise UserError(
+                f"{what} {checked.card.name} has changed since {made.sweep_id} began ({was[:12]}, now {now[:12]}). "
+                f"Put it back (dvc checkout), or begin anew: toprung sweep RECIPE --warm-start {made.sweep_id} "
+                "--accept-data-change"
+            )

@@ -14,11 +14,10 @@ import filelock
 from toprung import cluster, directory, ledger
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
-from toprung.lineage import Lineage
 from toprung.spec import Sweep
 from toprung.sweep import earlier, workbench
 from toprung.sweep.board import Board, Watcher
-from toprung.sweep.check import Checked, check
+from toprung.sweep.check import check
 from toprung.sweep.driver import Driver, Life, Outcome
 from toprung.sweep.process import output_to
 
@@ -175,7 +174,7 @@ def _take_up(
             raise UserError(f"{made.sweep_id} died before its first record. Remove it: toprung rm {made.sweep_id}")
         workbench.activate_instead(made.code_folder)
         checked = check(project, sweep, code=made.code_folder)
-        _refuse_changed_data(made, checked)
+        earlier.refuse_changed_data(made, checked)
         board = Board(
             made.sweep_id,
             sweep,
@@ -202,17 +201,3 @@ def _refuse_finished(made: SweepDirectory, sweep: Sweep) -> None:
 def _anew(made: SweepDirectory) -> str:
     recipe = made.read(made.spec_file).get("recipe") or "RECIPE"
     return f"For other seeds type: toprung sweep {recipe} --set seeds=[3,4,5]"
-
-
-def _refuse_changed_data(made: SweepDirectory, checked: Checked) -> None:
-    known = Lineage.model_validate(made.read(made.lineage_file))
-    for what, was, now in (
-        ("The dataset", known.data_fingerprint, checked.card.fingerprint),
-        ("The split of the dataset", known.split_fingerprint, checked.split_fingerprint),
-    ):
-        if was != now:
-            raise UserError(
-                f"{what} {checked.card.name} has changed since {made.sweep_id} began ({was[:12]}, now {now[:12]}). "
-                f"Put it back (dvc checkout), or begin anew: toprung sweep RECIPE --warm-start {made.sweep_id} "
-                "--accept-data-change"
-            )

@@ -74,6 +74,7 @@ class TrackedSweep:
         sweep_id: str,
         started: int,
         lineage: Lineage,
+        confirms: str | None = None,
     ) -> None:
         """Find or make the experiment, and find or start the sweep's run in it.
 
@@ -84,12 +85,13 @@ class TrackedSweep:
             sweep_id: the name of the sweep's run.
             started: milliseconds since 1970.
             lineage: what the sweep is made of: tags of every run, and the dataset as an input.
+            confirms: the run of the sweep whose leaders are trained again, under which this one's stands.
 
         Raises:
             UserError: the server refuses.
             Away: the server does not answer.
         """
-        self._uri, self._sweep_id = uri, sweep_id
+        self._uri, self._sweep_id, self._confirms = uri, sweep_id, confirms
         self._tags = {"toprung.sweep_id": sweep_id, **tags_of(lineage)}
         self._dataset = _dataset(lineage)
         _be_brief()
@@ -123,6 +125,8 @@ class TrackedSweep:
 
     def _new_sweep_run(self, started: int) -> Run:
         tags = {**self._tags, "toprung.kind": "sweep"}
+        if self._confirms is not None:
+            tags["mlflow.parentRunId"] = self._confirms
         run = self._client.create_run(self.experiment_id, start_time=started, run_name=self._sweep_id, tags=tags)
         self._log_dataset(run.info.run_id)
         return run

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from toprung import ledger
 from toprung.analysis.ranking import ranked
-from toprung.directory import SweepDirectory
+from toprung.directory import SweepDirectory, confirmed_by
 from toprung.errors import UserError
 from toprung.ledger import End, TrialRecord
 from toprung.lineage import Lineage
@@ -47,6 +47,7 @@ def open_sweep(directory: SweepDirectory, *, sweep: Sweep) -> TrackedSweep:
     root = directory.path.parent
     uri = server.tracking_uri(root)
     lives = ledger.read_all(directory).lives
+    confirmed = confirmed_by(directory)
     return TrackedSweep(
         uri,
         artifact_location=server.artifact_location(root, uri),
@@ -54,6 +55,7 @@ def open_sweep(directory: SweepDirectory, *, sweep: Sweep) -> TrackedSweep:
         sweep_id=directory.sweep_id,
         started=lives[0].time_ms if lives else ledger.now_ms(),
         lineage=Lineage.model_validate(directory.read(directory.lineage_file)),
+        confirms=None if confirmed is None else SweepDirectory(root / confirmed).mlflow_run_id,
     )
 
 

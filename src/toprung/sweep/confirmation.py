@@ -1,0 +1,91 @@
+"""Confirm a sweep: its leaders and the default, trained again with seeds that no trial of it has seen.
+
+The best value of a sweep is the luckiest of many. Here a few configurations are each trained several times from the
+start, with the full budget and without early stopping, so that what they owe to luck can be told apart.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from toprung import cluster, directory, ledger
+from toprung.analysis.ranking import ranked
+from toprung.directory import SweepDirectory
+from toprung.errors import UserError
+from toprung.spec import Sweep
+from toprung.sweep import workbench
+from toprung.sweep.board import Board, Watcher
+from toprung.sweep.check import check
+from toprung.sweep.driver import Driver, Outcome
+from toprung.sweep.earlier import refuse_changed_data
+from toprung.sweep.process import output_to
+
+DEFAULT = "default"
+
+
+def confirm(project: Path, made: SweepDirectory, *, num_leaders: int, num_seeds: int, watcher: Watcher) -> Outcome:
+    """Train a sweep's leaders and its default again, as a sweep of its own below it in MLflow.
+
+    Args:
+        project: the workbench's root, not yet active on `sys.path`.
+        made: a sweep that ended; its own copy of the workbench is used.
+        num_leaders: how many of the best trials.
+        num_seeds: how many fresh seeds each is trained with.
+        watcher: told what happens.
+
+    Raises:
+        UserError: the sweep runs, has no leaders or is itself a controlled experiment, or its data are others now.
+        KeyboardInterrupt: stopped before the first trial.
+    """
+    cluster.prepare_environment()
+    sweep = planned(made, num_leaders=num_leaders, num_seeds=num_seeds)
+    workbench.activate_instead(made.code_folder)
+    checked = check(project, sweep, code=made.code_folder)
+    refuse_changed_data(made, checked)
+    new = directory.create(made.path.parent, sweep, name=None, now=datetime.now(), confirms=made.sweep_id)
+    board = Board(new.sweep_id, sweep, checked.num_workers, note=checked.images.where)
+    try:
+        shutil.copytree(made.code_folder, new.code_folder)
+        with new.lock(), output_to(new.log_file):
+            return Driver(checked, new, board, watcher).run()
+    except BaseException as error:
+        if isinstance(error, UserError) or not board.trials:
+            shutil.rmtree(new.path, ignore_errors=True)
+        raise
+
+
+def planned(made: SweepDirectory, *, num_leaders: int, num_seeds: int) -> Sweep:
+    """The leaders and the default of a sweep as a controlled experiment on fresh seeds.
+
+    Raises:
+        UserError: the sweep runs, has no leaders, or is a controlled experiment.
+    """
+    sweep = made.spec()
+    if sweep.experiments:
+        raise UserError(
+            f"{made.sweep_id} is a controlled experiment and has its seeds already. "
+            f"Type: toprung compare {made.sweep_id}"
+        )
+    if made.is_driven():
+        raise UserError(f"{made.sweep_id} is running. Confirm it when it has ended.")
+    trials = ledger.read(made)
+    leaders = [trial for trial in ranked(trials, mode=sweep.mode) if not trial.is_default]
+    if not leaders:
+        raise UserError(f"{made.sweep_id} has no trial with a value: there is nothing to confirm.")
+    configs: dict[str, Mapping[str, Any]] = {}
+    for trial in leaders[:num_leaders]:
+        configs[f"trial {trial.number}"] = trial.config
+    default = next((trial for trial in trials if trial.is_default), None)
+    if default is not None:
+        configs[DEFAULT] = default.config
+    return sweep.controlled(configs, seeds=_fresh_seeds(made, sweep, num_seeds))
+
+
+def _fresh_seeds(made: SweepDirectory, sweep: Sweep, count: int) -> list[int]:
+    """The next seeds after those that the sweep, and earlier confirmations of it, have used."""
+    used = [sweep.seed, *(seed for each in directory.confirmations(made) for seed in each.spec().seeds)]
+    return list(range(max(used) + 1, max(used) + 1 + count))
