@@ -89,3 +89,8 @@ def _fresh_seeds(made: SweepDirectory, sweep: Sweep, count: int) -> list[int]:
     """The next seeds after those that the sweep, and earlier confirmations of it, have used."""
     used = [sweep.seed, *(seed for each in directory.confirmations(made) for seed in each.spec().seeds)]
     return list(range(max(used) + 1, max(used) + 1 + count))
+
+
+def num_leaders_of(confirmation: SweepDirectory) -> int:
+    """How many leaders a confirmation trains, beside the default."""
+    return sum(each.name != DEFAULT for each in confirmation.spec().experiments)

@@ -1,0 +1,98 @@
+"""A sweep's leaders and its default, trained again through the real engine: seeds, records, MLflow's tree."""
+
+import json
+
+import pytest
+
+from toprung import directory, ledger
+from toprung.analysis.seeds import representative, values_by_seed
+from toprung.directory import SweepDirectory, confirmations
+from toprung.errors import UserError
+from toprung.ledger import End, TrialRecord
+from toprung.sweep.confirmation import planned
+
+SMALL = ("constants.width=4", "constants.depth=1", "constants.batch_size=64", "num_trials=4", "max_epochs=2")
+
+
+def _trial(number, experiment, seed, value, status="finished"):
+    end = End(status)
+    config = {"experiment": experiment, "seed": seed}
+    return TrialRecord(number, f"t{number}", status, config, {}, value, 1, end=end)
+
+
+def test_the_median_seed_of_the_best_configuration_stands_for_it():
+    trials = [
+        _trial(0, "trial 7", 1, 0.90),
+        _trial(1, "default", 1, 0.97),
+        _trial(2, "trial 7", 2, 0.94),
+        _trial(3, "default", 2, 0.80),
+        _trial(4, "trial 7", 3, 0.95),
+        _trial(5, "default", 3, None, "failed"),
+    ]
+    assert values_by_seed(trials) == {"trial 7": {1: 0.90, 2: 0.94, 3: 0.95}, "default": {1: 0.97, 2: 0.80}}
+    assert representative(trials, mode="max").number == 2
+    assert representative(trials[:2], mode="min").number == 0
+    assert representative([trials[5]], mode="max") is None
+
+
+@pytest.fixture(scope="module")
+def confirmed(bench, toprung, tmp_path_factory):
+    """A small sweep and its confirmation."""
+    storage = tmp_path_factory.mktemp("storage")
+    flags = [word for setting in (*SMALL, f"storage={storage}") for word in ("--set", setting)]
+    swept = toprung("sweep", "tune.smoke", *flags, folder=bench)
+    assert swept.code == 0, swept.stdout + swept.stderr
+    made = next(directory.every(storage))
+    words = ("confirm", made.sweep_id, "--top", "1", "--seeds", "2", "--storage", storage)
+    command = toprung(*words, folder=bench)
+    assert command.code == 0, command.stdout + command.stderr
+    return bench, storage, SweepDirectory(made.path), command
+
+
+def test_the_leader_and_the_default_are_trained_with_fresh_seeds(confirmed):
+    _, _, made, _ = confirmed
+    (again,) = confirmations(made)
+    spec, trials = again.spec(), ledger.read(again)
+    assert spec.seeds == (made.spec().seed + 1, made.spec().seed + 2)
+    assert {trial.status for trial in trials} == {"finished"}
+    assert {trial.epochs for trial in trials} == {2}
+    leader = max((t for t in ledger.read(made) if not t.is_default and t.value is not None), key=lambda t: t.value)
+    configs = {trial.config["experiment"]: trial.config for trial in trials}
+    assert set(configs) == {f"trial {leader.number}", "default"}
+    ours = configs[f"trial {leader.number}"]
+    assert {name: ours[name] for name in leader.config} == leader.config
+
+
+def test_the_exported_model_is_the_median_seed_of_the_winner(confirmed):
+    _, _, made, _ = confirmed
+    (again,) = confirmations(made)
+    chosen = representative(ledger.read(again), mode="max")
+    metrics = json.loads((again.export_folder / "metrics.json").read_text())
+    assert metrics["verified"]["val/accuracy"] == chosen.value
+
+
+def test_in_mlflow_the_trials_are_grandchildren_of_the_sweep(confirmed):
+    from mlflow import MlflowClient
+
+    _, storage, made, _ = confirmed
+    (again,) = confirmations(made)
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    own = client.get_run(again.mlflow_run_id)
+    assert own.data.tags["mlflow.parentRunId"] == made.mlflow_run_id
+    runs = client.search_runs([own.info.experiment_id], f"tags.`mlflow.parentRunId` = '{again.mlflow_run_id}'")
+    assert len(runs) == 4
+    assert {run.data.params["seed"] for run in runs} == {"1", "2"}
+
+
+def test_what_cannot_be_confirmed_is_said(confirmed):
+    _, _, made, _ = confirmed
+    (again,) = confirmations(made)
+    with pytest.raises(UserError, match="is a controlled experiment"):
+        planned(again, num_leaders=1, num_seeds=1)
+    with made.lock(), pytest.raises(UserError, match="is running"):
+        planned(made, num_leaders=1, num_seeds=1)
+
+
+def test_another_confirmation_takes_other_seeds(confirmed):
+    _, _, made, _ = confirmed
+    assert planned(made, num_leaders=1, num_seeds=2).seeds == (3, 4)
