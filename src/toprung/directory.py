@@ -13,6 +13,7 @@ code/          the workbench as it was when the sweep began
 trials/<id>/   one trial's configuration, checkpoints and best weights
 tune/          Ray Tune's own state
 export/        the winner
+test-split.jsonl   each opening of the test split for this sweep
 sweep.log      everything that the libraries said
 """
 
@@ -113,6 +114,11 @@ class SweepDirectory:
     def export_folder(self) -> Path:
         """The winner."""
         return self.path / "export"
+
+    @property
+    def test_log(self) -> Path:
+        """Every opening of the test split, as JSON lines."""
+        return self.path / "test-split.jsonl"
 
     @property
     def log_file(self) -> Path:

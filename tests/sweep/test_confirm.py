@@ -8,6 +8,8 @@ from toprung import directory, ledger
 from toprung.analysis.seeds import representative, values_by_seed
 from toprung.directory import SweepDirectory, confirmations
 from toprung.errors import UserError
+from toprung.export.bundle import ExportFailed
+from toprung.export.testing import openings, score_on_test
 from toprung.ledger import End, TrialRecord
 from toprung.sweep.confirmation import planned
 
@@ -96,3 +98,29 @@ def test_what_cannot_be_confirmed_is_said(confirmed):
 def test_another_confirmation_takes_other_seeds(confirmed):
     _, _, made, _ = confirmed
     assert planned(made, num_leaders=1, num_seeds=2).seeds == (3, 4)
+
+
+def test_the_test_split_is_opened_once_and_the_winner_is_judged(confirmed, toprung):
+    bench, storage, made, command = confirmed
+    assert "is not significantly better than the default" in command.stdout or "default" in command.stdout
+    assert "On the test split, opened now for the first time: accuracy 0." in command.stdout
+    (opening,) = openings(made)
+    assert set(opening) >= {"time", "who", "accuracy", "num_images"}
+    words = ("confirm", made.sweep_id, "--top", "1", "--seeds", "2", "--storage", storage)
+    shown = toprung(*words, folder=bench)
+    assert shown.code == 0, shown.stderr
+    assert "was confirmed by" in shown.stderr
+    assert f"The test split was opened on {opening['time']}: accuracy {opening['accuracy']:.4f}" in shown.stdout
+    assert openings(made) == [opening]
+    assert len(confirmations(made)) == 1
+
+
+def test_an_opening_is_on_record_even_if_nothing_was_scored(confirmed, tmp_path):
+    _, _, made, _ = confirmed
+    with pytest.raises(UserError, match="was opened for"):
+        score_on_test(tmp_path, directory=made, sweep=made.spec(), prepared_root=tmp_path, again=False)
+    with pytest.raises(ExportFailed):
+        score_on_test(tmp_path, directory=made, sweep=made.spec(), prepared_root=tmp_path, again=True)
+    made.test_log.write_text('{"time": "now"')
+    with pytest.raises(UserError, match="is not known"):
+        openings(made)

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from toprung.cli.places import Named, Storage, exit_code, root_of, say
+from toprung.cli.places import Named, Storage, exit_code, root_of, say, short
 
 if TYPE_CHECKING:
+    from toprung.analysis.comparison import Interval
+    from toprung.analysis.confirmation import Confirmation
     from toprung.directory import SweepDirectory
 
 confirm_app = typer.Typer()
@@ -27,10 +31,12 @@ def confirm(
     storage: Storage = Path("runs"),
 ) -> None:
     """Train a sweep's leaders and its default again, with fresh seeds, and say whether the winner wins."""
-    from toprung import directory
+    from toprung import data, directory
     from toprung.cli.display import watcher_for
+    from toprung.export.testing import openings, score_on_test
     from toprung.sweep import workbench
     from toprung.sweep.confirmation import confirm as train_again
+    from toprung.sweep.confirmation import judged
     from toprung.sweep.run import resume
 
     project, made = workbench.find_project(Path.cwd()), directory.find(root_of(storage), named)
@@ -47,6 +53,30 @@ def confirm(
         earlier = outcome.directory
     else:
         say(f"{made.sweep_id} was confirmed by {earlier.sweep_id}. Train with other seeds: --again")
+    found = judged(made, earlier)
+    console = Console(highlight=False)
+    print_confirmation(console, found, metric=made.spec().metric)
+    before = openings(made)
+    if before and not again:
+        scored = f"accuracy {before[-1]['accuracy']:.4f}" if "accuracy" in before[-1] else "no score was written"
+        console.print(f"\nThe test split was opened on {before[-1]['time']}: {scored}. To open it again: --again")
+        return
+    score = score_on_test(
+        earlier.export_folder,
+        directory=made,
+        sweep=earlier.spec(),
+        prepared_root=project / data.PREPARED,
+        again=again,
+    )
+    times = "the first time" if not before else f"time {len(before) + 1}"
+    console.print(
+        f"\nOn the test split, opened now for {times}: "
+        f"accuracy {score.accuracy:.4f} (95 % interval {score.low:.4f} to {score.high:.4f}, "
+        f"{score.num_images} images).",
+        soft_wrap=True,
+    )
+    console.print(f"\n  model    {short(earlier.export_folder)}       (its median seed)")
+    console.print(f"  log      {short(made.test_log)}")
 
 
 def _earlier(made: SweepDirectory, *, top: int, seeds: int) -> SweepDirectory | None:
@@ -61,3 +91,40 @@ def _earlier(made: SweepDirectory, *, top: int, seeds: int) -> SweepDirectory | 
 
 def _is_finished(made: SweepDirectory) -> bool:
     return bool(made.read(made.status_file).get("status") == "finished")
+
+
+def print_confirmation(console: Console, found: Confirmation, *, metric: str) -> None:
+    """The table of the configurations, and what follows from it."""
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("configuration", no_wrap=True)
+    for column in (f"{metric}, fresh seeds", "beyond the default", "in the sweep", "shrunk", "seeds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for each in found.configurations:
+        marks = "=" if each.name in found.as_good and len(found.as_good) > 1 else ""
+        table.add_row(
+            f"{each.name} {marks}",
+            _interval(each.mean),
+            _interval(each.beyond_default, signed=True),
+            *("" if value is None else f"{value:.4f}" for value in (each.in_sweep, each.shrunk)),
+            f"{len(each.values)}/{found.num_seeds}",
+        )
+    console.print()
+    console.print(table)
+    console.print(f"\n{found.verdict}", style="bold", soft_wrap=True)
+    if found.simplest is not None and found.simplest != found.winner:
+        console.print(f"The simplest that is as good: {found.simplest}.", soft_wrap=True)
+    console.print(
+        "95 % intervals; those beyond the default hold for all leaders together. =: not significantly worse than the "
+        "best. Shrunk: the sweep's own value, less what is luck on average.",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def _interval(found: Interval | None, *, signed: bool = False) -> str:
+    if found is None:
+        return ""
+    sign = "+" if signed else ""
+    if found.low is None or found.high is None:
+        return f"{found.mean:{sign}.4f}"
+    return f"{found.mean:{sign}.4f} ({found.low:{sign}.4f} to {found.high:{sign}.4f})"

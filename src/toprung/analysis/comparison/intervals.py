@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -68,8 +68,8 @@ def mean_interval(values: Sequence[float], *, confidence: float = CONFIDENCE, me
 
 
 def difference(
-    left: Mapping[object, float],
-    right: Mapping[object, float],
+    left: Mapping[Any, float],
+    right: Mapping[Any, float],
     *,
     confidence: float = CONFIDENCE,
     method: Method = "t",

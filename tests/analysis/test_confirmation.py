@@ -1,0 +1,111 @@
+"""Confirmations of sweeps whose truth is known: intervals cover it, luck is not called merit, merit is found."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from toprung.analysis import confirmation as confirming
+from toprung.analysis.confirmation import confirmation, num_changed, seed_variance, shrunk
+
+SWEEPS, SEEDS, LEADERS = 1000, 5, 3
+CONFIGS = {
+    "default": {"optimizer": "adamw", "lr": 0.001, "num_epochs": 9},
+    "trial 4": {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "num_epochs": 9},
+    "trial 7": {"optimizer": "adamw", "lr": 0.01, "num_epochs": 9},
+    "trial 9": {"optimizer": "adamw", "lr": 0.02, "weight_decay": 0.1, "num_epochs": 9},
+}
+
+
+def _at_most(rate, draws=SWEEPS):
+    """The count that a process of this rate exceeds once in ten thousand times."""
+    return stats.binom.ppf(1 - 1e-4, draws, rate)
+
+
+@pytest.fixture
+def without_ranking(monkeypatch):
+    """The simulations look at the gaps to the default; which configurations are equally good takes most of the time."""
+    monkeypatch.setattr(confirming, "as_good_as_best", lambda groups, mode: [*groups])
+
+
+def _judge(values, *, mode="max", in_sweep=None, finished=()):
+    by_seed = {name: dict(enumerate(row)) for name, row in values.items()}
+    return confirmation(
+        by_seed, configs=CONFIGS, in_sweep=in_sweep or {}, finished_in_sweep=finished, num_seeds=SEEDS, mode=mode
+    )
+
+
+def _simulated(rng, means, *, of_seeds=0.01, of_pairs=0.02):
+    """Values by configuration: a seed shifts all configurations alike, and each by itself."""
+    together = rng.normal(0, of_pairs, SEEDS)
+    return {name: (mean + together + rng.normal(0, of_seeds, SEEDS)).tolist() for name, mean in means.items()}
+
+
+def test_the_intervals_of_all_leaders_cover_the_truth_together_at_their_rate(without_ranking):
+    rng, truth = np.random.default_rng(0), {"trial 4": 0.02, "trial 7": 0.0, "trial 9": -0.01}
+    missed = 0
+    for _ in range(SWEEPS):
+        found = _judge(_simulated(rng, {**{name: 0.9 + gap for name, gap in truth.items()}, "default": 0.9}))
+        gaps = {each.name: each.beyond_default for each in found.configurations if each.beyond_default}
+        missed += any(not gap.low <= truth[name] <= gap.high for name, gap in gaps.items())
+    assert missed <= _at_most(0.05)
+
+
+def test_identical_configurations_are_called_better_no_oftener_than_stated(without_ranking):
+    rng = np.random.default_rng(1)
+    better = sum(
+        "is better than the default" in _judge(_simulated(rng, dict.fromkeys(CONFIGS, 0.9))).verdict
+        for _ in range(SWEEPS)
+    )
+    assert better <= _at_most(0.05)
+
+
+@pytest.mark.parametrize(("mode", "gap"), [("max", 0.08), ("min", -0.08)])
+def test_a_configuration_that_is_better_is_found(mode, gap):
+    rng = np.random.default_rng(2)
+    means = {"default": 0.5, "trial 4": 0.5 + gap, "trial 7": 0.5}
+    found = [_judge(_simulated(rng, means), mode=mode) for _ in range(50)]
+    assert {each.winner for each in found} == {"trial 4"}
+    assert sum("Trial 4 is better than the default" in each.verdict for each in found) >= 45
+
+
+def test_the_shrunk_value_is_nearer_to_the_truth_than_the_sweeps_best():
+    rng, errors = np.random.default_rng(3), []
+    for _ in range(SWEEPS):
+        truth = rng.normal(0.9, 0.02, 20)
+        seen = truth + rng.normal(0, 0.02, 20)
+        best = int(seen.argmax())
+        better = shrunk(float(seen[best]), seen.tolist(), 0.02**2)
+        errors.append((seen[best] - truth[best], better - truth[best]))
+    optimistic, less = np.mean(np.square(errors), axis=0)
+    assert less < optimistic / 1.5
+    assert np.mean(errors, axis=0)[0] > 0.01
+
+
+def test_the_simplest_configuration_that_is_as_good_is_named():
+    same = [0.91, 0.93, 0.90, 0.92, 0.94]
+    found = _judge({"trial 4": same, "trial 7": same[::-1], "default": [0.5, 0.51, 0.52, 0.5, 0.49]})
+    assert (found.as_good[0], found.simplest) == ("trial 4", "trial 7")
+    assert [num_changed(name, CONFIGS) for name in ("default", "trial 7", "trial 4")] == [0, 1, 3]
+
+
+def test_what_a_few_values_do_not_say_is_not_said():
+    one = _judge({"trial 4": [0.9], "default": [0.8]})
+    assert "a single seed" in one.verdict
+    assert "no training finished" in _judge({"trial 4": [], "default": []}).verdict
+    assert "has no value" in _judge({"trial 4": [0.9, 0.8], "default": []}).verdict
+    assert "The default has the best mean" in _judge({"trial 4": [0.7, 0.8], "default": [0.9, 0.91]}).verdict
+    assert shrunk(0.9, [0.8, 0.9], 0.1) is None
+    assert shrunk(0.9, [0.8, 0.7, 0.9], None) is None
+    assert seed_variance({"default": {1: 0.9}}) is None
+
+
+def test_an_order_of_configurations_is_that_of_their_means():
+    found = _judge(
+        {"trial 4": [0.7, 0.8], "default": [0.6, 0.6], "trial 7": []},
+        in_sweep={"trial 4": 0.9},
+        finished=[0.5, 0.9, 0.7],
+    )
+    assert [each.name for each in found.configurations] == ["trial 4", "default", "trial 7"]
+    assert found.configurations[0].in_sweep == 0.9
+    assert 0.7 < found.configurations[0].shrunk < 0.9
+    assert found.configurations[2].mean is None
