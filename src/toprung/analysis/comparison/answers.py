@@ -1,7 +1,8 @@
 """The questions of a controlled experiment, each answered by a figure, its uncertainty and a sentence.
 
 Two configurations are held against each other where they differ in one thing and nothing else: the optimizer (with
-what belongs to it), its learning rate, or the augmentation. Everything else in a sweep is told by the ranked table.
+what belongs to it, at a rate of the same rank), its learning rate, or the augmentation. Everything else in a sweep is
+told by the ranked table.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def _contrasts(groups: Sequence[Group]) -> Iterator[tuple[str, str, Group, Group
     """Each question's pairs: the left one is the later optimizer, the higher rate, the stronger augmentation."""
     for factor, (_, measures) in QUESTIONS.items():
         for one, other in combinations(groups, 2):
-            if _differ_only_in(one, other) == factor:
+            if _differ_only_in(one, other) != factor:
+                continue
+            if factor != "optimizer" or _place_of_rate(one, groups) == _place_of_rate(other, groups):
                 left, right = sorted((one, other), key=lambda group: _strength(factor, group), reverse=True)
                 for measure in measures:
                     yield factor, measure, left, right
@@ -72,6 +75,12 @@ def _differ_only_in(one: Group, other: Group) -> str | None:
     if changed and all(name == "augment" or name.startswith("augment_") for name in changed):
         return "augment"
     return None
+
+
+def _place_of_rate(group: Group, groups: Sequence[Group]) -> int:
+    """How many lower rates the same was trained at: one optimizer's lowest is held against the other's, and so on."""
+    others = [other for other in groups if _differ_only_in(group, other) == "lr"]
+    return sum(_strength("lr", other) < _strength("lr", group) for other in others)
 
 
 def _strength(factor: str, group: Group) -> tuple[float, str]:
