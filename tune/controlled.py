@@ -31,7 +31,7 @@ def sweep() -> Sweep:
         seeds=(0, 1, 2, 3, 4),
         constants={"schedule": "constant", "batch_size": 64, "weight_decay": 0.0},
         data=Data(name="digits"),
-        asha=Asha(max_epochs=20),
+        asha=Asha(max_epochs=15),
     )
 
 

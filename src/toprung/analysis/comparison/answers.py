@@ -114,7 +114,7 @@ def _sentence(measure: str, left: Group, right: Group, found: Interval, num_pair
     if not found.excludes_zero:
         return f"{_capital(what)}: not significantly different ({between})."
     more = "more" if found.mean > 0 else "less"
-    share = f", {abs(found.mean / theirs.mean):.0%} {more}" if theirs.mean > 0 else ""
+    share = f", {abs(found.mean / theirs.mean):.0%} {more}" if ours.mean >= 0 and theirs.mean > 0 else ""
     return f"{_capital(what)}{share} ({between})."
 
 
