@@ -16,7 +16,7 @@ ADAM = {"optimizer": "adam", "lr": 1e-3}
 EXPERIMENTS = (
     Experiment(name="A baseline", config={**SGD, "augment": "none"}),
     Experiment(name="B adaptive optimizer", config={**ADAM, "augment": "none"}),
-    Experiment(name="C high rate, SGD", config={**SGD, "lr": 0.5, "augment": "none"}),
+    Experiment(name="C high rate, SGD", config={**SGD, "lr": 2.0, "augment": "none"}),
     Experiment(name="C high rate, Adam", config={**ADAM, "lr": 0.05, "augment": "none"}),
     Experiment(name="D light augmentation", config={**SGD, "augment": "light"}),
     Experiment(name="D heavy augmentation", config={**SGD, "augment": "heavy"}),

@@ -2,8 +2,9 @@
 
 Every trial's parameters, values an epoch and state are Optuna's own; what Optuna has no field for stands in user
 attributes: `start` (its id, the whole configuration), `epoch/<n>` (all metrics of an epoch), `end` (status, cause,
-rung), and on the study `mlflow/<trial_id>` (the run that shows the trial) and `life/<n>` (each driver that ran the
-sweep, and for what). Each carries its time in milliseconds since 1970. Only the sweep's driver writes here.
+rung), in a controlled experiment `experiment` and `seed`, and on the study `mlflow/<trial_id>` (the run that shows the
+trial) and `life/<n>` (each driver that ran the sweep, and for what). Each carries its time in milliseconds since 1970.
+Only the sweep's driver writes here.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ class Sweep(Part):
         if wanted != copy.num_trials:
             raise UserError(
                 f"num_trials cannot be {wanted}: {copy.plan_text}, are {copy.num_trials} trials. "
-                "Give other seeds, such as --set seeds=[0,1]."
+                "Give other seeds, such as --set 'seeds=[0, 1]'."
             )
         return copy
 

@@ -72,7 +72,7 @@ def test_augmentation_is_told_by_its_gap(experiment):
 
 def test_only_configurations_that_differ_in_one_thing_are_held_against_each_other(experiment):
     pairs = {frozenset((a.left, a.right)) for a in answers(experiment) if a.left}
-    assert pairs == {frozenset("AB"), frozenset("AC"), frozenset("AD"), frozenset("BC")}
+    assert pairs == {frozenset("AB"), frozenset("AC"), frozenset("AD")}  # C, at a raised rate, is no match for B
 
 
 def test_two_equal_configurations_are_not_significantly_different(driver):

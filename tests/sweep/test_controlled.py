@@ -161,8 +161,8 @@ def test_the_winners_folder_says_how_it_was_chosen_and_with_what_seed(swept):
             ["extend", "mine", "--trials", 2],
             " is a controlled experiment (2 configurations × 2 seeds, 3 epochs each): ",
         ),
-        (["extend", "mine", "--max-epochs", 6], "For other seeds type: toprung sweep tune.pair --set seeds=[3,4,5]"),
-        (["resume", "mine"], " is finished. For other seeds type: toprung sweep tune.pair --set seeds=[3,4,5]"),
+        (["extend", "mine", "--max-epochs", 6], "For other seeds type: toprung sweep tune.pair --set 'seeds=[7, 8]'"),
+        (["resume", "mine"], " is finished. For other seeds type: toprung sweep tune.pair --set 'seeds=[7, 8]'"),
     ],
 )
 def test_more_of_it_is_refused_in_one_line(swept, pair, toprung, typed, line):

@@ -119,8 +119,8 @@ def extend(project: Path, made: SweepDirectory, *, num_more: int, max_epochs: in
     old = made.spec()
     if old.experiments:
         raise UserError(
-            f"{made.sweep_id} is a controlled experiment ({old.plan_text}): more of some would not be equal any more. "
-            f"{_anew(made)}"
+            f"{made.sweep_id} is a controlled experiment ({old.plan_text}): more for some would not be equal. "
+            f"{_anew(made, old)}"
         )
     if max_epochs is not None and max_epochs <= old.asha.max_epochs:
         raise UserError(
@@ -195,9 +195,12 @@ def _refuse_finished(made: SweepDirectory, sweep: Sweep) -> None:
     if state.get("status") == "finished" and not made.is_driven():
         reason = f" ({state['reason']})" if state.get("reason") else ""
         more = f"For more trials type: toprung extend {made.sweep_id} --trials {max(1, sweep.num_trials // 2)}"
-        raise UserError(f"{made.sweep_id} is finished{reason}. {_anew(made) if sweep.experiments else more}")
+        raise UserError(f"{made.sweep_id} is finished{reason}. {_anew(made, sweep) if sweep.experiments else more}")
 
 
-def _anew(made: SweepDirectory) -> str:
+def _anew(made: SweepDirectory, sweep: Sweep) -> str:
     recipe = made.read(made.spec_file).get("recipe") or "RECIPE"
-    return f"For other seeds type: toprung sweep {recipe} --set seeds=[3,4,5]"
+    if (confirms := directory.confirmed_by(made)) is not None:
+        return f"For other seeds type: toprung confirm {confirms} --again"
+    fresh = [max(sweep.seeds) + place for place in range(1, len(sweep.seeds) + 1)]
+    return f"For other seeds type: toprung sweep {recipe} --set 'seeds={fresh}'"

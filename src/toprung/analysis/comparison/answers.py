@@ -1,7 +1,8 @@
 """The questions of a controlled experiment, each answered by a figure, its uncertainty and a sentence.
 
 Two configurations are held against each other where they differ in one thing and nothing else: the optimizer (with
-what belongs to it), its learning rate, or the augmentation. Everything else in a sweep is told by the ranked table.
+what belongs to it, at a rate of the same rank), its learning rate, or the augmentation. Everything else in a sweep is
+told by the ranked table.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def _contrasts(groups: Sequence[Group]) -> Iterator[tuple[str, str, Group, Group
     """Each question's pairs: the left one is the later optimizer, the higher rate, the stronger augmentation."""
     for factor, (_, measures) in QUESTIONS.items():
         for one, other in combinations(groups, 2):
-            if _differ_only_in(one, other) == factor:
+            if _differ_only_in(one, other) != factor:
+                continue
+            if factor != "optimizer" or _place_of_rate(one, groups) == _place_of_rate(other, groups):
                 left, right = sorted((one, other), key=lambda group: _strength(factor, group), reverse=True)
                 for measure in measures:
                     yield factor, measure, left, right
@@ -72,6 +75,12 @@ def _differ_only_in(one: Group, other: Group) -> str | None:
     if changed and all(name == "augment" or name.startswith("augment_") for name in changed):
         return "augment"
     return None
+
+
+def _place_of_rate(group: Group, groups: Sequence[Group]) -> int:
+    """How many lower rates the same was trained at: one optimizer's lowest is held against the other's, and so on."""
+    others = [other for other in groups if _differ_only_in(group, other) == "lr"]
+    return sum(_strength("lr", other) < _strength("lr", group) for other in others)
 
 
 def _strength(factor: str, group: Group) -> tuple[float, str]:
@@ -105,7 +114,7 @@ def _sentence(measure: str, left: Group, right: Group, found: Interval, num_pair
     if not found.excludes_zero:
         return f"{_capital(what)}: not significantly different ({between})."
     more = "more" if found.mean > 0 else "less"
-    share = f", {abs(found.mean / theirs.mean):.0%} {more}" if theirs.mean > 0 else ""
+    share = f", {abs(found.mean / theirs.mean):.0%} {more}" if ours.mean >= 0 and theirs.mean > 0 else ""
     return f"{_capital(what)}{share} ({between})."
 
 
