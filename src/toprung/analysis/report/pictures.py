@@ -87,8 +87,9 @@ def _parallel_coordinates(found: Findings) -> Figure | None:
     shown = [name for name in found.distributions if all(name in found.params[t.number] for t in found.scored)]
     if not shown:
         return None
+    epochs_differ = len({trial.epochs for trial in found.scored}) > 1  # matplotlib needs an axis with a length
     axes = optuna_plots.plot_parallel_coordinate(
-        found.scored_study, params=[*shown, EPOCHS], target_name=found.sweep.metric
+        found.scored_study, params=shown + [EPOCHS] * epochs_differ, target_name=found.sweep.metric
     )
     axes.set_title("")
     figure = _whole(axes.figure)
