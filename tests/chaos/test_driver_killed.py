@@ -9,9 +9,10 @@ from tests.chaos.agreement import runs_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# A whole ledger has some 115 lines: one line drawn from each tenth of it, and the very first ones.
+# A whole ledger has 110 lines or a few more: one drawn from each nine of them, and the very first ones. The last nine
+# are left out: which of them is written before the sweep's last state is a race, and each end has a test of its own.
 DRAW = random.Random(0)
-LINES = (1, 3, *(DRAW.randrange(start, start + 9) for start in range(5, 105, 9)))
+LINES = (1, 3, *(DRAW.randrange(start, start + 9) for start in range(5, 96, 9)))
 
 
 @pytest.mark.parametrize("line", LINES)
