@@ -6,7 +6,7 @@
 
 A is the baseline, B another optimizer, C a high learning rate under both, D what augmentation does to the baseline
 (which has none). The rate is constant, so that nothing but its height decides whether the loss oscillates. SGD's high
-rate is the first of 0.5, 1 and 2 at which it did on the digits: the experiment shows how that looks, not where it begins.
+rate is the first of 0.5, 1 and 2 at which it did on the digits: that shows how it looks, not where it begins.
 """
 
 from toprung.spec import Asha, Data, Experiment, Sweep
