@@ -115,7 +115,7 @@ def test_every_panel_is_there_under_a_heading_and_a_link(sweep, tmp_path):
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     links = [attributes["href"].removeprefix("#") for tag, attributes in page.tags if tag == "a"]
     assert sections == [
-        "result", "best-so-far", "learning-curves", "importance", "optimizer-panels", "slices",
+        "result", "confirmation", "best-so-far", "learning-curves", "importance", "optimizer-panels", "slices",
         "parallel-coordinates", "gap", "mistakes", "asha-audit", "time-and-money", "failures", "lineage",
     ]  # fmt: skip
     assert links == ["main", *sections]

@@ -1,5 +1,6 @@
 """A sweep's leaders and its default, trained again through the real engine: seeds, records, MLflow's tree."""
 
+import html
 import json
 
 import pytest
@@ -115,12 +116,26 @@ def test_the_test_split_is_opened_once_and_the_winner_is_judged(confirmed, topru
     assert len(confirmations(made)) == 1
 
 
-def test_an_opening_is_on_record_even_if_nothing_was_scored(confirmed, tmp_path):
+def test_a_second_opening_is_refused_and_a_broken_record_is_said(confirmed, tmp_path):
     _, _, made, _ = confirmed
     with pytest.raises(UserError, match="was opened for"):
         score_on_test(tmp_path, directory=made, sweep=made.spec(), prepared_root=tmp_path, again=False)
     with pytest.raises(ExportFailed):
         score_on_test(tmp_path, directory=made, sweep=made.spec(), prepared_root=tmp_path, again=True)
+    whole = made.test_log.read_text()
     made.test_log.write_text('{"time": "now"')
     with pytest.raises(UserError, match="is not known"):
         openings(made)
+    made.test_log.write_text(whole)
+
+
+def test_the_report_says_what_was_confirmed(confirmed, toprung):
+    bench, storage, made, command = confirmed
+    told = toprung("report", made.sweep_id, "--storage", storage, folder=bench)
+    assert told.code == 0, told.stderr
+    page = (made.path / "report" / "report.html").read_text()
+    (again,) = confirmations(made)
+    verdict = next(line for line in command.stdout.splitlines() if " the default (" in line or "has the best" in line)
+    assert html.escape(verdict, quote=False) in page or verdict in page
+    assert again.sweep_id in page
+    assert "The test split was opened once." in page

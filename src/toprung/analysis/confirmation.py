@@ -12,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from toprung import ledger
 from toprung.analysis.comparison.intervals import CONFIDENCE, Interval, as_good_as_best, difference, mean_interval
+from toprung.analysis.seeds import values_by_seed
+from toprung.directory import SweepDirectory
 
 DEFAULT = "default"
 NOT_A_CHOICE = ("num_epochs", "seed", "experiment")
@@ -93,6 +96,24 @@ def confirmation(
     simplest = min(as_good, key=lambda name: (num_changed(name, configs), as_good.index(name)), default=None)
     winner = found[0].name if found[0].mean else None
     return Confirmation(tuple(found), num_seeds, winner, simplest, as_good, _verdict(found, mode=mode))
+
+
+def judged(made: SweepDirectory, again: SweepDirectory) -> Confirmation:
+    """What a confirmation that ended says of a sweep."""
+    sweep, trials, known = again.spec(), ledger.read(again), ledger.read(made)
+    in_sweep = {f"trial {trial.number}": trial.value for trial in known if trial.value is not None}
+    for trial in known:
+        if trial.is_default and trial.value is not None:
+            in_sweep[DEFAULT] = trial.value
+    reached = values_by_seed(trials)
+    return confirmation(
+        {each.name: reached.get(each.name, {}) for each in sweep.experiments},
+        configs={each.name: each.config for each in sweep.experiments},
+        in_sweep=in_sweep,
+        finished_in_sweep=[trial.value for trial in known if trial.status == "finished" and trial.value is not None],
+        num_seeds=len(sweep.seeds),
+        mode=sweep.mode,
+    )
 
 
 def seed_variance(values: Mapping[str, Mapping[int, float]]) -> float | None:

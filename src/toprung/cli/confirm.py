@@ -32,11 +32,11 @@ def confirm(
 ) -> None:
     """Train a sweep's leaders and its default again, with fresh seeds, and say whether the winner wins."""
     from toprung import data, directory
+    from toprung.analysis.confirmation import judged
     from toprung.cli.display import watcher_for
     from toprung.export.testing import openings, score_on_test
     from toprung.sweep import workbench
     from toprung.sweep.confirmation import confirm as train_again
-    from toprung.sweep.confirmation import judged
     from toprung.sweep.run import resume
 
     project, made = workbench.find_project(Path.cwd()), directory.find(root_of(storage), named)

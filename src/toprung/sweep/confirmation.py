@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from toprung import cluster, directory, ledger
-from toprung.analysis.confirmation import DEFAULT, Confirmation, confirmation
+from toprung.analysis.confirmation import DEFAULT
 from toprung.analysis.ranking import ranked
-from toprung.analysis.seeds import values_by_seed
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.spec import Sweep
@@ -89,24 +88,6 @@ def _fresh_seeds(made: SweepDirectory, sweep: Sweep, count: int) -> list[int]:
     """The next seeds after those that the sweep, and earlier confirmations of it, have used."""
     used = [sweep.seed, *(seed for each in directory.confirmations(made) for seed in each.spec().seeds)]
     return list(range(max(used) + 1, max(used) + 1 + count))
-
-
-def judged(made: SweepDirectory, again: SweepDirectory) -> Confirmation:
-    """What a confirmation that ended says of a sweep."""
-    sweep, trials, known = again.spec(), ledger.read(again), ledger.read(made)
-    in_sweep = {f"trial {trial.number}": trial.value for trial in known if trial.value is not None}
-    for trial in known:
-        if trial.is_default and trial.value is not None:
-            in_sweep[DEFAULT] = trial.value
-    reached = values_by_seed(trials)
-    return confirmation(
-        {each.name: reached.get(each.name, {}) for each in sweep.experiments},
-        configs={each.name: each.config for each in sweep.experiments},
-        in_sweep=in_sweep,
-        finished_in_sweep=[trial.value for trial in known if trial.status == "finished" and trial.value is not None],
-        num_seeds=len(sweep.seeds),
-        mode=sweep.mode,
-    )
 
 
 def num_leaders_of(confirmation: SweepDirectory) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from toprung.analysis.comparison import Interval
+from toprung.analysis.confirmation import judged
 from toprung.analysis.ranking import describe
 from toprung.analysis.report.findings import Findings
 from toprung.analysis.report.panel import Panel, Table, ended, number
+from toprung.directory import SweepDirectory, confirmations
 from toprung.lineage import Lineage
 
 ROWS_SHOWN = 10
@@ -26,7 +29,7 @@ def result(found: Findings) -> Panel:
     ):
         text.append(
             f"The default configuration, trial {default.number}, reached {number(default.value)} "
-            f"({winner.value - default.value:+.4f} for the winner). One seed each: whether that holds is not shown."
+            f"({winner.value - default.value:+.4f} for the winner), each with one seed."
         )
     if len(found.scored) > 1:
         text.append(f"The best value is the luckiest of {len(found.scored)}: expect a little less on new images.")
@@ -39,6 +42,51 @@ def result(found: Findings) -> Panel:
     ]
     columns = ["rank", "trial", metric, "epoch", "ended", "configuration"]
     return Panel("result", "Result", text, tables=[Table("The best trials", columns, rows, is_open=True)])
+
+
+def confirmed(found: Findings) -> Panel:
+    """The leaders and the default on fresh seeds, and how often the test split was opened."""
+    if found.sweep.experiments:
+        text = [f"A controlled experiment has its seeds already. Type: toprung compare {found.directory.sweep_id}"]
+        return Panel("confirmation", "Confirmation", text)
+    ended_well = [each for each in confirmations(found.directory) if _is_finished(each)]
+    if not ended_well:
+        text = [f"Not confirmed yet. Type: toprung confirm {found.directory.sweep_id}"]
+        return Panel("confirmation", "Confirmation", text)
+    judgement = judged(found.directory, ended_well[0])
+    text = [judgement.verdict]
+    if judgement.simplest is not None and judgement.simplest != judgement.winner:
+        text.append(f"The simplest that is as good: {judgement.simplest}.")
+    if found.directory.test_log.is_file():
+        count = sum('"who"' in line for line in found.directory.test_log.read_text().splitlines())
+        text.append(f"The test split was opened {'once' if count == 1 else f'{count} times'}.")
+    metric = f"{found.sweep.metric}, fresh seeds"
+    columns = ["configuration", metric, "beyond the default", "in the sweep", "shrunk", "seeds"]
+    rows = [
+        [
+            each.name,
+            _interval(each.mean),
+            _interval(each.beyond_default),
+            number(each.in_sweep),
+            number(each.shrunk),
+            f"{len(each.values)} of {judgement.num_seeds}",
+        ]
+        for each in judgement.configurations
+    ]
+    caption = f"{ended_well[0].sweep_id}: means, 95 % intervals; those beyond the default hold for all leaders together"
+    return Panel("confirmation", "Confirmation", text, tables=[Table(caption, columns, rows, is_open=True)])
+
+
+def _is_finished(directory: SweepDirectory) -> bool:
+    return directory.status_file.is_file() and directory.read(directory.status_file).get("status") == "finished"
+
+
+def _interval(found: Interval | None) -> str:
+    if found is None:
+        return ""
+    if found.low is None or found.high is None:
+        return number(found.mean)
+    return f"{number(found.mean)} ({number(found.low)} to {number(found.high)})"
 
 
 def headline(found: Findings) -> str:

@@ -15,7 +15,7 @@ from toprung.analysis.report.panel import Panel
 from toprung.analysis.report.pictures import draw
 from toprung.analysis.report.progress import best_so_far
 from toprung.analysis.report.space import importance, optimizer_panels, parallel_coordinates, slices
-from toprung.analysis.report.standing import failures, headline, lineage, result
+from toprung.analysis.report.standing import confirmed, failures, headline, lineage, result
 from toprung.analysis.report.stopping import asha_audit, time_and_money
 from toprung.analysis.report.summary import markdown
 from toprung.analysis.report.winner import Judged, judge, mistakes
@@ -73,6 +73,7 @@ def every_panel(found: Findings, seen: Judged | str) -> list[Panel]:
     """The page, top to bottom."""
     return [
         result(found),
+        confirmed(found),
         best_so_far(found),
         learning_curves(found),
         importance(found),
