@@ -45,7 +45,7 @@ lint: install  ## check style, types, floors, the workflow and cluster.yaml
 	  cluster.yaml
 
 bench: install  ## measure speed and memory (figures: bench/README.md)
-	@for part in overhead step augment data memory tracking; do "$(BIN)/python" "bench/$$part.py" || exit 1; done
+	@for part in overhead step augment data tracking; do "$(BIN)/python" "bench/$$part.py" || exit 1; done
 
 lock: build/lock-tools/uv-$(UV_VERSION)  ## write requirements.lock anew (UPGRADE=1: with newer versions)
 	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \

@@ -59,7 +59,9 @@ def confirm(
     before = openings(made)
     if before and not again:
         scored = f"accuracy {before[-1]['accuracy']:.4f}" if "accuracy" in before[-1] else "no score was written"
-        console.print(f"\nThe test split was opened on {before[-1]['time']}: {scored}. To open it again: --again")
+        console.print(
+            f"\nThe test split was opened on {before[-1]['time']}: {scored}. To open it again: --again", soft_wrap=True
+        )
         return
     score = score_on_test(
         earlier.export_folder,
@@ -75,8 +77,8 @@ def confirm(
         f"{score.num_images} images).",
         soft_wrap=True,
     )
-    console.print(f"\n  model    {short(earlier.export_folder)}       (its median seed)")
-    console.print(f"  log      {short(made.test_log)}")
+    console.print(f"\n  model    {short(earlier.export_folder)}       (its median seed)", soft_wrap=True)
+    console.print(f"  log      {short(made.test_log)}", soft_wrap=True)
 
 
 def _earlier(made: SweepDirectory, *, top: int, seeds: int) -> SweepDirectory | None:
@@ -97,7 +99,7 @@ def print_confirmation(console: Console, found: Confirmation, *, metric: str) ->
     """The table of the configurations, and what follows from it."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("configuration", no_wrap=True)
-    for column in (f"{metric}, fresh seeds", "beyond the default", "in the sweep", "shrunk", "seeds"):
+    for column in (metric, "beyond default", "in sweep", "shrunk", "seeds"):
         table.add_column(column, justify="right", no_wrap=True)
     for each in found.configurations:
         marks = "=" if each.name in found.as_good and len(found.as_good) > 1 else ""
@@ -114,8 +116,8 @@ def print_confirmation(console: Console, found: Confirmation, *, metric: str) ->
     if found.simplest is not None and found.simplest != found.winner:
         console.print(f"The simplest that is as good: {found.simplest}.", soft_wrap=True)
     console.print(
-        "95 % intervals; those beyond the default hold for all leaders together. =: not significantly worse than the "
-        "best. Shrunk: the sweep's own value, less what is luck on average.",
+        f"{metric}: mean over fresh seeds. 95 % intervals; those beyond the default hold for all leaders together. "
+        "=: not significantly worse than the best. Shrunk: the sweep's own value, less what is luck on average.",
         style="dim",
         soft_wrap=True,
     )
@@ -127,4 +129,4 @@ def _interval(found: Interval | None, *, signed: bool = False) -> str:
     sign = "+" if signed else ""
     if found.low is None or found.high is None:
         return f"{found.mean:{sign}.4f}"
-    return f"{found.mean:{sign}.4f} ({found.low:{sign}.4f} to {found.high:{sign}.4f})"
+    return f"{found.mean:{sign}.4f} ±{found.high - found.mean:.4f}"
