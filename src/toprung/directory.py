@@ -148,6 +148,11 @@ class SweepDirectory:
         except filelock.Timeout:
             return True
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether its last driver wrote that it finished."""
+        return self.status_file.is_file() and self.read(self.status_file).get("status") == "finished"
+
     def trial_folder(self, trial_id: str) -> Path:
         """One trial's configuration, checkpoints and best weights."""
         return self.trials_folder / trial_id

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.marked import processes_marked
 from toprung import data, directory
 from toprung.directory import TRIAL_LOCK_FILE, SweepDirectory
 
@@ -139,14 +140,7 @@ class Command:
 
     def processes(self) -> list[psutil.Process]:
         """Every living process that came of this command (they inherit a variable of its environment)."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("TEST_MARK") == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
+        return processes_marked(self.mark)
 
     def workers(self) -> dict[str, psutil.Process]:
         """The process that trains, by trial id: it holds the lock file of its trial open."""

@@ -16,6 +16,7 @@ import mlflow
 import psutil
 import pytest
 
+from tests.marked import processes_marked
 from toprung import data
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -118,14 +119,7 @@ class Command:
 
     def processes(self) -> list[psutil.Process]:
         """Every living process that came of this command (they inherit a variable of its environment)."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("TEST_MARK") == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
+        return processes_marked(self.mark)
 
     def left_behind(self) -> list[str]:
         """Those that are still there some seconds after the command."""

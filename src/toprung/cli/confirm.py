@@ -41,7 +41,7 @@ def confirm(
 
     project, made = workbench.find_project(Path.cwd()), directory.find(root_of(storage), named)
     earlier = None if again else _earlier(made, top=top, seeds=seeds)
-    if earlier is None or not _is_finished(earlier):
+    if earlier is None or not earlier.is_finished:
         with watcher_for(sys.stdout) as watcher:
             if earlier is None:
                 outcome = train_again(project, made, num_leaders=top, num_seeds=seeds, watcher=watcher)
@@ -89,10 +89,6 @@ def _earlier(made: SweepDirectory, *, top: int, seeds: int) -> SweepDirectory | 
     return next(
         (each for each in confirmations(made) if (num_leaders_of(each), len(each.spec().seeds)) == (top, seeds)), None
     )
-
-
-def _is_finished(made: SweepDirectory) -> bool:
-    return bool(made.read(made.status_file).get("status") == "finished")
 
 
 def print_confirmation(console: Console, found: Confirmation, *, metric: str) -> None:

@@ -89,16 +89,27 @@ def _score_elsewhere(folder: Path, *, directory: SweepDirectory, sweep: Sweep, p
         "prepared_root": str(prepared_root),
         "num_threads": sweep.resources.num_threads,
     }
+    try:
+        return in_fresh_process("toprung.export.verify", task, directory=directory)
+    except ExportFailed as error:
+        raise ExportFailed(f"a fresh process could not load the exported model: {error}") from None
+
+
+def in_fresh_process(module: str, task: dict[str, Any], *, directory: SweepDirectory) -> dict[str, Any]:
+    """Run a module that takes a task as JSON and prints JSON, with the sweep's own copy of the workbench on its path.
+
+    Raises:
+        ExportFailed: it ended badly; the message is the last line that it left.
+    """
     path = os.pathsep.join(filter(None, [str(directory.code_folder), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
-        [sys.executable, "-m", "toprung.export.verify", json.dumps(task)],
+        [sys.executable, "-m", module, json.dumps(task)],
         capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ExportFailed(f"a fresh process could not load the exported model: {reason}")
-    scored: dict[str, Any] = json.loads(done.stdout)
-    return scored
+        raise ExportFailed((done.stderr.strip().splitlines() or ["no reason given"])[-1])
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def _agreed(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from scipy import stats
 
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
-from toprung.export.bundle import ExportFailed
+from toprung.export.bundle import in_fresh_process
 from toprung.spec import Sweep
 
 CONFIDENCE = 0.95
@@ -82,14 +80,7 @@ def score_on_test(
         "opened_by": f"{directory.sweep_id}: {exported.parent.name}/{exported.name}",
         "num_threads": sweep.resources.num_threads,
     }
-    path = os.pathsep.join(filter(None, [str(directory.code_folder), os.environ.get("PYTHONPATH", "")]))
-    done = subprocess.run(
-        [sys.executable, "-m", "toprung.export.testing", json.dumps(task)],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
-    if done.returncode != 0:
-        raise ExportFailed((done.stderr.strip().splitlines() or ["no reason given"])[-1])
-    scored = json.loads(done.stdout)
+    scored = in_fresh_process("toprung.export.testing", task, directory=directory)
     count = scored["num_images"]
     interval = stats.binomtest(round(scored["accuracy"] * count), count).proportion_ci(CONFIDENCE, method="wilson")
     found = TestScore(scored["accuracy"], float(interval.low), float(interval.high), scored["loss"], count)

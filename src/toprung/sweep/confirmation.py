@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.spec import Sweep
 from toprung.sweep import workbench
-from toprung.sweep.board import Board, Watcher
+from toprung.sweep.board import Watcher
 from toprung.sweep.check import check
-from toprung.sweep.driver import Driver, Outcome
+from toprung.sweep.driver import Outcome
 from toprung.sweep.earlier import refuse_changed_data
-from toprung.sweep.process import output_to
+from toprung.sweep.run import begin
 
 
 def confirm(project: Path, made: SweepDirectory, *, num_leaders: int, num_seeds: int, watcher: Watcher) -> Outcome:
@@ -46,15 +47,7 @@ def confirm(project: Path, made: SweepDirectory, *, num_leaders: int, num_seeds:
     checked = check(project, sweep, code=made.code_folder)
     refuse_changed_data(made, checked)
     new = directory.create(made.path.parent, sweep, name=None, now=datetime.now(), confirms=made.sweep_id)
-    board = Board(new.sweep_id, sweep, checked.num_workers, note=checked.images.where)
-    try:
-        shutil.copytree(made.code_folder, new.code_folder)
-        with new.lock(), output_to(new.log_file):
-            return Driver(checked, new, board, watcher).run()
-    except BaseException as error:
-        if isinstance(error, UserError) or not board.trials:
-            shutil.rmtree(new.path, ignore_errors=True)
-        raise
+    return begin(checked, new, watcher=watcher, copy_code=partial(shutil.copytree, made.code_folder))
 
 
 def planned(made: SweepDirectory, *, num_leaders: int, num_seeds: int) -> Sweep:

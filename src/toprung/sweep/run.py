@@ -17,7 +17,7 @@ from toprung.errors import UserError
 from toprung.spec import Sweep
 from toprung.sweep import earlier, workbench
 from toprung.sweep.board import Board, Watcher
-from toprung.sweep.check import check
+from toprung.sweep.check import Checked, check
 from toprung.sweep.driver import Driver, Life, Outcome
 from toprung.sweep.process import output_to
 
@@ -66,9 +66,29 @@ def run(
     made = directory.create(
         project / sweep.storage, sweep, name=name, now=datetime.now(), recipe=recipe, settings=settings
     )
-    board = Board(made.sweep_id, sweep, checked.num_workers, note=checked.images.where)
+    return begin(checked, made, watcher=watcher, life=life, copy_code=partial(workbench.snapshot, project))
+
+
+def begin(
+    checked: Checked,
+    made: SweepDirectory,
+    *,
+    watcher: Watcher,
+    copy_code: Callable[[Path], object],
+    life: Life | None = None,
+) -> Outcome:
+    """Drive a sweep whose directory has just been made; where nothing came of it, the directory goes.
+
+    Args:
+        checked: the sweep, looked at.
+        made: its new directory.
+        watcher: told what happens.
+        copy_code: puts the workbench into a folder that is not there yet.
+        life: why the driver runs; None for a new sweep.
+    """
+    board = Board(made.sweep_id, checked.sweep, checked.num_workers, note=checked.images.where)
     try:
-        workbench.snapshot(project, made.code_folder)
+        copy_code(made.code_folder)
         with made.lock(), output_to(made.log_file):
             return Driver(checked, made, board, watcher, life=life).run()
     except BaseException as error:
@@ -191,8 +211,8 @@ def _take_up(
 
 
 def _refuse_finished(made: SweepDirectory, sweep: Sweep) -> None:
-    state = made.read(made.status_file) if made.status_file.is_file() else {}
-    if state.get("status") == "finished" and not made.is_driven():
+    if made.is_finished and not made.is_driven():
+        state = made.read(made.status_file)
         reason = f" ({state['reason']})" if state.get("reason") else ""
         more = f"For more trials type: toprung extend {made.sweep_id} --trials {max(1, sweep.num_trials // 2)}"
         raise UserError(f"{made.sweep_id} is finished{reason}. {_anew(made, sweep) if sweep.experiments else more}")

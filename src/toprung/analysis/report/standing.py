@@ -9,7 +9,7 @@ from toprung.analysis.confirmation import judged
 from toprung.analysis.ranking import describe
 from toprung.analysis.report.findings import Findings
 from toprung.analysis.report.panel import Panel, Table, ended, number
-from toprung.directory import SweepDirectory, confirmations
+from toprung.directory import confirmations
 from toprung.lineage import Lineage
 
 ROWS_SHOWN = 10
@@ -49,7 +49,7 @@ def confirmed(found: Findings) -> Panel:
     if found.sweep.experiments:
         text = [f"A controlled experiment has its seeds already. Type: toprung compare {found.directory.sweep_id}"]
         return Panel("confirmation", "Confirmation", text)
-    ended_well = [each for each in confirmations(found.directory) if _is_finished(each)]
+    ended_well = [each for each in confirmations(found.directory) if each.is_finished]
     if not ended_well:
         text = [f"Not confirmed yet. Type: toprung confirm {found.directory.sweep_id}"]
         return Panel("confirmation", "Confirmation", text)
@@ -75,10 +75,6 @@ def confirmed(found: Findings) -> Panel:
     ]
     caption = f"{ended_well[0].sweep_id}: means, 95 % intervals; those beyond the default hold for all leaders together"
     return Panel("confirmation", "Confirmation", text, tables=[Table(caption, columns, rows, is_open=True)])
-
-
-def _is_finished(directory: SweepDirectory) -> bool:
-    return directory.status_file.is_file() and directory.read(directory.status_file).get("status") == "finished"
 
 
 def _interval(found: Interval | None) -> str:
