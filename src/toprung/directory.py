@@ -31,8 +31,8 @@ from typing import Any
 import filelock
 from pydantic import ValidationError
 
-from toprung.errors import UserError
-from toprung.spec import Sweep, explain
+from toprung.errors import UserError, explain
+from toprung.spec import Sweep
 
 # In a trial's folder: what it was given, where it left off (and the epoch before), its best epoch's weights and what
 # they are, why it failed, and the lock of the process that trains it.

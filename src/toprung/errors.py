@@ -1,5 +1,13 @@
 """The error a user can mend: its text is the one line the command line prints."""
 
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
 
 class UserError(ValueError):
     """What a user gave cannot be used.
@@ -7,3 +15,44 @@ class UserError(ValueError):
     The text says what was given, what is needed and what to type next; the command line prints it without a
     traceback and ends with exit code 2.
     """
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line for a person: which field, what it was given, what it takes."""
+    first = error.errors()[0]
+    path = [str(step) for step in first["loc"]]
+    owner, where = part_at(model, path[:-1]), ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return no_field(owner, path[-1], where=".".join(path[:-1]) or model.__name__.lower())
+    if first["type"] == "missing":
+        return f'{model.__name__} needs "{where}".'
+    message = first["msg"].removeprefix("Value error, ")
+    if not where:
+        return f"{model.__name__.lower()}: {message}."
+    return f"{where} cannot be {json.dumps(first['input'], default=str)}: {message}."
+
+
+def no_field(owner: type[BaseModel] | BaseModel, name: str, *, where: str) -> str:
+    """The line for a field that does not exist: it names those that do, with their values (or defaults)."""
+    known = []
+    for field_name, field in (owner if isinstance(owner, type) else type(owner)).model_fields.items():
+        if field.is_required():
+            known.append(field_name)
+            continue
+        default = field.get_default(call_default_factory=True)
+        value = default if isinstance(owner, type) else getattr(owner, field_name)
+        without = value is None or isinstance(value, BaseModel | dict | tuple)
+        known.append(field_name if without else f"{field_name} ({value})")
+    return f'{where} has no field "{name}"; it has {", ".join(known)}.'
+
+
+def part_at(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
+    """The model that holds the last field of a path, as far as the path leads through models."""
+    for step in path:
+        inner = model.model_fields[step].annotation if step in model.model_fields else None
+        if get_origin(inner) is tuple:
+            inner = get_args(inner)[0]
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        model = inner
+    return model

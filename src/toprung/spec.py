@@ -1,20 +1,19 @@
 """What a recipe says: `Sweep` and its parts, frozen pydantic models that survive a round trip through JSON.
 
 A recipe is a function that returns a `Sweep`; another recipe derives from it with `model_copy(update=...)`, and the
-command line overrides single fields with `--set asha.max_epochs=4` (`apply_overrides`).
+command line overrides single fields with `--set asha.max_epochs=4` (settings.py).
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from toprung.errors import UserError
+from toprung.errors import UserError, explain
 
 
 def _dotted_name(value: object) -> object:
@@ -263,109 +262,3 @@ def _validated(model: type[P], values: Mapping[str, Any]) -> P:
         return model.model_validate(values)
     except ValidationError as error:
         raise UserError(explain(error, model)) from None
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line for a person: which field, what it was given, what it takes."""
-    first = error.errors()[0]
-    path = [str(step) for step in first["loc"]]
-    owner, where = _owner(model, path[:-1]), ".".join(path)
-    if first["type"] == "extra_forbidden":
-        return no_field(owner, path[-1], where=".".join(path[:-1]) or model.__name__.lower())
-    if first["type"] == "missing":
-        return f'{model.__name__} needs "{where}".'
-    message = first["msg"].removeprefix("Value error, ")
-    if not where:
-        return f"{model.__name__.lower()}: {message}."
-    return f"{where} cannot be {json.dumps(first['input'], default=str)}: {message}."
-
-
-def no_field(owner: type[BaseModel] | BaseModel, name: str, *, where: str) -> str:
-    """The line for a field that does not exist: it names those that do, with their values (or defaults)."""
-    known = []
-    for field_name, field in (owner if isinstance(owner, type) else type(owner)).model_fields.items():
-        if field.is_required():
-            known.append(field_name)
-            continue
-        default = field.get_default(call_default_factory=True)
-        value = default if isinstance(owner, type) else getattr(owner, field_name)
-        without = value is None or isinstance(value, BaseModel | dict | tuple)
-        known.append(field_name if without else f"{field_name} ({value})")
-    return f'{where} has no field "{name}"; it has {", ".join(known)}.'
-
-
-def _owner(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
-    for step in path:
-        inner = model.model_fields[step].annotation if step in model.model_fields else None
-        if get_origin(inner) is tuple:
-            inner = get_args(inner)[0]
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            break
-        model = inner
-    return model
-
-
-def apply_overrides(sweep: Sweep, settings: Iterable[str]) -> Sweep:
-    """Apply `field=value` settings, each value read as JSON where it is JSON, else as text.
-
-    `asha.max_epochs=4` names a field by its path; a bare `max_epochs=4` serves where just one part has that field;
-    `constants.lr=0.01` holds a hyperparameter fixed.
-
-    Raises:
-        UserError: a setting has no `=`, names no field, or its value is out of range.
-    """
-    for setting in settings:
-        path, value = _parsed(setting)
-        sweep = _with_field(sweep, _full_path(sweep, path), value)
-    return sweep
-
-
-def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """`["lr=0.01", "optimizer=sgd"]` as `{"lr": 0.01, "optimizer": "sgd"}`.
-
-    Raises:
-        UserError: a setting has no `=`.
-    """
-    return dict(_parsed(setting) for setting in settings)
-
-
-def _parsed(setting: str) -> tuple[str, Any]:
-    path, equals, text = setting.partition("=")
-    if not equals or not path.strip():
-        raise UserError(f'--set takes field=value, such as --set num_trials=12; it was given "{setting}".')
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
-    return path.strip(), value
-
-
-def _full_path(sweep: Sweep, path: str) -> list[str]:
-    model, steps = type(sweep), path.split(".")
-    if len(steps) > 1 or steps[0] in model.model_fields:
-        return steps
-    parts = [
-        name
-        for name in model.model_fields
-        if steps[0] in _owner(model, [name]).model_fields and _owner(model, [name]) is not model
-    ]
-    if len(parts) > 1:
-        choices = " or ".join(f"{part}.{path}" for part in parts)
-        raise UserError(f'"{path}" is a field of several parts: say {choices}.')
-    if not parts:
-        raise UserError(no_field(sweep, path, where="sweep"))
-    return [parts[0], path]
-
-
-def _with_field(part: Part, path: list[str], value: Any, *, where: str = "sweep") -> Any:
-    name, *rest = path
-    if name not in type(part).model_fields:
-        raise UserError(no_field(part, name, where=where))
-    if not rest:
-        return part.model_copy(update={name: value})
-    inner = getattr(part, name)
-    if isinstance(inner, dict):
-        return part.model_copy(update={name: {**inner, ".".join(rest): value}})
-    if not isinstance(inner, Part):
-        raise UserError(f'{name} is a plain value; "{".".join(path)}" cannot be set.')
-    return part.model_copy(update={name: _with_field(inner, rest, value, where=name)})

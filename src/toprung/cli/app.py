@@ -17,7 +17,8 @@ from toprung.cli.lives import lives_app
 from toprung.cli.places import Json, Named, Storage, exit_code, print_json, root_of, say, short
 from toprung.cli.report import report_app
 from toprung.errors import UserError
-from toprung.spec import Data, apply_overrides, parse_settings
+from toprung.settings import apply_overrides, parse_settings
+from toprung.spec import Data
 
 app = typer.Typer(
     name="toprung",

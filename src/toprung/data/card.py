@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from toprung.errors import UserError
-from toprung.spec import explain
+from toprung.errors import UserError, explain
 
 Operation = Literal["flip", "shift", "affine", "color", "cutout", "mixup"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)

@@ -13,7 +13,8 @@ from toprung.directory import FAILURE_FILE, TRIAL_LOCK_FILE, SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import TrialRecord
 from toprung.lineage import Lineage
-from toprung.spec import Sweep, apply_overrides
+from toprung.settings import apply_overrides
+from toprung.spec import Sweep
 from toprung.sweep import workbench
 from toprung.sweep.check import Checked
 

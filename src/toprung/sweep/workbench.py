@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from toprung import spec
-from toprung.errors import UserError
+from toprung.errors import UserError, explain
 
 FOLDERS = ("tune", "trainers", "search_spaces")
 
@@ -88,7 +88,7 @@ def load_recipe(project: Path, name: str) -> spec.Sweep:
         raise
     except ValidationError as error:
         owner = getattr(spec, error.title, spec.Sweep)
-        raise UserError(f"The recipe {name} is wrong: {spec.explain(error, owner)}") from None
+        raise UserError(f"The recipe {name} is wrong: {explain(error, owner)}") from None
     except Exception as error:
         raise UserError(f"The recipe {name} fails: {_where(error, project)}") from None
     if not isinstance(made, spec.Sweep):

@@ -1,31 +1,28 @@
-"""A sweep in MLflow's words: one parent run, one child run a trial. The only module that imports MLflow."""
+"""A sweep in MLflow's words: one parent run, one child run a trial. Nothing else writes to MLflow."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from toprung.directory import ABOUT_FILE, CONFIG_FILE, FAILURE_FILE, WEIGHTS_FILE
 from toprung.errors import UserError
 from toprung.ledger import End
 from toprung.lineage import Lineage
+from toprung.tracking.connection import be_brief, make_store
+from toprung.tracking.described import dataset_of, tags_of
 from toprung.tracking.server import masked
 
 RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "killed": "KILLED"}
 ARTIFACTS = (CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE, FAILURE_FILE)
 LONGEST_PARAM = 6000  # MLflow's own limit on a parameter's text
-LONGEST_DIGEST = 36  # and on a dataset's digest
 TRY_AGAIN = (408, 429)
 
 
@@ -93,11 +90,11 @@ class TrackedSweep:
         """
         self._uri, self._sweep_id, self._confirms = uri, sweep_id, confirms
         self._tags = {"toprung.sweep_id": sweep_id, **tags_of(lineage)}
-        self._dataset = _dataset(lineage)
-        _be_brief()
+        self._dataset = dataset_of(lineage)
+        be_brief()
         try:
             with _answers():
-                _make_store(uri)
+                make_store(uri)
                 self._client = MlflowClient(tracking_uri=uri)
                 self.experiment_id: str = self._experiment(experiment, artifact_location)
                 found = self._search("sweep")
@@ -265,65 +262,6 @@ class TrackedSweep:
                 elif path.is_file():
                     self._client.log_artifact(run_id, str(path))
             self._client.set_terminated(run_id, status, end_time=at)
-
-
-def tags_of(lineage: Lineage) -> dict[str, str]:
-    """What every run of a sweep carries of its lineage."""
-    return {
-        "toprung.commit": lineage.commit or "unknown",
-        "toprung.dirty": str(lineage.dirty).lower(),
-        "toprung.lock_hash": lineage.lock_hash or "none",
-        "toprung.data": lineage.data_name,
-        "toprung.data_fingerprint": lineage.data_fingerprint,
-        "toprung.split_fingerprint": lineage.split_fingerprint,
-        **{f"toprung.{name}": value for name, value in _dvc(lineage).items()},
-        **({} if lineage.seed is None else {"toprung.seed": str(lineage.seed)}),
-        **{f"toprung.version.{name}": version for name, version in lineage.versions.items()},
-    }
-
-
-def _dvc(lineage: Lineage) -> dict[str, str]:
-    """What DVC calls the data, where it knows it."""
-    known = {name: getattr(lineage, name) for name in ("dvc_raw_md5", "dvc_prepared_md5", "dvc_remote")}
-    return {name: value for name, value in known.items() if value is not None}
-
-
-def _dataset(lineage: Lineage) -> DatasetInput:
-    source = {"dataset": lineage.data_name, "split_fingerprint": lineage.split_fingerprint, **_dvc(lineage)}
-    described = Dataset(
-        name=lineage.data_name,
-        digest=lineage.data_fingerprint[:LONGEST_DIGEST],
-        source_type="toprung",
-        source=json.dumps(source),
-    )
-    return DatasetInput(dataset=described, tags=[InputTag("mlflow.data.context", "training")])
-
-
-def _be_brief() -> None:
-    """Settings of MLflow's client that are read at each call.
-
-    It must not retry by itself: it would send `runs/create` again after an answer that was lost, and make two runs.
-    """
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the address with its password
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-
-
-def _make_store(uri: str) -> None:
-    """Make the schema of a new sqlite file aside: MLflow cannot use, nor mend, a schema that was half made."""
-    if not uri.startswith("sqlite:///"):
-        return
-    file = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    if file.exists():
-        return
-    with filelock.FileLock(file.with_name(f".{file.name}.lock")):
-        if file.exists():
-            return
-        aside = file.with_name(f".{file.name}.new")
-        aside.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
-        os.replace(aside, file)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,0 +1,76 @@
+"""`--set field=value`: what the command line changes in a recipe, or gives to a loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from toprung.errors import UserError, no_field, part_at
+from toprung.spec import Part, Sweep
+
+
+def apply_overrides(sweep: Sweep, settings: Iterable[str]) -> Sweep:
+    """Apply `field=value` settings, each value read as JSON where it is JSON, else as text.
+
+    `asha.max_epochs=4` names a field by its path; a bare `max_epochs=4` serves where just one part has that field;
+    `constants.lr=0.01` holds a hyperparameter fixed.
+
+    Raises:
+        UserError: a setting has no `=`, names no field, or its value is out of range.
+    """
+    for setting in settings:
+        path, value = _parsed(setting)
+        sweep = _with_field(sweep, _full_path(sweep, path), value)
+    return sweep
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """`["lr=0.01", "optimizer=sgd"]` as `{"lr": 0.01, "optimizer": "sgd"}`.
+
+    Raises:
+        UserError: a setting has no `=`.
+    """
+    return dict(_parsed(setting) for setting in settings)
+
+
+def _parsed(setting: str) -> tuple[str, Any]:
+    path, equals, text = setting.partition("=")
+    if not equals or not path.strip():
+        raise UserError(f'--set takes field=value, such as --set num_trials=12; it was given "{setting}".')
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    return path.strip(), value
+
+
+def _full_path(sweep: Sweep, path: str) -> list[str]:
+    model, steps = type(sweep), path.split(".")
+    if len(steps) > 1 or steps[0] in model.model_fields:
+        return steps
+    parts = [
+        name
+        for name in model.model_fields
+        if steps[0] in part_at(model, [name]).model_fields and part_at(model, [name]) is not model
+    ]
+    if len(parts) > 1:
+        choices = " or ".join(f"{part}.{path}" for part in parts)
+        raise UserError(f'"{path}" is a field of several parts: say {choices}.')
+    if not parts:
+        raise UserError(no_field(sweep, path, where="sweep"))
+    return [parts[0], path]
+
+
+def _with_field(part: Part, path: list[str], value: Any, *, where: str = "sweep") -> Any:
+    name, *rest = path
+    if name not in type(part).model_fields:
+        raise UserError(no_field(part, name, where=where))
+    if not rest:
+        return part.model_copy(update={name: value})
+    inner = getattr(part, name)
+    if isinstance(inner, dict):
+        return part.model_copy(update={name: {**inner, ".".join(rest): value}})
+    if not isinstance(inner, Part):
+        raise UserError(f'{name} is a plain value; "{".".join(path)}" cannot be set.')
+    return part.model_copy(update={name: _with_field(inner, rest, value, where=name)})
