@@ -13,6 +13,7 @@ from rich.table import Table
 
 from toprung.cli.confirm import confirm_app
 from toprung.cli.data import data_app
+from toprung.cli.init import init_app
 from toprung.cli.lives import lives_app
 from toprung.cli.places import Json, Named, Storage, exit_code, print_json, root_of, say, short
 from toprung.cli.report import report_app
@@ -28,6 +29,7 @@ app = typer.Typer(
     epilog="Begin with: toprung sweep tune.digits",
 )
 app.add_typer(data_app, name="data")
+app.add_typer(init_app)
 app.add_typer(lives_app)
 app.add_typer(report_app)
 app.add_typer(confirm_app)

@@ -1,0 +1,99 @@
+"""A new workbench in an empty folder: what `toprung init` writes.
+
+The files lie in `workbench/` beside this one, without the dots that begin some of their names (a `.gitignore` would
+work where it lies). Most are copies of this project's own; `tests/test_scaffold.py` holds them equal.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import jinja2
+
+from toprung.errors import UserError
+
+FILES = Path(__file__).parent / "workbench"
+TEMPLATE = ".jinja"
+DOTTED = {name: f".{name}" for name in ("dvc", "dvcignore", "github", "gitignore")}
+MAY_BE_THERE = {".git"}  # `git init` may come first
+
+
+def scaffold(folder: Path) -> list[Path]:
+    """Write a workbench into an empty folder and make it a Git repository, unless it lies in one.
+
+    Args:
+        folder: made where it is not there.
+
+    Returns:
+        The files, relative to the folder.
+
+    Raises:
+        UserError: the folder is a file or not empty, cannot be written, or Git is not there; nothing is left behind.
+    """
+    folder = folder.resolve()
+    _refuse_occupied(folder)
+    was_there, done = folder.is_dir(), []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+            aside = Path(temporary)
+            written = _write(aside, name=project_name(folder))
+            _refuse_occupied(folder)
+            for entry in aside.iterdir():
+                done.append(folder / entry.name)
+                entry.rename(folder / entry.name)
+        if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
+            _git_init(folder)
+    except BaseException as error:
+        for entry in done:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+        if not was_there:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from None
+        raise
+    return sorted(written)
+
+
+def project_name(folder: Path) -> str:
+    """The folder's name as a project's name in pyproject.toml; "workbench" where it has no letter or digit."""
+    return re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-") or "workbench"
+
+
+def _refuse_occupied(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file. Name a new folder: toprung init DIR")
+    there = sorted({entry.name for entry in folder.iterdir()} - MAY_BE_THERE) if folder.is_dir() else []
+    if there:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise UserError(f"{folder} is not empty: it has {there[0]}{more}. Name a new folder: toprung init DIR")
+
+
+def _write(target: Path, *, name: str) -> list[Path]:
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    given, written = {"name": name, "toprung": metadata.version("toprung")}, []
+    for source in sorted(path for path in FILES.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        steps = [DOTTED.get(step, step) for step in source.relative_to(FILES).parts]
+        file = Path(*steps).with_name(steps[-1].removesuffix(TEMPLATE))
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix == TEMPLATE:
+            text = environment.from_string(source.read_text(encoding="utf-8")).render(given)
+            (target / file).write_text(text, encoding="utf-8")
+        else:
+            shutil.copyfile(source, target / file)
+        written.append(file)
+    return written
+
+
+def _git_init(folder: Path) -> None:
+    try:
+        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UserError("DVC needs Git, and there is no git on PATH. Install it, then again: toprung init") from None
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"git init failed in {folder}: {error.stderr.strip()}") from None

@@ -1,0 +1,1 @@
+"""What may vary: one define-by-run Optuna function a file."""

@@ -1,0 +1,26 @@
+"""What may vary in trainers.convnet: optimizer, schedule, batch size, augmentation, label smoothing.
+
+A hyperparameter exists only where it means something: momentum under SGD, betas under Adam and AdamW. A name with
+a range of its own under each optimizer is written `sgd.lr` and `adam.lr`; the trainer reads plain `lr`. What is not
+suggested keeps the trainer's default. To hold something at another value, return it: `{"width": 32}`.
+"""
+
+import optuna
+
+
+def space(trial: optuna.Trial) -> None:
+    optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam", "adamw"])
+    if optimizer == "sgd":
+        trial.suggest_float("sgd.lr", 1e-2, 1.0, log=True)
+        trial.suggest_float("sgd.weight_decay", 1e-5, 1e-2, log=True)
+        trial.suggest_float("sgd.momentum", 0.5, 0.98)
+    else:
+        trial.suggest_float("adam.lr", 3e-4, 3e-2, log=True)
+        trial.suggest_float("adam.weight_decay", 1e-5, 1e-1, log=True)
+        trial.suggest_float("adam.beta1", 0.8, 0.95)
+        trial.suggest_float("adam.beta2", 0.95, 0.9999)
+
+    trial.suggest_categorical("schedule", ["constant", "cosine", "onecycle"])
+    trial.suggest_categorical("batch_size", [32, 64, 128, 256])
+    trial.suggest_categorical("augment", ["none", "light", "heavy"])
+    trial.suggest_float("label_smoothing", 0.0, 0.2)

@@ -1,0 +1,1 @@
+"""Recipes: which sweep to run. Each file's `sweep()` returns one."""

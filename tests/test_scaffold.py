@@ -1,0 +1,98 @@
+"""What `toprung init` writes: copies of this project's own files, in an empty folder only, all of them in the wheel."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from toprung.errors import UserError
+from toprung.scaffold import DOTTED, FILES, scaffold
+from toprung.sweep import workbench
+
+# Its own: what a new project says otherwise than this one.
+OWN = {
+    "README.md.jinja", "pyproject.toml.jinja", "requirements.lock.jinja", "dvc.yaml", "gitignore", "tune/mine.py",
+}  # fmt: skip
+
+
+def _files(root: Path) -> set[str]:
+    return {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file() and ".git" not in file.parts}
+
+
+def test_everything_but_its_own_is_a_copy_of_the_projects(project):
+    for file in sorted(_files(FILES) - OWN):
+        if "__pycache__" in file:
+            continue
+        first, *rest = Path(file).parts
+        ours = project.joinpath(DOTTED.get(first, first), *(DOTTED.get(step, step) for step in rest))
+        assert ours.read_bytes() == (FILES / file).read_bytes(), f"cp {ours.relative_to(project)} {FILES / file}"
+
+
+def test_a_new_workbench_is_a_git_repository_with_recipes_and_a_readme_of_its_name(tmp_path):
+    folder = tmp_path / "some" / "My Mushrooms"
+    written = scaffold(folder)
+    assert {str(file) for file in written} == _files(folder)
+    assert workbench.recipes(folder) == ["mine", "smoke"]
+    assert (folder / "README.md").read_text().startswith("# my-mushrooms\n")
+    assert 'name = "my-mushrooms"' in (folder / "pyproject.toml").read_text()
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=folder, check=True, capture_output=True, text=True)
+    assert "?? trainers/" in status.stdout.splitlines()
+    assert os.listdir(folder.parent) == ["My Mushrooms"]
+
+
+def test_a_folder_where_git_was_begun_is_empty_enough(tmp_path):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    scaffold(tmp_path)
+    assert (tmp_path / "tune" / "mine.py").is_file()
+
+
+def test_inside_a_git_repository_no_second_one_is_made(tmp_path):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    scaffold(tmp_path / "bench")
+    assert not (tmp_path / "bench" / ".git").exists()
+
+
+@pytest.mark.parametrize("there", ["README.md", ".hidden", "tune"])
+def test_a_folder_with_anything_in_it_is_refused_and_stays_as_it_is(tmp_path, there):
+    (tmp_path / there).mkdir() if there == "tune" else (tmp_path / there).write_text("mine")
+    with pytest.raises(UserError, match=rf"is not empty: it has {there}\. Name a new folder"):
+        scaffold(tmp_path)
+    assert os.listdir(tmp_path) == [there]
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path):
+    (tmp_path / "x").write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        scaffold(tmp_path / "x")
+    assert (tmp_path / "x").read_text() == "mine"
+
+
+def test_without_git_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="there is no git on PATH"):
+        scaffold(tmp_path / "x")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="there is no git on PATH"):
+        scaffold(tmp_path / "empty")
+    assert _files(tmp_path) == set()
+    assert os.listdir(tmp_path) == ["empty"]
+
+
+def test_the_wheel_holds_every_file_of_the_engine(project, tmp_path):
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "src/toprung"],
+        cwd=project, check=True, capture_output=True, text=True,
+    ).stdout.split()  # fmt: skip
+    source = tmp_path / "source"
+    for file in [*tracked, "pyproject.toml", "README.md", "LICENSE"]:
+        (source / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(project / file, source / file)
+    build = ["wheel", "-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", *build, "-w", tmp_path, source], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {f"src/{name}" for name in zipfile.ZipFile(wheel).namelist() if name.startswith("toprung/")}
+    assert held == set(tracked)
