@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from toprung.cli.ci import ci_app
 from toprung.cli.confirm import confirm_app
 from toprung.cli.data import data_app
 from toprung.cli.init import init_app
@@ -33,6 +34,7 @@ app.add_typer(init_app)
 app.add_typer(lives_app)
 app.add_typer(report_app)
 app.add_typer(confirm_app)
+app.add_typer(ci_app)
 
 Settings = Annotated[
     list[str] | None,

@@ -1,0 +1,194 @@
+"""What CI measures of a pull request, as a file that may come from a stranger.
+
+The job that measures runs the pull request's own code and may write nothing; the job that comments may write and runs
+none of it. Between them goes this record: numbers, names of a few letters, and short texts that the comment shows as
+code. Everything else, the verdict too, is worked out again from the numbers by whoever reads it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from toprung import ledger
+from toprung.analysis.ranking import describe, is_better, ranked
+from toprung.analysis.seeds import values_by_seed
+from toprung.directory import SweepDirectory
+from toprung.errors import UserError
+from toprung.lineage import Lineage
+from toprung.spec import Sweep
+
+MOST_BYTES = 1_000_000
+ROWS_SHOWN = 10
+MOST_POINTS = 60
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}$")]
+Text = Annotated[str, Field(max_length=400)]
+Seed = Annotated[int, Field(ge=0)]
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Seeds(_Part):
+    """One configuration trained with several seeds; None for a seed whose training failed.
+
+    Where nothing could be trained, `values` is empty and `problem` says why.
+    """
+
+    recipe: Name
+    metric: Name
+    mode: Literal["max", "min"]
+    commit: Commit | None = None
+    values: dict[Seed, float | None] = Field(default_factory=dict, max_length=1000)
+    problem: Text | None = None
+
+    @model_validator(mode="after")
+    def _values_or_a_problem(self) -> Self:
+        if bool(self.values) == (self.problem is not None):
+            raise ValueError("it has either values or a problem")
+        return self
+
+
+class Row(_Part):
+    """One trial of the ranked table."""
+
+    number: int = Field(ge=0)
+    value: float
+    epoch: int = Field(ge=0)
+    ended: Text
+    config: Text
+    is_default: bool
+
+
+class Record(_Part):
+    """A sweep, and the seeds of both sides; `base` is None where there is nothing to compare with."""
+
+    sweep_id: Name
+    recipe: Name | None
+    metric: Name
+    mode: Literal["max", "min"]
+    seconds: float | None = Field(ge=0)
+    statuses: dict[Name, int] = Field(max_length=20)
+    num_epochs: int = Field(ge=0)
+    rows: tuple[Row, ...] = Field(max_length=ROWS_SHOWN)
+    best_so_far: tuple[tuple[Seed, float], ...] = Field(max_length=MOST_POINTS)
+    ours: Seeds | None = None
+    base: Seeds | None = None
+
+
+def measure(made: SweepDirectory, *, ours: Seeds | None, base: Seeds | None) -> Record:
+    """The record of a sweep.
+
+    Args:
+        made: the mini-sweep.
+        ours: the seeds of the change.
+        base: those of what it is held against.
+
+    Raises:
+        UserError: the sweep cannot be read, or the two sides were not measured alike.
+    """
+    if ours and base and (ours.recipe, ours.metric, ours.mode) != (base.recipe, base.metric, base.mode):
+        raise UserError(
+            f"{ours.recipe} ({ours.metric}, {ours.mode}) cannot be held against {base.recipe} "
+            f"({base.metric}, {base.mode}): give the base of the same recipe."
+        )
+    sweep, trials = made.spec(), ledger.read(made)
+    status = made.read(made.status_file) if made.status_file.is_file() else {}
+    statuses: dict[str, int] = {}
+    for trial in trials:
+        statuses[trial.status] = statuses.get(trial.status, 0) + 1
+    rows = [
+        Row(
+            number=trial.number,
+            value=float(trial.value or 0),
+            epoch=trial.epoch or 0,
+            ended=trial.status + (f" at rung {trial.rung}" if trial.rung is not None else ""),
+            config=describe(trial.config)[:400],
+            is_default=trial.is_default,
+        )
+        for trial in ranked(trials, mode=sweep.mode)[:ROWS_SHOWN]
+    ]
+    return Record(
+        sweep_id=made.sweep_id,
+        recipe=made.read(made.spec_file).get("recipe"),
+        metric=sweep.metric,
+        mode=sweep.mode,
+        seconds=status.get("seconds"),
+        statuses=statuses,
+        num_epochs=sum(trial.epochs for trial in trials),
+        rows=tuple(rows),
+        best_so_far=_best_so_far(trials, sweep),
+        ours=ours,
+        base=base,
+    )
+
+
+def _best_so_far(trials: list[ledger.TrialRecord], sweep: Sweep) -> tuple[tuple[int, float], ...]:
+    """The best value after each trial; of many trials, as many as a plot can show, evenly taken."""
+    best, points = None, []
+    for trial in trials:
+        if trial.value is not None and trial.status != "failed" and is_better(trial.value, best, sweep=sweep):
+            best = trial.value
+        if best is not None:
+            points.append((trial.number, best))
+    kept = np.linspace(0, len(points) - 1, min(MOST_POINTS, len(points))).round().astype(int).tolist()
+    return tuple(points[place] for place in kept)
+
+
+def seeds_of_sweep(made: SweepDirectory) -> Seeds:
+    """The seeds of a controlled experiment with one configuration, such as that of `tune.smoke:seeds`.
+
+    Raises:
+        UserError: it is another kind of sweep.
+    """
+    sweep = made.spec()
+    if len(sweep.experiments) != 1:
+        raise UserError(f"{made.sweep_id} is not one configuration with several seeds, as tune.smoke:seeds is.")
+    (name,) = (each.name for each in sweep.experiments)
+    reached = values_by_seed(ledger.read(made)).get(name, {})
+    lineage = Lineage.model_validate(made.read(made.lineage_file))
+    return Seeds(
+        recipe=made.read(made.spec_file).get("recipe") or sweep.name,
+        metric=sweep.metric,
+        mode=sweep.mode,
+        commit=lineage.commit,
+        values={seed: reached.get(seed) for seed in sweep.seeds},
+    )
+
+
+def read_record(file: Path) -> Record:
+    """A record from a file, which is trusted in nothing.
+
+    Raises:
+        UserError: it cannot be read, is too large, or is no record.
+    """
+    return _read(file, Record, what="record of toprung ci-report")
+
+
+def read_seeds(file: Path) -> Seeds:
+    """What `toprung ci-base` wrote.
+
+    Raises:
+        UserError: it cannot be read, is too large, or is something else.
+    """
+    return _read(file, Seeds, what="file of toprung ci-base")
+
+
+def _read(file: Path, model: type[M], *, what: str) -> M:
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise UserError(f"{file} has {file.stat().st_size} bytes: a {what} has at most {MOST_BYTES}.")
+        return model.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from None
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise UserError(f"{file} is no {what}: {where}: {first['msg'].removeprefix('Value error, ')}.") from None
