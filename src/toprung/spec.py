@@ -86,16 +86,22 @@ class Search(Part):
 
 
 class Resources(Part):
-    """What one trial takes."""
+    """What one trial takes: so many workers, each with so much."""
 
-    cpus: float = Field(default=1, gt=0)
-    gpus: float = Field(default=0, ge=0)
+    cpus: float = Field(default=1, gt=0, description="of each worker")
+    gpus: float = Field(default=0, ge=0, description="of each worker")
     workers: Literal[1] = Field(default=1, description="worker processes a trial; one runs in the trial's own process")
 
     @property
     def num_threads(self) -> int:
-        """Threads that torch may use in the trial."""
+        """Threads that torch may use in each worker."""
         return max(1, math.floor(self.cpus))
+
+    @property
+    def bundles(self) -> tuple[dict[str, float], ...]:
+        """What Ray sets aside for one trial, in Ray's words: a bundle a worker, each on one node; nothing else."""
+        bundle = {"CPU": self.cpus, "GPU": self.gpus} if self.gpus else {"CPU": self.cpus}
+        return tuple(dict(bundle) for _ in range(self.workers))
 
 
 class Stop(Part):
