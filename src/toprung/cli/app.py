@@ -14,6 +14,7 @@ from rich.table import Table
 from toprung.cli.ci import ci_app
 from toprung.cli.confirm import confirm_app
 from toprung.cli.data import data_app
+from toprung.cli.doctor import doctor_app
 from toprung.cli.init import init_app
 from toprung.cli.lives import lives_app
 from toprung.cli.places import Json, Named, Storage, exit_code, print_json, root_of, say, short
@@ -35,6 +36,7 @@ app.add_typer(lives_app)
 app.add_typer(report_app)
 app.add_typer(confirm_app)
 app.add_typer(ci_app)
+app.add_typer(doctor_app)
 
 Settings = Annotated[
     list[str] | None,

@@ -35,3 +35,9 @@ def make_store(uri: str) -> None:
         aside.unlink(missing_ok=True)
         MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
         os.replace(aside, file)
+
+
+def ask(uri: str) -> None:
+    """Put one harmless question to a store that is there; MLflow's many exceptions tell what is wrong with it."""
+    be_brief()
+    MlflowClient(tracking_uri=uri).search_experiments(max_results=1)

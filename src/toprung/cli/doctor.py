@@ -1,0 +1,108 @@
+"""`toprung doctor`: what a sweep stands on, a line for each thing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from toprung.cli.places import Json, print_json
+
+if TYPE_CHECKING:
+    from toprung.doctor import Finding
+
+doctor_app = typer.Typer()
+STYLES = {"ok": "dim", "warning": "yellow", "error": "bold red"}
+
+
+@doctor_app.command()
+def doctor(
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster; without it, this machine."),
+    ] = None,
+    storage: Annotated[str, typer.Option(help="The folder, or the URI, that holds all sweeps.")] = "runs",
+    as_json: Json = False,
+) -> None:
+    """Look at everything a sweep stands on: nodes, versions, code, storage, clocks, room, access, MLflow, DVC, data."""
+    from toprung.sweep import workbench
+
+    project = workbench.find_project(Path.cwd())
+    started = time.monotonic()
+    where = f"the cluster at {address}" if address else "this machine"
+    with _waiting(f"Looking at {where}"):
+        findings = _examine(project, address=address, storage=storage)
+    problems = sum(each.state == "error" for each in findings)
+    if as_json:
+        print_json({"address": address, "ok": not problems, "findings": [asdict(each) for each in findings]})
+    else:
+        _print(findings, title=f"{where[0].upper()}{where[1:]}", seconds=time.monotonic() - started)
+    sys.exit(1 if problems else 0)
+
+
+def _examine(project: Path, *, address: str | None, storage: str) -> list[Finding]:
+    """The examination, with what Ray and the libraries print sent aside."""
+    from toprung import cluster
+    from toprung.sweep import workbench
+    from toprung.sweep.process import output_to
+    from toprung.tracking.server import tracking_uri
+
+    if address is None:
+        cluster.prepare_environment()
+    else:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    root = storage if "://" in storage else str(project / storage)
+    with tempfile.TemporaryDirectory(prefix="toprung-doctor-") as folder:
+        code = Path(folder, "code")
+        workbench.snapshot(project, code)
+        with output_to(Path(folder, "log")):
+            from toprung.doctor import examine
+
+            return examine(
+                address=address,
+                project=project,
+                code=code,
+                storage=root,
+                tracking_uri=tracking_uri(project / "runs" if "://" in storage else Path(root)),
+            )
+
+
+def _print(findings: Sequence[Finding], *, title: str, seconds: float) -> None:
+    console = Console(highlight=False, soft_wrap=True)  # lines stay whole: a remedy can be copied and typed
+    width = max(len(each.name) for each in findings)
+    console.print(f"{title}, looked at in {seconds:.0f} s\n")
+    for each in findings:
+        style, where = STYLES[each.state], f"{each.node}: " if each.node else ""
+        rest = "dim" if each.state == "ok" else ""
+        line = ((f"  {each.state:<8} ", style), (f"{each.name:<{width}}  ", ""), (f"{where}{each.seen}", rest))
+        console.print(Text.assemble(*line))
+        if each.remedy:
+            console.print(Text(f"{'':{width + 13}}{each.remedy}", style=rest or "cyan"))
+    counts = [
+        f"{count} {state}{'s' if count != 1 else ''}"
+        for state in ("error", "warning")
+        if (count := sum(each.state == state for each in findings))
+    ]
+    console.print(f"\n{', '.join(counts) or 'Nothing is wrong'}.")
+
+
+@contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """The time that goes by, on a terminal, by a descriptor of its own: standard error goes to a file meanwhile."""
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w") as own:
+        console = Console(file=own)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            bar.add_task(what, total=None)
+            yield

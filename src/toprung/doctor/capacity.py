@@ -1,0 +1,136 @@
+"""Whether a node has what Ray counts on: cores, GPUs, memory, shared memory, disk."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from toprung.doctor.finding import Finding, or_ok, size
+
+if TYPE_CHECKING:
+    from toprung.doctor.nodes import Answer
+
+# Ray's own limits: it kills workers above this share of memory, and stores no object on a disk that is fuller.
+FULL_MEMORY, FULL_DISK = 0.95, 0.95
+LOW_MEMORY_BYTES = 2.2e9  # two small trials with everything around them (bench/README.md)
+LOW_DISK_BYTES = 5e9
+SMALLEST_STORE_BYTES = 100e6
+
+
+def check_cores(answers: Sequence[Answer]) -> list[Finding]:
+    """Ray's CPUs beside the cores that a machine has: two Ray nodes on one machine share them."""
+    counted: dict[str, float] = defaultdict(float)
+    cores: dict[str, int] = {}
+    for each in answers:
+        if each.view is not None:
+            counted[each.node.host] += each.node.resources.get("CPU", 0)
+            cores[each.node.host] = each.view.num_cores
+    found = [
+        Finding(
+            "cores", "warning", f"Ray counts {counted[host]:g} CPUs on {cores[host]} cores: trials share them",
+            f"Start Ray there with --num-cpus={cores[host]} (for all its Ray nodes together).", node=host,
+        )
+        for host in counted
+        if counted[host] > cores[host]
+    ]  # fmt: skip
+    total = sum(counted.values())
+    return or_ok(found, name="cores", seen=f"{total:g} CPUs for trials")
+
+
+def check_torch(answers: Sequence[Answer]) -> list[Finding]:
+    """GPUs that torch sees beside those that Ray counts; torch's threads."""
+    found = []
+    seen = set()
+    for each in answers:
+        if each.view is None or each.view.torch is None:
+            continue
+        torch, counted = each.view.torch, int(each.node.resources.get("GPU", 0))
+        if isinstance(torch, str):
+            remedy = "On that node type: python -c 'import torch'"
+            found.append(Finding("torch", "error", torch, remedy, node=each.node.label))
+            continue
+        seen.add(f"{torch.num_gpus or 'no'} GPU{'s' if torch.num_gpus > 1 else ''}, {torch.num_threads} threads")
+        if torch.num_gpus < counted:
+            built = f"built for CUDA {torch.cuda}" if torch.cuda != "-" else "built without CUDA"
+            what = f"torch ({built}) sees {torch.num_gpus} GPUs, Ray counts {counted}"
+            remedy = "On that node look at: nvidia-smi; install torch for its CUDA, or start Ray with --num-gpus=0"
+            found.append(Finding("torch", "error", what, remedy, node=each.node.label))
+        elif torch.num_gpus > counted:
+            what = f"torch sees {torch.num_gpus} GPUs, Ray counts {counted}: the others stay idle"
+            remedy = f"Start Ray there with --num-gpus={torch.num_gpus}"
+            found.append(Finding("torch", "warning", what, remedy, node=each.node.label))
+    return or_ok(found, name="torch", seen="; ".join(sorted(seen)) or "not asked")
+
+
+def check_memory(answers: Sequence[Answer]) -> list[Finding]:
+    """Free memory, before Ray begins to kill workers."""
+    found, least = [], None
+    for each in answers:
+        if each.view is None:
+            continue
+        memory = each.view.memory
+        least = memory if least is None or memory.free_bytes < least.free_bytes else least
+        seen = f"{size(memory.free_bytes)} of {size(memory.total_bytes)} free"
+        remedy = "Close what else runs there (ps aux --sort=-rss | head), or run fewer trials at once."
+        if memory.free_bytes < (1 - FULL_MEMORY) * memory.total_bytes:
+            seen += f": Ray kills workers above {FULL_MEMORY:.0%}"
+            found.append(Finding("memory", "error", seen, remedy, node=each.node.label))
+        elif memory.free_bytes < LOW_MEMORY_BYTES:
+            found.append(Finding("memory", "warning", seen, remedy, node=each.node.label))
+    said = f"at least {size(least.free_bytes)} free" if least else "not asked"
+    return or_ok(found, name="memory", seen=said)
+
+
+def check_shared_memory(answers: Sequence[Answer]) -> list[Finding]:
+    """/dev/shm beside Ray's object store, which lies in it."""
+    found, least = [], None
+    for each in answers:
+        if each.view is None or each.view.shared_memory is None:
+            continue
+        total, store = each.view.shared_memory.total_bytes, each.node.resources.get("object_store_memory", 0)
+        least = min(total, least or total)
+        if total < store:
+            seen = f"{size(total)}, the object store wants {size(store)}: Ray puts it on disk, which is slow"
+            remedy = (
+                f"Enlarge it (docker run --shm-size={store / 1e9:.0f}g), or start Ray with less --object-store-memory"
+            )
+            found.append(Finding("/dev/shm", "warning", seen, remedy, node=each.node.label))
+    return or_ok(found, name="/dev/shm", seen=f"at least {size(least)}" if least else "there is none on this system")
+
+
+def check_object_store(answers: Sequence[Answer], *, image_bytes: int) -> list[Finding]:
+    """Ray's object store beside the images that it will hold.
+
+    Args:
+        answers: of the nodes.
+        image_bytes: of the dataset; half of the store is left for everything else.
+    """
+    found, least = [], None
+    for each in answers:
+        store = each.node.resources.get("object_store_memory", 0)
+        least = min(store, least if least is not None else store)
+        needed = max(SMALLEST_STORE_BYTES, 2 * image_bytes)
+        if store < needed:
+            seen = f"{size(store)}, images take {size(image_bytes)}: Ray would spill them to disk"
+            remedy = f"Start Ray there with --object-store-memory={needed:.0f}, or --set data.placement=mapped"
+            found.append(Finding("object store", "warning", seen, remedy, node=each.node.label))
+    return or_ok(found, name="object store", seen=f"at least {size(least or 0)} a node")
+
+
+def check_disk(answers: Sequence[Answer]) -> list[Finding]:
+    """The disk that Ray writes its logs and spilled objects to."""
+    found, least = [], None
+    for each in answers:
+        if each.view is None:
+            continue
+        disk = each.view.disk
+        least = disk if least is None or disk.free_bytes < least.free_bytes else least
+        seen = f"{size(disk.free_bytes)} of {size(disk.total_bytes)} free under {each.view.disk_path}"
+        remedy = f"Make room there (du -xh {each.view.disk_path} | sort -h | tail), or start Ray with --temp-dir"
+        if disk.free_bytes < (1 - FULL_DISK) * disk.total_bytes:
+            seen += f": Ray stores no object above {FULL_DISK:.0%}"
+            found.append(Finding("disk", "error", seen, remedy, node=each.node.label))
+        elif disk.free_bytes < LOW_DISK_BYTES:
+            found.append(Finding("disk", "warning", seen, remedy, node=each.node.label))
+    return or_ok(found, name="disk", seen=f"at least {size(least.free_bytes)} free" if least else "not asked")

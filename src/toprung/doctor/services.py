@@ -1,0 +1,101 @@
+"""What a sweep needs beside Ray: MLflow, DVC's remote, a prepared dataset."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+from toprung import data
+from toprung.data.dvc_config import read_remotes
+from toprung.doctor.finding import Finding, size
+from toprung.errors import UserError
+from toprung.tracking.server import check_reachable, masked
+
+
+def check_tracking(uri: str) -> Finding:
+    """Whether MLflow answers, knows us, and is of our version."""
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///").partition("?")[0]).exists():
+        return Finding("MLflow", "ok", f"{masked(uri)}: the first sweep makes it")
+    try:
+        check_reachable(uri)
+    except UserError as error:
+        seen, _, remedy = str(error).partition(". ")
+        return Finding("MLflow", "error", seen, remedy)
+    from toprung.tracking import connection  # imports MLflow, which takes seconds
+
+    ours, theirs = metadata.version("mlflow"), _server_version(uri)
+    try:
+        connection.ask(uri)
+    except Exception as error:  # MLflow's, requests', urllib3's, sqlalchemy's
+        return _refusal(uri, error)
+    if theirs is not None and theirs.split(".")[:2] != ours.split(".")[:2]:
+        remedy = f"Type on the server: pip install mlflow=={ours}"
+        return Finding("MLflow", "warning", f"{masked(uri)} is {theirs}, here it is {ours}", remedy)
+    return Finding("MLflow", "ok", f"{masked(uri)}{f', version {theirs}' if theirs else ''}")
+
+
+def _server_version(uri: str) -> str | None:
+    """What a tracking server says it is; None where it does not say, or where it is a database."""
+    import requests
+
+    if not uri.startswith(("http://", "https://")):
+        return None
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/version", timeout=5)
+    except requests.RequestException:
+        return None
+    text = answer.text.strip()
+    return text if answer.ok and text[:1].isdigit() and len(text) < 30 else None
+
+
+def _refusal(uri: str, error: Exception) -> Finding:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = masked(lines[0][:200])
+    status = getattr(error, "get_http_status_code", lambda: 0)()
+    if status in (401, 403) or "401" in said or "not authenticated" in said:
+        remedy = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
+    elif "out-of-date database schema" in str(error):
+        remedy = f"Keep a copy, then type: mlflow db upgrade {masked(uri)}"
+    else:
+        remedy = "Look at the server's log; or unset MLFLOW_TRACKING_URI to record in a local file."
+    return Finding("MLflow", "error", f"{masked(uri)} refuses: {said.rstrip('.')}", remedy)
+
+
+def check_data_remote(project: Path) -> Finding:
+    """Whether DVC's default remote answers and knows us."""
+    from toprung.data.remotes_check import require_reachable
+
+    try:
+        remotes = read_remotes(project)
+        default = next((each for each in remotes if each.is_default), None)
+        if default is None:
+            some = f"{len(remotes)} remotes, none is the default" if remotes else "none: the data stay on this machine"
+            return Finding("DVC remote", "ok", some, "To share them: toprung data remote add NAME URL")
+        require_reachable(default, project=project)
+    except UserError as error:
+        seen, _, remedy = str(error).partition(". ")
+        return Finding("DVC remote", "error", seen, remedy or "Type: toprung data remote check")
+    return Finding("DVC remote", "ok", f'"{default.name}" ({masked(default.url)}) answers')
+
+
+def prepared_bytes(project: Path) -> dict[str, int]:
+    """Bytes of images of every prepared dataset, by name; a damaged one has none."""
+    folder = project / data.PREPARED
+    found = {}
+    for each in sorted(folder.iterdir()) if folder.is_dir() else []:
+        try:
+            images_NCHW = data.open_prepared(each.name, root=folder).images_NCHW
+        except UserError:
+            continue
+        found[each.name] = images_NCHW.size * images_NCHW.itemsize
+    return found
+
+
+def check_data(prepared: dict[str, int]) -> Finding:
+    """Which datasets a sweep can start with."""
+    missing = [name for name in data.SOURCES if name not in prepared]
+    remedy = f"Type: toprung data prepare {missing[0]}" if missing else ""
+    if not prepared:
+        return Finding("data", "warning", "no dataset is prepared", remedy)
+    listed = ", ".join(f"{name} ({size(num_bytes)})" for name, num_bytes in prepared.items())
+    return Finding("data", "ok", f"prepared: {listed}")

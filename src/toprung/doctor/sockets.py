@@ -1,0 +1,28 @@
+"""Which processes listen where others than this machine can reach them."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+import psutil
+
+
+def beyond_loopback(processes: Iterable[psutil.Process]) -> list[str]:
+    """Sockets of some processes that others than this machine can reach, as `address:port (process)`."""
+    found = set()
+    for process in processes:
+        try:
+            name, sockets = process.name(), process.net_connections(kind="inet")
+        except psutil.Error:
+            continue
+        for socket in sockets:
+            if socket.status == psutil.CONN_LISTEN and not is_loopback(socket.laddr.ip):
+                found.add(f"{socket.laddr.ip}:{socket.laddr.port} ({name})")
+    return sorted(found)
+
+
+def is_loopback(text: str) -> bool:
+    """Whether only this machine reaches an address: 127.0.0.0/8, ::1, and the former written as IPv6."""
+    address = ipaddress.ip_address(text)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

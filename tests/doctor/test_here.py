@@ -1,0 +1,75 @@
+"""`toprung doctor` on this machine: as it is, and with things that are really broken."""
+
+import pytest
+
+from tests.servers import free_port
+
+
+@pytest.fixture(scope="module")
+def healthy(doctor):
+    return doctor()
+
+
+@pytest.fixture(scope="module")
+def broken(doctor, doctor_bench):
+    """The lock names another optuna, the storage is no folder, MLflow is down, and Ray listens for everybody."""
+    lock = doctor_bench / "requirements.lock"
+    kept = lock.read_text()
+    lock.write_text("\n".join("optuna==4.9.9" if line.startswith("optuna==") else line for line in kept.splitlines()))
+    try:
+        return doctor(
+            "--storage",
+            "requirements.lock/runs",
+            MLFLOW_TRACKING_URI=f"http://somebody:s3cret@127.0.0.1:{free_port()}",
+            RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="1",
+        )
+    finally:
+        lock.write_text(kept)
+
+
+def test_a_machine_as_it_should_be_has_no_error(healthy):
+    assert healthy.code == 0, healthy.output
+    assert {"lock", "nodes", "versions", "code", "storage", "clock", "torch", "access", "data"} <= {
+        name for name, state in healthy.states().items() if state == "ok"
+    }
+
+
+def test_nothing_is_left_behind(healthy, doctor_bench):
+    assert sorted(each.name for each in doctor_bench.iterdir()) == [
+        "data",
+        "requirements.lock",
+        "search_spaces",
+        "trainers",
+        "tune",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "said", "remedy"),
+    [
+        ("lock", "warning", "4.9.9 locked", "make install"),
+        ("storage", "error", "Not a directory", "--storage"),
+        ("MLflow", "error", "cannot be reached", "unset MLFLOW_TRACKING_URI"),
+        ("access", "error", "listens beyond loopback", "unset RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"),
+    ],
+)
+def test_what_is_broken_is_an_error_with_its_remedy(broken, name, state, said, remedy):
+    finding = broken.only(name)
+    assert (finding.state, broken.code) == (state, 1)
+    assert said in finding.seen
+    assert remedy in finding.remedy
+
+
+def test_no_secret_is_printed(broken):
+    assert "s3cret" not in broken.output
+
+
+def test_an_address_where_nobody_listens_is_answered_at_once(doctor):
+    examined = doctor("--address", f"127.0.0.1:{free_port()}")
+    assert examined.code == 1
+    assert "Connection refused" in examined.only("ray").seen
+    assert "ray start --head" in examined.only("ray").remedy
+
+
+def test_an_address_that_is_none_says_what_one_looks_like(doctor):
+    assert "auto or HOST:PORT" in doctor("--address", "here").only("ray").seen

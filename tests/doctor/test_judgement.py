@@ -1,0 +1,159 @@
+"""What the checks make of what nodes say: the cases that no machine here can be brought into."""
+
+from dataclasses import replace
+
+import pytest
+
+from toprung.doctor import Finding, access, capacity, errors, warnings
+from toprung.doctor.clock import check_clocks, skew
+from toprung.doctor.code import check_code, engine_hash, workbench_hash
+from toprung.doctor.node import NodeView, Room, Torch
+from toprung.doctor.nodes import Answer, Node, check_nodes
+from toprung.doctor.sockets import is_loopback
+from toprung.doctor.versions import check_versions, versions_here
+
+GB = 10**9
+VIEW = NodeView(
+    versions=versions_here(),
+    engine_hash=engine_hash(),
+    workbench_hash="",
+    num_cores=4,
+    memory=Room(32 * GB, 16 * GB),
+    shared_memory=Room(16 * GB, 16 * GB),
+    disk=Room(100 * GB, 50 * GB),
+    disk_path="/tmp/ray",
+    storage_problem=None,
+    torch=Torch(num_gpus=0, num_threads=4, cuda="-"),
+    listening=(),
+)
+NODE = Node("a" * 56, "10.0.0.2", "node aaaaaaaa (10.0.0.2)", {"CPU": 4.0, "object_store_memory": 8.0 * GB})
+
+
+def _answer(*, resources=None, clock=None, **changes):
+    node = replace(NODE, resources={**NODE.resources, **(resources or {})})
+    return Answer(node, replace(VIEW, **changes), None, clock)
+
+
+def _only(findings):
+    (finding,) = findings
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "counted", "state"),
+    [(2, 2, "ok"), (0, 0, "ok"), (1, 2, "error"), (2, 1, "warning"), (1, 0, "warning")],
+)
+def test_gpus_of_torch_and_of_ray_must_be_the_same(num_gpus, counted, state):
+    answer = _answer(torch=Torch(num_gpus, 4, "13.0"), resources={"GPU": float(counted)})
+    assert _only(capacity.check_torch([answer])).state == state
+
+
+def test_a_torch_that_cannot_be_imported_is_an_error_with_its_reason():
+    finding = _only(capacity.check_torch([_answer(torch="ImportError: libcudnn.so.9")]))
+    assert (finding.state, finding.seen) == ("error", "ImportError: libcudnn.so.9")
+
+
+@pytest.mark.parametrize(("free", "state"), [(16 * GB, "ok"), (2 * GB, "warning"), (GB, "error")])
+def test_memory_warns_when_low_and_is_an_error_where_ray_kills_workers(free, state):
+    assert _only(capacity.check_memory([_answer(memory=Room(32 * GB, free))])).state == state
+
+
+@pytest.mark.parametrize(("free", "state"), [(50 * GB, "ok"), (4.9 * GB, "error")])
+def test_a_disk_that_is_fuller_than_ray_allows_is_an_error(free, state):
+    assert _only(capacity.check_disk([_answer(disk=Room(100 * GB, int(free)))])).state == state
+
+
+def test_a_small_shared_memory_says_how_to_enlarge_it():
+    finding = _only(capacity.check_shared_memory([_answer(shared_memory=Room(64 * 10**6, 64 * 10**6))]))
+    assert (finding.state, "--shm-size=8g" in finding.remedy) == ("warning", True)
+
+
+def test_two_nodes_on_one_machine_share_its_cores():
+    finding = _only(capacity.check_cores([_answer(), _answer()]))
+    assert (finding.state, finding.node) == ("warning", "10.0.0.2")
+    assert "8 CPUs on 4 cores" in finding.seen
+
+
+@pytest.mark.parametrize(
+    ("clock", "off"),
+    [((10.0, 10.1, 10.2), 0.0), ((10.0, 12.0, 10.2), 1.8), ((10.0, 9.0, 10.2), -1.0), ((10.0, 10.2, 10.2), 0.0)],
+)
+def test_a_clock_is_off_only_by_what_the_answers_time_cannot_explain(clock, off):
+    assert skew(clock) == pytest.approx(off)
+
+
+@pytest.mark.parametrize(("off", "state"), [(0.5, "ok"), (-2.0, "warning"), (61.0, "error"), (-3600.0, "error")])
+def test_clocks_that_differ_warn_and_then_are_an_error(off, state):
+    assert _only(check_clocks([_answer(clock=(100.0, 100.0 + off, 100.0))])).state == state
+
+
+def test_a_package_that_a_node_lacks_is_an_error_and_the_engines_own_version_is_not():
+    theirs = {name: version for name, version in versions_here().items() if name not in ("torch", "toprung")}
+    finding = _only(check_versions([_answer(versions=theirs)], here=versions_here()))
+    assert finding.state == "error"
+    assert finding.seen.startswith("torch missing (here ")
+
+
+def test_code_that_did_not_arrive_is_told_from_other_code(tmp_path):
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers" / "mine.py").write_text("DEFAULTS = {}\n")
+    missing = _only(check_code([_answer()], code=tmp_path))
+    other = _only(check_code([_answer(workbench_hash="0" * 12)], code=tmp_path))
+    same = _only(check_code([_answer(workbench_hash=workbench_hash(tmp_path))], code=tmp_path))
+    assert (missing.state, other.state, same.state) == ("error", "error", "ok")
+    assert "runtime_env" in missing.remedy
+    assert "PYTHONPATH" in other.remedy
+
+
+def test_a_node_that_fails_is_an_error_and_a_dead_one_a_warning():
+    failed = Answer(NODE, None, "ModuleNotFoundError: No module named 'toprung'")
+    findings = check_nodes([_answer(), failed], [NODE], timeout_seconds=9)
+    assert [each.state for each in findings] == ["error", "warning"]
+    assert findings[0].seen.startswith("ModuleNotFoundError")
+
+
+@pytest.mark.parametrize(
+    ("without_token", "listening", "state"),
+    [
+        ("refuses", ("0.0.0.0:6379 (gcs_server)",), "ok"),
+        ("opens", ("0.0.0.0:6379 (gcs_server)",), "error"),
+        ("opens", (), "warning"),
+        ("silent", (), "warning"),
+    ],
+)
+def test_a_cluster_without_a_token_is_an_error_where_others_reach_it(without_token, listening, state):
+    assert _only(access.check_access([_answer(listening=listening)], without_token=without_token)).state == state
+
+
+def test_a_private_ray_without_a_token_is_an_error(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert _only(access.check_private([_answer()], [])).state == "error"
+
+
+@pytest.mark.parametrize(
+    ("address", "is_one"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("::", False),
+        ("0.0.0.0", False),
+    ],
+)
+def test_loopback_is_known_however_it_is_written(address, is_one):
+    assert is_loopback(address) is is_one
+
+
+def test_a_finding_reads_as_one_line():
+    assert (
+        str(Finding("disk", "error", "1 GB free", "Make room.", node="node a"))
+        == "disk on node a: 1 GB free. Make room."
+    )
+    assert str(Finding("data", "ok", "prepared: digits")) == "data: prepared: digits."
+
+
+def test_errors_and_warnings_are_told_apart():
+    findings = [Finding("a", "ok", ""), Finding("b", "warning", ""), Finding("c", "error", "")]
+    assert [each.name for each in errors(findings)] == ["c"]
+    assert [each.name for each in warnings(findings)] == ["b"]
