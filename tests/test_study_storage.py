@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 from datetime import datetime
 
@@ -16,6 +17,7 @@ from toprung.spec import Sweep
 from toprung.study_storage import (
     BALLAST_BYTES,
     ENVIRONMENT,
+    _without_password,
     address,
     cut_torn_tail,
     storage_for_reading,
@@ -277,3 +279,16 @@ def test_a_database_that_cannot_be_used_gets_one_line_without_its_password(made,
             storage_for_writing(made)
         assert "canary" not in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["se@cret", "se/cr@et"])
+def test_a_password_that_cuts_the_address_is_refused_and_not_shown(made, monkeypatch, password):
+    monkeypatch.setenv(ENVIRONMENT, f"postgresql+psycopg2://toprung:{password}@127.0.0.1:1/studies")
+    with pytest.raises(UserError) as refused:
+        storage_for_writing(made)
+    assert not {"se", "cret", "cr", "et"} & set(re.split(r"\W+", str(refused.value)))
+
+
+def test_a_password_in_the_query_is_not_shown():
+    shown = _without_password("postgresql+psycopg2:///studies?host=h&password=canary&sslkey=canary")
+    assert shown == "postgresql+psycopg2:///studies?host=h&password=%2A%2A%2A&sslkey=%2A%2A%2A"

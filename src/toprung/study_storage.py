@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -165,9 +166,12 @@ def _database_of(directory: SweepDirectory) -> str | None:
 
 
 def _without_password(uri: str) -> str:
+    """The URL as it may be shown: neither its password nor any in its query."""
     from sqlalchemy.engine import make_url
 
-    return make_url(uri).render_as_string(hide_password=True)
+    url = make_url(uri)
+    secret = {name: "***" for name in url.query if re.search("pass|pwd|secret|token|key", name, re.IGNORECASE)}
+    return url.update_query_dict(secret).render_as_string(hide_password=True)
 
 
 def _journal(backend: Callable[[], BaseJournalBackend], file: Path) -> BaseStorage:
@@ -178,9 +182,12 @@ def _journal(backend: Callable[[], BaseJournalBackend], file: Path) -> BaseStora
 
 
 def _database(uri: str) -> BaseStorage:
+    from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     try:
+        if "@" in (make_url(uri).host or ""):  # else the rest of the password would be taken, and shown, for a host
+            raise UserError(f"The password in {ENVIRONMENT} holds an @ or a slash: write %40 for @, and %2F for /.")
         return optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True})
     except (ImportError, SQLAlchemyError, ArgumentError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(uri, "the database")

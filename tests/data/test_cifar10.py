@@ -1,5 +1,6 @@
 """CIFAR-10: torchvision's files by folder or download, read without ever building what a pickle asks for."""
 
+import contextlib
 import functools
 import hashlib
 import http.server
@@ -9,6 +10,7 @@ import pickle
 import struct
 import tarfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -148,24 +150,45 @@ def test_a_download_that_fails_says_what_else_to_do(tmp_path, monkeypatch):
     assert list((tmp_path / "raw").iterdir()) == []
 
 
+@contextlib.contextmanager
+def _offered(archive: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server on loopback that has this archive in CIFAR-10's place."""
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    handler = functools.partial(_Quiet, directory=str(archive.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/{archive.name}")
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def test_a_download_is_kept_and_used(files, tmp_path, monkeypatch):
     served = tmp_path / "served"
     served.mkdir()
     with tarfile.open(served / CIFAR10.filename, "w:gz") as archive:
         archive.add(files, arcname="cifar-10-batches-py")
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5((served / CIFAR10.filename).read_bytes()).hexdigest())
-    handler = functools.partial(_Quiet, directory=str(served))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/{CIFAR10.filename}")
-        try:
-            first = data.prepare("cifar10", out=tmp_path / "one", downloads=tmp_path / "raw")
-        finally:
-            server.shutdown()
-            thread.join()
+    with _offered(served / CIFAR10.filename, monkeypatch):
+        first = data.prepare("cifar10", out=tmp_path / "one", downloads=tmp_path / "raw")
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["cifar-10-batches-py"]
     assert data.prepare("cifar10", out=tmp_path / "two", downloads=tmp_path / "raw") == first
+
+
+@pytest.mark.parametrize("name", ["../outside", "{tmp_path}/outside", "cifar-10-batches-py/../../outside"])
+def test_a_member_of_an_archive_never_leaves_its_folder(tmp_path, monkeypatch, name):
+    served = tmp_path / "served"
+    served.mkdir()
+    with tarfile.open(served / CIFAR10.filename, "w:gz") as hostile:
+        hostile.addfile(tarfile.TarInfo(name.format(tmp_path=tmp_path)))
+    with (
+        _offered(served / CIFAR10.filename, monkeypatch),
+        pytest.raises(UserError, match="could not be downloaded"),
+    ):
+        data.prepare("cifar10", out=tmp_path / "out", downloads=tmp_path / "raw")
+    assert {path.name for path in tmp_path.rglob("*")} == {"served", "raw", CIFAR10.filename}
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -93,6 +93,10 @@ def test_the_password_is_nowhere_but_in_the_environment(recorded, toprung):
         ("postgresql://user:se/cret@host/db", "postgresql://***@host/db"),
         ("http://host:5000", "http://host:5000"),
         ("sqlite:////a/b/mlflow.db", "sqlite:////a/b/mlflow.db"),
+        (
+            "postgresql:///db?host=h&password=secret&sslmode=require",
+            "postgresql:///db?host=h&password=***&sslmode=require",
+        ),
         ("no answer from http://a:b@c/d, tried http://a:b@c/e", "no answer from http://***@c/d, tried http://***@c/e"),
     ],
 )

@@ -267,7 +267,7 @@ class TrackedSweep:
 def first_line(error: BaseException) -> str:
     """An error's first line, short and without secrets."""
     lines = str(error).strip().splitlines()
-    return masked(lines[0][:200]) if lines else type(error).__name__
+    return masked(lines[0])[:200] if lines else type(error).__name__
 
 
 OpenSweep = Callable[[], TrackedSweep]

@@ -28,8 +28,9 @@ def artifact_location(root: Path, uri: str) -> str | None:
 
 
 def masked(uri: str) -> str:
-    """The URI without user name and password: `https://***@host/`."""
-    return re.sub(r"(?<=://)[^/\s][^\s]*(?=@)", "***", uri)  # to the last @: a password may hold one, or a slash
+    """A text whose URIs are without user name, password and secrets in their query: `https://***@host/?token=***`."""
+    without = re.sub(r"(?<=://)[^/\s][^\s]*(?=@)", "***", uri)  # to the last @: a password may hold one, or a slash
+    return re.sub(r"(?i)([?&][^=&\s]*(?:pass|pwd|secret|token|key)[^=&\s]*=)[^&\s]+", r"\1***", without)
 
 
 def check_reachable(uri: str, *, timeout_seconds: float = 5) -> None:
@@ -69,15 +70,15 @@ def serve_ui(root: Path, *, port: int) -> subprocess.Popen[bytes]:
             raise UserError(
                 f"Port {port} cannot be used ({reason}). Give another: toprung ui --port {port + 1}"
             ) from None
-    store = ["--backend-store-uri", uri]
+    # Named by the environment: everybody on a machine can read the arguments of its processes, and a database's URI
+    # holds a password. No background jobs: they start seven processes that nobody here needs.
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     if location := artifact_location(root, uri):
-        store += ["--default-artifact-root", location]
+        environment["MLFLOW_DEFAULT_ARTIFACT_ROOT"] = location
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    # No background jobs: they start seven processes that nobody here needs.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     # A session of its own: Ctrl-C reaches us alone, and `stop_ui` ends the server with all of its children.
     return subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *store, *address], start_new_session=True, env=environment
+        [sys.executable, "-m", "mlflow", "server", *address], start_new_session=True, env=environment
     )
 
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import pickle
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -94,16 +95,18 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _downloaded(downloads: Path) -> Path:
-    """Let torchvision download and unpack the files aside, then move them to `downloads`."""
+    """Let torchvision download the archive aside, and move its files to `downloads`; none of them leaves its folder."""
     from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import download_and_extract_archive
+    from torchvision.datasets.utils import download_url
 
     try:
         downloads.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=downloads) as aside:
-            download_and_extract_archive(CIFAR10.url, aside, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+            download_url(CIFAR10.url, aside, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+            with tarfile.open(Path(aside, CIFAR10.filename)) as archive:
+                archive.extractall(aside, filter="data")
             os.replace(Path(aside, FOLDER), downloads / FOLDER)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, tarfile.TarError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"CIFAR-10 is not on this machine and could not be downloaded: {reason}. Set {ENVIRONMENT} to a "
