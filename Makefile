@@ -34,7 +34,7 @@ test-slow: install  ## run the slow tests
 chaos: install  ## harm small sweeps in every way we know, and print what they survived (half an hour)
 	@"$(BIN)/python" -m pytest tests/chaos -q
 
-lint: install  ## check style, types, floors, the workflow and cluster.yaml
+lint: install  ## check style, types, floors, the workflows and the cluster files
 	@"$(BIN)/ruff" check .
 	@"$(BIN)/ruff" format --check .
 	@"$(BIN)/mypy"
@@ -42,7 +42,7 @@ lint: install  ## check style, types, floors, the workflow and cluster.yaml
 	@"$(BIN)/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@"$(BIN)/check-jsonschema" --schemafile "$$("$(BIN)/python" -c \
 	  'import importlib.util as u; print(u.find_spec("ray").submodule_search_locations[0])')/autoscaler/ray-schema.json" \
-	  cluster.yaml
+	  cluster.yaml clusters/aws.yaml clusters/local.yaml
 
 bench: install  ## measure speed and memory (figures: bench/README.md)
 	@for part in overhead step augment data tracking; do "$(BIN)/python" "bench/$$part.py" || exit 1; done
