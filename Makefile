@@ -2,21 +2,27 @@
 #
 #   PYTHON=python3.12 make install    another interpreter (3.11 or newer)
 #   VENV=/some/folder make test       another place for the environment
+#   LOCK=some.lock VENV=/some/folder make test        other versions
 
 PYTHON ?=
 VENV ?= .venv
+LOCK ?= requirements.lock
 BIN = $(VENV)/bin
 UV_VERSION = 0.13.9
+PIP_AUDIT_VERSION = 2.10.1
+SCAFFOLDED = src/toprung/scaffold/workbench/github/workflows/*.yml
+WORKFLOWS = .github/workflows/*.yml $(SCAFFOLDED)
 
 # Set-up is keyed by content, not by time: what is installed is written into the names of two empty files.
-LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < requirements.lock))
+LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < $(LOCK)))
 ENGINE := $(VENV)/.engine-$(firstword $(shell (pwd && cat pyproject.toml) | cksum))
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test test-slow chaos lint bench lock clean
+.PHONY: help install sweep test test-slow test-lowest test-newest chaos lint bench lock audit check-data build \
+  check-wheel release-notes release-page clean
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 install: $(ENGINE)  ## set up the environment (.venv), once for each lock file
 	@:
@@ -31,6 +37,12 @@ test: install  ## run the tests (all but the slow ones)
 test-slow: install  ## run the slow tests
 	@"$(BIN)/python" -m pytest -m slow
 
+test-lowest: build/lowest.lock  ## run the tests with the lowest versions that pyproject.toml allows
+	@$(MAKE) test LOCK=build/lowest.lock VENV=build/lowest
+
+test-newest: build/newest.lock  ## run the tests with the newest Ray, Optuna and MLflow that pyproject.toml allows
+	@$(MAKE) test LOCK=build/newest.lock VENV=build/newest
+
 chaos: install  ## harm small sweeps in every way we know, and print what they survived (half an hour)
 	@"$(BIN)/python" -m pytest tests/chaos -q
 
@@ -39,10 +51,37 @@ lint: install  ## check style, types, floors, the workflows and the cluster file
 	@"$(BIN)/ruff" format --check .
 	@"$(BIN)/mypy"
 	@"$(BIN)/lint-imports" --no-logo
-	@"$(BIN)/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@"$(BIN)/check-jsonschema" --builtin-schema vendor.github-workflows $(WORKFLOWS)
+	@"$(BIN)/check-jsonschema" --builtin-schema vendor.dependabot .github/dependabot.yml
+	@"$(BIN)/zizmor" --offline --quiet --no-progress --persona auditor .github $(SCAFFOLDED)
 	@"$(BIN)/check-jsonschema" --schemafile "$$("$(BIN)/python" -c \
 	  'import importlib.util as u; print(u.find_spec("ray").submodule_search_locations[0])')/autoscaler/ray-schema.json" \
 	  cluster.yaml clusters/aws.yaml clusters/local.yaml
+
+audit: build/audit-tools/pip-audit-$(PIP_AUDIT_VERSION)  ## look requirements.lock up among known vulnerabilities
+	@build/audit-tools/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
+
+# DVC_SERVICE_ACCOUNT holds a service account's key (JSON); without it, or without a remote, nothing is checked.
+check-data:  ## pull what dvc.lock names from the remote, and compare
+	@if [ -z "$$DVC_SERVICE_ACCOUNT" ]; then echo "No DVC_SERVICE_ACCOUNT here: dvc pull is skipped."; \
+	elif ! grep -qs '^\[.*remote ' .dvc/config; then \
+	  echo "No DVC remote in .dvc/config (toprung data remote add): dvc pull is skipped."; \
+	else $(MAKE) install && VENV="$(VENV)" .ci/check-data; fi
+
+build: install  ## build the wheel and the source archive into dist/
+	@rm -rf dist && "$(BIN)/python" -m build --no-isolation --outdir dist . >/dev/null && ls dist
+
+check-wheel: build  ## install the wheel into an environment of its own; begin a workbench there, and sweep
+	@"$(BIN)/python" -m venv --clear build/wheel
+	@build/wheel/bin/python -m pip install -qq --disable-pip-version-check --requirement requirements.lock
+	@build/wheel/bin/python -m pip install -qq --disable-pip-version-check --no-deps dist/*.whl
+	@.ci/check-wheel build/wheel/bin
+
+release-notes: install  ## TAG=v0.2.0: what CHANGELOG.md says of it, in build/release-notes.md
+	@"$(BIN)/python" .ci/release_notes.py "$(TAG)" build/release-notes.md
+
+release-page:  ## TAG=v0.2.0: the page on GitHub, with dist/ and the notes (needs gh)
+	@gh release create "$(TAG)" dist/* --verify-tag --title "$(TAG)" --notes-file build/release-notes.md
 
 bench: install  ## measure speed and memory (figures: bench/README.md)
 	@for part in overhead step augment data tracking; do "$(BIN)/python" "bench/$$part.py" || exit 1; done
@@ -72,13 +111,29 @@ endef
 $(LOCKED):
 	@$(FIND_PYTHON); \
 	if ! "$(BIN)/python" -c '' 2>/dev/null; then "$$python" -m venv --clear "$(VENV)"; fi
-	@echo "Installing requirements.lock into $(VENV): once, some minutes (torch is large)." >&2
-	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --requirement requirements.lock
+	@echo "Installing $(LOCK) into $(VENV): once, some minutes (torch is large)." >&2
+	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --requirement $(LOCK)
 	@rm -f "$(VENV)"/.locked-* && touch "$@"
 
 $(ENGINE): | $(LOCKED)
 	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@rm -f "$(VENV)"/.engine-* && touch "$@"
+
+# Without [tool.uv]: its constraints hold torch where it is.
+build/lowest.lock: pyproject.toml build/lock-tools/uv-$(UV_VERSION)
+	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --no-config --resolution lowest-direct \
+	  --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-python-downloads --quiet --output-file $@
+
+build/newest.lock: pyproject.toml requirements.lock build/lock-tools/uv-$(UV_VERSION)
+	@cp requirements.lock $@
+	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	  --upgrade-package ray --upgrade-package optuna --upgrade-package mlflow \
+	  --no-emit-index-url --no-emit-find-links --no-python-downloads --quiet --output-file $@
+
+build/audit-tools/pip-audit-$(PIP_AUDIT_VERSION):
+	@$(FIND_PYTHON); "$$python" -m venv --clear build/audit-tools
+	@build/audit-tools/bin/python -m pip install -qq --disable-pip-version-check pip-audit==$(PIP_AUDIT_VERSION)
+	@touch "$@"
 
 build/lock-tools/uv-$(UV_VERSION):
 	@$(FIND_PYTHON); "$$python" -m venv --clear build/lock-tools

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from toprung.errors import UserError
 from toprung.scaffold import DOTTED, FILES, scaffold
@@ -15,7 +16,8 @@ from toprung.sweep import workbench
 
 # Its own: what a new project says otherwise than this one.
 OWN = {
-    "README.md.jinja", "pyproject.toml.jinja", "requirements.lock.jinja", "dvc.yaml", "gitignore", "tune/mine.py",
+    "Makefile", "README.md.jinja", "dvc.yaml", "github/workflows/ci.yml", "gitignore", "pyproject.toml.jinja",
+    "requirements.lock.jinja", "tune/mine.py",
 }  # fmt: skip
 
 
@@ -30,6 +32,15 @@ def test_everything_but_its_own_is_a_copy_of_the_projects(project):
         first, *rest = Path(file).parts
         ours = project.joinpath(DOTTED.get(first, first), *(DOTTED.get(step, step) for step in rest))
         assert ours.read_bytes() == (FILES / file).read_bytes(), f"cp {ours.relative_to(project)} {FILES / file}"
+
+
+def test_its_mini_sweep_is_the_projects(project):
+    ours, theirs = (
+        yaml.safe_load((root / "workflows" / "ci.yml").read_text()) for root in (project / ".github", FILES / "github")
+    )
+    assert list(theirs["jobs"]) == ["mini-sweep"]
+    assert theirs["jobs"]["mini-sweep"] == ours["jobs"]["mini-sweep"]
+    assert theirs["permissions"] == ours["permissions"] == {}
 
 
 def test_a_new_workbench_is_a_git_repository_with_recipes_and_a_readme_of_its_name(tmp_path):
