@@ -59,7 +59,7 @@ lint: install  ## check style, types, floors, the workflows and the cluster file
 	  cluster.yaml clusters/aws.yaml clusters/local.yaml
 
 audit: build/audit-tools/pip-audit-$(PIP_AUDIT_VERSION)  ## look requirements.lock up among known vulnerabilities
-	@build/audit-tools/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
+	@build/audit-tools/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict --progress-spinner off
 
 # DVC_SERVICE_ACCOUNT holds a service account's key (JSON); without it, or without a remote, nothing is checked.
 check-data:  ## pull what dvc.lock names from the remote, and compare

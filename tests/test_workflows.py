@@ -111,7 +111,7 @@ def test_the_mini_sweep_runs_step_by_step_in_a_clean_clone(tmp_path):
     (clone / loop).write_text(good)
     _git("commit", "-q", "-a", "-m", "It steps again", cwd=clone)
     _environment_beside(clone / ".venv")
-    lock = subprocess.run(["cksum"], stdin=(clone / "requirements.lock").open(), check=True, capture_output=True)
+    lock = subprocess.run(["cksum"], input=(clone / "requirements.lock").read_bytes(), check=True, capture_output=True)
     (clone / ".venv" / f".locked-{lock.stdout.split()[0].decode()}").touch()
 
     env = {name: value for name, value in os.environ.items() if name not in ("VENV", "PYTHONPATH")}

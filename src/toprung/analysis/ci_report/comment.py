@@ -5,6 +5,7 @@ Its plots are Mermaid's, which GitHub draws itself: a picture would need a publi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -64,7 +65,7 @@ def _comparison(record: Record, test: RankTest | None) -> list[str]:
             note="The values of each side, from the lowest to the highest:",
         ),
         _chart(
-            f"{record.metric} of each side's seeds in order (blue: this change, orange: the base)",
+            f"{record.metric} by seed (blue: this change, orange: the base)",
             "seeds, lowest value first",
             None,
             [(BLUE, _in_order(ours)), (VERMILLION, _in_order(base))],
@@ -168,9 +169,13 @@ def _chart(
     low, high = min(values) - margin, max(values) + margin
     places = ", ".join(map(str, x if x is not None else range(1, longest + 1)))
     colours = ", ".join(colour for colour, _ in lines)
+    looks = {
+        "xyChart": {"height": 320, "titleFontSize": 15},
+        "themeVariables": {"xyChart": {"plotColorPalette": colours}},
+    }
     drawn = [
         "```mermaid",
-        f'%%{{init: {{"themeVariables": {{"xyChart": {{"plotColorPalette": "{colours}"}}}}}}}}%%',
+        f"%%{{init: {json.dumps(looks)}}}%%",
         "xychart-beta",
         f'    title "{title}"',
         f'    x-axis "{x_title}" [{places}]',
