@@ -18,8 +18,7 @@ LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < $(LOCK)))
 ENGINE := $(VENV)/.engine-$(firstword $(shell (pwd && cat pyproject.toml) | cksum))
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test test-slow test-lowest test-newest chaos lint bench lock audit check-data build \
-  check-wheel release-notes release-page clean
+.PHONY: help install sweep test test-slow test-lowest test-newest chaos lint bench lock audit check-data build check-wheel release-notes release-page clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
