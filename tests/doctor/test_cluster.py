@@ -30,7 +30,7 @@ from toprung.doctor.examination import attached
 
 code, other, storage, address, pid = sys.argv[1:]
 with attached(address, code=Path(code)):
-    found = quick(code=Path(other), storage=storage, image_bytes=10**12)
+    found = quick(code=Path(other), storage=storage, image_bytes=10**12, mapped=Path("/no/such/folder"))
     os.kill(int(pid), signal.SIGSTOP)
     try:
         silent = quick(code=Path(code), storage=storage, image_bytes=0, timeout_seconds=3)
@@ -139,6 +139,7 @@ def test_the_quick_form_tells_other_code_and_a_node_that_does_not_answer(seen, d
     found, silent = json.loads(ran.stdout.splitlines()[-1])
     assert [each["state"] for each in found if each["name"] == "code"] == ["error", "error"]
     assert {each["state"] for each in found if each["name"] == "object store"} == {"warning"}
+    assert [each["state"] for each in found if each["name"] == "data"] == ["error", "error"]
     nodes = [each for each in silent if each["name"] == "nodes" and each["state"] == "error"]
     assert ["127.0.0.2" in each["node"] and "no answer in time" in each["seen"] for each in nodes] == [True]
     assert [each["state"] for each in silent if each["name"] == "code"] == ["ok"]

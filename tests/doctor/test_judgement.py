@@ -23,6 +23,7 @@ VIEW = NodeView(
     disk=Room(100 * GB, 50 * GB),
     disk_path="/tmp/ray",
     storage_problem=None,
+    sees_mapped=True,
     torch=Torch(num_gpus=0, num_threads=4, cuda="-"),
     listening=(),
 )

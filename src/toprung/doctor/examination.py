@@ -21,11 +21,16 @@ from toprung.doctor.sockets import beyond_loopback
 from toprung.doctor.versions import check_lock, check_versions, versions_here
 from toprung.errors import UserError
 
-ANSWER_WITHIN_SECONDS = 60.0  # the first task on a node starts a worker, and brings the code there
+ANSWER_WITHIN_SECONDS = 120.0  # the first task on a node starts a worker, and brings the code there
 
 
 def quick(
-    *, code: Path, storage: str, image_bytes: int, timeout_seconds: float = ANSWER_WITHIN_SECONDS
+    *,
+    code: Path,
+    storage: str,
+    image_bytes: int,
+    mapped: Path | None = None,
+    timeout_seconds: float = ANSWER_WITHIN_SECONDS,
 ) -> list[Finding]:
     """What can spoil a sweep on a cluster that this process is attached to; some seconds.
 
@@ -33,14 +38,16 @@ def quick(
         code: the folder whose workbench was sent to the workers.
         storage: the sweep's storage root: a folder, or a URI that pyarrow knows.
         image_bytes: of the images that the object store will hold.
+        mapped: the folder that trials will map images from; None where the object store holds them.
         timeout_seconds: for the nodes' answers.
 
     Returns:
         a finding for each check; where one is an error the sweep must not start (`errors`).
     """
-    return _ask_nodes(
-        code=code, storage=storage, image_bytes=image_bytes, look=Look(), timeout_seconds=timeout_seconds
-    )[0]
+    look = Look(mapped=None if mapped is None else str(mapped))
+    return _ask_nodes(code=code, storage=storage, image_bytes=image_bytes, look=look, timeout_seconds=timeout_seconds)[
+        0
+    ]
 
 
 def examine(*, address: str | None, project: Path, code: Path, storage: str, tracking_uri: str) -> list[Finding]:
@@ -109,6 +116,7 @@ def _ask_nodes(
         *check_versions(answers, here=versions_here()),
         *check_code(answers, code=code),
         *found,
+        *(shared_storage.check_mapped(answers, look.mapped) if look.mapped else []),
         *check_clocks(answers),
         *capacity.check_cores(answers),
         *capacity.check_memory(answers),

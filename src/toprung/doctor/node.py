@@ -44,11 +44,13 @@ class Look:
 
     Attributes:
         question: what the driver has put into the storage for nodes to read; None leaves the storage out.
+        mapped: a folder that trials will map images from; None where they lie in Ray's object store.
         with_torch: import torch, which takes seconds.
         with_sockets: list what Ray listens on.
     """
 
     question: Question | None = None
+    mapped: str | None = None
     with_torch: bool = False
     with_sockets: bool = False
 
@@ -66,6 +68,7 @@ class NodeView:
     disk: Room
     disk_path: str
     storage_problem: str | None
+    sees_mapped: bool
     torch: Torch | str | None
     listening: tuple[str, ...]
 
@@ -89,6 +92,7 @@ def view(look: Look, node_id: str) -> NodeView:
         disk=room(folder),
         disk_path=str(folder),
         storage_problem=read_and_write(look.question, node_id=node_id) if look.question else None,
+        sees_mapped=look.mapped is None or Path(look.mapped).is_dir(),
         torch=ask_torch() if look.with_torch else None,
         listening=tuple(beyond_loopback([raylet, *raylet.children(recursive=True)])) if look.with_sockets else (),
     )

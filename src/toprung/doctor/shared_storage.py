@@ -104,6 +104,17 @@ def check_storage(answers: Sequence[Answer], question: Question) -> list[Finding
     return or_ok(found, name=NAME, seen=f"{question.storage}: written and read from every node")
 
 
+def check_mapped(answers: Sequence[Answer], mapped: str) -> list[Finding]:
+    """Whether every node sees the folder that images are mapped from."""
+    remedy = "Mount that folder there too, or put the images into Ray's object store: --set data.placement=shared"
+    found = [
+        Finding("data", "error", f"{mapped} is not there", remedy, node=each.node.label)
+        for each in answers
+        if each.view is not None and not each.view.sees_mapped
+    ]
+    return or_ok(found, name="data", seen=f"{mapped}: every node sees it")
+
+
 def refused(storage: str, error: OSError) -> Finding:
     """Where not even the driver can write."""
     seen = f"{storage} cannot be written from here ({reason_of(error)})"
