@@ -2,15 +2,13 @@
 
 import os
 import re
-import shutil
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.environments import environment_beside
 from toprung.scaffold import FILES
 
 PROJECT = Path(__file__).parent.parent
@@ -84,14 +82,6 @@ def test_where_there_is_no_secret_the_data_are_skipped_with_a_word():
         assert "skipped" in ran.stdout
 
 
-def _environment_beside(folder: Path) -> None:
-    """An environment that has this one's packages but no toprung, marked as what `make install` makes of the lock."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    (packages,) = folder.glob("lib/python3.*/site-packages")
-    here = dict.fromkeys(path for path in sys.path if path.endswith("site-packages"))
-    (packages / "here.pth").write_text("\n".join([*here, sysconfig.get_path("purelib")]) + "\n")
-
-
 def _git(*arguments: str, cwd: Path) -> None:
     subprocess.run(["git", *arguments], cwd=cwd, check=True, capture_output=True)
 
@@ -110,7 +100,7 @@ def test_the_mini_sweep_runs_step_by_step_in_a_clean_clone(tmp_path):
     _git("commit", "-q", "-a", "-m", "A loop that never steps", cwd=clone)
     (clone / loop).write_text(good)
     _git("commit", "-q", "-a", "-m", "It steps again", cwd=clone)
-    _environment_beside(clone / ".venv")
+    environment_beside(clone / ".venv")
     lock = subprocess.run(["cksum"], input=(clone / "requirements.lock").read_bytes(), check=True, capture_output=True)
     (clone / ".venv" / f".locked-{lock.stdout.split()[0].decode()}").touch()
 
@@ -130,29 +120,3 @@ def test_the_mini_sweep_runs_step_by_step_in_a_clean_clone(tmp_path):
     for step in [step for step in steps if step.get("uses", "").startswith("actions/upload-artifact@")]:
         for pattern in step["with"]["path"].split():
             assert list(clone.glob(pattern.rstrip("/"))), pattern
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_wheel_works_where_there_is_nothing_but_its_dependencies(tmp_path):
-    for file in subprocess.run(
-        ["git", "ls-files", "src", "pyproject.toml", "README.md", "LICENSE"],
-        cwd=PROJECT, check=True, capture_output=True, text=True,
-    ).stdout.split():  # fmt: skip
-        (tmp_path / "source" / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(PROJECT / file, tmp_path / "source" / file)
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", tmp_path / "source"]
-    subprocess.run(build, check=True, capture_output=True)
-    _environment_beside(tmp_path / "env")
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    install = [tmp_path / "env" / "bin" / "python", "-m", "pip", "install", "-q", "--no-deps", wheel]
-    subprocess.run(install, check=True, capture_output=True)
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    ran = subprocess.run(
-        [PROJECT / ".ci" / "check-wheel", tmp_path / "env" / "bin"],
-        env=env,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -162,6 +162,12 @@ def test_a_record_too_large_is_not_read(typed, tmp_path):
         typed("--record", str(tmp_path / "large.json"))
 
 
+def test_a_metric_that_cannot_stand_in_a_comment_is_said(typed, driver):
+    odd = driver(name="odd", metric="val/acc@1")
+    with pytest.raises(UserError, match="cannot be told of in a comment: metric: String should match"):
+        typed(odd.made.sweep_id, "--storage", str(odd.made.path.parent))
+
+
 def test_what_does_not_fit_together_is_said(typed):
     with pytest.raises(UserError, match=r"cannot be held against tune\.other:seeds"):
         typed(base=_seeds(HIGH, recipe="tune.other:seeds"))

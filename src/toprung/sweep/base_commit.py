@@ -59,13 +59,18 @@ def train_base(project: Path, recipe: str, sweep: Sweep, *, commit: str, setting
         swept = _toprung(base, "sweep", recipe, "--name", NAME, *flags)
         shown = None if swept.returncode else _toprung(base, "show", NAME, "--json", "--storage", str(storage))
     if shown is None or shown.returncode:
-        said = (shown or swept).stderr.strip().splitlines() or ["it ended without a word"]
-        return Seeds(**whole, problem=said[-1][:LONGEST_PROBLEM])
-    trials = json.loads(shown.stdout)["trials"]
-    return Seeds(
-        **whole,
-        values={t["config"]["seed"]: t["value"] if t["status"] == "finished" else None for t in trials},
-    )
+        return Seeds(**whole, problem=_last_line(shown or swept))
+    try:
+        trials = json.loads(shown.stdout)["trials"]
+        values = {t["config"]["seed"]: t["value"] if t["status"] == "finished" else None for t in trials}
+        return Seeds(**whole, values=values)
+    except (KeyError, TypeError, ValueError):  # pydantic's ValidationError is a ValueError
+        return Seeds(**whole, problem="its toprung tells of a sweep in another form than this one")
+
+
+def _last_line(command: subprocess.CompletedProcess[str]) -> str:
+    said = (command.stderr.strip() or command.stdout.strip()).splitlines() or ["it ended without a word"]
+    return said[-1][:LONGEST_PROBLEM]
 
 
 def _extract(project: Path, commit_id: str, target: Path) -> None:

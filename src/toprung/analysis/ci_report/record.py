@@ -92,7 +92,8 @@ def measure(made: SweepDirectory, *, ours: Seeds | None, base: Seeds | None) -> 
         base: those of what it is held against.
 
     Raises:
-        UserError: the sweep cannot be read, or the two sides were not measured alike.
+        UserError: the sweep cannot be read, a name in it cannot stand in a comment, or the two sides were not measured
+            alike.
     """
     if ours and base and (ours.recipe, ours.metric, ours.mode) != (base.recipe, base.metric, base.mode):
         raise UserError(
@@ -115,7 +116,9 @@ def measure(made: SweepDirectory, *, ours: Seeds | None, base: Seeds | None) -> 
         )
         for trial in ranked(trials, mode=sweep.mode)[:ROWS_SHOWN]
     ]
-    return Record(
+    return _told(
+        made,
+        Record,
         sweep_id=made.sweep_id,
         recipe=made.read(made.spec_file).get("recipe"),
         metric=sweep.metric,
@@ -146,7 +149,7 @@ def seeds_of_sweep(made: SweepDirectory) -> Seeds:
     """The seeds of a controlled experiment with one configuration, such as that of `tune.smoke:seeds`.
 
     Raises:
-        UserError: it is another kind of sweep.
+        UserError: it is another kind of sweep, or a name in it cannot stand in a comment.
     """
     sweep = made.spec()
     if len(sweep.experiments) != 1:
@@ -154,7 +157,9 @@ def seeds_of_sweep(made: SweepDirectory) -> Seeds:
     (name,) = (each.name for each in sweep.experiments)
     reached = values_by_seed(ledger.read(made)).get(name, {})
     lineage = Lineage.model_validate(made.read(made.lineage_file))
-    return Seeds(
+    return _told(
+        made,
+        Seeds,
         recipe=made.read(made.spec_file).get("recipe") or sweep.name,
         metric=sweep.metric,
         mode=sweep.mode,
@@ -189,6 +194,17 @@ def _read(file: Path, model: type[M], *, what: str) -> M:
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}.") from None
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise UserError(f"{file} is no {what}: {where}: {first['msg'].removeprefix('Value error, ')}.") from None
+        raise UserError(f"{file} is no {what}: {_first(error)}.") from None
+
+
+def _told(made: SweepDirectory, model: type[M], **values: object) -> M:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{made.sweep_id} cannot be told of in a comment: {_first(error)}.") from None
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(map(str, first["loc"])) or "the whole"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,16 @@
+"""An environment of its own for a test, without installing gigabytes."""
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+
+def environment_beside(folder: Path) -> None:
+    """A virtual environment that has this one's packages, but for toprung where that is installed as editable."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = folder.glob("lib/python3.*/site-packages")
+    here = dict.fromkeys(
+        [*(path for path in sys.path if path.endswith("site-packages")), sysconfig.get_path("purelib")]
+    )
+    (packages / "here.pth").write_text("\n".join(here) + "\n")
