@@ -2,6 +2,7 @@
 
     python bench/tracking.py --rounds 3 --trials 1000 --json tracking.json
     python bench/tracking.py --rounds 1 --trials 1000 --trials 10000 --only driver    # long
+    python bench/tracking.py --rounds 1 --trials 10000 --only driver --lane toprung   # is it linear?
     python bench/tracking.py --quick                                              # does it run? 4 minutes
 
 Trials do nothing but report nine metrics, two trials at a time (bench/instant.py). Four lanes, by turns in each round:
@@ -26,11 +27,12 @@ from pathlib import Path
 
 import figures
 import tracking_lanes as lanes
-from tracking_lanes import CALLBACK, LANES, OPTUNA, RANDOM, TOPRUNG, Size
+from tracking_lanes import CALLBACK, OPTUNA, RANDOM, TOPRUNG, Size
 from tracking_proxy import counted_server
 
 FEW, MANY = 2, 6  # epochs of the sweeps whose requests are counted
 GOAL_REQUESTS, GOAL_MS = 1, 5
+NAMES = {"random": RANDOM, "optuna": OPTUNA, "callback": CALLBACK, "toprung": TOPRUNG}
 
 
 def main():
@@ -57,6 +59,7 @@ def arguments():
     )
     parser.add_argument("--reports", type=int, default=10, help="reports a trial, where a report's cost is measured")
     parser.add_argument("--stock-callback", type=int, default=1000, help="no longer sweep with the stock callback")
+    parser.add_argument("--lane", choices=NAMES, action="append", help="run this one only; may be given again")
     parser.add_argument("--sampler", choices=("random", "tpe"), default="random")
     parser.add_argument("--request-trials", type=int, default=6, help="trials of the sweeps whose requests are counted")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds an epoch, where requests are counted")
@@ -68,6 +71,7 @@ def arguments():
         options.rounds, options.trials, options.short, options.reports = 1, [40], 10, 3
         options.request_trials, options.pause = 2, 0.2
     options.trials = sorted(options.trials or [1000])
+    options.lanes = [lane for name, lane in NAMES.items() if name in (options.lane or NAMES)]
     if options.trials[0] <= options.short:
         parser.error(f"--trials {options.trials[0]} must be more than --short {options.short}")
     return options
@@ -107,10 +111,10 @@ def print_requests(found):
 
 def measure_driver(project, options):
     """Every run of every round, by lane and size."""
-    runs = {lane.name: {} for lane in LANES}
+    runs = {lane.name: {} for lane in options.lanes}
     for number in range(options.rounds):
         for size in sizes(options):
-            for lane in LANES:
+            for lane in options.lanes:
                 if lane is CALLBACK and size.trials > options.stock_callback:
                     continue
                 startup = 10 if options.sampler == "tpe" else size.trials + 1
@@ -136,8 +140,10 @@ def print_driver(runs, options):
         cpu = by_lane(runs, long, short, "cpu_seconds", trials - options.short)
         figures.print_table(f"Driver CPU, ms a trial of one report ({trials:,} trials)", cpu, digits=1)
         print_beyond(cpu, what="trial")
-        writer = {TOPRUNG.name: by_lane(runs, long, short, "writer_cpu_seconds", trials - options.short)[TOPRUNG.name]}
-        figures.print_table("Beside it toprung's MLflow writer, a process of its own, ms a trial", writer, digits=1)
+        if TOPRUNG.name in runs:
+            written = by_lane(runs, long, short, "writer_cpu_seconds", trials - options.short)[TOPRUNG.name]
+            title = "Beside it toprung's MLflow writer, a process of its own, ms a trial"
+            figures.print_table(title, {TOPRUNG.name: written}, digits=1)
         wall = by_lane(runs, long, short, "seconds", trials - options.short)
         figures.print_table(f"Wall, ms a trial of one report ({trials:,} trials)", wall, digits=1)
         growth = {
@@ -166,7 +172,10 @@ def print_beyond(spent, *, what):
             ours - theirs for ours, theirs in zip(spent[TOPRUNG.name], spent[stock.name], strict=True)
         ]
         for stock in (RANDOM, OPTUNA)
+        if {TOPRUNG.name, stock.name} <= spent.keys()
     }
+    if not beyond:
+        return
     figures.print_table(f"The same, round by round, ms a {what} (goal: {GOAL_MS})", beyond, digits=1)
 
 

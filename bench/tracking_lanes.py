@@ -98,7 +98,6 @@ RANDOM = Lane("stock Tune, random search")
 OPTUNA = Lane("stock Tune, OptunaSearch", searcher="optuna")
 CALLBACK = Lane("stock Tune, MLflow callback", searcher="optuna", tracked=True)
 TOPRUNG = Lane("toprung sweep, everything on", toprung=True, tracked=True)
-LANES = (RANDOM, OPTUNA, CALLBACK, TOPRUNG)
 
 
 @dataclass(frozen=True)
