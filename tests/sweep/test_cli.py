@@ -201,9 +201,9 @@ PUBLIC = {
         "stratified_folds", "stratified_split", "verify", "write_sample_sheet",
     ],
     "toprung.vision": [
-        "LEVELS", "OPERATIONS", "STRENGTHS", "Augmentation", "Classifier", "ImageSplit", "Strengths", "batches",
-        "build_augmentation", "build_model", "build_optimizer", "build_schedule", "evaluate", "load_model",
-        "num_batches",
+        "LEVELS", "OPERATIONS", "STRENGTHS", "Augmentation", "Classifier", "ImageSplit", "Normalise", "Strengths",
+        "batches", "build_augmentation", "build_model", "build_optimizer", "build_schedule", "built_by", "evaluate",
+        "load_model", "num_batches",
     ],
 }  # fmt: skip
 

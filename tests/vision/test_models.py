@@ -1,10 +1,13 @@
+import collections
+import importlib
 import json
+import sys
 
 import pytest
 import torch
 
 from toprung.errors import UserError
-from toprung.vision import build_model, load_model
+from toprung.vision import build_model, built_by, load_model
 
 GREY_28 = {"num_classes": 10, "image_shape": (1, 28, 28), "mean": (0.3,), "std": (0.2,)}
 COLOUR_32 = {"num_classes": 7, "image_shape": (3, 32, 32), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.3)}
@@ -121,6 +124,14 @@ def _other_builder(folder):
     (folder / "config.json").write_text('{"architecture": {"builder": "os:system", "arguments": {}}}')
 
 
+def _no_builder(folder):
+    (folder / "config.json").write_text('{"architecture": null}')
+
+
+def _lost_builder(folder):
+    (folder / "config.json").write_text('{"architecture": {"builder": "trainers.nowhere:build", "arguments": {}}}')
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -135,7 +146,9 @@ def _other_builder(folder):
         ),
         (_cut_short, "does not hold this model's weights"),
         (_other_weights, "does not hold this model's weights"),
-        (_other_builder, "os:system built"),
+        (_other_builder, "asks for os:system to be called, which is no function of a trainer"),
+        (_no_builder, "does not say how to build its model"),
+        (_lost_builder, "was built by trainers.nowhere:build"),
     ],
 )
 def test_a_damaged_export_is_told_in_one_line(export, tmp_path, damage, reason):
@@ -146,3 +159,26 @@ def test_a_damaged_export_is_told_in_one_line(export, tmp_path, damage, reason):
         load_model(tmp_path)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_of_a_workbench_is_built_again_by_its_own_function(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n\n\ndef build(*, width):\n    return nn.Sequential(nn.Flatten(), nn.Linear(width, 2))\n"
+    )
+    monkeypatch.setattr(importlib.import_module("trainers"), "__path__", [str(tmp_path)])
+    build = importlib.import_module("trainers.own").build
+    try:
+        model = built_by(build, width=4)
+        torch.save(model.state_dict(), tmp_path / "model.pth")
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": model.architecture}))
+        loaded = load_model(tmp_path)
+        assert torch.equal(loaded(torch.ones(1, 4)), model(torch.ones(1, 4)))
+        with pytest.raises(UserError, match="must be plain values"):
+            built_by(build, width=torch.tensor(4))
+    finally:
+        del sys.modules["trainers.own"]
+
+
+def test_a_builder_outside_the_trainers_is_refused_at_once():
+    with pytest.raises(UserError, match=r"collections:OrderedDict cannot be built again from an export"):
+        built_by(collections.OrderedDict)

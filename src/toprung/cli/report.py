@@ -36,6 +36,7 @@ def report(named: Named, storage: Storage = Path("runs")) -> None:
     from toprung.sweep import workbench
 
     project = workbench.find_project(Path.cwd())
+    workbench.activate(project)  # the winner's model may be built there
     written = write_report(directory.find(root_of(storage), named), prepared_root=project / data.PREPARED)
     print(f"  report    {short(written.page)}")
     print(f"  summary   {short(written.summary)}")

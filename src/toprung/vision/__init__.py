@@ -10,7 +10,7 @@ from toprung.vision.augmentation import (
 )
 from toprung.vision.batches import ImageSplit, batches, num_batches
 from toprung.vision.evaluation import evaluate
-from toprung.vision.models import Classifier, build_model, load_model
+from toprung.vision.models import Classifier, Normalise, build_model, built_by, load_model
 from toprung.vision.optimizers import build_optimizer
 from toprung.vision.schedules import build_schedule
 
@@ -21,12 +21,14 @@ __all__ = [
     "Augmentation",
     "Classifier",
     "ImageSplit",
+    "Normalise",
     "Strengths",
     "batches",
     "build_augmentation",
     "build_model",
     "build_optimizer",
     "build_schedule",
+    "built_by",
     "evaluate",
     "load_model",
     "num_batches",

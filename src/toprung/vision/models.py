@@ -1,11 +1,13 @@
-"""Image classifiers by name: a small convolutional network, and everything in torchvision.models."""
+"""Image classifiers: a small convolutional network, everything in torchvision.models, and what a workbench builds."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import pickle
+import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from toprung.errors import UserError
 from toprung.vision._names import unknown_name
 
 _BUILDER = "toprung.vision:build_model"
+_WORKBENCH_BUILDER = re.compile(r"trainers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")  # the only code a config.json can call
 _SMALLEST_SIDE = 4  # pixels: pooling stops here, so that 8 x 8 digits keep something to look at
 
 
@@ -87,20 +90,42 @@ def build_model(
     return model.to(memory_format=torch.channels_last)
 
 
-def load_model(folder: Path) -> Classifier:
-    """The model of an exported folder, in eval mode: built by config.json, with the weights of model.pth.
+def built_by(builder: Callable[..., nn.Module], **arguments: Any) -> nn.Module:
+    """A model of your own, which notes how it was built: so the winner can be exported, and built again elsewhere.
+
+    Args:
+        builder: a function in a file of `trainers/`. Its model takes uint8 images (`Normalise` turns them into
+            floats) as N x C x H x W and gives logits.
+        arguments: of the builder; plain values, since they are kept as JSON.
 
     Raises:
-        UserError: a file is missing or damaged, or the two do not belong together.
+        UserError: the builder is not in `trainers/`, or an argument is no plain value.
+    """
+    name = f"{builder.__module__}:{builder.__qualname__}"
+    if not _WORKBENCH_BUILDER.fullmatch(name):
+        raise UserError(f"{name} cannot be built again from an export: make it a function in a file of trainers/.")
+    try:
+        plain = json.loads(json.dumps(arguments))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"The arguments of {name} are kept as JSON, so they must be plain values: {error}.") from None
+    model = builder(**plain)
+    model.architecture = {"builder": name, "arguments": plain}  # type: ignore[assignment]
+    return model
+
+
+def load_model(folder: Path) -> nn.Module:
+    """The model of an exported folder, in eval mode: built by config.json, with the weights of model.pth.
+
+    One that `built_by` noted is built by your own function, which must be importable: run this in the workbench.
+
+    Raises:
+        UserError: a file is missing or damaged, the two do not belong together, or the builder cannot be imported.
     """
     try:
         architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"]
-        if architecture["builder"] != _BUILDER:
-            raise UserError(
-                f"{folder} holds a model that {architecture['builder']} built: "
-                "call that function yourself and give its result the weights of model.pth."
-            )
-        model = build_model(**architecture["arguments"])
+        if architecture is None:
+            raise UserError(f"{folder} does not say how to build its model: build it by vision.built_by in the loop.")
+        model: nn.Module = _builder(architecture["builder"], folder)(**architecture["arguments"])
         weights = torch.load(folder / "model.pth", map_location="cpu", weights_only=True)
         model.load_state_dict(weights)
     except FileNotFoundError as error:
@@ -112,6 +137,19 @@ def load_model(folder: Path) -> Classifier:
         reason = str(error).strip().splitlines()[0] if str(error) else "it is empty"
         raise UserError(f"{folder}/model.pth does not hold this model's weights: {reason}") from None
     return model.eval()
+
+
+def _builder(name: str, folder: Path) -> Callable[..., nn.Module]:
+    if name == _BUILDER:
+        return build_model
+    if not _WORKBENCH_BUILDER.fullmatch(name):
+        raise UserError(f"{folder} asks for {name} to be called, which is no function of a trainer: it is not loaded.")
+    module, _, function = name.partition(":")
+    try:
+        found: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{folder} was built by {name}: {error}. Run this in that workbench.") from None
+    return found
 
 
 def _convnet(num_classes: int, image_shape: Sequence[int], *, width: int, depth: int, dropout: float) -> nn.Module:
