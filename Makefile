@@ -18,7 +18,7 @@ LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < $(LOCK)))
 ENGINE := $(VENV)/.engine-$(firstword $(shell (pwd && cat pyproject.toml) | cksum))
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test test-slow test-lowest test-newest chaos lint bench lock audit check-data build check-wheel release-notes release-page clean
+.PHONY: help install sweep test test-slow test-lowest test-newest chaos lint docs bench lock audit check-data build check-wheel release-notes release-page clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -82,11 +82,15 @@ release-notes: install  ## TAG=v0.2.0: what CHANGELOG.md says of it, in build/re
 release-page:  ## TAG=v0.2.0: the page on GitHub, with dist/ and the notes (needs gh)
 	@gh release create "$(TAG)" dist/* --verify-tag --title "$(TAG)" --notes-file build/release-notes.md
 
+docs: install  ## build the pages into build/site, with strict links
+	@NO_MKDOCS_2_WARNING=1 "$(BIN)/python" -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
 bench: install  ## measure speed and memory (figures: bench/README.md)
 	@for part in overhead step augment data tracking; do "$(BIN)/python" "bench/$$part.py" || exit 1; done
 
 lock: build/lock-tools/uv-$(UV_VERSION)  ## write requirements.lock anew (UPGRADE=1: with newer versions)
-	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 \
 	  --no-emit-index-url --no-emit-find-links --no-python-downloads --custom-compile-command "make lock" \
 	  $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock
 
@@ -120,12 +124,12 @@ $(ENGINE): | $(LOCKED)
 
 # Without [tool.uv]: its constraints hold torch where it is.
 build/lowest.lock: pyproject.toml build/lock-tools/uv-$(UV_VERSION)
-	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --no-config --resolution lowest-direct \
+	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --extra docs --no-config --resolution lowest-direct \
 	  --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-python-downloads --quiet --output-file $@
 
 build/newest.lock: pyproject.toml requirements.lock build/lock-tools/uv-$(UV_VERSION)
 	@cp requirements.lock $@
-	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 \
 	  --upgrade-package ray --upgrade-package optuna --upgrade-package mlflow \
 	  --no-emit-index-url --no-emit-find-links --no-python-downloads --quiet --output-file $@
 
