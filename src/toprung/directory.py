@@ -154,7 +154,13 @@ class SweepDirectory:
         return self.status_file.is_file() and self.read(self.status_file).get("status") == "finished"
 
     def trial_folder(self, trial_id: str) -> Path:
-        """One trial's configuration, checkpoints and best weights."""
+        """One trial's configuration, checkpoints and best weights.
+
+        Raises:
+            UserError: the id, which may come from a database that others write into, leads out of the folder.
+        """
+        if trial_id != Path(trial_id).name or trial_id == "..":
+            raise UserError(f'The study of {self.sweep_id} has a trial "{trial_id}", which is no name of a folder.')
         return self.trials_folder / trial_id
 
     def failure_of(self, trial_id: str) -> Failure | None:
