@@ -234,13 +234,13 @@ def _saved(folder):
 def test_a_checkpoint_is_read_back_as_it_was_written(tmp_path):
     model, _, progress = _saved(tmp_path)
     again = torch.nn.Linear(2, 2)
-    assert checkpoint.load_last(tmp_path, model=again, optimizer=None, schedule=None) == progress
+    assert checkpoint.put_back(checkpoint.read_last(tmp_path), model=again, optimizer=None, schedule=None) == progress
     assert torch.equal(again.weight, model.weight)
     assert [path.name for path in tmp_path.iterdir()] == [LAST_FILE]
 
 
 def test_no_checkpoint_is_a_fresh_start(tmp_path):
-    assert checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None) == Progress()
+    assert checkpoint.read_last(tmp_path) is None
 
 
 def _truncate(path, share):
@@ -256,7 +256,7 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path, share):
     checkpoint.save_last(tmp_path, model=model, optimizer=optimizer, schedule=None, progress=later)
     _truncate(tmp_path / LAST_FILE, share)
     again = torch.nn.Linear(2, 2)
-    assert checkpoint.load_last(tmp_path, model=again, optimizer=None, schedule=None) == progress
+    assert checkpoint.put_back(checkpoint.read_last(tmp_path), model=again, optimizer=None, schedule=None) == progress
     assert torch.equal(again.weight, model.weight)
 
 
@@ -266,20 +266,20 @@ def test_where_both_checkpoints_are_truncated_the_training_begins_again(tmp_path
     _saved(tmp_path)
     for name in (LAST_FILE, PREVIOUS_FILE):
         _truncate(tmp_path / name, share)
-    assert checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None) == Progress()
+    assert checkpoint.read_last(tmp_path) is None
     assert [name in caplog.text for name in (LAST_FILE, PREVIOUS_FILE)] == [True, True]
 
 
 @pytest.mark.parametrize("state", [{"model": {}}, {}, [1, 2], 3])
 def test_a_foreign_file_is_no_checkpoint(tmp_path, state):
     torch.save(state, tmp_path / LAST_FILE)
-    assert checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None) == Progress()
+    assert checkpoint.read_last(tmp_path) is None
 
 
 def test_a_checkpoint_without_weights_is_damaged(tmp_path):
     torch.save({"progress": {"epochs": 1}}, tmp_path / LAST_FILE)
     with pytest.raises(DamagedCheckpoint, match=r"last\.pth does not fit this loop"):
-        checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None)
+        checkpoint.put_back(checkpoint.read_last(tmp_path), model=_tiny(), optimizer=None, schedule=None)
 
 
 def _one_epoch(digits, folder, reports, *, heard_epochs, loop_epochs=1):
@@ -325,7 +325,7 @@ def test_a_longer_budget_puts_the_rate_where_its_own_schedule_has_it(digits, tmp
 def test_a_checkpoint_of_another_architecture_is_damaged(tmp_path):
     _saved(tmp_path)
     with pytest.raises(DamagedCheckpoint, match="size mismatch"):
-        checkpoint.load_last(tmp_path, model=torch.nn.Linear(3, 2), optimizer=None, schedule=None)
+        checkpoint.put_back(checkpoint.read_last(tmp_path), model=torch.nn.Linear(3, 2), optimizer=None, schedule=None)
 
 
 class _Bomb:
@@ -339,7 +339,7 @@ class _Bomb:
 @pytest.mark.parametrize("save", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state, protocol=2))])
 def test_a_pickle_in_place_of_a_checkpoint_runs_no_code(tmp_path, save):
     save({"model": _Bomb(tmp_path / "exploded")}, tmp_path / LAST_FILE)
-    assert checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None) == Progress()
+    assert checkpoint.read_last(tmp_path) is None
     assert not (tmp_path / "exploded").exists()
 
 
@@ -354,7 +354,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkey
     with pytest.raises(checkpoint.DiskFull, match="no space left for"):
         _saved(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [LAST_FILE]
-    assert checkpoint.load_last(tmp_path, model=_tiny(), optimizer=None, schedule=None) == progress
+    assert checkpoint.put_back(checkpoint.read_last(tmp_path), model=_tiny(), optimizer=None, schedule=None) == progress
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")

@@ -74,16 +74,39 @@ def save_last(folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any, 
         os.replace(aside, last)
 
 
-def load_last(
-    folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any, num_epochs: int | None = None
-) -> Progress:
-    """Put the last epoch that can be read back into `model`, `optimizer` and `schedule`.
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint as it was read: everything that going on takes."""
+
+    path: Path
+    state: Mapping[str, Any]
+    progress: Progress
+
+
+def read_last(folder: Path) -> Saved | None:
+    """The last epoch that can be read back; None where there is none.
 
     Where `last.pth` is damaged the epoch before serves; where that is damaged too the trial begins again. Both are
     said in the log.
+    """
+    for path in (folder / LAST_FILE, folder / PREVIOUS_FILE):
+        if not path.exists():
+            continue
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            return Saved(path, state, Progress(**state["progress"]))
+        except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
+            logger.warning("%s cannot be read back (%s): going further back", path, type(error).__name__)
+    return None
+
+
+def put_back(
+    saved: Saved | None, *, model: nn.Module, optimizer: Any, schedule: Any, num_epochs: int | None = None
+) -> Progress:
+    """Put a checkpoint into `model`, `optimizer` and `schedule`; None leaves them as they are, at epoch 0.
 
     Args:
-        folder: the trial's.
+        saved: what `read_last` found.
         model: to be loaded into.
         optimizer: to be loaded into, or None.
         schedule: to be loaded into, or None.
@@ -93,24 +116,15 @@ def load_last(
     Raises:
         DamagedCheckpoint: the file belongs to another architecture.
     """
-    for name in (LAST_FILE, PREVIOUS_FILE):
-        if not (folder / name).exists():
-            continue
-        try:
-            state = torch.load(folder / name, map_location="cpu", weights_only=True)
-            progress = Progress(**state["progress"])
-            longer = None not in (num_epochs, progress.num_epochs) and num_epochs != progress.num_epochs
-        except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
-            logger.warning("%s cannot be read back (%s): going further back", folder / name, type(error).__name__)
-            continue
-        try:
-            _put_back(state, model=model, optimizer=optimizer, schedule=schedule, longer=longer)
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise DamagedCheckpoint(
-                f"{folder / name} does not fit this loop ({type(error).__name__}: {error})"
-            ) from error
-        return replace(progress, num_epochs=num_epochs)
-    return Progress(num_epochs=num_epochs)
+    if saved is None:
+        return Progress(num_epochs=num_epochs)
+    earlier = saved.progress.num_epochs
+    longer = None not in (num_epochs, earlier) and num_epochs != earlier
+    try:
+        _load(saved.state, model=model, optimizer=optimizer, schedule=schedule, longer=longer)
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedCheckpoint(f"{saved.path} does not fit this loop ({type(error).__name__}: {error})") from error
+    return replace(saved.progress, num_epochs=num_epochs)
 
 
 def last_report(folder: Path) -> dict[str, float] | None:
@@ -131,7 +145,7 @@ def best_epoch(folder: Path) -> int | None:
         return None
 
 
-def _put_back(state: Mapping[str, Any], *, model: nn.Module, optimizer: Any, schedule: Any, longer: bool) -> None:
+def _load(state: Mapping[str, Any], *, model: nn.Module, optimizer: Any, schedule: Any, longer: bool) -> None:
     model.load_state_dict(state["model"])
     old_schedule = state["schedule"] if schedule is not None else None
     if longer and old_schedule is not None:

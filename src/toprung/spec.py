@@ -90,7 +90,13 @@ class Resources(Part):
 
     cpus: float = Field(default=1, gt=0, description="of each worker")
     gpus: float = Field(default=0, ge=0, description="of each worker")
-    workers: Literal[1] = Field(default=1, description="worker processes a trial; one runs in the trial's own process")
+    workers: int = Field(default=1, ge=1, description="processes that train one trial together, by DDP")
+
+    @model_validator(mode="after")
+    def _whole_gpus_for_workers(self) -> Self:
+        if self.workers > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus cannot be {self.gpus:g} with {self.workers} workers: NCCL gives each its own GPU")
+        return self
 
     @property
     def num_threads(self) -> int:

@@ -45,8 +45,8 @@ def check(project: Path, sweep: Sweep, *, code: Path | None = None) -> Checked:
     code = code or project
     capacity = cluster.local_capacity()
     num_workers = cluster.concurrency(
-        cpus=sweep.resources.cpus,
-        gpus=sweep.resources.gpus,
+        cpus=sweep.resources.cpus * sweep.resources.workers,
+        gpus=sweep.resources.gpus * sweep.resources.workers,
         limit=sweep.max_concurrent_trials,
         capacity=capacity,
     )

@@ -163,7 +163,7 @@ class Driver:
         from toprung.study_storage import storage_for_writing
         from toprung.sweep.callbacks import BoardKeeper, Retention
         from toprung.sweep.stopping import Stopping
-        from toprung.sweep.trial import TrialTask, run_trial
+        from toprung.sweep.trial import TrialTask, run_trial, stored
         from toprung.tracking.bridge import MLflowBridge
 
         checked, sweep, made, board = self._checked, self._sweep, self._made, self._board
@@ -206,6 +206,7 @@ class Driver:
             metric=sweep.metric,
             mode=sweep.mode,
             seed=None if sweep.experiments else sweep.seed,
+            num_workers=sweep.resources.workers,
             num_threads=sweep.resources.num_threads,
             mapped=checked.images.mapped,
             heard_epochs={trial.trial_id: trial.epochs for trial in searcher.going_on},
@@ -218,8 +219,8 @@ class Driver:
         if num_left == 0:
             return
         trainable = ray_tune.with_resources(
-            ray_tune.with_parameters(run_trial, task=task, arrays=checked.images.arrays),
-            {"cpu": sweep.resources.cpus, "gpu": sweep.resources.gpus},
+            ray_tune.with_parameters(run_trial, task=task, arrays=stored(checked.images.arrays)),
+            ray_tune.PlacementGroupFactory(list(sweep.resources.bundles)),
         )
         ray_tune.Tuner(
             trainable,

@@ -1,4 +1,7 @@
-"""One trial inside its Ray Tune process: a session around the user's loop, wrapped by Ray Train in its local mode."""
+"""One trial inside its Ray Tune process: a session around the user's loop, wrapped by Ray Train in its local mode.
+
+A trial with several workers has such a session in each of them (`worker_group`); this process speaks for all.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ import os
 import socket
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +25,7 @@ from toprung.directory import CONFIG_FILE, FAILURE_FILE, TRIAL_LOCK_FILE, SweepD
 
 if TYPE_CHECKING:
     import numpy as np
+    import ray
 
 LOOP = "train_loop_per_worker"
 STRAGGLER_SECONDS = 60
@@ -37,22 +42,21 @@ class TrialTask:
     metric: str
     mode: str
     seed: int | None  # None: each configuration has its own
-    num_threads: int
+    num_workers: int
+    num_threads: int  # of each
     mapped: Path | None  # the folder of the images, where they are not among the arrays
     heard_epochs: Mapping[str, int]  # by trial id, for trials that an earlier driver began
 
 
-def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, np.ndarray]) -> None:
+def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, ray.ObjectRef[np.ndarray]]) -> None:
     """Ray Tune's trainable: train one configuration, reporting each epoch to the scheduler.
 
     Args:
         config: hyperparameters from the searcher.
         task: shared by all trials.
-        arrays: `train_images`, `train_labels`, `val_images`, `val_labels`: read-only views into shared memory.
+        arrays: in Ray's object store: `train_images`, `train_labels`, `val_images`, `val_labels`.
     """
     from ray import tune as ray_tune
-    from ray.train import ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     from toprung import checkpoint, session
 
@@ -60,7 +64,6 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, n
     folder = task.directory.trial_folder(trial_id)
     folder.mkdir(parents=True, exist_ok=True)
     heard_epochs = task.heard_epochs.get(trial_id)
-    module_name, _, loop_name = task.trainer.partition(":")
     reported: list[Any] = []
 
     def report(metrics: dict[str, float]) -> None:
@@ -68,40 +71,87 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, n
         ray_tune.report(metrics)
 
     try:
-        loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
-        with (
-            _alone_in(folder),
-            session.opened(
-                session.Session(
-                    data=trial_data(arrays, card=task.card, mapped=task.mapped),
-                    folder=folder,
-                    report=report,
-                    seed=config["seed"] if task.seed is None else task.seed,
-                    num_threads=task.num_threads,
-                    metric=task.metric,
-                    mode=task.mode,
-                    heard_epochs=heard_epochs,
-                    num_epochs=config["num_epochs"],
-                )
-            ),
-        ):
+        with _alone_in(folder):
             (folder / FAILURE_FILE).unlink(missing_ok=True)
             about = {"trainer": task.trainer, "config": config, "defaults": dict(task.defaults)}
             write_json(folder / CONFIG_FILE, about)
-            # Local mode: Ray Train runs the loop in this very process, which Tune keeps warm from trial to trial.
-            TorchTrainer(
-                loop,
-                train_loop_config={**task.defaults, **config},
-                scaling_config=ScalingConfig(num_workers=0),
-            ).fit()
+            train = partial(train_as_a_rank, config, folder, task=task, arrays=arrays, heard_epochs=heard_epochs)
+            if task.num_workers == 1:
+                train(report)
+            else:
+                _train_in_a_group(partial(train, report), others=partial(train, _said_by_rank_0), folder=folder)
         if not reported:  # Tune would end the whole sweep over a result without the metric
             known = checkpoint.last_report(folder) if heard_epochs else None
             if known is None:
                 raise session.TrainingFailed("the loop ended without reporting an epoch")
             ray_tune.report(known)  # it was whole when its driver died: only its end was not heard of
     except Exception as error:
-        _leave_cause(folder, error)
+        _leave(folder, failure_of(error))
         raise
+
+
+def train_as_a_rank(
+    config: dict[str, Any],
+    folder: Path,
+    report: Callable[[dict[str, float]], None],
+    *,
+    task: TrialTask,
+    arrays: Mapping[str, ray.ObjectRef[np.ndarray]],
+    heard_epochs: int | None,
+) -> None:
+    """Run the loop in this process, in a session: as the trial's only worker, or as one of several."""
+    import ray
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from toprung import session
+
+    module_name, _, loop_name = task.trainer.partition(":")
+    loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
+    values = dict(zip(arrays, ray.get([*arrays.values()]), strict=True))
+    one = session.Session(
+        data=trial_data(values, card=task.card, mapped=task.mapped),
+        folder=folder,
+        report=report,
+        seed=config["seed"] if task.seed is None else task.seed,
+        num_threads=task.num_threads,
+        metric=task.metric,
+        mode=task.mode,
+        heard_epochs=heard_epochs,
+        num_epochs=config["num_epochs"],
+    )
+
+    def train_loop_per_worker(hyperparameters: dict[str, Any]) -> None:
+        with session.opened(one):
+            loop(hyperparameters)
+
+    # Local mode: Ray Train runs the loop in this very process, which Tune keeps warm from trial to trial.
+    TorchTrainer(
+        train_loop_per_worker,
+        train_loop_config={**task.defaults, **config},
+        scaling_config=ScalingConfig(num_workers=0),
+    ).fit()
+
+
+def _train_in_a_group(train: Callable[[], None], *, others: Callable[[], None], folder: Path) -> None:
+    from toprung.sweep import worker_group
+
+    def give_up(failure: Mapping[str, Any]) -> None:
+        _leave(folder, failure)
+        os._exit(1)  # this process waits for one that is gone, and would for half an hour
+
+    worker_group.of_this_trial().run(train, others=others, describe=failure_of, on_stuck=give_up)
+
+
+def _said_by_rank_0(metrics: dict[str, float]) -> None:
+    raise AssertionError(f"only rank 0 reports: {metrics}")
+
+
+def stored(arrays: Mapping[str, np.ndarray]) -> dict[str, ray.ObjectRef[np.ndarray]]:
+    """The arrays in Ray's object store, which gives every process of a node the same memory."""
+    import ray
+
+    return {name: ray.put(array) for name, array in arrays.items()}
 
 
 @contextlib.contextmanager
@@ -132,18 +182,23 @@ def trial_data(arrays: Mapping[str, np.ndarray], *, card: Card, mapped: Path | N
     return TrialData(train=split("train"), val=split("val"), card=card)
 
 
-def _leave_cause(folder: Path, error: Exception) -> None:
+def failure_of(error: BaseException) -> dict[str, Any]:
+    """What is kept of a failure: its cause in one line, and where it happened."""
     from toprung.session import TrainingFailed
 
+    if isinstance(failure := getattr(error, "failure", None), dict):  # another worker's, described where it happened
+        return failure
     text = str(error).strip() or type(error).__name__
-    disk_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     cause = text if isinstance(error, TrainingFailed) else f"{type(error).__name__}: {text.splitlines()[0]}"
-    content = {
+    return {
         "cause": cause,
-        "disk_full": disk_full,
-        "traceback": traceback.format_exc(),
+        "disk_full": isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT),
+        "traceback": "".join(traceback.format_exception(error)),
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
+
+
+def _leave(folder: Path, failure: Mapping[str, Any]) -> None:
     with contextlib.suppress(OSError):  # on a full disk
-        write_json(folder / FAILURE_FILE, content)
+        write_json(folder / FAILURE_FILE, failure)

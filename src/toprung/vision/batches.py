@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from toprung.vision import ranks
+
 
 @dataclass(frozen=True)
 class ImageSplit:
@@ -16,14 +18,25 @@ class ImageSplit:
 
     Where `rows_N` is given the images are those rows of `images_NCHW`, which then is a larger array, mapped from disk:
     read them by `take`, which reads no others.
+
+    Several processes that train one model each have the whole split and train on a part of it (`rank` of `num_ranks`),
+    another one in every epoch: `len` says how large that part is.
     """
 
     images_NCHW: Tensor  # uint8
     labels_N: Tensor  # int64
     rows_N: Tensor | None = None  # int64
+    rank: int = 0
+    num_ranks: int = 1
+
+    @property
+    def num_images(self) -> int:
+        """All of them."""
+        return len(self.labels_N)
 
     def __len__(self) -> int:
-        return len(self.labels_N)
+        """How many of them this process trains on in an epoch; all parts are equal."""
+        return self.num_images // self.num_ranks
 
     def take(self, which: Tensor | slice) -> Tensor:
         """Images by their place in the split (int64 places, or a slice): uint8, N x C x H x W."""
@@ -31,8 +44,8 @@ class ImageSplit:
 
 
 def num_batches(split: ImageSplit, *, batch_size: int) -> int:
-    """How many minibatches `batches` makes of one epoch."""
-    return math.ceil(len(split) / batch_size)
+    """How many minibatches `batches` makes of one epoch: the same number on every rank, and whatever their number."""
+    return min(math.ceil(split.num_images / batch_size), len(split))
 
 
 def batches(
@@ -43,10 +56,16 @@ def batches(
     The sizes differ by one at most: no small last batch, whose gradient would be noisier than the others and
     whose single image batch normalisation could not use.
 
+    Where several ranks train, `batch_size` is that of all of them together: rank 0 draws the order, and each takes its
+    equal part of every minibatch, so that the mean of their gradients is that of the whole minibatch. Images that do
+    not come out even (fewer than there are ranks) are left out of this epoch. A rank gets one image at least.
+
     Yields:
         images_NCHW (uint8) and labels_N (int64) on `device`, at most `batch_size` of them.
     """
-    order_N = torch.randperm(len(split))
+    order_N = torch.randperm(split.num_images)
+    if split.num_ranks > 1:
+        order_N = ranks.from_first(order_N)[split.rank :: split.num_ranks][: len(split)]
     for indices_B in order_N.tensor_split(num_batches(split, batch_size=batch_size)):
         images_NCHW, labels_N = split.take(indices_B), split.labels_N[indices_B]
         yield images_NCHW.to(device, non_blocking=True), labels_N.to(device, non_blocking=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toprung.vision import ranks
 from toprung.vision.batches import ImageSplit
 
 # Fixed, because another batch size may take another convolution kernel, whose sums round otherwise.
@@ -14,35 +19,48 @@ _BATCH_SIZE = 512
 
 @torch.no_grad()
 def evaluate(model: nn.Module, split: ImageSplit) -> dict[str, float]:
-    """Mean cross-entropy (nats) and accuracy (0..1) on a split.
+    """Mean cross-entropy (nats) and accuracy (0..1) on all images of a split.
 
-    Always float32 and in the channels_last memory format, whatever the training used: both change the last
-    digits. The model's train or eval mode is left as it was.
+    Always float32, uncompiled, and in the channels_last memory format, whatever the training used: all three change
+    the last digits. The model's train or eval mode is left as it was. Where several ranks train, they share the work
+    and all get the result, which is that of one process to the last digit; buffers are rank 0's, as in its checkpoint.
 
     Returns:
         `{"val/loss": ..., "val/accuracy": ...}`
     """
+    model = ranks.bare(model)
     weights = {name: _channels_last(tensor) for name, tensor in _weights(model).items()}
     device = next(iter(weights.values())).device
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    num_correct = torch.zeros((), dtype=torch.int64, device=device)
+    starts = range(0, split.num_images, _BATCH_SIZE)
+    losses_S = torch.zeros(len(starts), dtype=torch.float64, device=device)
+    correct_S = torch.zeros(len(starts), dtype=torch.int64, device=device)
     was_training = model.training
     model.eval()
     try:
-        with torch.autocast(device.type, enabled=False):
-            for start in range(0, len(split), _BATCH_SIZE):
-                images_NCHW = split.take(slice(start, start + _BATCH_SIZE)).to(device, non_blocking=True)
-                labels_N = split.labels_N[start : start + _BATCH_SIZE].to(device, non_blocking=True)
+        with torch.autocast(device.type, enabled=False), _uncompiled():
+            for place in range(ranks.rank(), len(starts), ranks.num_ranks()):
+                part = slice(starts[place], starts[place] + _BATCH_SIZE)
+                images_NCHW = split.take(part).to(device, non_blocking=True)
+                labels_N = split.labels_N[part].to(device, non_blocking=True)
                 logits_NK = torch.func.functional_call(model, weights, (images_NCHW,))
-                loss_sum += F.cross_entropy(logits_NK.double(), labels_N, reduction="sum")
-                num_correct += (logits_NK.argmax(dim=1) == labels_N).sum()
+                losses_S[place] = F.cross_entropy(logits_NK.double(), labels_N, reduction="sum")
+                correct_S[place] = (logits_NK.argmax(dim=1) == labels_N).sum()
     finally:
         model.train(was_training)
-    return {"val/loss": loss_sum.item() / len(split), "val/accuracy": num_correct.item() / len(split)}
+    losses_S, correct_S = ranks.summed(losses_S), ranks.summed(correct_S)
+    num_images = split.num_images
+    return {"val/loss": sum(losses_S.tolist()) / num_images, "val/accuracy": sum(correct_S.tolist()) / num_images}
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[object]:
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
+        return contextlib.nullcontext()
+    return cast("contextlib.AbstractContextManager[object]", torch.compiler.set_stance("force_eager"))
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    buffers = {name: ranks.from_first(buffer) for name, buffer in model.named_buffers()}
+    return {**dict(model.named_parameters()), **buffers}
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

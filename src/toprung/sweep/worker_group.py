@@ -1,0 +1,243 @@
+"""The workers of a trial that has several: Ray Train's local mode in each, as `torchrun` would start it.
+
+Ray Tune sets one placement group aside for a trial, a bundle a worker (`Resources.bundles`), and takes it back whatever
+becomes of the trial. The trial's own process is rank 0; the other ranks are actors in the group's other bundles. They
+belong to that process, so Ray ends them with it, and like it they stay warm from trial to trial. Nothing else is
+started: no controller, no group of our own. Why not `TorchTrainer` with workers: docs/decisions/0011.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import ray
+import torch.distributed as dist
+from ray.exceptions import RayActorError
+from ray.util.placement_group import PlacementGroup, get_current_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented; its stubs leave it out
+
+LOOPBACK = "127.0.0.1"
+LOOK_EVERY_SECONDS = 1.0
+SETTLE_SECONDS = 5.0  # the others have nothing left to do when they are waited for
+STUCK_SECONDS = 20.0
+FAILURES = "failures"  # a counter in the store by which ranks meet: who fails first is the cause, the rest follow
+
+Describe = Callable[[BaseException], dict[str, Any]]
+
+
+class WorkerFailed(RuntimeError):
+    """Another rank failed first; `failure` is what `describe` made of it there."""
+
+    def __init__(self, failure: Mapping[str, Any]) -> None:
+        super().__init__(failure["cause"])
+        self.failure = dict(failure)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the ranks of one trial find each other."""
+
+    address: str
+    port: int
+    num_ranks: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a rank's loop ended: the how-manieth to fail (0: it did not), and why."""
+
+    order: int = 0
+    failure: Mapping[str, Any] | None = None
+
+
+class Rank:
+    """Another rank's process; an actor."""
+
+    def where(self) -> tuple[str, str]:
+        """Its node's id and address; answered once the process is up."""
+        return _here()
+
+    def run(self, train: Callable[[], None], meeting: Meeting, rank: int, describe: Describe) -> Ended:
+        """Train as that rank, to whatever end."""
+        store = TCPStore(meeting.address, meeting.port, is_master=False, wait_for_workers=False)
+        with joined(meeting, rank):
+            try:
+                train()
+            except SystemExit:  # rank 0 was told to end
+                return Ended()
+            except Exception as error:
+                return Ended(store.add(FAILURES, 1), describe(error))
+        return Ended()
+
+
+@contextlib.contextmanager
+def joined(meeting: Meeting, rank: int) -> Iterator[None]:
+    """Set the variables by which Ray Train's local mode opens a process group, and close that group in the end."""
+    device = _interface_of(LOOPBACK if meeting.address == LOOPBACK else _here()[1])
+    given = {
+        "RANK": rank,
+        "WORLD_SIZE": meeting.num_ranks,
+        "LOCAL_RANK": 0,  # of the GPUs that Ray shows this process, which are its own
+        "LOCAL_WORLD_SIZE": 1,
+        "MASTER_ADDR": meeting.address,
+        "MASTER_PORT": meeting.port,
+        "TORCHELASTIC_USE_AGENT_STORE": True,  # the store is there already
+        "GLOO_SOCKET_IFNAME": device,
+        "NCCL_SOCKET_IFNAME": device,
+    }
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update({name: str(value) for name, value in given.items()})
+    try:
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _here() -> tuple[str, str]:
+    """This node's id and address."""
+    return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+
+
+def _interface_of(address: str) -> str:
+    """The network interface that has this address; what a rank listens on listens there alone."""
+    interfaces: dict[str, Any] = psutil.net_if_addrs()
+    return next(name for name, has in interfaces.items() if address in {each.address for each in has})
+
+
+class WorkerGroup:
+    """Rank 0's hold on the other ranks."""
+
+    def __init__(self, placement_group: PlacementGroup) -> None:
+        """Start them, each in its bundle."""
+        self.placement_group = placement_group
+        self.whole = True
+        self._others = [_placed(placement_group, index) for index in range(1, len(placement_group.bundle_specs))]
+        here = _here()
+        nodes = {here, *ray.get([each.where.remote() for each in self._others])}
+        self._address = LOOPBACK if len(nodes) == 1 else here[1]
+
+    def run(
+        self,
+        train: Callable[[], None],
+        *,
+        others: Callable[[], None],
+        describe: Describe,
+        on_stuck: Callable[[Mapping[str, Any]], object],
+    ) -> None:
+        """Train on all ranks; returns when all are done.
+
+        Args:
+            train: what rank 0 does, in this very process.
+            others: what each other rank does; must be picklable.
+            describe: makes a failure of an exception, where it happened.
+            on_stuck: told of the failure when another rank is gone and this one does not notice, which happens where
+                nothing says that a connection is dead; it must end this process.
+
+        Raises:
+            WorkerFailed: another rank failed, or its process died, before this one failed.
+            Exception: whatever `train` raised.
+        """
+        with socket.create_server((self._address, 0)) as listening:
+            port = listening.getsockname()[1]
+            store = TCPStore(
+                self._address, port, is_master=True, wait_for_workers=False, master_listen_fd=os.dup(listening.fileno())
+            )
+        meeting = Meeting(self._address, port, len(self._others) + 1)
+        runs = {
+            each.run.remote(others, meeting, rank, describe): rank for rank, each in enumerate(self._others, start=1)
+        }
+        over = threading.Event()
+        threading.Thread(target=_watch, args=(runs, over, on_stuck), name="other-workers", daemon=True).start()
+        order = 0  # in which this rank failed, among all
+        try:
+            with joined(meeting, 0):
+                try:
+                    train()
+                except RuntimeError:  # such as that of a broken connection: another rank may be the cause
+                    order = store.add(FAILURES, 1)
+                    raise
+        except SystemExit:
+            self._settle(runs)
+            raise
+        except BaseException as error:
+            first = self._settle(runs, before=order) if order else None
+            self.end()
+            if first is not None:
+                raise WorkerFailed(first) from error
+            raise
+        else:
+            if (first := self._settle(runs)) is not None:
+                raise WorkerFailed(first)
+        finally:
+            over.set()
+
+    def _settle(self, runs: Mapping[Any, int], *, before: int | None = None) -> Mapping[str, Any] | None:
+        """Let the others end; the first failure among them, of those earlier than `before`. One that hangs is ended."""
+        done, hanging = ray.wait([*runs], num_returns=len(runs), timeout=SETTLE_SECONDS)
+        ends = [_end_of(each, rank=runs[each]) for each in done]
+        failed = sorted((end for end in ends if end.failure is not None), key=lambda end: end.order)
+        if failed or hanging:
+            self.end()
+        return failed[0].failure if failed and (before is None or failed[0].order < before) else None
+
+    def end(self) -> None:
+        """End the other ranks' processes: the next trial gets fresh ones."""
+        self.whole = False
+        for each in self._others:
+            ray.kill(each)
+
+
+def _watch(runs: Mapping[Any, int], over: threading.Event, on_stuck: Callable[[Mapping[str, Any]], object]) -> None:
+    """Where another rank is gone and this one still waits for it, there is nothing left to wait for."""
+    pending = [*runs]
+    while pending and not over.wait(LOOK_EVERY_SECONDS):
+        done, pending = ray.wait(pending, num_returns=len(pending), timeout=0)
+        for each in done:
+            failure = _end_of(each, rank=runs[each]).failure
+            if failure is not None and not over.wait(STUCK_SECONDS):
+                on_stuck(failure)
+
+
+def _end_of(run: Any, *, rank: int) -> Ended:
+    try:
+        ended: Ended = ray.get(run)
+        return ended
+    except RayActorError as error:  # it could not say so itself, so it comes before all that do
+        how = "was lost with its node" if error.preempted else "died"
+        return Ended(
+            -1, {"cause": f"the process of its worker {rank} {how}", "disk_full": False, "traceback": str(error)}
+        )
+
+
+_warm: WorkerGroup | None = None
+
+
+def of_this_trial() -> WorkerGroup:
+    """The other ranks of the trial that this process trains: those of the trial before it, where they are whole."""
+    global _warm
+    placement_group = get_current_placement_group()
+    assert placement_group is not None
+    if _warm is None or not _warm.whole or _warm.placement_group != placement_group:
+        _warm = WorkerGroup(placement_group)
+    return _warm
+
+
+def _placed(placement_group: PlacementGroup, index: int) -> Any:
+    custom = dict(placement_group.bundle_specs[index])
+    cpus, gpus = custom.pop("CPU", 0), custom.pop("GPU", 0)
+    where = PlacementGroupSchedulingStrategy(placement_group, placement_group_bundle_index=index)
+    return ray.remote(Rank).options(num_cpus=cpus, num_gpus=gpus, resources=custom, scheduling_strategy=where).remote()
