@@ -7,7 +7,7 @@ import pytest
 from search_spaces import convnet as convnet_space
 from toprung.errors import UserError
 from toprung.settings import apply_overrides, parse_settings
-from toprung.spec import Asha, Data, Experiment, Resources, Search, Sweep
+from toprung.spec import Asha, Data, Experiment, Resources, Search, Stop, Sweep
 from trainers.convnet import train_loop_per_worker
 from tune import controlled, digits, fashion_mnist, smoke
 
@@ -101,6 +101,22 @@ def test_a_trial_gets_as_many_threads_as_whole_cpus_and_at_least_one(cpus, num_t
     assert Resources(cpus=cpus).num_threads == num_threads
 
 
+def test_a_trial_takes_a_bundle_for_each_worker_and_nothing_else():
+    assert Resources(cpus=2).bundles == ({"CPU": 2},)
+    assert Resources(cpus=2, gpus=1, workers=3).bundles == ({"CPU": 2, "GPU": 1},) * 3
+
+
+def test_a_trial_costs_what_all_its_workers_cost():
+    sweep = _sweep().model_copy(
+        update={
+            "resources": Resources(cpus=2, gpus=1, workers=3),
+            "stop": Stop(cpu_price_per_hour=0.5, gpu_price_per_hour=2),
+        }
+    )
+    assert sweep.price_per_hour == 3 * (2 * 0.5 + 2)
+    assert _sweep().price_per_hour == 0
+
+
 @pytest.mark.parametrize(
     ("setting", "read"),
     [
@@ -144,7 +160,7 @@ def test_later_settings_win_and_constants_add_up():
         ("asha.grace_epochs=10", "asha: grace_epochs (10) is above max_epochs (9)."),
         ("mode=best", "mode cannot be \"best\": Input should be 'max' or 'min'."),
         ("num_trials.x=3", 'num_trials is a plain value; "num_trials.x" cannot be set.'),
-        ("workers=2", "workers cannot be 2: Input should be 1."),
+        ("workers=0", "workers cannot be 0: Input should be greater than or equal to 1."),
     ],
 )
 def test_a_setting_that_cannot_be_used_gets_one_clear_line(setting, line):
@@ -166,6 +182,7 @@ def test_a_setting_that_cannot_be_used_gets_one_clear_line(setting, line):
         ({"data": {"val_fraction": float("nan")}}, "data.val_fraction cannot be NaN: "),
         ({"data": {"name": "../etc"}}, 'data.name cannot be "../etc": '),
         ({"resources": {"cpus": 0}}, "resources.cpus cannot be 0: "),
+        ({"resources": {"gpus": 0.5, "workers": 2}}, "resources cannot be {"),
         ({"metric": "accuracy"}, 'metric cannot be "accuracy": '),
         ({"storage": ""}, 'storage cannot be "": '),
         ({"num_trials": 2.5}, "num_trials cannot be 2.5: "),

@@ -218,6 +218,12 @@ class Sweep(Part):
         return (self.asha.max_epochs,) if self.experiments else self.asha.rungs
 
     @property
+    def price_per_hour(self) -> float:
+        """Of one running trial, by the recipe's prices; 0 where it names none."""
+        rules, takes = self.stop, self.resources
+        return takes.workers * (takes.cpus * rules.cpu_price_per_hour + takes.gpus * rules.gpu_price_per_hour)
+
+    @property
     def plan_text(self) -> str:
         """A controlled experiment in words, such as "6 configurations × 3 seeds, 9 epochs each"."""
         counts = (len(self.experiments), "configuration"), (len(self.seeds), "seed"), (self.asha.max_epochs, "epoch")

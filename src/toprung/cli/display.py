@@ -136,7 +136,8 @@ class LiveBlock:
         left = Text.assemble((sweep.name, "bold"), f" · {_search(sweep)}")
         remaining = board.seconds_left
         of = f" of ~{clock_text(board.seconds + remaining)}" if remaining is not None else ""
-        workers = f"{board.num_workers} worker{'s' if board.num_workers != 1 else ''}"
+        num_workers = board.num_workers * sweep.resources.workers
+        workers = f"{num_workers} worker{'s' if num_workers != 1 else ''}"
         right = f"{workers} · {clock_text(board.seconds)}{of}"
         gap = max(3, width - len(left) - len(right))
         done = sum(trial.end is not None for trial in board.trials.values())

@@ -68,9 +68,7 @@ class Board:
     @property
     def cost(self) -> float:
         """Money spent, by the recipe's prices."""
-        rules, takes = self.sweep.stop, self.sweep.resources
-        an_hour = takes.cpus * rules.cpu_price_per_hour + takes.gpus * rules.gpu_price_per_hour
-        return self.trial_seconds / 3600 * an_hour
+        return self.trial_seconds / 3600 * self.sweep.price_per_hour
 
     def running(self) -> list[TrialView]:
         """Trials that have a worker."""

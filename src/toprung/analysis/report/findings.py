@@ -104,9 +104,7 @@ class Findings:
     @property
     def cost(self) -> float | None:
         """Money, by the recipe's prices; None where it names none."""
-        rules, takes = self.sweep.stop, self.sweep.resources
-        an_hour = takes.cpus * rules.cpu_price_per_hour + takes.gpus * rules.gpu_price_per_hour
-        return self.trial_seconds / 3600 * an_hour if an_hour else None
+        return self.trial_seconds / 3600 * self.sweep.price_per_hour or None
 
     @cached_property
     def scored_study(self) -> optuna.Study:

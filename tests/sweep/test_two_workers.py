@@ -1,0 +1,196 @@
+"""Trials of two workers under ASHA, on a cluster that outlives the sweep: what they report, and what they give back."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from tests.doctor.conftest import cluster_of
+from tests.servers import wait_until
+
+FAULTS = {3: "raise", 5: "die", 7: "nan", 9: "first dies"}
+NUM_TRIALS = 12
+
+SPACE = f"""
+FAULTS = {FAULTS}
+
+
+def space(trial):
+    trial.suggest_float("lr", 1e-4, 1e-1, log=True)
+    return {{"number": trial.number, "fault": FAULTS.get(trial.number, "none")}}
+"""
+
+# Writes a line an epoch from each of its processes, before it trains it; the faults are those of the second one.
+TRAINER = """
+import json
+import os
+
+import torch.distributed as dist
+
+from trainers import convnet
+
+DEFAULTS = {"log": "", "fault": "none", "number": 0, "lr": 1e-3, "model": "convnet", "width": 4, "depth": 1}
+
+
+def train_loop_per_worker(config):
+    fault, rank = config["fault"], dist.get_rank()
+    one_epoch = convnet.train_one_epoch
+
+    def watched(*arguments):
+        with open(config["log"], "a") as log:
+            log.write(json.dumps([config["number"], rank, os.getpid(), dist.get_world_size()]) + "\\n")
+        loss = one_epoch(*arguments)
+        if fault == "raise" and rank == 1:
+            raise KeyError("no such thing")
+        if fault == "die" and rank == 1 or fault == "first dies" and rank == 0:
+            os._exit(7)
+        return float("nan") if fault == "nan" and rank == 1 else loss
+
+    convnet.train_one_epoch = watched
+    try:
+        convnet.train_loop_per_worker({**convnet.DEFAULTS, **config})
+    finally:
+        convnet.train_one_epoch = one_epoch
+"""
+
+RECIPE = f"""
+from toprung.spec import Data, Sweep
+from tune import two_workers
+
+
+def sweep():
+    return two_workers.sweep().model_copy(
+        update={{
+            "trainer": "trainers.watched",
+            "space": "search_spaces.watched",
+            "data": Data(name="digits", max_train=200),
+            "num_trials": {NUM_TRIALS},
+        }}
+    )
+"""
+
+# What Ray itself says of the cluster.
+LEFT = """
+import json
+import ray
+
+ray.init(log_to_driver=False, logging_level="error")
+groups = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+free, all_there_is = ray.available_resources(), ray.cluster_resources()
+print(json.dumps({"groups": groups, "taken": {name: have - free.get(name, 0) for name, have in all_there_is.items()}}))
+"""
+
+
+@dataclass
+class Watched:
+    """One sweep of trials with two workers, what its processes wrote, and what was left of it on the cluster."""
+
+    command: object
+    shown: dict
+    lines: list
+    left: dict
+
+    def trial(self, number):
+        return next(trial for trial in self.shown["trials"] if trial["number"] == number)
+
+
+def _left(cluster):
+    """Resources that are taken on the cluster, and placement groups."""
+    environment = {**cluster.environment, "RAY_ADDRESS": cluster.address}
+    asked = subprocess.run([sys.executable, "-c", LEFT], env=environment, capture_output=True, text=True, check=True)
+    left = json.loads(asked.stdout.splitlines()[-1])
+    return {"groups": left["groups"], "CPU": left["taken"]["CPU"]}
+
+
+def _words(cluster, storage, log, *settings):
+    all_of_them = [f"storage={storage}", f"constants.log={log}", *settings]
+    return ["tune.watched", "--address", cluster.address, *(word for each in all_of_them for word in ("--set", each))]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with cluster_of() as made:
+        made.head("--num-cpus=2", "--object-store-memory=200000000")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def watched(cluster, new_bench, toprung, sweep_of, tmp_path_factory):
+    bench, storage = new_bench(), tmp_path_factory.mktemp("watched")
+    (bench / "search_spaces" / "watched.py").write_text(SPACE)
+    (bench / "trainers" / "watched.py").write_text(TRAINER)
+    (bench / "tune" / "watched.py").write_text(RECIPE)
+    log = storage / "watched.jsonl"
+    words = [
+        "tune.watched",
+        "--address",
+        cluster.address,
+        "--set",
+        f"storage={storage}",
+        "--set",
+        f"constants.log={log}",
+    ]
+    command = toprung("sweep", *words, folder=bench, env=cluster.environment)
+    assert (command.code, command.stderr) == (0, ""), command.stdout
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return Watched(command, sweep_of(command, storage).shown, lines, _left(cluster))
+
+
+def test_twelve_trials_under_asha_leave_no_placement_group(watched):
+    assert len(watched.shown["trials"]) == NUM_TRIALS
+    assert any(trial["status"] == "stopped" for trial in watched.shown["trials"])
+    assert watched.left == {"groups": [], "CPU": 0}
+
+
+def test_both_workers_train_every_epoch_that_was_reported_and_none_after_a_stop(watched):
+    for trial in watched.shown["trials"]:
+        if trial["number"] in FAULTS:
+            continue
+        for rank in range(2):
+            mine = [line for line in watched.lines if line[:2] == [trial["number"], rank]]
+            assert len(mine) == trial["epochs"]
+            assert all(world_size == 2 for *_, world_size in mine)
+
+
+def test_workers_stay_warm_from_trial_to_trial_and_fresh_ones_follow_a_failure(watched):
+    processes = [[pid for _, of, pid, _ in watched.lines if of == rank] for rank in range(2)]
+    assert not set(processes[0]) & set(processes[1])
+    assert 1 < len(set(processes[1])) <= 1 + len(FAULTS)
+    assert len(set(processes[0])) <= len(set(processes[1]))
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("raise", "KeyError: 'no such thing'"),
+        ("die", "the process of its worker 1 died"),
+        ("nan", "train/loss is NaN in epoch 1 on worker 1"),
+        ("first dies", "its process died"),
+    ],
+)
+def test_a_worker_that_fails_fails_its_trial_with_its_own_cause(watched, fault, cause):
+    number = next(number for number, each in FAULTS.items() if each == fault)
+    trial = watched.trial(number)
+    assert (trial["status"], trial["cause"]) == ("failed", cause)
+
+
+def test_the_sweep_goes_on_and_the_winner_is_exported(watched):
+    assert watched.shown["status"] == "finished"
+    assert "verified: a fresh process scores" in watched.command.stdout
+
+
+def test_a_killed_driver_leaves_no_placement_group_on_the_cluster(watched, cluster, start, tmp_path):
+    bench, log = watched.command.folder, tmp_path / "watched.jsonl"
+    settings = [f"storage={tmp_path}", f"constants.log={log}", "asha.max_epochs=1000", "asha.grace_epochs=1000"]
+    words = ["tune.watched", "--address", cluster.address, *(word for each in settings for word in ("--set", each))]
+    command = start("sweep", *words, folder=bench, env=cluster.environment)
+    wait_until(
+        lambda: log.exists() and len(log.read_text().splitlines()) > 3, "a trial that trains", timeout_seconds=120
+    )
+    assert _left(cluster)["CPU"] == 2
+    command.process.kill()
+    command.process.wait()
+    wait_until(lambda: _left(cluster) == {"groups": [], "CPU": 0}, "the cluster to be free", timeout_seconds=60)
+    wait_until(lambda: not command.processes(), "the sweep's own processes to end")
