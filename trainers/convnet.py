@@ -36,6 +36,8 @@ DEFAULTS = {
     "augment_cutout": None,
     "augment_mixup": None,
     "precision": "float32",  # or bf16: faster on recent CPUs and GPUs, its accuracy is yours to check
+    "channels_last": True,  # memory format of images and weights; faster on CPUs, and on GPUs under bf16
+    "compile": False,  # torch.compile: takes a C++ compiler and a minute first; slower than channels_last on a CPU
 }
 
 
@@ -54,7 +56,9 @@ def train_loop_per_worker(config):
         depth=config["depth"],
         dropout=config["dropout"],
     )
-    model = session.prepare(model)
+    if config["compile"]:
+        model.compile()
+    model = session.prepare(model, channels_last=config["channels_last"])
     optimizer = vision.build_optimizer(
         model,
         optimizer=config["optimizer"],

@@ -84,7 +84,7 @@ class Session:
     @property
     def device(self) -> torch.device:
         """The trial's own GPU where it was given one, else the CPU."""
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 _session: Session | None = None

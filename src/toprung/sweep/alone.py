@@ -40,7 +40,7 @@ def train_alone(
     storage: Path,
     say: Callable[[str], None],
 ) -> Trained:
-    """Train one configuration in this process.
+    """Train one configuration in this process, or in all those that `torchrun` started for it.
 
     Args:
         project: the workbench's root, active on `sys.path`.
@@ -65,13 +65,10 @@ def train_alone(
     loop = workbench.resolve(project, trainer, default=LOOP, kind="trainer")
     config = {"num_epochs": num_epochs, **settings}
     folder = storage / f"train-{trainer.rpartition('.')[2].partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"The folder {folder} cannot be made ({error.strerror}). Give another --storage.") from None
-    write_json(folder / CONFIG_FILE, {"trainer": trainer, "config": config, "defaults": defaults, "seed": seed})
+    about = {"trainer": trainer, "config": config, "defaults": defaults, "seed": seed}
 
     from toprung import session
+    from toprung.vision import ranks
 
     started = time.perf_counter()
     best: list[tuple[float, int]] = []
@@ -84,20 +81,31 @@ def train_alone(
         )
         say(f"epoch {epoch}/{config['num_epochs']}  {shown}  {time.perf_counter() - started:.1f} s")
 
-    try:
-        with session.opened(
-            session.Session(
-                data=trial_data(arrays, card=card),
-                folder=folder,
-                report=tell,
-                seed=seed,
-                num_threads=num_threads or int(cluster.local_capacity()[0]),
-            )
-        ):
-            loop({**defaults, **config})
-    except session.TrainingFailed as error:
-        raise UserError(f"The training cannot go on: {error}.") from None
+    with ranks.of_torchrun():
+        ranks.on_first(lambda: _begin(folder, about))
+        one = session.Session(
+            data=trial_data(arrays, card=card),
+            folder=folder,
+            report=tell,
+            seed=seed,
+            num_threads=num_threads or max(1, int(cluster.local_capacity()[0]) // ranks.num_ranks()),
+        )
+        try:
+            with session.opened(one):
+                loop({**defaults, **config})
+        except session.TrainingFailed as error:
+            raise UserError(f"The training cannot go on: {error}.") from None
+        if ranks.rank() > 0:
+            raise SystemExit  # rank 0 speaks for all
     if not best:
         raise UserError(f"The trainer {trainer} ended without reporting an epoch.")
     value, epoch = max(best)
     return Trained(folder, "val/accuracy", value, -epoch)
+
+
+def _begin(folder: Path, about: Mapping[str, Any]) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be made ({error.strerror}). Give another --storage.") from None
+    write_json(folder / CONFIG_FILE, about)
