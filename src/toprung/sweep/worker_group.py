@@ -37,8 +37,25 @@ class WorkerFailed(RuntimeError):
     """Another rank failed first; `failure` is what `describe` made of it there."""
 
     def __init__(self, failure: Mapping[str, Any]) -> None:
-        super().__init__(failure["cause"])
+        super().__init__(failure)
         self.failure = dict(failure)
+
+    def __str__(self) -> str:
+        return str(self.failure["cause"])
+
+
+class WorkerLost(RayActorError):
+    """Another rank's process is gone: for Ray Tune the same as if this one were."""
+
+    def __init__(self, rank: int, with_its_node: bool) -> None:
+        how = "was lost with its node" if with_its_node else "died"
+        super().__init__(error_msg=f"the process of its worker {rank} {how}", preempted=with_its_node)
+        self.args = rank, with_its_node
+
+    @property
+    def failure(self) -> dict[str, Any]:
+        """Nobody is left to describe it."""
+        return {"cause": self.error_msg, "disk_full": False, "traceback": ""}
 
 
 @dataclass(frozen=True)
@@ -52,10 +69,10 @@ class Meeting:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a rank's loop ended: the how-manieth to fail (0: it did not), and why."""
+    """How a rank's loop ended: the how-manieth to fail (0: it could not say so any more), and why."""
 
     order: int = 0
-    failure: Mapping[str, Any] | None = None
+    error: WorkerFailed | WorkerLost | None = None
 
 
 class Rank:
@@ -74,7 +91,7 @@ class Rank:
             except SystemExit:  # rank 0 was told to end
                 return Ended()
             except Exception as error:
-                return Ended(store.add(FAILURES, 1), describe(error))
+                return Ended(store.add(FAILURES, 1), WorkerFailed(describe(error)))
         return Ended()
 
 
@@ -124,11 +141,19 @@ class WorkerGroup:
     def __init__(self, placement_group: PlacementGroup) -> None:
         """Start them, each in its bundle."""
         self.placement_group = placement_group
-        self.whole = True
+        self._whole = True
         self._others = [_placed(placement_group, index) for index in range(1, len(placement_group.bundle_specs))]
         here = _here()
-        nodes = {here, *ray.get([each.where.remote() for each in self._others])}
-        self._address = LOOPBACK if len(nodes) == 1 else here[1]
+        there = ray.get([each.where.remote() for each in self._others])
+        self._nodes = [node for node, _ in there]
+        self._address = LOOPBACK if set(self._nodes) == {here[0]} else here[1]
+
+    def lives(self) -> bool:
+        """Whether all of them are there for another trial."""
+        try:
+            return self._whole and bool(ray.get([each.where.remote() for each in self._others]))
+        except RayActorError:
+            return False
 
     def run(
         self,
@@ -148,7 +173,8 @@ class WorkerGroup:
                 nothing says that a connection is dead; it must end this process.
 
         Raises:
-            WorkerFailed: another rank failed, or its process died, before this one failed.
+            WorkerFailed: another rank failed before this one did.
+            WorkerLost: another rank's process is gone.
             Exception: whatever `train` raised.
         """
         with socket.create_server((self._address, 0)) as listening:
@@ -161,7 +187,7 @@ class WorkerGroup:
             each.run.remote(others, meeting, rank, describe): rank for rank, each in enumerate(self._others, start=1)
         }
         over = threading.Event()
-        threading.Thread(target=_watch, args=(runs, over, on_stuck), name="other-workers", daemon=True).start()
+        threading.Thread(target=self._watch, args=(runs, over, on_stuck), name="other-workers", daemon=True).start()
         order = 0  # in which this rank failed, among all
         try:
             with joined(meeting, 0):
@@ -177,50 +203,48 @@ class WorkerGroup:
             first = self._settle(runs, before=order) if order else None
             self.end()
             if first is not None:
-                raise WorkerFailed(first) from error
+                raise first from error
             raise
         else:
             if (first := self._settle(runs)) is not None:
-                raise WorkerFailed(first)
+                raise first
         finally:
             over.set()
 
-    def _settle(self, runs: Mapping[Any, int], *, before: int | None = None) -> Mapping[str, Any] | None:
-        """Let the others end; the first failure among them, of those earlier than `before`. One that hangs is ended."""
+    def _settle(self, runs: Mapping[Any, int], *, before: int | None = None) -> WorkerFailed | WorkerLost | None:
+        """Let the others end; the first error among them, of those earlier than `before`. One that hangs is ended."""
         done, hanging = ray.wait([*runs], num_returns=len(runs), timeout=SETTLE_SECONDS)
-        ends = [_end_of(each, rank=runs[each]) for each in done]
-        failed = sorted((end for end in ends if end.failure is not None), key=lambda end: end.order)
+        ends = (self._end_of(each, rank=runs[each]) for each in done)
+        failed = sorted((end for end in ends if end.error is not None), key=lambda end: end.order)
         if failed or hanging:
             self.end()
-        return failed[0].failure if failed and (before is None or failed[0].order < before) else None
+        return failed[0].error if failed and (before is None or failed[0].order < before) else None
+
+    def _watch(
+        self, runs: Mapping[Any, int], over: threading.Event, on_stuck: Callable[[Mapping[str, Any]], object]
+    ) -> None:
+        """Where another rank is gone and this one still waits for it, there is nothing left to wait for."""
+        pending = [*runs]
+        while pending and not over.wait(LOOK_EVERY_SECONDS):
+            done, pending = ray.wait(pending, num_returns=len(pending), timeout=0)
+            for each in done:
+                error = self._end_of(each, rank=runs[each]).error
+                if error is not None and not over.wait(STUCK_SECONDS):
+                    on_stuck(error.failure)
+
+    def _end_of(self, run: Any, *, rank: int) -> Ended:
+        try:
+            ended: Ended = ray.get(run)
+            return ended
+        except RayActorError as error:
+            living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+            return Ended(error=WorkerLost(rank, error.preempted or self._nodes[rank - 1] not in living))
 
     def end(self) -> None:
         """End the other ranks' processes: the next trial gets fresh ones."""
-        self.whole = False
+        self._whole = False
         for each in self._others:
             ray.kill(each)
-
-
-def _watch(runs: Mapping[Any, int], over: threading.Event, on_stuck: Callable[[Mapping[str, Any]], object]) -> None:
-    """Where another rank is gone and this one still waits for it, there is nothing left to wait for."""
-    pending = [*runs]
-    while pending and not over.wait(LOOK_EVERY_SECONDS):
-        done, pending = ray.wait(pending, num_returns=len(pending), timeout=0)
-        for each in done:
-            failure = _end_of(each, rank=runs[each]).failure
-            if failure is not None and not over.wait(STUCK_SECONDS):
-                on_stuck(failure)
-
-
-def _end_of(run: Any, *, rank: int) -> Ended:
-    try:
-        ended: Ended = ray.get(run)
-        return ended
-    except RayActorError as error:  # it could not say so itself, so it comes before all that do
-        how = "was lost with its node" if error.preempted else "died"
-        return Ended(
-            -1, {"cause": f"the process of its worker {rank} {how}", "disk_full": False, "traceback": str(error)}
-        )
 
 
 _warm: WorkerGroup | None = None
@@ -231,7 +255,7 @@ def of_this_trial() -> WorkerGroup:
     global _warm
     placement_group = get_current_placement_group()
     assert placement_group is not None
-    if _warm is None or not _warm.whole or _warm.placement_group != placement_group:
+    if _warm is None or _warm.placement_group != placement_group or not _warm.lives():
         _warm = WorkerGroup(placement_group)
     return _warm
 
