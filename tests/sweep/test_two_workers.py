@@ -10,6 +10,8 @@ import pytest
 from tests.doctor.conftest import cluster_of
 from tests.servers import wait_until
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 FAULTS = {3: "raise", 5: "die", 7: "nan", 9: "first dies"}
 NUM_TRIALS = 12
 
