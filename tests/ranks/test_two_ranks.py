@@ -4,16 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.ranks.two_ranks import NUM_EPOCHS, stripes, train
+from tests.ranks.two_ranks import NUM_EPOCHS, PROJECT, TRAINERS, stripes, train
 from toprung import vision
 from toprung.directory import LAST_FILE, WEIGHTS_FILE
-
-PROJECT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +20,7 @@ def one(tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     done = {
-        "straight": train(root / "one_straight"),
+        **{f"straight {name}": train(root / f"one_straight-{name}", trainer=name) for name in TRAINERS},
         "with batch statistics": train(root / "one_statistics", batch_statistics=True),
         "for two ranks": train(root / "from_one", stop_after=2),
     }
@@ -55,13 +52,17 @@ def _close(some, others):
         assert each == pytest.approx(other, rel=1e-3, abs=1e-4)
 
 
-def test_two_ranks_train_as_one_does_where_no_image_is_normalised_by_others(one, two):
-    _close(two[0]["straight"], one[1]["straight"])
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_two_ranks_train_as_one_does_where_no_image_is_normalised_by_others(one, two, trainer):
+    reports = two[0][f"straight {trainer}"]
+    assert len(reports) == NUM_EPOCHS
+    _close(reports, one[1][f"straight {trainer}"])
 
 
-def test_the_weights_are_those_of_one_rank_under_the_same_names(one, two):
-    root, _ = one
-    ours, others = (torch.load(root / name / WEIGHTS_FILE, weights_only=True) for name in ("straight", "one_straight"))
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_weights_are_those_of_one_rank_under_the_same_names(one, two, trainer):
+    folders = (one[0] / f"{name}-{trainer}" for name in ("straight", "one_straight"))
+    ours, others = (torch.load(folder / WEIGHTS_FILE, weights_only=True) for folder in folders)
     assert list(ours) == list(others)
     for name in ours:
         torch.testing.assert_close(ours[name], others[name], rtol=1e-3, atol=1e-4)
@@ -78,18 +79,18 @@ def test_with_batch_statistics_each_rank_normalises_by_its_own_part(one, two):
 def test_only_rank_0_reports_and_keeps_files(one, two):
     root, _ = one
     assert [report["epoch"] for report in two[0]["augmented"]] == [1, 2, 3, 4]
-    assert two[1]["augmented"] == two[1]["straight"] == []
-    assert {file.name for file in (root / "straight").iterdir()} >= {LAST_FILE, WEIGHTS_FILE}
+    assert two[1]["augmented"] == two[1]["straight convnet"] == []
+    assert {file.name for file in (root / "straight-convnet").iterdir()} >= {LAST_FILE, WEIGHTS_FILE}
 
 
 def test_stopping_and_restoring_equals_the_straight_run(two):
-    assert two[0]["first half"] + two[0]["second half"] == two[0]["straight"]
+    assert two[0]["first half"] + two[0]["second half"] == two[0]["straight convnet"]
 
 
 def test_a_checkpoint_does_not_say_how_many_ranks_made_it(one, two):
     root, alone = one
-    _close(alone["for two ranks"] + two[0]["after one rank"], alone["straight"])
-    _close(two[0]["for one rank"] + train(root / "for_one"), alone["straight"])
+    _close(alone["for two ranks"] + two[0]["after one rank"], alone["straight convnet"])
+    _close(two[0]["for one rank"] + train(root / "for_one"), alone["straight convnet"])
 
 
 def test_each_rank_has_its_own_equal_part_of_every_minibatch(two):
@@ -136,7 +137,3 @@ def test_ranks_begin_alike_and_then_draw_their_own_numbers(two):
 
 def test_fewer_images_than_workers_fail_the_trial(two):
     assert two[0]["too few"] == "1 training images cannot be shared by 2 workers"
-
-
-def test_a_trial_has_as_many_epochs_as_it_was_given(one, two):
-    assert len(one[1]["straight"]) == len(two[0]["straight"]) == NUM_EPOCHS

@@ -1,5 +1,6 @@
 """What two ranks of one trial do, each in its own process: `python -m tests.ranks.two_ranks RANK FOLDER`."""
 
+import importlib
 import json
 import sys
 from datetime import timedelta
@@ -13,8 +14,9 @@ from toprung import session, vision
 from toprung.data import Card
 from toprung.session import Session, TrialData
 from toprung.vision import ranks
-from trainers import convnet
 
+PROJECT = Path(__file__).parent.parent.parent
+TRAINERS = sorted(file.stem for file in (PROJECT / "trainers").glob("[!_]*.py"))
 NUM_RANKS = 2
 NUM_EPOCHS = 4
 SMALL = {"width": 4, "depth": 2, "batch_size": 32, "schedule": "onecycle", "lr": 0.01, "weight_decay": 0.05}
@@ -57,21 +59,22 @@ def without_batch_statistics(*arguments, build=vision.build_model, **settings):
     return model
 
 
-def train(folder, *, stop_after=None, batch_statistics=False, data=None, **settings):
+def train(folder, *, trainer="convnet", stop_after=None, batch_statistics=False, data=None, **settings):
     """What each epoch reported here, without its time: all of it on rank 0, nothing on the others."""
-    reports = []
+    module, reports = importlib.import_module(f"trainers.{trainer}"), []
 
     def report(metrics):
         reports.append({name: value for name, value in metrics.items() if not name.startswith("time")})
         if metrics["epoch"] == stop_after:
             raise Stop
 
-    build, config = vision.build_model, {**convnet.DEFAULTS, **SMALL, "num_epochs": NUM_EPOCHS, **settings}
+    small = {name: value for name, value in SMALL.items() if name in module.DEFAULTS}
+    build, config = vision.build_model, {**module.DEFAULTS, **small, "num_epochs": NUM_EPOCHS, **settings}
     vision.build_model = build if batch_statistics else without_batch_statistics
     one = Session(data=data or stripes(), folder=folder, report=report, seed=3, num_epochs=NUM_EPOCHS)
     try:
         with session.opened(one):
-            convnet.train_loop_per_worker(config)
+            module.train_loop_per_worker(config)
     except Stop:
         assert stop_after is not None
     finally:
@@ -160,7 +163,7 @@ def main():
     )
     nan = float("nan") if rank == 1 else 0.5
     done = {
-        "straight": train(root / "straight"),
+        **{f"straight {name}": train(root / f"straight-{name}", trainer=name) for name in TRAINERS},
         "with batch statistics": train(root / "statistics", batch_statistics=True),
         "augmented": train(root / "augmented", augment="heavy", dropout=0.2),
         "first half": halved(root / "halved", stop_after=2),
