@@ -14,7 +14,7 @@ from trainers import convnet
 SETTINGS = [
     {"augment": "heavy", "schedule": "onecycle", "batch_size": 32},
     {"optimizer": "sgd", "lr": 0.05, "schedule": "constant", "dropout": 0.2, "augment_shift": 0.2},
-    {"optimizer": "adam", "precision": "bf16", "label_smoothing": 0.1},
+    {"optimizer": "adam", "precision": "bf16", "label_smoothing": 0.1, "channels_last": False},
 ]
 
 
@@ -77,6 +77,13 @@ def test_stopping_and_restoring_equals_the_straight_run(data, tmp_path, settings
     first = train(data, tmp_path / "stopped", stop_after=2, **settings)
     torch.manual_seed(99)  # the process that goes on is another one
     assert first + train(data, tmp_path / "stopped", **settings) == straight
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same_and_is_scored_uncompiled(data, tmp_path):
+    plain, compiled = (train(data, tmp_path / name, compile=name == "compiled") for name in ("plain", "compiled"))
+    for ours, other in zip(compiled, plain, strict=True):
+        assert ours == pytest.approx(other, rel=1e-3, abs=1e-4)
 
 
 def test_another_seed_gives_other_numbers(data, tmp_path):
