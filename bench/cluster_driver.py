@@ -1,0 +1,93 @@
+"""What a trial costs the driver on clusters of several sizes: instant trials, as in bench/tracking.py."""
+
+import itertools
+import resource
+import shutil
+import subprocess
+import sys
+
+import tracking_lanes as lanes
+from raylets import raylets
+
+
+def by_nodes(folder, options):
+    """The driver's CPU milliseconds a trial, with as many nodes of one CPU, and with as many trials at once."""
+    project, rounds = lanes.workbench(folder / "project"), []
+    for number in range(options.runs):
+        costs = {}
+        for count in options.nodes:
+            with raylets([1] * count, log=project / "reports.log") as cluster:
+                short, long = (instant(project, cluster, trials) for trials in (options.short, options.long))
+            more = options.long - options.short
+            costs[f"{count} nodes"] = {
+                "driver, CPU ms a trial": 1000 * (long.cpu_seconds - short.cpu_seconds) / more,
+                "MLflow writer, CPU ms a trial": 1000 * (long.writer_cpu_seconds - short.writer_cpu_seconds) / more,
+                "seconds of the long sweep": long.seconds_reporting,
+            }
+            print(f"run {number + 1}, {count} nodes: {costs[f'{count} nodes']}", flush=True)
+        rounds.append(costs)
+    return rounds
+
+
+def many(folder, options):
+    """One long sweep: the driver's cost a trial in each tenth of it, and what lies in the folder in the end."""
+    project = lanes.workbench(folder / "project")
+    with raylets([2], log=project / "reports.log") as cluster:
+        watched = instant(project, cluster, options.many, keep=True)
+    heard, cpu = zip(*watched.looks, strict=True)
+    marks = [next(place for place, n in enumerate(heard) if n >= tenth / 10 * heard[-1]) for tenth in range(11)]
+    tenths = {}
+    for first, last in itertools.pairwise(marks):
+        trials = max(1, heard[last] - heard[first])
+        way = f"trials {heard[first]:,} to {heard[last]:,}"
+        tenths[way] = {"driver, CPU ms a trial": 1000 * (cpu[last] - cpu[first]) / trials}
+    tenths["whole sweep"] = {
+        "driver, CPU ms a trial": 1000 * watched.cpu_seconds / options.many,
+        "MLflow writer, CPU ms a trial": 1000 * watched.writer_cpu_seconds / options.many,
+        "seconds": watched.seconds,
+    }
+    tenths["afterwards"] = left_behind(project / "storage")
+    return [tenths]
+
+
+def left_behind(storage):
+    """What one such sweep weighs, and what it costs to list it."""
+    files = [path for path in storage.rglob("*") if path.is_file()]
+    found = {"files": len(files), "megabytes": sum(path.stat().st_size for path in files) / 1e6}
+    found["megabytes of ledger"] = sum(path.stat().st_size for path in storage.glob("*/ledger.log")) / 1e6
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "toprung", "list", "--json", "--storage", str(storage)]
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found["toprung list, CPU seconds"] = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    shutil.rmtree(storage)
+    return found
+
+
+def instant(project, cluster, trials, *, keep=False):
+    """One sweep of instant trials on the cluster, as many at once as it takes; its driver is watched."""
+    storage, log, output = project / "storage", project / "reports.log", project / "output.log"
+    log.write_text("")
+    settings = {
+        "num_trials": trials,
+        "max_concurrent_trials": "null",
+        "search.num_startup_trials": trials + 1,
+        "search.sampler": "random",
+        "storage": storage,
+    }
+    pairs = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    command = [sys.executable, "-m", "toprung", "sweep", "tune.instant", "--address", cluster.address, *pairs]
+    with output.open("w") as file:
+        process = subprocess.Popen(command, cwd=project, env=cluster.environment, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            watched = lanes.watch(process, log)
+        finally:
+            lanes.end(process)
+    if process.returncode != 0 or watched.reports != trials:
+        sys.exit(
+            f"{watched.reports} of {trials} reports, exit code {process.returncode}:\n{output.read_text()[-3000:]}"
+        )
+    writer = lanes.writer_cpu_seconds(storage)
+    if not keep:
+        shutil.rmtree(storage)
+    return lanes.replace(watched, writer_cpu_seconds=writer)
