@@ -106,11 +106,17 @@ def test_code_that_did_not_arrive_is_told_from_other_code(tmp_path):
     assert "PYTHONPATH" in other.remedy
 
 
-def test_a_node_that_fails_is_an_error_and_a_dead_one_a_warning():
+def test_a_node_that_fails_is_an_error_with_its_reason():
     failed = Answer(NODE, None, "ModuleNotFoundError: No module named 'toprung'")
-    findings = check_nodes([_answer(), failed], [NODE], timeout_seconds=9)
-    assert [each.state for each in findings] == ["error", "warning"]
-    assert findings[0].seen.startswith("ModuleNotFoundError")
+    finding = _only(check_nodes([_answer(), failed], [], timeout_seconds=9))
+    assert finding.state == "error"
+    assert finding.seen.startswith("ModuleNotFoundError")
+
+
+def test_a_node_that_has_left_is_named_and_no_fault():
+    finding = _only(check_nodes([_answer()], [NODE], timeout_seconds=9))
+    assert finding.state == "ok"
+    assert finding.seen == "1 alive, it answered; 1 left before (node aaaaaaaa (10.0.0.2))"
 
 
 @pytest.mark.parametrize(

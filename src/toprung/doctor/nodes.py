@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toprung.doctor import node
-from toprung.doctor.finding import Finding
+from toprung.doctor.finding import Finding, or_ok
 from toprung.doctor.node import Look, NodeView
 
 
@@ -105,22 +105,18 @@ def _with_clock(answer: Answer, clock: Any, pinned: Any, *, deadline: float) -> 
             clock.options(scheduling_strategy=pinned).remote(), timeout=max(0.1, deadline - time.monotonic())
         )
     except ray.exceptions.RayError as error:
-        return Answer(answer.node, None, f"no second answer ({type(error).__name__})")
-    return Answer(answer.node, answer.view, None, (before, theirs, time.time()))
+        return replace(answer, view=None, problem=f"no second answer ({type(error).__name__})")
+    return replace(answer, clock=(before, theirs, time.time()))
 
 
 def check_nodes(answers: list[Answer], dead: list[Node], *, timeout_seconds: float) -> list[Finding]:
-    """Which nodes are there, and which of them answer."""
+    """Which nodes are there, and which of them answer; one that has left is no fault: machines on offer come and go."""
     found = []
     silent = [each for each in answers if each.problem is not None]
     for each in silent:
         within = f" ({timeout_seconds:.0f} s)" if each.problem == "no answer in time" else ""
         remedy = f"Look at its logs: {each.node.host}:/tmp/ray/session_latest/logs; or end it there: ray stop"
         found.append(Finding("nodes", "error", f"{each.problem}{within}", remedy, node=each.node.label))
-    heard = len(answers) - len(silent)
-    if not found:
-        found.append(Finding("nodes", "ok", f"{heard} alive, all answered" if heard != 1 else "1 alive, it answered"))
-    if dead:
-        named = ", ".join(each.label for each in dead[:3]) + (f" and {len(dead) - 3} more" if len(dead) > 3 else "")
-        found.append(Finding("nodes", "warning", f"{len(dead)} died: {named}", "If that was not meant: ray status"))
-    return found
+    seen = f"{len(answers)} alive, all answered" if len(answers) != 1 else "1 alive, it answered"
+    left = f"; {len(dead)} left before ({', '.join(each.label for each in dead[:3])})" if dead else ""
+    return or_ok(found, name="nodes", seen=seen + left)
