@@ -17,6 +17,7 @@ in any figure.
 """
 
 import argparse
+import signal
 import statistics
 import sys
 import tempfile
@@ -38,6 +39,7 @@ PARTS = {
 
 def main():
     options = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the nodes would outlive a benchmark that is ended
     results = {"settings": {name: str(value) for name, value in vars(options).items()}}
     for part in options.only or PARTS:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
