@@ -78,7 +78,7 @@ def instant(project, cluster, trials, *, keep=False):
     pairs = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     command = [sys.executable, "-m", "toprung", "sweep", "tune.instant", "--address", cluster.address, *pairs]
     with output.open("w") as file:
-        process = subprocess.Popen(command, cwd=project, env=cluster.environment, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=project, stdout=file, stderr=subprocess.STDOUT)
         try:
             watched = lanes.watch(process, log)
         finally:

@@ -23,7 +23,7 @@ def nodes(folder, options):
             log = project / f"{number}-{len(num_cpus)}.jsonl"
             with raylets(num_cpus, log=log) as cluster:
                 started = time.time()
-                toprung(project, cluster, "sweep", "tune.overhead", "--address", cluster.address)
+                toprung(project, "sweep", "tune.overhead", "--address", cluster.address)
             ways[way] = throughput(log, started, images=options.images)
             print(f"run {number + 1}, {way}: {json.dumps(ways[way])}", flush=True)
         rounds.append(ways)
@@ -44,7 +44,7 @@ def workers(folder, options):
         ways["torchrun"] = throughput(bare, started, images=options.images, num_ranks=2)
         with raylets([2], log=log) as cluster:
             started = time.time()
-            toprung(project, cluster, "sweep", "tune.overhead", "--address", cluster.address, *flags(*settings))
+            toprung(project, "sweep", "tune.overhead", "--address", cluster.address, *flags(*settings))
         ways["toprung, two workers a trial"] = throughput(log, started, images=options.images, num_ranks=2)
         rounds.append(ways)
         print(f"run {number + 1}: {json.dumps(ways)}", flush=True)
@@ -65,7 +65,7 @@ def submit(folder, options):
             for way, words in (("toprung sweep --address", here), ("toprung submit", job)):
                 log.unlink(missing_ok=True)
                 started = time.time()
-                toprung(project, cluster, *words, *few)
+                toprung(project, *words, *few)
                 ways[way] = {"seconds to the first step": first_step(log) - started}
             rounds.append(ways)
             print(f"run {number + 1}: {json.dumps(ways)}", flush=True)
@@ -80,12 +80,9 @@ def recovery(folder, options):
         log = project / f"{number}.jsonl"
         with raylets([1], log=log) as cluster:
             lost = cluster.start(1)
-            cluster.wait(2)
             command = (sys.executable, "-m", "toprung", "sweep", "tune.overhead", "--address", cluster.address)
             with (project / "output.log").open("w") as output:
-                sweep = subprocess.Popen(
-                    [*command, *flags(*settings)], cwd=project, env=cluster.environment, stdout=output, stderr=output
-                )
+                sweep = subprocess.Popen([*command, *flags(*settings)], cwd=project, stdout=output, stderr=output)
             wait_for(lambda log=log: len(trials_of(log)) == 2 and min(trials_of(log).values()) >= 3, sweep)
             cluster.start(1)  # room for the trial that will be homeless
             killed = time.time()
@@ -98,10 +95,10 @@ def recovery(folder, options):
     return rounds
 
 
-def toprung(project, cluster, *words):
+def toprung(project, *words):
     """A `toprung` command on the cluster, to its end."""
     command = [sys.executable, "-m", "toprung", *map(str, words)]
-    ran = subprocess.run(command, cwd=project, env=cluster.environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     if ran.returncode != 0:
         sys.exit(f"{' '.join(command)} ended with {ran.returncode}:\n{ran.stdout[-2000:]}{ran.stderr[-2000:]}")
 
