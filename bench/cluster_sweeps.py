@@ -31,7 +31,7 @@ def nodes(folder, options):
 
 
 def workers(folder, options):
-    """Trials of two workers one after another, and the same trainings by `torchrun` without any framework."""
+    """Trials of two workers one after another on a private Ray, and the same trainings by `torchrun` alone."""
     project, rounds = overhead.workbench(folder / "project", options), []
     settings = ("resources.workers=2", "max_concurrent_trials=1", f"asha.grace_epochs={EPOCHS}")
     for number in range(options.runs):
@@ -42,9 +42,9 @@ def workers(folder, options):
         environment = {**os.environ, "TOPRUNG_BENCH_LOG": str(bare), "OMP_NUM_THREADS": "1"}
         subprocess.run(command, cwd=project, env=environment, check=True)
         ways["torchrun"] = throughput(bare, started, images=options.images, num_ranks=2)
-        with raylets([2], log=log) as cluster:
-            started = time.time()
-            toprung(project, "sweep", "tune.overhead", "--address", cluster.address, *flags(*settings))
+        os.environ["TOPRUNG_BENCH_LOG"] = str(log)
+        started = time.time()
+        toprung(project, "sweep", "tune.overhead", *flags(*settings))
         ways["toprung, two workers a trial"] = throughput(log, started, images=options.images, num_ranks=2)
         rounds.append(ways)
         print(f"run {number + 1}: {json.dumps(ways)}", flush=True)
