@@ -18,6 +18,13 @@ MARKER = "<!-- toprung ci-report -->"  # by which the next run finds the comment
 FEWEST_SEEDS = 5
 
 QUARTERS = {"lowest": 0.0, "lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75, "highest": 1.0}
+TITLES = {
+    "the same": "the very same as the base",
+    "worse": "worse than the base",
+    "better": "better than the base",
+    "no significant difference": "no significant difference from the base",
+}
+REPEAT = "The same on your machine: `toprung sweep`, `toprung ci-base`, `toprung ci-report`."
 
 
 def compared(record: Record, *, level: float = LEVEL) -> RankTest | None:
@@ -37,20 +44,11 @@ def comment(record: Record, *, level: float = LEVEL, run_url: str | None = None)
         run_url: where the artifact with the whole report lies.
     """
     test = compared(record, level=level)
-    found = "not compared with the base" if test is None else _TITLES[test.finding]
+    found = "not compared with the base" if test is None else TITLES[test.finding]
     parts = [MARKER, f"### Mini-sweep: {found}", *_comparison(record, test), *_sweep(record)]
     where = f"[this run]({run_url})" if run_url else "the run"
-    parts.append(f"<sub>The whole report is in the artifact `mini-sweep` of {where}. {_REPEAT}</sub>")
+    parts.append(f"<sub>The whole report is in the artifact `mini-sweep` of {where}. {REPEAT}</sub>")
     return "\n\n".join(parts) + "\n"
-
-
-_TITLES = {
-    "the same": "the very same as the base",
-    "worse": "worse than the base",
-    "better": "better than the base",
-    "no significant difference": "no significant difference from the base",
-}
-_REPEAT = "The same on your machine: `toprung sweep`, `toprung ci-base`, `toprung ci-report`."
 
 
 def _comparison(record: Record, test: RankTest | None) -> list[str]:
