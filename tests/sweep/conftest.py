@@ -107,8 +107,8 @@ class Command:
                 return line
         raise AssertionError(f"not found in {''.join(self.lines)}{self.process.stderr.read()}")
 
-    def finish(self) -> "Command":
-        rest, self.stderr = self.process.communicate(timeout=240)
+    def finish(self, *, timeout_seconds: float = 240) -> "Command":
+        rest, self.stderr = self.process.communicate(timeout=timeout_seconds)
         self.stdout = "".join(self.lines) + rest
         return self
 
