@@ -1,9 +1,10 @@
 """The truth about a sweep's trials: an Optuna study, by default on journal storage, one append-only file.
 
 Every trial's parameters, values an epoch and state are Optuna's own; what Optuna has no field for stands in user
-attributes: `start` (its id, the whole configuration), `epoch/<n>` (all metrics of an epoch), `end` (status, cause,
-rung), in a controlled experiment `experiment` and `seed`, and on the study `mlflow/<trial_id>` (the run that shows the
-trial) and `life/<n>` (each driver that ran the sweep, and for what). Each carries its time in milliseconds since 1970.
+attributes: `start` (its id, the whole configuration), `epoch/<n>` (all metrics of an epoch), `audit` (the rung that
+would have stopped it, and let it run on), `end` (status, cause, rung), in a controlled experiment `experiment` and
+`seed`, and on the study `mlflow/<trial_id>` (the run that shows the trial) and `life/<n>` (each driver that ran the
+sweep, and for what). Each carries its time in milliseconds since 1970.
 Only the sweep's driver writes here.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import optuna
@@ -32,12 +33,22 @@ OPTUNA_STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, 
 
 @dataclass(frozen=True)
 class End:
-    """How a trial ended: at which rung where ASHA stopped it, and why."""
+    """How a trial ended: at which rung where ASHA stopped it, and why; `audit_rung` would have stopped it."""
 
     status: Status
     rung: int | None = None
     cause: str | None = None
     time_ms: int = 0
+    audit_rung: int | None = None
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A trial that ASHA would have stopped and that ran on, so that what stopping loses is known: a random share."""
+
+    rung: int
+    value: float
+    needed: float
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ class TrialRecord:
     started_ms: int = 0
     is_default: bool = False
     continues: str | None = None
+    audited: Audited | None = None
     end: End | None = None
     mlflow_run_id: str | None = None
     optuna_state: str = ""
@@ -189,6 +201,7 @@ def _record(trial: FrozenTrial, *, mode: Literal["max", "min"], run_ids: Mapping
         started_ms=start.get("time_ms", 0),
         is_default=start.get("is_default", False),
         continues=start.get("continues"),
+        audited=Audited(**attributes["audit"]) if "audit" in attributes else None,
         end=ended,
         mlflow_run_id=run_ids.get(start.get("trial_id", "")),
         optuna_state=trial.state.name,
@@ -224,10 +237,17 @@ def write_epoch(trial: optuna.Trial, *, epoch: int, value: float, metrics: Mappi
     trial.report(value, epoch)
 
 
+def write_audited(trial: optuna.Trial, audited: Audited) -> None:
+    """A rung would have stopped the trial, and let it run on for the audit."""
+    trial.set_user_attr("audit", asdict(audited))
+
+
 def write_end(trial: optuna.Trial, end: End) -> End:
     """The trial ended, and how; gives what was written, with its time."""
     end = replace(end, time_ms=end.time_ms or now_ms())
     content = {"status": end.status, "rung": end.rung, "cause": end.cause, "time_ms": end.time_ms}
+    if end.audit_rung is not None:
+        content["audit_rung"] = end.audit_rung
     trial.set_user_attr("end", content)
     return end
 

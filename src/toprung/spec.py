@@ -56,6 +56,9 @@ class Asha(Part):
     grace_epochs: int = Field(default=1, ge=1, description="no trial is stopped before this epoch")
     max_epochs: int = Field(default=9, ge=1, description="the top rung: a trial's full budget")
     reduction_factor: int = Field(default=3, ge=2, description="one in this many goes on from a rung")
+    audit_fraction: float = Field(
+        default=0, ge=0, le=1, description="of the trials that would be stopped, the share that runs on to the end"
+    )
 
     @model_validator(mode="after")
     def _grace_below_max(self) -> Self:

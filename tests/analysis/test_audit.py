@@ -44,8 +44,9 @@ def test_rank_correlation_is_full_where_the_order_stays_and_reversed_where_it_tu
         curve[2] = 0.5 - place / 100
         sweep.trial(curve)
     first, second = _audit(sweep).rungs
-    assert (first.num_finished, first.kendall, first.spearman) == (6, pytest.approx(1), pytest.approx(1))
-    assert (second.kendall, second.spearman) == (pytest.approx(-1), pytest.approx(-1))
+    assert (first.num_finished, first.kendall.value, first.spearman.value) == (6, pytest.approx(1), pytest.approx(1))
+    assert (second.kendall.value, second.spearman.value) == (pytest.approx(-1), pytest.approx(-1))
+    assert first.kendall.low < 0.9  # six trials in order are no proof
 
 
 def test_where_less_is_better_the_correlation_keeps_its_sign(driver):
@@ -53,7 +54,7 @@ def test_where_less_is_better_the_correlation_keeps_its_sign(driver):
     for place in range(6):
         sweep.trial(_rising(0.1 + place / 100, 0.9 + place / 100))
     found = audit(sweep.read(), metric="val/loss", mode="min", rungs=RUNGS)
-    assert found.rungs[0].kendall == pytest.approx(1)
+    assert found.rungs[0].kendall.value == pytest.approx(1)
 
 
 def test_too_few_finished_trials_give_no_correlation(driver):
@@ -89,6 +90,9 @@ def test_a_later_grace_period_is_supported_where_it_would_have_kept_the_slow_sta
     sweep.trial([0.1, 0.2, 0.9, 0.95, 0.96, 0.97, 0.98, 0.98, 0.98])
     kept = {(each.grace_epochs, each.reduction_factor): each.kept_top for each in _audit(sweep).support}
     assert [kept[grace, 3] for grace in (1, 2, 3, 4)] == [0.0, 0.0, 1.0, 1.0]
+    supported = _audit(sweep).supported
+    assert (supported.grace_epochs, supported.reduction_factor) == (3, 4)
+    assert (supported.kept_top, supported.kept_low) == (1.0, pytest.approx(0.025))  # of a single trial
 
 
 def test_without_audited_trials_nothing_is_claimed_about_what_was_lost(driver):

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from toprung.ledger import Epoch, TrialRecord
-from toprung.search.scheduler import RungScheduler, Stop
+from toprung.ledger import Audited, Epoch, TrialRecord
+from toprung.search.scheduler import RungScheduler, Stop, is_drawn
 from toprung.spec import Asha, Sweep
 
 
@@ -189,3 +189,65 @@ def test_rays_rungs_are_the_specs():
         scheduler = RungScheduler(_sweep(**asha.model_dump()))
         rungs = {milestone for milestone, _ in scheduler._brackets[0]._rungs}
         assert rungs | {asha.max_epochs} == set(asha.rungs)
+
+
+def _audited(fraction=1.0, *, drawn, **asha):
+    scheduler = RungScheduler(_sweep(audit_fraction=fraction, **asha))
+    for number, name in enumerate(drawn):
+        scheduler.draw(name, number=number)
+    return scheduler
+
+
+def test_a_drawn_trial_runs_on_against_its_stop_which_is_remembered():
+    scheduler = _audited(drawn=["bad"], max_epochs=9)
+    curves = {"good": [0.5] * 9, "bad": [0.4] * 8 + [0.9], "better": [0.6] * 9}
+    assert _replay(scheduler, curves, top=9) == {"good": 9, "bad": 9, "better": 9}
+    assert scheduler.stops == {}
+    assert scheduler.audited == {"bad": Audited(rung=1, value=0.4, needed=0.5)}
+
+
+def test_the_audit_changes_no_decision_over_the_others():
+    rng = random.Random(7)
+    curves = {f"t{i}": [rng.random() for _ in range(9)] for i in range(40)}
+    order = [name for name in curves for _ in range(9)]
+    rng.shuffle(order)
+    plain, audited = RungScheduler(_sweep(max_epochs=9)), _audited(0.5, drawn=curves, max_epochs=9)
+    without, done = (_replay(scheduler, curves, top=9, order=order) for scheduler in (plain, audited))
+    for name in audited.audited:
+        audited.on_trial_complete(None, SimpleNamespace(trial_id=name), {"epoch": 9, "val/accuracy": 1.0})
+    assert len(audited.audited) > 5
+    assert {**audited.stops, **{n: Stop(a.rung, a.value, a.needed) for n, a in audited.audited.items()}} == plain.stops
+    assert {name: epochs for name, epochs in done.items() if name not in audited.audited} == {
+        name: epochs for name, epochs in without.items() if name not in audited.audited
+    }
+    assert {done[name] for name in audited.audited} == {9}
+    assert audited._values_at == plain._values_at
+    assert [values for _, values in audited._brackets[0]._rungs[1:]] == [
+        values for _, values in plain._brackets[0]._rungs[1:]
+    ]
+
+
+def test_the_share_is_drawn_by_the_trials_number_and_the_searchs_seed():
+    drawn = [is_drawn(number, share=0.2, seed=0) for number in range(2000)]
+    assert drawn == [is_drawn(number, share=0.2, seed=0) for number in range(2000)]
+    assert drawn != [is_drawn(number, share=0.2, seed=1) for number in range(2000)]
+    assert 320 < sum(drawn) < 480
+    assert not any(is_drawn(number, share=0.0, seed=0) for number in range(2000))
+
+
+@pytest.mark.parametrize("died_after", [20, 60, 120])
+def test_a_scheduler_that_remembers_goes_on_with_the_audit(died_after):
+    rng = random.Random(died_after)
+    curves = {f"t{i}": [rng.random() for _ in range(9)] for i in range(20)}
+    order = [name for name in curves for _ in range(9)]
+    rng.shuffle(order)
+    whole, before = (_audited(0.5, drawn=curves, max_epochs=9) for _ in range(2))
+    straight = _replay(whole, curves, top=9, order=order)
+    done = _replay(before, curves, top=9, order=order[:died_after])
+    after = RungScheduler(_sweep(max_epochs=9, audit_fraction=0.5))
+    after.remember(_records(curves, done, **{name: {"audited": it} for name, it in before.audited.items()}))
+    assert (after.stops, after.audited) == ({}, before.audited)
+    left = {name: curves[name] for name in curves if name not in before.stops}
+    again = _replay(after, left, top=9, order=[name for name in order[died_after:] if name in left], done=done)
+    assert {**done, **again} == straight
+    assert after.audited == whole.audited

@@ -1,8 +1,9 @@
 """Was stopping early wise? ASHA's decisions held against how trials ended, from the ledger alone.
 
-Rank correlations rest on the trials that finished: those that every rung let pass. Among them the differences are
-small, so a correlation here is lower than over all trials. Only trials that ran on against a stop (audited ones, a
-random share of those stopped) tell what stopping threw away.
+Only trials that ran on against a stop tell what stopping threw away: the audited ones, a random share of those that
+would have been stopped. Each stands for 1/share of them wherever trials are counted. Without an audit everything rests
+on the trials that every rung let pass. Among them the differences are small, so that a correlation is lower than over
+all trials.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy as np
 from scipy import stats
 
 from toprung.analysis.curves import own_epochs, without_continued
+from toprung.analysis.rank_correlation import FEWEST_TRIALS, Correlation, rank_correlations
 from toprung.ledger import TrialRecord
 
-FEWEST_FOR_CORRELATION = 5
 TOP_SHARE = 0.10
 FACTORS = (2, 3, 4)
 
@@ -28,8 +29,8 @@ class RungAudit:
     """One rung: who was judged there, and how far its order foretold the end's.
 
     `cutoffs` are the best value that was stopped and the lowest that went on: they overlap, since a trial is judged by
-    those before it. `kendall` and `spearman` are None below `FEWEST_FOR_CORRELATION` finished trials, or where a
-    column is constant.
+    those before it. `kendall` and `spearman`, over the trials that ran to the end, are None below
+    `FEWEST_TRIALS` of these, or where a column is constant.
     """
 
     rung: int
@@ -37,8 +38,8 @@ class RungAudit:
     num_stopped: int
     cutoffs: tuple[float, float] | None
     num_finished: int
-    kendall: float | None
-    spearman: float | None
+    kendall: Correlation | None
+    spearman: Correlation | None
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,15 @@ class Killed:
 
 @dataclass(frozen=True)
 class Support:
-    """What the first cut would keep: of the trials ending on top, the share it lets pass, and the epochs it spends."""
+    """What the first cut would keep: of the trials ending on top, the share it lets pass, and the epochs it spends.
+
+    `kept_low` is the lower end of the exact 95 % interval on that share.
+    """
 
     grace_epochs: int
     reduction_factor: int
     kept_top: float
+    kept_low: float
     num_top: int
     num_trials: int
     epochs_share: float
@@ -80,6 +85,11 @@ class Audit:
     def epochs_saved(self) -> float:
         """The share of epochs that early stopping saved, against running every trial to the end."""
         return 1 - self.epochs_spent / self.epochs_in_full if self.epochs_in_full else 0.0
+
+    @property
+    def supported(self) -> Support | None:
+        """The cheapest first cut that would have kept every trial that ended on top."""
+        return min((each for each in self.support if each.kept_top == 1), key=lambda e: e.epochs_share, default=None)
 
 
 def audit(
@@ -119,7 +129,7 @@ def audit(
     weights = {**dict.fromkeys(through, 1.0), **dict.fromkeys(ran_on, 1.0 / audited_share)}
     final = {trial_id: max(curves[trial_id].values()) for trial_id in finished}
     return Audit(
-        rungs=[_rung(rung, whole, curves, finished, final, sign, passed) for rung in rungs[:-1]],
+        rungs=[_rung(rung, whole, curves, final, sign, passed, weights) for rung in rungs[:-1]],
         epochs_spent=sum(own_epochs(trial) for trial in trials if trial.status in ("finished", "stopped")),
         epochs_in_full=len(ended) * full,
         killed=_killed(ran_on, final, weights, sign),
@@ -131,28 +141,26 @@ def _rung(
     rung: int,
     trials: Sequence[TrialRecord],
     curves: Mapping[str, Mapping[int, float]],
-    finished: Sequence[str],
     final: Mapping[str, float],
     sign: float,
     audited: Mapping[str, int],
+    weights: Mapping[str, float],
 ) -> RungAudit:
     stopped = [trial for trial in trials if trial.status == "stopped" and trial.rung == rung]
     spared = {trial.trial_id for trial in trials if trial.is_default} | set(audited)  # went on whatever their value
     beyond = {trial_id: curve[rung] for trial_id, curve in curves.items() if rung in curve and max(curve) > rung}
     passed = [value for trial_id, value in beyond.items() if trial_id not in spared]
     values = [curve[rung] for trial in stopped if rung in (curve := curves.get(trial.trial_id, {}))]
-    pairs = [(curves[trial_id][rung], final[trial_id]) for trial_id in finished if rung in curves[trial_id]]
-    kendall = spearman = None
-    at_rung, at_end = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    if len(pairs) >= FEWEST_FOR_CORRELATION and len(set(at_rung)) > 1 and len(set(at_end)) > 1:
-        kendall = float(stats.kendalltau(at_rung, at_end).statistic)
-        spearman = float(stats.spearmanr(at_rung, at_end).statistic)
+    seen = [trial_id for trial_id in final if rung in curves[trial_id]]
+    at_rung, at_end = [curves[trial_id][rung] for trial_id in seen], [final[trial_id] for trial_id in seen]
+    found = rank_correlations(at_rung, at_end, weights=[weights[trial_id] for trial_id in seen])
+    kendall, spearman = found or (None, None)
     return RungAudit(
         rung=rung,
         num_judged=len(beyond) + len(values),
         num_stopped=len(stopped) + sum(at == rung for at in audited.values()),
         cutoffs=(sign * max(values), sign * min(passed)) if values and passed else None,
-        num_finished=len(pairs),
+        num_finished=len(seen),
         kendall=kendall,
         spearman=spearman,
     )
@@ -196,7 +204,7 @@ def _support(
 
     Values are weighted by what each trial stands for; later cuts and the order of arrival are left out.
     """
-    if len(final) < FEWEST_FOR_CORRELATION:
+    if len(final) < FEWEST_TRIALS:
         return []
     top, ids = _top(final, weights), list(final)
     found = []
@@ -209,11 +217,13 @@ def _support(
         for factor in FACTORS:
             kept = _best_share(at_grace, weight, 1 / factor)
             passing = float(weight[kept].sum() / weight.sum())
+            interval = stats.binomtest(int((kept & is_top).sum()), int(is_top.sum())).proportion_ci(0.95)
             found.append(
                 Support(
                     grace_epochs=grace,
                     reduction_factor=factor,
                     kept_top=float(weight[kept & is_top].sum() / weight[is_top].sum()),
+                    kept_low=float(interval.low),
                     num_top=int(is_top.sum()),
                     num_trials=len(ids),
                     epochs_share=(grace + passing * (full - grace)) / full,

@@ -47,7 +47,14 @@ def _of(trial: TrialRecord, *, metric: str, rungs: tuple[int, ...]) -> list[Even
             continue  # an epoch of the trial that it continues
         text = f"epoch {number}: {metric} {epoch.metrics[metric]:.4f}, checkpointed"
         found.append(event(epoch.time_ms, "reported", text))
-        if number in rungs and (number < last or trial.status in ("running", "killed")):
+        if trial.audited is not None and number == trial.audited.rung:
+            needed = f"{trial.audited.value:.4f}, needed {trial.audited.needed:.4f}"
+            found.append(
+                event(epoch.time_ms, "decided", f"would stop at rung {number} ({needed}), runs on for the audit")
+            )
+        elif trial.audited is not None and number > trial.audited.rung:
+            continue  # judged no more
+        elif number in rungs and (number < last or trial.status in ("running", "killed")):
             found.append(event(epoch.time_ms, "decided", f"goes on from rung {number}"))
     if trial.end is not None:
         at = trial.end.time_ms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any, Literal
 
 from toprung import study_storage
@@ -89,6 +90,7 @@ def _trial(trial: TrialRecord) -> dict[str, Any]:
         "is_default": trial.is_default,
         "rung": trial.rung,
         "cause": trial.cause,
+        "audited": None if trial.audited is None else asdict(trial.audited),
         "mlflow_run_id": trial.mlflow_run_id,
         "config": trial.config,
     }

@@ -217,7 +217,10 @@ class PlainLines:
         self._say(board.note)
 
     def trial_reported(self, board: Board, trial: TrialView, *, new_best: bool) -> None:
-        if new_best and len(trial.values) != board.sweep.asha.max_epochs:
+        if trial.audited is not None and len(trial.values) == trial.audited.rung:
+            needed = f"{trial.audited.value:.4f}, needed {trial.audited.needed:.4f}"
+            self._say(f"{_named(trial)} would stop at rung {trial.audited.rung} ({needed}): runs on for the audit")
+        elif new_best and len(trial.values) != board.sweep.asha.max_epochs:
             self._say(f"{_named(trial)} epoch {len(trial.values)}: {trial.values[-1]:.4f} (best so far)")
 
     def trial_ended(self, board: Board, trial: TrialView, *, best_before: float | None) -> None:

@@ -88,6 +88,8 @@ def _ranking(board: Board, *, metric: str) -> Table:
     rows += [("def", trial) for trial in leaders[ROWS_SHOWN:] if trial.is_default]
     for place, trial in rows:
         ended = f"stopped at {trial.end.rung}" if trial.end and trial.end.rung is not None else trial.status
+        if trial.audited is not None:
+            ended += f" (audit of rung {trial.audited.rung})"
         if trial.continues in board.trials:
             ended += f" (continues {board.trials[trial.continues].number})"
         name = f"{trial.number}{' (default)' if trial.is_default and place != 'def' else ''}"
@@ -111,6 +113,7 @@ def print_summary(console: Console, content: dict[str, Any]) -> None:
     for trial in best_first:
         value = "" if trial["value"] is None else f"{trial['value']:.4f}"
         ended = trial["status"] + (f" at {trial['rung']}" if trial["rung"] is not None else "")
+        ended += f" (audit of rung {trial['audited']['rung']})" if trial["audited"] else ""
         cause = f"{trial['cause']}  " if trial["status"] == "failed" else ""
         table.add_row(
             str(trial["number"]),

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from toprung.ledger import TrialRecord
+from toprung.ledger import Audited, TrialRecord
 from toprung.spec import Sweep
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
     from ray.tune.experiment import Trial
+
+
+OF_THE_AUDIT = 0x415544  # keeps its random numbers apart from the sampler's, which has the same seed
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,19 @@ class RungScheduler(ASHAScheduler):
         self._sign = 1.0 if sweep.mode == "max" else -1.0
         self._values_at: dict[int, dict[str, float]] = {rung: {} for rung in self._rungs_below_top}
         self.stops: dict[str, Stop] = {}
+        self.audited: dict[str, Audited] = {}
         self._spared: set[str] = set()
+        self._drawn: set[str] = set()
+        self._draw = partial(is_drawn, share=sweep.asha.audit_fraction, seed=sweep.search.seed)
 
     def spare(self, trial_id: str) -> None:
         """Let this trial run to the end whatever its rivals do: the default configuration, measured whole."""
         self._spared.add(trial_id)
+
+    def draw(self, trial_id: str, *, number: int) -> None:
+        """Whether this trial would run on where it is stopped, decided before anything is known of it."""
+        if self._draw(number):
+            self._drawn.add(trial_id)
 
     def remember(self, trials: Iterable[TrialRecord]) -> None:
         """Fill the rungs with what an earlier driver's trials reached, as if they had reported here.
@@ -69,10 +81,14 @@ class RungScheduler(ASHAScheduler):
                 self.spare(trial.trial_id)
             stand_in = cast("Trial", SimpleNamespace(trial_id=trial.trial_id))
             self.on_trial_add(cast("TuneController", None), stand_in)
+            judged_to = trial.audited.rung if trial.audited else self._top_rung - 1
             for number, epoch in sorted(trial.epochs_by_number.items()):
-                if number < self._top_rung:
+                if number <= judged_to:
                     result = {"epoch": number, self._judged_by: epoch.metrics[self._judged_by]}
                     self.on_trial_result(cast("TuneController", None), stand_in, result)
+            if trial.audited is not None:
+                self.audited[trial.trial_id] = trial.audited
+            self.draw(trial.trial_id, number=trial.number)
         self.stops.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RungScheduler:
@@ -80,15 +96,30 @@ class RungScheduler(ASHAScheduler):
         return self
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        """Ray's decision, with its reason kept."""
-        action: str = super().on_trial_result(tune_controller, trial, result)
+        """Ray's decision, with its reason kept; a trial that runs on for the audit is judged no more."""
         epoch = result.get("epoch")
+        if trial.trial_id in self.audited and epoch != self._top_rung:
+            return TrialScheduler.CONTINUE
+        action: str = super().on_trial_result(tune_controller, trial, result)
         if trial.trial_id in self._spared and epoch != self._top_rung:
             action = TrialScheduler.CONTINUE
         if epoch in self._values_at:
             value, others = float(result[self._judged_by]), self._values_at[epoch]
             if action == TrialScheduler.STOP and others:
                 needed = self._sign * np.quantile([self._sign * other for other in others.values()], self._quantile)
-                self.stops[trial.trial_id] = Stop(rung=epoch, value=value, needed=float(needed))
+                if trial.trial_id in self._drawn:
+                    self.audited[trial.trial_id] = Audited(epoch, value, float(needed))
+                    action = TrialScheduler.CONTINUE
+                else:
+                    self.stops[trial.trial_id] = Stop(rung=epoch, value=value, needed=float(needed))
             others[trial.trial_id] = value
         return action
+
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
+        """Ray's own, which fills a rung that a trial skipped with its last value: not for one that ran on."""
+        super().on_trial_complete(tune_controller, trial, {} if trial.trial_id in self.audited else result)
+
+
+def is_drawn(number: int, *, share: float, seed: int) -> bool:
+    """Whether a trial is in the audit's random share: told by its number alone, so that a resumed sweep agrees."""
+    return share > 0 and float(np.random.default_rng([seed, OF_THE_AUDIT, number]).random()) < share

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,7 @@ class LedgerSearch(OptunaSearch):
         is_default = bool(trial.user_attrs.get("is_default"))
         if is_default:
             self._scheduler.spare(trial_id)
+        self._scheduler.draw(trial_id, number=trial.number)
         ledger.write_start(trial, trial_id=trial_id, config=config, is_default=is_default)
         self._live.add(trial_id)
         self._on_ask(TrialRecord(trial.number, trial_id, "waiting", config, {}, None, None, is_default=is_default))
@@ -234,6 +236,8 @@ class LedgerSearch(OptunaSearch):
     def end(self, trial_id: str, end: End, *, value: float | None = None) -> End:
         """Write a trial's end and tell Optuna the same; a killed one stays open there, for it may be resumed."""
         trial = self.optuna_trial(trial_id)
+        if (audited := self._scheduler.audited.get(trial_id)) is not None:
+            end = replace(end, audit_rung=audited.rung)
         with self._together():
             end = self.ends[trial_id] = ledger.write_end(trial, end)
             if end.status in ledger.OPTUNA_STATES:
@@ -259,6 +263,9 @@ class LedgerSearch(OptunaSearch):
             ledger.write_epoch(
                 self.optuna_trial(trial_id), epoch=epoch, value=value, metrics=metrics, time_ms=int(result["time_ms"])
             )
+            audited = self._scheduler.audited.get(trial_id)
+            if audited is not None and audited.rung == epoch:
+                ledger.write_audited(self.optuna_trial(trial_id), audited)
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's copy of the searcher: only where the truth is."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from toprung.analysis.ranking import is_better, merit
-from toprung.ledger import End, Status, TrialRecord
+from toprung.ledger import Audited, End, Status, TrialRecord
 from toprung.spec import Sweep
 
 
@@ -26,6 +26,7 @@ class TrialView:
     values: list[float] = field(default_factory=list)
     best_value: float | None = None
     best_epoch: int = 0
+    audited: Audited | None = None
     end: End | None = None
     started: float | None = None
 
@@ -128,6 +129,7 @@ class Board:
             continues=record.continues,
             best_value=record.value,
             best_epoch=record.epoch or 0,
+            audited=record.audited,
         )
         view.values = [epoch.metrics[self.sweep.metric] for _, epoch in sorted(record.epochs_by_number.items())]
         self.trials[record.trial_id] = view

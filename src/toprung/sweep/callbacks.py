@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune import Callback
 
 from toprung.directory import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, SweepDirectory
-from toprung.ledger import End
+from toprung.ledger import Audited, End
 from toprung.sweep.board import Board, Watcher
 
 if TYPE_CHECKING:
@@ -20,8 +20,17 @@ if TYPE_CHECKING:
 class BoardKeeper(Callback):
     """Keeps the board true and the watcher told."""
 
-    def __init__(self, board: Board, watcher: Watcher, *, metric: str, end_of: Callable[[str], End]) -> None:
-        self._board, self._watcher, self._metric, self._end_of = board, watcher, metric, end_of
+    def __init__(
+        self,
+        board: Board,
+        watcher: Watcher,
+        *,
+        metric: str,
+        end_of: Callable[[str], End],
+        audited_of: Callable[[str], Audited | None],
+    ) -> None:
+        self._board, self._watcher, self._metric = board, watcher, metric
+        self._end_of, self._audited_of = end_of, audited_of
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing, where Tune pickles its set-up: the board belongs to this process."""
@@ -40,7 +49,9 @@ class BoardKeeper(Callback):
     ) -> None:
         """A trial reported an epoch."""
         new_best = self._board.report(trial.trial_id, float(result[self._metric]), epoch=int(result["epoch"]))
-        self._watcher.trial_reported(self._board, self._board.trials[trial.trial_id], new_best=new_best)
+        view = self._board.trials[trial.trial_id]
+        view.audited = self._audited_of(trial.trial_id)
+        self._watcher.trial_reported(self._board, view, new_best=new_best)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial finished or was stopped."""

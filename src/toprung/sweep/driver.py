@@ -196,7 +196,13 @@ class Driver:
             if record.trial_id:
                 board.add(record)
         self._retain = Retention(made, board).kept
-        keeper = BoardKeeper(board, self._watcher, metric=sweep.metric, end_of=searcher.ends.__getitem__)
+        keeper = BoardKeeper(
+            board,
+            self._watcher,
+            metric=sweep.metric,
+            end_of=searcher.ends.__getitem__,
+            audited_of=scheduler.audited.get,
+        )
         bridge = self._bridge = MLflowBridge(self._writer, trial_of=board.trials.__getitem__)
         task = TrialTask(
             directory=made,

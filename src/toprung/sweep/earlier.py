@@ -181,7 +181,7 @@ def continue_survivors(study: optuna.Study, *, directory: SweepDirectory, sweep:
             "continues": trial.trial_id,
             "is_default": trial.is_default,
         }
-        epochs = {key: value for key, value in old.user_attrs.items() if key.startswith("epoch/")}
+        epochs = {key: value for key, value in old.user_attrs.items() if key.startswith("epoch/") or key == "audit"}
         study.add_trial(
             optuna.trial.create_trial(
                 state=optuna.trial.TrialState.RUNNING,

@@ -228,6 +228,8 @@ class TrackedSweep:
             tags["error"] = end.cause or "unknown"
         if end.rung is not None:
             tags["toprung.rung"] = str(end.rung)
+        if end.audit_rung is not None:
+            tags["toprung.audit_rung"] = str(end.audit_rung)
         self._end(run_id, RUN_STATUS[end.status], tags=tags, artifacts=[folder / n for n in ARTIFACTS], at=end.time_ms)
 
     def interrupt(self, run_id: str, *, time_ms: int) -> None:

@@ -84,7 +84,14 @@ class Findings:
     @cached_property
     def audit(self) -> Audit:
         """Of the early stopping."""
-        return audit(self.trials, metric=self.sweep.metric, mode=self.sweep.mode, rungs=self.sweep.rungs)
+        return audit(
+            self.trials,
+            metric=self.sweep.metric,
+            mode=self.sweep.mode,
+            rungs=self.sweep.rungs,
+            audited={trial.trial_id: trial.audited.rung for trial in self.whole if trial.audited},
+            audited_share=self.sweep.asha.audit_fraction or 1.0,
+        )
 
     @cached_property
     def importances(self) -> Importances:

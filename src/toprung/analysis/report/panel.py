@@ -60,4 +60,6 @@ def number(value: float | None, digits: int = 4) -> str:
 
 def ended(trial: TrialRecord) -> str:
     """How a trial ended, in two or three words."""
+    if trial.audited is not None and trial.status == "finished":
+        return f"ran on past rung {trial.audited.rung}"
     return f"stopped at rung {trial.rung}" if trial.rung is not None else trial.status

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from toprung.analysis.audit import FEWEST_FOR_CORRELATION, TOP_SHARE, Audit
+from toprung.analysis.audit import TOP_SHARE, Audit
 from toprung.analysis.curves import own_epochs
+from toprung.analysis.rank_correlation import FEWEST_TRIALS, Correlation
 from toprung.analysis.report import style
 from toprung.analysis.report.findings import Findings
 from toprung.analysis.report.panel import Figure, Panel, Table, ended, number
@@ -26,12 +27,12 @@ def asha_audit(found: Findings) -> Panel:
             str(each.num_stopped),
             *map(number, each.cutoffs or (None, None)),
             str(each.num_finished),
-            number(each.kendall, 2),
-            number(each.spearman, 2),
+            _correlation(each.kendall),
+            _correlation(each.spearman),
         ]
         for each in audit.rungs
     ]
-    columns = ["rung", "judged", "stopped", "best stopped", "lowest passed", "finished", "Kendall", "Spearman"]
+    columns = ["rung", "judged", "stopped", "best stopped", "lowest passed", "to the end", "Kendall", "Spearman"]
     tables = [Table("Rungs", columns, rows, is_open=True)]
     if audit.support:
         tables.append(_support(audit))
@@ -59,21 +60,40 @@ def audit_sentences(audit: Audit) -> list[str]:
     saved = f"stopping early saved {audit.epochs_saved:.0%}"
     sentences = [f"{audit.epochs_spent} epochs were trained instead of {audit.epochs_in_full}: {saved}."]
     finished = max((each.num_finished for each in audit.rungs), default=0)
-    sentences.append(
-        f"Correlations are over the {finished} finished trials, which every rung let pass: over all trials they "
-        "would probably be higher."
-        if finished >= FEWEST_FOR_CORRELATION
-        else f"No correlations: {finished} trials finished, and they are given from {FEWEST_FOR_CORRELATION} on."
-    )
+    if finished < FEWEST_TRIALS:
+        sentences.append(f"No correlations: {finished} trials finished; they are given from {FEWEST_TRIALS} on.")
+    elif audit.killed is None:
+        sentences.append(
+            f"Correlations of the value at a rung with the best one are over the {finished} finished trials, which "
+            "every rung let pass: over all trials they would probably be higher."
+        )
+    else:
+        sentences.append(
+            f"Correlations of the value at a rung with the best one are over {finished} trials that ran to the end, "
+            "audited ones counted for all those that they stand for."
+        )
     if (killed := audit.killed) is None:
-        sentences.append("No stopped trial was let run on, so what stopping threw away is unknown.")
+        sentences.append(
+            "No stopped trial was let run on, so what stopping threw away is unknown. A recipe with "
+            "asha.audit_fraction=0.1 lets one in ten of them run to the end."
+        )
     else:
         sentences.append(
             f"Of {killed.num_audited} trials that ran on against a stop, {killed.num_top} ended among the best "
-            f"{TOP_SHARE:.0%} ({killed.share:.0%}, 95% interval {killed.low:.0%} to {killed.high:.0%}); stopping "
-            f"lost {killed.lost_share:.0%} of those."
+            f"{TOP_SHARE:.0%} ({killed.share:.0%}, 95% interval {killed.low:.0%} to {killed.high:.0%}): stopping "
+            f"loses about {killed.lost_share:.0%} of the best {TOP_SHARE:.0%}."
+        )
+    if (cut := audit.supported) is not None:
+        sentences.append(
+            f"The data support a grace period of {cut.grace_epochs} and a reduction factor of {cut.reduction_factor}: "
+            f"the cheapest first cut that would have kept all {cut.num_top} of the best {TOP_SHARE:.0%}, with "
+            f"{cut.epochs_share:.0%} of the epochs (95% interval on what it keeps: from {cut.kept_low:.0%})."
         )
     return sentences
+
+
+def _correlation(found: Correlation | None) -> str:
+    return "–" if found is None else f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def _support(audit: Audit) -> Table:
@@ -82,13 +102,15 @@ def _support(audit: Audit) -> Table:
             str(each.grace_epochs),
             str(each.reduction_factor),
             f"{each.kept_top:.0%} of {each.num_top}",
+            f"{each.kept_low:.0%}",
             f"{each.epochs_share:.0%}",
         ]
         for each in audit.support
     ]
     seen = "" if audit.killed else "; finished trials only, so it flatters early cuts"
     caption = f"What a first cut would have kept, of {audit.support[0].num_trials} whole curves{seen}"
-    return Table(caption, ["grace epochs", "reduction factor", f"best {TOP_SHARE:.0%} kept", "epochs spent"], rows)
+    columns = ["grace epochs", "reduction factor", f"best {TOP_SHARE:.0%} kept", "at least", "epochs spent"]
+    return Table(caption, columns, rows)
 
 
 def time_and_money(found: Findings) -> Panel:

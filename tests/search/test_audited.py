@@ -1,0 +1,100 @@
+"""The audit from end to end on replayed curves: searcher, scheduler and ledger as in a sweep, but no training."""
+
+import random
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from tests.search.test_searcher import Asked, quiet, result  # noqa: F401
+from toprung import ledger
+from toprung.analysis.audit import audit
+from toprung.analysis.events import events
+from toprung.spec import Asha, Search
+
+NUM_TRIALS, TOP = 40, 9
+SLOW = (10, 16, 22, 28, 34, 38)  # they begin below all others, and end above them
+
+
+def _curve(number, rng):
+    if number in SLOW:
+        return [0.05 * epoch for epoch in range(1, 5)] + [0.9, 0.95, 0.96, 0.97, 0.98]
+    start = rng.uniform(0.3, 0.6)
+    return [start + 0.03 * epoch for epoch in range(TOP)]
+
+
+def _space(trial):
+    trial.suggest_float("lr", 1e-4, 1e-1, log=True)
+
+
+def _sweep(root, *, fraction, dies_at=None):
+    """Every trial after the other; returns what the ledger has. One driver dies at a trial and another goes on."""
+    rng = random.Random(0)
+    curves = [_curve(number, rng) for number in range(NUM_TRIALS)]
+    fields = {
+        "asha": Asha(max_epochs=TOP, audit_fraction=fraction),
+        "search": Search(sampler="random"),
+        "space": _space,
+    }
+    asked = Asked(root, **fields)
+    for number, curve in enumerate(curves):
+        if number == dies_at:
+            asked = asked.again(**fields)
+        trial = type("Trial", (), {"trial_id": f"t{number}"})()
+        asked.searcher.suggest(trial.trial_id)
+        asked.scheduler.on_trial_add(None, trial)
+        for epoch, value in enumerate(curve, start=1):
+            if asked.scheduler.on_trial_result(None, trial, result(epoch, value)) == "STOP":
+                asked.scheduler.on_trial_complete(None, trial, result(epoch, value))
+                asked.searcher.on_trial_complete(trial.trial_id, result(epoch, value))
+                break
+            asked.searcher.on_trial_result(trial.trial_id, result(epoch, value))
+    return asked
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return _sweep(tmp_path_factory.mktemp("audited"), fraction=0.4, dies_at=20)
+
+
+def test_the_audit_finds_the_planted_slow_starters(audited):
+    trials = ledger.read(audited.made)
+    known = {trial.trial_id: trial.audited.rung for trial in trials if trial.audited}
+    assert len(known) > 5
+    found = audit(trials, metric="val/accuracy", mode="max", rungs=(1, 3, 9), audited=known, audited_share=0.4)
+    slow = {f"t{number}" for number in SLOW} & {*known}
+    assert slow
+    assert found.killed.num_top == len(slow)
+    assert found.killed.lost_share > 0.5
+    assert found.killed.low > 0
+    assert found.supported is None  # no grace period up to half the budget would have kept them
+
+
+def test_without_an_audit_the_same_sweep_says_nothing_of_them(tmp_path):
+    trials = ledger.read(_sweep(tmp_path, fraction=0).made)
+    assert not any(trial.audited for trial in trials)
+    assert {trials[number].status for number in SLOW} == {"stopped"}
+    assert audit(trials, metric="val/accuracy", mode="max", rungs=(1, 3, 9)).killed is None
+
+
+def test_ledger_and_study_say_that_it_finished_and_what_would_have_stopped_it(audited):
+    trials, frozen = ledger.read(audited.made), audited.study.get_trials()
+    for trial in trials:
+        if trial.audited is None:
+            continue
+        assert (trial.status, trial.epochs, trial.rung) == ("finished", TOP, None)
+        assert trial.end.audit_rung == trial.audited.rung
+        at_rung = trial.epochs_by_number[trial.audited.rung].metrics["val/accuracy"]
+        assert trial.audited.value == at_rung < trial.audited.needed
+        assert frozen[trial.number].state is TrialState.COMPLETE
+        assert frozen[trial.number].value == trial.value
+    assert {trial.status for trial in trials} == {"finished", "stopped"}
+
+
+def test_the_story_of_an_audited_trial_names_the_rung_and_what_was_needed(audited):
+    number = next(trial.number for trial in ledger.read(audited.made) if trial.audited)
+    told = events(ledger.read_all(audited.made), metric="val/accuracy", rungs=(1, 3, 9))
+    decided = [event.text for event in told if event.number == number and event.what == "decided"]
+    assert len([text for text in decided if "runs on for the audit" in text]) == 1
+    assert "would stop at rung" in decided[-1]
