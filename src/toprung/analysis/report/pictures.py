@@ -71,15 +71,17 @@ def _learning_curves(found: Findings) -> Figure:
     figure, axes = pyplot.subplots(figsize=(9, 5))
     groups = sorted({(trial.rung or found.sweep.asha.max_epochs + 1, ended(trial)) for trial in found.whole})
     places = {how: place for place, (_, how) in enumerate(groups)}
-    for trial in found.whole:
-        steps, place = sorted(trial.epochs_by_number), places[ended(trial)]
-        values = [trial.epochs_by_number[step].metrics[found.sweep.metric] for step in steps]
+    for how, place in places.items():  # a group is one line, broken between trials: thousands of lines would be slow
+        steps: list[float] = []
+        values: list[float] = []
+        for trial in [trial for trial in found.whole if ended(trial) == how]:
+            by_epoch = sorted(trial.epochs_by_number.items())
+            steps += [*(step for step, _ in by_epoch), float("nan")]
+            values += [*(epoch.metrics[found.sweep.metric] for _, epoch in by_epoch), float("nan")]
         colour, marker = style.PALETTE[(place + 1) % 6], MARKERS[place % 6]
-        axes.plot(steps, values, color=colour, marker=marker, markersize=3, linewidth=0.7, alpha=0.6)
-    for how, place in places.items():
-        axes.plot([], [], color=style.PALETTE[(place + 1) % 6], marker=MARKERS[place % 6], label=how)
+        axes.plot(steps, values, color=colour, marker=marker, markersize=3, linewidth=0.7, alpha=0.6, label=how)
     axes.set(xlabel="epoch", ylabel=found.sweep.metric)
-    axes.legend()
+    axes.legend(loc="lower right")
     return figure
 
 
@@ -123,7 +125,7 @@ def _importance(found: Findings) -> Figure | None:
         )  # fmt: skip
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("share of the importance")
-    axes.legend()
+    axes.legend(loc="lower right")
     return figure
 
 

@@ -58,13 +58,13 @@ def judge(found: Findings) -> Judged:
     Raises:
         UserError: there is no export, or the data are not there or not those that the sweep saw.
     """
-    import torch
-
-    from toprung import data, vision
-
     directory = found.directory
     if not directory.export_folder.is_dir():
         raise UserError("The winner was not exported: its mistakes cannot be shown.")
+    import torch  # here: most of a second, for nothing where there is no export
+
+    from toprung import data, vision
+
     arrays, split_fingerprint = data.split_arrays(found.sweep.data, root=found.prepared_root)
     if found.lineage is None or split_fingerprint != found.lineage.split_fingerprint:
         raise UserError("The prepared data are not those that the sweep saw: the winner's mistakes cannot be shown.")

@@ -1,0 +1,138 @@
+"""How long a report takes, and how large it is: simulated sweeps of 200 and of 5,000 trials, with real ledgers.
+
+    python bench/report.py [--trials 200 --trials 5000] [--profile]
+
+A sweep is written as a driver writes it, with ASHA's own decisions over noisy curves of twelve hyperparameters, and no
+training. The report is then written by `toprung report` in a fresh process, imports and all. There is no export, so
+the winner's mistakes (one pass over the validation images) are left out. Goals: 10 s at 200 trials, 60 s and 15 MB at
+5,000.
+"""
+
+import argparse
+import cProfile
+import math
+import pstats
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import optuna
+
+from toprung import directory, ledger
+from toprung.ledger import End
+from toprung.search.scheduler import RungScheduler
+from toprung.spec import Asha, Stop, Sweep
+from toprung.study_storage import storage_for_writing, together
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))  # for the search space, which is not installed
+
+from search_spaces.convnet import space  # noqa: E402
+
+LINEAGE = {
+    "commit": "c" * 40, "dirty": False, "lock_hash": "1" * 64, "data_name": "digits", "data_fingerprint": "d" * 64,
+    "split_fingerprint": "5" * 64, "seed": 0, "search_seed": 0, "python": "3.11", "platform": "simulated",
+    "versions": {"torch": "0"},
+}  # fmt: skip
+
+
+def simulate(root, num_trials, *, max_epochs=27):
+    """A sweep's directory whose ledger holds so many trials of simulated curves."""
+    sweep = Sweep(
+        name="simulated",
+        trainer="trainers.convnet",
+        space="search_spaces.convnet",
+        num_trials=num_trials,
+        asha=Asha(max_epochs=max_epochs, audit_fraction=0.1),
+        stop=Stop(cpu_price_per_hour=0.05),
+    )
+    made = directory.create(root, sweep, name=None, now=datetime.now())
+    made.write(made.lineage_file, LINEAGE)
+    made.write(made.status_file, {"status": "finished", "reason": None, "seconds": 1.0})
+    storage, noise, scheduler = storage_for_writing(made), random.Random(0), RungScheduler(sweep)
+    study = optuna.create_study(
+        study_name=made.sweep_id, storage=storage, direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+    clock = ledger.now_ms()
+    with together(storage):
+        ledger.write_life(study, verb="sweep")
+        for number in range(num_trials):
+            trial, shown = study.ask(), SimpleNamespace(trial_id=f"{number:08x}")
+            space(trial)
+            config = {**{name.rpartition(".")[2]: value for name, value in trial.params.items()}}
+            config["num_epochs"] = max_epochs
+            ledger.write_start(trial, trial_id=shown.trial_id, config=config, is_default=number == 0)
+            scheduler.on_trial_add(None, shown)
+            scheduler.draw(shown.trial_id, number=number)
+            best = 0.0
+            end = End("finished")
+            for epoch in range(1, max_epochs + 1):
+                clock += 500
+                value = _accuracy(config, epoch, noise)
+                best = max(best, value)
+                metrics = {"train/loss": 2.3 * (1 - value), "val/loss": 2.4 * (1 - value), "val/accuracy": value}
+                action = scheduler.on_trial_result(None, shown, {"epoch": epoch, "val/accuracy": value})
+                ledger.write_epoch(
+                    trial, epoch=epoch, value=value, metrics={**metrics, "time/epoch_seconds": 0.5}, time_ms=clock
+                )
+                audited = scheduler.audited.get(shown.trial_id)
+                if audited is not None and audited.rung == epoch:
+                    ledger.write_audited(trial, audited)
+                if action == "STOP":
+                    stop = scheduler.stops.get(shown.trial_id)
+                    end = End("finished") if stop is None else End("stopped", rung=stop.rung, cause="ASHA")
+                    break
+            ledger.write_end(trial, End(end.status, rung=end.rung, cause=end.cause, time_ms=clock))
+            if end.status == "finished":
+                study.tell(trial, best)
+            else:
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    return made
+
+
+def _accuracy(config, epoch, noise):
+    """A curve that rises with the epoch to a height that the configuration decides."""
+    off = abs(math.log10(config["lr"]) + (1 if config["optimizer"] == "sgd" else 2.5))
+    height = 0.97 - 0.12 * off - 0.3 * config["label_smoothing"] - 0.02 * (config["augment"] == "heavy")
+    return max(0.05, min(1.0, height * (1 - math.exp(-epoch / (2 + config["batch_size"] / 64))) + noise.gauss(0, 0.01)))
+
+
+def report(made, *, profile):
+    """Seconds of wall clock and of processor time, and the size of the page in bytes."""
+    if profile:
+        from toprung.analysis.report import write_report
+
+        profiler = cProfile.Profile()
+        profiler.runcall(write_report, made, prepared_root=made.path)
+        pstats.Stats(profiler).sort_stats("cumulative").print_stats(45)
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    command = [sys.executable, "-m", "toprung", "report", made.sweep_id, "--storage", str(made.path.parent)]
+    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, cpu, (made.path / "report" / "report.html").stat().st_size
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, action="append")
+    parser.add_argument("--profile", action="store_true")
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    print(f"{'trials':>8}{'epochs':>10}{'seconds':>10}{'CPU s':>10}{'MB':>8}")
+    for num_trials in arguments.trials or [200, 5000]:
+        with tempfile.TemporaryDirectory() as folder:
+            made = simulate(Path(folder), num_trials)
+            epochs = sum(len(trial.epochs_by_number) for trial in ledger.read(made))
+            seconds, cpu, size = report(made, profile=arguments.profile)
+            print(f"{num_trials:>8}{epochs:>10}{seconds:>10.1f}{cpu:>10.1f}{size / 1e6:>8.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
