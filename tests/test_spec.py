@@ -153,7 +153,10 @@ def test_later_settings_win_and_constants_add_up():
         ("=3", '--set takes field=value, such as --set num_trials=12; it was given "=3".'),
         (
             "asha.reduction=1",
-            'asha has no field "reduction"; it has grace_epochs (1), max_epochs (9), reduction_factor (3).',
+            (
+                'asha has no field "reduction"; it has grace_epochs (1), max_epochs (9), reduction_factor (3), '
+                "audit_fraction (0.0)."
+            ),
         ),
         ("num_trials=0", "num_trials cannot be 0: Input should be greater than or equal to 1."),
         ("asha.max_epochs=0", "max_epochs cannot be 0: Input should be greater than or equal to 1."),

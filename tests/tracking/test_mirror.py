@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -10,9 +11,11 @@ from mlflow import MlflowClient
 from tests.servers import wait_until
 from tests.tracking.recorded import LINEAGE, Recorded, all_runs, assert_agrees, parent_of, runs_of
 from toprung import ledger
+from toprung.errors import UserError
 from toprung.ledger import End
 from toprung.sweep import upkeep
 from toprung.tracking import writer as writers
+from toprung.tracking.attach import attach
 
 
 @pytest.fixture(autouse=True)
@@ -313,3 +316,50 @@ def test_a_sweep_on_postgresql_is_mirrored_too(postgres_tracking_server, tmp_pat
     assert_agrees(postgres_tracking_server.uri, recorded.made)
     assert len(ledger.read(recorded.made)) == 2
     assert os.environ["MLFLOW_TRACKING_URI"] == postgres_tracking_server.uri
+
+
+def test_experiment_and_sweep_carry_a_description_and_a_persons_own_stays(recorded, url):
+    recorded.whole("aa")
+    wait_until(lambda: recorded.opened, "the sweep's run")
+    client = MlflowClient(tracking_uri=url)
+    parent = parent_of(url, recorded.made.sweep_id)
+    experiment = client.get_experiment(parent.info.experiment_id)
+    assert "One parent run is one sweep" in experiment.tags["mlflow.note.content"]
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert parent.data.tags["mlflow.note.content"].startswith(f"### {recorded.made.sweep_id}")
+    recorded.close()
+    note = parent_of(url, recorded.made.sweep_id).data.tags["mlflow.note.content"]
+    assert "**finished**. Best val/accuracy: **0.3000**, trial 0, epoch 3" in note
+    client.set_tag(parent.info.run_id, "mlflow.note.content", "the one to keep")
+    upkeep.sync(recorded.made)
+    assert parent_of(url, recorded.made.sweep_id).data.tags["mlflow.note.content"] == "the one to keep"
+
+
+def test_files_are_attached_to_the_sweeps_run_and_replaced(recorded, url, tmp_path):
+    recorded.whole("aa")
+    recorded.close()
+    with pytest.raises(UserError, match="has no run of"):
+        attach(recorded.made, [], folder="report")
+    recorded.made.write(
+        recorded.made.status_file, {"mlflow_run_id": parent_of(url, recorded.made.sweep_id).info.run_id}
+    )
+    page = tmp_path / "report.html"
+    for content in ("old", "new"):
+        page.write_text(content)
+        run_id = attach(recorded.made, [page], folder="report", tags={"toprung.verdict": content})
+    client = MlflowClient(tracking_uri=url)
+    kept = client.download_artifacts(run_id, "report/report.html", str(tmp_path))
+    assert Path(kept).read_text() == "new"
+    assert client.get_run(run_id).data.tags["toprung.verdict"] == "new"
+
+
+def test_a_server_that_takes_no_files_is_told_in_a_line(recorded, proxy, url, tmp_path):
+    recorded.whole("aa")
+    recorded.close()
+    recorded.made.write(
+        recorded.made.status_file, {"mlflow_run_id": parent_of(url, recorded.made.sweep_id).info.run_id}
+    )
+    (tmp_path / "report.html").write_text("page")
+    proxy.answer(503)
+    with pytest.raises(UserError, match="has not taken it"):
+        attach(recorded.made, [tmp_path / "report.html"], folder="report", tags={"a": "b"})

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from toprung.cli.places import Json, Named, Storage, print_json, root_of, say, short
+from toprung.errors import UserError
 
 if TYPE_CHECKING:
     from toprung.analysis.comparison import Compared, Group
@@ -30,17 +31,24 @@ report_app = typer.Typer()
 
 @report_app.command()
 def report(named: Named, storage: Storage = Path("runs")) -> None:
-    """Write a sweep's report: one HTML file that opens offline, pictures, a summary in Markdown."""
+    """Write a sweep's report: an HTML file that opens offline, pictures, a summary; kept in MLflow too."""
     from toprung import data, directory
     from toprung.analysis.report import write_report
     from toprung.sweep import workbench
+    from toprung.tracking.attach import attach
 
     project = workbench.find_project(Path.cwd())
     workbench.activate(project)  # the winner's model may be built there
-    written = write_report(directory.find(root_of(storage), named), prepared_root=project / data.PREPARED)
+    made = directory.find(root_of(storage), named)
+    written = write_report(made, prepared_root=project / data.PREPARED)
     print(f"  report    {short(written.page)}")
     print(f"  summary   {short(written.summary)}")
     print(f"  pictures  {len(written.pictures)} beside them")
+    try:
+        attach(made, [written.page, written.summary, *written.pictures], folder=written.folder.name)
+        print('  MLflow    artifact "report" of the sweep\'s run')
+    except UserError as error:
+        say(f"The report is not in MLflow: {error}")
 
 
 @report_app.command()

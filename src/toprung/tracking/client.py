@@ -18,6 +18,7 @@ from toprung.ledger import End
 from toprung.lineage import Lineage
 from toprung.tracking.connection import be_brief, make_store
 from toprung.tracking.described import dataset_of, tags_of
+from toprung.tracking.description import NOTE, is_ours
 from toprung.tracking.server import masked
 
 RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "killed": "KILLED"}
@@ -35,7 +36,7 @@ class Refused(ValueError):
 
 
 @contextmanager
-def _answers() -> Iterator[None]:
+def answers() -> Iterator[None]:
     """MLflow's many exceptions as the two that matter."""
     try:
         yield
@@ -71,6 +72,8 @@ class TrackedSweep:
         sweep_id: str,
         started: int,
         lineage: Lineage,
+        note: str = "",
+        experiment_tags: Mapping[str, str] | None = None,
         confirms: str | None = None,
     ) -> None:
         """Find or make the experiment, and find or start the sweep's run in it.
@@ -82,6 +85,8 @@ class TrackedSweep:
             sweep_id: the name of the sweep's run.
             started: milliseconds since 1970.
             lineage: what the sweep is made of: tags of every run, and the dataset as an input.
+            note: describes the sweep's run, in Markdown.
+            experiment_tags: of a new experiment, its description among them.
             confirms: the run of the sweep whose leaders are trained again, under which this one's stands.
 
         Raises:
@@ -89,11 +94,12 @@ class TrackedSweep:
             Away: the server does not answer.
         """
         self._uri, self._sweep_id, self._confirms = uri, sweep_id, confirms
+        self._note, self._experiment_tags = note, dict(experiment_tags or {})
         self._tags = {"toprung.sweep_id": sweep_id, **tags_of(lineage)}
         self._dataset = dataset_of(lineage)
         be_brief()
         try:
-            with _answers():
+            with answers():
                 make_store(uri)
                 self._client = MlflowClient(tracking_uri=uri)
                 self.experiment_id: str = self._experiment(experiment, artifact_location)
@@ -111,7 +117,9 @@ class TrackedSweep:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return self._client.create_experiment(name, artifact_location=artifact_location)
+                return self._client.create_experiment(
+                    name, artifact_location=artifact_location, tags=self._experiment_tags
+                )
             except MlflowException:
                 found = self._client.get_experiment_by_name(name)  # another sweep was faster
                 if found is None:
@@ -121,7 +129,9 @@ class TrackedSweep:
         return found.experiment_id
 
     def _new_sweep_run(self, started: int) -> Run:
-        tags = {**self._tags, "toprung.kind": "sweep"}
+        tags = {**self._tags, "toprung.kind": "sweep", "toprung.status": "running"}
+        if self._note:
+            tags[NOTE] = self._note
         if self._confirms is not None:
             tags["mlflow.parentRunId"] = self._confirms
         run = self._client.create_run(self.experiment_id, start_time=started, run_name=self._sweep_id, tags=tags)
@@ -142,7 +152,7 @@ class TrackedSweep:
 
     def children(self) -> dict[str, TrackedRun]:
         """The runs of this sweep's trials, by trial id; where an unanswered request left two, the first one counts."""
-        with _answers():
+        with answers():
             runs: dict[str, TrackedRun] = {}
             doubles = []
             for run in self._search("trial"):
@@ -174,7 +184,7 @@ class TrackedSweep:
 
     def last_step(self, run_id: str, metric: str) -> int:
         """The last epoch that the server has of a metric; 0 where it has none."""
-        with _answers():
+        with answers():
             return max((entry.step for entry in self._client.get_metric_history(run_id, metric)), default=0)
 
     def start_trial(
@@ -185,6 +195,7 @@ class TrackedSweep:
             **self._tags,
             "mlflow.parentRunId": self.run_id,
             "toprung.kind": "trial",
+            "toprung.status": "running",
             "toprung.trial_id": trial_id,
             "toprung.trial_number": str(number),
         }
@@ -192,7 +203,7 @@ class TrackedSweep:
             tags["toprung.continues"] = continues
         if {"experiment", "seed"} <= config.keys():
             tags |= {"toprung.experiment": str(config["experiment"]), "toprung.seed": str(config["seed"])}
-        with _answers():
+        with answers():
             run = self._client.create_run(
                 self.experiment_id, start_time=time_ms, tags=tags, run_name=f"trial {number:03d}"
             )
@@ -202,19 +213,19 @@ class TrackedSweep:
     def log_config(self, run_id: str, config: Mapping[str, Any]) -> None:
         """Parameters and dataset of a trial; sent twice they change nothing."""
         params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in sorted(config.items())]
-        with _answers():
+        with answers():
             self._client.log_batch(run_id, params=params)
             self._log_dataset(run_id)
 
     def reopen(self, run_id: str) -> None:
         """A run that was closed goes on."""
-        with _answers():
+        with answers():
             self._client.update_run(run_id, status="RUNNING")
             self._client.log_batch(run_id, tags=[RunTag("stop_reason", ""), RunTag("toprung.status", "running")])
 
     def log_epoch(self, run_id: str, *, epoch: int, metrics: Mapping[str, float], time_ms: int) -> None:
         """All metrics of an epoch, in one request."""
-        with _answers():
+        with answers():
             self._client.log_batch(
                 run_id, metrics=[Metric(name, value, time_ms, epoch) for name, value in metrics.items()]
             )
@@ -249,14 +260,17 @@ class TrackedSweep:
             artifacts: files and folders to keep with it.
             time_ms: milliseconds since 1970.
         """
-        with _answers():
+        with answers():
             self._client.log_batch(
                 self.run_id, metrics=[Metric(name, value, time_ms, 0) for name, value in metrics.items()]
             )
+            known = self._client.get_run(self.run_id).data.tags.get(NOTE, "")
+        if NOTE in tags and known and not is_ours(known, sweep_id=self._sweep_id):  # a person wrote there
+            tags = {name: value for name, value in tags.items() if name != NOTE}
         self._end(self.run_id, status, tags=tags, artifacts=artifacts, at=time_ms)
 
     def _end(self, run_id: str, status: str, *, tags: Mapping[str, str], artifacts: list[Path], at: int) -> None:
-        with _answers():
+        with answers():
             self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
             for path in artifacts:
                 if path.is_dir():

@@ -17,7 +17,7 @@ from toprung.errors import UserError
 from toprung.ledger import End, TrialRecord
 from toprung.lineage import Lineage
 from toprung.spec import Sweep
-from toprung.tracking import server
+from toprung.tracking import description, server
 
 if TYPE_CHECKING:
     from toprung.tracking.client import TrackedSweep
@@ -54,9 +54,20 @@ def open_sweep(directory: SweepDirectory, *, sweep: Sweep) -> TrackedSweep:
         experiment=sweep.name,
         sweep_id=directory.sweep_id,
         started=lives[0].time_ms if lives else ledger.now_ms(),
-        lineage=Lineage.model_validate(directory.read(directory.lineage_file)),
+        lineage=_lineage(directory),
+        note=_note(directory, sweep),
+        experiment_tags=description.of_experiment(sweep),
         confirms=None if confirmed is None else SweepDirectory(root / confirmed).mlflow_run_id,
     )
+
+
+def _lineage(directory: SweepDirectory) -> Lineage:
+    return Lineage.model_validate(directory.read(directory.lineage_file))
+
+
+def _note(directory: SweepDirectory, sweep: Sweep) -> str:
+    confirms = confirmed_by(directory)
+    return description.of_sweep(sweep, sweep_id=directory.sweep_id, lineage=_lineage(directory), confirms=confirms)
 
 
 class Mirror:
@@ -201,6 +212,13 @@ class Mirror:
         if order and order[0].value is not None:
             metrics[f"best/{sweep.metric}"] = order[0].value
             tags["toprung.best_trial_id"] = order[0].trial_id
+        tags[description.NOTE] = description.of_ended(
+            _note(directory, sweep),
+            status=status,
+            reason=str(reason) if reason else None,
+            best=order[0] if order else None,
+            metric=sweep.metric,
+        )
         self._sweep.end(
             PARENT_STATUS.get(status, "FAILED"),
             metrics=metrics,
