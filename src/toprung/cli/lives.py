@@ -1,4 +1,4 @@
-"""The verbs of a sweep that is there: resume, extend, stop, sync, events, rm."""
+"""The verbs of a sweep that is there: resume, extend, stop, watch, sync, events, rm."""
 
 from __future__ import annotations
 
@@ -68,6 +68,23 @@ def stop(
 
 
 @lives_app.command()
+def watch(named: Named, storage: Storage = Path("runs")) -> None:
+    """Follow a sweep that runs in another terminal, until it ends; Ctrl-C ends the watching alone."""
+    from toprung.cli.display import watcher_for
+    from toprung.sweep.following import follow
+
+    made = _find(named, storage)
+    if not made.is_driven():
+        state = made.read(made.status_file).get("status", "unknown") if made.status_file.is_file() else "not begun"
+        word = "interrupted: its driver died" if state == "running" else state
+        print(f"{made.sweep_id} is not running ({word}). Type: toprung show {made.sweep_id}")
+        return
+    with watcher_for(sys.stdout) as watcher:
+        outcome = follow(made, watcher=watcher)
+        watcher.summarise(outcome)
+
+
+@lives_app.command()
 def sync(named: Named, storage: Storage = Path("runs")) -> None:
     """Deliver to MLflow what it has not got."""
     from toprung.sweep import upkeep
@@ -106,19 +123,22 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     storage: Storage = Path("runs"),
 ) -> None:
-    """Remove a sweep's directory: ledger, checkpoints and export. What MLflow has of it stays."""
+    """Remove a sweep's directory and those of its confirmations. What MLflow has of them stays."""
+    from toprung.directory import confirmations
     from toprung.sweep import upkeep
 
     made = _find(named, storage)
     if made.is_driven():
         raise UserError(f"{made.sweep_id} is running. Type: toprung stop {made.sweep_id}")
     what = "all but its export" if keep_export else "its export too"
+    along = [each.sweep_id for each in confirmations(made)]
+    what += f"; with what confirms it: {', '.join(along)}" if along else ""
     if not yes and not typer.confirm(f"Remove {made.path} ({what})?"):
         print("Nothing was removed.")
         sys.exit(1)
     upkeep.remove(made, keep_export=keep_export)
     kept = f" Its export stays in {made.export_folder}." if keep_export and made.export_folder.is_dir() else ""
-    print(f"Removed {made.sweep_id}.{kept}")
+    print(f"Removed {', '.join([made.sweep_id, *along])}.{kept}")
 
 
 def _find(named: str, storage: Path) -> SweepDirectory:

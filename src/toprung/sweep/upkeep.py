@@ -12,7 +12,7 @@ from typing import Any
 import filelock
 
 from toprung import ledger
-from toprung.directory import SweepDirectory, every
+from toprung.directory import SweepDirectory, confirmations, every
 from toprung.errors import UserError
 from toprung.ledger import TrialRecord
 from toprung.tracking import mirror, server
@@ -123,13 +123,20 @@ def close_dead(root: Path, *, say: Callable[[str], object]) -> None:
 
 
 def remove(made: SweepDirectory, *, keep_export: bool) -> None:
-    """Remove a sweep's directory, whole or not at all; what MLflow has of it stays there.
+    """Remove a sweep's directory, whole or not at all, its confirmations first; what MLflow has of it stays there.
 
     Raises:
-        UserError: it runs.
+        UserError: it runs, or a confirmation of it does.
     """
-    if made.is_driven():
-        raise UserError(f"{made.sweep_id} is running. Type: toprung stop {made.sweep_id}")
+    its_own = confirmations(made)
+    for each in (made, *its_own):
+        if each.is_driven():
+            raise UserError(f"{each.sweep_id} is running. Type: toprung stop {each.sweep_id}")
+    for each in (*its_own, made):
+        _remove(each, keep_export=keep_export)
+
+
+def _remove(made: SweepDirectory, *, keep_export: bool) -> None:
     aside = made.path.with_name(f".removed-{made.sweep_id}")
     shutil.rmtree(aside, ignore_errors=True)
     os.replace(made.path, aside)
