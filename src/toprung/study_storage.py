@@ -104,6 +104,18 @@ class LedgerFile(BaseJournalBackend):
             raise
 
 
+class LedgerToLookAt(JournalFileBackend):
+    """A journal file that is read only: what another program would write into a ledger is refused."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Refuse.
+
+        Raises:
+            PermissionError: always.
+        """
+        raise PermissionError("a sweep's ledger is written by its driver alone")
+
+
 def together(storage: BaseStorage) -> contextlib.AbstractContextManager[None]:
     """A block of records that are written at once, where the storage can."""
     backend = storage._backend if isinstance(storage, JournalStorage) else None
@@ -143,6 +155,17 @@ def storage_for_reading(directory: SweepDirectory) -> BaseStorage | None:
         return _journal(lambda: JournalFileBackend(str(directory.ledger_file)), directory.ledger_file)
     uri = _database_of(directory)
     return _database(uri) if uri else None
+
+
+def storage_to_look_at(directory: SweepDirectory) -> BaseStorage | None:
+    """The study's storage for a program that could write, and must not; a database is as open as its user is.
+
+    Raises:
+        UserError: as `storage_for_reading`.
+    """
+    if directory.ledger_file.is_file():
+        return _journal(lambda: LedgerToLookAt(str(directory.ledger_file)), directory.ledger_file)
+    return storage_for_reading(directory)
 
 
 def address(directory: SweepDirectory) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,7 @@ from toprung.cli.init import init_app
 from toprung.cli.lives import lives_app
 from toprung.cli.places import Json, Named, Storage, exit_code, print_json, root_of, say, short
 from toprung.cli.report import report_app
+from toprung.cli.ui import ui_app
 from toprung.errors import UserError
 from toprung.settings import apply_overrides, parse_settings
 from toprung.spec import Data
@@ -36,6 +36,7 @@ app.add_typer(lives_app)
 app.add_typer(report_app)
 app.add_typer(confirm_app)
 app.add_typer(ci_app)
+app.add_typer(ui_app)
 app.add_typer(doctor_app)
 
 Settings = Annotated[
@@ -175,42 +176,6 @@ def show(
         print_json(content)
     else:
         print_summary(_console(), content)
-
-
-@app.command()
-def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="On this machine's loopback.")] = 5000,
-    storage: Storage = Path("runs"),
-) -> None:
-    """Open MLflow's user interface on this machine, until Ctrl-C."""
-    from toprung.sweep.upkeep import close_dead
-    from toprung.tracking.server import masked, serve_ui, stop_ui, tracking_uri
-
-    close_dead(root_of(storage), say=say)
-    uri = tracking_uri(root_of(storage))
-    if uri.startswith(("http://", "https://")):
-        print(f"MLflow: {masked(uri)}    (your own server, from MLFLOW_TRACKING_URI)")
-        return
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # a closed terminal ends the server too
-    process = serve_ui(root_of(storage), port=port)
-    print(f"MLflow: http://127.0.0.1:{port}/{_newest_page(storage)}    (Ctrl-C ends it)", flush=True)
-    try:
-        sys.exit(process.wait())
-    except KeyboardInterrupt:
-        pass
-    finally:
-        stop_ui(process)
-
-
-def _newest_page(storage: Path) -> str:
-    """Where MLflow's pages show the newest sweep; by themselves they open on an overview for language models."""
-    from toprung import directory
-    from toprung.analysis.ranking import brief
-
-    newest = next((brief(each) for each in directory.every(root_of(storage))), {})
-    experiment = newest.get("mlflow_experiment_id")
-    return f"#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""
 
 
 def _console() -> Console:

@@ -1,0 +1,88 @@
+"""The verb that opens pages to look at: ui."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toprung.cli.places import Storage, root_of, say
+from toprung.errors import UserError
+
+LOOK_EVERY_SECONDS = 0.5
+
+ui_app = typer.Typer()
+
+
+@ui_app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow, on this machine's loopback.")] = 5000,
+    study: Annotated[
+        str | None, typer.Option(metavar="SWEEP", help="The sweep that optuna-dashboard shows; the newest if left out.")
+    ] = None,
+    study_port: Annotated[int, typer.Option(min=1, max=65535, help="Of optuna-dashboard, on loopback.")] = 8080,
+    storage: Storage = Path("runs"),
+) -> None:
+    """Open MLflow's pages, and optuna-dashboard where it is installed, on this machine, until Ctrl-C."""
+    from toprung.sweep.upkeep import close_dead
+    from toprung.tracking.server import masked, serve_ui, stop_ui, tracking_uri
+
+    root = root_of(storage)
+    close_dead(root, say=say)
+    uri = tracking_uri(root)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # a closed terminal ends the servers too
+    servers: list[subprocess.Popen[bytes]] = []
+    try:
+        if uri.startswith(("http://", "https://")):
+            print(f"MLflow: {masked(uri)}    (your own server, from MLFLOW_TRACKING_URI)", flush=True)
+        else:
+            servers.append(serve_ui(root, port=port))
+            print(f"MLflow: http://127.0.0.1:{port}/{_newest_page(root)}    (Ctrl-C ends it)", flush=True)
+        dashboard = _dashboard(root, study, port=study_port)
+        servers += [dashboard] if dashboard else []
+        while servers and all(server.poll() is None for server in servers):
+            time.sleep(LOOK_EVERY_SECONDS)
+        raise typer.Exit(max((server.poll() or 0 for server in servers), default=0))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for server in servers:
+            stop_ui(server)
+
+
+def _dashboard(root: Path, study: str | None, *, port: int) -> subprocess.Popen[bytes] | None:
+    """optuna-dashboard's process; where it cannot be had, one line says why and MLflow's pages are there all the same.
+
+    Raises:
+        UserError: a sweep was named, and it cannot be shown.
+    """
+    from toprung import directory
+    from toprung.tracking.dashboard import serve_dashboard
+
+    made = directory.find(root, study) if study else next(directory.every(root), None)
+    if made is None:
+        return None
+    try:
+        process = serve_dashboard(made, port=port)
+    except UserError as error:
+        if study:
+            raise
+        say(f"Optuna: {error}")
+        return None
+    print(f"Optuna: http://127.0.0.1:{port}/dashboard    (the study of {made.sweep_id}, to read)", flush=True)
+    return process
+
+
+def _newest_page(root: Path) -> str:
+    """Where MLflow's pages show the newest sweep; by themselves they open on the list of experiments."""
+    from toprung import directory
+    from toprung.analysis.ranking import brief
+
+    newest = next((brief(each) for each in directory.every(root)), {})
+    experiment = newest.get("mlflow_experiment_id")
+    return f"#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""

@@ -1,0 +1,61 @@
+"""optuna-dashboard over one sweep's study, on loopback, in a process of its own that cannot write into the ledger.
+
+python -m toprung.tracking.dashboard '{"directory": ..., "port": 8080}'
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from toprung.directory import SweepDirectory
+from toprung.errors import UserError
+from toprung.study_storage import storage_to_look_at
+
+PACKAGE = "optuna_dashboard"
+
+
+def serve_dashboard(made: SweepDirectory, *, port: int) -> subprocess.Popen[bytes]:
+    """Start optuna-dashboard on loopback.
+
+    Args:
+        made: the sweep whose study is shown.
+        port: on this machine's loopback.
+
+    Raises:
+        UserError: it is not installed, the port is in use, or the sweep has no study yet.
+    """
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise UserError("optuna-dashboard is not installed. Type: pip install 'toprung[dashboard]'")
+    if storage_to_look_at(made) is None:
+        raise UserError(f"{made.sweep_id} has no study yet.")
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"Port {port} cannot be used ({reason}). Give another: toprung ui --study-port {port + 1}"
+            ) from None
+    task = json.dumps({"directory": str(made.path), "port": port})
+    # Its access log is no news; a session of its own, so that Ctrl-C reaches us alone.
+    return subprocess.Popen(
+        [sys.executable, "-m", "toprung.tracking.dashboard", task], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def main(task: dict[str, str | int]) -> None:
+    """Serve until ended."""
+    from optuna_dashboard import run_server
+
+    storage = storage_to_look_at(SweepDirectory(Path(str(task["directory"]))))
+    assert storage is not None
+    run_server(storage, host="127.0.0.1", port=int(task["port"]))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
