@@ -13,6 +13,7 @@ code/          the workbench as it was when the sweep began
 trials/<id>/   one trial's configuration, checkpoints and best weights
 tune/          Ray Tune's own state
 export/        the winner
+refit/         the confirmed winner, trained on training and validation images: its record, its export
 test-split.jsonl   each opening of the test split for this sweep
 sweep.log      everything that the libraries said
 """
@@ -114,6 +115,11 @@ class SweepDirectory:
     def export_folder(self) -> Path:
         """The winner."""
         return self.path / "export"
+
+    @property
+    def refit_folder(self) -> Path:
+        """The confirmed winner, trained on training and validation images together."""
+        return self.path / "refit"
 
     @property
     def test_log(self) -> Path:

@@ -2,11 +2,12 @@
 
 import html
 import json
+import statistics
 
 import pytest
 
 from toprung import directory, ledger
-from toprung.analysis.seeds import representative, values_by_seed
+from toprung.analysis.seeds import of_configuration, representative, values_by_seed
 from toprung.directory import SweepDirectory, confirmations
 from toprung.errors import UserError
 from toprung.export.bundle import ExportFailed
@@ -87,6 +88,74 @@ def test_in_mlflow_the_trials_are_grandchildren_of_the_sweep(confirmed):
     assert {run.data.params["seed"] for run in runs} == {"1", "2"}
 
 
+@pytest.fixture(scope="module")
+def refit(confirmed, toprung):
+    """The same confirmation, with its winner trained on training and validation images."""
+    bench, storage, made, _ = confirmed
+    words = ("confirm", made.sweep_id, "--top", "1", "--seeds", "2", "--refit", "--storage", storage)
+    command = toprung(*words, folder=bench)
+    assert command.code == 0, command.stdout + command.stderr
+    return command, json.loads((made.refit_folder / "refit.json").read_text())
+
+
+def test_a_refit_trains_the_winner_on_both_parts_for_as_long_as_its_seeds_needed(confirmed, refit):
+    _, _, made, _ = confirmed
+    (again,) = confirmations(made)
+    command, record = refit
+    winner = representative(ledger.read(again), mode="max")
+    best = [trial.epoch for trial in of_configuration(ledger.read(again), winner.config["experiment"])]
+    assert record["epochs"] == statistics.median_high(best)
+    assert (record["config"], record["max_epochs"]) == (winner.config, 2)
+    assert record["num_images"] == 200 + 288  # max_train, and all that validate
+    assert f"trained on all 488 training and validation images for {record['epochs']} epochs" in command.stdout
+
+
+def test_a_refit_claims_no_figure_for_images_it_has_not_seen(confirmed, refit):
+    _, _, made, _ = confirmed
+    export = made.refit_folder / "export"
+    card, metrics = (export / "MODEL_CARD.md").read_text(), json.loads((export / "metrics.json").read_text())
+    assert set(metrics) == {"epochs", "last", "seen"}
+    assert not [name for name in metrics["last"] if name.startswith("val/")]
+    assert "There are none for images that it has not seen" in card
+    assert f"{refit[1]['epochs']} epochs: the median" in card
+    assert not (made.refit_folder / "model.pth").exists()
+    from toprung.vision import load_model
+
+    assert not load_model(export).training
+
+
+def test_a_refit_opens_no_test_split_and_is_made_once(confirmed, refit, toprung):
+    bench, storage, made, _ = confirmed
+    assert len(openings(made)) == 1
+    words = ("confirm", made.sweep_id, "--top", "1", "--seeds", "2", "--refit", "--storage", storage)
+    shown = toprung(*words, folder=bench)
+    assert f"The winner was refit on {refit[1]['time']}" in shown.stdout
+    assert len(openings(made)) == 1
+
+
+def test_confirmation_refit_and_report_are_kept_with_the_sweeps_run_in_mlflow(confirmed, refit, toprung):
+    from mlflow import MlflowClient
+
+    bench, storage, made, _ = confirmed
+    told = toprung("report", made.sweep_id, "--storage", storage, folder=bench)
+    assert told.code == 0, told.stderr
+    (again,) = confirmations(made)
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    parent = client.get_run(made.mlflow_run_id)
+    kept = {file.path for file in client.list_artifacts(made.mlflow_run_id, "report")}
+    assert kept >= {"report/report.html", "report/summary.md", "report/learning-curves.png"}
+    assert [file.path for file in client.list_artifacts(made.mlflow_run_id, "confirmation")] == [
+        "confirmation/confirmation.md"
+    ]
+    assert parent.data.tags["toprung.confirmed_by"] == again.sweep_id
+    assert parent.data.tags["toprung.verdict"] in (again.path / "confirmation.md").read_text()
+    (run,) = client.search_runs([parent.info.experiment_id], "tags.`toprung.kind` = 'refit'")
+    assert run.data.tags["mlflow.parentRunId"] == made.mlflow_run_id
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == refit[1]["epochs"]
+    assert not [name for name in run.data.metrics if name.startswith("val/")]
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"model.pth", "MODEL_CARD.md"}
+
+
 def test_what_cannot_be_confirmed_is_said(confirmed):
     _, _, made, _ = confirmed
     (again,) = confirmations(made)
@@ -139,3 +208,15 @@ def test_the_report_says_what_was_confirmed(confirmed, toprung):
     assert html.escape(verdict, quote=False) in page or verdict in page
     assert again.sweep_id in page
     assert "The test split was opened once." in page
+
+
+def test_a_sweep_that_is_removed_takes_its_confirmations_along(confirmed, toprung):
+    bench, storage, made, _ = confirmed  # the last test here: nothing is left for another one
+    (again,) = confirmations(made)
+    with again.lock():
+        refused = toprung("rm", made.sweep_id, "--yes", "--storage", storage, folder=bench)
+    assert (refused.code, refused.stderr) == (2, f"{again.sweep_id} is running. Type: toprung stop {again.sweep_id}\n")
+    assert made.path.is_dir()
+    removed = toprung("rm", made.sweep_id, "--yes", "--storage", storage, folder=bench)
+    assert removed.stdout == f"Removed {made.sweep_id}, {again.sweep_id}.\n"
+    assert list(directory.every(storage)) == []

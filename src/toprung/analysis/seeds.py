@@ -19,6 +19,11 @@ def values_by_seed(trials: Sequence[TrialRecord]) -> dict[str, dict[int, float]]
     return values
 
 
+def of_configuration(trials: Sequence[TrialRecord], experiment: str) -> list[TrialRecord]:
+    """The finished trials of one configuration, a seed each."""
+    return [trial for trial in trials if trial.status == "finished" and trial.config["experiment"] == experiment]
+
+
 def representative(trials: Sequence[TrialRecord], *, mode: Literal["max", "min"]) -> TrialRecord | None:
     """The trial whose weights stand for the confirmed winner: of the configuration with the best mean, the median seed.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from toprung.cli.places import Named, Storage, exit_code, root_of, say, short
+from toprung.errors import UserError
 
 if TYPE_CHECKING:
     from toprung.analysis.comparison import Interval
@@ -28,13 +30,15 @@ def confirm(
     again: Annotated[
         bool, typer.Option("--again", help="Train with other seeds, and open the test split again.")
     ] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train the winner on training and validation images too, for use.")
+    ] = False,
     storage: Storage = Path("runs"),
 ) -> None:
     """Train a sweep's leaders and its default again, with fresh seeds, and say whether the winner wins."""
-    from toprung import data, directory
+    from toprung import directory
     from toprung.analysis.confirmation import judged
     from toprung.cli.display import watcher_for
-    from toprung.export.testing import openings, score_on_test
     from toprung.sweep import workbench
     from toprung.sweep.confirmation import confirm as train_again
     from toprung.sweep.run import resume
@@ -53,9 +57,21 @@ def confirm(
         earlier = outcome.directory
     else:
         say(f"{made.sweep_id} was confirmed by {earlier.sweep_id}. Train with other seeds: --again")
-    found = judged(made, earlier)
     console = Console(highlight=False)
-    print_confirmation(console, found, metric=made.spec().metric)
+    print_confirmation(console, judged(made, earlier), metric=made.spec().metric)
+    _open_test_split(console, made, earlier, project=project, again=again)
+    keep_confirmation(made, earlier)
+    if refit:
+        _refit(console, made, earlier, project=project, again=again)
+
+
+def _open_test_split(
+    console: Console, made: SweepDirectory, earlier: SweepDirectory, *, project: Path, again: bool
+) -> None:
+    """Score the confirmed winner on the test split, where that was not done before or is asked for again."""
+    from toprung import data
+    from toprung.export.testing import openings, score_on_test
+
     before = openings(made)
     if before and not again:
         scored = f"accuracy {before[-1]['accuracy']:.4f}" if "accuracy" in before[-1] else "no score was written"
@@ -79,6 +95,66 @@ def confirm(
     )
     console.print(f"\n  model    {short(earlier.export_folder)}       (its median seed)", soft_wrap=True)
     console.print(f"  log      {short(made.test_log)}", soft_wrap=True)
+
+
+def keep_confirmation(made: SweepDirectory, earlier: SweepDirectory) -> None:
+    """Write the confirmation down beside the sweep, and keep it with the sweep's run in MLflow."""
+    from toprung.analysis.confirmation import judged
+    from toprung.analysis.confirmation_summary import markdown
+    from toprung.export.testing import openings
+    from toprung.tracking.attach import attach
+
+    found = judged(made, earlier)
+    text = markdown(
+        found,
+        sweep_id=made.sweep_id,
+        confirmed_by=earlier.sweep_id,
+        metric=made.spec().metric,
+        openings=openings(made),
+    )
+    file = earlier.path / "confirmation.md"
+    aside = file.with_suffix(".tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, file)
+    try:
+        attach(
+            made,
+            [file],
+            folder="confirmation",
+            tags={"toprung.confirmed_by": earlier.sweep_id, "toprung.verdict": found.verdict},
+        )
+    except UserError as error:
+        say(f"The confirmation is not in MLflow: {error}")
+
+
+def _refit(console: Console, made: SweepDirectory, earlier: SweepDirectory, *, project: Path, again: bool) -> None:
+    from toprung.sweep.refit import RECORD_FILE, known_refit
+    from toprung.sweep.refit import refit as train_on_all
+    from toprung.tracking.attach import record_run
+
+    known = known_refit(made)
+    if known is not None and known.get("confirmation") == earlier.sweep_id and not again:
+        console.print(f"\nThe winner was refit on {known['time']}. To refit it again: --again", soft_wrap=True)
+        return
+    console.print()
+    done = train_on_all(project, made, earlier, say=lambda line: console.print(line, soft_wrap=True))
+    try:
+        record_run(
+            made,
+            name="refit",
+            params=done.record["config"],
+            history=done.history,
+            files=[*done.export_folder.iterdir(), done.folder / RECORD_FILE],
+        )
+    except UserError as error:
+        say(f"The refit is not in MLflow: {error}")
+    console.print(
+        f"\n{done.record['experiment']}, trained on all {done.record['num_images']} training and validation images for "
+        f"{done.record['epochs']} epochs (the confirmed budget: {done.record['max_epochs']}). Nothing is left to score "
+        "it by: expect what the confirmed model scored.",
+        soft_wrap=True,
+    )
+    console.print(f"\n  model    {short(done.export_folder)}", soft_wrap=True)
 
 
 def _earlier(made: SweepDirectory, *, top: int, seeds: int) -> SweepDirectory | None:

@@ -13,7 +13,8 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     """Evaluate the exported model.
 
     Args:
-        task: `folder` (the export), `data` (the spec's data part), `prepared_root`, `num_threads`.
+        task: `folder` (the export), `data` (the spec's data part), `prepared_root`, `num_threads`; `part` "seen" scores
+            training and validation images together, for a model that has seen them all.
 
     Returns:
         `metrics` of the validation split and the split's fingerprint.
@@ -33,7 +34,10 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor do we write
         images_NCHW = torch.from_numpy(data.mapped_images(placed.mapped))
-    labels_N, rows_N = (torch.from_numpy(placed.arrays[name]) for name in ("val_labels", "val_rows"))
+    parts = ("train", "val") if task.get("part") == "seen" else ("val",)
+    labels_N, rows_N = (
+        torch.cat([torch.from_numpy(placed.arrays[f"{part}_{what}"]) for part in parts]) for what in ("labels", "rows")
+    )
     metrics = vision.evaluate(model, vision.ImageSplit(images_NCHW, labels_N, rows_N))
     return {"metrics": metrics, "split_fingerprint": placed.split_fingerprint}
 

@@ -1,0 +1,194 @@
+"""Train a confirmed winner once more, on training and validation images together: the model to be used.
+
+Nothing is left to judge it by: no epoch is chosen, no validation figure is written, and the test split stays shut. It
+trains for as many epochs as the winner's seeds took to their best one (the median), under the schedule that was
+confirmed, and takes the weights of the last of these.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toprung import data, ledger
+from toprung.analysis.seeds import of_configuration, representative
+from toprung.directory import CONFIG_FILE, LAST_FILE, WEIGHTS_FILE, SweepDirectory, write_json
+from toprung.errors import UserError
+from toprung.export.bundle import in_fresh_process
+from toprung.export.refit_card import refit_card
+from toprung.ledger import TrialRecord
+from toprung.lineage import Lineage
+from toprung.spec import Sweep
+from toprung.sweep import workbench
+from toprung.sweep.check import check
+from toprung.sweep.earlier import refuse_changed_data
+from toprung.sweep.trial import LOOP, trial_data
+
+RECORD_FILE = "refit.json"
+PARTS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What came of it: the folders, the record as it was written, and the training metrics by epoch."""
+
+    folder: Path
+    record: dict[str, Any]
+    history: dict[int, dict[str, float]]
+
+    @property
+    def export_folder(self) -> Path:
+        """The model."""
+        return self.folder / "export"
+
+
+class _Enough(Exception):
+    """The epoch after which the training is over."""
+
+
+def known_refit(made: SweepDirectory) -> dict[str, Any] | None:
+    """The record of a refit that is there."""
+    file = made.refit_folder / RECORD_FILE
+    return made.read(file) if file.is_file() else None
+
+
+def refit(project: Path, made: SweepDirectory, confirmation: SweepDirectory, *, say: Callable[[str], object]) -> Refit:
+    """Train the winner of a confirmation on training and validation images; an older refit is replaced whole.
+
+    Args:
+        project: the workbench's root.
+        made: the sweep that was confirmed.
+        confirmation: the confirmation, finished.
+        say: told one line an epoch.
+
+    Raises:
+        UserError: nothing is confirmed, the data are others now, or the training cannot go on.
+        toprung.export.bundle.ExportFailed: a fresh process cannot load the model.
+    """
+    sweep = confirmation.spec()
+    winner = representative(ledger.read(confirmation), mode=sweep.mode)
+    if winner is None:
+        raise UserError(f"{confirmation.sweep_id} has no configuration that finished: there is nothing to refit.")
+    workbench.activate_instead(made.code_folder)
+    checked = check(project, sweep, code=made.code_folder)
+    refuse_changed_data(made, checked)
+    num_epochs = budget(ledger.read(confirmation), winner)
+    aside = made.path / ".refit.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    export = aside / "export"
+    export.mkdir(parents=True)
+    try:
+        architecture, history = _train(
+            aside,
+            winner,
+            sweep,
+            code=made.code_folder,
+            defaults=checked.defaults,
+            prepared_root=project / data.PREPARED,
+            num_epochs=num_epochs,
+            say=say,
+        )
+        about = {"trainer": sweep.trainer, "config": winner.config, "defaults": checked.defaults}
+        write_json(export / CONFIG_FILE, {"architecture": architecture, **about, "seed": winner.config["seed"]})
+        write_json(export / "labels.json", {"classes": list(checked.card.classes)})
+        task = {
+            "folder": str(export),
+            "data": sweep.data.model_dump(),
+            "prepared_root": str(project / data.PREPARED),
+            "num_threads": sweep.resources.num_threads,
+            "part": "seen",
+        }
+        seen = in_fresh_process("toprung.export.verify", task, directory=made)["metrics"]
+        record = {
+            "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "confirmation": confirmation.sweep_id,
+            "experiment": winner.config["experiment"],
+            "config": winner.config,
+            "epochs": num_epochs,
+            "max_epochs": sweep.asha.max_epochs,
+            "num_images": sum(len(checked.images.arrays[f"{part}_labels"]) for part in PARTS),
+            "data_fingerprint": checked.card.fingerprint,
+            "last": history[num_epochs],
+            "seen": {name.removeprefix("val/"): value for name, value in seen.items()},
+        }
+        write_json(export / "metrics.json", {name: record[name] for name in ("epochs", "last", "seen")})
+        card = refit_card(record, sweep=sweep, lineage=Lineage.model_validate(made.read(made.lineage_file)))
+        (export / "MODEL_CARD.md").write_text(card)
+        write_json(aside / RECORD_FILE, record)
+        shutil.rmtree(made.refit_folder, ignore_errors=True)
+        os.replace(aside, made.refit_folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Refit(made.refit_folder, record, history)
+
+
+def budget(trials: list[TrialRecord], winner: TrialRecord) -> int:
+    """Epochs to train: the median over the seeds of the winner's best epoch."""
+    best = [trial.epoch for trial in of_configuration(trials, winner.config["experiment"]) if trial.epoch]
+    return int(statistics.median_high(best))
+
+
+def _train(
+    folder: Path,
+    winner: TrialRecord,
+    sweep: Sweep,
+    *,
+    code: Path,
+    defaults: dict[str, Any],
+    prepared_root: Path,
+    num_epochs: int,
+    say: Callable[[str], object],
+) -> tuple[Any, dict[int, dict[str, float]]]:
+    """The loop in this process; leaves `export/model.pth`. Gives the architecture and the training metrics."""
+    import torch
+
+    from toprung import session
+
+    placed = data.place(sweep.data.model_copy(update={"placement": "mapped"}), root=prepared_root, room_bytes=0)
+    both = {what: np.concatenate([placed.arrays[f"{part}_{what}"] for part in PARTS]) for what in ("rows", "labels")}
+    order = np.argsort(both["rows"])
+    arrays = {**placed.arrays, "train_rows": both["rows"][order], "train_labels": both["labels"][order]}
+    card = data.open_prepared(sweep.data.name, root=prepared_root).card
+    history: dict[int, dict[str, float]] = {}
+
+    def report(metrics: dict[str, float]) -> None:
+        epoch = int(metrics["epoch"])
+        history[epoch] = {name: value for name, value in metrics.items() if name.startswith(("train/", "time/"))}
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in history[epoch].items() if name.startswith("train/"))
+        say(f"refit: epoch {epoch}/{num_epochs}  {shown}")
+        if epoch >= num_epochs:
+            raise _Enough
+
+    opened = session.Session(
+        data=trial_data(arrays, card=card, mapped=placed.mapped),  # a loop looks at val: what it says of it is dropped
+        folder=folder,
+        report=report,
+        seed=winner.config["seed"],
+        num_threads=sweep.resources.num_threads,
+        metric=sweep.metric,
+        mode=sweep.mode,
+        num_epochs=sweep.asha.max_epochs,
+    )
+    loop = workbench.resolve(code, sweep.trainer, default=LOOP, kind="trainer")
+    try:
+        with session.opened(opened):
+            loop({**defaults, **winner.config})
+    except _Enough:
+        pass
+    except session.TrainingFailed as error:
+        raise UserError(f"The refit cannot go on: {error}.") from None
+    if num_epochs not in history:
+        raise UserError(f"The trainer {sweep.trainer} ended after {len(history)} of {num_epochs} epochs: no refit.")
+    last = torch.load(folder / LAST_FILE, map_location="cpu", weights_only=True)
+    torch.save(last["model"], folder / "export" / WEIGHTS_FILE)
+    for each in [path for path in folder.iterdir() if path.is_file()]:
+        each.unlink()  # checkpoints, and weights that were chosen by images it had seen
+    return opened.architecture, history
