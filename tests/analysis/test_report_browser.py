@@ -1,0 +1,99 @@
+"""The report in a real browser that is offline: every panel is drawn, and what it shows is what the ledger says."""
+
+import pytest
+
+from tests.analysis.conftest import Driver
+from tests.analysis.test_report import fill
+from tests.browser import LOCAL, chromium, open_page, screenshot
+from toprung.analysis.report import write_report
+from toprung.spec import Stop
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    return fill(Driver(tmp_path_factory.mktemp("runs"), stop=Stop(cpu_price_per_hour=3600)))
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def page(request, browser, sweep, tmp_path_factory):
+    written = write_report(sweep.made, prepared_root=tmp_path_factory.mktemp("prepared"))
+    page = open_page(browser, written.page.as_uri(), dark=request.param == "dark")
+    page.theme = request.param
+    page.wait_for_selector("html[data-plots=drawn]")
+    screenshot(page, f"report-{page.theme}", full_page=True)
+    yield page
+    page.close()
+
+
+def test_every_panel_is_drawn_without_an_error_and_without_a_network(page):
+    assert page.problems == []
+    assert [url for url in page.fetched if not url.startswith(("file:", "data:", "blob:"))] == []
+    places = page.eval_on_selector_all(
+        "[data-plot]", "all => all.map(p => [p.dataset.plot, !!p.querySelector('.main-svg, canvas'), p.clientHeight])"
+    )
+    assert len(places) >= 14
+    assert [name for name, is_drawn, height in places if not is_drawn or height < 50] == []
+    assert LOCAL.match(page.url)
+
+
+def test_the_points_on_the_screen_are_those_of_the_ledger(page, sweep):
+    trials = {trial.number: trial for trial in sweep.read()}
+    drawn = page.evaluate(
+        """() => document.getElementById("plot-history").data
+             .filter(trace => trace.mode === "markers")
+             .flatMap(trace => Array.from(trace.x).map((x, i) => [x, trace.y[i]]))"""
+    )
+    expected = {(t.number, t.value) for t in trials.values() if t.value is not None and t.status != "failed"}
+    assert {(number, value) for number, value in drawn} == expected
+    curves = page.evaluate(
+        """() => document.getElementById("plot-learning-curves").data.slice(0, -2)
+             .flatMap(trace => Array.from(trace.x).map((x, i) => [trace.customdata[i], x, trace.y[i]]))
+             .filter(point => point[0] !== null)"""
+    )
+    assert {tuple(point) for point in curves} == {
+        (t.number, n, epoch.metrics["val/accuracy"]) for t in trials.values() for n, epoch in t.epochs_by_number.items()
+    }
+
+
+def test_the_best_trial_on_the_screen_is_the_ledgers(page, sweep):
+    best = max((t for t in sweep.read() if t.status == "finished"), key=lambda trial: trial.value)
+    first = page.locator("#result table tbody tr").first
+    assert first.locator("td").all_inner_texts()[:3] == [str(best.number), f"{best.value:.4f}", str(best.epoch)]
+    assert f"{best.value:.4f}" in page.locator("header").inner_text()
+
+
+def test_text_stands_out_from_the_page_in_both_themes(page):
+    ink, paper = page.evaluate(
+        "() => [getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    light = [sum(map(int, colour[4:-1].split(", "))) for colour in (ink, paper)]
+    assert abs(light[0] - light[1]) > 500
+    assert (light[0] > light[1]) == (page.theme == "dark")
+
+
+def test_a_keyboard_reaches_every_section_and_every_table(page):
+    page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
+    reached = []
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        where = page.evaluate(
+            "() => { const a = document.activeElement; "
+            "return a.getAttribute('href') || a.getAttribute('aria-label') || a.tagName; }"
+        )
+        if where == "BODY" or (reached and where == reached[0]):
+            break
+        reached.append(where)
+    assert reached[0] == "#main"
+    links = page.eval_on_selector_all("nav a", "all => all.map(a => a.getAttribute('href'))")
+    assert set(links) <= set(reached)
+    assert "The best trials" in reached
+    page.keyboard.press("Tab")
+    page.locator("nav a").first.focus()
+    page.keyboard.press("Enter")
+    assert page.url.endswith(links[0])

@@ -1,0 +1,61 @@
+"""MLflow's pages in a real browser: an experiment opens on its runs, the compare view shows the ledger's figures."""
+
+import json
+import urllib.parse
+
+import pytest
+
+from tests.browser import LOCAL, chromium, open_page, screenshot
+from tests.tracking.recorded import Recorded, parent_of, runs_of
+from toprung import ledger
+from toprung.ledger import End
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def recorded(tracking_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_server.url)
+    one = Recorded(tmp_path)
+    one.start("aa", lr=0.25)
+    one.epoch("aa", 1)
+    one.epoch("aa", 2)
+    one.end("aa")
+    one.start("bb", lr=0.125)
+    one.epoch("bb", 1)
+    one.end("bb", End("stopped", rung=1, cause="ASHA: 0.1000, needed 0.2000"))
+    one.close()
+    return one
+
+
+def test_the_compare_view_shows_the_figures_of_the_ledger(browser, recorded, tracking_server):
+    runs = runs_of(tracking_server.url, recorded.made.sweep_id)
+    experiment = parent_of(tracking_server.url, recorded.made.sweep_id).info.experiment_id
+    query = urllib.parse.urlencode(
+        {
+            "runs": json.dumps([run.info.run_id for run in runs.values()]),
+            "experiments": json.dumps([experiment]),
+        }
+    )
+    page = open_page(browser, f"{tracking_server.url}/#/compare-runs?{query}", width=1600, height=1400)
+    page.get_by_text("val/accuracy").first.wait_for()
+    text = page.locator("body").inner_text()
+    screenshot(page, "mlflow-compare", full_page=True)
+    for record in ledger.read(recorded.made):
+        assert str(record.config["lr"]) in text
+        last = record.epochs_by_number[record.epochs].metrics["val/accuracy"]
+        assert f"{last:g}" in text
+        assert f"trial {record.number:03d}" in text
+    assert [url for url in page.fetched if not LOCAL.match(url)] == []
+
+
+def test_an_experiment_opens_on_its_runs(browser, recorded, tracking_server):
+    experiment = parent_of(tracking_server.url, recorded.made.sweep_id).info.experiment_id
+    page = open_page(browser, f"{tracking_server.url}/#/experiments/{experiment}", width=1600)
+    page.get_by_text(recorded.made.sweep_id).first.wait_for()
+    screenshot(page, "mlflow-experiment")
+    assert page.url.partition("?")[0].endswith(f"/experiments/{experiment}/runs")
