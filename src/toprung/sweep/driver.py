@@ -161,6 +161,7 @@ class Driver:
         from toprung.search.scheduler import RungScheduler
         from toprung.search.searcher import LedgerSearch, open_study
         from toprung.study_storage import storage_for_writing
+        from toprung.sweep.actor_environment import keep_keys_from_arguments
         from toprung.sweep.callbacks import BoardKeeper, Retention
         from toprung.sweep.stopping import Stopping
         from toprung.sweep.trial import TrialTask, run_trial, stored
@@ -228,6 +229,7 @@ class Driver:
             ray_tune.with_parameters(run_trial, task=task, arrays=stored(checked.images.arrays)),
             ray_tune.PlacementGroupFactory(list(sweep.resources.bundles)),
         )
+        keep_keys_from_arguments()
         ray_tune.Tuner(
             trainable,
             tune_config=ray_tune.TuneConfig(
