@@ -77,6 +77,7 @@ def test_every_page_can_be_reached_from_the_navigation(site):
     assert {page for page in pages if f'href="{page}.html"' not in start} == set()
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "page", [pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in RUN]
 )
