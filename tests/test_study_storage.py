@@ -3,7 +3,9 @@
 import contextlib
 import os
 import re
+import resource
 import subprocess
+import threading
 from datetime import datetime
 
 import optuna
@@ -238,6 +240,25 @@ def test_a_disk_that_stays_full_loses_what_did_not_fit_but_spoils_nothing(small_
     again = optuna.load_study(study_name=made.sweep_id, storage=storage_for_reading(made))
     assert again.user_attrs == study.user_attrs
     assert again.user_attrs["last"] == 1
+
+
+def test_storage_that_refuses_for_a_moment_is_waited_for_and_no_line_is_torn(made):
+    """A limit on the size of files stands for it: part of a line is taken, the rest refused, until it is lifted."""
+    study = _study(made)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = made.ledger_file.stat().st_size + 20
+    lift = threading.Timer(1.5, resource.setrlimit, [resource.RLIMIT_FSIZE, (soft, hard)])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    lift.start()
+    try:
+        study.set_user_attr("word", "x" * 200)
+    finally:
+        lift.join()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert cut_torn_tail(made.ledger_file) == 0
+    assert optuna.load_study(study_name=study.study_name, storage=storage_for_reading(made)).user_attrs == {
+        "word": "x" * 200
+    }
 
 
 def test_a_disk_too_full_for_the_ballast_can_still_be_read_and_begun_on(small_disk):

@@ -14,8 +14,9 @@ import json
 import logging
 import os
 import pickle
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from torch import nn
 from toprung.directory import ABOUT_FILE, LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, write_json
 
 logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 60  # with storage that is away
 
 
 class DamagedCheckpoint(RuntimeError):
@@ -68,10 +71,14 @@ def save_last(folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any, 
         "progress": asdict(progress),
     }
     last = folder / LAST_FILE
-    with _aside(state, last) as aside:
-        if last.exists():
-            os.replace(last, folder / PREVIOUS_FILE)
-        os.replace(aside, last)
+
+    def write() -> None:
+        with _aside(state, last) as aside:
+            if last.exists():
+                os.replace(last, folder / PREVIOUS_FILE)
+            os.replace(aside, last)
+
+    _patiently(write, last)
 
 
 @dataclass(frozen=True)
@@ -127,15 +134,6 @@ def put_back(
     return replace(saved.progress, num_epochs=num_epochs)
 
 
-def last_report(folder: Path) -> dict[str, float] | None:
-    """What the last epoch on disk reported; None where there is none that can be read."""
-    try:
-        state = torch.load(folder / LAST_FILE, map_location="cpu", weights_only=True)
-        return dict(state["progress"]["last_report"]) or None
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError):
-        return None
-
-
 def best_epoch(folder: Path) -> int | None:
     """The epoch whose weights lie in the folder; None where there are none."""
     try:
@@ -170,9 +168,33 @@ def save_best(folder: Path, *, model: nn.Module, about: Mapping[str, Any]) -> No
     Raises:
         DiskFull: there is no space for it.
     """
-    with _aside(model.state_dict(), folder / WEIGHTS_FILE) as aside:
-        os.replace(aside, folder / WEIGHTS_FILE)
-    write_json(folder / ABOUT_FILE, about)
+
+    def write() -> None:
+        with _aside(model.state_dict(), folder / WEIGHTS_FILE) as aside:
+            os.replace(aside, folder / WEIGHTS_FILE)
+        write_json(folder / ABOUT_FILE, about)
+
+    _patiently(write, folder / WEIGHTS_FILE)
+
+
+def _patiently(write: Callable[[], None], path: Path) -> None:
+    """Write, again and again while the storage does not answer (a shared folder is away): at most for a minute.
+
+    Raises:
+        DiskFull: at once; waiting makes no room.
+        OSError: it has not come back.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return write()
+        except DiskFull:
+            raise
+        except (OSError, RuntimeError) as error:
+            if time.monotonic() > deadline or not any(_os_errors(error)):
+                raise
+            logger.warning("%s cannot be written (%s): trying again", path, error)
+            time.sleep(1)
 
 
 @contextlib.contextmanager
@@ -184,16 +206,17 @@ def _aside(state: Any, path: Path) -> Iterator[Path]:
             torch.save(state, file)
         yield aside
     except (OSError, RuntimeError) as error:
-        if _no_space(error):
+        if any(each.errno in (errno.ENOSPC, errno.EDQUOT) for each in _os_errors(error)):
             raise DiskFull(errno.ENOSPC, f"no space left for {path}") from error
         raise
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the storage is away
+            aside.unlink(missing_ok=True)
 
 
-def _no_space(error: BaseException | None) -> bool:
+def _os_errors(error: BaseException | None) -> Iterator[OSError]:
+    """The operating system's errors in what was raised: torch's writer wraps them."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
+        if isinstance(error, OSError):
+            yield error
         error = error.__cause__ or error.__context__
-    return False

@@ -7,10 +7,13 @@ from the environment at every command and never written down, since it may hold 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
 import os
 import re
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +28,9 @@ from toprung.errors import UserError
 
 ENVIRONMENT = "TOPRUNG_STUDY_URI"
 BALLAST_BYTES = 4 * 2**20
+PATIENCE_SECONDS = 60  # with storage that is away
+
+logger = logging.getLogger(__name__)
 
 
 class LedgerFile(BaseJournalBackend):
@@ -32,7 +38,7 @@ class LedgerFile(BaseJournalBackend):
 
     It writes what Optuna's own file backend writes, which reads it, and needs neither that one's lock nor its reading
     back of each line. What is written `together` is on disk at the end of the block, by one fsync. On a full disk the
-    ballast goes, a torn line is cut, and it is written again.
+    ballast goes, a torn line is cut, and it is written again. Storage that is away is waited for, a minute at most.
     """
 
     def __init__(self, file: Path, *, ballast: Path) -> None:
@@ -85,13 +91,32 @@ class LedgerFile(BaseJournalBackend):
         content = b"".join(self._unwritten)
         if not content:
             return
-        try:
-            self._put(content)
-        except OSError:
-            self._ballast.unlink(missing_ok=True)
-            self._put(content)
+        deadline, room_made = time.monotonic() + PATIENCE_SECONDS, False
+        while True:
+            try:
+                self._put(content)
+                break
+            except OSError as error:
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                if (full and room_made) or time.monotonic() > deadline:
+                    raise
+                logger.warning("%s cannot be written (%s): trying again", self._path, error.strerror)
+                if full:
+                    self._ballast.unlink(missing_ok=True)
+                    room_made = True
+                else:
+                    time.sleep(1)
+                    self._reopen()
         self._size += len(content)
         self._unwritten.clear()
+
+    def _reopen(self) -> None:
+        """Storage that was away may know the old descriptor no more; what it took of a line is cut."""
+        with contextlib.suppress(OSError):
+            fresh = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+            os.dup2(fresh, self._file)
+            os.close(fresh)
+            os.ftruncate(self._file, self._size)
 
     def _put(self, content: bytes) -> None:
         view = memoryview(content)
@@ -100,7 +125,8 @@ class LedgerFile(BaseJournalBackend):
                 view = view[os.write(self._file, view) :]
             os.fsync(self._file)
         except OSError:
-            os.ftruncate(self._file, self._size)  # a later try must not join what this one left
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._size)  # a later try must not join what this one left
             raise
 
 
