@@ -38,6 +38,7 @@ from toprung.spec import Sweep
 # In a trial's folder: what it was given, where it left off (and the epoch before), its best epoch's weights and what
 # they are, why it failed, and the lock of the process that trains it.
 CONFIG_FILE, FAILURE_FILE, TRIAL_LOCK_FILE = "config.json", "failure.json", ".lock"
+ATTEMPT_FILE = "attempt.json"  # where its process runs, and with which code
 LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, ABOUT_FILE = "last.pth", "previous.pth", "model.pth", "model.json"
 PROBE_BYTES = 2**16
 
@@ -48,6 +49,7 @@ class Failure:
 
     cause: str
     disk_full: bool
+    other_code: bool = False  # its worker imported other code than the sweep's: nothing of the trial's own either
 
 
 @dataclass(frozen=True)
@@ -173,9 +175,20 @@ class SweepDirectory:
         """What a failed trial left behind."""
         try:
             left = json.loads((self.trial_folder(trial_id) / FAILURE_FILE).read_text())
-            return Failure(cause=str(left["cause"]), disk_full=bool(left["disk_full"]))
+            return Failure(
+                cause=str(left["cause"]),
+                disk_full=bool(left["disk_full"]),
+                other_code=bool(left.get("other_code", False)),
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def attempt_of(self, trial_id: str) -> dict[str, Any]:
+        """What the process that trained a trial last said of itself; empty where there was none."""
+        try:
+            return self.read(self.trial_folder(trial_id) / ATTEMPT_FILE)
+        except UserError:
+            return {}
 
     def is_full(self) -> bool:
         """Whether the disk has no space: a trial that finds none cannot even leave its cause."""

@@ -1,11 +1,11 @@
 """The truth about a sweep's trials: an Optuna study, by default on journal storage, one append-only file.
 
 Every trial's parameters, values an epoch and state are Optuna's own; what Optuna has no field for stands in user
-attributes: `start` (its id, the whole configuration), `epoch/<n>` (all metrics of an epoch), `audit` (the rung that
-would have stopped it, and let it run on), `end` (status, cause, rung), in a controlled experiment `experiment` and
-`seed`, and on the study `mlflow/<trial_id>` (the run that shows the trial) and `life/<n>` (each driver that ran the
-sweep, and for what). Each carries its time in milliseconds since 1970.
-Only the sweep's driver writes here.
+attributes: `start` (its id, the whole configuration), `attempt/<n>` (each process that trained it: on which node, with
+which code), `epoch/<n>` (all metrics of an epoch), `audit` (the rung that would have stopped it, and let it run on),
+`end` (status, cause, rung), in a controlled experiment `experiment` and `seed`, and on the study `mlflow/<trial_id>`
+(the run that shows the trial) and `life/<n>` (each driver that ran the sweep, and for what). Each carries its time in
+milliseconds since 1970. Only the sweep's driver writes here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ Status = Literal["waiting", "running", "finished", "stopped", "failed", "killed"
 RESUMED = "resumed"  # in the place of an end: the trial was killed, and since then runs again
 MLFLOW_RUN = "mlflow/"
 LIFE = "life/"
+ATTEMPT = "attempt/"
 TOLD = "told"  # a trial of another sweep that this one was told of (`--warm-start`): it is no trial of this sweep's own
 OPTUNA_STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
@@ -60,6 +61,26 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One process that trained a trial: Ray's id of its node, and the hash of the code that it imported."""
+
+    node: str
+    code: str
+    time_ms: int
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """As it stands beside the metrics in what a worker tells Tune: plain names, since `/` makes a metric."""
+        return {f"attempt_{name}": value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Attempt | None:
+        """Which attempt reported a result."""
+        node, code, time_ms = (result.get(f"attempt_{name}") for name in ("node", "code", "time_ms"))
+        return cls(str(node), str(code), int(time_ms)) if node and code and time_ms else None
+
+
+@dataclass(frozen=True)
 class Life:
     """One driver's life: why it was started, and when."""
 
@@ -84,6 +105,7 @@ class TrialRecord:
     continues: str | None = None
     audited: Audited | None = None
     end: End | None = None
+    attempts: tuple[Attempt, ...] = ()
     mlflow_run_id: str | None = None
     optuna_state: str = ""
 
@@ -91,6 +113,11 @@ class TrialRecord:
     def epochs(self) -> int:
         """Epochs reported (the last one's number: a trial that continues another begins where that one ended)."""
         return max(self.epochs_by_number, default=0)
+
+    @property
+    def node(self) -> str | None:
+        """Ray's id of the node where it was trained last."""
+        return self.attempts[-1].node if self.attempts else None
 
     @property
     def rung(self) -> int | None:
@@ -159,7 +186,7 @@ def records(study: optuna.Study) -> Ledger:
     """What an open study says."""
     attributes = study.user_attrs
     run_ids = {key.removeprefix(MLFLOW_RUN): value for key, value in attributes.items() if key.startswith(MLFLOW_RUN)}
-    lives = [Life(**attributes[key]) for key in sorted(filter(_is_life, attributes), key=_life_number)]
+    lives = [Life(**attributes[key]) for key in sorted(filter(_is_life, attributes), key=_number)]
     mode: Literal["max", "min"] = "max" if study.direction == optuna.study.StudyDirection.MAXIMIZE else "min"
     trials = [
         _record(trial, mode=mode, run_ids=run_ids)
@@ -173,8 +200,12 @@ def _is_life(key: str) -> bool:
     return key.startswith(LIFE)
 
 
-def _life_number(key: str) -> int:
-    return int(key.removeprefix(LIFE))
+def _is_attempt(key: str) -> bool:
+    return key.startswith(ATTEMPT)
+
+
+def _number(key: str) -> int:
+    return int(key.rpartition("/")[2])
 
 
 def _record(trial: FrozenTrial, *, mode: Literal["max", "min"], run_ids: Mapping[str, str]) -> TrialRecord:
@@ -203,6 +234,7 @@ def _record(trial: FrozenTrial, *, mode: Literal["max", "min"], run_ids: Mapping
         continues=start.get("continues"),
         audited=Audited(**attributes["audit"]) if "audit" in attributes else None,
         end=ended,
+        attempts=tuple(Attempt(**attributes[key]) for key in sorted(filter(_is_attempt, attributes), key=_number)),
         mlflow_run_id=run_ids.get(start.get("trial_id", "")),
         optuna_state=trial.state.name,
     )
@@ -229,6 +261,12 @@ def write_start(
     if continues is not None:
         start["continues"] = continues
     trial.set_user_attr("start", start)
+
+
+def write_attempt(trial: optuna.Trial, attempt: Attempt) -> None:
+    """A process trains the trial: the first one, or another after a loss."""
+    number = sum(map(_is_attempt, trial.user_attrs))
+    trial.set_user_attr(f"{ATTEMPT}{number}", asdict(attempt))
 
 
 def write_epoch(trial: optuna.Trial, *, epoch: int, value: float, metrics: Mapping[str, float], time_ms: int) -> None:

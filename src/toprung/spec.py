@@ -92,13 +92,25 @@ class Resources(Part):
     """What one trial takes: so many workers, each with so much."""
 
     cpus: float = Field(default=1, gt=0, description="of each worker")
-    gpus: float = Field(default=0, ge=0, description="of each worker")
+    gpus: float = Field(default=0, ge=0, description="of each worker; below 1, a share: several trials on one GPU")
+    custom: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="of each worker: custom resources, as `ray start --resources` names them"
+    )
+    label_selector: dict[str, str] = Field(
+        default_factory=dict, description="which nodes may be used, by their labels: v, !v, in(a,b) or !in(a,b)"
+    )
     workers: int = Field(default=1, ge=1, description="processes that train one trial together, by DDP")
 
     @model_validator(mode="after")
     def _whole_gpus_for_workers(self) -> Self:
         if self.workers > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"gpus cannot be {self.gpus:g} with {self.workers} workers: NCCL gives each its own GPU")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_gpus_above_one(self) -> Self:
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus cannot be {self.gpus:g}: Ray gives a share of one GPU, or whole ones")
         return self
 
     @property
@@ -109,8 +121,8 @@ class Resources(Part):
     @property
     def bundles(self) -> tuple[dict[str, float], ...]:
         """What Ray sets aside for one trial, in Ray's words: a bundle a worker, each on one node; nothing else."""
-        bundle = {"CPU": self.cpus, "GPU": self.gpus} if self.gpus else {"CPU": self.cpus}
-        return tuple(dict(bundle) for _ in range(self.workers))
+        bundle = {"CPU": self.cpus, "GPU": self.gpus, **self.custom}
+        return tuple({name: need for name, need in bundle.items() if need} for _ in range(self.workers))
 
 
 class Stop(Part):

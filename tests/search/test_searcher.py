@@ -54,7 +54,7 @@ class Asked:
         )
         self.made = made or directory.create(root, self.sweep, name=None, now=datetime.now())
         self.scheduler = RungScheduler(self.sweep)
-        self.heard, self.full = [], []
+        self.heard, self.full, self.other_code = [], [], []
         held = holding(space, self.sweep.constants)
         if first_points is None:
             first_points = [default_point(held, {**DEFAULTS, **self.sweep.constants}, named="it")]
@@ -71,7 +71,8 @@ class Asked:
             scheduler=self.scheduler,
             on_ask=self.heard.append,
             on_disk_full=lambda: self.full.append(True),
-            max_concurrent=max_concurrent,
+            on_other_code=self.other_code.append,
+            max_concurrent=lambda: max_concurrent,
             plan=plan,
         )
 

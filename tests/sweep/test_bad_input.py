@@ -105,7 +105,7 @@ MISTAKES = {
         _nothing,
         "No trial can ever start: one needs 4096 CPUs, this machine has ",
     ),
-    "an address": (["tune.smoke", "--address", "auto"], _nothing, '--address "auto": '),
+    "an address": (["tune.smoke", "--address", "127.0.0.1:1"], _nothing, "No Ray cluster answers at 127.0.0.1:1 ("),
 }
 
 

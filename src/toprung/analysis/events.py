@@ -41,6 +41,8 @@ def _of(trial: TrialRecord, *, metric: str, rungs: tuple[int, ...]) -> list[Even
         return Event(time_ms, what, trial.trial_id, trial.number, text)
 
     found = [event(trial.started_ms, "asked", f"continues {trial.continues}" if trial.continues else "")]
+    for number, attempt in enumerate(trial.attempts):
+        found.append(event(attempt.time_ms, "restarted" if number else "started", f"on node {attempt.node[:12]}"))
     last = trial.epochs
     for number, epoch in sorted(trial.epochs_by_number.items()):
         if trial.continues and epoch.time_ms < trial.started_ms:

@@ -91,6 +91,8 @@ def _trial(trial: TrialRecord) -> dict[str, Any]:
         "rung": trial.rung,
         "cause": trial.cause,
         "audited": None if trial.audited is None else asdict(trial.audited),
+        "node": trial.node,
+        "attempts": [asdict(attempt) for attempt in trial.attempts],
         "mlflow_run_id": trial.mlflow_run_id,
         "config": trial.config,
     }

@@ -16,7 +16,7 @@ from toprung.cli.data import data_app
 from toprung.cli.doctor import doctor_app
 from toprung.cli.init import init_app
 from toprung.cli.lives import lives_app
-from toprung.cli.places import Json, Named, Storage, exit_code, print_json, root_of, say, short
+from toprung.cli.places import Address, Json, Named, Storage, exit_code, print_json, root_of, say, short
 from toprung.cli.report import report_app
 from toprung.cli.ui import ui_app
 from toprung.errors import UserError
@@ -62,7 +62,7 @@ def sweep(
     recipe: Annotated[str, typer.Argument(help="A recipe by its dotted name, such as tune.digits.")],
     settings: Settings = None,
     name: Annotated[str | None, typer.Option(help="A second name to call the sweep by.")] = None,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster; without it Ray starts here.")] = None,
+    address: Address = None,
     warm_start: Annotated[
         str | None, typer.Option(metavar="SWEEP", help="An earlier sweep whose trials the searcher is told of.")
     ] = None,
@@ -76,8 +76,6 @@ def sweep(
     from toprung.sweep import upkeep, workbench
     from toprung.sweep.run import run
 
-    if address is not None:
-        raise UserError(f'--address "{address}": sweeps on a running cluster are not built yet. Leave --address out.')
     project = workbench.find_project(Path.cwd())
     workbench.activate(project)
     asked = apply_overrides(workbench.load_recipe(project, recipe), settings or [])
@@ -94,6 +92,7 @@ def sweep(
             settings=settings or [],
             warm_start=source,
             accept_data_change=accept_data_change,
+            address=address,
         )
         watcher.summarise(outcome)
     sys.exit(exit_code(outcome.status))

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from toprung.cli.places import Named, Storage, exit_code, root_of, say, short
+from toprung.cli.places import Address, Named, Storage, exit_code, root_of, say, short
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def confirm(
     refit: Annotated[
         bool, typer.Option("--refit", help="Train the winner on training and validation images too, for use.")
     ] = False,
+    address: Address = None,
     storage: Storage = Path("runs"),
 ) -> None:
     """Train a sweep's leaders and its default again, with fresh seeds, and say whether the winner wins."""
@@ -48,9 +49,9 @@ def confirm(
     if earlier is None or not earlier.is_finished:
         with watcher_for(sys.stdout) as watcher:
             if earlier is None:
-                outcome = train_again(project, made, num_leaders=top, num_seeds=seeds, watcher=watcher)
+                outcome = train_again(project, made, num_leaders=top, num_seeds=seeds, watcher=watcher, address=address)
             else:
-                outcome = resume(project, earlier, watcher=watcher)
+                outcome = resume(project, earlier, watcher=watcher, address=address)
             watcher.summarise(outcome)
         if outcome.status != "finished":
             sys.exit(exit_code(outcome.status))

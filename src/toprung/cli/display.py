@@ -116,6 +116,12 @@ class LiveBlock:
         if trial.status == "failed":
             self._console.print(Text("  " + failure_line(trial), style="red"))
 
+    def trial_lost(self, board: Board, trial: TrialView, *, what: str) -> None:
+        self._console.print(Text("  " + loss_line(trial, what), style="yellow"))
+
+    def workers_changed(self, board: Board) -> None:
+        pass
+
     def stopping(self, board: Board, *, reason: str) -> None:
         self._stopping = reason
 
@@ -235,6 +241,12 @@ class PlainLines:
             before = f", was {best_before:.4f}" if best_before is not None else ""
             self._say(f"{_named(trial)} finished: {trial.best_value:.4f}{f' (new best{before})' if best else ''}")
 
+    def trial_lost(self, board: Board, trial: TrialView, *, what: str) -> None:
+        self._say(loss_line(trial, what))
+
+    def workers_changed(self, board: Board) -> None:
+        self._say(f"the cluster has changed: {board.num_workers} at a time")
+
     def stopping(self, board: Board, *, reason: str) -> None:
         self._say(f"stopping ({reason}): {board.count('running')} running trials keep their last epoch")
 
@@ -244,6 +256,11 @@ class PlainLines:
 
     def summarise(self, outcome: Outcome) -> None:
         print_end(self._console, outcome)
+
+
+def loss_line(trial: TrialView, what: str) -> str:
+    """Such as `trial 12: its node was lost in epoch 3. It starts again from its last checkpoint.`."""
+    return f"{_named(trial)}: {what} in epoch {len(trial.values) + 1}. It starts again from its last checkpoint."
 
 
 def failure_line(trial: TrialView) -> str:

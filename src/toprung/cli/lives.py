@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toprung.cli.places import Json, Named, Storage, exit_code, root_of, say
+from toprung.cli.places import Address, Json, Named, Storage, exit_code, root_of, say
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ lives_app = typer.Typer()
 
 
 @lives_app.command()
-def resume(named: Named, storage: Storage = Path("runs")) -> None:
+def resume(named: Named, address: Address = None, storage: Storage = Path("runs")) -> None:
     """Go on with a sweep that died or was stopped."""
     from toprung.cli.display import watcher_for
     from toprung.sweep import workbench
@@ -29,7 +29,7 @@ def resume(named: Named, storage: Storage = Path("runs")) -> None:
 
     project, made = workbench.find_project(Path.cwd()), _find(named, storage)
     with watcher_for(sys.stdout) as watcher:
-        outcome = resume_sweep(project, made, watcher=watcher)
+        outcome = resume_sweep(project, made, watcher=watcher, address=address)
         watcher.summarise(outcome)
     sys.exit(exit_code(outcome.status))
 
@@ -39,6 +39,7 @@ def extend(
     named: Named,
     trials: Annotated[int, typer.Option(min=0, help="So many more trials.")] = 0,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="A longer budget, for the survivors too.")] = None,
+    address: Address = None,
     storage: Storage = Path("runs"),
 ) -> None:
     """More trials, or a longer budget, for a sweep that ended."""
@@ -48,7 +49,7 @@ def extend(
 
     project, made = workbench.find_project(Path.cwd()), _find(named, storage)
     with watcher_for(sys.stdout) as watcher:
-        outcome = extend_sweep(project, made, num_more=trials, max_epochs=max_epochs, watcher=watcher)
+        outcome = extend_sweep(project, made, num_more=trials, max_epochs=max_epochs, watcher=watcher, address=address)
         watcher.summarise(outcome)
     sys.exit(exit_code(outcome.status))
 

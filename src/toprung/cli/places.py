@@ -13,6 +13,10 @@ from toprung.errors import UserError
 
 Named = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's id or name.")]
 Storage = Annotated[Path, typer.Option(help="The folder that holds all sweeps.", show_default=True)]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster; without it Ray starts on this machine."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

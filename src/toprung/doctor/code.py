@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import toprung
+from toprung.cluster.code import engine_hash, workbench_hash
 from toprung.doctor.finding import Finding, or_ok
 
 if TYPE_CHECKING:
     from toprung.doctor.nodes import Answer
-
-WORKBENCH = ("search_spaces", "trainers", "tune")
-
-
-def engine_hash() -> str:
-    """Of the engine's source files, as this process imports them."""
-    return code_hash({"toprung": Path(toprung.__file__).parent})
-
-
-def workbench_hash(folder: Path) -> str:
-    """Of the workbench's source files below a folder."""
-    return code_hash({name: folder / name for name in WORKBENCH if (folder / name).is_dir()})
-
-
-def imported_workbench_hash() -> str:
-    """Of the folders that `import trainers` and the like find in this process."""
-    found = {}
-    for name in WORKBENCH:
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.submodule_search_locations:
-            found[name] = Path(next(iter(spec.submodule_search_locations)))
-    return code_hash(found)
-
-
-def code_hash(packages: Mapping[str, Path]) -> str:
-    """Twelve hex digits over the names and contents of all Python files; empty where there are none."""
-    digest, count = hashlib.sha256(), 0
-    for name, folder in sorted(packages.items()):
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(f"{name}/{file.relative_to(folder).as_posix()}\0".encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-            count += 1
-    return digest.hexdigest()[:12] if count else ""
 
 
 def check_code(answers: Sequence[Answer], *, code: Path) -> list[Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -133,27 +132,17 @@ def attached(address: str | None, *, code: Path) -> Iterator[None]:
     Raises:
         UserError: it does not start, does not answer, or refuses this environment's token.
     """
-    import ray
-
     if address is None:
-        here = cluster.LocalRay(code=code, capacity=cluster.local_capacity())
+        private = cluster.LocalRay(code=code, node=cluster.local_node())
         try:
-            here.wait()
+            private.wait()
             yield
         finally:
-            here.stop()
+            private.stop()
         return
     access.require_open(address)
-    try:
-        ray.init(
-            address=address,
-            runtime_env=cluster.runtime_env(code),
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    except Exception as error:  # ConnectionError, RuntimeError (another version), RuntimeEnvSetupError
-        raise UserError(f"Ray at {address} cannot be used: {shared_storage.reason_of(error)}") from error
+    there = cluster.attach(address, code=code)
     try:
         yield
     finally:
-        ray.shutdown()
+        there.stop()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from toprung.doctor.code import engine_hash, imported_workbench_hash
+from toprung.cluster.code import engine_hash, imported_workbench_hash
 from toprung.doctor.shared_storage import Question, read_and_write
 from toprung.doctor.sockets import beyond_loopback
 from toprung.doctor.versions import versions_here

@@ -23,7 +23,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from toprung import ledger
 from toprung.directory import SweepDirectory
-from toprung.ledger import End, TrialRecord, best_value, reported_metrics
+from toprung.ledger import Attempt, End, TrialRecord, best_value, reported_metrics
 from toprung.search.plan import Plan
 from toprung.search.scheduler import RungScheduler
 from toprung.search.space import Space, configuration
@@ -79,7 +79,8 @@ class LedgerSearch(OptunaSearch):
         scheduler: RungScheduler,
         on_ask: Callable[[TrialRecord], object],
         on_disk_full: Callable[[], object],
-        max_concurrent: int,
+        on_other_code: Callable[[str], object],
+        max_concurrent: Callable[[], int],
         plan: Plan | None = None,
     ) -> None:
         """Take up the study: trials in it that are open go on before any new one is asked for.
@@ -93,14 +94,15 @@ class LedgerSearch(OptunaSearch):
             scheduler: asked why a trial ended.
             on_ask: told of each new trial.
             on_disk_full: told that a trial could not save its checkpoint.
-            max_concurrent: trials at a time.
+            on_other_code: told that a worker imported other code than the sweep's, in words.
+            max_concurrent: how many trials there may be at a time, now.
             plan: of a controlled experiment, whose trials are asked for in its order; `space` is its own.
         """
         self._sweep = sweep
         self._together = partial(together, storage)
         self._directory = directory
         self._scheduler = scheduler
-        self._on_ask, self._on_disk_full = on_ask, on_disk_full
+        self._on_ask, self._on_disk_full, self._on_other_code = on_ask, on_disk_full, on_other_code
         self._max_concurrent, self._plan = max_concurrent, plan
         super().__init__(
             space,
@@ -124,6 +126,7 @@ class LedgerSearch(OptunaSearch):
         self.ends: dict[str, End] = {trial.trial_id: trial.end for trial in known if trial.end and not trial.is_open}
         self._known_ids: dict[str, str] = {}
         self._live: set[str] = set()
+        self._attempts: dict[str, Attempt] = {}
         self._last_epoch = {trial.trial_id: trial.epochs for trial in self.going_on}
         self._best = {trial.trial_id: trial.value for trial in self.going_on if trial.value is not None}
 
@@ -156,7 +159,7 @@ class LedgerSearch(OptunaSearch):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next configuration, in the ledger before Tune sees it; None while enough trials run."""
-        if len(self._live) >= self._max_concurrent:
+        if len(self._live) >= self._max_concurrent():
             return None
         going_on = self._waiting_to_go_on.pop(0) if self._waiting_to_go_on else None
         with self._together():
@@ -203,7 +206,8 @@ class LedgerSearch(OptunaSearch):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An epoch after which the trial goes on."""
-        self._write_epoch(trial_id, result)
+        with self._together():
+            self._write_epoch(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The trial ended: write how, then tell Optuna the same."""
@@ -216,7 +220,12 @@ class LedgerSearch(OptunaSearch):
         self._live.discard(trial_id)
         failure = self._directory.failure_of(trial_id) if error else None
         value = None
-        if error and (failure.disk_full if failure else self._directory.is_full()):
+        if error and trial_id not in self._attempts:
+            self._note_attempt(trial_id, {f"attempt_{k}": v for k, v in self._directory.attempt_of(trial_id).items()})
+        if error and failure and failure.other_code:
+            end = End("killed", cause=failure.cause)
+            self._on_other_code(failure.cause)
+        elif error and (failure.disk_full if failure else self._directory.is_full()):
             end = End("killed", cause="the disk is full")
             self._on_disk_full()
         elif error:
@@ -252,6 +261,7 @@ class LedgerSearch(OptunaSearch):
                 self.study.tell(trial.number, value, state=ledger.OPTUNA_STATES[trial.status])
 
     def _write_epoch(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        self._note_attempt(trial_id, result)
         epoch = int(result["epoch"])
         if epoch <= self._last_epoch.get(trial_id, 0):
             return  # Tune repeats the last result of a loop that ended by itself; a damaged checkpoint repeats more
@@ -266,6 +276,21 @@ class LedgerSearch(OptunaSearch):
             audited = self._scheduler.audited.get(trial_id)
             if audited is not None and audited.rung == epoch:
                 ledger.write_audited(self.optuna_trial(trial_id), audited)
+
+    def _note_attempt(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        attempt = Attempt.of(result)
+        if attempt is not None and self._attempts.get(trial_id) != attempt:
+            self._attempts[trial_id] = attempt
+            ledger.write_attempt(self.optuna_trial(trial_id), attempt)
+
+    def epochs_of(self, trial_id: str) -> int:
+        """How many epochs of a trial the ledger has."""
+        return self._last_epoch.get(trial_id, 0)
+
+    def node_of(self, trial_id: str) -> str | None:
+        """Ray's id of the node where the trial trains, once it has said so."""
+        known: str | None = self._directory.attempt_of(trial_id).get("node")
+        return known
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's copy of the searcher: only where the truth is."""

@@ -158,6 +158,13 @@ class Board:
             self.ended_since_best = 0
         return new_best
 
+    def interrupt(self, trial_id: str) -> None:
+        """A trial lost its process and waits for another one."""
+        view = self.trials[trial_id]
+        if view.started is not None:
+            self.busy_seconds += time.monotonic() - view.started
+        view.status, view.started = "waiting", None
+
     def end(self, trial_id: str, end: End) -> TrialView:
         """A trial ended."""
         view = self.trials[trial_id]
@@ -186,6 +193,12 @@ class Watcher(Protocol):
 
     def trial_ended(self, board: Board, trial: TrialView, *, best_before: float | None) -> None:
         """A trial finished, was stopped, or failed."""
+
+    def trial_lost(self, board: Board, trial: TrialView, *, what: str) -> None:
+        """A trial lost its process, and starts again from its last checkpoint."""
+
+    def workers_changed(self, board: Board) -> None:
+        """Nodes came or went: `board.num_workers` changed."""
 
     def stopping(self, board: Board, *, reason: str) -> None:
         """The sweep was asked to stop, by the user or by a rule."""

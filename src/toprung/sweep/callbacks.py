@@ -53,6 +53,12 @@ class BoardKeeper(Callback):
         view.audited = self._audited_of(trial.trial_id)
         self._watcher.trial_reported(self._board, view, new_best=new_best)
 
+    def lost(self, trial_id: str, what: str) -> None:
+        """A trial lost its process and waits for another."""
+        view = self._board.trials[trial_id]
+        self._board.interrupt(trial_id)
+        self._watcher.trial_lost(self._board, view, what=what)
+
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial finished or was stopped."""
         self._ended(trial.trial_id)

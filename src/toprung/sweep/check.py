@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toprung import cluster, data
+from toprung.directory import SweepDirectory
+from toprung.errors import UserError
 from toprung.spec import Sweep
 from toprung.sweep import workbench
 from toprung.tracking import server
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Checked:
     card: data.Card
     images: data.Placed
     num_workers: int
-    capacity: tuple[float, float]
+    nodes: list[cluster.Node]
 
     @property
     def split_fingerprint(self) -> str:
@@ -31,37 +36,67 @@ class Checked:
         return self.images.split_fingerprint
 
 
-def check(project: Path, sweep: Sweep, *, code: Path | None = None) -> Checked:
+def check(
+    project: Path, sweep: Sweep, *, code: Path | None = None, ray_there: cluster.AttachedRay | None = None
+) -> Checked:
     """Check resources, trainer, dataset and space.
 
     Args:
         project: the workbench's root.
         sweep: the spec.
         code: where trainer and space come from, active on `sys.path`: the project, or the copy that a sweep keeps.
+        ray_there: the cluster to run on; None for this machine.
 
     Raises:
         UserError: the first thing that cannot be used.
     """
     code = code or project
-    capacity = cluster.local_capacity()
-    num_workers = cluster.concurrency(
-        cpus=sweep.resources.cpus * sweep.resources.workers,
-        gpus=sweep.resources.gpus * sweep.resources.workers,
-        limit=sweep.max_concurrent_trials,
-        capacity=capacity,
-    )
+    nodes = [cluster.local_node()] if ray_there is None else ray_there.nodes()
+    num_workers = num_at_once(sweep, nodes, to_come=[] if ray_there is None else cluster.nodes_to_come())
     defaults = workbench.trainer_defaults(code, sweep.trainer)
     if sweep.space is not None:
         workbench.source_file(code, sweep.space, kind="search space")
     prepared_root = project / data.PREPARED
     server.check_reachable(server.tracking_uri(project / sweep.storage))
     card = data.open_prepared(sweep.data.name, root=prepared_root).card
-    images = data.place(sweep.data, root=prepared_root, room_bytes=cluster.shared_memory_for_images())
+    images = data.place(sweep.data, root=prepared_root, room_bytes=cluster.room_for_images(nodes))
     if sweep.experiments:
         _check_experiments(sweep, defaults)
     else:
         _check_space(code, sweep, defaults)
-    return Checked(project, code, sweep, defaults, card, images, num_workers, capacity)
+    return Checked(project, code, sweep, defaults, card, images, num_workers, nodes)
+
+
+def num_at_once(sweep: Sweep, nodes: list[cluster.Node], *, to_come: list[cluster.Node]) -> int:
+    """How many trials run at once on these nodes, with those that the autoscaler may add.
+
+    Raises:
+        UserError: not even one, ever.
+    """
+    cluster.refuse_unplaceable(sweep.resources, [*nodes, *to_come])
+    most = min(sweep.max_concurrent_trials or sweep.num_trials, sweep.num_trials)
+    return cluster.num_trials_at_once(sweep.resources, [*nodes, *to_come], most=most)
+
+
+def check_nodes(checked: Checked, made: SweepDirectory) -> None:
+    """Look at every node of the cluster before the first trial: does it share the storage, does it import our code?
+
+    Raises:
+        UserError: naming the first node that is not fit.
+    """
+    from toprung import doctor
+
+    images = checked.images
+    findings = doctor.quick(
+        code=made.code_folder,
+        storage=str(made.path.parent),
+        image_bytes=0 if images.mapped is not None else images.num_bytes,
+        mapped=images.mapped,
+    )
+    if found := doctor.errors(findings):
+        raise UserError(f"This cluster cannot run the sweep. {found[0]}")
+    for each in doctor.warnings(findings):
+        logger.warning("%s", each)
 
 
 def _check_space(code: Path, sweep: Sweep, defaults: dict[str, Any]) -> None:

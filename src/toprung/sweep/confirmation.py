@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toprung import cluster, directory, ledger
+from toprung import directory, ledger
 from toprung.analysis.confirmation import DEFAULT
 from toprung.analysis.ranking import ranked
 from toprung.directory import SweepDirectory
@@ -24,10 +24,18 @@ from toprung.sweep.board import Watcher
 from toprung.sweep.check import check
 from toprung.sweep.driver import Outcome
 from toprung.sweep.earlier import refuse_changed_data
-from toprung.sweep.run import begin
+from toprung.sweep.run import begin, ray_at
 
 
-def confirm(project: Path, made: SweepDirectory, *, num_leaders: int, num_seeds: int, watcher: Watcher) -> Outcome:
+def confirm(
+    project: Path,
+    made: SweepDirectory,
+    *,
+    num_leaders: int,
+    num_seeds: int,
+    watcher: Watcher,
+    address: str | None = None,
+) -> Outcome:
     """Train a sweep's leaders and its default again, as a sweep of its own below it in MLflow.
 
     Args:
@@ -36,18 +44,20 @@ def confirm(project: Path, made: SweepDirectory, *, num_leaders: int, num_seeds:
         num_leaders: how many of the best trials.
         num_seeds: how many fresh seeds each is trained with.
         watcher: told what happens.
+        address: of a running cluster; None for a private Ray.
 
     Raises:
         UserError: the sweep runs, has no leaders or is itself a controlled experiment, or its data are others now.
         KeyboardInterrupt: stopped before the first trial.
     """
-    cluster.prepare_environment()
     sweep = planned(made, num_leaders=num_leaders, num_seeds=num_seeds)
     workbench.activate_instead(made.code_folder)
-    checked = check(project, sweep, code=made.code_folder)
-    refuse_changed_data(made, checked)
-    new = directory.create(made.path.parent, sweep, name=None, now=datetime.now(), confirms=made.sweep_id)
-    return begin(checked, new, watcher=watcher, copy_code=partial(shutil.copytree, made.code_folder))
+    copy_code = partial(shutil.copytree, made.code_folder)
+    with ray_at(address, copy_code=copy_code) as ray_there:
+        checked = check(project, sweep, code=made.code_folder, ray_there=ray_there)
+        refuse_changed_data(made, checked)
+        new = directory.create(made.path.parent, sweep, name=None, now=datetime.now(), confirms=made.sweep_id)
+        return begin(checked, new, watcher=watcher, copy_code=copy_code, ray_there=ray_there)
 
 
 def planned(made: SweepDirectory, *, num_leaders: int, num_seeds: int) -> Sweep:

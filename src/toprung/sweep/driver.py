@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from toprung import cluster, data, ledger, lineage
 from toprung.directory import SweepDirectory, confirmed_by
 from toprung.errors import UserError
 from toprung.sweep.board import Board, Watcher
-from toprung.sweep.check import Checked, space_of
+from toprung.sweep.check import Checked, check_nodes, space_of
+from toprung.sweep.concurrency import concurrency_on
 from toprung.sweep.process import stop_signals
 from toprung.sweep.unheard import take_unheard_epochs
 from toprung.tracking import server
@@ -62,10 +64,18 @@ class Driver:
     """One sweep, from its first Ray process to its last record; the sweep's lock is held meanwhile."""
 
     def __init__(
-        self, checked: Checked, made: SweepDirectory, board: Board, watcher: Watcher, *, life: Life | None = None
+        self,
+        checked: Checked,
+        made: SweepDirectory,
+        board: Board,
+        watcher: Watcher,
+        *,
+        life: Life | None = None,
+        ray_there: cluster.AttachedRay | None = None,
     ) -> None:
         self._checked, self._sweep, self._made = checked, checked.sweep, made
         self._board, self._watcher, self._life = board, watcher, life or Life()
+        self._ray_there = ray_there
         self._state: dict[str, Any] = {}
         self._state_lock = threading.Lock()
         self._asked: StopAsked | None = None
@@ -90,7 +100,7 @@ class Driver:
         with contextlib.ExitStack() as signals:  # from Ray's first process to its last: one left alone never ends
             signals.enter_context(stop_signals(self._stop_on_signal))
             self._watcher.opened(self._board)
-            ray_here = cluster.LocalRay(code=made.code_folder, capacity=self._checked.capacity)
+            ray_here = self._ray_there or cluster.LocalRay(code=made.code_folder, node=self._checked.nodes[0])
             try:
                 self._record_start()
             except BaseException:
@@ -127,7 +137,11 @@ class Driver:
         self._state.pop("undelivered", None)  # an earlier driver's last word
         self._state.setdefault("started", datetime.now().astimezone().isoformat(timespec="seconds"))
         self._write_state(
-            status="running", reason=None, pid=os.getpid(), tracking_uri=server.masked(server.tracking_uri(root))
+            status="running",
+            reason=None,
+            pid=os.getpid(),
+            tracking_uri=server.masked(server.tracking_uri(root)),
+            num_workers=checked.num_workers,
         )
         if self._life.is_first:
             self._lineage = lineage.collect(
@@ -152,7 +166,7 @@ class Driver:
             behind=not self._life.is_first,
         )
 
-    def _search(self, ray_here: cluster.LocalRay) -> None:
+    def _search(self, ray_here: cluster.LocalRay | cluster.AttachedRay) -> None:
         from ray import tune as ray_tune
 
         from toprung.search import space as spaces
@@ -163,8 +177,10 @@ class Driver:
         from toprung.study_storage import storage_for_writing
         from toprung.sweep.actor_environment import keep_keys_from_arguments
         from toprung.sweep.callbacks import BoardKeeper, Retention
+        from toprung.sweep.losses import Losses
         from toprung.sweep.stopping import Stopping
-        from toprung.sweep.trial import TrialTask, run_trial, stored
+        from toprung.sweep.trainable import trainable_for
+        from toprung.sweep.trial import TrialTask
         from toprung.tracking.bridge import MLflowBridge
 
         checked, sweep, made, board = self._checked, self._sweep, self._made, self._board
@@ -190,7 +206,8 @@ class Driver:
             scheduler=scheduler,
             on_ask=board.add,
             on_disk_full=self._stop_for_space,
-            max_concurrent=checked.num_workers,
+            on_other_code=partial(self._ask_to_stop, is_fault=True),
+            max_concurrent=concurrency_on(checked, self._ray_there, on_change=self._note_workers),
             plan=plan,
         )
         for record in ledger.records(study).trials:
@@ -216,24 +233,26 @@ class Driver:
             num_workers=sweep.resources.workers,
             num_threads=sweep.resources.num_threads,
             mapped=checked.images.mapped,
-            heard_epochs={trial.trial_id: trial.epochs for trial in searcher.going_on},
+            code=cluster.sent_code(made.code_folder),
         )
         ray_here.wait()
+        if self._ray_there is not None:
+            self._say("looking at the cluster's nodes")
+            check_nodes(checked, made)
         self._stopping = Stopping(board, made, on_asked=self._note_stop)
         if self._interrupted:
             raise KeyboardInterrupt
         num_left = len(searcher.going_on) + max(0, sweep.num_trials - searcher.num_asked)
         if num_left == 0:
             return
-        trainable = ray_tune.with_resources(
-            ray_tune.with_parameters(run_trial, task=task, arrays=stored(checked.images.arrays)),
-            ray_tune.PlacementGroupFactory(list(sweep.resources.bundles)),
+        losses = Losses(
+            epochs_of=searcher.epochs_of, node_of=searcher.node_of, nodes=ray_here.nodes, on_loss=keeper.lost
         )
         keep_keys_from_arguments()
         ray_tune.Tuner(
-            trainable,
+            trainable_for(sweep, task, checked.images.arrays),
             tune_config=ray_tune.TuneConfig(
-                search_alg=SweepTrials(searcher),
+                search_alg=SweepTrials(searcher, is_loss=losses),
                 scheduler=scheduler,
                 num_samples=num_left,
                 reuse_actors=True,
@@ -243,6 +262,11 @@ class Driver:
                 name="tune", storage_path=str(made.path), callbacks=[keeper, bridge], stop=self._stopping, verbose=0
             ),
         ).fit()
+
+    def _note_workers(self, num_workers: int) -> None:
+        self._board.num_workers = num_workers
+        self._write_state(num_workers=num_workers)
+        self._watcher.workers_changed(self._board)
 
     def _end_open_trials(self) -> None:
         """Trials that were cut short get their end, in the ledger, on the board and in MLflow alike.
@@ -273,6 +297,8 @@ class Driver:
         asked = self._asked
         if asked is not None and asked.reason == DISK_FULL:
             return "failed", f"{DISK_FULL}; make room, then type: toprung resume {self._made.sweep_id}"
+        if asked is not None and asked.is_fault:
+            return "failed", asked.reason
         if not order:
             causes = Counter(trial.cause for trial in trials if trial.status == "failed")
             if causes:
@@ -305,9 +331,9 @@ class Driver:
         if self._asked is None:
             self._watcher.stopping(self._board, reason="stopped by the user")
 
-    def _ask_to_stop(self, reason: str) -> None:
+    def _ask_to_stop(self, reason: str, *, is_fault: bool = False) -> None:
         if self._stopping is not None:
-            self._stopping.ask(reason)
+            self._stopping.ask(reason, is_fault=is_fault)
 
     def _stop_for_space(self) -> None:
         self._made.ballast_file.unlink(missing_ok=True)  # room for the last records

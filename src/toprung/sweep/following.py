@@ -8,9 +8,8 @@ from dataclasses import replace
 
 import optuna
 
-from toprung import cluster, ledger
+from toprung import ledger
 from toprung.directory import SweepDirectory
-from toprung.errors import UserError
 from toprung.ledger import Ledger, TrialRecord
 from toprung.study_storage import storage_for_reading
 from toprung.sweep.board import Board, Watcher
@@ -34,6 +33,7 @@ def follow(made: SweepDirectory, *, watcher: Watcher, wait: Callable[[float], ob
     board = Board(made.sweep_id, sweep, _num_workers(made))
     watcher.opened(board)
     while True:
+        board.num_workers = _num_workers(made)
         is_over = not made.is_driven()  # before the last look: what it wrote is then seen
         study = study or _study(made)
         if study is not None:
@@ -92,17 +92,9 @@ def _take_over_trial(board: Board, trial: TrialRecord, watcher: Watcher) -> None
 
 
 def _num_workers(made: SweepDirectory) -> int:
-    """As many trials at a time as the driver counted on this machine."""
-    sweep = made.spec()
-    try:
-        return cluster.concurrency(
-            cpus=sweep.resources.cpus,
-            gpus=sweep.resources.gpus,
-            limit=sweep.max_concurrent_trials,
-            capacity=cluster.local_capacity(),
-        )
-    except UserError:
-        return sweep.max_concurrent_trials or 1
+    """As many trials at a time as the driver counted."""
+    state = made.read(made.status_file) if made.status_file.is_file() else {}
+    return int(state.get("num_workers", 1))
 
 
 def _outcome(made: SweepDirectory, board: Board) -> Outcome:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -35,6 +37,7 @@ def run(
     settings: Sequence[str] = (),
     warm_start: SweepDirectory | None = None,
     accept_data_change: bool = False,
+    address: str | None = None,
 ) -> Outcome:
     """Run a sweep from its spec to its export.
 
@@ -47,6 +50,7 @@ def run(
         settings: what the command line changed in it.
         warm_start: an earlier sweep whose trials the searcher is told of.
         accept_data_change: be told of them even though they saw other data.
+        address: of a running cluster; None for a private Ray on this machine.
 
     Returns:
         How it ended; a sweep whose every trial failed, or whose winner cannot be exported, is "failed".
@@ -57,16 +61,43 @@ def run(
     """
     if warm_start is not None and sweep.experiments:
         raise UserError(f"{sweep.name} is a controlled experiment: no searcher could be told. Leave --warm-start out.")
-    cluster.prepare_environment()
-    checked = check(project, sweep)
-    life = Life()
-    if warm_start is not None:
-        earlier.check_warm_start(warm_start, checked, accept_data_change=accept_data_change)
-        life = Life(details={"warm_start": warm_start.sweep_id}, prepare_study=partial(earlier.tell, source=warm_start))
-    made = directory.create(
-        project / sweep.storage, sweep, name=name, now=datetime.now(), recipe=recipe, settings=settings
-    )
-    return begin(checked, made, watcher=watcher, life=life, copy_code=partial(workbench.snapshot, project))
+    copy_code = partial(workbench.snapshot, project)
+    with ray_at(address, copy_code=copy_code) as ray_there:
+        checked = check(project, sweep, ray_there=ray_there)
+        life = Life()
+        if warm_start is not None:
+            earlier.check_warm_start(warm_start, checked, accept_data_change=accept_data_change)
+            told = partial(earlier.tell, source=warm_start)
+            life = Life(details={"warm_start": warm_start.sweep_id}, prepare_study=told)
+        made = directory.create(
+            project / sweep.storage, sweep, name=name, now=datetime.now(), recipe=recipe, settings=settings
+        )
+        return begin(checked, made, watcher=watcher, life=life, copy_code=copy_code, ray_there=ray_there)
+
+
+@contextlib.contextmanager
+def ray_at(address: str | None, *, copy_code: Callable[[Path], object]) -> Iterator[cluster.AttachedRay | None]:
+    """The cluster at an address, connected while the block lasts; None without one: the driver starts its own Ray.
+
+    Args:
+        address: `auto`, `HOST:PORT` or None.
+        copy_code: puts the workbench into a folder that is not there yet; from there it is sent to the cluster.
+
+    Raises:
+        UserError: the cluster cannot be used.
+    """
+    cluster.prepare_environment(address)
+    if address is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="toprung-code-") as folder:
+        code = Path(folder) / "code"
+        copy_code(code)
+        ray_there = cluster.attach(address, code=code)
+    try:
+        yield ray_there
+    finally:
+        ray_there.stop()
 
 
 def begin(
@@ -76,6 +107,7 @@ def begin(
     watcher: Watcher,
     copy_code: Callable[[Path], object],
     life: Life | None = None,
+    ray_there: cluster.AttachedRay | None = None,
 ) -> Outcome:
     """Drive a sweep whose directory has just been made; where nothing came of it, the directory goes.
 
@@ -85,25 +117,27 @@ def begin(
         watcher: told what happens.
         copy_code: puts the workbench into a folder that is not there yet.
         life: why the driver runs; None for a new sweep.
+        ray_there: the cluster to run on; None for a private Ray.
     """
     board = Board(made.sweep_id, checked.sweep, checked.num_workers, note=checked.images.where)
     try:
         copy_code(made.code_folder)
         with made.lock(), output_to(made.log_file):
-            return Driver(checked, made, board, watcher, life=life).run()
+            return Driver(checked, made, board, watcher, life=life, ray_there=ray_there).run()
     except BaseException as error:
         if isinstance(error, UserError) or not board.trials:  # nothing happened that anyone could want to keep
             shutil.rmtree(made.path, ignore_errors=True)
         raise
 
 
-def resume(project: Path, made: SweepDirectory, *, watcher: Watcher) -> Outcome:
+def resume(project: Path, made: SweepDirectory, *, watcher: Watcher, address: str | None = None) -> Outcome:
     """Go on with a sweep whose driver died or was stopped: same spec, same code, same data.
 
     Args:
         project: the workbench's root, not yet active on `sys.path`.
         made: the sweep.
         watcher: told what happens.
+        address: of a running cluster, which may be another one than before; None for a private Ray.
 
     Raises:
         UserError: it runs, it is finished, or its recipe or its data are others now.
@@ -119,11 +153,20 @@ def resume(project: Path, made: SweepDirectory, *, watcher: Watcher) -> Outcome:
         made,
         sweep,
         watcher=watcher,
+        address=address,
         life=Life("resume", prepare_study=_longer(made, sweep, longer[-1]["from_epochs"] if longer else None)),
     )
 
 
-def extend(project: Path, made: SweepDirectory, *, num_more: int, max_epochs: int | None, watcher: Watcher) -> Outcome:
+def extend(
+    project: Path,
+    made: SweepDirectory,
+    *,
+    num_more: int,
+    max_epochs: int | None,
+    watcher: Watcher,
+    address: str | None = None,
+) -> Outcome:
     """More trials for a sweep, or a longer budget for its survivors, from the study as it stands.
 
     Args:
@@ -132,6 +175,7 @@ def extend(project: Path, made: SweepDirectory, *, num_more: int, max_epochs: in
         num_more: new trials.
         max_epochs: the new full budget, above the old one; None leaves it.
         watcher: told what happens.
+        address: of a running cluster; None for a private Ray.
 
     Raises:
         UserError: it runs, it is a controlled experiment, the budget does not grow, or its data are others now.
@@ -161,7 +205,7 @@ def extend(project: Path, made: SweepDirectory, *, num_more: int, max_epochs: in
         prepare_study=_longer(made, sweep, from_epochs),
     )
     extension = {"num_trials": sweep.num_trials, "max_epochs": asha.max_epochs, "from_epochs": from_epochs}
-    return _take_up(project, made, sweep, watcher=watcher, life=life, extension=extension)
+    return _take_up(project, made, sweep, watcher=watcher, address=address, life=life, extension=extension)
 
 
 def _longer(made: SweepDirectory, sweep: Sweep, from_epochs: int | None) -> Callable[[optuna.Study], None] | None:
@@ -181,19 +225,20 @@ def _take_up(
     sweep: Sweep,
     *,
     watcher: Watcher,
+    address: str | None,
     life: Life,
     extension: dict[str, int | None] | None = None,
 ) -> Outcome:
-    cluster.prepare_environment()
     try:
         lock = made.lock().acquire()
     except filelock.Timeout:
         raise _running(made) from None
-    with lock:
+    with lock, contextlib.ExitStack() as connected:
         if not made.lineage_file.is_file():
             raise UserError(f"{made.sweep_id} died before its first record. Remove it: toprung rm {made.sweep_id}")
         workbench.activate_instead(made.code_folder)
-        checked = check(project, sweep, code=made.code_folder)
+        ray_there = connected.enter_context(ray_at(address, copy_code=partial(shutil.copytree, made.code_folder)))
+        checked = check(project, sweep, code=made.code_folder, ray_there=ray_there)
         earlier.refuse_changed_data(made, checked)
         board = Board(
             made.sweep_id,
@@ -207,7 +252,7 @@ def _take_up(
             extensions = [*asked.get("extensions", []), extension]
             made.write(made.spec_file, {**asked, "spec": sweep.model_dump(mode="json"), "extensions": extensions})
         with output_to(made.log_file):
-            return Driver(checked, made, board, watcher, life=life).run()
+            return Driver(checked, made, board, watcher, life=life, ray_there=ray_there).run()
 
 
 def _refuse_finished(made: SweepDirectory, sweep: Sweep) -> None:

@@ -17,10 +17,11 @@ LOOK_EVERY_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class StopAsked:
-    """Who or what ended the sweep; `by_rule` where the recipe wanted it so, which is a good end."""
+    """Who or what ended the sweep; `by_rule` where the recipe wanted it so, a good end; a fault is a bad one."""
 
     reason: str
     by_rule: bool = False
+    is_fault: bool = False
 
 
 def rule_that_holds(board: Board) -> str | None:
@@ -51,10 +52,10 @@ class Stopping(Stopper):
         """Nothing, where Tune pickles its set-up."""
         return {}
 
-    def ask(self, reason: str, *, by_rule: bool = False) -> None:
+    def ask(self, reason: str, *, by_rule: bool = False, is_fault: bool = False) -> None:
         """Stop soon; the first reason counts."""
         if self.asked is None:
-            self.asked = StopAsked(reason, by_rule)
+            self.asked = StopAsked(reason, by_rule, is_fault)
             self._on_asked(self.asked)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:

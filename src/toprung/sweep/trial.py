@@ -13,15 +13,24 @@ import socket
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
 
+from toprung import cluster
 from toprung.data import Card, mapped_images
-from toprung.directory import CONFIG_FILE, FAILURE_FILE, TRIAL_LOCK_FILE, SweepDirectory, write_json
+from toprung.directory import (
+    ATTEMPT_FILE,
+    CONFIG_FILE,
+    FAILURE_FILE,
+    TRIAL_LOCK_FILE,
+    SweepDirectory,
+    write_json,
+)
+from toprung.ledger import Attempt, now_ms
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +38,10 @@ if TYPE_CHECKING:
 
 LOOP = "train_loop_per_worker"
 STRAGGLER_SECONDS = 60
+
+
+class OtherCode(RuntimeError):
+    """The worker imported other code than the sweep's: whatever it trained would not be what the records say."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,7 @@ class TrialTask:
     num_workers: int
     num_threads: int  # of each
     mapped: Path | None  # the folder of the images, where they are not among the arrays
-    heard_epochs: Mapping[str, int]  # by trial id, for trials that an earlier driver began
+    code: str  # the hash of the code that was sent
 
 
 def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, ray.ObjectRef[np.ndarray]]) -> None:
@@ -56,35 +69,34 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
         task: shared by all trials.
         arrays: in Ray's object store: `train_images`, `train_labels`, `val_images`, `val_labels`.
     """
+    from ray import get_runtime_context
     from ray import tune as ray_tune
 
-    from toprung import checkpoint, session
+    from toprung import session
 
     trial_id = ray_tune.get_context().get_trial_id()
     folder = task.directory.trial_folder(trial_id)
     folder.mkdir(parents=True, exist_ok=True)
-    heard_epochs = task.heard_epochs.get(trial_id)
     reported: list[Any] = []
+    attempt = Attempt(get_runtime_context().get_node_id(), cluster.imported_code(), now_ms())
 
     def report(metrics: dict[str, float]) -> None:
         reported.append(metrics["epoch"])
-        ray_tune.report(metrics)
+        ray_tune.report({**metrics, **attempt.told})
 
     try:
+        write_json(folder / ATTEMPT_FILE, asdict(attempt))
         with _alone_in(folder):
             (folder / FAILURE_FILE).unlink(missing_ok=True)
             about = {"trainer": task.trainer, "config": config, "defaults": dict(task.defaults)}
             write_json(folder / CONFIG_FILE, about)
-            train = partial(train_as_a_rank, config, folder, task=task, arrays=arrays, heard_epochs=heard_epochs)
+            train = partial(train_as_a_rank, config, folder, task=task, arrays=arrays)
             if task.num_workers == 1:
                 train(report)
             else:
                 _train_in_a_group(partial(train, report), others=partial(train, _said_by_rank_0), folder=folder)
         if not reported:  # Tune would end the whole sweep over a result without the metric
-            known = checkpoint.last_report(folder) if heard_epochs else None
-            if known is None:
-                raise session.TrainingFailed("the loop ended without reporting an epoch")
-            ray_tune.report(known)  # it was whole when its driver died: only its end was not heard of
+            raise session.TrainingFailed("the loop ended without reporting an epoch")
     except Exception as error:
         _leave(folder, failure_of(error))
         raise
@@ -97,7 +109,6 @@ def train_as_a_rank(
     *,
     task: TrialTask,
     arrays: Mapping[str, ray.ObjectRef[np.ndarray]],
-    heard_epochs: int | None,
 ) -> None:
     """Run the loop in this process, in a session: as the trial's only worker, or as one of several."""
     import ray
@@ -106,6 +117,8 @@ def train_as_a_rank(
 
     from toprung import session
 
+    if (imported := cluster.imported_code()) != task.code:
+        raise OtherCode(cluster.other_code(f"The node {socket.gethostname()}", imported, task.code))
     module_name, _, loop_name = task.trainer.partition(":")
     loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
     values = dict(zip(arrays, ray.get([*arrays.values()]), strict=True))
@@ -117,7 +130,7 @@ def train_as_a_rank(
         num_threads=task.num_threads,
         metric=task.metric,
         mode=task.mode,
-        heard_epochs=heard_epochs,
+        heard_epochs=0,  # a checkpoint reports its last epoch again: the driver takes each one once
         num_epochs=config["num_epochs"],
     )
 
@@ -189,10 +202,11 @@ def failure_of(error: BaseException) -> dict[str, Any]:
     if isinstance(failure := getattr(error, "failure", None), dict):  # another worker's, described where it happened
         return failure
     text = str(error).strip() or type(error).__name__
-    cause = text if isinstance(error, TrainingFailed) else f"{type(error).__name__}: {text.splitlines()[0]}"
+    plain = isinstance(error, TrainingFailed | OtherCode)
     return {
-        "cause": cause,
+        "cause": text if plain else f"{type(error).__name__}: {text.splitlines()[0]}",
         "disk_full": isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT),
+        "other_code": isinstance(error, OtherCode),
         "traceback": "".join(traceback.format_exception(error)),
         "host": socket.gethostname(),
         "pid": os.getpid(),

@@ -1,0 +1,182 @@
+"""What fits on a cluster: node by node, since one process of a trial must fit on one node."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toprung.errors import UserError
+from toprung.spec import Resources
+
+NEARLY = 1e-6  # fractions of GPUs are summed in floats
+OBJECT_STORE = "object_store_memory"
+BOOTSTRAP_FILE = "ray_bootstrap_config.yaml"
+MOST_TO_COME = 1000  # where an autoscaler names no limit
+IMAGES_SHARE = 0.5  # of the object store: trials put other things there too
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node: what it offers in all, not what is free just now."""
+
+    node_id: str  # Ray's, 56 hex digits; empty for a private Ray that has not started yet
+    host: str
+    resources: Mapping[str, float]
+    labels: Mapping[str, str]
+    exists: bool = True  # False: the autoscaler may add it
+
+
+@dataclass
+class _Free:
+    """What is left of a node while trials are laid out on it, GPU by GPU: a fraction is of one device."""
+
+    node: Node
+    resources: dict[str, float] = field(init=False)
+    gpus: list[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.resources = {name: have for name, have in self.node.resources.items() if name != "GPU"}
+        self.gpus = [1.0] * int(self.node.resources.get("GPU", 0))
+
+    def takes(self, bundle: Mapping[str, float], selector: Mapping[str, str]) -> bool:
+        """Whether the bundle fits; where it does, it is taken."""
+        if not all(label_fits(self.node.labels.get(key), wanted) for key, wanted in selector.items()):
+            return False
+        gpus = bundle.get("GPU", 0)
+        others = {name: need for name, need in bundle.items() if name != "GPU" and need}
+        if any(self.resources.get(name, 0) + NEARLY < need for name, need in others.items()):
+            return False
+        devices = sorted(range(len(self.gpus)), key=self.gpus.__getitem__)  # the fullest first
+        share = gpus if gpus < 1 else 1.0
+        devices = [device for device in devices if self.gpus[device] + NEARLY >= share][: math.ceil(gpus)]
+        if len(devices) < math.ceil(gpus):
+            return False
+        for device in devices:
+            self.gpus[device] -= share
+        for name, need in others.items():
+            self.resources[name] -= need
+        return True
+
+
+def num_trials_at_once(resources: Resources, nodes: Iterable[Node], *, most: int) -> int:
+    """How many trials run at once: laid out one after another, as Ray places them, until one does not fit.
+
+    Args:
+        resources: of one trial.
+        nodes: all of them.
+        most: an upper limit, such as the number of trials.
+    """
+    free = [_Free(node) for node in nodes]
+    for count in range(most):
+        for bundle in resources.bundles:
+            if not any(node.takes(bundle, resources.label_selector) for node in free):
+                return count
+    return most
+
+
+def refuse_unplaceable(resources: Resources, nodes: Sequence[Node]) -> None:
+    """Refuse a sweep whose trials no cluster of these nodes can ever hold, however idle it is.
+
+    Args:
+        resources: of one trial.
+        nodes: those that live, and those that the autoscaler may add.
+
+    Raises:
+        UserError: with what is missing.
+    """
+    if num_trials_at_once(resources, nodes, most=1):
+        return
+    where = nodes[0].host if len(nodes) == 1 and nodes[0].exists and not nodes[0].node_id else "no node"
+    fields = {"CPU": "resources.cpus", "GPU": "resources.gpus"}
+    advice = "or give --address" if where == "this machine" else "or add a node that has it"
+    labelled = [node for node in nodes if _Free(node).takes({}, resources.label_selector)]
+    if not labelled:
+        wanted = ", ".join(f"{key}={value}" for key, value in resources.label_selector.items())
+        raise UserError(
+            f"No trial can ever start: one needs a node labelled {wanted}, and there is none. Change "
+            "resources.label_selector, or start a node so: ray start --labels KEY=VALUE"
+        )
+    for name, need in resources.bundles[0].items():
+        most = max(node.resources.get(name, 0) for node in labelled)
+        if need > most + NEARLY:
+            what = f"{need:g} {name}{'s' if need != 1 else ''}" if name in fields else f"{need:g} of {name}"
+            has = f"{where} has {most:g}" if where == "this machine" else f"the largest node has {most:g}"
+            raise UserError(
+                f"No trial can ever start: one needs {what}, {has}. "
+                f"Lower {fields.get(name, f'resources.custom.{name}')} {advice}."
+            )
+    if len(resources.bundles) > 1 and num_trials_at_once(resources.model_copy(update={"workers": 1}), nodes, most=1):
+        raise UserError(
+            f"No trial can ever start: one needs {len(resources.bundles)} workers at once, and the nodes hold fewer. "
+            f"Lower resources.workers, {advice}."
+        )
+    needs = ", ".join(f"{need:g} {name}" for name, need in resources.bundles[0].items())
+    raise UserError(
+        f"No trial can ever start: one needs {needs} on one node, and no node has all of it. Lower resources, {advice}."
+    )
+
+
+def room_for_images(nodes: Iterable[Node]) -> int:
+    """Bytes that images may take of each node's object store: half of the smallest one."""
+    stores = [node.resources[OBJECT_STORE] for node in nodes if node.resources.get(OBJECT_STORE)]
+    return int(min(stores, default=0) * IMAGES_SHARE)
+
+
+def label_fits(label: str | None, wanted: str) -> bool:
+    """Whether a node's label fits Ray's selector: `v`, `!v`, `in(a,b)` or `!in(a,b)`."""
+    negated, text = wanted.startswith("!"), wanted.removeprefix("!")
+    values = text.removeprefix("in(").removesuffix(")").split(",") if text.startswith("in(") else [text]
+    return (label in [value.strip() for value in values]) is not negated
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes of the cluster that this process is connected to."""
+    import ray
+
+    return [
+        Node(
+            each["NodeID"],
+            each["NodeManagerHostname"] or each["NodeManagerAddress"],
+            each["Resources"],
+            each.get("Labels", {}),
+        )
+        for each in ray.nodes()  # type: ignore[no-untyped-call]
+        if each["Alive"]
+    ]
+
+
+def nodes_to_come() -> list[Node]:
+    """A node for each one that the cluster's autoscaler may add, as far as that is known here; none without one.
+
+    Ray's public API does not tell. What an autoscaler reports to the cluster is read by `ray._private.state`, here
+    alone; that of `ray up` reports nothing (Ray 2.60), but its configuration lies on the head, in `BOOTSTRAP_FILE`.
+    """
+    from ray._private.state import state
+
+    config: Any = state.get_cluster_config()
+    groups: list[tuple[str, Mapping[str, float], Mapping[str, str], int]]
+    if config is not None:
+        groups = [(group.name, group.resources, {}, group.max_count) for group in config.node_group_configs]
+    else:
+        groups = list(_bootstrapped(Path.home() / BOOTSTRAP_FILE))
+    return [
+        Node("", name, dict(resources), dict(labels), exists=False)
+        for name, resources, labels, count in groups
+        for _ in range(count if count >= 0 else MOST_TO_COME)
+    ]
+
+
+def _bootstrapped(file: Path) -> Iterator[tuple[str, Mapping[str, float], Mapping[str, str], int]]:
+    """The types of workers in the configuration that `ray up` has put on the head: name, resources, labels, number."""
+    if not file.is_file():
+        return
+    import yaml  # type: ignore[import-untyped,unused-ignore]
+
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for name, kind in config.get("available_node_types", {}).items():
+        if name != config.get("head_node_type"):
+            count = kind.get("max_workers", config.get("max_workers", 0))
+            yield name, kind.get("resources", {}), kind.get("labels", {}), count

@@ -1,0 +1,73 @@
+"""Which errors of a trial say only that its process is gone: it goes on elsewhere, from its last checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+
+from toprung import cluster
+
+logger = logging.getLogger(__name__)
+
+# How often a trial starts again without having reported an epoch in between. A process that died on a node that lives
+# may have died of its own configuration (memory); a node's death may be too, but seldom is.
+RESTARTS_AFTER_A_DEATH, RESTARTS_AFTER_A_LOST_NODE = 1, 10
+
+
+class Losses:
+    """Judges the errors of a sweep's trials: a loss is no failure, an exception of the loop is one, at once."""
+
+    def __init__(
+        self,
+        *,
+        epochs_of: Callable[[str], int],
+        node_of: Callable[[str], str | None],
+        nodes: Callable[[], Iterable[cluster.Node]],
+        on_loss: Callable[[str, str], object] = lambda trial_id, what: None,
+    ) -> None:
+        """Begin with no losses.
+
+        Args:
+            epochs_of: how many epochs a trial has reported.
+            node_of: Ray's id of a trial's node.
+            nodes: those that live.
+            on_loss: told of each trial that starts again, and why, in words.
+        """
+        self._epochs_of, self._node_of, self._nodes, self._on_loss = epochs_of, node_of, nodes, on_loss
+        self._losses: dict[str, tuple[int, int, int]] = {}  # at that epoch: deaths, lost nodes
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Losses:
+        """The very same, where Tune asks for a copy of its set-up."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, where Tune pickles its set-up: what is asked here belongs to this process."""
+        return {}
+
+    def __call__(self, trial_id: str, error: Any) -> bool:
+        """Whether the trial starts again."""
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if not isinstance(cause, RayActorError) or cause.actor_init_failed:
+            return False
+        epochs, node_lost = self._epochs_of(trial_id), self._is_node_lost(trial_id, cause)
+        at, deaths, lost_nodes = self._losses.get(trial_id, (epochs, 0, 0))
+        if at != epochs:
+            deaths = lost_nodes = 0
+        deaths, lost_nodes = deaths + (not node_lost), lost_nodes + node_lost
+        self._losses[trial_id] = (epochs, deaths, lost_nodes)
+        again = deaths <= RESTARTS_AFTER_A_DEATH and lost_nodes <= RESTARTS_AFTER_A_LOST_NODE
+        what = "its node was lost" if node_lost else "its process died"
+        logger.warning("trial %s after epoch %d: %s%s", trial_id, epochs, what, ", it starts again" if again else "")
+        if again:
+            self._on_loss(trial_id, what)
+        return again
+
+    def _is_node_lost(self, trial_id: str, error: RayActorError) -> bool:
+        """Out of reach, taken back by the cloud, or known to be dead: a process that dies alone is told by its node."""
+        if isinstance(error, ActorUnavailableError) or error.preempted:
+            return True
+        node, living = self._node_of(trial_id), {each.node_id for each in self._nodes() if each.node_id}
+        return bool(living) and node is not None and node not in living

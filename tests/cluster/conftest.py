@@ -1,0 +1,136 @@
+"""Sweeps on a cluster of raylets on this machine: `ray start --head`, and nodes that join it, come and go."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.chaos.agreement import agreement
+from tests.chaos.sweeps import NUM_TRIALS, SMALL, Arena, Command, new_bench
+from tests.doctor.conftest import Cluster, cluster_of
+from tests.servers import wait_until
+from toprung.directory import TRIAL_LOCK_FILE
+
+# What a sweep must not leave on a cluster: placement groups, living actors.
+LEFT = """
+import json, logging, sys
+import ray
+from ray.util import placement_group_table
+
+ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)
+groups = [group["state"] for group in placement_group_table().values()]
+free = ray.available_resources().get("CPU", 0) / ray.cluster_resources()["CPU"]
+print(json.dumps({"groups": [state for state in groups if state != "REMOVED"], "free": free}))
+"""
+
+
+@dataclass
+class Raylets:
+    """A cluster, and sweeps on it, each in a storage root that all its nodes share."""
+
+    cluster: Cluster
+    arena: Arena
+    nodes: list[str] = field(default_factory=list)
+
+    def join(self, name: str, *words: str) -> None:
+        """A node of one CPU, known by its name."""
+        self.cluster.join("--num-cpus=1", *words, TEST_NODE=name)
+        self.nodes.append(name)
+
+    def processes_of(self, name: str) -> list[psutil.Process]:
+        """Every process of a node: raylet, agents, workers."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if process.environ().get("TEST_NODE") == name:
+                    found.append(process)
+        return found
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to all of a node at once, as when its machine goes."""
+        for process in self.processes_of(name):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def training(self, *names: str) -> dict[str, psutil.Process]:
+        """The processes that train on these nodes, by trial id: each holds the lock file of its trial open."""
+        found = {}
+        for name in names:
+            for process in self.processes_of(name):
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    places = [Path(file.path) for file in process.open_files()]
+                    found |= {place.parent.name: process for place in places if place.name == TRIAL_LOCK_FILE}
+        return found
+
+    def begin(self, *words: str, **environment: object) -> Command:
+        """Start `toprung ...` with the cluster's address."""
+        return self.arena.begin(*words, "--address", self.cluster.address, **environment)
+
+    def sweep(self, *settings: str, **environment: object) -> Command:
+        """Start a small sweep."""
+        flags = [word for setting in (*SMALL, *settings) for word in ("--set", setting)]
+        return self.begin("sweep", "tune.dying", *flags, **environment)
+
+    def shown(self, sweep_id: str | None = None) -> dict:
+        """What `toprung show --json` says."""
+        return json.loads(self.arena.run("show", sweep_id or self.arena.made.sweep_id, "--json").stdout)
+
+    def left(self) -> dict:
+        """What the sweeps have left on the cluster."""
+        ran = subprocess.run(
+            [sys.executable, "-c", LEFT, self.cluster.address],
+            env=self.cluster.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+        return json.loads(ran.stdout.splitlines()[-1])
+
+    def agrees(self, folder: Path | None = None, **expected: object) -> None:
+        """The records of a sweep agree."""
+        uri = f"sqlite:///{self.arena.root}/mlflow.db"
+        found = agreement(folder or self.arena.made.path, uri=uri, num_trials=NUM_TRIALS, **expected)
+        assert found.problems == [], self.arena.commands[-1]
+
+
+@pytest.fixture(scope="session")
+def cluster_bench(tmp_path_factory):
+    """A workbench that tests sweep in, but do not change."""
+    return new_bench(tmp_path_factory.mktemp("bench") / "workbench")
+
+
+@pytest.fixture
+def new_raylets(cluster_bench, tmp_path) -> Iterator[Callable[..., Raylets]]:
+    """Makes clusters of a head that holds `head_cpus` and nodes of one CPU each."""
+    with contextlib.ExitStack() as clusters:
+        made: list[Raylets] = []
+
+        def make(*names: str, head_cpus: int = 0, storage: Path | None = None) -> Raylets:
+            cluster = clusters.enter_context(cluster_of(TEST_NODE="head"))
+            logs = tmp_path / f"output-{len(made)}"
+            logs.mkdir()
+            token = {name: cluster.environment[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+            arena = Arena(cluster_bench, storage or tmp_path / "sweeps", logs, environment=token)
+            raylets = Raylets(cluster, arena)
+            made.append(raylets)
+            cluster.head(f"--num-cpus={head_cpus}")
+            for name in names:
+                raylets.join(name)
+            return raylets
+
+        yield make
+        assert [line for raylets in made for line in raylets.arena.end()] == []
+
+
+def wait_for(check: Callable[[], object], what: str) -> None:
+    """As long as a node takes to be missed and a trial to start anew, on a machine that is busy."""
+    wait_until(check, what, timeout_seconds=float(os.environ.get("TEST_PATIENCE_SECONDS", "180")))

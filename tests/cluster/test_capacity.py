@@ -1,0 +1,99 @@
+"""How many trials fit on nodes, and what is said where none ever can."""
+
+import shutil
+
+import pytest
+from ray._private.state import state
+from ray.core.generated import autoscaler_pb2
+
+from toprung.cluster import Node, nodes_to_come, num_trials_at_once, refuse_unplaceable, room_for_images
+from toprung.cluster.capacity import BOOTSTRAP_FILE, label_fits
+from toprung.errors import UserError
+from toprung.spec import Resources
+
+
+def node(cpus=0, gpus=0, *, exists=True, labels=None, **custom):
+    resources = {"CPU": cpus, "GPU": gpus, "object_store_memory": 1000, **custom}
+    return Node("id", "host", resources, labels or {}, exists)
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "fit"),
+    [
+        ({"cpus": 1}, [node(2), node(3)], 5),
+        ({"cpus": 2}, [node(3), node(3)], 2),  # one CPU on each is left over, and no trial spans two nodes
+        ({"cpus": 0.5}, [node(1)], 2),
+        ({"cpus": 1, "gpus": 1}, [node(8, 2), node(8)], 2),
+        ({"cpus": 1, "gpus": 0.25}, [node(8, 1)], 4),
+        ({"cpus": 1, "gpus": 0.6}, [node(8, 2)], 2),  # a share is of one GPU
+        ({"cpus": 1, "gpus": 2}, [node(8, 4)], 2),
+        ({"cpus": 1, "custom": {"trial": 1}}, [node(8, trial=3), node(8)], 3),
+        ({"cpus": 1, "label_selector": {"kind": "cpu"}}, [node(2, labels={"kind": "cpu"}), node(8)], 2),
+        ({"cpus": 1, "gpus": 0.1}, [node(16, 1)], 10),
+    ],
+)
+def test_trials_that_fit(resources, nodes, fit):
+    assert num_trials_at_once(Resources(**resources), nodes, most=100) == fit
+
+
+def test_no_more_are_counted_than_there_are():
+    assert num_trials_at_once(Resources(), [node(64)], most=6) == 6
+
+
+@pytest.mark.parametrize(
+    ("label", "wanted", "fits"),
+    [
+        ("a", "a", True),
+        ("a", "!a", False),
+        (None, "!a", True),
+        ("b", "in(a, b)", True),
+        ("b", "!in(a,b)", False),
+        (None, "a", False),
+    ],
+)
+def test_labels_are_selected_in_rays_words(label, wanted, fits):
+    assert label_fits(label, wanted) is fits
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "told"),
+    [
+        ({"cpus": 4}, [node(2), node(3)], "one needs 4 CPUs, the largest node has 3. Lower resources.cpus"),
+        ({"gpus": 1}, [node(2)], "one needs 1 GPU, the largest node has 0. Lower resources.gpus"),
+        ({"custom": {"tpu": 1}}, [node(2)], "one needs 1 of tpu, the largest node has 0. Lower resources.custom.tpu"),
+        ({"label_selector": {"zone": "a"}}, [node(2)], "one needs a node labelled zone=a, and there is none."),
+        ({"cpus": 2, "gpus": 1}, [node(1, 1), node(2)], "one needs 2 CPU, 1 GPU on one node, and no node has all of"),
+        ({"gpus": 0.6, "cpus": 1}, [Node("id", "host", {"CPU": 2, "GPU": 0.5}, {})], "one needs 0.6 GPUs"),
+    ],
+)
+def test_what_can_never_be_placed_is_refused_with_what_is_missing(resources, nodes, told):
+    with pytest.raises(UserError) as refused:
+        refuse_unplaceable(Resources(**resources), nodes)
+    assert str(refused.value).startswith(f"No trial can ever start: {told}")
+
+
+def test_a_node_that_an_autoscaler_may_add_counts():
+    refuse_unplaceable(Resources(gpus=1), [node(2), node(8, 1, exists=False)])
+
+
+def test_the_nodes_that_ray_up_may_add_are_those_of_its_configuration_on_the_head(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "get_cluster_config", lambda: None)  # what it is with Ray's own autoscaler
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert nodes_to_come() == []
+    shutil.copy(project / "cluster.yaml", tmp_path / BOOTSTRAP_FILE)
+    found = nodes_to_come()
+    assert {each.host for each in found} == {"cpu_worker", "gpu_worker"}
+    assert num_trials_at_once(Resources(gpus=1), found, most=100) == sum(each.host == "gpu_worker" for each in found)
+
+
+def test_an_autoscaler_that_reports_its_groups_is_heard(monkeypatch):
+    """The message is Ray's own; where a new Ray names its fields otherwise, it shows here."""
+    told = autoscaler_pb2.ClusterConfig()
+    told.node_group_configs.add(name="spot", max_count=2, resources={"CPU": 4, "GPU": 1})
+    monkeypatch.setattr(state, "get_cluster_config", lambda: told)
+    assert [(each.host, each.resources["GPU"], each.exists) for each in nodes_to_come()] == [("spot", 1, False)] * 2
+
+
+def test_images_get_half_of_the_smallest_object_store():
+    assert room_for_images([node(), Node("x", "y", {"object_store_memory": 400}, {}), node()]) == 200
+    assert room_for_images([]) == 0
