@@ -93,7 +93,7 @@ def test_the_comment_ranks_the_trials_and_draws_the_best_so_far_and_both_sides(t
     assert page.count("<table>") == 2
     assert "<td>1</td>\n<td>4</td>\n<td>0.9200</td>" in page
     assert page.count('<code class="language-mermaid">') == 2
-    assert "line [0.52, 0.62, 0.72, 0.82, 0.92]" in text
+    assert "line [0.5, 0.52, 0.6, 0.62, 0.7, 0.72, 0.8, 0.82, 0.9, 0.92]" in text
     assert f"line [{', '.join(f'{value:.5g}' for value in LOW)}]" in text
 
 

@@ -133,7 +133,9 @@ def _sweep(record: Record) -> list[str]:
     if len(record.best_so_far) > 1:
         numbers, values = zip(*record.best_so_far, strict=True)
         parts.append(
-            _chart(f"Best {record.metric} so far", "trial", numbers, [(VERMILLION, values)], y_title=record.metric)
+            _chart(
+                f"Best {record.metric} so far", "epochs trained", numbers, [(VERMILLION, values)], y_title=record.metric
+            )
         )
     return parts
 

@@ -134,13 +134,14 @@ def measure(made: SweepDirectory, *, ours: Seeds | None, base: Seeds | None) -> 
 
 
 def _best_so_far(trials: list[ledger.TrialRecord], sweep: Sweep) -> tuple[tuple[int, float], ...]:
-    """The best value after each trial; of many trials, as many as a plot can show, evenly taken."""
+    """The best value after each epoch of any trial; of many, as many as a plot can show, evenly taken."""
+    reports = [epoch for trial in trials if trial.status != "failed" for epoch in trial.epochs_by_number.values()]
     best, points = None, []
-    for trial in trials:
-        if trial.value is not None and trial.status != "failed" and is_better(trial.value, best, sweep=sweep):
-            best = trial.value
+    for count, epoch in enumerate(sorted(reports, key=lambda report: report.time_ms), start=1):
+        if is_better(epoch.metrics[sweep.metric], best, sweep=sweep):
+            best = epoch.metrics[sweep.metric]
         if best is not None:
-            points.append((trial.number, best))
+            points.append((count, best))
     kept = np.linspace(0, len(points) - 1, min(MOST_POINTS, len(points))).round().astype(int).tolist()
     return tuple(points[place] for place in kept)
 
