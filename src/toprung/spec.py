@@ -203,7 +203,7 @@ class Sweep(Part):
     resources: Resources = Resources()
     max_concurrent_trials: int | None = Field(default=None, ge=1, description="None: as many as fit")
     seed: int = Field(default=0, ge=0, description="of initial weights, shuffling and augmentation")
-    storage: str = Field(default="runs", min_length=1, description="root folder of all sweeps")
+    storage: str = Field(default="runs", min_length=1, description="root of all sweeps: a folder, s3://... or gs://...")
 
     @model_validator(mode="after")
     def _searched_or_controlled(self) -> Self:

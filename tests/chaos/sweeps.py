@@ -162,6 +162,7 @@ class Arena:
     root: Path
     logs: Path
     environment: dict[str, str] = field(default_factory=dict)
+    storage: str | None = None  # where the sweeps are kept, if not in the root itself
     commands: list[Command] = field(default_factory=list)
 
     def begin(self, *words: str, **environment: object) -> Command:
@@ -169,7 +170,8 @@ class Arena:
         mark, count = uuid.uuid4().hex, len(self.commands)
         output, errors = self.logs / f"{count}.out", self.logs / f"{count}.err"
         given = {name: str(value) for name, value in environment.items()}
-        where = ("--set", f"storage={self.root}") if words[0] == "sweep" else ("--storage", str(self.root))
+        storage = self.storage or self.root
+        where = ("--set", f"storage={storage}") if words[0] == "sweep" else ("--storage", str(storage))
         with output.open("wb") as out, errors.open("wb") as err:
             process = subprocess.Popen(
                 [sys.executable, "-m", "toprung", *map(str, words), *where],

@@ -79,7 +79,7 @@ def sweep(
     project = workbench.find_project(Path.cwd())
     workbench.activate(project)
     asked = apply_overrides(workbench.load_recipe(project, recipe), settings or [])
-    root = project / asked.storage
+    root = root_of(asked.storage)
     upkeep.close_dead(root, say=say)
     source = directory.find(root, warm_start) if warm_start else None
     with watcher_for(sys.stdout) as watcher:
@@ -106,12 +106,15 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, help="How long to train.")] = 9,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, shuffling and augmentation.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all, where it is left out.")] = None,
-    storage: Storage = Path("runs"),
+    storage: Storage = "runs",
 ) -> None:
     """Train one configuration here, without Ray."""
+    from toprung.storage import is_uri
     from toprung.sweep import workbench
     from toprung.sweep.alone import train_alone
 
+    if is_uri(storage):
+        raise UserError(f"--storage {storage}: toprung train keeps what it makes in a folder. Give one.")
     project = workbench.find_project(Path.cwd())
     workbench.activate(project)
     done = train_alone(
@@ -129,14 +132,16 @@ def train(
 
 
 @app.command("list")
-def list_sweeps(as_json: Json = False, storage: Storage = Path("runs")) -> None:
+def list_sweeps(as_json: Json = False, storage: Storage = "runs") -> None:
     """List the sweeps, newest first."""
     from toprung import directory
     from toprung.analysis.ranking import brief
+    from toprung.storage import is_kept_in
     from toprung.sweep.upkeep import close_dead
 
-    close_dead(root_of(storage), say=say)
-    sweeps = [brief(each) for each in directory.every(root_of(storage))]
+    root = root_of(storage)
+    close_dead(root, say=say)
+    sweeps = [brief(each) for each in directory.every(root) if is_kept_in(each, storage)]
     if as_json:
         print_json(sweeps)
         return
@@ -161,7 +166,7 @@ def list_sweeps(as_json: Json = False, storage: Storage = Path("runs")) -> None:
 def show(
     named: Named,
     as_json: Json = False,
-    storage: Storage = Path("runs"),
+    storage: Storage = "runs",
 ) -> None:
     """Show one sweep: its trials in order of merit."""
     from toprung import directory
@@ -169,8 +174,9 @@ def show(
     from toprung.cli.tables import print_summary
     from toprung.sweep.upkeep import close_dead
 
-    close_dead(root_of(storage), say=say)
-    content = summary(directory.find(root_of(storage), named))
+    root = root_of(storage)
+    close_dead(root, say=say)
+    content = summary(directory.find(root, named))
     if as_json:
         print_json(content)
     else:

@@ -57,7 +57,7 @@ def ci_report(
     ] = None,
     run_url: Annotated[str | None, typer.Option(metavar="URL", help="Of the run that keeps the report.")] = None,
     level: Annotated[float, typer.Option(min=0.0001, max=0.2, help="Below this p-value a loss is significant.")] = 0.01,
-    storage: Storage = Path("runs"),
+    storage: Storage = "runs",
 ) -> None:
     """Tell a pull request of its mini-sweep, in Markdown; exit code 1 where it is significantly worse than the base."""
     from toprung import directory

@@ -34,7 +34,7 @@ def confirm(
         bool, typer.Option("--refit", help="Train the winner on training and validation images too, for use.")
     ] = False,
     address: Address = None,
-    storage: Storage = Path("runs"),
+    storage: Storage = "runs",
 ) -> None:
     """Train a sweep's leaders and its default again, with fresh seeds, and say whether the winner wins."""
     from toprung import directory

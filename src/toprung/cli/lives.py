@@ -21,7 +21,7 @@ lives_app = typer.Typer()
 
 
 @lives_app.command()
-def resume(named: Named, address: Address = None, storage: Storage = Path("runs")) -> None:
+def resume(named: Named, address: Address = None, storage: Storage = "runs") -> None:
     """Go on with a sweep that died or was stopped."""
     from toprung.cli.display import watcher_for
     from toprung.sweep import workbench
@@ -40,7 +40,7 @@ def extend(
     trials: Annotated[int, typer.Option(min=0, help="So many more trials.")] = 0,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="A longer budget, for the survivors too.")] = None,
     address: Address = None,
-    storage: Storage = Path("runs"),
+    storage: Storage = "runs",
 ) -> None:
     """More trials, or a longer budget, for a sweep that ended."""
     from toprung.cli.display import watcher_for
@@ -58,7 +58,7 @@ def extend(
 def stop(
     named: Named,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for its end.")] = 120,
-    storage: Storage = Path("runs"),
+    storage: Storage = "runs",
 ) -> None:
     """Stop a sweep that runs, from another terminal, as Ctrl-C does in its own."""
     from toprung.sweep import upkeep
@@ -69,7 +69,7 @@ def stop(
 
 
 @lives_app.command()
-def watch(named: Named, storage: Storage = Path("runs")) -> None:
+def watch(named: Named, storage: Storage = "runs") -> None:
     """Follow a sweep that runs in another terminal, until it ends; Ctrl-C ends the watching alone."""
     from toprung.cli.display import watcher_for
     from toprung.sweep.following import follow
@@ -86,7 +86,7 @@ def watch(named: Named, storage: Storage = Path("runs")) -> None:
 
 
 @lives_app.command()
-def sync(named: Named, storage: Storage = Path("runs")) -> None:
+def sync(named: Named, storage: Storage = "runs") -> None:
     """Deliver to MLflow what it has not got."""
     from toprung.sweep import upkeep
 
@@ -100,7 +100,7 @@ def sync(named: Named, storage: Storage = Path("runs")) -> None:
 
 
 @lives_app.command("events")
-def list_events(named: Named, as_json: Json = False, storage: Storage = Path("runs")) -> None:
+def list_events(named: Named, as_json: Json = False, storage: Storage = "runs") -> None:
     """Print a sweep's ledger in order: what was asked, reported, decided, told, ended."""
     from toprung import ledger
     from toprung.analysis.events import events
@@ -122,7 +122,7 @@ def rm(
     named: Named,
     keep_export: Annotated[bool, typer.Option("--keep-export", help="Keep the winner's folder.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    storage: Storage = Path("runs"),
+    storage: Storage = "runs",
 ) -> None:
     """Remove a sweep's directory and those of its confirmations. What MLflow has of them stays."""
     from toprung.directory import confirmations
@@ -142,7 +142,7 @@ def rm(
     print(f"Removed {', '.join([made.sweep_id, *along])}.{kept}")
 
 
-def _find(named: str, storage: Path) -> SweepDirectory:
+def _find(named: str, storage: str) -> SweepDirectory:
     from toprung import directory
 
     return directory.find(root_of(storage), named)

@@ -12,7 +12,9 @@ import typer
 from toprung.errors import UserError
 
 Named = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's id or name.")]
-Storage = Annotated[Path, typer.Option(help="The folder that holds all sweeps.", show_default=True)]
+Storage = Annotated[
+    str, typer.Option(metavar="FOLDER|URI", help="What holds all sweeps: a folder, s3://... or gs://...")
+]
 Address = Annotated[
     str | None,
     typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster; without it Ray starts on this machine."),
@@ -20,16 +22,21 @@ Address = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def root_of(storage: Path) -> Path:
-    """The storage root: relative to the workbench where there is one, else to where we are."""
+def root_of(storage: str) -> Path:
+    """The storage root: relative to the workbench where there is one, else to where we are.
+
+    Sweeps that are kept on object storage are brought up to date in a local folder first.
+    """
+    from toprung.storage import fetch_all, is_uri, local_root
     from toprung.sweep import workbench
 
-    if storage.is_absolute():
-        return storage
     try:
-        return workbench.find_project(Path.cwd()) / storage
+        root = local_root(workbench.find_project(Path.cwd()), storage)
     except UserError:
-        return Path.cwd() / storage
+        root = local_root(Path.cwd(), storage)
+    if is_uri(storage):
+        fetch_all(storage, root)
+    return root
 
 
 def short(path: Path) -> str:

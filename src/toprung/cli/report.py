@@ -30,7 +30,7 @@ report_app = typer.Typer()
 
 
 @report_app.command()
-def report(named: Named, storage: Storage = Path("runs")) -> None:
+def report(named: Named, storage: Storage = "runs") -> None:
     """Write a sweep's report: an HTML file that opens offline, pictures, a summary; kept in MLflow too."""
     from toprung import data, directory
     from toprung.analysis.report import write_report
@@ -62,13 +62,14 @@ def compare(
         ),
     ] = None,
     as_json: Json = False,
-    storage: Storage = Path("runs"),
+    storage: Storage = "runs",
 ) -> None:
     """Compare the trials of one or several sweeps: ranked, with their uncertainty, and in words."""
     from toprung import directory
     from toprung.analysis.comparison import compare_sweeps
 
-    found = [directory.find(root_of(storage), each) for each in dict.fromkeys(named)]
+    root = root_of(storage)
+    found = [directory.find(root, each) for each in dict.fromkeys(named)]
     compared = compare_sweeps(found, by=by or ("configuration" if len(found) == 1 else "sweep"))
     for warning in compared.warnings:
         say(warning)

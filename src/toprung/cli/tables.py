@@ -12,6 +12,7 @@ from toprung.analysis.ranking import describe
 from toprung.cli.places import short
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
+from toprung.storage import is_uri
 from toprung.sweep.board import Board
 from toprung.sweep.driver import Outcome
 
@@ -54,12 +55,20 @@ def print_end(console: Console, outcome: Outcome) -> None:
     if sweep.experiments:
         console.print(f"  answers  toprung compare {made.sweep_id}")
     console.print(f"  trials   toprung show {made.sweep_id}")
+    if is_uri(sweep.storage):
+        console.print(f"  copy     {sweep.storage}", markup=False)
     console.print(f'  compare  toprung ui       (MLflow, experiment "{sweep.name}")')
     console.print(f"  log      {short(made.log_file)}")
     if outcome.status == "stopped":
         console.print(f"\nGo on with: toprung resume {made.sweep_id}")
     for problem in outcome.tracking_problems[:3]:
         console.print(f"MLflow: {problem}", markup=False)
+    if outcome.unsent:
+        console.print(
+            f"{sweep.storage} has not got everything ({outcome.unsent}). When it is back: toprung sync {made.sweep_id}",
+            markup=False,
+            soft_wrap=True,
+        )
     if outcome.undelivered:
         console.print(
             f"MLflow has not got everything ({outcome.undelivered}). When it is back: toprung sync {made.sweep_id}",

@@ -25,7 +25,7 @@ def ui(
         str | None, typer.Option(metavar="SWEEP", help="The sweep that optuna-dashboard shows; the newest if left out.")
     ] = None,
     study_port: Annotated[int, typer.Option(min=1, max=65535, help="Of optuna-dashboard, on loopback.")] = 8080,
-    storage: Storage = Path("runs"),
+    storage: Storage = "runs",
 ) -> None:
     """Open MLflow's pages, and optuna-dashboard where it is installed, on this machine, until Ctrl-C."""
     from toprung.sweep.upkeep import close_dead

@@ -131,6 +131,11 @@ def reason_of(error: BaseException) -> str:
 def _open(storage: str) -> tuple[FileSystem, str]:
     from pyarrow.fs import FileSystem
 
+    from toprung.storage import is_uri, open_storage
+
+    if is_uri(storage):
+        opened = open_storage(storage)  # as trials do: endpoints and patience are the same
+        return opened.filesystem, opened.root
     files, root = FileSystem.from_uri(storage)
     return files, root
 

@@ -28,6 +28,7 @@ from toprung.search.plan import Plan
 from toprung.search.scheduler import RungScheduler
 from toprung.search.space import Space, configuration
 from toprung.spec import Search, Sweep
+from toprung.storage import bring_failure
 from toprung.study_storage import together
 
 
@@ -218,6 +219,8 @@ class LedgerSearch(OptunaSearch):
 
     def _complete(self, trial_id: str, result: dict[str, Any] | None, *, error: bool) -> None:
         self._live.discard(trial_id)
+        if error:
+            bring_failure(self._directory, trial_id)
         failure = self._directory.failure_of(trial_id) if error else None
         value = None
         if error and trial_id not in self._attempts:
@@ -290,7 +293,8 @@ class LedgerSearch(OptunaSearch):
     def node_of(self, trial_id: str) -> str | None:
         """Ray's id of the node where the trial trains, once it has said so."""
         known: str | None = self._directory.attempt_of(trial_id).get("node")
-        return known
+        told = self._attempts.get(trial_id)  # its folder may be on another machine
+        return known or (told.node if told else None)
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's copy of the searcher: only where the truth is."""

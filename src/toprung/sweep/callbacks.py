@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from ray.tune.experiment import Trial
 
+    from toprung.storage import SweepCopy
+
 
 class BoardKeeper(Callback):
     """Keeps the board true and the watcher told."""
@@ -79,8 +81,8 @@ class Retention:
     with a longer budget they could still win.
     """
 
-    def __init__(self, directory: SweepDirectory, board: Board) -> None:
-        self._directory, self._board = directory, board
+    def __init__(self, directory: SweepDirectory, board: Board, copy: SweepCopy | None = None) -> None:
+        self._directory, self._board, self._copy = directory, board, copy
         self._could_win: set[str] = set()
 
     def kept(self, trial_id: str) -> None:
@@ -99,3 +101,5 @@ class Retention:
         folder = self._directory.trial_folder(trial_id)
         for name in (LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE):
             (folder / name).unlink(missing_ok=True)
+        if self._copy is not None:
+            self._copy.forget(trial_id, (LAST_FILE, WEIGHTS_FILE))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toprung import cluster, data
+from toprung import cluster, data, storage
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.spec import Sweep
@@ -57,7 +57,9 @@ def check(
     if sweep.space is not None:
         workbench.source_file(code, sweep.space, kind="search space")
     prepared_root = project / data.PREPARED
-    server.check_reachable(server.tracking_uri(project / sweep.storage))
+    if storage.is_uri(sweep.storage):
+        storage.check_usable(storage.open_storage(sweep.storage))
+    server.check_reachable(server.tracking_uri(storage.local_root(project, sweep.storage)))
     card = data.open_prepared(sweep.data.name, root=prepared_root).card
     images = data.place(sweep.data, root=prepared_root, room_bytes=cluster.room_for_images(nodes))
     if sweep.experiments:
@@ -89,7 +91,7 @@ def check_nodes(checked: Checked, made: SweepDirectory) -> None:
     images = checked.images
     findings = doctor.quick(
         code=made.code_folder,
-        storage=str(made.path.parent),
+        storage=uri if storage.is_uri(uri := made.spec().storage) else str(made.path.parent),
         image_bytes=0 if images.mapped is not None else images.num_bytes,
         mapped=images.mapped,
     )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import optuna
 
     from toprung.search.searcher import LedgerSearch
+    from toprung.storage import SweepCopy
     from toprung.sweep.stopping import StopAsked, Stopping
     from toprung.tracking.bridge import MLflowBridge
 
@@ -44,6 +45,7 @@ class Outcome:
     board: Board
     tracking_problems: list[str]
     undelivered: str | None = None
+    unsent: str | None = None  # why the storage has not got everything
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,11 @@ class Driver:
         *,
         life: Life | None = None,
         ray_there: cluster.AttachedRay | None = None,
+        copy: SweepCopy | None = None,
     ) -> None:
         self._checked, self._sweep, self._made = checked, checked.sweep, made
         self._board, self._watcher, self._life = board, watcher, life or Life()
-        self._ray_there = ray_there
+        self._ray_there, self._copy = ray_there, copy
         self._state: dict[str, Any] = {}
         self._state_lock = threading.Lock()
         self._asked: StopAsked | None = None
@@ -196,6 +199,8 @@ class Driver:
         ledger.write_life(study, verb=self._life.verb, details=self._life.details)
         if self._life.prepare_study is not None:
             self._life.prepare_study(study)
+        if self._copy is not None:
+            self._copy.deliver_trials()
         scheduler = RungScheduler(sweep)
         searcher = self._searcher = LedgerSearch(
             sweep,
@@ -213,7 +218,7 @@ class Driver:
         for record in ledger.records(study).trials:
             if record.trial_id:
                 board.add(record)
-        self._retain = Retention(made, board).kept
+        self._retain = Retention(made, board, self._copy).kept
         keeper = BoardKeeper(
             board,
             self._watcher,
@@ -234,6 +239,7 @@ class Driver:
             num_threads=sweep.resources.num_threads,
             mapped=checked.images.mapped,
             code=cluster.sent_code(made.code_folder),
+            kept=self._copy.kept(sweep.rungs, past=(t.trial_id for t in searcher.going_on)) if self._copy else None,
         )
         ray_here.wait()
         if self._ray_there is not None:
@@ -275,6 +281,8 @@ class Driver:
         """
         if self._searcher is None or self._bridge is None:
             return
+        if self._copy is not None:
+            self._copy.bring_open_trials(trial_id for trial_id, view in self._board.trials.items() if view.end is None)
         take_unheard_epochs(self._made, self._board, searcher=self._searcher, writer=self._writer)
         if self._asked is not None and self._asked.by_rule:
             end = ledger.End("stopped", cause=self._asked.reason)
@@ -309,6 +317,8 @@ class Driver:
         if confirmed_by(self._made) is not None:
             winner = representative(trials, mode=self._sweep.mode) or winner
         try:
+            if self._copy is not None and winner.epoch is not None:
+                self._copy.bring_trial(winner.trial_id, epoch=winner.epoch)
             export_winner(
                 winner,
                 directory=self._made,

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from toprung import cluster, directory, ledger
+from toprung import cluster, directory, ledger, storage
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.spec import Sweep
@@ -69,9 +70,8 @@ def run(
             earlier.check_warm_start(warm_start, checked, accept_data_change=accept_data_change)
             told = partial(earlier.tell, source=warm_start)
             life = Life(details={"warm_start": warm_start.sweep_id}, prepare_study=told)
-        made = directory.create(
-            project / sweep.storage, sweep, name=name, now=datetime.now(), recipe=recipe, settings=settings
-        )
+        root = storage.local_root(project, sweep.storage)
+        made = directory.create(root, sweep, name=name, now=datetime.now(), recipe=recipe, settings=settings)
         return begin(checked, made, watcher=watcher, life=life, copy_code=copy_code, ray_there=ray_there)
 
 
@@ -122,12 +122,29 @@ def begin(
     board = Board(made.sweep_id, checked.sweep, checked.num_workers, note=checked.images.where)
     try:
         copy_code(made.code_folder)
-        with made.lock(), output_to(made.log_file):
-            return Driver(checked, made, board, watcher, life=life, ray_there=ray_there).run()
+        with made.lock():
+            return _drive(checked, made, board, watcher, life=life, ray_there=ray_there)
     except BaseException as error:
         if isinstance(error, UserError) or not board.trials:  # nothing happened that anyone could want to keep
+            with contextlib.suppress(UserError):
+                storage.discard(made)
             shutil.rmtree(made.path, ignore_errors=True)
         raise
+
+
+def _drive(
+    checked: Checked,
+    made: SweepDirectory,
+    board: Board,
+    watcher: Watcher,
+    *,
+    life: Life | None,
+    ray_there: cluster.AttachedRay | None,
+) -> Outcome:
+    """Run the driver; where the sweep is kept on object storage, beside its copy."""
+    with storage.kept_up(made) as copy, output_to(made.log_file):
+        outcome = Driver(checked, made, board, watcher, life=life, ray_there=ray_there, copy=copy).run()
+    return outcome if copy is None else replace(outcome, unsent=copy.undelivered)
 
 
 def resume(project: Path, made: SweepDirectory, *, watcher: Watcher, address: str | None = None) -> Outcome:
@@ -142,6 +159,7 @@ def resume(project: Path, made: SweepDirectory, *, watcher: Watcher, address: st
     Raises:
         UserError: it runs, it is finished, or its recipe or its data are others now.
     """
+    storage.refresh(made)
     sweep = made.spec()
     _refuse_finished(made, sweep)
     if made.is_driven():
@@ -180,6 +198,7 @@ def extend(
     Raises:
         UserError: it runs, it is a controlled experiment, the budget does not grow, or its data are others now.
     """
+    storage.refresh(made)
     old = made.spec()
     if old.experiments:
         raise UserError(
@@ -251,8 +270,7 @@ def _take_up(
             asked = made.read(made.spec_file)
             extensions = [*asked.get("extensions", []), extension]
             made.write(made.spec_file, {**asked, "spec": sweep.model_dump(mode="json"), "extensions": extensions})
-        with output_to(made.log_file):
-            return Driver(checked, made, board, watcher, life=life, ray_there=ray_there).run()
+        return _drive(checked, made, board, watcher, life=life, ray_there=ray_there)
 
 
 def _refuse_finished(made: SweepDirectory, sweep: Sweep) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from toprung import cluster
+from toprung import cluster, storage
 from toprung.data import Card, mapped_images
 from toprung.directory import (
     ATTEMPT_FILE,
@@ -59,6 +59,7 @@ class TrialTask:
     num_threads: int  # of each
     mapped: Path | None  # the folder of the images, where they are not among the arrays
     code: str  # the hash of the code that was sent
+    kept: storage.Kept | None = None  # where the sweep is kept, if that is no folder
 
 
 def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, ray.ObjectRef[np.ndarray]]) -> None:
@@ -72,21 +73,26 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
     from ray import get_runtime_context
     from ray import tune as ray_tune
 
-    from toprung import session
+    from toprung import checkpoint, session
 
     trial_id = ray_tune.get_context().get_trial_id()
-    folder = task.directory.trial_folder(trial_id)
+    copy = storage.TrialCopy(task.kept, directory=task.directory, trial_id=trial_id) if task.kept else None
+    folder = copy.folder if copy else task.directory.trial_folder(trial_id)
     folder.mkdir(parents=True, exist_ok=True)
     reported: list[Any] = []
     attempt = Attempt(get_runtime_context().get_node_id(), cluster.imported_code(), now_ms())
 
     def report(metrics: dict[str, float]) -> None:
-        reported.append(metrics["epoch"])
-        ray_tune.report({**metrics, **attempt.told})
+        for told in copy.saved(metrics) if copy else [metrics]:
+            reported.append(told["epoch"])
+            ray_tune.report({**told, **attempt.told})
 
     try:
         write_json(folder / ATTEMPT_FILE, asdict(attempt))
         with _alone_in(folder):
+            if copy:
+                last = checkpoint.read_last(folder)
+                copy.fetch(local_epoch=last.progress.epochs if last else 0)
             (folder / FAILURE_FILE).unlink(missing_ok=True)
             about = {"trainer": task.trainer, "config": config, "defaults": dict(task.defaults)}
             write_json(folder / CONFIG_FILE, about)
@@ -95,10 +101,14 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
                 train(report)
             else:
                 _train_in_a_group(partial(train, report), others=partial(train, _said_by_rank_0), folder=folder)
+        if copy:
+            copy.settle()  # of a loop that ended by itself before a rung
         if not reported:  # Tune would end the whole sweep over a result without the metric
             raise session.TrainingFailed("the loop ended without reporting an epoch")
     except Exception as error:
         _leave(folder, failure_of(error))
+        if copy:
+            copy.leave_failure()
         raise
 
 

@@ -6,12 +6,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from toprung import ledger
+from toprung import ledger, storage
 from toprung.directory import SweepDirectory, confirmations, every
 from toprung.errors import UserError
 from toprung.ledger import TrialRecord
@@ -24,18 +25,24 @@ def stop(made: SweepDirectory, *, timeout_seconds: float) -> dict[str, Any]:
     Raises:
         UserError: it does not run, or has not stopped in time.
     """
-    if not made.is_driven():
+    if made.is_driven():
+        made.stop_file.touch()
+        is_driven = made.is_driven
+    elif storage.driven_elsewhere(made):
+        storage.ask_to_stop(made)
+        is_driven = partial(storage.driven_elsewhere, made)
+    else:
         raise UserError(f"{made.sweep_id} is not running ({_state(made).get('status', 'never started')}).")
-    made.stop_file.touch()
     deadline = time.monotonic() + timeout_seconds
-    while made.is_driven():
+    while is_driven():
         if time.monotonic() > deadline:
             raise UserError(
                 f"{made.sweep_id} was asked to stop and has not yet, after {timeout_seconds:g} s. "
                 f"Its log: {made.log_file}"
             )
-        time.sleep(0.1)
+        time.sleep(0.1 if made.lock_file.exists() else 1)
     made.stop_file.unlink(missing_ok=True)
+    storage.refresh(made)
     return _state(made)
 
 
@@ -50,7 +57,7 @@ def sync(made: SweepDirectory) -> list[str]:
     from toprung.tracking.client import Away, Refused
 
     try:
-        with made.lock():
+        with made.lock(), storage.kept_up(made) as copy:
             sweep = made.spec()
             tracked = mirror.open_sweep(made, sweep=sweep)
             runs = mirror.Mirror(tracked, directory=made, metric=sweep.metric)
@@ -73,6 +80,8 @@ def sync(made: SweepDirectory) -> list[str]:
         raise UserError(
             f"MLflow at {uri} does not answer ({error}). Start it, then type: toprung sync {made.sweep_id}"
         ) from None
+    if copy is not None and copy.undelivered:
+        raise UserError(f"{sweep.storage} has not got everything ({copy.undelivered}). Try again later.")
     return runs.problems
 
 
@@ -99,7 +108,8 @@ def dead(root: Path) -> Iterator[SweepDirectory]:
     for made in every(root):
         try:
             state = _state(made)
-            if (state.get("status") == "running" or "undelivered" not in state) and state and not made.is_driven():
+            is_open = bool(state) and (state.get("status") == "running" or "undelivered" not in state)
+            if is_open and not made.is_driven() and not storage.driven_elsewhere(made):
                 yield made
         except UserError:
             continue
@@ -132,11 +142,14 @@ def remove(made: SweepDirectory, *, keep_export: bool) -> None:
     for each in (made, *its_own):
         if each.is_driven():
             raise UserError(f"{each.sweep_id} is running. Type: toprung stop {each.sweep_id}")
+        if storage.driven_elsewhere(each):
+            raise UserError(f"{each.sweep_id} is running on another machine. Type: toprung stop {each.sweep_id}")
     for each in (*its_own, made):
         _remove(each, keep_export=keep_export)
 
 
 def _remove(made: SweepDirectory, *, keep_export: bool) -> None:
+    storage.discard(made, keep_export=keep_export)
     aside = made.path.with_name(f".removed-{made.sweep_id}")
     shutil.rmtree(aside, ignore_errors=True)
     os.replace(made.path, aside)

@@ -17,6 +17,7 @@ from toprung.errors import UserError
 from toprung.ledger import End, TrialRecord
 from toprung.lineage import Lineage
 from toprung.spec import Sweep
+from toprung.storage import StorageAway, bring_newer, storage_of
 from toprung.tracking import description, server
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Mirror:
         self._on_run, self._on_kept = on_run, on_kept
         self._sent: dict[str, _Sent] = {}
         self.problems: list[str] = []
+        self._storage = storage_of(directory)
         self.refresh()
 
     def refresh(self) -> None:
@@ -135,9 +137,19 @@ class Mirror:
     def end(self, trial_id: str, end: End) -> None:
         """The trial ended."""
         sent = self._of(trial_id)
+        if self._storage is not None:
+            self._bring(trial_id)
         self._sweep.end_trial(sent.run_id, end, folder=self._directory.trial_folder(trial_id))
         sent.status, sent.word = "ENDED", end.status
         self._on_kept(trial_id)
+
+    def _bring(self, trial_id: str) -> None:
+        """Have the files of a trial that ran on another machine."""
+        assert self._storage is not None
+        try:
+            bring_newer(self._directory, self._storage, trial_id)
+        except StorageAway as error:
+            self.problems.append(f"trial {trial_id}: its files were not at hand: {error}")
 
     def _of(self, trial_id: str) -> _Sent:
         from toprung.tracking.client import Refused

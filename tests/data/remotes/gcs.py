@@ -20,7 +20,7 @@ class Gcs:
     """An emulator (in memory), its gate and a relay before them; `port` is the relay's."""
 
     def __init__(self, folder: Path) -> None:
-        self._emulator_port, self._log = free_port(), folder / "emulator.log"
+        self.emulator_port, self._log = free_port(), folder / "emulator.log"
         self._gate = ThreadingHTTPServer((LOOPBACK, 0), _gate_of(self))
         self.relay = Relay(self._gate.server_address[1])
         self.endpoint = f"http://{LOOPBACK}:{self.relay.port}"
@@ -28,7 +28,7 @@ class Gcs:
 
     def __enter__(self) -> "Gcs":
         command = [sys.executable, "-c", "from gcp_storage_emulator.__main__ import main; main()"]
-        command += ["start", "--host", LOOPBACK, "--port", str(self._emulator_port), "--in-memory"]
+        command += ["start", "--host", LOOPBACK, "--port", str(self.emulator_port), "--in-memory"]
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=output)
         threading.Thread(target=self._gate.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -54,7 +54,7 @@ class Gcs:
         return name
 
     def forward(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, dict]:
-        connection = http.client.HTTPConnection(LOOPBACK, self._emulator_port, timeout=30)
+        connection = http.client.HTTPConnection(LOOPBACK, self.emulator_port, timeout=30)
         try:
             connection.request(method, path, body=body, headers=headers)
             answer = connection.getresponse()

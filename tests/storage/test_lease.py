@@ -1,0 +1,62 @@
+"""One driver at a time, told by a lease on the storage."""
+
+import os
+import time
+from dataclasses import replace
+
+import pytest
+
+from toprung.storage import lease
+
+
+def _of_another_machine(holder):
+    return replace(holder, machine="another", host="another", key="another")
+
+
+def test_a_live_lease_is_seen_and_a_released_one_is_gone(storage):
+    holder = lease.Holder.here()
+    assert lease.look(storage, "sweep") is None
+    assert lease.take(storage, "sweep", holder)
+    held = lease.look(storage, "sweep")
+    assert held.holder == holder
+    assert held.is_live
+    assert held.silent_seconds < 30
+    lease.release(storage, "sweep", _of_another_machine(holder))
+    assert lease.look(storage, "sweep") is not None
+    lease.release(storage, "sweep", holder)
+    assert lease.look(storage, "sweep") is None
+    assert storage.listed() == {}
+
+
+def test_a_process_that_is_gone_from_this_machine_holds_nothing():
+    here = lease.Holder.here()
+    assert not here.is_gone
+    assert replace(here, began=here.began - 100).is_gone  # its number was given to another process
+    assert not replace(_of_another_machine(here), began=0.0).is_gone  # nobody can tell from here
+
+
+def test_a_silent_lease_is_no_longer_live(bucket_folder):
+    from toprung.storage import open_storage
+
+    storage = open_storage(f"file://{bucket_folder}")
+    lease.renew(storage, "sweep", _of_another_machine(lease.Holder.here()))
+    assert lease.look(storage, "sweep").is_live
+    then = time.time() - lease.LEASE_SECONDS - 1
+    os.utime(bucket_folder / "sweep" / lease.LEASE_FILE, (then, then))
+    assert not lease.look(storage, "sweep").is_live
+
+
+def test_of_two_that_take_a_lease_at_once_one_goes_on(storage, monkeypatch):
+    first, second = lease.Holder.here(), _of_another_machine(lease.Holder.here())
+    monkeypatch.setattr(lease.time, "sleep", lambda seconds: lease.renew(storage, "sweep", second))
+    assert not lease.take(storage, "sweep", first)
+    assert lease.take(storage, "sweep", second)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"key": 1}'])
+def test_a_lease_that_cannot_be_read_is_nobodys(bucket_folder, content):
+    from toprung.storage import open_storage
+
+    storage = open_storage(f"file://{bucket_folder}")
+    storage.put(f"sweep/{lease.LEASE_FILE}", content)
+    assert lease.look(storage, "sweep") is None

@@ -1,0 +1,172 @@
+"""Whole sweeps that are kept on object storage: the machine is lost, and another one goes on from the storage alone."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.chaos.agreement import agreement
+from tests.chaos.sweeps import NUM_TRIALS, Arena, new_bench
+from toprung import directory, ledger
+from toprung.directory import LAST_FILE, SweepDirectory
+from toprung.storage import open_storage
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory):
+    """Two machines, as far as a sweep can tell: each has a workbench and its own folder `runs`."""
+    first = new_bench(tmp_path_factory.mktemp("first") / "workbench")
+    return first, shutil.copytree(first, tmp_path_factory.mktemp("second") / "workbench")
+
+
+@pytest.fixture
+def machines(benches, tmp_path):
+    """Makes both, for a storage; nothing of what they started outlives the test."""
+    arenas = []
+
+    def make(place):
+        uri = place.new_uri()
+        for number, bench in enumerate(benches):
+            shutil.rmtree(bench / "runs", ignore_errors=True)
+            logs = tmp_path / f"output-{number}"
+            logs.mkdir()
+            arenas.append(Arena(bench, bench / "runs", logs, environment=place.environ, storage=uri))
+        return arenas
+
+    yield make
+    left = [line for arena in arenas for line in arena.end()]
+    assert left == []
+
+
+def _agree(arena, sweep_id, *, num_trials=NUM_TRIALS):
+    found = agreement(arena.root / sweep_id, uri=f"sqlite:///{arena.root}/mlflow.db", num_trials=num_trials)
+    assert found.problems == [], arena.commands[-1]
+
+
+def _resumed_elsewhere(first, second):
+    """Have the second machine go on with a sweep that died on the first, from the storage alone; gives its id."""
+    sweep_id = first.made.sweep_id
+    lost = first.made.ledger_file.read_bytes()
+    shutil.rmtree(first.root)
+    resumed = second.begin("resume", sweep_id).finish()
+    made = SweepDirectory(second.root / sweep_id)
+    _agree(second, sweep_id)
+    known = {trial.trial_id for trial in ledger.read(made)}
+    assert len(ledger.read_all(made).lives) == 2
+    assert len(known) == NUM_TRIALS, f"{resumed}\n{lost.decode()}"
+    return sweep_id
+
+
+def test_a_machine_is_lost_and_another_goes_on_from_the_storage_alone(s3, machines):
+    first, second = machines(s3)
+    first.sweep(DIES_AT_LINE=50).dies()
+    sweep_id = _resumed_elsewhere(first, second)
+    storage = open_storage(second.storage)
+    kept = {name.split("/")[2] for name in storage.listed(sweep_id) if name.endswith(LAST_FILE)}
+    local = {path.parent.name for path in second.root.glob(f"{sweep_id}/trials/*/{LAST_FILE}")}
+    assert kept >= local  # losers are gone from both
+    assert local
+    assert storage.get(f"{sweep_id}/ledger.log") == (second.root / sweep_id / "ledger.log").read_bytes()
+    shutil.rmtree(second.root)
+    shown = json.loads(first.run("show", sweep_id, "--json").stdout)
+    assert shown["status"] == "finished"
+    assert len(shown["trials"]) == NUM_TRIALS
+    assert (first.root / sweep_id / "export" / "model.pth").is_file()
+    assert all(secret not in (first.root / sweep_id / name).read_text() for name in ("sweep.json", "lineage.json")
+               for secret in (s3.environ["AWS_ACCESS_KEY_ID"], s3.environ["AWS_SECRET_ACCESS_KEY"]))  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [5, 30, 75, 95])
+def test_wherever_the_driver_is_killed_the_storage_is_enough(line, s3, machines):
+    first, second = machines(s3)
+    first.sweep(DIES_AT_LINE=line).dies()
+    _resumed_elsewhere(first, second)
+
+
+@pytest.mark.slow
+def test_on_google_cloud_storage_a_sweep_is_extended_from_the_storage_alone(gs, machines):
+    first, second = machines(gs)
+    first.sweep().finish()
+    sweep_id = first.made.sweep_id
+    shutil.rmtree(first.root)
+    listed = json.loads(second.run("list", "--json").stdout)
+    assert [(each["sweep_id"], each["status"]) for each in listed] == [(sweep_id, "finished")]
+    second.begin("extend", sweep_id, "--trials", "1", "--max-epochs", "4").finish()
+    made = SweepDirectory(second.root / sweep_id)
+    trials = ledger.read(made)
+    continued = [trial for trial in trials if trial.continues]
+    assert continued
+    assert all(trial.epochs == 4 for trial in continued if trial.status == "finished")
+    assert all(min(trial.epochs_by_number) == 1 for trial in continued)
+    _agree(second, sweep_id, num_trials=len(trials))
+    second.run("rm", sweep_id, "--yes")
+    assert open_storage(second.storage).listed() == {}
+
+
+@pytest.mark.slow
+def test_training_goes_on_while_the_storage_is_away(s3, machines):
+    first, second = machines(s3)
+    command = first.sweep("constants.pause=1").reaches(lambda: first.count('{"epoch/1":') >= 1, "a first epoch")
+    s3.relay.cut()
+    before = first.count('{"epoch/')
+    command.reaches(lambda: first.count('{"epoch/') >= before + 3, "three more epochs")
+    s3.relay.mend()
+    command.finish()
+    assert "has not got everything" not in command.stdout
+    sweep_id = first.made.sweep_id
+    _agree(first, sweep_id)
+    kept = (first.root / sweep_id / "ledger.log").read_bytes()
+    shutil.rmtree(first.root)
+    second.run("show", sweep_id)
+    assert (second.root / sweep_id / "ledger.log").read_bytes() == kept
+
+
+@pytest.mark.slow
+def test_what_the_storage_has_not_got_at_the_end_is_said_and_delivered_later(s3, machines):
+    first, second = machines(s3)
+    command = first.sweep().says("stopping Ray")
+    s3.relay.cut()
+    command.finish()
+    sweep_id = first.made.sweep_id
+    last = [line for line in command.stdout.splitlines() if line][-1]
+    assert last == (
+        f"{first.storage} has not got everything (it cannot be reached). When it is back: toprung sync {sweep_id}"
+    )
+    s3.relay.mend()
+    assert "MLflow has everything" in first.run("sync", sweep_id).stdout
+    shutil.rmtree(first.root)
+    assert json.loads(second.run("show", sweep_id, "--json").stdout)["status"] == "finished"
+    assert (second.root / sweep_id / "export" / "model.pth").is_file()
+
+
+@pytest.mark.slow
+def test_a_sweep_that_runs_elsewhere_is_not_taken_up_and_can_be_stopped(s3, machines):
+    first, second = machines(s3)
+    command = first.sweep("constants.pause=2").reaches(lambda: first.count('{"epoch/1":') >= 1, "a first epoch")
+    sweep_id = first.made.sweep_id
+    refused = second.begin("resume", sweep_id).finish(2)
+    assert f"{sweep_id} is running on " in refused.stderr
+    assert refused.stdout == ""
+    assert "running" in second.run("list").stdout
+    second.run("stop", sweep_id)
+    command.finish(130)
+    assert (
+        next(directory.every(second.root)).read(next(directory.every(second.root)).status_file)["status"] == "stopped"
+    )
+
+
+def test_what_cannot_be_used_is_said_at_the_door_and_leaves_nothing(s3, machines):
+    first, _ = machines(s3)
+    first.storage = "s3://no-such-bucket/sweeps"
+    refused = first.sweep().finish(2)
+    assert refused.stderr == (
+        "The storage s3://no-such-bucket/sweeps cannot be written: "
+        "access is denied: no such bucket, or these credentials may not do that.\n"
+    )
+    assert not list(first.root.glob("smoke-*"))
+    assert (
+        first.begin("train", "trainers.convnet")
+        .finish(2)
+        .stderr.endswith("keeps what it makes in a folder. Give one.\n")
+    )
