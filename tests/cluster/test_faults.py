@@ -38,7 +38,7 @@ def test_a_node_killed_under_two_running_trials(new_raylets):
 
 def test_a_node_added_in_mid_sweep_is_used(new_raylets):
     raylets = new_raylets("first")
-    command = raylets.sweep(PAUSE)
+    command = raylets.sweep("constants.pause=3", "asha.max_epochs=9", "asha.grace_epochs=9")
     command.reaches(lambda: raylets.arena.count('{"epoch/1":') >= 1, "an epoch")
     raylets.join("second")
     command.says("2 at a time").finish()

@@ -223,8 +223,8 @@ class LedgerSearch(OptunaSearch):
             bring_failure(self._directory, trial_id)
         failure = self._directory.failure_of(trial_id) if error else None
         value = None
-        if error and trial_id not in self._attempts:
-            self._note_attempt(trial_id, {f"attempt_{k}": v for k, v in self._directory.attempt_of(trial_id).items()})
+        if error:
+            self.note_unheard_attempt(trial_id)
         if error and failure and failure.other_code:
             end = End("killed", cause=failure.cause)
             self._on_other_code(failure.cause)
@@ -285,6 +285,11 @@ class LedgerSearch(OptunaSearch):
         if attempt is not None and self._attempts.get(trial_id) != attempt:
             self._attempts[trial_id] = attempt
             ledger.write_attempt(self.optuna_trial(trial_id), attempt)
+
+    def note_unheard_attempt(self, trial_id: str) -> None:
+        """A process may be gone before its first report: where it ran stands in the trial's folder."""
+        left = self._directory.attempt_of(trial_id)
+        self._note_attempt(trial_id, {f"attempt_{name}": value for name, value in left.items()})
 
     def epochs_of(self, trial_id: str) -> int:
         """How many epochs of a trial the ledger has."""

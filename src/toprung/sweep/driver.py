@@ -251,9 +251,12 @@ class Driver:
         num_left = len(searcher.going_on) + max(0, sweep.num_trials - searcher.num_asked)
         if num_left == 0:
             return
-        losses = Losses(
-            epochs_of=searcher.epochs_of, node_of=searcher.node_of, nodes=ray_here.nodes, on_loss=keeper.lost
-        )
+
+        def lost(trial_id: str, what: str) -> None:
+            searcher.note_unheard_attempt(trial_id)
+            keeper.lost(trial_id, what)
+
+        losses = Losses(epochs_of=searcher.epochs_of, node_of=searcher.node_of, nodes=ray_here.nodes, on_loss=lost)
         keep_keys_from_arguments()
         ray_tune.Tuner(
             trainable_for(sweep, task, checked.images.arrays),
