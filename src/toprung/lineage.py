@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import platform
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +18,7 @@ from toprung.data import Card, dvc_lineage
 from toprung.errors import UserError
 
 PACKAGES = ("toprung", "torch", "torchvision", "ray", "optuna", "mlflow", "dvc", "numpy")
+ORIGIN_FILE = "origin.json"
 
 
 class Lineage(BaseModel):
@@ -48,12 +52,11 @@ def collect(project: Path, *, card: Card, split_fingerprint: str, seed: int | No
         seed: of training; None where each trial has its own.
         search_seed: of the sampler.
     """
-    commit = _git(project, "rev-parse", "HEAD")
-    changed = _git(project, "status", "--porcelain") if commit else None
+    origin = _origin(project)
     lock = project / "requirements.lock"
     return Lineage(
-        commit=commit,
-        dirty=None if changed is None else bool(changed),
+        commit=origin["commit"],
+        dirty=origin["dirty"],
         lock_hash=hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
         data_name=card.name,
         data_fingerprint=card.fingerprint,
@@ -65,6 +68,22 @@ def collect(project: Path, *, card: Card, split_fingerprint: str, seed: int | No
         versions=installed_versions(),
         **_known_to_dvc(card.name, project=project),
     )
+
+
+def write_origin(project: Path, copy: Path) -> None:
+    """Leave word in a copy of the workbench, which has no .git, of the commit that it was made from."""
+    (copy / ORIGIN_FILE).write_text(json.dumps(_origin(project)) + "\n")
+
+
+def _origin(project: Path) -> dict[str, Any]:
+    """The commit of the workbench, and whether its files differ from it; None and None where nobody knows."""
+    if (commit := _git(project, "rev-parse", "HEAD")) is not None:
+        changed = _git(project, "status", "--porcelain")
+        return {"commit": commit, "dirty": None if changed is None else bool(changed)}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        left = json.loads((project / ORIGIN_FILE).read_text())
+        return {"commit": left["commit"], "dirty": left["dirty"]}
+    return {"commit": None, "dirty": None}
 
 
 def _known_to_dvc(name: str, *, project: Path) -> dict[str, str | None]:

@@ -18,6 +18,7 @@ from toprung.cli.init import init_app
 from toprung.cli.lives import lives_app
 from toprung.cli.places import Address, Json, Named, Storage, exit_code, print_json, root_of, say, short
 from toprung.cli.report import report_app
+from toprung.cli.submit import submit_app
 from toprung.cli.ui import ui_app
 from toprung.errors import UserError
 from toprung.settings import apply_overrides, parse_settings
@@ -35,6 +36,7 @@ app.add_typer(init_app)
 app.add_typer(lives_app)
 app.add_typer(report_app)
 app.add_typer(confirm_app)
+app.add_typer(submit_app)
 app.add_typer(ci_app)
 app.add_typer(ui_app)
 app.add_typer(doctor_app)

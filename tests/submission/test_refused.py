@@ -1,0 +1,53 @@
+"""`toprung submit`, where it cannot: one line that says what to type, and nothing sent."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.servers import free_port
+
+
+def _submit(*words, folder, env=None):
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "toprung", "submit", *words],
+        cwd=folder, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "Which recipe? Type: toprung submit tune.digits --storage /mnt/shared/runs"),
+        (("tune.digit", "--storage", "/mnt/shared/runs"), 'No recipe "tune.digit". Did you mean tune.digits?'),
+        (("tune.digits",), 'The storage "runs" is a folder of this machine.'),
+        (("tune.digits", "--set", "asha.reduction=1"), 'asha has no field "reduction"'),
+        (("--attach", "--stop"), "--resume, --attach and --stop exclude each other. Give one."),
+        (("digits-1", "--resume", "--set", "num_trials=3"), "A sweep goes on as it began"),
+        (("tune.digits", "--storage", "/mnt/shared/runs", "--address", "10.0.0.2:6379"), "is no dashboard's address"),
+    ],
+)
+def test_a_mistake_is_answered_before_anything_is_sent(words, told, workbench):
+    ran = _submit(*words, folder=workbench)
+    assert ran.returncode == 2
+    assert told in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_a_cluster_that_does_not_answer_is_named_with_what_to_type(workbench):
+    address = f"http://127.0.0.1:{free_port()}"
+    ran = _submit("tune.digits", "--storage", "/mnt/shared/runs", "--address", address, folder=workbench)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"No Ray dashboard answers at {address}.")
+    assert ran.stderr.endswith("Type: ray dashboard cluster.yaml\n")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_a_tracking_uri_with_a_password_stays_here_and_is_not_repeated(workbench):
+    address = f"http://127.0.0.1:{free_port()}"
+    env = {"MLFLOW_TRACKING_URI": "https://user:password@host"}
+    ran = _submit("tune.digits", "--storage", "/mnt/shared/runs", "--address", address, folder=workbench, env=env)
+    assert "MLFLOW_TRACKING_URI of this machine stays here." in ran.stderr
+    assert "password" not in ran.stdout + ran.stderr
