@@ -7,7 +7,7 @@
 nodes      the sweep of bench/overhead.py on one node of 2 CPUs, and on two nodes of 1 CPU: by turns in each run
 workers    trials of two workers, and the bare loop that `torchrun` starts: by turns in each run
 submit     seconds from `toprung submit` to the first training step, on a cluster that idles
-recovery   seconds from the death of a node to the next epoch of a trial that ran there
+recovery   a node dies under a trial: the longest time without a report of it, beside an epoch's usual time
 driver     the driver's CPU time a trial with 1, 4 and 16 nodes of one CPU; trials do nothing (bench/instant.py)
 many       the same in one sweep of 10,000 trials on one node: how the cost grows within it
 

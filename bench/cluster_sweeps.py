@@ -1,7 +1,9 @@
 """Sweeps that train, on clusters of raylets: their throughput, their first step, and a node that dies under them."""
 
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -73,7 +75,7 @@ def submit(folder, options):
 
 
 def recovery(folder, options):
-    """A node of two dies under a trial: how long until that trial reports its next epoch, on the other one."""
+    """A node of two dies under a trial: how long that trial is silent, until its next epoch on another node."""
     project, rounds = overhead.workbench(folder / "project", options), []
     settings = ("num_trials=2", "asha.max_epochs=40", "asha.grace_epochs=40", "max_concurrent_trials=2")
     for number in range(options.runs):
@@ -89,8 +91,7 @@ def recovery(folder, options):
             cluster.kill(lost)
             if sweep.wait(timeout=600):
                 sys.exit((project / "output.log").read_text()[-3000:])
-        gap = longest_gap(overhead.latest(project), since=killed)
-        rounds.append({"a node of two": {"seconds to the next epoch": gap}})
+        rounds.append({"a node of two": silence(overhead.latest(project), since=killed)})
         print(f"run {number + 1}: {json.dumps(rounds[-1])}", flush=True)
     return rounds
 
@@ -135,16 +136,19 @@ def trials_of(log):
     return counts
 
 
-def longest_gap(folder, *, since):
-    """Seconds from a moment to the first report of each trial after it: the longest."""
+def silence(folder, *, since):
+    """The longest time without a report of one trial after a moment, and an epoch's usual time, in seconds."""
     from toprung.directory import SweepDirectory
     from toprung.ledger import read
 
     gaps = []
     for trial in read(SweepDirectory(folder)):
-        later = [epoch.time_ms / 1000 for epoch in trial.epochs_by_number.values() if epoch.time_ms / 1000 > since]
-        gaps.append(min(later) - since)
-    return max(gaps)
+        at = sorted(epoch.time_ms / 1000 for epoch in trial.epochs_by_number.values())
+        gaps += [[after - before for before, after in itertools.pairwise(at) if after > since]]
+    return {
+        "seconds without a report": max(map(max, gaps)),
+        "seconds an epoch takes": statistics.median(itertools.chain.from_iterable(gaps)),
+    }
 
 
 def wait_for(is_so, process):
