@@ -10,6 +10,7 @@ submit     seconds from `toprung submit` to the first training step, on a cluste
 recovery   a node dies under a trial: the longest time without a report of it, beside an epoch's usual time
 driver     the driver's CPU time a trial with 1, 4 and 16 nodes of one CPU; trials do nothing (bench/instant.py)
 many       the same in one sweep of 10,000 trials on one node: how the cost grows within it
+listing    CPU seconds of what `toprung list` reads of 1 and of 5 sweeps of 100 trials
 
 Medians (minimum to maximum) of the runs. CPU seconds and ratios hold on a machine that does other work meanwhile;
 seconds of the clock do not. The head, the nodes and the driver share the machine's cores: what a network costs is not
@@ -34,6 +35,7 @@ PARTS = {
     "recovery": cluster_sweeps.recovery,
     "driver": cluster_driver.by_nodes,
     "many": cluster_driver.many,
+    "listing": cluster_driver.listing,
 }
 
 

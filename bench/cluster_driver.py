@@ -1,11 +1,11 @@
 """What a trial costs the driver on clusters of several sizes: instant trials, as in bench/tracking.py."""
 
 import itertools
-import resource
 import shutil
 import subprocess
 import sys
 
+import figures
 import tracking_lanes as lanes
 from raylets import raylets
 
@@ -50,16 +50,34 @@ def many(folder, options):
     return [tenths]
 
 
+def listing(folder, options):
+    """CPU seconds of what `toprung list` reads of simulated sweeps of 100 trials: every ledger, whole."""
+    import optuna
+    import report
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    rounds = []
+    for _ in range(options.runs):
+        ways = {}
+        for count in (1, 5):
+            storage = folder / f"runs-{count}"
+            for _ in range(count):
+                report.simulate(storage, 100)
+            ways[f"{count} sweeps"] = left_behind(storage)
+        rounds.append(ways)
+    return rounds
+
+
 def left_behind(storage):
-    """What one such sweep weighs, and what it costs to list it."""
+    """What a storage folder weighs, and what `toprung list` reads of it costs; it is removed."""
+    from toprung import directory
+    from toprung.analysis.ranking import brief
+
     files = [path for path in storage.rglob("*") if path.is_file()]
     found = {"files": len(files), "megabytes": sum(path.stat().st_size for path in files) / 1e6}
     found["megabytes of ledger"] = sum(path.stat().st_size for path in storage.glob("*/ledger.log")) / 1e6
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "toprung", "list", "--json", "--storage", str(storage)]
-    subprocess.run(command, check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found["toprung list, CPU seconds"] = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    found["listing them, CPU seconds"] = figures.cpu_seconds(lambda: list(map(brief, directory.every(storage))))
     shutil.rmtree(storage)
     return found
 

@@ -15,6 +15,7 @@ os.environ |= {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "120",  # on a machine that does other work
     "RAY_worker_niceness": "0",
 }
 os.environ.pop("MLFLOW_TRACKING_URI", None)
