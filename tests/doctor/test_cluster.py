@@ -7,6 +7,7 @@ PYTHONPATH) and a clock that is ahead (in that node's Python only).
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -115,10 +116,21 @@ def test_the_question_in_the_storage_is_taken_away_again(seen):
     assert list(seen.storage.iterdir()) == []
 
 
+def test_a_sweep_on_that_cluster_is_stopped_before_its_first_trial(seen, doctor_bench):
+    command = [sys.executable, "-m", "toprung", "sweep", "tune.smoke", "--address", seen.cluster.address]
+    ran = subprocess.run(
+        [*command, "--set", f"storage={seen.storage}"],
+        cwd=doctor_bench, env=seen.cluster.environment, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert re.fullmatch(r"This cluster cannot run the sweep\. versions on node .*requirements\.lock\n", ran.stderr)
+    assert not list(seen.storage.glob("smoke-*"))
+
+
 def test_a_wrong_token_is_refused_at_the_door(seen, doctor):
     examined = doctor("--address", seen.cluster.address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
     assert examined.code == 1
-    assert "refuses this token" in examined.only("ray").seen
+    assert "does not take the token" in examined.only("ray").seen
     assert "RAY_AUTH_TOKEN_PATH" in examined.only("ray").remedy
 
 

@@ -72,4 +72,4 @@ def test_an_address_where_nobody_listens_is_answered_at_once(doctor):
 
 
 def test_an_address_that_is_none_says_what_one_looks_like(doctor):
-    assert "auto or HOST:PORT" in doctor("--address", "here").only("ray").seen
+    assert "auto or HOST:PORT" in str(doctor("--address", "here").only("ray"))

@@ -122,6 +122,9 @@ class LiveBlock:
     def workers_changed(self, board: Board) -> None:
         pass
 
+    def warned(self, board: Board, text: str) -> None:
+        self._console.print(Text(f"  warning  {text}", style="yellow"))
+
     def stopping(self, board: Board, *, reason: str) -> None:
         self._stopping = reason
 
@@ -246,6 +249,9 @@ class PlainLines:
 
     def workers_changed(self, board: Board) -> None:
         self._say(f"the cluster has changed: {board.num_workers} at a time")
+
+    def warned(self, board: Board, text: str) -> None:
+        self._say(f"warning: {text}")
 
     def stopping(self, board: Board, *, reason: str) -> None:
         self._say(f"stopping ({reason}): {board.count('running')} running trials keep their last epoch")

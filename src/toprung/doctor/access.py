@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from toprung.doctor.finding import Finding
-from toprung.errors import UserError
 
 if TYPE_CHECKING:
     from toprung.doctor.nodes import Answer
@@ -19,55 +17,24 @@ Knock = Literal["opens", "refuses", "silent"]
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
-def knock(address: str, *, with_token: bool, timeout_seconds: float = 20) -> Knock:
-    """Ask a cluster's head whether it is well, with the token of this environment or without any.
+def knock_without_token(address: str, *, timeout_seconds: float = 20) -> Knock:
+    """Ask a cluster's head whether it is well, as somebody who has no token.
 
     In a process of its own: how Ray authenticates is read once, when it is imported.
     """
-    environment = dict(os.environ)
-    if not with_token:
-        environment = {name: value for name, value in environment.items() if name not in AUTH}
-        environment["RAY_AUTH_MODE"] = "disabled"
+    environment = {name: value for name, value in os.environ.items() if name not in AUTH}
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         ran = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=timeout_seconds
-        )
+            command,
+            env={**environment, "RAY_AUTH_MODE": "disabled"},
+            capture_output=True, text=True, check=False, timeout=timeout_seconds,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return "silent"
     if ran.returncode == 0:
         return "opens"
     return "refuses" if "AuthenticationError" in ran.stderr else "silent"
-
-
-def require_open(address: str) -> None:
-    """Make sure that a cluster's head answers and takes this environment's token; Ray itself would try for minutes.
-
-    Args:
-        address: `host:port`, or `auto` for the cluster of this machine.
-
-    Raises:
-        UserError: nobody answers, or the token is not the cluster's.
-    """
-    if address != "auto":
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise UserError(f'--address takes auto or HOST:PORT, such as 10.0.0.2:6379; it was given "{address}".')
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        except OSError as error:
-            raise UserError(
-                f"No Ray answers at {address} ({error.strerror or error}). On its head type: ray status; "
-                "or start one: ray start --head"
-            ) from None
-    answer = knock(address, with_token=True)
-    if answer == "refuses":
-        raise UserError(
-            f"Ray at {address} refuses this token. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a copy of the "
-            "head's ~/.ray/auth_token"
-        )
-    if answer == "silent":
-        raise UserError(f"No Ray answers at {address}. On its head type: ray status; or start one: ray start --head")
 
 
 def check_access(answers: Sequence[Answer], *, without_token: Knock | None) -> list[Finding]:

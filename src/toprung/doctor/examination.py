@@ -77,7 +77,7 @@ def _of_ray(
     look = Look(with_torch=True, with_sockets=True)
     try:
         with attached(address, code=code):
-            without_token = pool.submit(access.knock, address, with_token=False) if address else None
+            without_token = pool.submit(access.knock_without_token, address) if address else None
             found, answers = _ask_nodes(
                 code=code, storage=storage, image_bytes=image_bytes, look=look, timeout_seconds=ANSWER_WITHIN_SECONDS
             )
@@ -140,7 +140,6 @@ def attached(address: str | None, *, code: Path) -> Iterator[None]:
         finally:
             private.stop()
         return
-    access.require_open(address)
     there = cluster.attach(address, code=code)
     try:
         yield

@@ -200,6 +200,9 @@ class Watcher(Protocol):
     def workers_changed(self, board: Board) -> None:
         """Nodes came or went: `board.num_workers` changed."""
 
+    def warned(self, board: Board, text: str) -> None:
+        """Something that a person should know of, once, before the first trial."""
+
     def stopping(self, board: Board, *, reason: str) -> None:
         """The sweep was asked to stop, by the user or by a rule."""
 

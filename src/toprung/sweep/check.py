@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from toprung.errors import UserError
 from toprung.spec import Sweep
 from toprung.sweep import workbench
 from toprung.tracking import server
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,8 +77,11 @@ def num_at_once(sweep: Sweep, nodes: list[cluster.Node], *, to_come: list[cluste
     return cluster.num_trials_at_once(sweep.resources, [*nodes, *to_come], most=most)
 
 
-def check_nodes(checked: Checked, made: SweepDirectory) -> None:
+def check_nodes(checked: Checked, made: SweepDirectory) -> list[str]:
     """Look at every node of the cluster before the first trial: does it share the storage, does it import our code?
+
+    Returns:
+        what a person should know of, and what does not keep the sweep from running.
 
     Raises:
         UserError: naming the first node that is not fit.
@@ -97,8 +97,7 @@ def check_nodes(checked: Checked, made: SweepDirectory) -> None:
     )
     if found := doctor.errors(findings):
         raise UserError(f"This cluster cannot run the sweep. {found[0]}")
-    for each in doctor.warnings(findings):
-        logger.warning("%s", each)
+    return [str(each) for each in doctor.warnings(findings)]
 
 
 def _check_space(code: Path, sweep: Sweep, defaults: dict[str, Any]) -> None:

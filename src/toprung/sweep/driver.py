@@ -244,7 +244,8 @@ class Driver:
         ray_here.wait()
         if self._ray_there is not None:
             self._say("looking at the cluster's nodes")
-            check_nodes(checked, made)
+            for warning in check_nodes(checked, made):
+                self._watcher.warned(board, warning)
         self._stopping = Stopping(board, made, on_asked=self._note_stop)
         if self._interrupted:
             raise KeyboardInterrupt
