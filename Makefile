@@ -87,7 +87,7 @@ docs: install  ## build the pages into build/site, with strict links
 	@echo "build/site/index.html"
 
 bench: install  ## measure speed and memory (figures: bench/README.md)
-	@for part in overhead step augment data tracking; do "$(BIN)/python" "bench/$$part.py" || exit 1; done
+	@for part in overhead step augment data tracking report; do "$(BIN)/python" "bench/$$part.py" || exit 1; done
 
 lock: build/lock-tools/uv-$(UV_VERSION)  ## write requirements.lock anew (UPGRADE=1: with newer versions)
 	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 \
