@@ -77,23 +77,18 @@ def test_text_stands_out_from_the_page_in_both_themes(page):
     assert (light[0] > light[1]) == (page.theme == "dark")
 
 
-def test_a_keyboard_reaches_every_section_and_every_table(page):
+def test_a_keyboard_reaches_every_section_and_the_first_table(page):
     page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
-    reached = []
-    for _ in range(200):
-        page.keyboard.press("Tab")
-        where = page.evaluate(
-            "() => { const a = document.activeElement; "
-            "return a.getAttribute('href') || a.getAttribute('aria-label') || a.tagName; }"
-        )
-        if where == "BODY" or (reached and where == reached[0]):
-            break
-        reached.append(where)
-    assert reached[0] == "#main"
     links = page.eval_on_selector_all("nav a", "all => all.map(a => a.getAttribute('href'))")
-    assert set(links) <= set(reached)
-    assert "The best trials" in reached
-    page.keyboard.press("Tab")
+    reached = []
+    for _ in range(len(links) + 2):
+        page.keyboard.press("Tab")
+        reached.append(
+            page.evaluate(
+                "() => document.activeElement.getAttribute('href') || document.activeElement.getAttribute('aria-label')"
+            )
+        )
+    assert reached == ["#main", *links, "The best trials"]
     page.locator("nav a").first.focus()
     page.keyboard.press("Enter")
     assert page.url.endswith(links[0])

@@ -111,7 +111,8 @@ class Findings:
     @property
     def cost(self) -> float | None:
         """Money, by the recipe's prices; None where it names none."""
-        return self.trial_seconds / 3600 * self.sweep.price_per_hour or None
+        price = self.sweep.price_per_hour
+        return self.trial_seconds / 3600 * price if price else None
 
     @cached_property
     def scored_study(self) -> optuna.Study:
