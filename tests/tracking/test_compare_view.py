@@ -1,4 +1,4 @@
-"""MLflow's pages in a real browser: an experiment opens on its runs, the compare view shows the ledger's figures."""
+"""MLflow's own pages in a real browser: the compare view shows the ledger's figures."""
 
 import json
 import urllib.parse
@@ -51,11 +51,3 @@ def test_the_compare_view_shows_the_figures_of_the_ledger(browser, recorded, tra
         assert f"{last:g}" in text
         assert f"trial {record.number:03d}" in text
     assert [url for url in page.fetched if not LOCAL.match(url)] == []
-
-
-def test_an_experiment_opens_on_its_runs(browser, recorded, tracking_server):
-    experiment = parent_of(tracking_server.url, recorded.made.sweep_id).info.experiment_id
-    page = open_page(browser, f"{tracking_server.url}/#/experiments/{experiment}", width=1600)
-    page.get_by_text(recorded.made.sweep_id).first.wait_for()
-    screenshot(page, "mlflow-experiment")
-    assert page.url.partition("?")[0].endswith(f"/experiments/{experiment}/runs")
