@@ -13,24 +13,25 @@ from toprung.storage import open_storage
 
 
 @pytest.fixture(scope="module")
-def benches(tmp_path_factory):
-    """Two machines, as far as a sweep can tell: each has a workbench and its own folder `runs`."""
-    first = new_bench(tmp_path_factory.mktemp("first") / "workbench")
-    return first, shutil.copytree(first, tmp_path_factory.mktemp("second") / "workbench")
+def bench(tmp_path_factory):
+    return new_bench(tmp_path_factory.mktemp("bench") / "workbench")
 
 
 @pytest.fixture
-def machines(benches, tmp_path):
-    """Makes both, for a storage; nothing of what they started outlives the test."""
+def machines(bench, tmp_path):
+    """Two machines, as far as a sweep can tell: each has a workbench and its own folder `runs`.
+
+    Nothing of what they started outlives the test.
+    """
     arenas = []
 
     def make(place):
         uri = place.new_uri()
-        for number, bench in enumerate(benches):
-            shutil.rmtree(bench / "runs", ignore_errors=True)
-            logs = tmp_path / f"output-{number}"
+        for number in (1, 2):
+            its_own, logs = tmp_path / f"machine-{number}", tmp_path / f"output-{number}"
             logs.mkdir()
-            arenas.append(Arena(bench, bench / "runs", logs, environment=place.environ, storage=uri))
+            shutil.copytree(bench, its_own)
+            arenas.append(Arena(its_own, its_own / "runs", logs, environment=place.environ, storage=uri))
         return arenas
 
     yield make
