@@ -49,7 +49,9 @@ def print_end(console: Console, outcome: Outcome) -> None:
         value = _verified(made, sweep.metric) or leaders[0].best_value
         if len(board.trials) > 1 and not sweep.experiments:
             console.print(
-                f"The best value is the luckiest of {len(board.trials)}: expect a little less on new images.\n"
+                f"The best value is the luckiest of {len(board.trials)}: "
+                f"`toprung confirm {made.sweep_id}` tells whether it holds.\n",
+                soft_wrap=True,
             )
         console.print(f"  model    {short(made.export_folder)}       (verified: a fresh process scores {value:.4f})")
     if sweep.experiments:
