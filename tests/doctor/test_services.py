@@ -3,7 +3,11 @@
 import shutil
 import subprocess
 
+import pytest
+
 from toprung.doctor.services import check_data, check_data_remote
+from toprung.doctor.shared_storage import question_in, read_and_write
+from toprung.storage import StorageAway
 
 
 def test_a_remote_that_is_gone_is_an_error_with_what_to_type(workbench, tmp_path):
@@ -27,3 +31,23 @@ def test_no_remote_is_no_fault(workbench):
 def test_no_dataset_is_a_warning_with_the_first_one_to_prepare():
     finding = check_data({})
     assert (finding.state, finding.remedy) == ("warning", "Type: toprung data prepare digits")
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_node_answers_in_the_storage_and_nothing_stays_there(tmp_path, scheme):
+    with question_in(f"{scheme}{tmp_path}/runs") as question:
+        assert read_and_write(question, node_id="a") is None
+        assert (tmp_path / "runs" / question.folder / "a").read_text() == question.text
+    assert not (tmp_path / "runs" / question.folder).exists()
+
+
+def test_a_node_that_sees_another_folder_says_so(tmp_path):
+    with question_in(f"{tmp_path}/runs") as question:
+        shutil.rmtree(tmp_path / "runs" / question.folder)
+        assert "does not find what the driver wrote" in str(read_and_write(question, node_id="a"))
+
+
+def test_a_storage_that_is_no_folder_cannot_be_asked_of(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageAway, match="Not a directory"), question_in(f"{tmp_path}/file/runs"):
+        pass

@@ -17,7 +17,7 @@ Knock = Literal["opens", "refuses", "silent"]
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
-def knock_without_token(address: str, *, timeout_seconds: float = 20) -> Knock:
+def knock_without_token(address: str, *, timeout_seconds: float = 60) -> Knock:
     """Ask a cluster's head whether it is well, as somebody who has no token.
 
     In a process of its own: how Ray authenticates is read once, when it is imported.

@@ -19,6 +19,7 @@ from toprung.doctor.node import Look
 from toprung.doctor.sockets import beyond_loopback
 from toprung.doctor.versions import check_lock, check_versions, versions_here
 from toprung.errors import UserError
+from toprung.storage import StorageAway
 
 ANSWER_WITHIN_SECONDS = 120.0  # the first task on a node starts a worker, and brings the code there
 
@@ -35,7 +36,7 @@ def quick(
 
     Args:
         code: the folder whose workbench was sent to the workers.
-        storage: the sweep's storage root: a folder, or a URI that pyarrow knows.
+        storage: the sweep's storage root: a folder, or the address of object storage.
         image_bytes: of the images that the object store will hold.
         mapped: the folder that trials will map images from; None where the object store holds them.
         timeout_seconds: for the nodes' answers.
@@ -56,7 +57,7 @@ def examine(*, address: str | None, project: Path, code: Path, storage: str, tra
         address: of a running cluster, `host:port` or `auto`; None starts a private Ray here and ends it again.
         project: the workbench's root.
         code: a copy of the workbench's source files, which is sent to the workers.
-        storage: the storage root: a folder, or a URI that pyarrow knows.
+        storage: the storage root: a folder, or the address of object storage.
         tracking_uri: MLflow's.
     """
     with ThreadPoolExecutor(thread_name_prefix="doctor") as pool:
@@ -103,7 +104,7 @@ def _ask_nodes(
         found: list[Finding] = []
         try:
             question = stack.enter_context(shared_storage.question_in(storage))
-        except OSError as error:
+        except (StorageAway, UserError) as error:
             question = None
             found = [shared_storage.refused(storage, error)]
         answers = nodes.ask(living, replace(look, question=question), timeout_seconds=timeout_seconds)

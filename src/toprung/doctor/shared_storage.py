@@ -7,17 +7,18 @@ is there on every machine, but on a disk of its own, is found out.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toprung.doctor.finding import Finding, or_ok
+from toprung.errors import UserError
+from toprung.storage import StorageAway, is_uri, open_storage
+from toprung.storage.objects import ObjectStorage
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
-
     from toprung.doctor.nodes import Answer
 
 NAME = "storage"
@@ -39,24 +40,25 @@ def question_in(storage: str) -> Iterator[Question]:
     """Write a question below the storage root, and take everything away again in the end.
 
     Args:
-        storage: a folder, or a URI that pyarrow knows (`gs://bucket/runs`, `s3://bucket/runs`).
+        storage: a folder, or the address of object storage (`gs://bucket/runs`, `s3://bucket/runs`).
 
     Raises:
-        OSError: the driver itself cannot write there.
+        StorageAway: the driver itself cannot write there.
+        UserError: it is no address that can be used.
     """
-    files, root = _open(storage)
-    is_new = _is_missing(files, root)
+    place = _open(storage)
+    is_new = place.is_folder and not Path(place.root).exists()
     question = Question(storage, f".toprung-doctor-{secrets.token_hex(4)}", secrets.token_hex(16))
-    folder = f"{root}/{question.folder}"
     try:
-        files.create_dir(folder, recursive=True)
-        _write(files, f"{folder}/{FILE}", question.text)
+        place.put(f"{question.folder}/{FILE}", question.text.encode())
         yield question
     finally:
-        with contextlib.suppress(OSError):
-            files.delete_dir(folder)
+        with contextlib.suppress(StorageAway, OSError):
+            place.delete_all(question.folder)
+            if place.is_folder:
+                Path(place.root, question.folder).rmdir()
             if is_new:
-                os.rmdir(root)  # a folder that was made for this; refused where anything is in it
+                Path(place.root).rmdir()  # made for this; refused where anything is in it
 
 
 def read_and_write(question: Question, *, node_id: str) -> str | None:
@@ -66,17 +68,15 @@ def read_and_write(question: Question, *, node_id: str) -> str | None:
         why that did not work, or None where it did.
     """
     try:
-        files, root = _open(question.storage)
-        folder = f"{root}/{question.folder}"
-        try:
-            found = _read(files, f"{folder}/{FILE}")
-        except FileNotFoundError:
+        place = _open(question.storage)
+        found = place.get(f"{question.folder}/{FILE}")
+        if found is None:
             return f"it does not find what the driver wrote: {question.storage} is another place there"
-        if found != question.text:
+        if found != question.text.encode():
             return "it reads something else than the driver wrote"
-        _write(files, f"{folder}/{node_id}", question.text)
-    except Exception as error:  # each file system has exceptions of its own
-        return reason_of(error)
+        place.put(f"{question.folder}/{node_id}", question.text.encode())
+    except (StorageAway, UserError) as error:
+        return str(error)
     return None
 
 
@@ -87,18 +87,17 @@ def check_storage(answers: Sequence[Answer], question: Question) -> list[Finding
         answers: of the nodes.
         question: what the driver wrote.
     """
-    files, root = _open(question.storage)
-    found = []
+    place, found = _open(question.storage), []
     for each in answers:
         if each.view is None:
             continue
         problem = each.view.storage_problem
         if problem is None:
             try:
-                answer = _read(files, f"{root}/{question.folder}/{each.node.node_id}")
-                problem = None if answer == question.text else "the driver reads another answer than it wrote"
-            except OSError as error:
-                problem = f"the driver cannot read what it wrote ({reason_of(error)})"
+                answered = place.get(f"{question.folder}/{each.node.node_id}") == question.text.encode()
+                problem = None if answered else "the driver does not read what it wrote"
+            except StorageAway as error:
+                problem = f"the driver cannot read what it wrote ({error})"
         if problem is not None:
             found.append(Finding(NAME, "error", f"{question.storage}: {problem}", REMEDY, node=each.node.label))
     return or_ok(found, name=NAME, seen=f"{question.storage}: written and read from every node")
@@ -115,42 +114,12 @@ def check_mapped(answers: Sequence[Answer], mapped: str) -> list[Finding]:
     return or_ok(found, name="data", seen=f"{mapped}: every node sees it")
 
 
-def refused(storage: str, error: OSError) -> Finding:
+def refused(storage: str, error: Exception) -> Finding:
     """Where not even the driver can write."""
-    seen = f"{storage} cannot be written from here ({reason_of(error)})"
+    seen = f"{storage} cannot be written from here ({error})"
     return Finding(NAME, "error", seen, "Type: ls -ld FOLDER, give yourself the folder, or give another: --storage")
 
 
-def reason_of(error: BaseException) -> str:
-    """An operating system's word where there is one, else an error's first line."""
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def _open(storage: str) -> tuple[FileSystem, str]:
-    from pyarrow.fs import FileSystem
-
-    from toprung.storage import is_uri, open_storage
-
-    if is_uri(storage):
-        opened = open_storage(storage)  # as trials do: endpoints and patience are the same
-        return opened.filesystem, opened.root
-    files, root = FileSystem.from_uri(storage)
-    return files, root
-
-
-def _is_missing(files: FileSystem, root: str) -> bool:
-    from pyarrow.fs import FileType, LocalFileSystem
-
-    return isinstance(files, LocalFileSystem) and files.get_file_info(root).type == FileType.NotFound
-
-
-def _write(files: FileSystem, path: str, text: str) -> None:
-    with files.open_output_stream(path) as stream:
-        stream.write(text.encode())
-
-
-def _read(files: FileSystem, path: str) -> str:
-    with files.open_input_stream(path) as stream:
-        return bytes(stream.read()).decode()
+def _open(storage: str) -> ObjectStorage:
+    """An address of object storage as it is; a folder as one, which gets whole files too."""
+    return open_storage(storage if is_uri(storage) else f"file://{Path(storage).absolute()}")
