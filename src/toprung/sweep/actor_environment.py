@@ -10,7 +10,7 @@ def keep_keys_from_arguments() -> None:
     arguments of the process that sets it up. Here processes inherit the environment of the Ray that started them, so
     nothing is missed; the nodes of a cluster need a role or keys of their own.
     """
-    from ray.tune.execution import class_cache  # private: tests/sweep/test_secrets.py fails when it moves
+    from ray.tune.execution import class_cache  # private: tests/sweep/test_actor_environment.py fails when it moves
 
     class_cache.ENV_VARS_TO_PROPAGATE = {
         name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")
