@@ -106,8 +106,8 @@ def test_a_refit_trains_the_winner_on_both_parts_for_as_long_as_its_seeds_needed
     best = [trial.epoch for trial in of_configuration(ledger.read(again), winner.config["experiment"])]
     assert record["epochs"] == statistics.median_high(best)
     assert (record["config"], record["max_epochs"]) == (winner.config, 2)
-    assert record["num_images"] == 200 + 288  # max_train, and all that validate
-    assert f"trained on all 488 training and validation images for {record['epochs']} epochs" in command.stdout
+    assert record["num_images"] == 800 + 288  # max_train of the recipe, and all that validate
+    assert f"trained on all 1088 training and validation images for {record['epochs']} epochs" in command.stdout
 
 
 def test_a_refit_claims_no_figure_for_images_it_has_not_seen(confirmed, refit):
