@@ -34,8 +34,9 @@ def ui(
     root = root_of(storage)
     close_dead(root, say=say)
     uri = tracking_uri(root)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # a closed terminal ends the servers too
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A closed terminal ends the servers too, and Ctrl-C does where whoever started this ignores it.
+        signal.signal(number, signal.default_int_handler)
     servers: list[subprocess.Popen[bytes]] = []
     try:
         if uri.startswith(("http://", "https://")):
