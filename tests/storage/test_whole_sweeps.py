@@ -58,6 +58,7 @@ def _resumed_elsewhere(first, second):
     return sweep_id
 
 
+@pytest.mark.slow
 def test_a_machine_is_lost_and_another_goes_on_from_the_storage_alone(s3, machines):
     first, second = machines(s3)
     first.sweep(DIES_AT_LINE=50).dies()
