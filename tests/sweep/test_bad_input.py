@@ -72,8 +72,7 @@ MISTAKES = {
     "misspelt field in a setting": (
         ["tune.smoke", "--set", "asha.reduction=2"],
         _nothing,
-        'asha has no field "reduction"; it has grace_epochs (1), max_epochs (3), reduction_factor (3), '
-        "audit_fraction (0.0).",
+        'asha has no field "reduction"; it has grace_epochs (1), max_epochs (3), reduction_factor (3), audit_fraction',
     ),
     "setting without a value": (["tune.smoke", "--set", "num_trials"], _nothing, "--set takes field=value, "),
     "unknown hyperparameter": (
