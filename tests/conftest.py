@@ -5,7 +5,9 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -50,3 +52,20 @@ def workbench(tmp_path: Path) -> Path:
     for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "A workbench"]):
         subprocess.run(["git", *command], cwd=root, check=True)
     return root
+
+
+@pytest.fixture
+def forgotten_workbench(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No workbench is loaded in this process; what a test loads of one is forgotten again afterwards."""
+
+    def loaded() -> dict[str, ModuleType]:
+        return {name: module for name, module in sys.modules.items() if name.split(".")[0] in WORKBENCH}
+
+    before = loaded()
+    for name in before:
+        del sys.modules[name]
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name in loaded():
+        del sys.modules[name]
+    sys.modules.update(before)

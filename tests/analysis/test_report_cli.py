@@ -10,7 +10,7 @@ from toprung.errors import UserError
 
 
 @pytest.fixture
-def typed(driver, workbench, monkeypatch):
+def typed(driver, workbench, forgotten_workbench, monkeypatch):
     sweep = driver()
     for place in range(3):
         sweep.trial([0.5 + place / 10, 0.6 + place / 10], config={"optimizer": ["sgd", "adam", "adam"][place]})

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
-from tests.servers import Postgres, TrackingServer
+from tests.servers import Postgres, TrackingServer, free_port
 from toprung import ledger
 from toprung.directory import SweepDirectory
 from toprung.study_storage import ENVIRONMENT
@@ -95,13 +95,19 @@ def test_events_are_told_from_the_database(team, swept, bench, toprung):
     assert sum(event["what"] == "asked" for event in events) == 3
 
 
-def test_no_password_is_in_any_file_nor_on_the_screen_nor_in_mlflow(team, swept, runs, bench, toprung):
+def test_no_password_is_in_any_file_nor_on_the_screen_nor_in_mlflow(team, swept, runs, bench, toprung, start):
     passwords = (team.server.password, team.postgres.password)
     said = swept.command.stdout + swept.command.stderr + json.dumps(swept.shown)
-    for verb in (["list"], ["show", "ours"], ["events", "ours"], ["sync", "ours"], ["ui"]):
+    for verb in (["list"], ["show", "ours"], ["events", "ours"], ["sync", "ours"]):
         command = toprung(*verb, "--storage", swept.storage, folder=bench, env=team.environment)
         assert command.code == 0, command.stderr
         said += command.stdout + command.stderr
+    command = start("ui", "--study-port", free_port(), "--storage", swept.storage, folder=bench, env=team.environment)
+    command.read_until(lambda line: "Optuna:" in line)
+    said += " ".join(word for process in command.processes() for word in process.cmdline())
+    command.interrupt().finish()
+    assert command.code == 0, command.stderr
+    said += command.stdout + command.stderr
     said += "".join(str(run.to_dictionary()) for run in runs.values())
     assert [password for password in passwords if password in said] == []
     holding = [

@@ -9,21 +9,12 @@ import pytest
 from toprung.errors import UserError
 from toprung.sweep import workbench as w
 
-TUNE = ("tune", "trainers", "search_spaces")
-
 
 @pytest.fixture
-def active(workbench, monkeypatch):
+def active(workbench, forgotten_workbench):
     """The workbench, active, and forgotten again afterwards."""
-    ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] in TUNE}
-    for name in ours:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     w.activate(workbench)
-    yield workbench
-    for name in [name for name in sys.modules if name.split(".")[0] in TUNE]:
-        del sys.modules[name]
-    sys.modules.update(ours)
+    return workbench
 
 
 def test_the_project_is_found_from_any_folder_inside_it(workbench):
@@ -63,7 +54,7 @@ def test_the_workbench_wins_over_a_foreign_tune_later_on_the_path(workbench, tmp
 
 
 def test_recipes_are_the_files_in_tune(workbench):
-    assert w.recipes(workbench) == ["controlled", "digits", "fashion_mnist", "smoke"]
+    assert w.recipes(workbench) == ["controlled", "digits", "fashion_mnist", "smoke", "two_workers"]
 
 
 def test_a_recipe_is_called_by_its_dotted_name_and_may_be_one_of_several(active):
@@ -183,6 +174,7 @@ def test_the_snapshot_takes_what_git_sees_and_new_files_but_no_ignored_ones(work
         *("search_spaces/__init__.py", "search_spaces/convnet.py"),
         *("trainers/__init__.py", "trainers/convnet.py", "trainers/new.py"),
         *("tune/__init__.py", "tune/controlled.py", "tune/digits.py", "tune/fashion_mnist.py", "tune/smoke.py"),
+        "tune/two_workers.py",
     }
     assert (tmp_path / "code" / "trainers" / "convnet.py").read_text() == "# changed\n"
 

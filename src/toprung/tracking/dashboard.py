@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.study_storage import storage_to_look_at
+from toprung.tracking.server import check_port
 
 PACKAGE = "optuna_dashboard"
 
@@ -27,20 +27,13 @@ def serve_dashboard(made: SweepDirectory, *, port: int) -> subprocess.Popen[byte
         port: on this machine's loopback.
 
     Raises:
-        UserError: it is not installed, the port is in use, or the sweep has no study yet.
+        UserError: it is not installed, the port cannot be used, or the sweep has no study yet.
     """
     if importlib.util.find_spec(PACKAGE) is None:
         raise UserError("optuna-dashboard is not installed. Type: pip install 'toprung[dashboard]'")
     if storage_to_look_at(made) is None:
         raise UserError(f"{made.sweep_id} has no study yet.")
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UserError(
-                f"Port {port} cannot be used ({reason}). Give another: toprung ui --study-port {port + 1}"
-            ) from None
+    check_port(port, option="--study-port")
     task = json.dumps({"directory": str(made.path), "port": port})
     # Its access log is no news; a session of its own, so that Ctrl-C reaches us alone.
     return subprocess.Popen(

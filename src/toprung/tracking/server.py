@@ -53,6 +53,21 @@ def check_reachable(uri: str, *, timeout_seconds: float = 5) -> None:
         ) from None
 
 
+def check_port(port: int, *, option: str) -> None:
+    """Make sure that a server can listen on this port of loopback.
+
+    Raises:
+        UserError: it cannot; the message names the option of `toprung ui` that gives another.
+    """
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(
+                f"Port {port} cannot be used ({error.strerror or error}). Give another: toprung ui {option} {port + 1}"
+            ) from None
+
+
 def serve_ui(root: Path, *, port: int) -> subprocess.Popen[bytes]:
     """Start MLflow's own server on loopback over the local store.
 
@@ -62,14 +77,7 @@ def serve_ui(root: Path, *, port: int) -> subprocess.Popen[bytes]:
     uri = tracking_uri(root)
     if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"Nothing is recorded in {root} yet. Type: toprung sweep tune.digits")
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UserError(
-                f"Port {port} cannot be used ({reason}). Give another: toprung ui --port {port + 1}"
-            ) from None
+    check_port(port, option="--port")
     # Named by the environment: everybody on a machine can read the arguments of its processes, and a database's URI
     # holds a password. No background jobs: they start seven processes that nobody here needs.
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
