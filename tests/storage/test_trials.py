@@ -9,7 +9,7 @@ import pytest
 from tests.servers import wait_until
 from toprung.directory import ABOUT_FILE, CONFIG_FILE, FAILURE_FILE, LAST_FILE, WEIGHTS_FILE, SweepDirectory
 from toprung.storage import Kept, TrialCopy, open_storage, trials
-from toprung.storage.trials import SAVED_FILE, Saved, undelivered
+from toprung.storage.parcels import AWAY_AFTER, SAVED_FILE, Saved, undelivered
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_training_does_not_wait_for_a_storage_that_is_away_and_the_newest_epoch_
     _epoch(copy, 1)
     s3.relay.cut()
     assert _epoch(copy, 2) == [2]
-    wait_until(lambda: trials._sender._num_failures >= trials.AWAY_AFTER, "three failures")
+    wait_until(lambda: trials._sender._num_failures >= AWAY_AFTER, "three failures")
     assert _epoch(copy, 3) == [3]  # a rung
     assert undelivered(copy.folder)
     s3.relay.mend()

@@ -1,5 +1,6 @@
 """Whole sweeps through the real command, each run once and read by many tests."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -11,12 +12,14 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import psutil
 import pytest
 
 from tests.marked import processes_marked
+from tests.servers import Postgres, TrackingServer
 from toprung import data
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -271,3 +274,20 @@ def faulty(bench, toprung, sweep_of, tmp_path_factory) -> Swept:
     """One sweep whose trials fail in every way there is, but for some that do not."""
     storage = tmp_path_factory.mktemp("faulty")
     return sweep_of(toprung("sweep", "tune.faults", "--set", f"storage={storage}", folder=bench), storage)
+
+
+@pytest.fixture(scope="session")
+def team(tmp_path_factory):
+    """Both servers, and the environment that names them with their passwords."""
+    if reason := Postgres.missing():
+        pytest.skip(reason)
+    if importlib.util.find_spec("flask_wtf") is None:
+        pytest.skip("MLflow's basic auth needs Flask-WTF: pip install 'mlflow[auth]'")
+    with Postgres() as postgres:
+        folder, backend_uri = tmp_path_factory.mktemp("team"), postgres.new_database("mlflow")
+        with TrackingServer(folder, backend_uri=backend_uri, protected=True) as server:
+            study_uri = postgres.new_database("studies")
+            environment = {"MLFLOW_TRACKING_URI": server.uri, "TOPRUNG_STUDY_URI": study_uri}
+            yield SimpleNamespace(
+                postgres=postgres, server=server, study_uri=study_uri, environment=environment, folder=folder
+            )

@@ -1,33 +1,17 @@
 """A team's servers: MLflow with basic auth on PostgreSQL, and the study on PostgreSQL; no password is left anywhere."""
 
-import importlib.util
 import json
 from types import SimpleNamespace
 
 import optuna
 import pytest
 
-from tests.servers import Postgres, TrackingServer, free_port
+from tests.servers import free_port
 from toprung import ledger
 from toprung.directory import SweepDirectory
 from toprung.study_storage import ENVIRONMENT
 
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200", "num_trials=3")
-
-
-@pytest.fixture(scope="module")
-def team(tmp_path_factory):
-    """Both servers, and the environment that names them with their passwords."""
-    if reason := Postgres.missing():
-        pytest.skip(reason)
-    if importlib.util.find_spec("flask_wtf") is None:
-        pytest.skip("MLflow's basic auth needs Flask-WTF: pip install 'mlflow[auth]'")
-    with Postgres() as postgres:
-        folder, backend_uri = tmp_path_factory.mktemp("team"), postgres.new_database("mlflow")
-        with TrackingServer(folder, backend_uri=backend_uri, protected=True) as server:
-            study_uri = postgres.new_database("studies")
-            environment = {"MLFLOW_TRACKING_URI": server.uri, ENVIRONMENT: study_uri}
-            yield SimpleNamespace(postgres=postgres, server=server, study_uri=study_uri, environment=environment)
 
 
 def _flags(storage, *settings):

@@ -20,8 +20,9 @@ from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.storage import lease
 from toprung.storage.objects import Listed, ObjectStorage, StorageAway, check_usable, is_uri, open_storage
+from toprung.storage.parcels import SAVED_FILE, Saved
 from toprung.storage.sweeps import INDEX, STOP_FILE, storage_of
-from toprung.storage.trials import SAVED_FILE, Saved, bring, saved_here
+from toprung.storage.trials import bring, saved_here
 
 logger = logging.getLogger(__name__)
 

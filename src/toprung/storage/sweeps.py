@@ -18,7 +18,8 @@ from toprung.directory import ABOUT_FILE, FAILURE_FILE, SweepDirectory
 from toprung.errors import UserError
 from toprung.storage import lease
 from toprung.storage.objects import ObjectStorage, StorageAway, check_usable, is_uri, open_storage
-from toprung.storage.trials import SAVED_FILE, Kept, Parcel, Saved, bring, saved_here, undelivered
+from toprung.storage.parcels import SAVED_FILE, Parcel, Saved, undelivered
+from toprung.storage.trials import Kept, bring, saved_here
 
 logger = logging.getLogger(__name__)
 
