@@ -17,7 +17,7 @@ import pytest
 
 from tests.servers import LOOPBACK, free_port, wait_until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def _arguments_while_it_runs(command, seen, over):
