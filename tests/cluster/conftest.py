@@ -31,6 +31,14 @@ free = ray.available_resources().get("CPU", 0) / ray.cluster_resources()["CPU"]
 print(json.dumps({"groups": [state for state in groups if state != "REMOVED"], "free": free}))
 """
 
+LABELS = """
+import json, logging, sys
+import ray
+
+ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)
+print(json.dumps({node["NodeID"]: node["Labels"] for node in ray.nodes()}))
+"""
+
 
 @dataclass
 class Raylets:
@@ -85,8 +93,15 @@ class Raylets:
 
     def left(self) -> dict:
         """What the sweeps have left on the cluster."""
+        return self._asked(LEFT)
+
+    def labels(self) -> dict:
+        """The labels of each node, by Ray's id."""
+        return self._asked(LABELS)
+
+    def _asked(self, script: str) -> dict:
         ran = subprocess.run(
-            [sys.executable, "-c", LEFT, self.cluster.address],
+            [sys.executable, "-c", script, self.cluster.address],
             env=self.cluster.environment,
             capture_output=True,
             text=True,

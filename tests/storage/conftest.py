@@ -3,12 +3,14 @@
 import importlib.util
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests.chaos.sweeps import Arena, new_bench
 from tests.data.remotes.relay import Relay
 from toprung.storage import objects, trials
 
@@ -109,3 +111,30 @@ def bucket_folder(tmp_path) -> Path:
     folder = tmp_path / "storage"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="session")
+def _bench(tmp_path_factory) -> Path:
+    return new_bench(tmp_path_factory.mktemp("bench") / "workbench")
+
+
+@pytest.fixture
+def machines(_bench, tmp_path) -> Iterator[Callable[[Place], list[Arena]]]:
+    """Two machines, as far as a sweep can tell: each has a workbench and its own folder `runs`.
+
+    Nothing of what they started outlives the test.
+    """
+    arenas = []
+
+    def make(place):
+        uri = place.new_uri()
+        for number in (1, 2):
+            its_own, logs = tmp_path / f"machine-{number}", tmp_path / f"output-{number}"
+            logs.mkdir()
+            shutil.copytree(_bench, its_own)
+            arenas.append(Arena(its_own, its_own / "runs", logs, environment=place.environ, storage=uri))
+        return arenas
+
+    yield make
+    left = [line for arena in arenas for line in arena.end()]
+    assert left == []

@@ -124,6 +124,22 @@ def test_a_driver_that_was_replaced_stops_and_sends_nothing_more(made, bucket_fo
     assert json.loads(lease_file.read_text())["key"] == "another"
 
 
+def test_what_an_earlier_drivers_trials_saved_is_sent_at_the_end_where_the_storage_is_away(
+    made, bucket_folder, monkeypatch, caplog
+):
+    monkeypatch.setattr("toprung.storage.sweeps.LAST_TRY_SECONDS", 0.0)
+    trial = made.trial_folder("abc")
+    trial.mkdir(parents=True)
+    (trial / "last.pth").write_bytes(b"weights")
+    sent, elsewhere = bucket_folder / made.sweep_id / "trials", bucket_folder / "elsewhere"
+    with kept_up(made) as copy:
+        sent.write_bytes(b"no folder")  # where one is needed
+        copy.deliver_trials_before()
+        assert "what trials have saved is sent at the end: " in caplog.text
+        sent.rename(elsewhere)
+    assert (sent / "abc" / "last.pth").read_bytes() == b"weights"
+
+
 def test_a_losers_files_go_only_after_the_ledger_that_says_so(made, bucket_folder, monkeypatch):
     folder = bucket_folder / made.sweep_id / "trials" / "abc"
     folder.mkdir(parents=True)

@@ -4,10 +4,11 @@ import io
 import time
 
 import pytest
+from pyarrow.fs import LocalFileSystem
 
 from toprung.errors import UserError
 from toprung.storage import StorageAway, check_usable, is_uri, open_storage
-from toprung.storage.objects import CHUNK_BYTES
+from toprung.storage.objects import CHUNK_BYTES, ObjectStorage
 
 
 def test_what_was_put_is_read_listed_and_removed(storage, tmp_path):
@@ -44,6 +45,22 @@ def test_a_storage_that_cannot_be_reached_says_so_and_serves_again(s3):
     with pytest.raises(UserError, match=r"^The storage s3://\S+ cannot be written: it cannot be reached\.$"):
         check_usable(storage)
     s3.relay.mend()
+    storage.put("a", b"1")
+    assert storage.get("a") == b"1"
+
+
+def test_a_client_that_cannot_be_made_yet_is_made_when_the_storage_is_asked_again(tmp_path):
+    """On AWS without a region that takes a request, and with a role of the machine another one."""
+    clients = iter([OSError("AWS Error NETWORK_CONNECTION during HeadBucket"), LocalFileSystem()])
+
+    def opened():
+        if isinstance(client := next(clients), OSError):
+            raise client
+        return client
+
+    storage = ObjectStorage("file:///somewhere", str(tmp_path), opened, is_folder=True)
+    with pytest.raises(StorageAway, match=r"^it cannot be reached$"):
+        storage.put("a", b"1")
     storage.put("a", b"1")
     assert storage.get("a") == b"1"
 

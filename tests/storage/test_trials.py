@@ -96,12 +96,19 @@ def test_training_does_not_wait_for_a_storage_that_is_away_and_the_newest_epoch_
     assert [told["epoch"] for told in Saved.read(storage.get(f"sweep/trials/abc/{SAVED_FILE}")).reports] == [1, 2, 3]
 
 
-def test_a_trial_with_a_past_waits_for_its_checkpoint_and_a_new_one_does_not(s3, home, elsewhere):
+@pytest.mark.parametrize(
+    "known",
+    [
+        pytest.param({"past": frozenset({"abc"})}, id="begun by an earlier driver"),
+        pytest.param({"on_a_cluster": True}, id="maybe begun on a node that was lost"),
+    ],
+)
+def test_a_trial_that_may_have_a_checkpoint_waits_for_it_and_a_new_one_does_not(known, s3, home, elsewhere):
     uri = s3.new_uri()
     _epoch(_copy(uri, home), 1)
     s3.relay.cut()
     _copy(uri, elsewhere, trial_id="new").fetch(local_epoch=0)
-    old = TrialCopy(Kept(uri, "sweep", (1, 3), frozenset({"abc"})), directory=elsewhere, trial_id="abc")
+    old = TrialCopy(Kept(uri, "sweep", (1, 3), **known), directory=elsewhere, trial_id="abc")
     waiting = threading.Thread(target=old.fetch, kwargs={"local_epoch": 0})
     waiting.start()
     waiting.join(timeout=2)

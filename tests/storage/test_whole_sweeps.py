@@ -2,41 +2,15 @@
 
 import json
 import shutil
+import time
 
 import pytest
 
 from tests.chaos.agreement import agreement
-from tests.chaos.sweeps import NUM_TRIALS, Arena, new_bench
+from tests.chaos.sweeps import NUM_TRIALS, STARTED
 from toprung import directory, ledger
 from toprung.directory import LAST_FILE, SweepDirectory
 from toprung.storage import open_storage
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    return new_bench(tmp_path_factory.mktemp("bench") / "workbench")
-
-
-@pytest.fixture
-def machines(bench, tmp_path):
-    """Two machines, as far as a sweep can tell: each has a workbench and its own folder `runs`.
-
-    Nothing of what they started outlives the test.
-    """
-    arenas = []
-
-    def make(place):
-        uri = place.new_uri()
-        for number in (1, 2):
-            its_own, logs = tmp_path / f"machine-{number}", tmp_path / f"output-{number}"
-            logs.mkdir()
-            shutil.copytree(bench, its_own)
-            arenas.append(Arena(its_own, its_own / "runs", logs, environment=place.environ, storage=uri))
-        return arenas
-
-    yield make
-    left = [line for arena in arenas for line in arena.end()]
-    assert left == []
 
 
 def _agree(arena, sweep_id, *, num_trials=NUM_TRIALS):
@@ -122,6 +96,28 @@ def test_training_goes_on_while_the_storage_is_away(s3, machines):
     shutil.rmtree(first.root)
     second.run("show", sweep_id)
     assert (second.root / sweep_id / "ledger.log").read_bytes() == kept
+
+
+@pytest.mark.slow
+def test_trials_start_and_start_again_while_the_storage_is_away(s3, machines):
+    """It goes before the first trial, for twenty seconds and for as long as this takes."""
+    first, _ = machines(s3)
+    command = first.sweep("constants.pause=0.5").reaches(first.has("*/ledger.log"), "the sweep on the storage")
+    s3.relay.cut()
+    began = time.monotonic()
+    command.reaches(lambda: first.count('{"epoch/1":') >= 1, "an epoch of a trial that started without it")
+    command.reaches(command.workers, "a trial that trains")
+    victim, process = next(iter(command.workers().items()))
+    process.kill()
+    command.reaches(lambda: first.count(STARTED) >= 4, "trials that start in the place of others")
+    command.reaches(lambda: time.monotonic() > began + 20, "twenty seconds")
+    s3.relay.mend()
+    command.finish()
+    _agree(first, first.made.sweep_id)
+    trials = ledger.read(first.made)
+    assert {trial.status for trial in trials} <= {"finished", "stopped"}
+    assert victim in {trial.trial_id for trial in trials if len(trial.attempts) > 1}
+    assert "has not got everything" not in command.stdout
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Trials of two workers under ASHA, on a cluster that outlives the sweep: what they report, and what they give back."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ import pytest
 
 from tests.doctor.conftest import cluster_of
 from tests.servers import wait_until
+from toprung import directory, ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -172,6 +175,30 @@ def test_a_worker_that_fails_fails_its_trial_with_its_own_cause(watched, fault, 
 def test_the_sweep_goes_on_and_the_winner_is_exported(watched):
     assert watched.shown["status"] == "finished"
     assert "verified: a fresh process scores" in watched.command.stdout
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_trial_goes_on_from_its_checkpoint_when_one_of_its_workers_is_killed(rank, watched, cluster, start, tmp_path):
+    """A real SIGKILL, once, from outside: no failure, and at most the epoch that was not saved is trained again."""
+    log, num_epochs = tmp_path / "watched.jsonl", 30
+    epochs = (f"asha.max_epochs={num_epochs}", f"asha.grace_epochs={num_epochs}")
+    words = _words(cluster, tmp_path, log, "num_trials=1", *epochs)
+    command = start("sweep", *words, folder=watched.command.folder, env=cluster.environment)
+
+    def lines(of):
+        written = log.read_text().splitlines() if log.exists() else []
+        return [line for line in map(json.loads, written) if line[1] == of]
+
+    wait_until(lambda: len(lines(rank)) > 4, "a trial that trains", timeout_seconds=120)
+    os.kill(lines(rank)[-1][2], signal.SIGKILL)
+    command.finish(timeout_seconds=300)
+    (record,) = ledger.read(next(directory.every(tmp_path)))
+    assert (command.code, record.status, record.epochs, len(record.attempts)) == (0, "finished", num_epochs, 2)
+    assert "It starts again from its last checkpoint." in command.stdout
+    for each in range(2):
+        assert num_epochs <= len(lines(each)) <= num_epochs + 1
+        assert all(world_size == 2 for *_, world_size in lines(each))
+    assert _left(cluster) == {"groups": [], "CPU": 0}
 
 
 def test_a_killed_driver_leaves_no_placement_group_on_the_cluster(watched, cluster, start, tmp_path):

@@ -14,8 +14,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,8 +64,13 @@ class ObjectStorage:
 
     uri: str
     root: str
-    filesystem: Any
+    opened: Callable[[], Any]
     is_folder: bool = False
+
+    @cached_property
+    def filesystem(self) -> Any:
+        """The client, made when the storage is first asked: that may ask the network where a bucket lies."""
+        return self.opened()
 
     def put(self, name: str, content: bytes) -> None:
         """Write a whole object.
@@ -210,11 +216,8 @@ def open_storage(uri: str) -> ObjectStorage:
     if scheme == "file":
         from pyarrow.fs import LocalFileSystem
 
-        return ObjectStorage(uri, path, LocalFileSystem(), is_folder=True)
-    try:
-        return ObjectStorage(uri, path, _s3(path.partition("/")[0]) if scheme == "s3" else _gcs())
-    except OSError as error:
-        raise UserError(f"The storage {uri} cannot be used: {reason_of(error)}.") from None
+        return ObjectStorage(uri, path, LocalFileSystem, is_folder=True)
+    return ObjectStorage(uri, path, partial(_s3, path.partition("/")[0]) if scheme == "s3" else _gcs)
 
 
 def _s3(bucket: str) -> Any:

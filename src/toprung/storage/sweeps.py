@@ -55,9 +55,9 @@ class SweepCopy:
         self.undelivered: str | None = None
         self._thread = threading.Thread(target=self._keep_up, name="sweep-storage", daemon=True)
 
-    def kept(self, rungs: tuple[int, ...], *, past: Iterable[str]) -> Kept:
-        """What a trial's process needs to know: where ASHA decides, and which trials an earlier driver began."""
-        return Kept(self._storage.uri, self._made.sweep_id, rungs, frozenset(past))
+    def kept(self, rungs: tuple[int, ...], *, past: Iterable[str], on_a_cluster: bool) -> Kept:
+        """What a trial's process needs to know: where ASHA decides, and which trials may have been begun elsewhere."""
+        return Kept(self._storage.uri, self._made.sweep_id, rungs, frozenset(past), on_a_cluster)
 
     def start(self) -> None:
         """Send what is there, and go on sending.
@@ -93,6 +93,19 @@ class SweepCopy:
                 parcel.close()
             count += 1
         return count
+
+    def deliver_trials_before(self) -> None:
+        """Send what an earlier driver's trials did not; where the storage stays away, it is sent at the end."""
+        last_try = time.monotonic() + LAST_TRY_SECONDS
+        while True:
+            try:
+                self.deliver_trials()
+                return
+            except StorageAway as error:
+                if time.monotonic() > last_try:
+                    logger.warning("what trials have saved is sent at the end: %s", error)
+                    return
+                time.sleep(LOOK_SECONDS)
 
     def close(self) -> None:
         """Send what is left, for as long as is reasonable, and let others drive the sweep."""

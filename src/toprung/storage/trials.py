@@ -46,6 +46,11 @@ class Kept:
     sweep_id: str
     rungs: tuple[int, ...]
     past: frozenset[str] = frozenset()  # trials that an earlier driver began
+    on_a_cluster: bool = False  # then this driver may have begun any of them, on a node that was lost
+
+    def may_have(self, trial_id: str) -> bool:
+        """Whether there may be a checkpoint of the trial that does not lie on this machine."""
+        return self.on_a_cluster or trial_id in self.past
 
 
 class TrialCopy:
@@ -74,13 +79,14 @@ class TrialCopy:
     def fetch(self, *, local_epoch: int) -> None:
         """Bring the trial's files here where the storage is further than what lies here.
 
-        A trial with a past waits for a storage that is away; not for ever: then it begins anew, by the same seeds.
+        A trial that may have a checkpoint there waits for a storage that is away, for `WAIT_FOR_CHECKPOINT_SECONDS`;
+        then it begins anew, by the same seeds. Any other one begins at once: what it saves is sent later.
 
         Args:
             local_epoch: how far the checkpoint in the folder is; 0 where there is none.
         """
         self._saved, self._is_first = saved_here(self.folder), True
-        patience = 0.0 if local_epoch or self._trial_id not in self._kept.past else WAIT_FOR_CHECKPOINT_SECONDS
+        patience = WAIT_FOR_CHECKPOINT_SECONDS if not local_epoch and self._kept.may_have(self._trial_id) else 0.0
         last_try = time.monotonic() + patience
         while True:
             try:

@@ -200,7 +200,7 @@ class Driver:
         if self._life.prepare_study is not None:
             self._life.prepare_study(study)
         if self._copy is not None:
-            self._copy.deliver_trials()
+            self._copy.deliver_trials_before()
         scheduler = RungScheduler(sweep)
         searcher = self._searcher = LedgerSearch(
             sweep,
@@ -227,6 +227,7 @@ class Driver:
             audited_of=scheduler.audited.get,
         )
         bridge = self._bridge = MLflowBridge(self._writer, trial_of=board.trials.__getitem__)
+        going_on, on_a_cluster = [trial.trial_id for trial in searcher.going_on], self._ray_there is not None
         task = TrialTask(
             directory=made,
             trainer=sweep.trainer,
@@ -239,7 +240,7 @@ class Driver:
             num_threads=sweep.resources.num_threads,
             mapped=checked.images.mapped,
             code=cluster.sent_code(made.code_folder),
-            kept=self._copy.kept(sweep.rungs, past=(t.trial_id for t in searcher.going_on)) if self._copy else None,
+            kept=self._copy.kept(sweep.rungs, past=going_on, on_a_cluster=on_a_cluster) if self._copy else None,
         )
         ray_here.wait()
         if self._ray_there is not None:
