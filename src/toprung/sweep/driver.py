@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,10 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from toprung import cluster, data, ledger, lineage
-from toprung.directory import SweepDirectory, confirmed_by
+from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.sweep.board import Board, Watcher
 from toprung.sweep.check import Checked, check_nodes, space_of
+from toprung.sweep.conclusion import DISK_FULL, conclude
 from toprung.sweep.concurrency import concurrency_on
 from toprung.sweep.process import stop_signals
 from toprung.sweep.unheard import take_unheard_epochs
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from toprung.sweep.stopping import StopAsked, Stopping
     from toprung.tracking.bridge import MLflowBridge
 
-DISK_FULL = "the disk is full"
 REFUSED = "MLflow refused"
 
 
@@ -120,7 +119,15 @@ class Driver:
                 if self._asked is not None and self._asked.reason == REFUSED and self._writer.refused is not None:
                     raise self._writer.refused  # at the door: nothing has been lost by asking again
                 self._say("exporting the best model")
-                status, reason = self._conclude()
+                status, reason = conclude(
+                    made,
+                    sweep=self._sweep,
+                    asked=self._asked,
+                    lineage=self._lineage,
+                    card=self._checked.card,
+                    prepared_root=self._checked.project / data.PREPARED,
+                    copy=self._copy,
+                )
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise
@@ -298,46 +305,6 @@ class Driver:
                 self._board.end(trial_id, self._searcher.end(trial_id, end))
                 self._bridge.start(view)
                 self._writer.end_trial(trial_id, self._searcher.ends[trial_id])
-
-    def _conclude(self) -> tuple[str, str]:
-        """Export the winner, and say how the sweep ended."""
-        from toprung.analysis.ranking import ranked
-        from toprung.analysis.seeds import representative
-        from toprung.export.bundle import ExportFailed, export_winner
-
-        trials = ledger.read(self._made)
-        order = ranked(trials, mode=self._sweep.mode)
-        asked = self._asked
-        if asked is not None and asked.reason == DISK_FULL:
-            return "failed", f"{DISK_FULL}; make room, then type: toprung resume {self._made.sweep_id}"
-        if asked is not None and asked.is_fault:
-            return "failed", asked.reason
-        if not order:
-            causes = Counter(trial.cause for trial in trials if trial.status == "failed")
-            if causes:
-                cause, count = causes.most_common(1)[0]
-                return "failed", f"every trial failed, {count} of {len(trials)} because {cause}"
-            return "stopped", "stopped by the user before a trial reported an epoch"
-        winner = order[0]
-        if confirmed_by(self._made) is not None:
-            winner = representative(trials, mode=self._sweep.mode) or winner
-        try:
-            if self._copy is not None and winner.epoch is not None:
-                self._copy.bring_trial(winner.trial_id, epoch=winner.epoch)
-            export_winner(
-                winner,
-                directory=self._made,
-                sweep=self._sweep,
-                lineage=self._lineage,
-                card=self._checked.card,
-                prepared_root=self._checked.project / data.PREPARED,
-                num_trials=len(trials),
-            )
-        except ExportFailed as error:
-            return "failed", f"the export failed: {error}"
-        if asked is None:
-            return "finished", ""
-        return ("finished" if asked.by_rule else "stopped"), asked.reason
 
     def _stop_on_signal(self) -> None:
         """The first Ctrl-C: before Tune runs it is obeyed there, later by Tune's own loop."""
