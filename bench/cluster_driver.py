@@ -71,13 +71,13 @@ def listing(folder, options):
 
 def left_behind(storage):
     """What a storage folder weighs, and what `toprung list` reads of it costs; it is removed."""
-    from toprung import directory
+    from toprung import catalog
     from toprung.analysis.ranking import brief
 
     files = [path for path in storage.rglob("*") if path.is_file()]
     found = {"files": len(files), "megabytes": sum(path.stat().st_size for path in files) / 1e6}
     found["megabytes of ledger"] = sum(path.stat().st_size for path in storage.glob("*/ledger.log")) / 1e6
-    found["listing them, CPU seconds"] = figures.cpu_seconds(lambda: list(map(brief, directory.every(storage))))
+    found["listing them, CPU seconds"] = figures.cpu_seconds(lambda: list(map(brief, catalog.every(storage))))
     shutil.rmtree(storage)
     return found
 

@@ -24,7 +24,7 @@ from types import SimpleNamespace
 
 import optuna
 
-from toprung import directory, ledger
+from toprung import catalog, ledger
 from toprung.ledger import End
 from toprung.search.scheduler import RungScheduler
 from toprung.spec import Asha, Stop, Sweep
@@ -52,7 +52,7 @@ def simulate(root, num_trials, *, max_epochs=27):
         asha=Asha(max_epochs=max_epochs, audit_fraction=0.1),
         stop=Stop(cpu_price_per_hour=0.05),
     )
-    made = directory.create(root, sweep, name=None, now=datetime.now())
+    made = catalog.create(root, sweep, name=None, now=datetime.now())
     made.write(made.lineage_file, LINEAGE)
     made.write(made.status_file, {"status": "finished", "reason": None, "seconds": 1.0})
     storage, noise, scheduler = storage_for_writing(made), random.Random(0), RungScheduler(sweep)

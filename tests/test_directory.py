@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from toprung import directory, ledger
+from toprung import catalog, directory, ledger
 from toprung.analysis.ranking import brief, summary
 from toprung.directory import Failure, SweepDirectory
 from toprung.errors import UserError
@@ -16,7 +16,7 @@ SWEEP = Sweep(name="digits", trainer="trainers.convnet", space="search_spaces.co
 
 
 def _create(root, *, name=None, now=NOW):
-    return directory.create(root, SWEEP, name=name, now=now)
+    return catalog.create(root, SWEEP, name=name, now=now)
 
 
 def test_ids_made_in_one_second_are_unique_and_the_newest_is_listed_first(tmp_path):
@@ -24,7 +24,7 @@ def test_ids_made_in_one_second_are_unique_and_the_newest_is_listed_first(tmp_pa
     ids = [each.sweep_id for each in made]
     assert ids[:2] == ["digits-20261123-141207", "digits-20261123-141207-2"]
     assert len(set(ids)) == 12
-    assert [each.sweep_id for each in directory.every(tmp_path)] == ids[::-1]
+    assert [each.sweep_id for each in catalog.every(tmp_path)] == ids[::-1]
 
 
 def test_ids_of_one_recipe_sort_by_time(tmp_path):
@@ -35,17 +35,17 @@ def test_ids_of_one_recipe_sort_by_time(tmp_path):
 
 def test_the_spec_is_read_back_as_it_was_given(tmp_path):
     sweep = SWEEP.model_copy(update={"num_trials": 3, "constants": {"lr": 0.5}})
-    made = directory.create(tmp_path, sweep, name="first", now=NOW)
+    made = catalog.create(tmp_path, sweep, name="first", now=NOW)
     again = SweepDirectory(made.path)
     assert again.spec() == sweep
-    assert directory.name_of(again) == "first"
+    assert catalog.name_of(again) == "first"
 
 
 def test_a_sweep_is_found_by_its_id_and_by_its_name(tmp_path):
     first, second = _create(tmp_path, name="first"), _create(tmp_path)
-    assert directory.find(tmp_path, first.sweep_id) == first
-    assert directory.find(tmp_path, "first") == first
-    assert directory.find(tmp_path, second.sweep_id) == second
+    assert catalog.find(tmp_path, first.sweep_id) == first
+    assert catalog.find(tmp_path, "first") == first
+    assert catalog.find(tmp_path, second.sweep_id) == second
 
 
 def test_a_name_that_is_taken_is_refused_and_nothing_is_made(tmp_path):
@@ -59,10 +59,10 @@ def test_a_name_that_is_taken_is_refused_and_nothing_is_made(tmp_path):
 
 def test_a_sweep_that_is_not_there_names_the_newest_ones(tmp_path):
     with pytest.raises(UserError, match=r"Newest here: none yet\. Type: toprung list"):
-        directory.find(tmp_path / "nowhere", "some")
+        catalog.find(tmp_path / "nowhere", "some")
     made = _create(tmp_path)
     with pytest.raises(UserError, match=rf'^No sweep "some" in .*Newest here: {made.sweep_id}\.'):
-        directory.find(tmp_path, "some")
+        catalog.find(tmp_path, "some")
 
 
 def test_a_root_that_cannot_be_written_is_named_and_left_alone(tmp_path):
@@ -114,11 +114,11 @@ def test_a_spec_changed_by_hand_gets_one_line_that_names_file_and_field(tmp_path
 def test_a_broken_sweep_hides_no_other_one(tmp_path):
     broken, whole = _create(tmp_path), _create(tmp_path, name="whole")
     broken.spec_file.write_text('{"name": "bro')
-    assert directory.find(tmp_path, "whole") == whole
-    assert directory.find(tmp_path, whole.sweep_id) == whole
-    assert directory.find(tmp_path, broken.sweep_id) == broken
+    assert catalog.find(tmp_path, "whole") == whole
+    assert catalog.find(tmp_path, whole.sweep_id) == whole
+    assert catalog.find(tmp_path, broken.sweep_id) == broken
     assert _create(tmp_path, name="another").path.is_dir()
-    by_id = {line["sweep_id"]: line for line in map(brief, directory.every(tmp_path))}
+    by_id = {line["sweep_id"]: line for line in map(brief, catalog.every(tmp_path))}
     assert by_id[broken.sweep_id]["status"] == "unreadable"
     assert str(broken.spec_file) in by_id[broken.sweep_id]["reason"]
     assert by_id[whole.sweep_id]["status"] == "unknown"
@@ -183,7 +183,7 @@ def test_a_sweep_is_driven_while_its_lock_is_held_whatever_its_files_say(tmp_pat
 
 
 def test_the_spec_names_the_recipe_it_was_made_from_and_what_was_changed_in_it(tmp_path):
-    made = directory.create(tmp_path, SWEEP, name=None, now=NOW, recipe="tune.digits", settings=["num_trials=3"])
+    made = catalog.create(tmp_path, SWEEP, name=None, now=NOW, recipe="tune.digits", settings=["num_trials=3"])
     asked = made.read(made.spec_file)
     assert (asked["recipe"], asked["settings"]) == ("tune.digits", ["num_trials=3"])
 
@@ -192,4 +192,4 @@ def test_only_folders_with_a_spec_are_sweeps(tmp_path):
     made = _create(tmp_path)
     (tmp_path / "mlartifacts").mkdir()
     (tmp_path / "mlflow.db").write_text("")
-    assert list(directory.every(tmp_path)) == [made]
+    assert list(catalog.every(tmp_path)) == [made]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from toprung import data, directory
+from toprung import catalog, data
 from toprung.errors import UserError
 from toprung.spec import Data, Sweep
 
@@ -106,15 +106,15 @@ def test_no_name_that_is_given_leads_out_of_its_folder(tmp_path, name):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "sweep.json").write_text("{}")
     root = tmp_path / "runs"
-    made = directory.create(root, _sweep("digits"), name=name, now=datetime(2026, 1, 1))  # a name is no path
+    made = catalog.create(root, _sweep("digits"), name=name, now=datetime(2026, 1, 1))  # a name is no path
     assert made.path.parent == root
-    assert directory.find(root, name) == made
+    assert catalog.find(root, name) == made
     refused = {
         "name cannot be": lambda: Data().model_copy(update={"name": name}),
         "^name cannot be": lambda: _sweep("digits").model_copy(update={"name": name}),
         "There is no dataset": lambda: data.open_prepared(name, root=root),
         "cannot be called": lambda: data.add(name, tmp_path, project=tmp_path, settings=data.FolderSettings()),
-        "No sweep": lambda: directory.find(tmp_path / "none", name),
+        "No sweep": lambda: catalog.find(tmp_path / "none", name),
     }
     for line, attempt in refused.items():
         with pytest.raises(UserError, match=line):
@@ -124,7 +124,7 @@ def test_no_name_that_is_given_leads_out_of_its_folder(tmp_path, name):
 
 @pytest.mark.parametrize("trial_id", ["..", "../../outside", "/outside", "a/b"])
 def test_a_trial_that_a_shared_study_names_stays_in_its_sweeps_folder(tmp_path, trial_id):
-    made = directory.create(tmp_path, _sweep("digits"), name=None, now=datetime(2026, 1, 1))
+    made = catalog.create(tmp_path, _sweep("digits"), name=None, now=datetime(2026, 1, 1))
     with pytest.raises(UserError, match="no name of a folder"):
         made.trial_folder(trial_id)
     assert made.trial_folder("0001_a").parent == made.trials_folder

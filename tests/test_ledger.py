@@ -5,7 +5,7 @@ from datetime import datetime
 import optuna
 import pytest
 
-from toprung import directory, ledger
+from toprung import catalog, ledger
 from toprung.analysis.events import events
 from toprung.errors import UserError
 from toprung.ledger import End, Epoch
@@ -26,7 +26,7 @@ def quiet():
 
 @pytest.fixture
 def made(tmp_path):
-    return directory.create(tmp_path / "runs", SWEEP, name=None, now=datetime.now())
+    return catalog.create(tmp_path / "runs", SWEEP, name=None, now=datetime.now())
 
 
 @pytest.fixture(params=["journal", "database"])
@@ -191,7 +191,7 @@ def test_an_attribute_that_another_program_wrote_does_not_spoil_the_reading(made
 
 
 def test_a_ledger_that_cannot_be_read_gets_one_line_that_names_it(tmp_path):
-    made = directory.create(tmp_path, SWEEP, name=None, now=datetime.now())
+    made = catalog.create(tmp_path, SWEEP, name=None, now=datetime.now())
     made.ledger_file.write_text("something else\nand more\n")
     with pytest.raises(UserError, match=r"^The ledger .*ledger\.log cannot be read: ") as caught:
         ledger.read(made)

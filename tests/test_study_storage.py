@@ -13,7 +13,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from toprung import directory, ledger
+from toprung import catalog, ledger
 from toprung.errors import UserError
 from toprung.spec import Sweep
 from toprung.study_storage import (
@@ -40,7 +40,7 @@ def quiet():
 
 @pytest.fixture
 def made(tmp_path):
-    return directory.create(tmp_path, SWEEP, name=None, now=datetime.now())
+    return catalog.create(tmp_path, SWEEP, name=None, now=datetime.now())
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_a_ledger_writer_cannot_be_pickled_into_another_process(made):
 
 
 def test_the_ballast_lets_the_last_lines_be_written_on_a_full_disk(small_disk):
-    made = directory.create(small_disk, SWEEP, name=None, now=datetime.now())
+    made = catalog.create(small_disk, SWEEP, name=None, now=datetime.now())
     study = _study(made)
     assert made.ballast_file.stat().st_size == BALLAST_BYTES
     _add(study)
@@ -226,7 +226,7 @@ def test_the_ballast_lets_the_last_lines_be_written_on_a_full_disk(small_disk):
 
 
 def test_a_disk_that_stays_full_loses_what_did_not_fit_but_spoils_nothing(small_disk):
-    made = directory.create(small_disk, SWEEP, name=None, now=datetime.now())
+    made = catalog.create(small_disk, SWEEP, name=None, now=datetime.now())
     study = _study(made)
     _add(study)
     made.ballast_file.unlink()
@@ -262,7 +262,7 @@ def test_storage_that_refuses_for_a_moment_is_waited_for_and_no_line_is_torn(mad
 
 
 def test_a_disk_too_full_for_the_ballast_can_still_be_read_and_begun_on(small_disk):
-    made = directory.create(small_disk, SWEEP, name=None, now=datetime.now())
+    made = catalog.create(small_disk, SWEEP, name=None, now=datetime.now())
     _add(_study(made))
     made.ballast_file.unlink()
     _fill(small_disk)
@@ -282,7 +282,7 @@ def test_a_study_stays_where_it_began_whatever_the_environment_says_later(made, 
     _add(_study(made))
     assert [record.trial_id for record in ledger.read(made)] == ["t0", "t1"]
     assert not (tmp_path / "study.db").exists()
-    in_database = directory.create(tmp_path, SWEEP, name=None, now=datetime.now())
+    in_database = catalog.create(tmp_path, SWEEP, name=None, now=datetime.now())
     _add(_study(in_database))
     assert [record.trial_id for record in ledger.read(in_database)] == ["t0"]
     monkeypatch.delenv(ENVIRONMENT)

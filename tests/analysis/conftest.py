@@ -5,7 +5,7 @@ from datetime import datetime
 import optuna
 import pytest
 
-from toprung import directory, ledger
+from toprung import catalog, ledger
 from toprung.ledger import End
 from toprung.spec import Asha, Sweep
 from toprung.study_storage import storage_for_writing
@@ -27,7 +27,7 @@ class Driver:
     def __init__(self, root, *, name="some", fingerprint="d" * 64, now=None, **fields):
         fields.setdefault("asha", Asha(grace_epochs=1, max_epochs=9, reduction_factor=3))
         self.sweep = Sweep(name=name, trainer="trainers.convnet", space="search_spaces.convnet", **fields)
-        self.made = directory.create(root, self.sweep, name=None, now=now or datetime.now())
+        self.made = catalog.create(root, self.sweep, name=None, now=now or datetime.now())
         self.study = optuna.create_study(
             study_name=self.made.sweep_id,
             storage=storage_for_writing(self.made),

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from tests.marked import processes_marked
-from toprung import data, directory
+from toprung import catalog, data
 from toprung.directory import TRIAL_LOCK_FILE, SweepDirectory
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -201,7 +201,7 @@ class Arena:
     @property
     def made(self) -> SweepDirectory:
         """The newest sweep."""
-        return next(directory.every(self.root))
+        return next(catalog.every(self.root))
 
     def has(self, pattern: str) -> Callable[[], bool]:
         """A check whether such a file is there, below the storage root."""

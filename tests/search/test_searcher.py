@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from search_spaces import convnet
-from toprung import directory, ledger
+from toprung import catalog, ledger
 from toprung.directory import FAILURE_FILE, write_json
 from toprung.ledger import End
 from toprung.search.scheduler import RungScheduler, Stop
@@ -52,7 +52,7 @@ class Asked:
             space="search_spaces.convnet",
             **{"asha": Asha(max_epochs=3), **fields},
         )
-        self.made = made or directory.create(root, self.sweep, name=None, now=datetime.now())
+        self.made = made or catalog.create(root, self.sweep, name=None, now=datetime.now())
         self.scheduler = RungScheduler(self.sweep)
         self.heard, self.full, self.other_code = [], [], []
         held = holding(space, self.sweep.constants)

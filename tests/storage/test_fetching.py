@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from toprung.directory import SweepDirectory, every
+from toprung.catalog import every
+from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.spec import Sweep
 from toprung.storage import bring_failure, discard, fetch_all, is_kept_in, kept_up, lease, local_root, refresh

@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.agreement import agreement
 from tests.chaos.sweeps import NUM_TRIALS, STARTED
-from toprung import directory, ledger
+from toprung import catalog, ledger
 from toprung.directory import LAST_FILE, SweepDirectory
 from toprung.storage import open_storage
 
@@ -149,9 +149,7 @@ def test_a_sweep_that_runs_elsewhere_is_not_taken_up_and_can_be_stopped(s3, mach
     assert "running" in second.run("list").stdout
     second.run("stop", sweep_id)
     command.finish(130)
-    assert (
-        next(directory.every(second.root)).read(next(directory.every(second.root)).status_file)["status"] == "stopped"
-    )
+    assert next(catalog.every(second.root)).read(next(catalog.every(second.root)).status_file)["status"] == "stopped"
 
 
 def test_what_cannot_be_used_is_said_at_the_door_and_leaves_nothing(s3, machines):

@@ -6,9 +6,10 @@ import statistics
 
 import pytest
 
-from toprung import directory, ledger
+from toprung import catalog, ledger
 from toprung.analysis.seeds import of_configuration, representative, values_by_seed
-from toprung.directory import SweepDirectory, confirmations
+from toprung.catalog import confirmations
+from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.export.bundle import ExportFailed
 from toprung.export.testing import openings, score_on_test
@@ -46,7 +47,7 @@ def confirmed(bench, toprung, tmp_path_factory):
     flags = [word for setting in (*SMALL, f"storage={storage}") for word in ("--set", setting)]
     swept = toprung("sweep", "tune.smoke", *flags, folder=bench)
     assert swept.code == 0, swept.stdout + swept.stderr
-    made = next(directory.every(storage))
+    made = next(catalog.every(storage))
     words = ("confirm", made.sweep_id, "--top", "1", "--seeds", "2", "--storage", storage)
     command = toprung(*words, folder=bench)
     assert command.code == 0, command.stdout + command.stderr
@@ -219,4 +220,4 @@ def test_a_sweep_that_is_removed_takes_its_confirmations_along(confirmed, toprun
     assert made.path.is_dir()
     removed = toprung("rm", made.sweep_id, "--yes", "--storage", storage, folder=bench)
     assert removed.stdout == f"Removed {made.sweep_id}, {again.sweep_id}.\n"
-    assert list(directory.every(storage)) == []
+    assert list(catalog.every(storage)) == []

@@ -6,7 +6,7 @@ from datetime import datetime
 import optuna
 from mlflow import MlflowClient
 
-from toprung import directory, ledger
+from toprung import catalog, ledger
 from toprung.ledger import End
 from toprung.lineage import Lineage
 from toprung.spec import Sweep
@@ -41,7 +41,7 @@ class Recorded:
         self.sweep = Sweep(
             name=f"recorded-{uuid.uuid4().hex[:8]}", trainer="trainers.convnet", space="search_spaces.convnet"
         )
-        self.made = made or directory.create(root, self.sweep, name=None, now=datetime.now())
+        self.made = made or catalog.create(root, self.sweep, name=None, now=datetime.now())
         self.sweep = self.made.spec()
         self.made.write(self.made.lineage_file, LINEAGE.model_dump())
         self.made.write(self.made.status_file, {"status": "running"})

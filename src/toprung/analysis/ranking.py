@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from toprung import study_storage
-from toprung.directory import SweepDirectory, name_of
+from toprung.catalog import name_of
+from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import TrialRecord, read
 from toprung.spec import Sweep

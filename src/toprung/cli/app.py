@@ -73,7 +73,7 @@ def sweep(
     ] = False,
 ) -> None:
     """Search: run a recipe's trials and export the best model."""
-    from toprung import directory
+    from toprung import catalog
     from toprung.cli.display import watcher_for
     from toprung.sweep import upkeep, workbench
     from toprung.sweep.run import run
@@ -83,7 +83,7 @@ def sweep(
     asked = apply_overrides(workbench.load_recipe(project, recipe), settings or [])
     root = root_of(asked.storage)
     upkeep.close_dead(root, say=say)
-    source = directory.find(root, warm_start) if warm_start else None
+    source = catalog.find(root, warm_start) if warm_start else None
     with watcher_for(sys.stdout) as watcher:
         outcome = run(
             project,
@@ -136,14 +136,14 @@ def train(
 @app.command("list")
 def list_sweeps(as_json: Json = False, storage: Storage = "runs") -> None:
     """List the sweeps, newest first."""
-    from toprung import directory
+    from toprung import catalog
     from toprung.analysis.ranking import brief
     from toprung.storage import is_kept_in
     from toprung.sweep.upkeep import close_dead
 
     root = root_of(storage)
     close_dead(root, say=say)
-    sweeps = [brief(each) for each in directory.every(root) if is_kept_in(each, storage)]
+    sweeps = [brief(each) for each in catalog.every(root) if is_kept_in(each, storage)]
     if as_json:
         print_json(sweeps)
         return
@@ -171,14 +171,14 @@ def show(
     storage: Storage = "runs",
 ) -> None:
     """Show one sweep: its trials in order of merit."""
-    from toprung import directory
+    from toprung import catalog
     from toprung.analysis.ranking import summary
     from toprung.cli.tables import print_summary
     from toprung.sweep.upkeep import close_dead
 
     root = root_of(storage)
     close_dead(root, say=say)
-    content = summary(directory.find(root, named))
+    content = summary(catalog.find(root, named))
     if as_json:
         print_json(content)
     else:

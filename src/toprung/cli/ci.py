@@ -60,7 +60,7 @@ def ci_report(
     storage: Storage = "runs",
 ) -> None:
     """Tell a pull request of its mini-sweep, in Markdown; exit code 1 where it is significantly worse than the base."""
-    from toprung import directory
+    from toprung import catalog
     from toprung.analysis.ci_report import comment, compared, measure, read_record, read_seeds, seeds_of_sweep
 
     if (named is None) == (record is None):
@@ -69,8 +69,8 @@ def ci_report(
         measured = read_record(record)
     else:
         root = root_of(storage)
-        made = directory.find(root, str(named))
-        ours = seeds_of_sweep(directory.find(root, seeds)) if seeds else None
+        made = catalog.find(root, str(named))
+        ours = seeds_of_sweep(catalog.find(root, seeds)) if seeds else None
         measured = measure(made, ours=ours, base=read_seeds(base) if base else None)
         _write(out / RECORD, measured.model_dump_json(indent=2))
     text = comment(measured, level=level, run_url=run_url)

@@ -37,14 +37,14 @@ def confirm(
     storage: Storage = "runs",
 ) -> None:
     """Train a sweep's leaders and its default again, with fresh seeds, and say whether the winner wins."""
-    from toprung import directory
+    from toprung import catalog
     from toprung.analysis.confirmation import judged
     from toprung.cli.display import watcher_for
     from toprung.sweep import workbench
     from toprung.sweep.confirmation import confirm as train_again
     from toprung.sweep.run import resume
 
-    project, made = workbench.find_project(Path.cwd()), directory.find(root_of(storage), named)
+    project, made = workbench.find_project(Path.cwd()), catalog.find(root_of(storage), named)
     earlier = None if again else _earlier(made, top=top, seeds=seeds)
     if earlier is None or not earlier.is_finished:
         with watcher_for(sys.stdout) as watcher:
@@ -160,7 +160,7 @@ def _refit(console: Console, made: SweepDirectory, earlier: SweepDirectory, *, p
 
 def _earlier(made: SweepDirectory, *, top: int, seeds: int) -> SweepDirectory | None:
     """The newest confirmation of that size, whole or not."""
-    from toprung.directory import confirmations
+    from toprung.catalog import confirmations
     from toprung.sweep.confirmation import num_leaders_of
 
     return next(

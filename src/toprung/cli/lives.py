@@ -125,7 +125,7 @@ def rm(
     storage: Storage = "runs",
 ) -> None:
     """Remove a sweep's directory and those of its confirmations. What MLflow has of them stays."""
-    from toprung.directory import confirmations
+    from toprung.catalog import confirmations
     from toprung.sweep import upkeep
 
     made = _find(named, storage)
@@ -143,6 +143,6 @@ def rm(
 
 
 def _find(named: str, storage: str) -> SweepDirectory:
-    from toprung import directory
+    from toprung import catalog
 
-    return directory.find(root_of(storage), named)
+    return catalog.find(root_of(storage), named)

@@ -32,14 +32,14 @@ report_app = typer.Typer()
 @report_app.command()
 def report(named: Named, storage: Storage = "runs") -> None:
     """Write a sweep's report: an HTML file that opens offline, pictures, a summary; kept in MLflow too."""
-    from toprung import data, directory
+    from toprung import catalog, data
     from toprung.analysis.report import write_report
     from toprung.sweep import workbench
     from toprung.tracking.attach import attach
 
     project = workbench.find_project(Path.cwd())
     workbench.activate(project)  # the winner's model may be built there
-    made = directory.find(root_of(storage), named)
+    made = catalog.find(root_of(storage), named)
     written = write_report(made, prepared_root=project / data.PREPARED)
     print(f"  report    {short(written.page)}")
     print(f"  summary   {short(written.summary)}")
@@ -65,11 +65,11 @@ def compare(
     storage: Storage = "runs",
 ) -> None:
     """Compare the trials of one or several sweeps: ranked, with their uncertainty, and in words."""
-    from toprung import directory
+    from toprung import catalog
     from toprung.analysis.comparison import compare_sweeps
 
     root = root_of(storage)
-    found = [directory.find(root, each) for each in dict.fromkeys(named)]
+    found = [catalog.find(root, each) for each in dict.fromkeys(named)]
     compared = compare_sweeps(found, by=by or ("configuration" if len(found) == 1 else "sweep"))
     for warning in compared.warnings:
         say(warning)

@@ -62,10 +62,10 @@ def _dashboard(root: Path, study: str | None, *, port: int) -> subprocess.Popen[
     Raises:
         UserError: a sweep was named, and it cannot be shown.
     """
-    from toprung import directory
+    from toprung import catalog
     from toprung.tracking.dashboard import serve_dashboard
 
-    made = directory.find(root, study) if study else next(directory.every(root), None)
+    made = catalog.find(root, study) if study else next(catalog.every(root), None)
     if made is None:
         return None
     try:
@@ -81,9 +81,9 @@ def _dashboard(root: Path, study: str | None, *, port: int) -> subprocess.Popen[
 
 def _newest_page(root: Path) -> str:
     """Where MLflow's pages show the newest sweep; by themselves they open on the list of experiments."""
-    from toprung import directory
+    from toprung import catalog
     from toprung.analysis.ranking import brief
 
-    newest = next((brief(each) for each in directory.every(root)), {})
+    newest = next((brief(each) for each in catalog.every(root)), {})
     experiment = newest.get("mlflow_experiment_id")
     return f"#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""

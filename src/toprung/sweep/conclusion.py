@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toprung import ledger
-from toprung.directory import SweepDirectory, confirmed_by
+from toprung.catalog import confirmed_by
+from toprung.directory import SweepDirectory
 from toprung.spec import Sweep
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toprung import directory, ledger
+from toprung import catalog, ledger
 from toprung.analysis.confirmation import DEFAULT
 from toprung.analysis.ranking import ranked
 from toprung.directory import SweepDirectory
@@ -56,7 +56,7 @@ def confirm(
     with ray_at(address, copy_code=copy_code) as ray_there:
         checked = check(project, sweep, code=made.code_folder, ray_there=ray_there)
         refuse_changed_data(made, checked)
-        new = directory.create(made.path.parent, sweep, name=None, now=datetime.now(), confirms=made.sweep_id)
+        new = catalog.create(made.path.parent, sweep, name=None, now=datetime.now(), confirms=made.sweep_id)
         return begin(checked, new, watcher=watcher, copy_code=copy_code, ray_there=ray_there)
 
 
@@ -89,7 +89,7 @@ def planned(made: SweepDirectory, *, num_leaders: int, num_seeds: int) -> Sweep:
 
 def _fresh_seeds(made: SweepDirectory, sweep: Sweep, count: int) -> list[int]:
     """The next seeds after those that the sweep, and earlier confirmations of it, have used."""
-    used = [sweep.seed, *(seed for each in directory.confirmations(made) for seed in each.spec().seeds)]
+    used = [sweep.seed, *(seed for each in catalog.confirmations(made) for seed in each.spec().seeds)]
     return list(range(max(used) + 1, max(used) + 1 + count))
 
 

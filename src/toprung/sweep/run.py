@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from toprung import cluster, directory, ledger, storage
+from toprung import catalog, cluster, ledger, storage
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.spec import Sweep
@@ -71,7 +71,7 @@ def run(
             told = partial(earlier.tell, source=warm_start)
             life = Life(details={"warm_start": warm_start.sweep_id}, prepare_study=told)
         root = storage.local_root(project, sweep.storage)
-        made = directory.create(root, sweep, name=name, now=datetime.now(), recipe=recipe, settings=settings)
+        made = catalog.create(root, sweep, name=name, now=datetime.now(), recipe=recipe, settings=settings)
         return begin(checked, made, watcher=watcher, life=life, copy_code=copy_code, ray_there=ray_there)
 
 
@@ -283,7 +283,7 @@ def _refuse_finished(made: SweepDirectory, sweep: Sweep) -> None:
 
 def _anew(made: SweepDirectory, sweep: Sweep) -> str:
     recipe = made.read(made.spec_file).get("recipe") or "RECIPE"
-    if (confirms := directory.confirmed_by(made)) is not None:
+    if (confirms := catalog.confirmed_by(made)) is not None:
         return f"For other seeds type: toprung confirm {confirms} --again"
     fresh = [max(sweep.seeds) + place for place in range(1, len(sweep.seeds) + 1)]
     return f"For other seeds type: toprung sweep {recipe} --set 'seeds={fresh}'"

@@ -13,7 +13,8 @@ from typing import Any
 import filelock
 
 from toprung import ledger, storage
-from toprung.directory import SweepDirectory, confirmations, every
+from toprung.catalog import confirmations, every
+from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import TrialRecord
 from toprung.tracking import mirror, server

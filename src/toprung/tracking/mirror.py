@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from toprung import ledger
 from toprung.analysis.ranking import ranked
-from toprung.directory import SweepDirectory, confirmed_by
+from toprung.catalog import confirmed_by
+from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import End, TrialRecord
 from toprung.lineage import Lineage

@@ -23,7 +23,7 @@ from tests.chaos.agreement import Agreement
 from tests.chaos.sweeps import NUM_TRIALS, SMALL, new_bench
 from tests.cluster.ssh.hosts import SHARED, Host, Lab, missing
 from tests.servers import wait_until
-from toprung import directory
+from toprung import catalog
 from toprung.directory import TRIAL_LOCK_FILE, SweepDirectory
 
 PROJECT = Path(__file__).parents[3]
@@ -119,14 +119,14 @@ class Cluster:
 
     def sweep(self, *settings: str) -> "Job":
         """Submit a small sweep: one trial a worker at a time."""
-        self._earlier = {each.sweep_id for each in directory.every(self.storage)}
+        self._earlier = {each.sweep_id for each in catalog.every(self.storage)}
         given = (*SMALL, "resources.cpus=2", *settings)
         return self.submit("tune.dying", *(word for setting in given for word in ("--set", setting)))
 
     @property
     def made(self) -> SweepDirectory:
         """The sweep that was submitted last."""
-        return next(each for each in directory.every(self.storage) if each.sweep_id not in self._earlier)
+        return next(each for each in catalog.every(self.storage) if each.sweep_id not in self._earlier)
 
     def mend(self) -> None:
         """Boot what a test has killed, and wait until the autoscaler has Ray on it again."""
@@ -137,7 +137,7 @@ class Cluster:
 
     def num_first_epochs(self) -> int:
         """How many trials of the sweep that was submitted last have reported their first epoch."""
-        found = [each for each in directory.every(self.storage) if each.sweep_id not in self._earlier]
+        found = [each for each in catalog.every(self.storage) if each.sweep_id not in self._earlier]
         lines = found[0].ledger_file.read_text(errors="replace") if found and found[0].ledger_file.exists() else ""
         return lines.count('{"epoch/1":')
 

@@ -9,7 +9,7 @@ from toprung.analysis.confirmation import judged
 from toprung.analysis.ranking import describe
 from toprung.analysis.report.findings import Findings
 from toprung.analysis.report.panel import Panel, Table, ended, number
-from toprung.directory import confirmations
+from toprung.catalog import confirmations
 from toprung.lineage import Lineage
 
 ROWS_SHOWN = 10
