@@ -11,7 +11,7 @@ import pytest
 
 from tests.doctor.conftest import cluster_of
 from tests.servers import wait_until
-from toprung import directory, ledger
+from toprung import catalog, ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -192,7 +192,7 @@ def test_a_trial_goes_on_from_its_checkpoint_when_one_of_its_workers_is_killed(r
     wait_until(lambda: len(lines(rank)) > 4, "a trial that trains", timeout_seconds=120)
     os.kill(lines(rank)[-1][2], signal.SIGKILL)
     command.finish(timeout_seconds=300)
-    (record,) = ledger.read(next(directory.every(tmp_path)))
+    (record,) = ledger.read(next(catalog.every(tmp_path)))
     assert (command.code, record.status, record.epochs, len(record.attempts)) == (0, "finished", num_epochs, 2)
     assert "It starts again from its last checkpoint." in command.stdout
     for each in range(2):
