@@ -8,7 +8,7 @@ import pytest
 from toprung import catalog, ledger
 from toprung.analysis.events import events
 from toprung.errors import UserError
-from toprung.ledger import End, Epoch
+from toprung.ledger import Attempt, End, Epoch
 from toprung.spec import Sweep
 from toprung.study_storage import ENVIRONMENT, storage_for_writing
 from toprung.sweep import earlier
@@ -111,6 +111,19 @@ def test_an_epoch_without_its_value_does_not_count(made):
     trial.set_user_attr("epoch/2", {"metrics": {"val/accuracy": 0.9}, "time_ms": 1})
     (record,) = ledger.read(made)
     assert (sorted(record.epochs_by_number), record.epochs, record.value) == ([1], 1, 0.5)
+
+
+def test_the_nodes_of_all_workers_of_a_trial_are_told_written_and_read_back(anywhere):
+    trial = _study(anywhere).ask()
+    ledger.write_start(trial, trial_id="aa", config={})
+    trial.set_user_attr("attempt/0", {"node": "a", "code": "c", "time_ms": 1})  # by a version that knew of one alone
+    attempt = Attempt.of(Attempt("b", "c", 2, other_nodes=("d", "b")).told)
+    assert attempt is not None
+    ledger.write_attempt(trial, attempt)
+    (record,) = ledger.read(anywhere)
+    assert [each.nodes for each in record.attempts] == [("a",), ("b", "d", "b")]
+    told = [event.text for event in events(ledger.read_all(anywhere), metric="val/accuracy", rungs=())]
+    assert told[:2] == ["on node a", "on nodes b, d"]
 
 
 def test_a_trial_without_a_start_waits_and_has_no_id(made):

@@ -62,11 +62,20 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One process that trained a trial: Ray's id of its node, and the hash of the code that it imported."""
+    """One process that trained a trial: Ray's id of its node, and the hash of the code that it imported.
+
+    Where several workers train it together it is that of rank 0; `other_nodes` are those of ranks 1, 2, ...
+    """
 
     node: str
     code: str
     time_ms: int
+    other_nodes: tuple[str, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes of all workers, by rank."""
+        return (self.node, *self.other_nodes)
 
     @property
     def told(self) -> dict[str, Any]:
@@ -77,7 +86,8 @@ class Attempt:
     def of(cls, result: Mapping[str, Any]) -> Attempt | None:
         """Which attempt reported a result."""
         node, code, time_ms = (result.get(f"attempt_{name}") for name in ("node", "code", "time_ms"))
-        return cls(str(node), str(code), int(time_ms)) if node and code and time_ms else None
+        others = tuple(map(str, result.get("attempt_other_nodes", ())))
+        return cls(str(node), str(code), int(time_ms), others) if node and code and time_ms else None
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,7 @@ class TrialRecord:
 
     @property
     def node(self) -> str | None:
-        """Ray's id of the node where it was trained last."""
+        """Ray's id of the node where it was trained last; with several workers, that of rank 0."""
         return self.attempts[-1].node if self.attempts else None
 
     @property
@@ -204,6 +214,10 @@ def _is_attempt(key: str) -> bool:
     return key.startswith(ATTEMPT)
 
 
+def _attempt(written: Mapping[str, Any]) -> Attempt:
+    return Attempt(**{**written, "other_nodes": tuple(written.get("other_nodes", ()))})
+
+
 def _number(key: str) -> int:
     return int(key.rpartition("/")[2])
 
@@ -234,7 +248,7 @@ def _record(trial: FrozenTrial, *, mode: Literal["max", "min"], run_ids: Mapping
         continues=start.get("continues"),
         audited=Audited(**attributes["audit"]) if "audit" in attributes else None,
         end=ended,
-        attempts=tuple(Attempt(**attributes[key]) for key in sorted(filter(_is_attempt, attributes), key=_number)),
+        attempts=tuple(_attempt(attributes[key]) for key in sorted(filter(_is_attempt, attributes), key=_number)),
         mlflow_run_id=run_ids.get(start.get("trial_id", "")),
         optuna_state=trial.state.name,
     )

@@ -13,11 +13,11 @@ HERE = [Node("here", "a", {"CPU": 1}, {})]
 
 
 class Judge(Losses):
-    def __init__(self, *, node="here", nodes=HERE):
+    def __init__(self, *, its_nodes=("here",), nodes=HERE):
         self.epochs, self.told = 0, []
         super().__init__(
             epochs_of=lambda trial_id: self.epochs,
-            node_of=lambda trial_id: node,
+            nodes_of=lambda trial_id: its_nodes,
             nodes=lambda: nodes,
             on_loss=lambda trial_id, what: self.told.append(what),
         )
@@ -52,17 +52,20 @@ def test_a_process_that_died_is_given_one_more_chance_an_epoch():
 
 
 def test_a_lost_node_is_told_by_what_cannot_be_reached_by_notice_or_by_the_list_of_nodes():
-    gone = Judge(node="there")
+    gone = Judge(its_nodes=("there",))
     assert gone("a", ActorDiedError())
+    gone_with_another_rank = Judge(its_nodes=("here", "there"))
+    assert gone_with_another_rank("a", ActorDiedError())
     unreachable = Judge()
     assert unreachable("a", ActorUnavailableError("socket closed", None))
     noticed = Judge()
     assert noticed("a", _preempted())
-    assert gone.told == unreachable.told == noticed.told == ["its node was lost"]
+    told = [each.told for each in (gone, gone_with_another_rank, unreachable, noticed)]
+    assert told == [["its node was lost"]] * 4
 
 
 def test_lost_nodes_are_forgiven_often_but_not_for_ever():
-    judge = Judge(node="there")
+    judge = Judge(its_nodes=("there",))
     again = [judge("a", ActorDiedError()) for _ in range(RESTARTS_AFTER_A_LOST_NODE + 1)]
     assert again == [True] * RESTARTS_AFTER_A_LOST_NODE + [False]
 

@@ -151,6 +151,12 @@ def test_both_workers_train_every_epoch_that_was_reported_and_none_after_a_stop(
             assert all(world_size == 2 for *_, world_size in mine)
 
 
+def test_the_nodes_of_both_workers_are_on_record(watched):
+    attempts = [attempt for trial in watched.shown["trials"] for attempt in trial["attempts"]]
+    assert len(attempts) >= NUM_TRIALS
+    assert all(attempt["other_nodes"] == [attempt["node"]] for attempt in attempts)
+
+
 def test_workers_stay_warm_from_trial_to_trial_and_fresh_ones_follow_a_failure(watched):
     processes = [[pid for _, of, pid, _ in watched.lines if of == rank] for rank in range(2)]
     assert not set(processes[0]) & set(processes[1])

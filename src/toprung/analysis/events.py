@@ -42,7 +42,9 @@ def _of(trial: TrialRecord, *, metric: str, rungs: tuple[int, ...]) -> list[Even
 
     found = [event(trial.started_ms, "asked", f"continues {trial.continues}" if trial.continues else "")]
     for number, attempt in enumerate(trial.attempts):
-        found.append(event(attempt.time_ms, "restarted" if number else "started", f"on node {attempt.node[:12]}"))
+        nodes = [node[:12] for node in dict.fromkeys(attempt.nodes)]
+        where = f"on node{'s' if len(nodes) > 1 else ''} {', '.join(nodes)}"
+        found.append(event(attempt.time_ms, "restarted" if number else "started", where))
     last = trial.epochs
     for number, epoch in sorted(trial.epochs_by_number.items()):
         if trial.continues and epoch.time_ms < trial.started_ms:

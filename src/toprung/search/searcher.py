@@ -264,7 +264,7 @@ class LedgerSearch(OptunaSearch):
                 self.study.tell(trial.number, value, state=ledger.OPTUNA_STATES[trial.status])
 
     def _write_epoch(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        self._note_attempt(trial_id, result)
+        self._note_attempt(trial_id, Attempt.of(result))
         epoch = int(result["epoch"])
         if epoch <= self._last_epoch.get(trial_id, 0):
             return  # Tune repeats the last result of a loop that ended by itself; a damaged checkpoint repeats more
@@ -280,26 +280,27 @@ class LedgerSearch(OptunaSearch):
             if audited is not None and audited.rung == epoch:
                 ledger.write_audited(self.optuna_trial(trial_id), audited)
 
-    def _note_attempt(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        attempt = Attempt.of(result)
+    def _note_attempt(self, trial_id: str, attempt: Attempt | None) -> None:
         if attempt is not None and self._attempts.get(trial_id) != attempt:
             self._attempts[trial_id] = attempt
             ledger.write_attempt(self.optuna_trial(trial_id), attempt)
 
     def note_unheard_attempt(self, trial_id: str) -> None:
         """A process may be gone before its first report: where it ran stands in the trial's folder."""
+        self._note_attempt(trial_id, self._left_attempt(trial_id))
+
+    def _left_attempt(self, trial_id: str) -> Attempt | None:
         left = self._directory.attempt_of(trial_id)
-        self._note_attempt(trial_id, {f"attempt_{name}": value for name, value in left.items()})
+        return Attempt.of({f"attempt_{name}": value for name, value in left.items()})
 
     def epochs_of(self, trial_id: str) -> int:
         """How many epochs of a trial the ledger has."""
         return self._last_epoch.get(trial_id, 0)
 
-    def node_of(self, trial_id: str) -> str | None:
-        """Ray's id of the node where the trial trains, once it has said so."""
-        known: str | None = self._directory.attempt_of(trial_id).get("node")
-        told = self._attempts.get(trial_id)  # its folder may be on another machine
-        return known or (told.node if told else None)
+    def nodes_of(self, trial_id: str) -> tuple[str, ...]:
+        """Ray's ids of the nodes where the trial's workers train, by rank, once they have said so."""
+        attempt = self._left_attempt(trial_id) or self._attempts.get(trial_id)  # its folder may be on another machine
+        return attempt.nodes if attempt else ()
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's copy of the searcher: only where the truth is."""

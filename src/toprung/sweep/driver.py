@@ -265,7 +265,7 @@ class Driver:
             searcher.note_unheard_attempt(trial_id)
             keeper.lost(trial_id, what)
 
-        losses = Losses(epochs_of=searcher.epochs_of, node_of=searcher.node_of, nodes=ray_here.nodes, on_loss=lost)
+        losses = Losses(epochs_of=searcher.epochs_of, nodes_of=searcher.nodes_of, nodes=ray_here.nodes, on_loss=lost)
         keep_keys_from_arguments()
         ray_tune.Tuner(
             trainable_for(sweep, task, checked.images.arrays),

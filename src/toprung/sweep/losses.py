@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
@@ -24,7 +24,7 @@ class Losses:
         self,
         *,
         epochs_of: Callable[[str], int],
-        node_of: Callable[[str], str | None],
+        nodes_of: Callable[[str], Sequence[str]],
         nodes: Callable[[], Iterable[cluster.Node]],
         on_loss: Callable[[str, str], object] = lambda trial_id, what: None,
     ) -> None:
@@ -32,11 +32,11 @@ class Losses:
 
         Args:
             epochs_of: how many epochs a trial has reported.
-            node_of: Ray's id of a trial's node.
+            nodes_of: Ray's ids of the nodes of a trial's workers.
             nodes: those that live.
             on_loss: told of each trial that starts again, and why, in words.
         """
-        self._epochs_of, self._node_of, self._nodes, self._on_loss = epochs_of, node_of, nodes, on_loss
+        self._epochs_of, self._nodes_of, self._nodes, self._on_loss = epochs_of, nodes_of, nodes, on_loss
         self._losses: dict[str, tuple[int, int, int]] = {}  # at that epoch: deaths, lost nodes
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Losses:
@@ -66,8 +66,11 @@ class Losses:
         return again
 
     def _is_node_lost(self, trial_id: str, error: RayActorError) -> bool:
-        """Out of reach, taken back by the cloud, or known to be dead: a process that dies alone is told by its node."""
+        """Out of reach, taken back by the cloud, or known to be dead: a process that dies alone is told by its node.
+
+        Rank 0 may have ended itself because the node of another rank is gone, and with it all that it waits for.
+        """
         if isinstance(error, ActorUnavailableError) or error.preempted:
             return True
-        node, living = self._node_of(trial_id), {each.node_id for each in self._nodes() if each.node_id}
-        return bool(living) and node is not None and node not in living
+        living = {each.node_id for each in self._nodes() if each.node_id}
+        return bool(living) and not living.issuperset(self._nodes_of(trial_id))

@@ -13,7 +13,7 @@ import socket
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,8 @@ from toprung.ledger import Attempt, now_ms
 if TYPE_CHECKING:
     import numpy as np
     import ray
+
+    from toprung.sweep.worker_group import WorkerGroup
 
 LOOP = "train_loop_per_worker"
 STRAGGLER_SECONDS = 60
@@ -100,7 +102,12 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
             if task.num_workers == 1:
                 train(report)
             else:
-                _train_in_a_group(partial(train, report), others=partial(train, _said_by_rank_0), folder=folder)
+                from toprung.sweep import worker_group
+
+                group = worker_group.of_this_trial()
+                attempt = replace(attempt, other_nodes=group.other_nodes)
+                write_json(folder / ATTEMPT_FILE, asdict(attempt))
+                _train_in(group, partial(train, report), others=partial(train, _said_by_rank_0), folder=folder)
         if copy:
             copy.settle()  # of a loop that ended by itself before a rung
         if not reported:  # Tune would end the whole sweep over a result without the metric
@@ -156,14 +163,12 @@ def train_as_a_rank(
     ).fit()
 
 
-def _train_in_a_group(train: Callable[[], None], *, others: Callable[[], None], folder: Path) -> None:
-    from toprung.sweep import worker_group
-
+def _train_in(group: WorkerGroup, train: Callable[[], None], *, others: Callable[[], None], folder: Path) -> None:
     def give_up(failure: Mapping[str, Any]) -> None:
         _leave(folder, failure)
         os._exit(1)  # this process waits for one that is gone, and would for half an hour
 
-    worker_group.of_this_trial().run(train, others=others, describe=failure_of, on_stuck=give_up)
+    group.run(train, others=others, describe=failure_of, on_stuck=give_up)
 
 
 def _said_by_rank_0(metrics: dict[str, float]) -> None:

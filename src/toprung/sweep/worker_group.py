@@ -136,7 +136,11 @@ def _interface_of(address: str) -> str:
 
 
 class WorkerGroup:
-    """Rank 0's hold on the other ranks."""
+    """Rank 0's hold on the other ranks.
+
+    Attributes:
+        other_nodes: Ray's ids of their nodes, those of rank 1, 2, ...
+    """
 
     def __init__(self, placement_group: PlacementGroup) -> None:
         """Start them, each in its bundle."""
@@ -145,8 +149,8 @@ class WorkerGroup:
         self._others = [_placed(placement_group, index) for index in range(1, len(placement_group.bundle_specs))]
         here = _here()
         there = ray.get([each.where.remote() for each in self._others])
-        self._nodes = [node for node, _ in there]
-        self._address = LOOPBACK if set(self._nodes) == {here[0]} else here[1]
+        self.other_nodes = tuple(node for node, _ in there)
+        self._address = LOOPBACK if set(self.other_nodes) == {here[0]} else here[1]
 
     def lives(self) -> bool:
         """Whether all of them are there for another trial."""
@@ -238,7 +242,7 @@ class WorkerGroup:
             return ended
         except RayActorError as error:
             living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
-            return Ended(error=WorkerLost(rank, error.preempted or self._nodes[rank - 1] not in living))
+            return Ended(error=WorkerLost(rank, error.preempted or self.other_nodes[rank - 1] not in living))
 
     def end(self) -> None:
         """End the other ranks' processes: the next trial gets fresh ones."""
