@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from toprung.doctor.finding import Finding, or_ok, size
 
 if TYPE_CHECKING:
+    from toprung.doctor.node import NodeView, Room
     from toprung.doctor.nodes import Answer
 
 # Ray's own limits: it kills workers above this share of memory, and stores no object on a disk that is fuller.
@@ -65,21 +66,15 @@ def check_torch(answers: Sequence[Answer]) -> list[Finding]:
 
 def check_memory(answers: Sequence[Answer]) -> list[Finding]:
     """Free memory, before Ray begins to kill workers."""
-    found, least = [], None
-    for each in answers:
-        if each.view is None:
-            continue
-        memory = each.view.memory
-        least = memory if least is None or memory.free_bytes < least.free_bytes else least
-        seen = f"{size(memory.free_bytes)} of {size(memory.total_bytes)} free"
-        remedy = "Close what else runs there (ps aux --sort=-rss | head), or run fewer trials at once."
-        if memory.free_bytes < (1 - FULL_MEMORY) * memory.total_bytes:
-            seen += f": Ray kills workers above {FULL_MEMORY:.0%}"
-            found.append(Finding("memory", "error", seen, remedy, node=each.node.label))
-        elif memory.free_bytes < LOW_MEMORY_BYTES:
-            found.append(Finding("memory", "warning", seen, remedy, node=each.node.label))
-    said = f"at least {size(least.free_bytes)} free" if least else "not asked"
-    return or_ok(found, name="memory", seen=said)
+    return _check_room(
+        answers,
+        name="memory",
+        room_of=lambda view: (view.memory, ""),
+        low_bytes=LOW_MEMORY_BYTES,
+        full=FULL_MEMORY,
+        when_full="Ray kills workers",
+        remedy_of=lambda view: "Close what else runs there (ps aux --sort=-rss | head), or run fewer trials at once.",
+    )
 
 
 def check_shared_memory(answers: Sequence[Answer]) -> list[Finding]:
@@ -120,17 +115,40 @@ def check_object_store(answers: Sequence[Answer], *, image_bytes: int) -> list[F
 
 def check_disk(answers: Sequence[Answer]) -> list[Finding]:
     """The disk that Ray writes its logs and spilled objects to."""
+    return _check_room(
+        answers,
+        name="disk",
+        room_of=lambda view: (view.disk, f" under {view.disk_path}"),
+        low_bytes=LOW_DISK_BYTES,
+        full=FULL_DISK,
+        when_full="Ray stores no object",
+        remedy_of=lambda view: (
+            f"Make room there (du -xh {view.disk_path} | sort -h | tail), or start Ray with --temp-dir"
+        ),
+    )
+
+
+def _check_room(
+    answers: Sequence[Answer],
+    *,
+    name: str,
+    room_of: Callable[[NodeView], tuple[Room, str]],
+    low_bytes: float,
+    full: float,
+    when_full: str,
+    remedy_of: Callable[[NodeView], str],
+) -> list[Finding]:
+    """What is free of something that Ray gives up on above a share `full` of it; `room_of` also says where it is."""
     found, least = [], None
     for each in answers:
         if each.view is None:
             continue
-        disk = each.view.disk
-        least = disk if least is None or disk.free_bytes < least.free_bytes else least
-        seen = f"{size(disk.free_bytes)} of {size(disk.total_bytes)} free under {each.view.disk_path}"
-        remedy = f"Make room there (du -xh {each.view.disk_path} | sort -h | tail), or start Ray with --temp-dir"
-        if disk.free_bytes < (1 - FULL_DISK) * disk.total_bytes:
-            seen += f": Ray stores no object above {FULL_DISK:.0%}"
-            found.append(Finding("disk", "error", seen, remedy, node=each.node.label))
-        elif disk.free_bytes < LOW_DISK_BYTES:
-            found.append(Finding("disk", "warning", seen, remedy, node=each.node.label))
-    return or_ok(found, name="disk", seen=f"at least {size(least.free_bytes)} free" if least else "not asked")
+        room, where = room_of(each.view)
+        least = room if least is None or room.free_bytes < least.free_bytes else least
+        seen = f"{size(room.free_bytes)} of {size(room.total_bytes)} free{where}"
+        if room.free_bytes < (1 - full) * room.total_bytes:
+            seen += f": {when_full} above {full:.0%}"
+            found.append(Finding(name, "error", seen, remedy_of(each.view), node=each.node.label))
+        elif room.free_bytes < low_bytes:
+            found.append(Finding(name, "warning", seen, remedy_of(each.view), node=each.node.label))
+    return or_ok(found, name=name, seen=f"at least {size(least.free_bytes)} free" if least else "not asked")
