@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from tests.ranks.two_ranks import NUM_EPOCHS, PROJECT, TRAINERS, stripes, train
+from tests.ranks.two_ranks import NUM_EPOCHS, PROJECT, TRAINERS, noisy, train
 from toprung import vision
 from toprung.directory import LAST_FILE, WEIGHTS_FILE
 
@@ -96,7 +96,7 @@ def test_a_checkpoint_does_not_say_how_many_ranks_made_it(one, two):
 def test_each_rank_has_its_own_equal_part_of_every_minibatch(two):
     for epoch in range(2):
         batches = list(zip(two[0]["shares"]["epochs"][epoch], two[1]["shares"]["epochs"][epoch], strict=True))
-        assert len(batches) == two[0]["shares"]["num_batches"] == vision.num_batches(stripes(103).train, batch_size=32)
+        assert len(batches) == two[0]["shares"]["num_batches"] == vision.num_batches(noisy(103).train, batch_size=32)
         assert all(len(ours) == len(others) and 2 * len(ours) <= 32 for ours, others in batches)
         seen = [label for batch in batches for part in batch for label in part]
         assert len(set(seen)) == len(seen) == 102 == 2 * two[0]["shares"]["len"]
@@ -108,7 +108,7 @@ def test_ranks_share_the_scoring_and_get_the_digits_of_one_process(two):
     model = vision.build_model(num_classes=3, image_shape=(1, 8, 8), mean=(0.3,), std=(0.2,), width=4)
     torch.manual_seed(2)
     model(torch.rand(64, 1, 8, 8))
-    assert two[0]["score"] == two[1]["score"] == vision.evaluate(model, stripes().val)
+    assert two[0]["score"] == two[1]["score"] == vision.evaluate(model, noisy().val)
 
 
 def test_metrics_are_means_over_the_ranks(two):

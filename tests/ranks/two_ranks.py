@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from tests.stripes import stripes
 from toprung import session, vision
-from toprung.data import Card
 from toprung.session import Session, TrialData
 from toprung.vision import ranks
 
@@ -26,27 +26,9 @@ class Stop(Exception):
     """What a sweep raises in rank 0's report to end a trial."""
 
 
-def stripes(num_train=192, num_val=1100):
-    """Small pictures of three kinds, noisy enough that no two batches are alike; 32 is a divisor of their number."""
-    generator = torch.Generator().manual_seed(0)
-    labels_N = torch.arange(num_train + num_val) % 3
-    images_NCHW = torch.randint(0, 150, (len(labels_N), 1, 8, 8), dtype=torch.uint8, generator=generator)
-    for label in range(3):
-        images_NCHW[labels_N == label, :, 2 * label + 1] += 60
-    card = Card(
-        name="stripes",
-        classes=("high", "middle", "low"),
-        image_shape=(1, 8, 8),
-        num_train=num_train,
-        num_test=1,
-        mean=(0.27,),
-        std=(0.24,),
-        augmentations=("flip", "shift", "affine", "color", "cutout", "mixup"),
-        fingerprint="0" * 64,
-        source="made here",
-    )
-    train = vision.ImageSplit(images_NCHW[:num_train], labels_N[:num_train])
-    return TrialData(train, vision.ImageSplit(images_NCHW[num_train:], labels_N[num_train:]), card)
+def noisy(num_train=192):
+    """Stripes noisy enough that no two batches are alike; 32 is a divisor of their number."""
+    return stripes(num_train=num_train, num_val=1100, noise=150, brightness=60)
 
 
 def without_batch_statistics(*arguments, build=vision.build_model, **settings):
@@ -71,7 +53,7 @@ def train(folder, *, trainer="convnet", stop_after=None, batch_statistics=False,
     small = {name: value for name, value in SMALL.items() if name in module.DEFAULTS}
     build, config = vision.build_model, {**module.DEFAULTS, **small, "num_epochs": NUM_EPOCHS, **settings}
     vision.build_model = build if batch_statistics else without_batch_statistics
-    one = Session(data=data or stripes(), folder=folder, report=report, seed=3, num_epochs=NUM_EPOCHS)
+    one = Session(data=data or noisy(), folder=folder, report=report, seed=3, num_epochs=NUM_EPOCHS)
     try:
         with session.opened(one):
             module.train_loop_per_worker(config)
@@ -86,7 +68,7 @@ def shares(folder):
     """The labels, which are unique, of two epochs' minibatches of an odd number of images."""
     labels_N = torch.arange(103)
     split = vision.ImageSplit(labels_N.to(torch.uint8).view(-1, 1, 1, 1), labels_N)
-    data = TrialData(split, split, stripes().card)
+    data = TrialData(split, split, noisy().card)
     with session.opened(Session(data=data, folder=folder, report=lambda _: None)):
         part = session.dataset().train
         epochs = [[labels.tolist() for _, labels in vision.batches(part, batch_size=32)] for _ in range(2)]
@@ -99,13 +81,13 @@ def score(folder):
     model = vision.build_model(num_classes=3, image_shape=(1, 8, 8), mean=(0.3,), std=(0.2,), width=4)
     torch.manual_seed(2 + ranks.rank())
     model(torch.rand(64, 1, 8, 8))
-    return vision.evaluate(model, stripes().val)
+    return vision.evaluate(model, noisy().val)
 
 
 def report_once(folder, metrics):
     """What a report makes of metrics that differ from rank to rank: what rank 0 heard, or how the loop ended."""
     told, model = [], nn.Linear(2, 2)
-    with session.opened(Session(data=stripes(), folder=folder, report=told.append)):
+    with session.opened(Session(data=noisy(), folder=folder, report=told.append)):
         run = session.restore(session.prepare(model))
         try:
             session.report(metrics, run)
@@ -122,7 +104,7 @@ def stopped(folder):
         if metrics["epoch"] == 2:
             raise Stop
 
-    with session.opened(Session(data=stripes(), folder=folder, report=report)):
+    with session.opened(Session(data=noisy(), folder=folder, report=report)):
         run = session.restore(session.prepare(model))
         try:
             for epoch in range(NUM_EPOCHS):
@@ -135,7 +117,7 @@ def stopped(folder):
 
 def drawn(folder):
     """The random numbers that each rank draws before its run is restored, after that, and in the next epoch."""
-    with session.opened(Session(data=stripes(), folder=folder, report=lambda _: None)):
+    with session.opened(Session(data=noisy(), folder=folder, report=lambda _: None)):
         numbers = [torch.rand(()).item()]
         run = session.restore(nn.Linear(2, 2))
         numbers.append(torch.rand(()).item())
@@ -146,7 +128,7 @@ def drawn(folder):
 def too_few(folder):
     """One training image for two ranks."""
     try:
-        return train(folder, data=stripes(num_train=1))
+        return train(folder, data=noisy(num_train=1))
     except session.TrainingFailed as error:
         return str(error)
 

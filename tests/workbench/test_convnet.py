@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from search_spaces.convnet import space
-from toprung import session, vision
-from toprung.data import Card
+from tests.stripes import stripes
+from toprung import session
 from toprung.search.space import default_point, plain_name
 from trainers import convnet
 
@@ -24,26 +24,7 @@ class _Stopped(Exception):
 
 @pytest.fixture(scope="module")
 def data():
-    """Three kinds of small pictures, each with its own bright stripe."""
-    torch.manual_seed(0)
-    labels_N = torch.arange(300) % 3
-    images_NCHW = torch.randint(0, 100, (300, 1, 8, 8), dtype=torch.uint8)
-    for label in range(3):
-        images_NCHW[labels_N == label, :, 2 * label + 1] += 150
-    card = Card(
-        name="stripes",
-        classes=("high", "middle", "low"),
-        image_shape=(1, 8, 8),
-        num_train=300,
-        num_test=1,
-        mean=(0.27,),
-        std=(0.24,),
-        augmentations=("flip", "shift", "affine", "color", "cutout", "mixup"),
-        fingerprint="0" * 64,
-        source="made here",
-    )
-    train = vision.ImageSplit(images_NCHW[:200], labels_N[:200])
-    return session.TrialData(train, vision.ImageSplit(images_NCHW[200:], labels_N[200:]), card)
+    return stripes(num_train=200, num_val=100, noise=100, brightness=150)
 
 
 def train(data, folder, *, stop_after=None, seed=3, **settings):
