@@ -60,6 +60,7 @@ def test_the_head_killed_and_the_sweep_resumed_on_a_new_cluster_from_its_storage
         old.signal(name, signal.SIGKILL)
     command.process.wait(timeout=180)
     assert command.code != 0
+    assert f"On a new cluster: toprung resume {old.arena.made.sweep_id} --address " in command.stdout
     new = new_raylets("other", storage=old.arena.root)
     new.begin("resume", new.arena.made.sweep_id).finish()
     new.agrees()

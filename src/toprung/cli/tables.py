@@ -58,7 +58,8 @@ def print_end(console: Console, outcome: Outcome) -> None:
         console.print(f"  answers  toprung compare {made.sweep_id}")
     console.print(f"  trials   toprung show {made.sweep_id}")
     if is_uri(sweep.storage):
-        console.print(f"  copy     {sweep.storage}", markup=False)
+        show = f"toprung show {made.sweep_id} --storage {sweep.storage}"
+        console.print(f"  copy     {show}       (on any machine)", markup=False, soft_wrap=True)
     console.print(f'  compare  toprung ui       (MLflow, experiment "{sweep.name}")')
     console.print(f"  log      {short(made.log_file)}")
     if outcome.status == "stopped":

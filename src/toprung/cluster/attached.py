@@ -9,6 +9,7 @@ import re
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from toprung.cluster.environment import token_source
 from toprung.errors import UserError
 
 REACH_SECONDS = 5
+LOOK_AT_HEAD_SECONDS = 5.0
 # Ray's own word for how often it tries to reach a cluster, a second each; its default is 20.
 TRIES = "RAY_gcs_server_port_wait_time_s"
 
@@ -33,6 +35,7 @@ class AttachedRay:
         """
         self.address: str | None = address
         self._connected = True
+        self._stopped = threading.Event()
 
     def wait(self) -> None:
         """Return when Ray is up: it is."""
@@ -41,8 +44,31 @@ class AttachedRay:
         """The nodes that live now."""
         return alive_nodes()
 
+    def watch_head(self, on_silent: Callable[[str], object]) -> None:
+        """Look whether the head answers, until `stop`: where it does not, Ray ends this process without a word.
+
+        That is after a minute (`RAY_gcs_rpc_server_reconnect_timeout_s`).
+
+        Args:
+            on_silent: told once, in a thread of its own, when the head does not answer; is given its address.
+        """
+        import ray
+
+        head = ray.get_runtime_context().gcs_address
+
+        def look() -> None:
+            while not self._stopped.wait(LOOK_AT_HEAD_SECONDS):
+                try:
+                    _knock(head)
+                except OSError:
+                    on_silent(head)
+                    return
+
+        threading.Thread(target=look, name="cluster-head", daemon=True).start()
+
     def stop(self) -> None:
         """Disconnect: Ray ends this sweep's actors and gives back its placement groups; the cluster lives on."""
+        self._stopped.set()
         if self._connected:
             self._connected = False
             import ray
@@ -92,13 +118,18 @@ def _refuse_unreachable(address: str) -> None:
     if not host or not port.isdecimal():
         raise UserError(f'--address "{address}" names no cluster: give auto or HOST:PORT, such as 10.0.0.2:6379.')
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS):
-            pass
+        _knock(address)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"No Ray cluster answers at {address} ({reason}). Start one: ray start --head. Or leave --address out."
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Open a connection, and close it."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
 
 
 def _reason(address: str, error: BaseException, said: str) -> str:

@@ -201,7 +201,7 @@ class Watcher(Protocol):
         """Nodes came or went: `board.num_workers` changed."""
 
     def warned(self, board: Board, text: str) -> None:
-        """Something that a person should know of, once, before the first trial."""
+        """Something that a person should know of: before the first trial, or of the cluster's head (any thread)."""
 
     def stopping(self, board: Board, *, reason: str) -> None:
         """The sweep was asked to stop, by the user or by a rule."""

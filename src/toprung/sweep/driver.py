@@ -251,6 +251,7 @@ class Driver:
         )
         ray_here.wait()
         if self._ray_there is not None:
+            self._ray_there.watch_head(self._note_silent_head)
             self._say("looking at the cluster's nodes")
             for warning in check_nodes(checked, made):
                 self._watcher.warned(board, warning)
@@ -285,6 +286,13 @@ class Driver:
         self._board.num_workers = num_workers
         self._write_state(num_workers=num_workers)
         self._watcher.workers_changed(self._board)
+
+    def _note_silent_head(self, head: str) -> None:
+        self._watcher.warned(
+            self._board,
+            f"the cluster's head ({head}) does not answer. If it stays away for a minute this command ends; "
+            f"what was trained is kept. On a new cluster: toprung resume {self._made.sweep_id} --address HOST:PORT",
+        )
 
     def _end_open_trials(self) -> None:
         """Trials that were cut short get their end, in the ledger, on the board and in MLflow alike.
