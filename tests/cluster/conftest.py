@@ -16,6 +16,7 @@ import pytest
 from tests.chaos.agreement import agreement
 from tests.chaos.sweeps import NUM_TRIALS, SMALL, Arena, Command, new_bench
 from tests.doctor.conftest import Cluster, cluster_of
+from tests.marked import processes_marked
 from tests.servers import wait_until
 from toprung.directory import TRIAL_LOCK_FILE
 
@@ -54,9 +55,9 @@ class Raylets:
         self.nodes.append(name)
 
     def processes_of(self, name: str) -> list[psutil.Process]:
-        """Every process of a node: raylet, agents, workers."""
+        """Every process of a node of this cluster: raylet, agents, workers."""
         found = []
-        for process in psutil.process_iter():
+        for process in processes_marked(self.cluster.mark):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 if process.environ().get("TEST_NODE") == name:
                     found.append(process)
