@@ -1,5 +1,6 @@
 """`toprung submit`, where it cannot: one line that says what to type, and nothing sent."""
 
+import json
 import subprocess
 import sys
 
@@ -43,6 +44,20 @@ def test_a_cluster_that_does_not_answer_is_named_with_what_to_type(workbench):
     assert ran.stderr.startswith(f"No Ray dashboard answers at {address}.")
     assert ran.stderr.endswith("Type: ray dashboard cluster.yaml\n")
     assert len(ran.stderr.splitlines()) == 1
+
+
+def test_doctor_says_in_one_finding_that_a_cluster_does_not_answer(workbench):
+    address = f"http://127.0.0.1:{free_port()}"
+    words = ["doctor", "--address", address, "--storage", "/mnt/shared/runs", "--json"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "toprung", *words], cwd=workbench, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (1, "")
+    finding, data_remote = json.loads(ran.stdout)["findings"]
+    assert (finding["name"], finding["state"]) == ("ray", "error")
+    assert finding["seen"] == f"No Ray dashboard answers at {address}"
+    assert finding["remedy"].endswith("Type: ray dashboard cluster.yaml")
+    assert (data_remote["name"], data_remote["state"]) == ("DVC remote", "ok")
 
 
 def test_a_tracking_uri_with_a_password_stays_here_and_is_not_repeated(workbench):

@@ -30,9 +30,15 @@ STYLES = {"ok": "dim", "warning": "yellow", "error": "bold red"}
 def doctor(
     address: Annotated[
         str | None,
-        typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster; without it, this machine."),
+        typer.Option(
+            metavar="auto|HOST:PORT|http://HOST:8265",
+            help="A Ray cluster that this machine is a node of, or any cluster's dashboard; without it, this machine.",
+        ),
     ] = None,
     storage: Annotated[str, typer.Option(help="The folder, or the URI, that holds all sweeps.")] = "runs",
+    prepared: Annotated[
+        str | None, typer.Option("--data", help="As for toprung submit: all prepared datasets on that cluster.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Look at everything a sweep stands on: nodes, versions, code, storage, clocks, room, access, MLflow, DVC, data."""
@@ -42,7 +48,10 @@ def doctor(
     started = time.monotonic()
     where = f"the cluster at {address}" if address else "this machine"
     with _waiting(f"Looking at {where}"):
-        findings = _examine(project, address=address, storage=storage)
+        if address and "://" in address:
+            findings = _examine_from_afar(project, address=address, storage=storage, prepared=prepared)
+        else:
+            findings = _examine(project, address=address, storage=storage)
     problems = sum(each.state == "error" for each in findings)
     if as_json:
         print_json({"address": address, "ok": not problems, "findings": [asdict(each) for each in findings]})
@@ -76,6 +85,16 @@ def _examine(project: Path, *, address: str | None, storage: str) -> list[Findin
                 storage=root,
                 tracking_uri=tracking_uri(project / "runs" if "://" in storage else Path(root)),
             )
+
+
+def _examine_from_afar(project: Path, *, address: str, storage: str, prepared: str | None) -> list[Finding]:
+    """The examination on the head of a cluster that this machine is no node of."""
+    from toprung.sweep.process import output_to
+
+    with tempfile.TemporaryDirectory(prefix="toprung-doctor-") as folder, output_to(Path(folder, "log")):
+        from toprung.submission.examination import examine_from_afar
+
+        return examine_from_afar(project, address=address, storage=storage, prepared=prepared)
 
 
 def _print(findings: Sequence[Finding], *, title: str, seconds: float) -> None:

@@ -16,7 +16,7 @@ from toprung.errors import UserError
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
 
-OURS = "toprung"  # the metadata's key that marks a job as one of toprung's
+OURS = "toprung"  # the metadata's key that marks a job as one of toprung's sweeps
 RECONNECTS = 30
 STOPPED = 130
 
@@ -84,13 +84,14 @@ class Jobs:
                 raise UserError("Jobs need more of Ray than is installed. Type: pip install 'ray[default]'") from None
             raise UserError(f"{address} does not answer as a Ray dashboard: {_first_line(error)}") from None
 
-    def send(self, command: Sequence[str], *, named: str, runtime_env: dict[str, Any]) -> str:
+    def send(self, command: Sequence[str], *, named: str, runtime_env: dict[str, Any], is_sweep: bool = True) -> str:
         """Send a job; gives its id.
 
         Args:
             command: its entry point, word by word; anybody who reaches the cluster can read it.
             named: what the id begins with.
             runtime_env: what travels with it.
+            is_sweep: whether `find` finds it; no terminal comes back to anything else.
 
         Raises:
             UserError: the cluster refuses it.
@@ -101,7 +102,7 @@ class Jobs:
                 entrypoint=shlex.join(command),
                 submission_id=job,
                 runtime_env=runtime_env,
-                metadata={OURS: named},
+                metadata={OURS: named} if is_sweep else {},
             )
         except (RuntimeError, ValueError) as error:
             raise UserError(f"The cluster at {self.address} refuses the job: {_first_line(error)}") from None

@@ -1,0 +1,67 @@
+"""The doctor as a job: a cluster's head looks around, where this machine reaches no more than its dashboard."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from toprung.doctor import Finding
+from toprung.doctor.services import check_data_remote
+from toprung.errors import UserError
+from toprung.submission import jobs, package
+
+DATA_REMOTE = "DVC remote"  # of this machine's project: a job brings no settings of DVC's
+
+
+def examine_from_afar(project: Path, *, address: str, storage: str, prepared: str | None) -> list[Finding]:
+    """Send `toprung doctor --address auto` to a cluster, as a sweep is sent, and wait for what it finds.
+
+    Args:
+        project: the workbench's root.
+        address: of the cluster's dashboard, `http://HOST:8265`.
+        storage: the storage root on the cluster, as `package.places` wants it.
+        prepared: the folder of all prepared datasets on the cluster; None: beside the storage.
+
+    Returns:
+        what was found on the cluster, or one line where it cannot be asked; and of this project's data remote.
+
+    Raises:
+        UserError: the storage is a folder of this machine.
+    """
+    where = package.places(storage, prepared)
+    try:
+        found = _as_a_job(project, address=address, where=where)
+    except UserError as error:
+        seen, _, remedy = str(error).partition(". ")
+        found = [Finding("ray", "error", seen, remedy)]
+    return [*(each for each in found if each.name != DATA_REMOTE), check_data_remote(project)]
+
+
+def _as_a_job(project: Path, *, address: str, where: package.Places) -> list[Finding]:
+    command = ["doctor", "--address", "auto", "--storage", where.storage, "--json"]
+    cluster = jobs.Jobs(address)
+    with tempfile.TemporaryDirectory(prefix="toprung-job-") as folder:
+        package.stage(project, Path(folder), where=where)
+        job = cluster.send(
+            jobs.entry_point(command, prepared=where.prepared),
+            named="doctor",
+            runtime_env=package.runtime_env(Path(folder)),
+            is_sweep=False,
+        )
+    log: list[str] = []
+    code = cluster.follow(job, write=log.append)
+    return _findings("".join(log), job=job, code=code)
+
+
+def _findings(log: str, *, job: str, code: int) -> list[Finding]:
+    """Out of the job's log, in which Ray may have said something before."""
+    try:
+        told, _ = json.JSONDecoder().raw_decode(log, log.index("{\n"))
+        return [Finding(**each) for each in told["findings"]]
+    except (ValueError, KeyError, TypeError):
+        last = (log.strip().splitlines() or ["it printed nothing"])[-1]
+        raise UserError(
+            f"The examination on the cluster ended with {code} before it had looked ({last.rstrip('.')}). "
+            f"Its log: ray job logs {job}"
+        ) from None
