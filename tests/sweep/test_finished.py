@@ -136,7 +136,7 @@ def test_mlflow_has_the_true_statuses_and_reasons(finished):
         assert run.info.status == words[trial["status"]]
         assert run.data.tags["toprung.status"] == trial["status"]
         assert run.data.tags.get("stop_reason") == trial["cause"]
-        assert run.data.tags.get("toprung.rung") == (str(trial["rung"]) if trial["rung"] else None)
+        assert run.data.tags["toprung.rung"] == str(trial["epochs"])
         assert "error" not in run.data.tags
         assert run.info.end_time >= run.info.start_time
 

@@ -76,7 +76,8 @@ def test_a_sweep_is_mirrored_with_everything_that_says_where_it_came_from(record
         assert LINEAGE.data_fingerprint.startswith(read.dataset.digest)
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
     assert runs["bb"].data.tags["stop_reason"] == "ASHA: 0.1000, needed 0.3000"
-    assert runs["bb"].data.tags["toprung.rung"] == "1"
+    assert (runs["bb"].data.tags["toprung.rung"], "toprung.rung" in runs["cc"].data.tags) == ("1", False)
+    assert runs["aa"].data.tags["toprung.rung"] == str(recorded.sweep.rungs[-1])
     assert runs["cc"].data.tags["error"] == "its process died"
     assert (parent.info.status, parent.data.tags["toprung.best_trial_id"]) == ("FINISHED", "aa")
     assert parent.data.metrics["toprung/trials"] == 3

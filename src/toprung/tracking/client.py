@@ -72,6 +72,7 @@ class TrackedSweep:
         sweep_id: str,
         started: int,
         lineage: Lineage,
+        top_rung: int,
         note: str = "",
         experiment_tags: Mapping[str, str] | None = None,
         confirms: str | None = None,
@@ -85,6 +86,7 @@ class TrackedSweep:
             sweep_id: the name of the sweep's run.
             started: milliseconds since 1970.
             lineage: what the sweep is made of: tags of every run, and the dataset as an input.
+            top_rung: the epochs of a trial that finishes.
             note: describes the sweep's run, in Markdown.
             experiment_tags: of a new experiment, its description among them.
             confirms: the run of the sweep whose leaders are trained again, under which this one's stands.
@@ -94,7 +96,7 @@ class TrackedSweep:
             Away: the server does not answer.
         """
         self._uri, self._sweep_id, self._confirms = uri, sweep_id, confirms
-        self._note, self._experiment_tags = note, dict(experiment_tags or {})
+        self._top_rung, self._note, self._experiment_tags = top_rung, note, dict(experiment_tags or {})
         self._tags = {"toprung.sweep_id": sweep_id, **tags_of(lineage)}
         self._dataset = dataset_of(lineage)
         be_brief()
@@ -237,8 +239,9 @@ class TrackedSweep:
             tags["stop_reason"] = end.cause or "user"
         if end.status == "failed":
             tags["error"] = end.cause or "unknown"
-        if end.rung is not None:
-            tags["toprung.rung"] = str(end.rung)
+        rung = self._top_rung if end.status == "finished" else end.rung
+        if rung is not None:
+            tags["toprung.rung"] = str(rung)
         if end.audit_rung is not None:
             tags["toprung.audit_rung"] = str(end.audit_rung)
         self._end(run_id, RUN_STATUS[end.status], tags=tags, artifacts=[folder / n for n in ARTIFACTS], at=end.time_ms)

@@ -57,6 +57,7 @@ def open_sweep(directory: SweepDirectory, *, sweep: Sweep) -> TrackedSweep:
         sweep_id=directory.sweep_id,
         started=lives[0].time_ms if lives else ledger.now_ms(),
         lineage=_lineage(directory),
+        top_rung=sweep.rungs[-1],
         note=_note(directory, sweep),
         experiment_tags=description.of_experiment(sweep),
         confirms=None if confirmed is None else SweepDirectory(root / confirmed).mlflow_run_id,
