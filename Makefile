@@ -30,8 +30,8 @@ sweep: install  ## sweep the digits: prepare the data, search, export the best m
 	@PATH="$$(cd "$(BIN)" && pwd):$$PATH" dvc repro --quiet prepare_digits
 	@"$(BIN)/toprung" sweep tune.digits
 
-test: install  ## run the tests (all but the slow ones)
-	@"$(BIN)/python" -m pytest -m "not slow"
+test: install  ## run the tests (all but the slow ones), two files at a time
+	@"$(BIN)/python" -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: install  ## run the slow tests
 	@"$(BIN)/python" -m pytest -m slow
