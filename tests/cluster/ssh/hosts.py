@@ -162,6 +162,11 @@ class Host:
                 return child.pid
         return None
 
+    def processes(self) -> list[psutil.Process]:
+        """All that runs there: what a daemon leaves behind belongs to the first process."""
+        assert self.first_pid is not None
+        return psutil.Process(self.first_pid).children(recursive=True)
+
     @property
     def is_up(self) -> bool:
         """Whether anything runs there."""

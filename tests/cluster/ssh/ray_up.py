@@ -6,10 +6,12 @@ walks through it by hand and prints each step: `ray up`, a sweep submitted, a wo
 compared, `ray down`. It takes some minutes and needs root.
 """
 
+import contextlib
 import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import yaml
 
 from tests.chaos.agreement import Agreement
@@ -30,7 +33,8 @@ PROJECT = Path(__file__).parents[3]
 DASHBOARD = "http://127.0.0.1:8265"
 # Without this Ray 2.60 started one of two workers of a `local` cluster; clusters/local.yaml says so too.
 AT_THE_DESK = {"RAY_AUTH_MODE": "token", "RAY_UP_enable_autoscaler_v2": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-SLOW_SECONDS = 240
+SLOW_SECONDS = 300
+PACED = ("constants.pause=1", "asha.grace_epochs=3")  # three epochs a trial, which take long enough to be hit in them
 COMPARE = """
 import dataclasses, json, pathlib, sys
 from tests.chaos.agreement import agreement
@@ -46,7 +50,7 @@ class Cluster:
         self.lab, self._say = lab, say
         self.storage = lab.shared / "runs"
         self._tunnel: subprocess.Popen[bytes] | None = None
-        self._num_jobs = 0
+        self._num_commands = 0
         self._earlier: set[str] = set()
         new_bench(lab.desk_folder)
         shutil.copytree(PROJECT / "clusters", lab.desk_folder / "clusters")
@@ -102,26 +106,39 @@ class Cluster:
 
     def nodes(self) -> list[dict]:
         """The nodes that live, as the State API on the head has them."""
+        return self._listed("nodes --filter state=ALIVE")
+
+    def placement_groups(self) -> list[dict]:
+        """All that there were: Ray remembers those that were given back, as REMOVED."""
+        return self._listed("placement-groups")
+
+    def _listed(self, what: str) -> list[dict]:
         listed = self.lab.run(
-            *self.lab.ssh(self.lab.head, "bash -ic 'ray list nodes --format json --filter state=ALIVE 2>/dev/null'"),
-            check=False,
+            *self.lab.ssh(self.lab.head, f"bash -ic 'ray list {what} --format json 2>/dev/null'"), check=False
         )
         found = re.search(r"^\[.*\]$", listed, re.MULTILINE | re.DOTALL)
         return json.loads(found[0]) if found else []
 
     def submit(self, *words: object) -> "Job":
         """`toprung submit ...`, going on in the background."""
-        self._num_jobs += 1
-        output = self.lab.folder / f"submit-{self._num_jobs}.log"
-        command = ["toprung", "submit", *words, "--address", DASHBOARD, "--storage", SHARED / "runs"]
+        return self._begin("toprung", "submit", *words, "--address", DASHBOARD, "--storage", SHARED / "runs")
+
+    def _begin(self, *command: object) -> "Job":
+        self._num_commands += 1
+        output = self.lab.folder / f"command-{self._num_commands}.log"
         self._say(f"$ {shlex.join(map(str, command))}")
-        return Job(self, self.lab.start(*command, output=output, **AT_THE_DESK), output)
+        return Job(self.lab.start(*command, output=output, **AT_THE_DESK), output)
 
     def sweep(self, *settings: str) -> "Job":
         """Submit a small sweep: one trial a worker at a time."""
         self._earlier = {each.sweep_id for each in catalog.every(self.storage)}
         given = (*SMALL, "resources.cpus=2", *settings)
         return self.submit("tune.dying", *(word for setting in given for word in ("--set", setting)))
+
+    def sweep_under_way(self, *settings: str, num_trials: int = 2) -> "Job":
+        """Submit one whose trials take some seconds, and return when so many of them have reported an epoch."""
+        job = self.sweep(*PACED, *settings)
+        return job.reaches(lambda: self.num_first_epochs() >= num_trials, f"{num_trials} first epochs")
 
     @property
     def made(self) -> SweepDirectory:
@@ -152,7 +169,28 @@ class Cluster:
 
     def kill_driver(self) -> None:
         """SIGKILL to the driver of the sweep, alone."""
-        self.lab.run(*self.lab.ssh(self.lab.head, "pkill -KILL -f '^[^ ]*python[0-9.]* -m toprung (sweep|resume)'"))
+        drivers = []
+        for process in self.lab.head.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.cmdline()[1:4] in (["-m", "toprung", "sweep"], ["-m", "toprung", "resume"]):
+                    drivers.append(process)
+        (driver,) = drivers
+        driver.kill()
+
+    def shown(self) -> dict:
+        """What `toprung show --json` says of the newest sweep."""
+        told = self.lab.run("toprung", "show", self.made.sweep_id, "--json", "--storage", SHARED / "runs")
+        return json.loads(told)
+
+    def doctor(self) -> "Job":
+        """`toprung doctor` at the desk, which reaches the dashboard alone: it runs as a job on the head."""
+        return self._begin("toprung", "doctor", "--address", DASHBOARD, "--storage", SHARED / "runs", "--json")
+
+    def doctor_on_the_head(self, before: str = "") -> "Job":
+        """`toprung doctor` in a terminal on the head, in the workbench."""
+        typed = f"{before} toprung doctor --address auto --storage {SHARED / 'runs'} --json"
+        on_the_head = shlex.quote(f"cd {shlex.quote(str(self.lab.desk_folder))} && {typed}")
+        return self._begin(*self.lab.ssh(self.lab.head, f"bash -ic {on_the_head} 2>/dev/null"))
 
     def agreement(self) -> Agreement:
         """Do all records of the newest sweep say the same? Asked at the desk, where paths are the hosts' own."""
@@ -174,10 +212,10 @@ class Cluster:
 
 
 class Job:
-    """A `toprung submit` that runs at the desk."""
+    """A command that runs at the desk, most often a `toprung submit`."""
 
-    def __init__(self, cluster: Cluster, process: "subprocess.Popen[bytes]", output: Path) -> None:
-        self._cluster, self.process, self._output = cluster, process, output
+    def __init__(self, process: "subprocess.Popen[bytes]", output: Path) -> None:
+        self.process, self._output = process, output
 
     @property
     def text(self) -> str:
@@ -203,7 +241,8 @@ class Job:
 
     def interrupt(self) -> None:
         """Ctrl-C in its terminal."""
-        self._cluster.lab.run("pkill", "-INT", "-f", "bin/toprung submit")
+        (command,) = psutil.Process(self.process.pid).children()  # of nsenter, which waits for it
+        command.send_signal(signal.SIGINT)
 
     def finish(self, code: int = 0) -> "Job":
         """It ends by itself, with that code."""
@@ -217,8 +256,7 @@ class Job:
 
 def walk(cluster: Cluster, *, say: Callable[[str], object] = lambda line: None) -> Agreement:
     """A sweep on the cluster, one of whose workers is killed under a running trial; gives what its records say."""
-    job = cluster.sweep("constants.pause=1")
-    job.reaches(lambda: cluster.num_first_epochs() >= 2, "two first epochs")
+    job = cluster.sweep_under_way()
     victim = cluster.training()[0]
     say(f"{victim.name} trains a trial: kill -9 of everything on it")
     victim.pull_the_plug()
