@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from tests.analysis.conftest import Driver
 from toprung.analysis.report import style, write_report
 from toprung.analysis.report.winner import judged
 from toprung.errors import UserError
@@ -28,9 +29,15 @@ def _space(trial):
     }
 
 
-@pytest.fixture
-def sweep(driver):
-    return fill(driver(stop=Stop(cpu_price_per_hour=3600)))
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    return fill(Driver(tmp_path_factory.mktemp("runs"), stop=Stop(cpu_price_per_hour=3600)))
+
+
+@pytest.fixture(scope="module")
+def written(sweep, tmp_path_factory):
+    """Its report; the tests read it."""
+    return write_report(sweep.made, prepared_root=tmp_path_factory.mktemp("prepared"))
 
 
 def fill(made):
@@ -74,8 +81,7 @@ def _plots(text):
     return json.loads(re.search(r'<script type="application/json" id="plots">(.*?)</script>', text, re.DOTALL)[1])
 
 
-def test_the_page_its_summary_and_its_pictures_are_written(sweep, tmp_path):
-    written = write_report(sweep.made, prepared_root=tmp_path)
+def test_the_page_its_summary_and_its_pictures_are_written(sweep, written):
     assert written.folder == sweep.made.path / "report"
     assert {path.name for path in written.folder.iterdir()} == {
         "report.html", "summary.md", "best-so-far.png", "learning-curves.png", "parallel-coordinates.png",
@@ -86,8 +92,8 @@ def test_the_page_its_summary_and_its_pictures_are_written(sweep, tmp_path):
     assert all(f"({path.name})" in summary for path in written.pictures)
 
 
-def test_the_figures_are_those_of_the_ledger(sweep, tmp_path):
-    text = write_report(sweep.made, prepared_root=tmp_path).page.read_text()
+def test_the_figures_are_those_of_the_ledger(sweep, written):
+    text = written.page.read_text()
     trials = sweep.read()
     page, plots = _Page(text), _plots(text)
     ranking = [row for row in page.rows if row[:1] == ["1"] and len(row) == 6]
@@ -109,8 +115,8 @@ def test_the_figures_are_those_of_the_ledger(sweep, tmp_path):
     assert ["all", "32", "192", *(row := next(row for row in page.rows if row[:1] == ["all"]))[3:]] == row
 
 
-def test_every_panel_is_there_under_a_heading_and_a_link(sweep, tmp_path):
-    page = _Page(write_report(sweep.made, prepared_root=tmp_path).page.read_text())
+def test_every_panel_is_there_under_a_heading_and_a_link(written):
+    page = _Page(written.page.read_text())
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     links = [attributes["href"].removeprefix("#") for tag, attributes in page.tags if tag == "a"]
     assert sections == [
@@ -126,8 +132,8 @@ def test_every_panel_is_there_under_a_heading_and_a_link(sweep, tmp_path):
     assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
 
 
-def test_the_page_fetches_nothing_and_what_a_trial_says_stays_text(sweep, tmp_path):
-    text = write_report(sweep.made, prepared_root=tmp_path).page.read_text()
+def test_the_page_fetches_nothing_and_what_a_trial_says_stays_text(written):
+    text = written.page.read_text()
     page = _Page(text)
     sources = [a[name] for _, a in page.tags for name in ("src", "href") if name in a]
     assert all(source.startswith(("#", "data:")) for source in sources)
@@ -136,15 +142,15 @@ def test_the_page_fetches_nothing_and_what_a_trial_says_stays_text(sweep, tmp_pa
     assert len(_plots(text)) >= 14
 
 
-def test_money_follows_the_recipes_prices(sweep, tmp_path):
-    page = _Page(write_report(sweep.made, prepared_root=tmp_path).page.read_text())
+def test_money_follows_the_recipes_prices(sweep, written):
+    page = _Page(written.page.read_text())
     seconds = sum(trial.seconds for trial in sweep.read())
     row = next(row for row in page.rows if row[:1] == ["all"])
     assert row[-1] == f"{seconds:.4f}"  # one CPU at 3600 an hour is 1 a second
 
 
-def test_a_new_report_replaces_the_old_one_whole(sweep, tmp_path):
-    folder = write_report(sweep.made, prepared_root=tmp_path).folder
+def test_a_new_report_replaces_the_old_one_whole(sweep, written, tmp_path):
+    folder = written.folder
     (folder / "stale.png").write_text("")
     write_report(sweep.made, prepared_root=tmp_path)
     assert not (folder / "stale.png").exists()

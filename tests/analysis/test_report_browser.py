@@ -20,9 +20,13 @@ def sweep(tmp_path_factory):
     return fill(Driver(tmp_path_factory.mktemp("runs"), stop=Stop(cpu_price_per_hour=3600)))
 
 
+@pytest.fixture(scope="module")
+def written(sweep, tmp_path_factory):
+    return write_report(sweep.made, prepared_root=tmp_path_factory.mktemp("prepared"))
+
+
 @pytest.fixture(scope="module", params=["light", "dark"])
-def page(request, browser, sweep, tmp_path_factory):
-    written = write_report(sweep.made, prepared_root=tmp_path_factory.mktemp("prepared"))
+def page(request, browser, written):
     page = open_page(browser, written.page.as_uri(), dark=request.param == "dark")
     page.theme = request.param
     page.wait_for_selector("html[data-plots=drawn]")
