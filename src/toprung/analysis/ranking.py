@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Literal
 
-from toprung import study_storage
+from toprung import storage, study_storage
 from toprung.catalog import name_of
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
@@ -65,8 +65,10 @@ def summary(directory: SweepDirectory) -> dict[str, Any]:
 
 
 def _standing(directory: SweepDirectory, written: str) -> str:
-    """What the sweep's state says, unless the driver that wrote it is no more."""
-    return "interrupted" if written == "running" and not directory.is_driven() else written
+    """What the sweep's state says, unless the driver that wrote it is no more; it may run on another machine."""
+    if written != "running" or directory.is_driven() or storage.driven_elsewhere(directory):
+        return written
+    return "interrupted"
 
 
 def brief(directory: SweepDirectory) -> dict[str, Any]:

@@ -72,11 +72,15 @@ def stop(
 def watch(named: Named, storage: Storage = "runs") -> None:
     """Follow a sweep that runs in another terminal, until it ends; Ctrl-C ends the watching alone."""
     from toprung.cli.display import watcher_for
+    from toprung.storage import driven_elsewhere
     from toprung.sweep.following import follow
 
     made = _find(named, storage)
     if not made.is_driven():
         state = made.read(made.status_file).get("status", "unknown") if made.status_file.is_file() else "not begun"
+        if state == "running" and driven_elsewhere(made):
+            print(f"{made.sweep_id} runs on another machine, and is watched there. Type: toprung show {made.sweep_id}")
+            return
         word = "interrupted: its driver died" if state == "running" else state
         print(f"{made.sweep_id} is not running ({word}). Type: toprung show {made.sweep_id}")
         return
