@@ -12,6 +12,8 @@ from toprung import catalog, ledger
 from toprung.directory import LAST_FILE, SweepDirectory
 from toprung.storage import open_storage
 
+pytestmark = pytest.mark.timeout(900)
+
 
 def _losers(made):
     """Their weights are in MLflow, and nowhere else: the storage keeps them no longer than the machine does."""
@@ -147,7 +149,8 @@ def test_what_the_storage_has_not_got_at_the_end_is_said_and_delivered_later(s3,
 @pytest.mark.slow
 def test_a_sweep_that_runs_elsewhere_is_not_taken_up_and_can_be_stopped(s3, machines):
     first, second = machines(s3)
-    command = first.sweep("constants.pause=2").reaches(lambda: first.count('{"epoch/1":') >= 1, "a first epoch")
+    command = first.sweep("constants.pause=2", "asha.max_epochs=100", "asha.grace_epochs=100")
+    command.reaches(lambda: first.count('{"epoch/1":') >= 1, "a first epoch")
     sweep_id = first.made.sweep_id
     refused = second.begin("resume", sweep_id).finish(2)
     assert f"{sweep_id} is running on " in refused.stderr
