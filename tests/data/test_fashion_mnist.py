@@ -119,6 +119,7 @@ def test_a_variable_that_names_no_folder_is_refused(tmp_path, monkeypatch):
         (gzip.compress(bytes(100))[:-8] + b"wrongsum", "cannot be read"),
         (b"\x1f\x8b\x08\x00\0\0\0\0\0\x03" + b"\xff" * 50, "cannot be read"),
     ],
+    ids=["empty", "a page", "other content", "cut short", "wrong checksum", "no deflate stream"],
 )
 def test_a_file_that_is_not_the_real_one_is_named(tmp_path, content, said):
     (_place(tmp_path / "given") / f"{TRAIN_IMAGES}.gz").write_bytes(content)
