@@ -37,7 +37,7 @@ LINEAGE = Lineage(
 class Recorded:
     """One sweep's driver; `again` is the next one's."""
 
-    def __init__(self, root, *, made=None, behind=False, most_notes=10_000, start_writer=True):
+    def __init__(self, root, *, made=None, behind=False, most_notes=10_000, start_writer=True, on_open=None):
         self.sweep = Sweep(
             name=f"recorded-{uuid.uuid4().hex[:8]}", trainer="trainers.convnet", space="search_spaces.convnet"
         )
@@ -51,6 +51,7 @@ class Recorded:
         )  # fmt: skip
         ledger.write_life(self.study, verb="resume" if behind else "sweep")
         self.trials, self.kept, self.opened, self.refusals = {}, [], [], []
+        self._on_open = on_open or self.opened.append
         self.writer = self._writer(behind=behind, most_notes=most_notes) if start_writer else None
 
     def _writer(self, **fields):
@@ -58,7 +59,7 @@ class Recorded:
             lambda: mirror.open_sweep(self.made, sweep=self.sweep),
             directory=self.made,
             metric="val/accuracy",
-            on_open=self.opened.append,
+            on_open=self._on_open,
             on_run=self.note_run_id,
             on_kept=self.kept.append,
             on_refused=lambda: self.refusals.append(True),

@@ -197,6 +197,18 @@ def test_a_queue_that_is_full_lets_notes_go_and_catches_up_from_the_ledger(url, 
     assert_agrees(url, recorded.made)
 
 
+def test_a_note_that_the_ledger_has_overtaken_opens_no_run_again(url, tmp_path):
+    gate = threading.Event()
+    recorded = Recorded(tmp_path, most_notes=3, on_open=lambda sweep: gate.wait())
+    recorded.whole("aa")  # its start waits, its end is let go
+    gate.set()
+    wait_until(lambda: recorded.delivered(url), "everything")
+    recorded.whole("bb")
+    wait_until(lambda: recorded.delivered(url), "the next one")
+    recorded.close()
+    assert_agrees(url, recorded.made)
+
+
 def test_closing_gives_up_after_its_time_and_says_so_and_sync_delivers_later(url, proxy, tmp_path, monkeypatch):
     monkeypatch.setattr(writers, "LAST_TRY_SECONDS", 0.3)
     recorded = Recorded(tmp_path)

@@ -7,6 +7,7 @@ and as durable as the sweep itself (docs/decisions/0005).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -73,7 +74,7 @@ class TrackingWriter:
         self._last_try = float("inf")
         self._mirror: Mirror | None = None
         self._behind = behind  # notes were let go: catch up from the ledger
-        self._was_away = False
+        self._was_behind = False
         self._concluding = False
         self.refused: UserError | None = None
         self.problems: list[str] = []
@@ -122,7 +123,7 @@ class TrackingWriter:
         try:
             self._notes.put_nowait(note)
         except queue.Full:
-            self._behind = True
+            self._behind = self._was_behind = True
         self._woken.set()
         if self._thread is None and begin and not self._closing.is_set():
             self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
@@ -147,7 +148,7 @@ class TrackingWriter:
                 self._note_problem(f"{type(error).__name__}: {error}")
             except Away as error:
                 logger.warning("MLflow is away: %s", error)
-                self._behind = self._was_away = True
+                self._behind = self._was_behind = True
                 if time.monotonic() > self._last_try:
                     self.undelivered = str(error)
                     return
@@ -167,14 +168,13 @@ class TrackingWriter:
                 note = self._notes.get_nowait()
             except queue.Empty:
                 break
-            if self._behind:  # this note came after one that was let go
-                self._catch_up(mirror)
-            note(mirror)
+            if not self._behind:  # else it came after one that was let go, and the ledger has both
+                note(mirror)
         if not self._closing.is_set():
             self._woken.wait()
             return False
-        if self._was_away:  # what seemed lost may have arrived late, and made a run a second time
-            self._was_away = False
+        if self._was_behind:  # one look more: what seemed lost may have arrived late, and made a run a second time
+            self._was_behind = False
             self._catch_up(mirror)
         if self._concluding:
             try:
@@ -185,6 +185,9 @@ class TrackingWriter:
 
     def _catch_up(self, mirror: Mirror) -> None:
         self._behind = False
+        with contextlib.suppress(queue.Empty):
+            while True:  # the ledger has these too, and is further: it may have ended a run that they would open again
+                self._notes.get_nowait()
         mirror.refresh()
         mirror.catch_up(ledger.read(self._directory), driver_lives=not self._closing.is_set())
 
