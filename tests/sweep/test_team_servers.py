@@ -104,7 +104,8 @@ def test_no_password_is_in_any_file_nor_on_the_screen_nor_in_mlflow(team, swept,
 
 def test_a_wrong_password_of_mlflow_refuses_with_one_line_and_leaves_nothing(team, bench, toprung, tmp_path):
     wrong = team.environment | {"MLFLOW_TRACKING_URI": team.server.uri.replace(team.server.password, "canary")}
-    command = toprung("sweep", "tune.smoke", *_flags(tmp_path / "storage"), folder=bench, env=wrong)
+    flags = _flags(tmp_path / "storage", "num_trials=500")  # it is refused before they are through
+    command = toprung("sweep", "tune.smoke", *flags, folder=bench, env=wrong)
     assert command.code == 2, command.stdout
     assert len(command.stderr.splitlines()) == 1
     assert command.stderr.startswith(f"MLflow at {team.server.url.replace('://', '://***@')} cannot be used (")
@@ -116,7 +117,8 @@ def test_a_wrong_password_of_mlflow_refuses_with_one_line_and_leaves_nothing(tea
 @pytest.mark.slow
 def test_a_wrong_password_of_the_study_refuses_with_one_line_and_leaves_nothing(team, bench, toprung, tmp_path):
     wrong = team.environment | {ENVIRONMENT: team.postgres.uri("studies", password="canary")}
-    command = toprung("sweep", "tune.smoke", *_flags(tmp_path / "storage"), folder=bench, env=wrong)
+    flags = _flags(tmp_path / "storage", "num_trials=500")  # it is refused before they are through
+    command = toprung("sweep", "tune.smoke", *flags, folder=bench, env=wrong)
     assert command.code == 2, command.stdout
     assert len(command.stderr.splitlines()) == 1
     assert command.stderr.startswith(f"The study's database ({ENVIRONMENT}) cannot be used: ")

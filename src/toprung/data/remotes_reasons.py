@@ -24,7 +24,7 @@ _SIGNS = {
         ConnectionLost | Connection\ lost | Connection\ closed | ConnectionError | ConnectionRefusedError |
         ConnectionResetError | gaierror | TimeoutError | SSLError | SSLCertVerificationError | IncompleteRead |
         RemoteDisconnected | BrokenPipe | ECONNREFUSED | ENETUNREACH | EHOSTUNREACH""",
-    "missing": r"FileNotFoundError | NotADirectoryError | SFTPNoSuchFile | NoSuchKey | ENOENT | \b404\b",
+    "missing": r"FileNotFoundError | NotADirectoryError | SFTPNoSuchFile | NoSuchKey | ENOENT | \[Errno\ 2\] | \b404\b",
     "denied": r"""PermissionError | AccessDenied | [Ff]orbidden | SFTPPermissionDenied | SFTPWriteProtect |
         insufficientFilePermissions | EACCES | EPERM | EROFS | \b403\b | denied""",
 }

@@ -154,6 +154,8 @@ def _failure(verb: str, stderr: str, *, remote: Remote, project: Path) -> str:
     lines = [line.strip().removeprefix("ERROR: ") for line in stderr.splitlines() if line.strip().startswith("ERROR: ")]
     if transfers := [line for line in lines if line.startswith("failed to transfer")]:
         problem = describe_text(transfers[0].partition(" - ")[2])
+        if verb == "pull" and problem["reason"] == "missing":  # the remote is there, as was just seen
+            return _incomplete(remote)
         if problem["reason"] not in ("other", "unreachable", "missing"):
             return explain(remote, problem, steps=["write" if verb == "push" else "read"])
         failed = re.search(r"(\d+) files? failed", stderr)
@@ -162,10 +164,7 @@ def _failure(verb: str, stderr: str, *, remote: Remote, project: Path) -> str:
     if verb == "pull" and (
         "Missing cache files" in stderr or "missing cache files" in stderr or "do not exist" in stderr
     ):
-        return (
-            f"{remote} does not have all files that dvc.lock and {RAW}/*.dvc name. "
-            "On the machine that has them, type: toprung data push"
-        )
+        return _incomplete(remote)
     if "without a confirmation" in stderr:
         return (
             f"{PREPARED} or {RAW} holds files that are in no cache and would be overwritten. Move them away, or type: "
@@ -179,3 +178,10 @@ def _failure(verb: str, stderr: str, *, remote: Remote, project: Path) -> str:
 def _count(stdout: str, pattern: str) -> int:
     found = re.search(pattern, stdout)
     return int(found[1]) if found else 0
+
+
+def _incomplete(remote: Remote) -> str:
+    return (
+        f"{remote} does not have all files that dvc.lock and {RAW}/*.dvc name. "
+        "On the machine that has them, type: toprung data push"
+    )
