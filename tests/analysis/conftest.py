@@ -6,8 +6,9 @@ import optuna
 import pytest
 
 from toprung import catalog, ledger
+from toprung.analysis.report import write_report
 from toprung.ledger import End
-from toprung.spec import Asha, Sweep
+from toprung.spec import Asha, Stop, Sweep
 from toprung.study_storage import storage_for_writing
 
 METRICS = ("train/loss", "val/loss", "val/accuracy")
@@ -77,3 +78,43 @@ class Driver:
 def driver(tmp_path):
     """Makes a sweep's driver: `driver(asha=...)`."""
     return lambda **fields: Driver(tmp_path / "runs", **fields)
+
+
+def _space(trial):
+    optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam"])
+    if optimizer == "sgd":
+        return {
+            "optimizer": optimizer,
+            "lr": trial.suggest_float("sgd.lr", 1e-2, 1.0, log=True),
+            "momentum": trial.suggest_float("momentum", 0.5, 0.98),
+            "augment": trial.suggest_categorical("augment", ["none", "light"]),
+        }
+    return {
+        "optimizer": optimizer,
+        "lr": trial.suggest_float("adam.lr", 1e-4, 1e-2, log=True),
+        "augment": trial.suggest_categorical("augment", ["none", "light"]),
+    }
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """A sweep to report on, priced."""
+    return _filled(Driver(tmp_path_factory.mktemp("runs"), stop=Stop(cpu_price_per_hour=3600)))
+
+
+@pytest.fixture(scope="module")
+def written(reported, tmp_path_factory):
+    """Its report; the tests read it."""
+    return write_report(reported.made, prepared_root=tmp_path_factory.mktemp("prepared"))
+
+
+def _filled(made):
+    """Twenty finished trials, ten stopped, one failed, one that still runs."""
+    for place in range(20):
+        accuracies = [0.5 + place / 100 + epoch / 50 for epoch in range(9)]
+        made.trial(accuracies, space=_space, is_default=place == 0)
+    for place in range(10):
+        made.trial([0.2 + place / 100], space=_space, status="stopped", rung=1, cause="ASHA: too low")
+    made.trial([0.1], space=_space, status="failed", cause="loss is NaN </script><b>")
+    made.trial([0.3], space=_space, status="running")
+    return made

@@ -6,50 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.analysis.conftest import Driver
 from toprung.analysis.report import style, write_report
 from toprung.analysis.report.winner import judged
 from toprung.errors import UserError
-from toprung.spec import Stop
-
-
-def _space(trial):
-    optimizer = trial.suggest_categorical("optimizer", ["sgd", "adam"])
-    if optimizer == "sgd":
-        return {
-            "optimizer": optimizer,
-            "lr": trial.suggest_float("sgd.lr", 1e-2, 1.0, log=True),
-            "momentum": trial.suggest_float("momentum", 0.5, 0.98),
-            "augment": trial.suggest_categorical("augment", ["none", "light"]),
-        }
-    return {
-        "optimizer": optimizer,
-        "lr": trial.suggest_float("adam.lr", 1e-4, 1e-2, log=True),
-        "augment": trial.suggest_categorical("augment", ["none", "light"]),
-    }
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
-    return fill(Driver(tmp_path_factory.mktemp("runs"), stop=Stop(cpu_price_per_hour=3600)))
-
-
-@pytest.fixture(scope="module")
-def written(sweep, tmp_path_factory):
-    """Its report; the tests read it."""
-    return write_report(sweep.made, prepared_root=tmp_path_factory.mktemp("prepared"))
-
-
-def fill(made):
-    """Twenty finished trials, ten stopped, one failed, one that still runs."""
-    for place in range(20):
-        accuracies = [0.5 + place / 100 + epoch / 50 for epoch in range(9)]
-        made.trial(accuracies, space=_space, is_default=place == 0)
-    for place in range(10):
-        made.trial([0.2 + place / 100], space=_space, status="stopped", rung=1, cause="ASHA: too low")
-    made.trial([0.1], space=_space, status="failed", cause="loss is NaN </script><b>")
-    made.trial([0.3], space=_space, status="running")
-    return made
 
 
 class _Page(HTMLParser):
@@ -81,8 +40,8 @@ def _plots(text):
     return json.loads(re.search(r'<script type="application/json" id="plots">(.*?)</script>', text, re.DOTALL)[1])
 
 
-def test_the_page_its_summary_and_its_pictures_are_written(sweep, written):
-    assert written.folder == sweep.made.path / "report"
+def test_the_page_its_summary_and_its_pictures_are_written(reported, written):
+    assert written.folder == reported.made.path / "report"
     assert {path.name for path in written.folder.iterdir()} == {
         "report.html", "summary.md", "best-so-far.png", "learning-curves.png", "parallel-coordinates.png",
         "slices.png", "importance.png",
@@ -92,9 +51,9 @@ def test_the_page_its_summary_and_its_pictures_are_written(sweep, written):
     assert all(f"({path.name})" in summary for path in written.pictures)
 
 
-def test_the_figures_are_those_of_the_ledger(sweep, written):
+def test_the_figures_are_those_of_the_ledger(reported, written):
     text = written.page.read_text()
-    trials = sweep.read()
+    trials = reported.read()
     page, plots = _Page(text), _plots(text)
     ranking = [row for row in page.rows if row[:1] == ["1"] and len(row) == 6]
     best = max((trial for trial in trials if trial.status != "failed"), key=lambda trial: trial.value)
@@ -142,19 +101,19 @@ def test_the_page_fetches_nothing_and_what_a_trial_says_stays_text(written):
     assert len(_plots(text)) >= 14
 
 
-def test_money_follows_the_recipes_prices(sweep, written):
+def test_money_follows_the_recipes_prices(reported, written):
     page = _Page(written.page.read_text())
-    seconds = sum(trial.seconds for trial in sweep.read())
+    seconds = sum(trial.seconds for trial in reported.read())
     row = next(row for row in page.rows if row[:1] == ["all"])
     assert row[-1] == f"{seconds:.4f}"  # one CPU at 3600 an hour is 1 a second
 
 
-def test_a_new_report_replaces_the_old_one_whole(sweep, written, tmp_path):
+def test_a_new_report_replaces_the_old_one_whole(reported, written, tmp_path):
     folder = written.folder
     (folder / "stale.png").write_text("")
-    write_report(sweep.made, prepared_root=tmp_path)
+    write_report(reported.made, prepared_root=tmp_path)
     assert not (folder / "stale.png").exists()
-    assert not [path.name for path in sweep.made.path.iterdir() if path.name.startswith(".report")]
+    assert not [path.name for path in reported.made.path.iterdir() if path.name.startswith(".report")]
 
 
 def test_what_cannot_be_shown_says_why(driver, tmp_path):

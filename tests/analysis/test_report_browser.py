@@ -2,27 +2,13 @@
 
 import pytest
 
-from tests.analysis.conftest import Driver
-from tests.analysis.test_report import fill
 from tests.browser import LOCAL, chromium, open_page, screenshot
-from toprung.analysis.report import write_report
-from toprung.spec import Stop
 
 
 @pytest.fixture(scope="module")
 def browser():
     with chromium() as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
-    return fill(Driver(tmp_path_factory.mktemp("runs"), stop=Stop(cpu_price_per_hour=3600)))
-
-
-@pytest.fixture(scope="module")
-def written(sweep, tmp_path_factory):
-    return write_report(sweep.made, prepared_root=tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="module", params=["light", "dark"])
@@ -46,8 +32,8 @@ def test_every_panel_is_drawn_without_an_error_and_without_a_network(page):
     assert LOCAL.match(page.url)
 
 
-def test_the_points_on_the_screen_are_those_of_the_ledger(page, sweep):
-    trials = {trial.number: trial for trial in sweep.read()}
+def test_the_points_on_the_screen_are_those_of_the_ledger(page, reported):
+    trials = {trial.number: trial for trial in reported.read()}
     drawn = page.evaluate(
         """() => document.getElementById("plot-history").data
              .filter(trace => trace.mode === "markers")
@@ -65,8 +51,8 @@ def test_the_points_on_the_screen_are_those_of_the_ledger(page, sweep):
     }
 
 
-def test_the_best_trial_on_the_screen_is_the_ledgers(page, sweep):
-    best = max((t for t in sweep.read() if t.status == "finished"), key=lambda trial: trial.value)
+def test_the_best_trial_on_the_screen_is_the_ledgers(page, reported):
+    best = max((t for t in reported.read() if t.status == "finished"), key=lambda trial: trial.value)
     first = page.locator("#result table tbody tr").first
     assert first.locator("td").all_inner_texts()[:3] == [str(best.number), f"{best.value:.4f}", str(best.epoch)]
     assert f"{best.value:.4f}" in page.locator("header").inner_text()
