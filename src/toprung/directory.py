@@ -24,7 +24,7 @@ import errno
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ CONFIG_FILE, FAILURE_FILE, TRIAL_LOCK_FILE = "config.json", "failure.json", ".lo
 ATTEMPT_FILE = "attempt.json"  # where its process runs, and with which code
 LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, ABOUT_FILE = "last.pth", "previous.pth", "model.pth", "model.json"
 PROBE_BYTES = 2**16
+DISK_FULL = "the disk is full"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,18 @@ class Failure:
     cause: str
     disk_full: bool
     other_code: bool = False  # its worker imported other code than the sweep's: nothing of the trial's own either
+
+    @property
+    def as_result(self) -> dict[str, Any]:
+        """Its fields in a result that a trial reports to Ray Tune, where `/` would make them metrics."""
+        return {f"failure_{name}": value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Failure | None:
+        """Return the failure that a result reports, if it does."""
+        if "failure_cause" not in result:
+            return None
+        return cls(**{field.name: result[f"failure_{field.name}"] for field in fields(cls)})
 
 
 @dataclass(frozen=True)

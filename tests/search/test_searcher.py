@@ -3,6 +3,7 @@
 import copy
 import time
 from datetime import datetime
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -20,6 +21,9 @@ from toprung.search.searcher import LedgerSearch, build_sampler, open_study
 from toprung.search.space import default_point, holding
 from toprung.spec import Asha, Search, Sweep
 from toprung.study_storage import storage_for_reading, storage_for_writing
+from toprung.sweep.board import Board, Watcher
+from toprung.sweep.recorder import TrialRecorder
+from toprung.tracking.process import WriterProcess
 from trainers.convnet import DEFAULTS
 
 
@@ -54,7 +58,7 @@ class Asked:
         )
         self.made = made or catalog.create(root, self.sweep, name=None, now=datetime.now())
         self.scheduler = RungScheduler(self.sweep)
-        self.heard, self.full, self.other_code = [], [], []
+        self.faults = []
         held = holding(space, self.sweep.constants)
         if first_points is None:
             first_points = [default_point(held, {**DEFAULTS, **self.sweep.constants}, named="it")]
@@ -62,6 +66,15 @@ class Asked:
         study = open_study(storage, directory=self.made, sweep=self.sweep)
         if prepare is not None:
             prepare(study)
+        self.board = Board(self.made.sweep_id, self.sweep, 2)
+        self.recorder = TrialRecorder(
+            study,
+            storage=storage,
+            directory=self.made,
+            board=self.board,
+            watcher=Mock(Watcher),
+            writer=Mock(WriterProcess),
+        )
         self.searcher = LedgerSearch(
             self.sweep,
             directory=self.made,
@@ -69,9 +82,9 @@ class Asked:
             space=held,
             first_points=first_points,
             scheduler=self.scheduler,
-            on_ask=self.heard.append,
-            on_disk_full=lambda: self.full.append(True),
-            on_other_code=self.other_code.append,
+            recorder=self.recorder,
+            read_failure=self.made.failure_of,
+            on_fault=self.faults.append,
             max_concurrent=lambda: max_concurrent,
             plan=plan,
         )
@@ -99,7 +112,8 @@ def result(epoch, value, **more):
 def test_a_configuration_is_in_the_ledger_before_anyone_trains_it(tmp_path):
     asked = Asked(tmp_path)
     config = asked.searcher.suggest("aa")
-    assert [(record.trial_id, record.number, record.config) for record in asked.heard] == [("aa", 0, config)]
+    shown = [(trial.trial_id, trial.number, trial.config) for trial in asked.board.trials.values()]
+    assert shown == [("aa", 0, config)]
     record = asked.record(0)
     assert (record.trial_id, record.status, record.config) == ("aa", "running", config)
     assert (record.value, record.epoch, record.epochs, record.epochs_by_number) == (None, None, 0, {})
@@ -137,7 +151,7 @@ def test_a_finished_trial_is_told_complete_with_its_best_value_and_every_epoch(t
     assert (record.status, record.value, record.epoch, record.epochs) == ("finished", 0.9, 2, 3)
     assert record.epochs_by_number[3].metrics == {"val/accuracy": 0.7, "val/loss": pytest.approx(0.3)}
     assert record.epochs_by_number[3].time_ms == 1_000_003
-    assert asked.searcher.ends == {"aa": End("finished", time_ms=record.end.time_ms)}
+    assert asked.recorder.ends == {"aa": End("finished", time_ms=record.end.time_ms)}
     assert record.end.time_ms >= record.started_ms
 
 
@@ -185,7 +199,7 @@ def test_a_failed_trial_is_told_fail_with_the_cause_it_left(tmp_path):
     assert asked.frozen(0).state is TrialState.FAIL
     record = asked.record(0)
     assert (record.status, record.cause, record.epochs) == ("failed", "val/loss is NaN in epoch 2", 1)
-    assert asked.full == []
+    assert asked.faults == []
 
 
 def test_a_trial_that_could_not_save_for_want_of_space_is_open_and_the_sweep_is_told(tmp_path):
@@ -195,7 +209,7 @@ def test_a_trial_that_could_not_save_for_want_of_space_is_open_and_the_sweep_is_
     folder.mkdir()
     write_json(folder / FAILURE_FILE, {"cause": "DiskFull: no space left", "disk_full": True})
     asked.searcher.on_trial_complete("aa", error=True)
-    assert asked.full == [True]
+    assert asked.faults == ["the disk is full"]
     assert (asked.record(0).status, asked.record(0).cause) == ("killed", "the disk is full")
     assert asked.record(0).is_open
     assert asked.frozen(0).state is TrialState.RUNNING

@@ -55,7 +55,7 @@ def test_the_sampler_of_a_resumed_study_does_not_repeat_its_first_numbers(tmp_pa
     asked = _asked(tmp_path)
     before = [asked.searcher.suggest(f"a{number}")["lr"] for number in range(3)]
     for number in range(3):
-        asked.searcher.end(f"a{number}", End("failed", cause="died"))
+        asked.recorder.ended(f"a{number}", End("failed", cause="died"))
     again = _again(asked)
     after = [again.searcher.suggest(f"b{number}")["lr"] for number in range(3)]
     assert len({*before, *after}) == 6
@@ -125,7 +125,7 @@ def test_trials_that_go_on_come_first_and_keep_their_ids_and_configurations(tmp_
     _finish(asked, "done", 0.5)
     asked.searcher.on_trial_result("running", result(1, 0.3))
     asked.searcher.on_trial_result("killed", result(1, 0.4))
-    asked.searcher.end("killed", End("killed", cause="stopped by the user"))
+    asked.recorder.ended("killed", End("killed", cause="stopped by the user"))
     again = _again(asked)
     assert [trial.trial_id for trial in again.searcher.going_on] == ["running", "killed"]
     assert again.searcher.num_asked == 3
@@ -185,7 +185,7 @@ def test_a_trial_that_was_asked_for_but_got_no_configuration_is_taken_up_under_t
     assert [(record.trial_id, record.config, record.is_default) for record in ledger.read(asked.made)] == [
         ("drawn", config, True)
     ]
-    assert [record.trial_id for record in again.heard] == ["drawn"]
+    assert [*again.board.trials] == ["drawn"]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_an_end_that_was_written_but_not_told_is_told_by_the_next_driver(tmp_pat
     asked = _asked(tmp_path)
     asked.searcher.suggest("aa")
     asked.searcher.on_trial_result("aa", result(1, 0.5))
-    ledger.write_end(asked.searcher.optuna_trial("aa"), end)  # killed before it could tell
+    ledger.write_end(ledger.open_trial(asked.searcher.study, 0), end)  # killed before it could tell
     assert asked.frozen(0).state is TrialState.RUNNING
     again = _again(asked)
     assert (again.frozen(0).state, again.frozen(0).value) == (state, value)

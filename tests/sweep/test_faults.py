@@ -101,7 +101,9 @@ def test_a_sweep_whose_every_trial_fails_fails_and_says_why(new_bench, toprung, 
     (bench / "search_spaces" / "faults.py").write_text(
         'def space(trial):\n    trial.suggest_float("lr", 1e-4, 1e-2)\n    return {"fault": "raise"}\n'
     )
-    command = toprung("sweep", "tune.faults", "--set", f"storage={tmp_path}", "--set", "num_trials=3", folder=bench)
+    settings = (f"storage={tmp_path}", "num_trials=3", "max_concurrent_trials=1")
+    flags = [word for setting in settings for word in ("--set", setting)]
+    command = toprung("sweep", "tune.faults", *flags, folder=bench)
     assert (command.code, command.stderr) == (1, "")
     why = "every trial failed, 3 of 3 because KeyError: 'no such thing'"
     assert why[1:] in command.stdout
@@ -111,4 +113,7 @@ def test_a_sweep_whose_every_trial_fails_fails_and_says_why(new_bench, toprung, 
     assert swept.parent.info.status == "FAILED"
     assert swept.parent.data.tags["error"] == why
     assert {run.info.status for run in swept.children.values()} == {"FAILED"}
+    failures = [json.loads(file.read_text()) for file in swept.folder.glob("trials/*/failure.json")]
+    assert len(failures) == 3
+    assert len({failure["pid"] for failure in failures}) == 1  # a failure does not cost the next trial a new process
     assert command.left_behind() == []

@@ -1,4 +1,4 @@
-"""Tune's own source of trials: a resumed trial keeps the id it had, and a lost process is no failure of the trial's."""
+"""Create Ray Tune's trials: a resumed trial keeps the id it had, and a trial whose process was lost starts again."""
 
 from __future__ import annotations
 
@@ -14,25 +14,37 @@ if TYPE_CHECKING:
 IsLoss = Callable[[str, Any], bool]
 
 
-class SurvivingTrial(Trial):
-    """A trial that Tune starts again, however often, where the process that trained it was lost.
+class RestartableTrial(Trial):
+    """A trial that starts again, however often, when the process that trained it was lost.
 
-    Tune counts every error alike, but for machines that a cloud took back with notice: an exception of the loop would
-    be tried again as often as a lost node. What is no loss stays a failure, at once (a test watches Tune's method).
+    Ray Tune has one limit for every error. Here an error that is no loss fails the trial at once.
     """
 
+    def __init__(self, *args: Any, is_loss: IsLoss, **settings: Any) -> None:
+        """Create the trial as Ray Tune does.
+
+        Args:
+            *args: Ray Tune's.
+            is_loss: decides by the trial's id and an error whether the trial starts again.
+            **settings: Ray Tune's.
+        """
+        super().__init__(*args, **settings)
+        self._is_loss = is_loss
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what Ray Tune writes to disk; the policy belongs to this process."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        state.pop("_is_loss", None)
+        return state
+
     def handle_error(self, exc: Any = None) -> None:
-        """Count the error as Tune does, unless it is a loss."""
-        if not self.temporary_state.is_loss(self.trial_id, exc):  # type: ignore[attr-defined]
+        """Count the error as Ray Tune does, unless it is a loss (a test watches that Tune still calls this)."""
+        if not self._is_loss(self.trial_id, exc):
             super().handle_error(exc)
 
 
 class SweepTrials(SearchGenerator):
-    """Asks the searcher for trials under Tune's fresh ids, and gives those that go on their old ones.
-
-    Tune draws an id before it asks for a configuration and has no other way in; the trial's id and folder are set
-    before Tune sees the trial (a test watches that both still count), and so is what it does about an error.
-    """
+    """Create trials from what the searcher proposes, under the ids that the ledger knows them by."""
 
     searcher: LedgerSearch
 
@@ -40,18 +52,30 @@ class SweepTrials(SearchGenerator):
         """Wrap the searcher.
 
         Args:
-            searcher: proposes.
-            is_loss: whether an error of a trial only says that its process is gone; the trial then starts again.
+            searcher: proposes the configurations.
+            is_loss: decides by a trial's id and an error whether the trial starts again.
         """
         super().__init__(searcher)
         self._is_loss = is_loss
 
-    def next_trial(self) -> Trial | None:
-        """The next trial, under the id that the ledger knows it by."""
-        trial: Trial | None = super().next_trial()  # type: ignore[no-untyped-call]
-        if trial is not None:
-            trial.trial_id = trial.custom_dirname = self.searcher.known_id(trial.trial_id)
-            trial.__class__ = SurvivingTrial
-            state: Any = trial.temporary_state  # the part of a trial that Tune never writes down
-            state.is_loss = self._is_loss
-        return trial
+    def create_trial_if_possible(self, experiment_spec: dict[str, Any]) -> Trial | None:
+        """Create the next trial, or none while enough trials run.
+
+        Ray Tune's own method draws an id for each trial and parses the whole experiment again.
+        """
+        tune_id = Trial.generate_id()  # type: ignore[no-untyped-call]
+        config = self.searcher.suggest(tune_id)
+        if config is None:
+            return None
+        self._counter += 1
+        trial_id = self.searcher.known_id(tune_id)
+        return RestartableTrial(
+            experiment_spec["run"],
+            is_loss=self._is_loss,
+            config=config,
+            trial_id=trial_id,
+            storage=experiment_spec["storage"],
+            placement_group_factory=experiment_spec.get("resources_per_trial"),
+            checkpoint_config=experiment_spec.get("checkpoint_config"),
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        )

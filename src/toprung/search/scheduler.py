@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
+from toprung.directory import Failure
 from toprung.ledger import Audited, TrialRecord
 from toprung.spec import Sweep
 
@@ -117,7 +118,8 @@ class RungScheduler(ASHAScheduler):
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         """Ray's own, which fills a rung that a trial skipped with its last value: not for one that ran on."""
-        super().on_trial_complete(tune_controller, trial, {} if trial.trial_id in self.audited else result)
+        has_no_place = trial.trial_id in self.audited or Failure.of(result) is not None
+        super().on_trial_complete(tune_controller, trial, {} if has_no_place else result)
 
 
 def is_drawn(number: int, *, share: float, seed: int) -> bool:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
@@ -22,13 +21,12 @@ from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from toprung import ledger
-from toprung.directory import SweepDirectory
-from toprung.ledger import Attempt, End, TrialRecord, best_value, reported_metrics
+from toprung.directory import DISK_FULL, Failure, SweepDirectory
+from toprung.ledger import Audited, End, TrialRecord
 from toprung.search.plan import Plan
 from toprung.search.scheduler import RungScheduler
 from toprung.search.space import Space, configuration
 from toprung.spec import Search, Sweep
-from toprung.storage import bring_failure
 from toprung.study_storage import together
 
 
@@ -66,8 +64,31 @@ def open_study(storage: BaseStorage, *, directory: SweepDirectory, sweep: Sweep)
     )
 
 
+class Recorder(Protocol):
+    """What the searcher records trials with (`toprung.sweep.recorder.TrialRecorder`)."""
+
+    @property
+    def ends(self) -> Mapping[str, End]:
+        """How each ended trial ended, by trial id."""
+
+    def created(self, trial: optuna.Trial, *, trial_id: str, config: Mapping[str, Any], is_default: bool) -> None:
+        """Record a new trial."""
+
+    def resumed(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        """Record that a trial of an earlier driver runs again."""
+
+    def reported(self, trial_id: str, result: Mapping[str, Any], *, audited: Audited | None) -> None:
+        """Record an epoch."""
+
+    def ended(self, trial_id: str, end: End, *, last: Mapping[str, Any] | None, audited: Audited | None) -> None:
+        """Record how a trial ended, with its last epoch."""
+
+
 class LedgerSearch(OptunaSearch):
-    """One sweep's searcher; the ledger is its only state, so Tune's own copies of it hold just a name."""
+    """Propose trials from the study, and record what becomes of them.
+
+    The ledger is its only state, so the copies that Ray Tune makes of it are empty.
+    """
 
     def __init__(
         self,
@@ -78,32 +99,32 @@ class LedgerSearch(OptunaSearch):
         space: Space,
         first_points: list[dict[str, Any]],
         scheduler: RungScheduler,
-        on_ask: Callable[[TrialRecord], object],
-        on_disk_full: Callable[[], object],
-        on_other_code: Callable[[str], object],
+        recorder: Recorder,
+        read_failure: Callable[[str], Failure | None],
+        on_fault: Callable[[str], object],
         max_concurrent: Callable[[], int],
         plan: Plan | None = None,
     ) -> None:
-        """Take up the study: trials in it that are open go on before any new one is asked for.
+        """Open the study: its open trials are resumed before any new one is proposed.
 
         Args:
             sweep: the spec.
-            directory: where the ledger lies.
-            storage: of the study, which has no other writer.
-            space: with its constants held.
-            first_points: Optuna parameters to try before anything is sampled, each to the full budget.
-            scheduler: asked why a trial ended.
-            on_ask: told of each new trial.
-            on_disk_full: told that a trial could not save its checkpoint.
-            on_other_code: told that a worker imported other code than the sweep's, in words.
-            max_concurrent: how many trials there may be at a time, now.
-            plan: of a controlled experiment, whose trials are asked for in its order; `space` is its own.
+            directory: the sweep's directory.
+            storage: the study's storage, which has no other writer.
+            space: the search space, with its constants held.
+            first_points: Optuna parameters to try before anything is sampled, each for the full budget.
+            scheduler: knows why a trial was stopped.
+            recorder: records each trial.
+            read_failure: reads what a trial whose process ended left about its failure, by trial id.
+            on_fault: called with a fault that ends the whole sweep: the disk is full, a worker has other code.
+            max_concurrent: returns how many trials may run at once, now.
+            plan: of a controlled experiment, whose trials are proposed in its order; `space` is its own.
         """
         self._sweep = sweep
-        self._together = partial(together, storage)
+        self._batched = partial(together, storage)
         self._directory = directory
-        self._scheduler = scheduler
-        self._on_ask, self._on_disk_full, self._on_other_code = on_ask, on_disk_full, on_other_code
+        self.scheduler, self._recorder = scheduler, recorder
+        self._read_failure, self._on_fault = read_failure, on_fault
         self._max_concurrent, self._plan = max_concurrent, plan
         super().__init__(
             space,
@@ -120,23 +141,18 @@ class LedgerSearch(OptunaSearch):
         self.num_asked = sum(trial.state is not TrialState.WAITING for trial in own)
         self.study.sampler = build_sampler(sweep.search, num_asked=self.num_asked)
         known = ledger.records(self.study).trials
-        self._tell_untold(known)
         scheduler.remember(known)
         self.going_on = [trial for trial in known if trial.is_open and trial.optuna_state == "RUNNING"]
         self._waiting_to_go_on = list(self.going_on)
-        self.ends: dict[str, End] = {trial.trial_id: trial.end for trial in known if trial.end and not trial.is_open}
         self._known_ids: dict[str, str] = {}
         self._live: set[str] = set()
-        self._attempts: dict[str, Attempt] = {}
-        self._last_epoch = {trial.trial_id: trial.epochs for trial in self.going_on}
-        self._best = {trial.trial_id: trial.value for trial in self.going_on if trial.value is not None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LedgerSearch:
-        """The searcher itself, where Tune asks for a copy: a ledger has one writer."""
+        """Return the searcher itself: a ledger has one writer."""
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, where Tune pickles its set-up: the ledger is the state."""
+        """Return nothing: the ledger is the state."""
         return {}
 
     @property
@@ -146,31 +162,23 @@ class LedgerSearch(OptunaSearch):
         assert study is not None  # made by the constructor, since a space is given
         return study
 
-    def optuna_trial(self, trial_id: str) -> optuna.Trial:
-        """Optuna's trial for one of our ids (Ray keeps it in a private field too)."""
-        if trial_id not in self._ot_trials:  # of an earlier driver, and not taken up yet
-            number = next(trial.number for trial in self.going_on if trial.trial_id == trial_id)
-            self._ot_trials[trial_id] = ledger.open_trial(self.study, number)
-        trial: optuna.Trial = self._ot_trials[trial_id]
-        return trial
-
     def known_id(self, drawn: str) -> str:
-        """The id of the trial that `suggest` gave for an id that Tune drew: its old one where it goes on."""
+        """Return the id of the trial that `suggest` gave for an id that Tune drew: the old one of a resumed trial."""
         return self._known_ids.pop(drawn, drawn)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next configuration, in the ledger before Tune sees it; None while enough trials run."""
+        """Return the next configuration, which the ledger then has; None while enough trials run."""
         if len(self._live) >= self._max_concurrent():
             return None
         going_on = self._waiting_to_go_on.pop(0) if self._waiting_to_go_on else None
-        with self._together():
+        with self._batched():
             return self._take_up(going_on, trial_id) if going_on else self._new(trial_id)
 
     def _own(self) -> list[optuna.trial.FrozenTrial]:
         return [trial for trial in self.study.get_trials(deepcopy=False) if ledger.TOLD not in trial.user_attrs]
 
     def _enqueue(self, plan: Plan) -> None:
-        """The next planned trial, unless a driver that died has enqueued it already."""
+        """Enqueue the next planned trial, unless a driver that died has already done so."""
         own = self._own()
         if not own or own[-1].state is not TrialState.WAITING:
             planned = plan[len(own)]
@@ -182,125 +190,61 @@ class LedgerSearch(OptunaSearch):
         sampled = super().suggest(trial_id)
         if sampled is None:
             return None
-        trial = self.optuna_trial(trial_id)
+        trial: optuna.Trial = self._ot_trials[trial_id]  # Ray keeps it in a private field too
         config = configuration(sampled, self._sweep) if self._plan is None else dict(self._plan.of(trial).config)
         is_default = bool(trial.user_attrs.get("is_default"))
         if is_default:
-            self._scheduler.spare(trial_id)
-        self._scheduler.draw(trial_id, number=trial.number)
-        ledger.write_start(trial, trial_id=trial_id, config=config, is_default=is_default)
+            self.scheduler.spare(trial_id)
+        self.scheduler.draw(trial_id, number=trial.number)
         self._live.add(trial_id)
-        self._on_ask(TrialRecord(trial.number, trial_id, "waiting", config, {}, None, None, is_default=is_default))
+        self._recorder.created(trial, trial_id=trial_id, config=config, is_default=is_default)
         return config
 
     def _take_up(self, record: TrialRecord, drawn: str) -> dict[str, Any] | None:
-        """A trial of an earlier driver: under its own id, or under the drawn one where it died before it had any."""
+        """Resume a trial of an earlier driver, or under the drawn id if it died before it had one."""
         trial_id = record.trial_id or drawn
         self._known_ids[drawn] = trial_id
         self._ot_trials[trial_id] = ledger.open_trial(self.study, record.number)
         if not record.trial_id:
             return self._new(trial_id)
-        if record.end is not None:
-            ledger.write_resumed(self.optuna_trial(trial_id))
+        self._recorder.resumed(self._ot_trials[trial_id], record)
         self._live.add(trial_id)
         return {**record.config, "num_epochs": self._sweep.asha.max_epochs}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """An epoch after which the trial goes on."""
-        with self._together():
-            self._write_epoch(trial_id, result)
+        """Record an epoch after which the trial goes on."""
+        self._recorder.reported(trial_id, result, audited=self.scheduler.audited.get(trial_id))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The trial ended: write how, then tell Optuna the same."""
-        if trial_id in self.ends:
+        """Record the last epoch of a trial, and how it ended."""
+        if trial_id in self._recorder.ends:
             return
-        with self._together():
-            self._complete(trial_id, result, error=error)
-
-    def _complete(self, trial_id: str, result: dict[str, Any] | None, *, error: bool) -> None:
         self._live.discard(trial_id)
-        if error:
-            bring_failure(self._directory, trial_id)
-        failure = self._directory.failure_of(trial_id) if error else None
-        value = None
-        if error:
-            self.note_unheard_attempt(trial_id)
-        if error and failure and failure.other_code:
-            end = End("killed", cause=failure.cause)
-            self._on_other_code(failure.cause)
-        elif error and (failure.disk_full if failure else self._directory.is_full()):
-            end = End("killed", cause="the disk is full")
-            self._on_disk_full()
-        elif error:
-            end = End("failed", cause=failure.cause if failure else "its process died")
+        audited, last = self.scheduler.audited.get(trial_id), None
+        failure = self._read_failure(trial_id) if error else Failure.of(result or {})
+        if error or failure is not None:
+            end = self._end_of_failed(failure)
         elif not result or self._sweep.metric not in result:
             end = End("failed", cause="the loop ended without reporting an epoch")
         else:
-            self._write_epoch(trial_id, result)  # the last one: Tune tells it here, not in on_trial_result
-            stop = self._scheduler.stops.get(trial_id)
-            if stop is not None:
-                end = End("stopped", rung=stop.rung, cause=f"ASHA: {stop.value:.4f}, needed {stop.needed:.4f}")
-            else:
-                end = End("finished")
-                value = self._best[trial_id]
-        self.end(trial_id, end, value=value)
+            end, last = self._end_of_stopped(trial_id), result  # Tune reports the last epoch only here
+        self._recorder.ended(trial_id, end, last=last, audited=audited)
 
-    def end(self, trial_id: str, end: End, *, value: float | None = None) -> End:
-        """Write a trial's end and tell Optuna the same; a killed one stays open there, for it may be resumed."""
-        trial = self.optuna_trial(trial_id)
-        if (audited := self._scheduler.audited.get(trial_id)) is not None:
-            end = replace(end, audit_rung=audited.rung)
-        with self._together():
-            end = self.ends[trial_id] = ledger.write_end(trial, end)
-            if end.status in ledger.OPTUNA_STATES:
-                self.study.tell(trial, value, state=ledger.OPTUNA_STATES[end.status])
-        return end
+    def _end_of_failed(self, failure: Failure | None) -> End:
+        cause = failure.cause if failure else "its process died"
+        disk_full = failure.disk_full if failure else self._directory.is_full()
+        if disk_full:
+            cause = DISK_FULL
+        if disk_full or (failure is not None and failure.other_code):
+            self._on_fault(cause)
+            return End("killed", cause=cause)
+        return End("failed", cause=cause)
 
-    def _tell_untold(self, known: list[TrialRecord]) -> None:
-        """Tell Optuna of ends that a driver wrote down, and died."""
-        for trial in known:
-            if trial.end is not None and trial.optuna_state == "RUNNING" and trial.status in ledger.OPTUNA_STATES:
-                value = trial.value if trial.status == "finished" else None
-                self.study.tell(trial.number, value, state=ledger.OPTUNA_STATES[trial.status])
-
-    def _write_epoch(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        self._note_attempt(trial_id, Attempt.of(result))
-        epoch = int(result["epoch"])
-        if epoch <= self._last_epoch.get(trial_id, 0):
-            return  # Tune repeats the last result of a loop that ended by itself; a damaged checkpoint repeats more
-        metrics = reported_metrics(result)
-        value = metrics[self._sweep.metric]
-        self._last_epoch[trial_id] = epoch
-        self._best[trial_id] = best_value([value, self._best.get(trial_id, value)], mode=self._sweep.mode)
-        with self._together():
-            ledger.write_epoch(
-                self.optuna_trial(trial_id), epoch=epoch, value=value, metrics=metrics, time_ms=int(result["time_ms"])
-            )
-            audited = self._scheduler.audited.get(trial_id)
-            if audited is not None and audited.rung == epoch:
-                ledger.write_audited(self.optuna_trial(trial_id), audited)
-
-    def _note_attempt(self, trial_id: str, attempt: Attempt | None) -> None:
-        if attempt is not None and self._attempts.get(trial_id) != attempt:
-            self._attempts[trial_id] = attempt
-            ledger.write_attempt(self.optuna_trial(trial_id), attempt)
-
-    def note_unheard_attempt(self, trial_id: str) -> None:
-        """A process may be gone before its first report: where it ran stands in the trial's folder."""
-        self._note_attempt(trial_id, self._left_attempt(trial_id))
-
-    def _left_attempt(self, trial_id: str) -> Attempt | None:
-        left = self._directory.attempt_of(trial_id)
-        return Attempt.of({f"attempt_{name}": value for name, value in left.items()})
-
-    def epochs_of(self, trial_id: str) -> int:
-        """How many epochs of a trial the ledger has."""
-        return self._last_epoch.get(trial_id, 0)
-
-    def nodes_of(self, trial_id: str) -> tuple[str, ...]:
-        """Ray's ids of the nodes where the trial's workers train, by rank, once they have said so."""
-        attempt = self._left_attempt(trial_id) or self._attempts.get(trial_id)  # its folder may be on another machine
-        return attempt.nodes if attempt else ()
+    def _end_of_stopped(self, trial_id: str) -> End:
+        stop = self.scheduler.stops.get(trial_id)
+        if stop is None:
+            return End("finished")
+        return End("stopped", rung=stop.rung, cause=f"ASHA: {stop.value:.4f}, needed {stop.needed:.4f}")
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's copy of the searcher: only where the truth is."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from toprung import ledger
 from toprung.catalog import confirmed_by
-from toprung.directory import SweepDirectory
+from toprung.directory import DISK_FULL, SweepDirectory
 from toprung.spec import Sweep
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from toprung.lineage import Lineage
     from toprung.storage import SweepCopy
     from toprung.sweep.stopping import StopAsked
-
-DISK_FULL = "the disk is full"
 
 
 def conclude(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import importlib
+import math
 import os
 import socket
 import traceback
@@ -27,6 +29,7 @@ from toprung.directory import (
     CONFIG_FILE,
     FAILURE_FILE,
     TRIAL_LOCK_FILE,
+    Failure,
     SweepDirectory,
     write_json,
 )
@@ -89,6 +92,7 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
             reported.append(told["epoch"])
             ray_tune.report({**told, **attempt.told})
 
+    failure: Failure | None = None
     try:
         write_json(folder / ATTEMPT_FILE, asdict(attempt))
         with _alone_in(folder):
@@ -113,10 +117,41 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
         if not reported:  # Tune would end the whole sweep over a result without the metric
             raise session.TrainingFailed("the loop ended without reporting an epoch")
     except Exception as error:
-        _leave(folder, failure_of(error))
+        described = failure_of(error)
+        _leave(folder, described)
         if copy:
             copy.leave_failure()
-        raise
+        if is_process_broken(error):
+            raise
+        failure = Failure(described["cause"], bool(described["disk_full"]), bool(described.get("other_code")))
+    if failure is not None:
+        _free_memory()
+        result = {"epoch": reported[-1] if reported else 0, task.metric: math.nan}
+        ray_tune.report({**result, **failure.as_result, **attempt.told, "done": True})
+
+
+def is_process_broken(error: BaseException) -> bool:
+    """Return whether no other trial can train in this process.
+
+    A lost worker is one of the trial's processes. After a CUDA error, but for lack of memory, every later call fails.
+    Any other failure is reported, not raised: Ray Tune ends the process of a trial that raises, and the next trial
+    would have to import torch again.
+    """
+    import torch
+    from ray.exceptions import RayActorError
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    return isinstance(error, RayActorError) or "CUDA error" in str(error) or "NCCL error" in str(error)
+
+
+def _free_memory() -> None:
+    """Drop what a failed loop left behind, before the next trial trains in this process."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def train_as_a_rank(

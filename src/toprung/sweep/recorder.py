@@ -1,0 +1,235 @@
+"""Record what happens to a sweep's trials: in the ledger first, then on the screen, then in MLflow.
+
+The searcher calls the recorder as Ray Tune reports to it. Nothing else writes about a trial.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from toprung import ledger
+from toprung.directory import ABOUT_FILE, SweepDirectory
+from toprung.errors import UserError
+from toprung.ledger import Attempt, Audited, End, TrialRecord, best_value, reported_metrics
+from toprung.study_storage import together
+from toprung.sweep.board import Board, Watcher
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import BaseStorage
+
+    from toprung.tracking.process import WriterProcess
+
+
+class TrialRecorder:
+    """Write each step of a trial to the ledger, then update the progress, then notify the MLflow writer.
+
+    Attributes:
+        ends: how each ended trial ended, by trial id.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        *,
+        storage: BaseStorage,
+        directory: SweepDirectory,
+        board: Board,
+        watcher: Watcher,
+        writer: WriterProcess,
+    ) -> None:
+        """Read what earlier drivers of the sweep recorded, and complete it.
+
+        Args:
+            study: the sweep's study, open for writing.
+            storage: the study's storage, which has no other writer.
+            directory: the sweep's directory.
+            board: the sweep's progress, updated here.
+            watcher: notified of each change of the progress.
+            writer: notified of each change of the ledger.
+        """
+        self._study, self._directory = study, directory
+        self._board, self._watcher, self._writer = board, watcher, writer
+        self._batched = partial(together, storage)
+        self._trials: dict[str, optuna.Trial] = {}
+        self._attempts: dict[str, Attempt] = {}
+        self._last_epoch: dict[str, int] = {}
+        self._best: dict[str, float] = {}
+        self._in_mlflow: set[str] = set()
+        self.ends: dict[str, End] = {}
+        for record in ledger.records(study).trials:
+            self._load(record)
+
+    def _load(self, record: TrialRecord) -> None:
+        end = record.end
+        if end is not None and record.optuna_state == "RUNNING" and record.status in ledger.OPTUNA_STATES:
+            value = record.value if record.status == "finished" else None  # the driver died between the two writes
+            self._study.tell(record.number, value, state=ledger.OPTUNA_STATES[record.status])
+        if not record.trial_id:
+            return
+        self._board.add(record)
+        if end is not None and not record.is_open:
+            self.ends[record.trial_id] = end
+        else:
+            self._last_epoch[record.trial_id] = record.epochs
+            if record.value is not None:
+                self._best[record.trial_id] = record.value
+
+    def created(
+        self, trial: optuna.Trial, *, trial_id: str, config: Mapping[str, Any], is_default: bool = False
+    ) -> None:
+        """Record a new trial, before Ray Tune knows it."""
+        self._trials[trial_id] = trial
+        ledger.write_start(trial, trial_id=trial_id, config=config, is_default=is_default)
+        if trial_id not in self._board.trials:
+            config = dict(config)
+            self._board.add(
+                TrialRecord(trial.number, trial_id, "waiting", config, {}, None, None, is_default=is_default)
+            )
+
+    def resumed(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        """Record that a trial of an earlier driver runs again."""
+        self._trials[record.trial_id] = trial
+        if record.end is not None:
+            ledger.write_resumed(trial)
+
+    def started(self, trial_id: str) -> None:
+        """Record that a trial has its worker."""
+        view = self._board.trials[trial_id]
+        view.status, view.started = "running", time.monotonic()
+        if self._board.phase:
+            self._board.phase = ""
+            self._watcher.phase(self._board)
+        self._start_run(trial_id)
+
+    def reported(self, trial_id: str, result: Mapping[str, Any], *, audited: Audited | None = None) -> None:
+        """Record an epoch, once: a trial that restarts from a checkpoint reports its last epoch again.
+
+        Args:
+            trial_id: the trial.
+            result: Ray Tune's, with the metrics, `epoch` and `time_ms`.
+            audited: the rung that would have stopped the trial, if it runs on for the audit.
+        """
+        with self._batched():
+            is_new = self._write_epoch(trial_id, result, audited=audited)
+        if is_new:
+            self._show_epoch(trial_id, result, audited=audited)
+
+    def _write_epoch(self, trial_id: str, result: Mapping[str, Any], *, audited: Audited | None) -> bool:
+        """Write an epoch to the ledger; return whether it was not there yet."""
+        self._write_attempt(trial_id, Attempt.of(result))
+        epoch = int(result["epoch"])
+        if epoch <= self.epochs_of(trial_id):
+            return False
+        metrics, trial = reported_metrics(result), self._trial(trial_id)
+        value = metrics[self._board.sweep.metric]
+        ledger.write_epoch(trial, epoch=epoch, value=value, metrics=metrics, time_ms=int(result["time_ms"]))
+        if audited is not None and audited.rung == epoch:
+            ledger.write_audited(trial, audited)
+        self._last_epoch[trial_id] = epoch
+        self._best[trial_id] = best_value([value, self._best.get(trial_id, value)], mode=self._board.sweep.mode)
+        return True
+
+    def _show_epoch(self, trial_id: str, result: Mapping[str, Any], *, audited: Audited | None) -> None:
+        epoch, metrics = int(result["epoch"]), reported_metrics(result)
+        new_best = self._board.report(trial_id, metrics[self._board.sweep.metric], epoch=epoch)
+        view = self._board.trials[trial_id]
+        view.audited = audited
+        self._watcher.trial_reported(self._board, view, new_best=new_best)
+        self._writer.log_epoch(trial_id, epoch=epoch, metrics=metrics, time_ms=int(result["time_ms"]))
+
+    def restarting(self, trial_id: str, reason: str) -> None:
+        """Record that a trial lost its process and waits for another one."""
+        self.record_attempt_from_disk(trial_id)
+        view = self._board.trials[trial_id]
+        self._board.interrupt(trial_id)
+        self._watcher.trial_lost(self._board, view, what=reason)
+
+    def ended(
+        self, trial_id: str, end: End, *, last: Mapping[str, Any] | None = None, audited: Audited | None = None
+    ) -> None:
+        """Record how a trial ended, and tell Optuna the same; an interrupted one stays open, for it can be resumed.
+
+        Args:
+            trial_id: the trial.
+            end: how it ended.
+            last: Ray Tune's result of its last epoch, if it ended with one.
+            audited: the rung that would have stopped the trial.
+        """
+        if audited is not None:
+            end = replace(end, audit_rung=audited.rung)
+        with self._batched():
+            is_new = last is not None and self._write_epoch(trial_id, last, audited=audited)
+            if end.status == "failed":
+                self.record_attempt_from_disk(trial_id)
+            trial = self._trial(trial_id)
+            end = self.ends[trial_id] = ledger.write_end(trial, end)
+            if end.status in ledger.OPTUNA_STATES:
+                value = self._best[trial_id] if end.status == "finished" else None
+                self._study.tell(trial, value, state=ledger.OPTUNA_STATES[end.status])
+        if last is not None and is_new:
+            self._show_epoch(trial_id, last, audited=audited)
+        view = self._board.end(trial_id, end)
+        self._watcher.trial_ended(self._board, view, best_before=self._board.best_but_for(view))
+        self._start_run(trial_id)
+        self._writer.end_trial(trial_id, end)
+
+    def end_open_trials(self, end: End) -> None:
+        """End every trial that has no end yet. Call it when no trial's process is left.
+
+        A trial saves its best weights, then reports. If it was killed in between, its weights are one epoch ahead of
+        the ledger: that epoch is recorded first.
+        """
+        for trial_id, view in self._board.trials.items():
+            if view.end is None:
+                self._recover_unreported_epoch(trial_id)
+                self.ended(trial_id, end, audited=view.audited)
+
+    def _recover_unreported_epoch(self, trial_id: str) -> None:
+        try:
+            about = self._directory.read(self._directory.trial_folder(trial_id) / ABOUT_FILE)
+        except UserError:
+            return  # killed before its first epoch
+        if about["epoch"] == self.epochs_of(trial_id) + 1:
+            times = {"time/epoch_seconds": about["epoch_seconds"], "time_ms": about["time_ms"]}
+            self.reported(trial_id, {"epoch": about["epoch"], **times, **about["metrics"]})
+
+    def epochs_of(self, trial_id: str) -> int:
+        """Return how many epochs of a trial the ledger has."""
+        return self._last_epoch.get(trial_id, 0)
+
+    def nodes_of(self, trial_id: str) -> tuple[str, ...]:
+        """Return Ray's ids of the nodes where the trial's workers train, by rank; empty before they are known."""
+        attempt = self._attempt_on_disk(trial_id) or self._attempts.get(
+            trial_id
+        )  # the folder may be on another machine
+        return attempt.nodes if attempt else ()
+
+    def record_attempt_from_disk(self, trial_id: str) -> None:
+        """Record where a trial's process ran, from the trial's folder: it may have died before its first report."""
+        self._write_attempt(trial_id, self._attempt_on_disk(trial_id))
+
+    def _attempt_on_disk(self, trial_id: str) -> Attempt | None:
+        left = self._directory.attempt_of(trial_id)
+        return Attempt.of({f"attempt_{name}": value for name, value in left.items()})
+
+    def _write_attempt(self, trial_id: str, attempt: Attempt | None) -> None:
+        if attempt is not None and self._attempts.get(trial_id) != attempt:
+            self._attempts[trial_id] = attempt
+            ledger.write_attempt(self._trial(trial_id), attempt)
+
+    def _trial(self, trial_id: str) -> optuna.Trial:
+        """Return Optuna's handle of a trial, which may be one of an earlier driver that was not resumed."""
+        if trial_id not in self._trials:
+            self._trials[trial_id] = ledger.open_trial(self._study, self._board.trials[trial_id].number)
+        return self._trials[trial_id]
+
+    def _start_run(self, trial_id: str) -> None:
+        if trial_id not in self._in_mlflow:
+            self._in_mlflow.add(trial_id)
+            view = self._board.trials[trial_id]
+            self._writer.start_trial(trial_id, number=view.number, config=view.config, continues=view.continues)
