@@ -158,6 +158,20 @@ def _tiny():
         ({"val/accuracy": torch.tensor(float("nan"))}, "val/accuracy is NaN in epoch 1"),
         ({"val/loss": 0.5}, "the loop reported val/loss, but the sweep's metric is val/accuracy"),
         ({}, "the loop reported nothing, but the sweep's metric is val/accuracy"),
+        ({"val/accuracy": None}, "the metric val/accuracy is not a number but NoneType"),
+        ({"val/accuracy": torch.zeros(2)}, "the metric val/accuracy is not a number but Tensor"),
+        (
+            {"val/accuracy": 0.5, "epoch": 0},
+            'the loop cannot report this metric: "epoch" is a reserved name; rename it in session.report',
+        ),
+        (
+            {"val/accuracy": 0.5, "val/acc@5": 0.5},
+            "the loop cannot report this metric: MLflow refuses the '@' in \"val/acc@5\"; rename it in session.report",
+        ),
+        (
+            {"val/accuracy": 0.5, 5: 0.5},
+            "the loop cannot report this metric: 5 is not text; rename it in session.report",
+        ),
     ],
 )
 def test_a_report_that_cannot_be_used_fails_the_training_with_its_cause(digits, tmp_path, metrics, cause):

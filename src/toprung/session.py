@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from toprung import checkpoint
+from toprung import checkpoint, metric_names
 from toprung.data import Card
 from toprung.vision import ImageSplit, ranks
 
@@ -187,12 +187,13 @@ def report(metrics: Mapping[str, float], run: Run) -> None:
         run: what `restore` returned.
 
     Raises:
-        TrainingFailed: a metric is not finite (on any worker), or the sweep's metric is missing.
+        TrainingFailed: a metric's name is reserved or refused by MLflow, its value is not a finite number (on any
+            worker), or the sweep's metric is missing.
     """
     session = _current()
     epoch_seconds = time.perf_counter() - session.epoch_started
     epoch = run.progress.epochs + 1
-    values = _averaged(ranks.gathered({name: float(value) for name, value in metrics.items()}), epoch=epoch)
+    values = _averaged(ranks.gathered({name: _number(name, value) for name, value in metrics.items()}), epoch=epoch)
     if session.metric not in values:
         raise TrainingFailed(
             f"the loop reported {', '.join(values) or 'nothing'}, but the sweep's metric is {session.metric}"
@@ -206,11 +207,20 @@ def report(metrics: Mapping[str, float], run: Run) -> None:
     session.epoch_started = time.perf_counter()
 
 
+def _number(name: object, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one: a tensor of several elements
+        raise TrainingFailed(f"the metric {name} is not a number but {type(value).__name__}") from None
+
+
 def _averaged(by_rank: Sequence[Mapping[str, float]], *, epoch: int) -> dict[str, float]:
     """The mean of every metric over the ranks, whose parts are equal; what all measured alike is left as it is."""
     for rank, values in enumerate(by_rank):
         where = f" on worker {rank}" if len(by_rank) > 1 else ""
         for name, value in values.items():
+            if problem := metric_names.metric_problem(name):
+                raise TrainingFailed(f"the loop cannot report this metric: {problem}; rename it in session.report")
             if not math.isfinite(value):
                 raise TrainingFailed(f"{name} is {'NaN' if math.isnan(value) else 'infinite'} in epoch {epoch}{where}")
         if values.keys() != by_rank[0].keys():
