@@ -80,6 +80,7 @@ class Session:
     num_epochs: int | None = None
     architecture: Mapping[str, Any] | None = None
     epoch_started: float = field(default_factory=time.perf_counter)
+    has_saved: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -188,7 +189,7 @@ def report(metrics: Mapping[str, float], run: Run) -> None:
 
     Raises:
         TrainingFailed: a metric's name is reserved or refused by MLflow, its value is not a finite number (on any
-            worker), or the sweep's metric is missing.
+            worker), the sweep's metric is missing, or the checkpoint cannot be read back.
     """
     session = _current()
     epoch_seconds = time.perf_counter() - session.epoch_started
@@ -230,9 +231,18 @@ def _averaged(by_rank: Sequence[Mapping[str, float]], *, epoch: int) -> dict[str
 
 
 def _keep_and_tell(session: Session, run: Run, told: dict[str, float]) -> None:
-    checkpoint.save_last(
-        session.folder, model=run.model, optimizer=run.optimizer, schedule=run.schedule, progress=run.progress
-    )
+    try:
+        checkpoint.save_last(
+            session.folder,
+            model=run.model,
+            optimizer=run.optimizer,
+            schedule=run.schedule,
+            progress=run.progress,
+            read_back=not session.has_saved,
+        )
+        session.has_saved = True
+    except checkpoint.UnreadableState as error:
+        raise TrainingFailed(str(error)) from None
     if run.progress.best_epoch == told["epoch"]:
         _keep_best(session, run.model, told)
     session.report(told)
