@@ -54,7 +54,7 @@ class Asked:
         )
         self.made = made or catalog.create(root, self.sweep, name=None, now=datetime.now())
         self.scheduler = RungScheduler(self.sweep)
-        self.heard, self.full, self.other_code = [], [], []
+        self.heard, self.full, self.other_code, self.started_over = [], [], [], []
         held = holding(space, self.sweep.constants)
         if first_points is None:
             first_points = [default_point(held, {**DEFAULTS, **self.sweep.constants}, named="it")]
@@ -74,6 +74,7 @@ class Asked:
             on_other_code=self.other_code.append,
             max_concurrent=lambda: max_concurrent,
             plan=plan,
+            on_start_over=lambda trial_id, epochs: self.started_over.append((trial_id, epochs)),
         )
 
     def again(self, **fields):

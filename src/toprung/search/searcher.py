@@ -83,6 +83,7 @@ class LedgerSearch(OptunaSearch):
         on_other_code: Callable[[str], object],
         max_concurrent: Callable[[], int],
         plan: Plan | None = None,
+        on_start_over: Callable[[str, int], object] = lambda trial_id, epochs: None,
     ) -> None:
         """Take up the study: trials in it that are open go on before any new one is asked for.
 
@@ -98,6 +99,7 @@ class LedgerSearch(OptunaSearch):
             on_other_code: told that a worker imported other code than the sweep's, in words.
             max_concurrent: how many trials there may be at a time, now.
             plan: of a controlled experiment, whose trials are asked for in its order; `space` is its own.
+            on_start_over: called with the id of a trial that trains its first epoch again, and its recorded epochs.
         """
         self._sweep = sweep
         self._together = partial(together, storage)
@@ -128,6 +130,8 @@ class LedgerSearch(OptunaSearch):
         self._known_ids: dict[str, str] = {}
         self._live: set[str] = set()
         self._attempts: dict[str, Attempt] = {}
+        self._on_start_over = on_start_over
+        self._epochs_before: dict[str, int] = {}  # recorded when the trial's current process began
         self._last_epoch = {trial.trial_id: trial.epochs for trial in self.going_on}
         self._best = {trial.trial_id: trial.value for trial in self.going_on if trial.value is not None}
 
@@ -267,6 +271,7 @@ class LedgerSearch(OptunaSearch):
         self._note_attempt(trial_id, Attempt.of(result))
         epoch = int(result["epoch"])
         if epoch <= self._last_epoch.get(trial_id, 0):
+            self._check_start_over(trial_id, epoch, time_ms=int(result["time_ms"]))
             return  # Tune repeats the last result of a loop that ended by itself; a damaged checkpoint repeats more
         metrics = reported_metrics(result)
         value = metrics[self._sweep.metric]
@@ -283,7 +288,18 @@ class LedgerSearch(OptunaSearch):
     def _note_attempt(self, trial_id: str, attempt: Attempt | None) -> None:
         if attempt is not None and self._attempts.get(trial_id) != attempt:
             self._attempts[trial_id] = attempt
+            self._epochs_before[trial_id] = self._last_epoch.get(trial_id, 0)
             ledger.write_attempt(self.optuna_trial(trial_id), attempt)
+
+    def _check_start_over(self, trial_id: str, epoch: int, *, time_ms: int) -> None:
+        """Tell of a process that trains an epoch again because it had no checkpoint to go on from.
+
+        A report that only repeats what an earlier process did has that process's time.
+        """
+        attempt, before = self._attempts.get(trial_id), self._epochs_before.get(trial_id, 0)
+        if attempt is not None and epoch == 1 <= before and time_ms >= attempt.time_ms:
+            self._epochs_before[trial_id] = 0
+            self._on_start_over(trial_id, before)
 
     def note_unheard_attempt(self, trial_id: str) -> None:
         """A process may be gone before its first report: where it ran stands in the trial's folder."""

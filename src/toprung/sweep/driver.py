@@ -134,7 +134,7 @@ class Driver:
             finally:
                 self._write_state(status=status, reason=reason or None, seconds=round(self._board.total_seconds, 1))
                 self._writer.close(conclude=bool(self._board.trials))
-                self._write_state(undelivered=self._writer.undelivered)
+                self._write_state(undelivered=self._writer.undelivered, not_in_mlflow=self._writer.problems)
                 made.ballast_file.unlink(missing_ok=True)
         undelivered = self._writer.undelivered
         return Outcome(status, reason or None, made, self._board, self._writer.problems, undelivered=undelivered)
@@ -221,6 +221,7 @@ class Driver:
             on_other_code=partial(self._ask_to_stop, is_fault=True),
             max_concurrent=concurrency_on(checked, self._ray_there, on_change=self._note_workers),
             plan=plan,
+            on_start_over=self._note_start_over,
         )
         for record in ledger.records(study).trials:
             if record.trial_id:
@@ -286,6 +287,15 @@ class Driver:
         self._board.num_workers = num_workers
         self._write_state(num_workers=num_workers)
         self._watcher.workers_changed(self._board)
+
+    def _note_start_over(self, trial_id: str, epochs: int) -> None:
+        number = self._board.trials[trial_id].number
+        recorded = f"{epochs} recorded epoch{'s' if epochs > 1 else ''}"
+        self._watcher.warned(
+            self._board,
+            f"trial {number} began again at epoch 1, in spite of {recorded}: its checkpoint could not be restored. "
+            f"The log says why: {self._made.log_file}",
+        )
 
     def _note_silent_head(self, head: str) -> None:
         self._watcher.warned(
