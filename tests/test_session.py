@@ -158,6 +158,20 @@ def _tiny():
         ({"val/accuracy": torch.tensor(float("nan"))}, "val/accuracy is NaN in epoch 1"),
         ({"val/loss": 0.5}, "the loop reported val/loss, but the sweep's metric is val/accuracy"),
         ({}, "the loop reported nothing, but the sweep's metric is val/accuracy"),
+        ({"val/accuracy": None}, "the metric val/accuracy is not a number but NoneType"),
+        ({"val/accuracy": torch.zeros(2)}, "the metric val/accuracy is not a number but Tensor"),
+        (
+            {"val/accuracy": 0.5, "epoch": 0},
+            'the loop cannot report this metric: "epoch" is a reserved name; rename it in session.report',
+        ),
+        (
+            {"val/accuracy": 0.5, "val/acc@5": 0.5},
+            "the loop cannot report this metric: MLflow refuses the '@' in \"val/acc@5\"; rename it in session.report",
+        ),
+        (
+            {"val/accuracy": 0.5, 5: 0.5},
+            "the loop cannot report this metric: 5 is not text; rename it in session.report",
+        ),
     ],
 )
 def test_a_report_that_cannot_be_used_fails_the_training_with_its_cause(digits, tmp_path, metrics, cause):
@@ -326,6 +340,53 @@ def test_a_checkpoint_of_another_architecture_is_damaged(tmp_path):
     _saved(tmp_path)
     with pytest.raises(DamagedCheckpoint, match="size mismatch"):
         checkpoint.put_back(checkpoint.read_last(tmp_path), model=torch.nn.Linear(3, 2), optimizer=None, schedule=None)
+
+
+def test_a_learning_rate_computed_with_numpy_is_saved_as_a_number_and_restored(digits, tmp_path):
+    def parts():
+        model = _tiny()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * np.sqrt(4), momentum=np.float32(0.5))
+        return model, optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=list(np.arange(1, 3)))
+
+    one = Session(data=digits, folder=tmp_path, report=lambda metrics: None)
+    model, optimizer, schedule = parts()
+    with session.opened(one):
+        run = session.restore(model, optimizer, schedule)
+        optimizer.step()
+        schedule.step()
+        session.report({"val/accuracy": np.float64(0.5)}, run)
+    again = parts()
+    with session.opened(one):
+        assert session.restore(*again).next_epoch == 1
+    assert again[1].state_dict() == optimizer.state_dict()
+    assert again[2].state_dict() == schedule.state_dict()
+    assert type(again[1].param_groups[0]["lr"]) is float
+
+
+class _WithExtraState(torch.nn.Linear):
+    def __init__(self, extra):
+        super().__init__(2, 2)
+        self.extra = extra
+
+    def get_extra_state(self):
+        return self.extra
+
+
+@pytest.mark.parametrize(
+    ("part", "named"), [("optimizer", "the optimizer holds pathlib"), ("model", "the model holds pathlib")]
+)
+def test_a_first_checkpoint_that_cannot_be_read_back_fails_the_training_with_its_cause(digits, tmp_path, part, named):
+    heard, opened = _opened(digits, tmp_path)
+    model = _tiny()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if part == "model":
+        model = _WithExtraState(tmp_path)
+    else:
+        optimizer.param_groups[0]["folder"] = tmp_path
+    with opened, pytest.raises(session.TrainingFailed, match="^its checkpoint could not be read back: " + named):
+        session.report({"val/accuracy": 0.5}, session.restore(model, optimizer))
+    assert heard == []
+    assert list(tmp_path.iterdir()) == []
 
 
 class _Bomb:

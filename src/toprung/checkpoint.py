@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
 import pickle
 import time
 import warnings
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -33,6 +36,10 @@ PATIENCE_SECONDS = 60  # with storage that is away
 
 class DamagedCheckpoint(RuntimeError):
     """A checkpoint file is there but cannot be read back."""
+
+
+class UnreadableState(RuntimeError):
+    """A checkpoint was written, but holds something that `weights_only=True` refuses to read back."""
 
 
 class DiskFull(OSError):
@@ -58,27 +65,78 @@ class Progress:
         return replace(self, epochs=epoch, last_report=report)
 
 
-def save_last(folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any, progress: Progress) -> None:
+def save_last(
+    folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any, progress: Progress, read_back: bool = False
+) -> None:
     """Write `last.pth`, everything that going on from this epoch takes, and keep the one before.
 
+    NumPy's scalars become Python's numbers: a rate such as `0.1 * np.sqrt(4)` would keep the file from being read back.
+
+    Args:
+        folder: the trial's.
+        model: to be saved.
+        optimizer: to be saved, or None.
+        schedule: to be saved, or None.
+        progress: the record so far.
+        read_back: check that the file can be read back (3 ms for a small network, which takes 1 ms to save).
+
     Raises:
+        UnreadableState: it cannot; the earlier checkpoints are as they were.
         DiskFull: there is no space for it; the earlier checkpoints are as they were.
     """
     state = {
         "model": model.state_dict(),
-        "optimizer": optimizer.state_dict() if optimizer is not None else None,
-        "schedule": schedule.state_dict() if schedule is not None else None,
+        "optimizer": _without_numpy_scalars(optimizer.state_dict()) if optimizer is not None else None,
+        "schedule": _without_numpy_scalars(schedule.state_dict()) if schedule is not None else None,
         "progress": asdict(progress),
     }
     last = folder / LAST_FILE
 
     def write() -> None:
         with _aside(state, last) as aside:
+            if read_back:
+                _check_readable(aside, state)
             if last.exists():
                 os.replace(last, folder / PREVIOUS_FILE)
             os.replace(aside, last)
 
     _patiently(write, last)
+
+
+def _without_numpy_scalars(state: Any) -> Any:
+    """Return a state with NumPy's scalars, at any depth, as Python's numbers."""
+    if isinstance(state, np.generic):
+        return state.item()
+    if type(state) in (dict, Counter, OrderedDict):
+        return type(state)({_without_numpy_scalars(key): _without_numpy_scalars(value) for key, value in state.items()})
+    if type(state) in (list, tuple):
+        return type(state)(map(_without_numpy_scalars, state))
+    return state
+
+
+def _check_readable(path: Path, state: Mapping[str, Any]) -> None:
+    """Read a checkpoint back without its tensors' contents, which costs a fraction of writing it.
+
+    Raises:
+        UnreadableState: it holds something else than plain values and tensors.
+    """
+    try:
+        torch.load(path, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError:
+        unsafe_globals = torch.serialization.get_unsafe_globals_in_checkpoint
+        parts = {name: unsafe_globals(_saved(part)) for name, part in state.items()}
+        found = "; ".join(f"the {name} holds {', '.join(types)}" for name, types in parts.items() if types)
+        raise UnreadableState(
+            f"its checkpoint could not be read back: {found or 'its state is not plain'}. "
+            "Keep only tensors, numbers, text, lists and dictionaries there"
+        ) from None
+
+
+def _saved(part: Any) -> io.BytesIO:
+    file = io.BytesIO()
+    torch.save(part, file)
+    file.seek(0)
+    return file
 
 
 @dataclass(frozen=True)

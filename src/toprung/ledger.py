@@ -18,6 +18,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from toprung import metric_names
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.study_storage import storage_for_reading
@@ -315,11 +316,11 @@ def write_run_id(study: optuna.Study, *, trial_id: str, run_id: str) -> None:
 
 
 def reported_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """A loop's own metrics out of Tune's result: the names with a room before a slash (`val/accuracy`)."""
+    """Return the metrics in a result of Ray Tune: the loop's own, and the seconds of the epoch."""
     return {
         name: float(value)
         for name, value in result.items()
-        if "/" in name and not name.startswith("config/") and isinstance(value, int | float)
+        if metric_names.is_metric(name) and isinstance(value, int | float)
     }
 
 

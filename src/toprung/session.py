@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from toprung import checkpoint
+from toprung import checkpoint, metric_names
 from toprung.data import Card
 from toprung.vision import ImageSplit, ranks
 
@@ -80,6 +80,7 @@ class Session:
     num_epochs: int | None = None
     architecture: Mapping[str, Any] | None = None
     epoch_started: float = field(default_factory=time.perf_counter)
+    has_saved: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -187,12 +188,13 @@ def report(metrics: Mapping[str, float], run: Run) -> None:
         run: what `restore` returned.
 
     Raises:
-        TrainingFailed: a metric is not finite (on any worker), or the sweep's metric is missing.
+        TrainingFailed: a metric's name is reserved or refused by MLflow, its value is not a finite number (on any
+            worker), the sweep's metric is missing, or the checkpoint cannot be read back.
     """
     session = _current()
     epoch_seconds = time.perf_counter() - session.epoch_started
     epoch = run.progress.epochs + 1
-    values = _averaged(ranks.gathered({name: float(value) for name, value in metrics.items()}), epoch=epoch)
+    values = _averaged(ranks.gathered({name: _number(name, value) for name, value in metrics.items()}), epoch=epoch)
     if session.metric not in values:
         raise TrainingFailed(
             f"the loop reported {', '.join(values) or 'nothing'}, but the sweep's metric is {session.metric}"
@@ -206,11 +208,20 @@ def report(metrics: Mapping[str, float], run: Run) -> None:
     session.epoch_started = time.perf_counter()
 
 
+def _number(name: object, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one: a tensor of several elements
+        raise TrainingFailed(f"the metric {name} is not a number but {type(value).__name__}") from None
+
+
 def _averaged(by_rank: Sequence[Mapping[str, float]], *, epoch: int) -> dict[str, float]:
     """The mean of every metric over the ranks, whose parts are equal; what all measured alike is left as it is."""
     for rank, values in enumerate(by_rank):
         where = f" on worker {rank}" if len(by_rank) > 1 else ""
         for name, value in values.items():
+            if problem := metric_names.metric_problem(name):
+                raise TrainingFailed(f"the loop cannot report this metric: {problem}; rename it in session.report")
             if not math.isfinite(value):
                 raise TrainingFailed(f"{name} is {'NaN' if math.isnan(value) else 'infinite'} in epoch {epoch}{where}")
         if values.keys() != by_rank[0].keys():
@@ -220,9 +231,18 @@ def _averaged(by_rank: Sequence[Mapping[str, float]], *, epoch: int) -> dict[str
 
 
 def _keep_and_tell(session: Session, run: Run, told: dict[str, float]) -> None:
-    checkpoint.save_last(
-        session.folder, model=run.model, optimizer=run.optimizer, schedule=run.schedule, progress=run.progress
-    )
+    try:
+        checkpoint.save_last(
+            session.folder,
+            model=run.model,
+            optimizer=run.optimizer,
+            schedule=run.schedule,
+            progress=run.progress,
+            read_back=not session.has_saved,
+        )
+        session.has_saved = True
+    except checkpoint.UnreadableState as error:
+        raise TrainingFailed(str(error)) from None
     if run.progress.best_epoch == told["epoch"]:
         _keep_best(session, run.model, told)
     session.report(told)

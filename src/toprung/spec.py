@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from toprung.errors import UserError, explain
+from toprung.metric_names import metric_problem
 
 
 def _dotted_name(value: object) -> object:
@@ -28,6 +29,15 @@ DottedName = Annotated[
     BeforeValidator(_dotted_name),
     Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?$"),
 ]
+
+
+def _metric_name(value: str) -> str:
+    if problem := metric_problem(value):
+        raise ValueError(problem)
+    return value
+
+
+MetricName = Annotated[str, AfterValidator(_metric_name)]
 
 
 class Part(BaseModel):
@@ -100,6 +110,13 @@ class Resources(Part):
         default_factory=dict, description="which nodes may be used, by their labels: v, !v, in(a,b) or !in(a,b)"
     )
     workers: int = Field(default=1, ge=1, description="processes that train one trial together, by DDP")
+
+    @model_validator(mode="after")
+    def _custom_beside_cpus_and_gpus(self) -> Self:
+        for name, field in (("CPU", "cpus"), ("GPU", "gpus")):
+            if name in self.custom:
+                raise ValueError(f'custom cannot give "{name}": that is the field {field}')
+        return self
 
     @model_validator(mode="after")
     def _whole_gpus_for_workers(self) -> Self:
@@ -194,7 +211,7 @@ class Sweep(Part):
     experiments: tuple[Experiment, ...] = Field(default=(), description="configurations that take a searcher's place")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="of every experiment's trials")
     data: Data = Data()
-    metric: str = Field(default="val/accuracy", pattern=r"^[^/\s]+/\S+$", description="as the loop reports it")
+    metric: MetricName = Field(default="val/accuracy", description="as the loop reports it")
     mode: Literal["max", "min"] = "max"
     num_trials: int = Field(default=48, ge=1, description="with experiments: as many as those times the seeds")
     asha: Asha = Asha()

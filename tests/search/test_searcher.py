@@ -89,6 +89,10 @@ class Asked:
             plan=plan,
         )
 
+    @property
+    def warnings(self):
+        return [call.args[1] for call in self.watcher.warned.call_args_list]
+
     def again(self, **fields):
         """The same sweep under another driver, after this one died."""
         return Asked(None, made=self.made, **fields)

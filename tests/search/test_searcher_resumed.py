@@ -7,7 +7,7 @@ from ray.tune.experiment import Experiment, Trial
 
 from tests.search.test_searcher import Asked, result
 from toprung import ledger
-from toprung.ledger import End
+from toprung.ledger import Attempt, End
 from toprung.search.generator import SweepTrials
 from toprung.search.scheduler import Stop
 from toprung.search.searcher import build_sampler
@@ -268,3 +268,36 @@ def test_survivors_are_continued_once_however_often_the_extension_is_taken_up(tm
     first = [record.trial_id for record in ledger.read(_extended(asked).made)]
     assert len(first) == 12
     assert [record.trial_id for record in ledger.read(_extended(asked).made)] == first
+
+
+def _attempted(epoch, *, trained_ms, attempt_ms):
+    attempt = Attempt("node", "code", attempt_ms)
+    return {**result(epoch, 0.5), **attempt.told, "time_ms": trained_ms}
+
+
+def test_a_trial_that_has_lost_its_checkpoint_and_begins_again_is_told_of_once(tmp_path):
+    asked = _asked(tmp_path)
+    asked.searcher.suggest("aa")
+    for epoch in (1, 2):
+        asked.searcher.on_trial_result("aa", _attempted(epoch, trained_ms=10 + epoch, attempt_ms=10))
+    assert asked.warnings == []
+    again = _again(asked)
+    again.searcher.suggest("bb")
+    for epoch in (1, 2):
+        again.searcher.on_trial_result("aa", _attempted(epoch, trained_ms=20 + epoch, attempt_ms=20))
+    again.searcher.on_trial_complete("aa", _attempted(3, trained_ms=23, attempt_ms=20))
+    (warning,) = again.warnings
+    assert "trial 0 began again at epoch 1, in spite of 2 recorded epochs" in warning
+    assert again.record(0).epochs == 3
+
+
+def test_a_trial_that_goes_on_and_repeats_what_it_has_reported_has_lost_nothing(tmp_path):
+    asked = _asked(tmp_path)
+    asked.searcher.suggest("aa")
+    asked.searcher.on_trial_result("aa", _attempted(1, trained_ms=11, attempt_ms=10))
+    again = _again(asked)
+    again.searcher.suggest("bb")
+    again.searcher.on_trial_result("aa", _attempted(1, trained_ms=11, attempt_ms=20))  # as the checkpoint has it
+    again.searcher.on_trial_result("aa", _attempted(2, trained_ms=22, attempt_ms=20))
+    again.searcher.on_trial_result("aa", _attempted(2, trained_ms=22, attempt_ms=20))  # Tune repeats a last result
+    assert again.warnings == []

@@ -143,6 +143,11 @@ def test_a_package_is_a_trainer_too(active):
         ("DEFAULTS: dict\n", r"^trainers/mine\.py needs DEFAULTS"),
         ("DEFAULTS = {\n", r"^The trainer trainers\.mine cannot be read: .* \(line 1\)$"),
         ("DEFAULTS = {[]: 1}\n", r"written out as plain values\.$"),
+        (
+            "DEFAULTS = {'lr@head': 1}\n",
+            r"trainers/mine\.py cannot be recorded: MLflow refuses the '@' in \"lr@head\"\. ",
+        ),
+        ("DEFAULTS = {1: 1}\n", r"trainers/mine\.py cannot be recorded: 1 is not text\. Rename it in DEFAULTS\.$"),
     ],
 )
 def test_defaults_that_are_not_written_out_get_one_line(workbench, source, words):

@@ -9,13 +9,14 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.servers import wait_until
-from tests.tracking.recorded import LINEAGE, Recorded, all_runs, assert_agrees, parent_of, runs_of
+from tests.tracking.recorded import LINEAGE, METRICS, Recorded, all_runs, assert_agrees, parent_of, runs_of
 from toprung import ledger
 from toprung.errors import UserError
 from toprung.ledger import End
 from toprung.sweep import upkeep
 from toprung.tracking import writer as writers
 from toprung.tracking.attach import attach
+from toprung.tracking.batches import REFUSED
 
 
 @pytest.fixture(autouse=True)
@@ -376,3 +377,47 @@ def test_a_server_that_takes_no_files_is_told_in_a_line(recorded, proxy, url, tm
     proxy.answer(503)
     with pytest.raises(UserError, match="has not taken it"):
         attach(recorded.made, [tmp_path / "report.html"], folder="report", tags={"a": "b"})
+
+
+def _noted(url, sweep_id, trial_id):
+    run = runs_of(url, sweep_id).get(trial_id)
+    return run is not None and all(f"metric {name[:50]}" in run.data.tags.get(REFUSED, "") for name in REFUSED_NAMES)
+
+
+REFUSED_NAMES = ("val/acc@5", "a" * 251)
+
+
+def test_one_metric_or_parameter_that_mlflow_refuses_takes_nothing_else_along(recorded, proxy, url):
+    recorded.start("aa", **{"lr@head": 0.5})
+    recorded.epoch("aa", 1, more=REFUSED_NAMES)
+    wait_until(lambda: _noted(url, recorded.made.sweep_id, "aa"), "a note of what was refused")
+    before = len(proxy.requests)
+    recorded.epoch("aa", 2, more=REFUSED_NAMES)
+    wait_until(lambda: recorded.delivered(url), "the second epoch")
+    assert len(proxy.requests) == before + 1  # what was refused once is not sent again
+    recorded.end("aa")
+    recorded.whole("bb")
+    recorded.close()
+    runs = runs_of(url, recorded.made.sweep_id)
+    assert runs["aa"].data.params == {"lr": "0.1", "augment": "None"}
+    assert set(runs["aa"].data.metrics) == set(METRICS)
+    assert runs["aa"].info.status == runs["bb"].info.status == "FINISHED"
+    problems = recorded.writer.problems
+    assert [problem.partition(": INVALID")[0][:40] for problem in problems] == [
+        "trial 0: parameter lr@head",
+        "trial 0: metric val/acc@5",
+        ("trial 0: metric " + "a" * 100)[:40],
+    ]
+    recorded.close()
+    assert upkeep.sync(recorded.made) == problems  # a later command knows it from the run itself
+    assert recorded.made.read(recorded.made.status_file)["not_in_mlflow"] == problems
+
+
+def test_more_metrics_and_parameters_than_one_request_takes_are_all_delivered(recorded, url):
+    recorded.start("aa", **{f"p{number}": number for number in range(150)})
+    recorded.epoch("aa", 1, more=[f"more/{number}" for number in range(1200)])
+    recorded.end("aa")
+    recorded.close()
+    run = runs_of(url, recorded.made.sweep_id)["aa"]
+    assert (len(run.data.params), len(run.data.metrics)) == (152, 1204)
+    assert recorded.writer.problems == []

@@ -50,6 +50,7 @@ def summary(directory: SweepDirectory) -> dict[str, Any]:
         "export_dir": str(directory.export_folder) if directory.export_folder.is_dir() else None,
         "log": str(directory.log_file),
         "undelivered": status.get("undelivered"),
+        "not_in_mlflow": status.get("not_in_mlflow", []),
         "metric": sweep.metric,
         "best": None
         if best is None

@@ -97,8 +97,9 @@ def sync(named: Named, storage: Storage = "runs") -> None:
     made = _find(named, storage)
     problems = upkeep.sync(made)
     for problem in problems:
-        say(f"MLflow refused: {problem}")
+        say(f"Not in MLflow: {problem}")
     if problems:
+        print(f"{made.sweep_id}: MLflow has everything else.")
         sys.exit(1)
     print(f"{made.sweep_id}: MLflow has everything.")
 

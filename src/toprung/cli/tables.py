@@ -17,6 +17,7 @@ from toprung.sweep.board import Board
 from toprung.sweep.driver import Outcome
 
 ROWS_SHOWN = 10
+PROBLEMS_SHOWN = 3
 
 
 def seconds_text(seconds: float) -> str:
@@ -64,8 +65,7 @@ def print_end(console: Console, outcome: Outcome) -> None:
     console.print(f"  log      {short(made.log_file)}")
     if outcome.status == "stopped":
         console.print(f"\nGo on with: toprung resume {made.sweep_id}")
-    for problem in outcome.tracking_problems[:3]:
-        console.print(f"MLflow: {problem}", markup=False)
+    _print_not_in_mlflow(console, outcome.tracking_problems, made.sweep_id)
     if outcome.unsent:
         console.print(
             f"{sweep.storage} has not got everything ({outcome.unsent}). When it is back: toprung sync {made.sweep_id}",
@@ -77,6 +77,17 @@ def print_end(console: Console, outcome: Outcome) -> None:
             f"MLflow has not got everything ({outcome.undelivered}). When it is back: toprung sync {made.sweep_id}",
             markup=False,
             soft_wrap=True,
+        )
+
+
+def _print_not_in_mlflow(console: Console, problems: list[str], sweep_id: str | None = None) -> None:
+    """Print what MLflow refused: all of it, or the first three with the command that prints all."""
+    shown = problems if sweep_id is None else problems[:PROBLEMS_SHOWN]
+    for problem in shown:
+        console.print(f"Not in MLflow: {problem}", markup=False, soft_wrap=True)
+    if len(problems) > len(shown):
+        console.print(
+            f"Not in MLflow: {len(problems) - len(shown)} more. Type: toprung show {sweep_id}", soft_wrap=True
         )
 
 
@@ -141,3 +152,4 @@ def print_summary(console: Console, content: dict[str, Any]) -> None:
         console.print(f"  model    {short(Path(content['export_dir']))}")
     console.print(f"  MLflow   {content['tracking_uri']}", markup=False)
     console.print(f"  log      {short(Path(content['log']))}")
+    _print_not_in_mlflow(console, content["not_in_mlflow"])

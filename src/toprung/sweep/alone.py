@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from toprung import cluster, data
+from toprung import cluster, data, metric_names
 from toprung.directory import CONFIG_FILE, write_json
 from toprung.errors import UserError
 from toprung.search.space import refuse_mistyped, refuse_unknown
@@ -77,7 +77,9 @@ def train_alone(
         epoch = int(metrics["epoch"])
         best.append((metrics["val/accuracy"], -epoch))
         shown = "  ".join(
-            f"{name} {value:.4f}" for name, value in metrics.items() if not name.startswith(("epoch", "time"))
+            f"{name} {value:.4f}"
+            for name, value in metrics.items()
+            if metric_names.is_metric(name) and name != metric_names.EPOCH_SECONDS
         )
         say(f"epoch {epoch}/{config['num_epochs']}  {shown}  {time.perf_counter() - started:.1f} s")
 

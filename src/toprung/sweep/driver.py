@@ -131,7 +131,7 @@ class Driver:
             finally:
                 self._write_state(status=status, reason=reason or None, seconds=round(self._board.total_seconds, 1))
                 writer.close(conclude=bool(self._board.trials))
-                self._write_state(undelivered=writer.undelivered)
+                self._write_state(undelivered=writer.undelivered, not_in_mlflow=writer.problems)
                 made.ballast_file.unlink(missing_ok=True)
         return Outcome(status, reason or None, made, self._board, writer.problems, undelivered=writer.undelivered)
 

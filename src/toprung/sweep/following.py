@@ -102,4 +102,4 @@ def _outcome(made: SweepDirectory, board: Board) -> Outcome:
     status, reason = str(state.get("status", "failed")), state.get("reason")
     if status == "running":
         status, reason = "failed", f"the driver died; go on with: toprung resume {made.sweep_id}"
-    return Outcome(status, reason, made, board, [], undelivered=state.get("undelivered"))
+    return Outcome(status, reason, made, board, state.get("not_in_mlflow", []), undelivered=state.get("undelivered"))

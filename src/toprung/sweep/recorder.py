@@ -57,6 +57,7 @@ class TrialRecorder:
         self._batched = partial(together, storage)
         self._trials: dict[str, optuna.Trial] = {}
         self._attempts: dict[str, Attempt] = {}
+        self._epochs_before: dict[str, int] = {}  # recorded when the trial's current process began
         self._last_epoch: dict[str, int] = {}
         self._best: dict[str, float] = {}
         self._in_mlflow: set[str] = set()
@@ -122,12 +123,13 @@ class TrialRecorder:
     def _write_epoch(self, trial_id: str, result: Mapping[str, Any], *, audited: Audited | None) -> bool:
         """Write an epoch to the ledger; return whether it was not there yet."""
         self._write_attempt(trial_id, Attempt.of(result))
-        epoch = int(result["epoch"])
+        epoch, time_ms = int(result["epoch"]), int(result["time_ms"])
         if epoch <= self.epochs_of(trial_id):
+            self._check_start_over(trial_id, epoch, time_ms=time_ms)
             return False
         metrics, trial = reported_metrics(result), self._trial(trial_id)
         value = metrics[self._board.sweep.metric]
-        ledger.write_epoch(trial, epoch=epoch, value=value, metrics=metrics, time_ms=int(result["time_ms"]))
+        ledger.write_epoch(trial, epoch=epoch, value=value, metrics=metrics, time_ms=time_ms)
         if audited is not None and audited.rung == epoch:
             ledger.write_audited(trial, audited)
         self._last_epoch[trial_id] = epoch
@@ -220,7 +222,23 @@ class TrialRecorder:
     def _write_attempt(self, trial_id: str, attempt: Attempt | None) -> None:
         if attempt is not None and self._attempts.get(trial_id) != attempt:
             self._attempts[trial_id] = attempt
+            self._epochs_before[trial_id] = self.epochs_of(trial_id)
             ledger.write_attempt(self._trial(trial_id), attempt)
+
+    def _check_start_over(self, trial_id: str, epoch: int, *, time_ms: int) -> None:
+        """Warn of a process that trains a trial from its first epoch again, for want of a checkpoint.
+
+        A report that only repeats an earlier process's has that process's time.
+        """
+        attempt, before = self._attempts.get(trial_id), self._epochs_before.get(trial_id, 0)
+        if attempt is not None and epoch == 1 <= before and time_ms >= attempt.time_ms:
+            self._epochs_before[trial_id] = 0
+            recorded = f"{before} recorded epoch{'s' if before > 1 else ''}"
+            self._watcher.warned(
+                self._board,
+                f"trial {self._board.trials[trial_id].number} began again at epoch 1, in spite of {recorded}: its "
+                f"checkpoint could not be restored. The log says why: {self._directory.log_file}",
+            )
 
     def _trial(self, trial_id: str) -> optuna.Trial:
         """Return Optuna's handle of a trial, which may be one of an earlier driver that was not resumed."""

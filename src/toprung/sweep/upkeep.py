@@ -73,7 +73,7 @@ def sync(made: SweepDirectory) -> list[str]:
                 runs.conclude(trials)
             except Refused as error:
                 runs.problems.append(str(error))
-            made.write(made.status_file, {**state, "undelivered": None})
+            made.write(made.status_file, {**state, "undelivered": None, "not_in_mlflow": runs.problems})
     except filelock.Timeout:
         raise UserError(f"{made.sweep_id} is taken up by another command just now. Try again.") from None
     except Away as error:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 
 from toprung import spec
 from toprung.errors import UserError, explain
+from toprung.metric_names import key_problem
 
 FOLDERS = ("tune", "trainers", "search_spaces")
 
@@ -157,8 +159,15 @@ def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
             except (ValueError, TypeError):
                 raise UserError(f"{needed}, written out as plain values.") from None
             if isinstance(defaults, dict):
+                _check_hyperparameter_names(defaults, file=file.relative_to(project))
                 return defaults
     raise UserError(f"{needed}.")
+
+
+def _check_hyperparameter_names(defaults: Mapping[Any, Any], *, file: Path) -> None:
+    for name in defaults:
+        if problem := key_problem(name):
+            raise UserError(f"A hyperparameter in {file} cannot be recorded: {problem}. Rename it in DEFAULTS.")
 
 
 def snapshot(project: Path, target: Path) -> None:

@@ -55,10 +55,13 @@ def record_run(
         files: kept with it.
 
     Raises:
-        UserError: MLflow has no run of the sweep, does not answer, or refuses.
+        UserError: MLflow has no run of the sweep, does not answer, or refuses (some of) it.
     """
     parent_id, client = _client(made)
     from mlflow.entities import Metric, Param
+
+    from toprung.tracking.batches import RunLog
+    from toprung.tracking.client import LONGEST_PARAM
 
     with _said(made):
         parent = client.get_run(parent_id)
@@ -66,16 +69,23 @@ def record_run(
         tags |= {"mlflow.parentRunId": parent_id, "toprung.kind": name, "toprung.status": "finished"}
         run_id: str = client.create_run(parent.info.experiment_id, run_name=name, tags=tags).info.run_id
         time_ms = ledger.now_ms()
-        client.log_batch(
+        log = RunLog(client)
+        log.log(
             run_id,
-            params=[Param(key, str(value)) for key, value in sorted(params.items())],
-            metrics=[
-                Metric(key, value, time_ms, epoch) for epoch, found in history.items() for key, value in found.items()
+            [
+                *(Param(key, str(value)[:LONGEST_PARAM]) for key, value in sorted(params.items())),
+                *(
+                    Metric(key, value, time_ms, epoch)
+                    for epoch, found in history.items()
+                    for key, value in found.items()
+                ),
             ],
         )
         for file in files:
             client.log_artifact(run_id, str(file))
         client.set_terminated(run_id)
+    if refused := log.refused(run_id):
+        raise UserError(f"MLflow has the {name}, but refused some of it: {'; '.join(refused)}.")
     return run_id
 
 

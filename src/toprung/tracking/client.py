@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from toprung.tracking.server import masked
 RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "killed": "KILLED"}
 ARTIFACTS = (CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE, FAILURE_FILE)
 LONGEST_PARAM = 6000  # MLflow's own limit on a parameter's text
+MAX_TAG_LENGTH = 5000  # below MLflow's limit on a tag's text
 TRY_AGAIN = (408, 429)
 
 
@@ -35,7 +36,7 @@ class Refused(ValueError):
     """The server answered, and will not take this however often it is sent."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def answers() -> Iterator[None]:
     """MLflow's many exceptions as the two that matter."""
     try:
@@ -95,6 +96,8 @@ class TrackedSweep:
             UserError: the server refuses.
             Away: the server does not answer.
         """
+        from toprung.tracking.batches import RunLog
+
         self._uri, self._sweep_id, self._confirms = uri, sweep_id, confirms
         self._top_rung, self._note, self._experiment_tags = top_rung, note, dict(experiment_tags or {})
         self._tags = {"toprung.sweep_id": sweep_id, **tags_of(lineage)}
@@ -104,6 +107,7 @@ class TrackedSweep:
             with answers():
                 make_store(uri)
                 self._client = MlflowClient(tracking_uri=uri)
+                self.log = RunLog(self._client)
                 self.experiment_id: str = self._experiment(experiment, artifact_location)
                 found = self._search("sweep")
                 self._drop(found[1:])
@@ -114,6 +118,7 @@ class TrackedSweep:
                 "Start it, or unset MLFLOW_TRACKING_URI to record in a local file."
             ) from None
         self.run_id: str = run.info.run_id
+        self.log.read(run)
 
     def _experiment(self, name: str, artifact_location: str | None) -> Any:
         found = self._client.get_experiment_by_name(name)
@@ -163,6 +168,7 @@ class TrackedSweep:
                     doubles.append(run)
                 else:
                     runs[trial_id] = TrackedRun(run.info.run_id, run.info.status, run.data.tags)
+                    self.log.read(run)
             self._drop(doubles)
             return runs
 
@@ -214,9 +220,8 @@ class TrackedSweep:
 
     def log_config(self, run_id: str, config: Mapping[str, Any]) -> None:
         """Parameters and dataset of a trial; sent twice they change nothing."""
-        params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in sorted(config.items())]
+        self.log.log(run_id, [Param(name, str(value)[:LONGEST_PARAM]) for name, value in sorted(config.items())])
         with answers():
-            self._client.log_batch(run_id, params=params)
             self._log_dataset(run_id)
 
     def reopen(self, run_id: str) -> None:
@@ -227,10 +232,12 @@ class TrackedSweep:
 
     def log_epoch(self, run_id: str, *, epoch: int, metrics: Mapping[str, float], time_ms: int) -> None:
         """All metrics of an epoch, in one request."""
-        with answers():
-            self._client.log_batch(
-                run_id, metrics=[Metric(name, value, time_ms, epoch) for name, value in metrics.items()]
-            )
+        try:
+            self.log.log(run_id, [Metric(name, value, time_ms, epoch) for name, value in metrics.items()])
+        except Refused as error:
+            with contextlib.suppress(Refused):
+                self.log.note(run_id, {f"epoch {epoch}": str(error)})
+            raise
 
     def end_trial(self, run_id: str, end: End, *, folder: Path) -> None:
         """The trial's files, its true status, and why it ended."""
@@ -263,18 +270,16 @@ class TrackedSweep:
             artifacts: files and folders to keep with it.
             time_ms: milliseconds since 1970.
         """
+        self.log.log(self.run_id, [Metric(name, value, time_ms, 0) for name, value in metrics.items()])
         with answers():
-            self._client.log_batch(
-                self.run_id, metrics=[Metric(name, value, time_ms, 0) for name, value in metrics.items()]
-            )
             known = self._client.get_run(self.run_id).data.tags.get(NOTE, "")
         if NOTE in tags and known and not is_ours(known, sweep_id=self._sweep_id):  # a person wrote there
             tags = {name: value for name, value in tags.items() if name != NOTE}
         self._end(self.run_id, status, tags=tags, artifacts=artifacts, at=time_ms)
 
     def _end(self, run_id: str, status: str, *, tags: Mapping[str, str], artifacts: list[Path], at: int) -> None:
+        self.log.log(run_id, [RunTag(name, value[:MAX_TAG_LENGTH]) for name, value in tags.items()])
         with answers():
-            self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
             for path in artifacts:
                 if path.is_dir():
                     self._client.log_artifacts(run_id, str(path), artifact_path=path.name)

@@ -32,6 +32,7 @@ class _Sent:
     """What the server has of a trial: `epoch` is None until it has been asked."""
 
     run_id: str
+    number: str
     epoch: int | None
     status: str
     word: str
@@ -84,6 +85,7 @@ class Mirror:
         metric: str,
         on_run: Callable[[str, str], object] = lambda trial_id, run_id: None,
         on_kept: Callable[[str], object] = lambda trial_id: None,
+        problems: list[str] | None = None,
     ) -> None:
         """Look at what the server has.
 
@@ -93,20 +95,29 @@ class Mirror:
             metric: one that every epoch has, to ask the server how far it is.
             on_run: told a trial's id and its new run's id.
             on_kept: told that a trial's files are in MLflow.
+            problems: what MLflow does not have and why is appended here; what it refused before is the beginning.
         """
         self._sweep, self._directory, self._metric = sweep, directory, metric
         self._on_run, self._on_kept = on_run, on_kept
         self._sent: dict[str, _Sent] = {}
-        self.problems: list[str] = []
+        self.problems: list[str] = [] if problems is None else problems
         self._storage = storage_of(directory)
         self.refresh()
 
     def refresh(self) -> None:
         """Ask the server again: after an unanswered request nobody knows what it has."""
         self._sent = {
-            trial_id: _Sent(run.run_id, None, run.status, run.tags.get("toprung.status", ""))
+            trial_id: _Sent(
+                run.run_id,
+                run.tags.get("toprung.trial_number", "?"),
+                None,
+                run.status,
+                run.tags.get("toprung.status", ""),
+            )
             for trial_id, run in self._sweep.children().items()
         }
+        for sent in self._sent.values():
+            self._note_refused(sent)
 
     def runs(self) -> dict[str, str]:
         """Run ids by trial id."""
@@ -121,8 +132,9 @@ class Mirror:
             run_id = self._sweep.start_trial(
                 trial_id, number=number, config=config, continues=continues, time_ms=time_ms
             )
-            self._sent[trial_id] = _Sent(run_id, 0, "RUNNING", "")
+            sent = self._sent[trial_id] = _Sent(run_id, str(number), 0, "RUNNING", "")
             self._on_run(trial_id, run_id)
+            self._note_refused(sent)
         elif sent.status != "RUNNING":
             self._sweep.reopen(sent.run_id)
             sent.status, sent.word = "RUNNING", "running"
@@ -135,6 +147,13 @@ class Mirror:
         if epoch > sent.epoch:
             self._sweep.log_epoch(sent.run_id, epoch=epoch, metrics=metrics, time_ms=time_ms)
             sent.epoch = epoch
+            self._note_refused(sent)
+
+    def _note_refused(self, sent: _Sent) -> None:
+        self._note(f"trial {sent.number}: {refusal}" for refusal in self._sweep.log.refused(sent.run_id))
+
+    def _note(self, problems: Iterable[str]) -> None:
+        self.problems += [problem for problem in problems if problem not in self.problems]
 
     def end(self, trial_id: str, end: End) -> None:
         """The trial ended."""
@@ -142,6 +161,7 @@ class Mirror:
         if self._storage is not None:
             self._bring(trial_id)
         self._sweep.end_trial(sent.run_id, end, folder=self._directory.trial_folder(trial_id))
+        self._note_refused(sent)
         sent.status, sent.word = "ENDED", end.status
         self._on_kept(trial_id)
 
@@ -240,6 +260,7 @@ class Mirror:
             artifacts=[directory.spec_file, directory.lineage_file, directory.export_folder],
             time_ms=ledger.now_ms(),
         )
+        self._note(f"the sweep: {refusal}" for refusal in self._sweep.log.refused(self._sweep.run_id))
 
     def take_up(self) -> None:
         """The sweep's own run is open (again)."""

@@ -196,9 +196,13 @@ class TrackingWriter:
 
         sweep = self._open_sweep()
         mirror = Mirror(
-            sweep, directory=self._directory, metric=self._metric, on_run=self._on_run, on_kept=self._on_kept
+            sweep,
+            directory=self._directory,
+            metric=self._metric,
+            on_run=self._on_run,
+            on_kept=self._on_kept,
+            problems=self.problems,
         )
-        mirror.problems = self.problems
         if self._behind:
             mirror.take_up()
         self._mirror = mirror

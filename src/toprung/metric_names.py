@@ -1,0 +1,89 @@
+"""Names of metrics and hyperparameters: which ones MLflow accepts as keys, and which ones are reserved.
+
+MLflow's own validator is private, and importing it takes seconds, which no trial should spend. Its rule is restated
+here; tests/test_metric_names.py compares the two, and the reserved names with what Ray Tune really adds.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+
+MAX_LENGTH = 250
+_INVALID_CHARACTER = re.compile(r"[^/\w.\- :]")
+
+EPOCH_SECONDS = "time/epoch_seconds"  # added to every report, and recorded like the loop's own metrics
+
+# What travels beside the metrics in a result of Ray Tune, and so cannot be told from a metric of the same name.
+_NOT_METRICS = frozenset(
+    {
+        # added by the session
+        "epoch",
+        "time_ms",
+        # added by the trial's process (`ledger.Attempt`)
+        "attempt_code",
+        "attempt_node",
+        "attempt_other_nodes",
+        "attempt_time_ms",
+        # added by the trial's process when it fails (`directory.Failure`)
+        "failure_cause",
+        "failure_disk_full",
+        "failure_other_code",
+        # added by Ray Tune
+        "checkpoint_dir_name",
+        "config",
+        "date",
+        "done",
+        "episodes_this_iter",
+        "episodes_total",
+        "experiment_id",
+        "experiment_tag",
+        "hostname",
+        "iterations_since_restore",
+        "node_ip",
+        "pid",
+        "should_checkpoint",
+        "time_since_restore",
+        "time_this_iter_s",
+        "time_total_s",
+        "timestamp",
+        "timesteps_since_restore",
+        "timesteps_this_iter",
+        "timesteps_total",
+        "training_iteration",
+        "trial_id",
+    }
+)
+_NOT_METRICS_PREFIXES = ("config/", "__")  # Ray Tune's: the flattened configuration, and its internal keys
+_RESERVED_PREFIXES = (*_NOT_METRICS_PREFIXES, "toprung/")
+
+
+def is_metric(name: str) -> bool:
+    """Return whether a key of Ray Tune's result names a metric, not something that travels beside the metrics."""
+    return name not in _NOT_METRICS and not name.startswith(_NOT_METRICS_PREFIXES)
+
+
+def key_problem(name: object) -> str | None:
+    """Say why MLflow would refuse a name as the key of a metric or parameter; None if it accepts the name."""
+    if not isinstance(name, str):
+        return f"{name!r} is not text"
+    if len(name) > MAX_LENGTH:
+        return f'MLflow refuses more than {MAX_LENGTH} characters; "{name[:40]}..." has {len(name)}'
+    if invalid := _INVALID_CHARACTER.search(name):
+        return f'MLflow refuses the {invalid[0]!r} in "{name}"'
+    path = posixpath.normpath(name)
+    if path != name or path == "." or path.startswith(("..", "/")):
+        return f'MLflow refuses "{name}": as a path it would be "{path}"'
+    return None
+
+
+def metric_problem(name: object) -> str | None:
+    """Say why a loop cannot report a metric under a name; None if it can."""
+    if problem := key_problem(name):
+        return problem
+    assert isinstance(name, str)
+    if name in _NOT_METRICS or name == EPOCH_SECONDS:
+        return f'"{name}" is a reserved name'
+    if prefix := next((each for each in _RESERVED_PREFIXES if name.startswith(each)), None):
+        return f'"{name}" begins with the reserved "{prefix}"'
+    return None
