@@ -66,13 +66,14 @@ class Asked:
         study = open_study(storage, directory=self.made, sweep=self.sweep)
         if prepare is not None:
             prepare(study)
+        self.watcher = Mock(Watcher)
         self.board = Board(self.made.sweep_id, self.sweep, 2)
         self.recorder = TrialRecorder(
             study,
             storage=storage,
             directory=self.made,
             board=self.board,
-            watcher=Mock(Watcher),
+            watcher=self.watcher,
             writer=Mock(WriterProcess),
         )
         self.searcher = LedgerSearch(
