@@ -132,6 +132,8 @@ class Driver:
                 reason = f"{type(error).__name__}: {error}"
                 raise
             finally:
+                if self._stopping is None and not self._life.is_first:
+                    status, reason = self._before  # it could not be resumed: nothing about it has changed
                 self._write_state(status=status, reason=reason or None, seconds=round(self._board.total_seconds, 1))
                 self._writer.close(conclude=bool(self._board.trials))
                 self._write_state(undelivered=self._writer.undelivered)
@@ -142,15 +144,18 @@ class Driver:
     def _record_start(self) -> None:
         checked, sweep, made = self._checked, self._sweep, self._made
         root = made.path.parent
+        if moved := server.follow_move(root):
+            self._watcher.warned(self._board, moved)
         with contextlib.suppress(UserError):
             self._state = dict(made.read(made.status_file)) if made.status_file.is_file() else {}
+        self._before = str(self._state.get("status", "interrupted")), str(self._state.get("reason") or "")
         self._state.pop("undelivered", None)  # an earlier driver's last word
         self._state.setdefault("started", datetime.now().astimezone().isoformat(timespec="seconds"))
         self._write_state(
             status="running",
             reason=None,
             pid=os.getpid(),
-            tracking_uri=server.masked(server.tracking_uri(root)),
+            tracking_uri=None if server.is_local() else server.masked(server.tracking_uri(root)),
             num_workers=checked.num_workers,
         )
         if self._life.is_first:
@@ -175,6 +180,8 @@ class Driver:
             on_refused=lambda: self._ask_to_stop(REFUSED),
             behind=not self._life.is_first,
         )
+        if not server.is_local():
+            self._writer.start_check()
 
     def _search(self, ray_here: cluster.LocalRay | cluster.AttachedRay) -> None:
         from ray import tune as ray_tune
@@ -193,6 +200,7 @@ class Driver:
         from toprung.sweep.trial import TrialTask
         from toprung.tracking.bridge import MLflowBridge
 
+        self._writer.wait_until_ready()  # it asked while Ray was starting and all this was imported
         checked, sweep, made, board = self._checked, self._sweep, self._made, self._board
         plan = Plan(sweep, defaults=checked.defaults) if sweep.experiments else None
         if plan is not None:
