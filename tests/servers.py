@@ -463,7 +463,8 @@ class _Handler(BaseHTTPRequestHandler):
         kept = ("content-type", "location", "www-authenticate", "retry-after")
         try:
             with self.server.proxy._connected() as connection:
-                connection.request(self.command, self.path, body=body, headers=headers)
+                path = urlsplit(self.path)._replace(scheme="", netloc="").geturl()  # whole where it is an http_proxy
+                connection.request(self.command, path, body=body, headers=headers)
                 answer = connection.getresponse()
                 told = {name: value for name, value in answer.headers.items() if name.lower() in kept}
                 return answer.status, answer.read(), told

@@ -41,6 +41,15 @@ def test_a_node_answers_in_the_storage_and_nothing_stays_there(tmp_path, scheme)
     assert not (tmp_path / "runs" / question.folder).exists()
 
 
+def test_a_folder_is_asked_whatever_its_path_holds(tmp_path):
+    folder = tmp_path / "a?b #1 50%20@é"
+    folder.mkdir()
+    with question_in(str(folder)) as question:
+        assert read_and_write(question, node_id="a") is None
+        assert (folder / question.folder / "a").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
 def test_a_node_that_sees_another_folder_says_so(tmp_path):
     with question_in(f"{tmp_path}/runs") as question:
         shutil.rmtree(tmp_path / "runs" / question.folder)

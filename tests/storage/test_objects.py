@@ -29,6 +29,12 @@ def test_what_was_put_is_read_listed_and_removed(storage, tmp_path):
     assert storage.listed() == {}
 
 
+def test_the_address_of_a_folder_is_decoded(tmp_path):
+    folder = tmp_path / "a?b #1 50%20@é"
+    open_storage(folder.as_uri()).put("one", b"first")
+    assert (folder / "one").read_bytes() == b"first"
+
+
 def test_what_is_not_there_is_said_and_leaves_nothing(storage, tmp_path):
     assert storage.get("none") is None
     assert storage.put_at("none") is None

@@ -151,7 +151,9 @@ def test_a_tracking_server_that_is_not_there_is_named_without_its_password(bench
         )
     assert command.code == 2
     assert len(command.stderr.strip().splitlines()) == 1
-    assert command.stderr.startswith(f"MLflow at {uri.replace('user:secret', '***')} cannot be reached (")
+    assert command.stderr.startswith(
+        f"MLflow at {uri.replace('user:secret', '***')} cannot be used (Connection refused: "
+    )
     assert "secret" not in command.stdout + command.stderr
     assert not storage.exists() or list(storage.iterdir()) == []
     assert command.left_behind() == []

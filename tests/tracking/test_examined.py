@@ -15,7 +15,7 @@ def test_a_server_that_is_down_is_an_error(tracking_server):
     tracking_server.kill()
     finding = check_tracking(tracking_server.uri)
     assert finding.state == "error"
-    assert "cannot be reached" in finding.seen
+    assert "cannot be used (Connection refused: " in finding.seen
 
 
 def test_a_protected_server_wants_a_user_and_says_which_variables(protected_tracking_server, monkeypatch):

@@ -6,8 +6,9 @@ import signal
 import pytest
 
 from tests.servers import wait_until
-from tests.tracking.recorded import Recorded, assert_agrees, parent_of, runs_of
+from tests.tracking.recorded import Recorded, all_runs, assert_agrees, parent_of, runs_of
 from toprung import ledger
+from toprung.errors import UserError
 from toprung.tracking import process as processes
 from toprung.tracking.process import WriterProcess
 
@@ -95,3 +96,36 @@ def test_a_writer_that_was_refused_takes_notes_without_an_error(proxy, tmp_path,
     driven.close()
     assert str(driven.writer.refused).startswith("MLflow at http://***@")
     assert "canary" not in str(driven.writer.refused)
+
+
+def test_the_driver_waits_until_mlflow_has_answered_and_the_same_process_writes(url, tmp_path):
+    driven = _Driven(tmp_path)
+    driven.writer.start_check()
+    driven.writer.wait_until_ready()
+    asked = driven.writer._process
+    driven.whole("aa")
+    driven.close()
+    assert driven.writer._process is asked
+    assert_agrees(url, driven.made)
+
+
+def test_a_refusal_before_the_first_trial_is_raised_and_leaves_nothing_there(
+    proxy, tracking_server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
+    proxy.answer(403)
+    driven = _Driven(tmp_path)
+    driven.writer.start_check()
+    with pytest.raises(UserError, match=r"^MLflow at http://\S+ cannot be used \(.*403"):
+        driven.writer.wait_until_ready()
+    driven.writer.close(conclude=False)
+    assert all_runs(tracking_server.url, driven.made.sweep_id) == []
+
+
+def test_a_writer_that_dies_before_it_answers_keeps_nobody_waiting(url, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "mlflow.py").write_text("raise SystemExit(3)")
+    driven = _Driven(tmp_path)
+    driven.writer.start_check()
+    with pytest.raises(UserError, match="killed again and again"):
+        driven.writer.wait_until_ready()

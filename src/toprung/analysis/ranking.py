@@ -12,6 +12,7 @@ from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import TrialRecord, read
 from toprung.spec import Sweep
+from toprung.tracking import local_store
 
 
 def ranked(trials: Iterable[TrialRecord], *, mode: Literal["max", "min"]) -> list[TrialRecord]:
@@ -42,7 +43,7 @@ def summary(directory: SweepDirectory) -> dict[str, Any]:
         "reason": status.get("reason"),
         "started": status.get("started"),
         "seconds": status.get("seconds"),
-        "tracking_uri": status.get("tracking_uri"),
+        "tracking_uri": _tracking_uri(directory, status),
         "mlflow_run_id": status.get("mlflow_run_id"),
         "mlflow_experiment_id": status.get("mlflow_experiment_id"),
         "optuna_storage": study_storage.address(directory),
@@ -70,6 +71,13 @@ def _standing(directory: SweepDirectory, written: str) -> str:
     if written != "running" or directory.is_driven() or storage.driven_elsewhere(directory):
         return written
     return "interrupted"
+
+
+def _tracking_uri(directory: SweepDirectory, status: dict[str, Any]) -> str | None:
+    """Return the server that was recorded, or, since its folder may have moved, where the local store is now."""
+    if not status:
+        return None
+    return status.get("tracking_uri") or local_store.database_uri(directory.path.parent)
 
 
 def brief(directory: SweepDirectory) -> dict[str, Any]:

@@ -150,6 +150,6 @@ def print_summary(console: Console, content: dict[str, Any]) -> None:
     console.print()
     if content["export_dir"]:
         console.print(f"  model    {short(Path(content['export_dir']))}")
-    console.print(f"  MLflow   {content['tracking_uri']}", markup=False)
+    console.print(f"  MLflow   {content['tracking_uri']}", markup=False, soft_wrap=True)
     console.print(f"  log      {short(Path(content['log']))}")
     _print_not_in_mlflow(console, content["not_in_mlflow"])

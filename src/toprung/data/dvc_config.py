@@ -100,10 +100,14 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
     try:
-        read = ConfigObj(str(path), encoding="utf-8", list_values=False, interpolation=False)
+        read = ConfigObj(str(path), encoding="utf-8", interpolation=False)  # with quotes and lists, as DVC reads it
     except (ConfigObjError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
-    return {title: dict(section) for title, section in read.items() if isinstance(section, dict)}
+    return {
+        title: {name: ", ".join(value) if isinstance(value, list) else value for name, value in section.items()}
+        for title, section in read.items()
+        if isinstance(section, dict)
+    }
 
 
 def _refuse_secrets(shared: dict[str, dict[str, str]]) -> None:

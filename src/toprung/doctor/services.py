@@ -9,25 +9,23 @@ from toprung import data
 from toprung.data.dvc_config import read_remotes
 from toprung.doctor.finding import Finding, size
 from toprung.errors import UserError
-from toprung.tracking.server import check_reachable, masked
+from toprung.tracking.local_store import database_file
+from toprung.tracking.server import masked
 
 
 def check_tracking(uri: str) -> Finding:
     """Whether MLflow answers, knows us, and is of our version."""
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///").partition("?")[0]).exists():
+    file = database_file(uri)
+    if file is not None and not file.exists():
         return Finding("MLflow", "ok", f"{masked(uri)}: the first sweep makes it")
-    try:
-        check_reachable(uri)
-    except UserError as error:
-        seen, _, remedy = str(error).partition(". ")
-        return Finding("MLflow", "error", seen, remedy)
     from toprung.tracking import connection  # imports MLflow, which takes seconds
 
-    ours, theirs = metadata.version("mlflow"), _server_version(uri)
     try:
-        connection.ask(uri)
-    except Exception as error:  # MLflow's, requests', urllib3's, sqlalchemy's
-        return _refusal(uri, error)
+        connection.check(uri)
+    except UserError as error:
+        seen, _, remedy = str(error).rpartition("). ")
+        return Finding("MLflow", "error", f"{seen})", remedy)
+    ours, theirs = metadata.version("mlflow"), _server_version(uri)
     if theirs is not None and theirs.split(".")[:2] != ours.split(".")[:2]:
         remedy = f"Type on the server: pip install mlflow=={ours}"
         return Finding("MLflow", "warning", f"{masked(uri)} is {theirs}, here it is {ours}", remedy)
@@ -46,19 +44,6 @@ def _server_version(uri: str) -> str | None:
         return None
     text = answer.text.strip()
     return text if answer.ok and text[:1].isdigit() and len(text) < 30 else None
-
-
-def _refusal(uri: str, error: Exception) -> Finding:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    said = masked(lines[0][:200])
-    status = getattr(error, "get_http_status_code", lambda: 0)()
-    if status in (401, 403) or "401" in said or "not authenticated" in said:
-        remedy = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
-    elif "out-of-date database schema" in str(error):
-        remedy = f"Keep a copy, then type: mlflow db upgrade {masked(uri)}"
-    else:
-        remedy = "Look at the server's log; or unset MLFLOW_TRACKING_URI to record in a local file."
-    return Finding("MLflow", "error", f"{masked(uri)} refuses: {said.rstrip('.')}", remedy)
 
 
 def check_data_remote(project: Path) -> Finding:

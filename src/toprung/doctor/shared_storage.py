@@ -122,4 +122,4 @@ def refused(storage: str, error: Exception) -> Finding:
 
 def _open(storage: str) -> ObjectStorage:
     """An address of object storage as it is; a folder as one, which gets whole files too."""
-    return open_storage(storage if is_uri(storage) else f"file://{Path(storage).absolute()}")
+    return open_storage(storage if is_uri(storage) else Path(storage).absolute().as_uri())

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote
 
 from toprung.errors import UserError
 
@@ -216,7 +217,7 @@ def open_storage(uri: str) -> ObjectStorage:
     if scheme == "file":
         from pyarrow.fs import LocalFileSystem
 
-        return ObjectStorage(uri, path, LocalFileSystem, is_folder=True)
+        return ObjectStorage(uri, unquote(path), LocalFileSystem, is_folder=True)
     return ObjectStorage(uri, path, partial(_s3, path.partition("/")[0]) if scheme == "s3" else _gcs)
 
 

@@ -11,7 +11,6 @@ from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.spec import Sweep
 from toprung.sweep import workbench
-from toprung.tracking import server
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,6 @@ def check(
     prepared_root = project / data.PREPARED
     if storage.is_uri(sweep.storage):
         storage.check_usable(storage.open_storage(sweep.storage))
-    server.check_reachable(server.tracking_uri(storage.local_root(project, sweep.storage)))
     card = data.open_prepared(sweep.data.name, root=prepared_root).card
     images = data.place(sweep.data, root=prepared_root, room_bytes=cluster.room_for_images(nodes))
     if sweep.experiments:

@@ -101,10 +101,10 @@ class Driver:
             try:
                 self._record_start()
                 record = self._collect_lineage()
+                writer = self._start_writer()
             except BaseException:
                 ray_here.stop()
                 raise
-            writer = self._start_writer()
             try:
                 try:
                     self._search(ray_here, writer)
@@ -129,6 +129,8 @@ class Driver:
                 reason = f"{type(error).__name__}: {error}"
                 raise
             finally:
+                if self._stopping is None and not self._life.is_first:
+                    status, reason = self._before  # it could not be resumed: nothing about it has changed
                 self._write_state(status=status, reason=reason or None, seconds=round(self._board.total_seconds, 1))
                 writer.close(conclude=bool(self._board.trials))
                 self._write_state(undelivered=writer.undelivered, not_in_mlflow=writer.problems)
@@ -137,15 +139,18 @@ class Driver:
 
     def _record_start(self) -> None:
         made = self._made
+        if moved := server.follow_move(made.path.parent):
+            self._watcher.warned(self._board, moved)
         with contextlib.suppress(UserError):
             self._state = dict(made.read(made.status_file)) if made.status_file.is_file() else {}
+        self._before = str(self._state.get("status", "interrupted")), str(self._state.get("reason") or "")
         self._state.pop("undelivered", None)  # an earlier driver's last word
         self._state.setdefault("started", datetime.now().astimezone().isoformat(timespec="seconds"))
         self._write_state(
             status="running",
             reason=None,
             pid=os.getpid(),
-            tracking_uri=server.masked(server.tracking_uri(made.path.parent)),
+            tracking_uri=None if server.is_local() else server.masked(server.tracking_uri(made.path.parent)),
             num_workers=self._checked.num_workers,
         )
 
@@ -166,7 +171,7 @@ class Driver:
     def _start_writer(self) -> WriterProcess:
         from toprung.sweep.callbacks import CheckpointCleaner
 
-        return WriterProcess(
+        writer = WriterProcess(
             self._made,
             metric=self._sweep.metric,
             on_open=lambda run_id, experiment_id: self._write_state(
@@ -177,6 +182,9 @@ class Driver:
             on_refused=lambda: self._ask_to_stop(REFUSED),
             behind=not self._life.is_first,
         )
+        if not server.is_local():
+            writer.start_check()
+        return writer
 
     def _search(self, ray_here: cluster.LocalRay | cluster.AttachedRay, writer: WriterProcess) -> None:
         from toprung.sweep.losses import Losses
@@ -184,6 +192,7 @@ class Driver:
         from toprung.sweep.tuner import build_searcher, build_tuner
         from toprung.tracking.bridge import MLflowBridge
 
+        writer.wait_until_ready()  # it asked while Ray was starting and all this was imported
         checked, sweep, made, copy = self._checked, self._sweep, self._made, self._copy
         storage = self._open_study()
         if copy is not None:

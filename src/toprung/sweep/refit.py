@@ -31,6 +31,7 @@ from toprung.sweep import workbench
 from toprung.sweep.check import check
 from toprung.sweep.earlier import refuse_changed_data
 from toprung.sweep.trial import LOOP, trial_data
+from toprung.tracking import server
 
 RECORD_FILE = "refit.json"
 PARTS = ("train", "val")
@@ -77,6 +78,7 @@ def refit(project: Path, made: SweepDirectory, confirmation: SweepDirectory, *, 
     winner = representative(ledger.read(confirmation), mode=sweep.mode)
     if winner is None:
         raise UserError(f"{confirmation.sweep_id} has no configuration that finished: there is nothing to refit.")
+    server.check_usable(made.path.parent)
     workbench.activate_instead(made.code_folder)
     checked = check(project, sweep, code=made.code_folder)
     refuse_changed_data(made, checked)

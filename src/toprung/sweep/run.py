@@ -267,10 +267,23 @@ def _take_up(
             earlier_seconds=earlier.seconds(made),
         )
         if extension is not None:
-            asked = made.read(made.spec_file)
-            extensions = [*asked.get("extensions", []), extension]
-            made.write(made.spec_file, {**asked, "spec": sweep.model_dump(mode="json"), "extensions": extensions})
+            life = replace(life, prepare_study=partial(_record_extension, made, sweep, extension, life.prepare_study))
         return _drive(checked, made, board, watcher, life=life, ray_there=ray_there)
+
+
+def _record_extension(
+    made: SweepDirectory,
+    sweep: Sweep,
+    extension: dict[str, int | None],
+    prepare_study: Callable[[optuna.Study], object] | None,
+    study: optuna.Study,
+) -> None:
+    """Write what the sweep is extended to: after MLflow has answered, so that a refused extension leaves no trace."""
+    asked = made.read(made.spec_file)
+    extensions = [*asked.get("extensions", []), extension]
+    made.write(made.spec_file, {**asked, "spec": sweep.model_dump(mode="json"), "extensions": extensions})
+    if prepare_study is not None:
+        prepare_study(study)
 
 
 def _refuse_finished(made: SweepDirectory, sweep: Sweep) -> None:

@@ -57,6 +57,7 @@ def sync(made: SweepDirectory) -> list[str]:
         raise UserError(f"{made.sweep_id} is running: its driver delivers to MLflow itself.")
     from toprung.tracking.client import Away, Refused
 
+    server.follow_move(made.path.parent)
     try:
         with made.lock(), storage.kept_up(made) as copy:
             sweep = made.spec()

@@ -94,7 +94,7 @@ def _client(made: SweepDirectory) -> tuple[str, MlflowClient]:
     run_id, uri = made.mlflow_run_id, server.tracking_uri(made.path.parent)
     if run_id is None:
         raise UserError(f"MLflow has no run of {made.sweep_id}. Type: toprung sync {made.sweep_id}")
-    server.check_reachable(uri)
+    server.follow_move(made.path.parent)
     from mlflow import MlflowClient
 
     from toprung.tracking.connection import be_brief

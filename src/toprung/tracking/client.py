@@ -16,7 +16,7 @@ from toprung.directory import ABOUT_FILE, CONFIG_FILE, FAILURE_FILE, WEIGHTS_FIL
 from toprung.errors import UserError
 from toprung.ledger import End
 from toprung.lineage import Lineage
-from toprung.tracking.connection import be_brief, make_store
+from toprung.tracking.connection import be_brief, make_store, reason_of
 from toprung.tracking.described import dataset_of, tags_of
 from toprung.tracking.description import NOTE, is_ours
 from toprung.tracking.server import masked
@@ -45,11 +45,11 @@ def answers() -> Iterator[None]:
         code: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
         raced = "IntegrityError" in str(error)  # two sweeps wrote the same new row: it is there the next time
         unknown = 400 <= code < 500 and code not in TRY_AGAIN and not raced
-        raise (Refused if unknown else Away)(first_line(error)) from None
+        raise (Refused if unknown else Away)(reason_of(error)) from None
     except Exception as error:  # requests, urllib3, sqlalchemy, an operating system's error
         if isinstance(error, Away | Refused):
             raise
-        raise Away(first_line(error)) from None
+        raise Away(reason_of(error)) from None
 
 
 @dataclass(frozen=True)
@@ -286,12 +286,6 @@ class TrackedSweep:
                 elif path.is_file():
                     self._client.log_artifact(run_id, str(path))
             self._client.set_terminated(run_id, status, end_time=at)
-
-
-def first_line(error: BaseException) -> str:
-    """An error's first line, short and without secrets."""
-    lines = str(error).strip().splitlines()
-    return masked(lines[0])[:200] if lines else type(error).__name__
 
 
 OpenSweep = Callable[[], TrackedSweep]

@@ -1,13 +1,21 @@
-"""What must be so before MLflow's client is used: its own settings, and a whole schema in a new sqlite file."""
+"""What must be so before MLflow's client is used: its own settings, a whole schema in a new sqlite file, an answer."""
 
 from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
+import re
+from html import unescape
 
 import filelock
 from mlflow import MlflowClient
+
+from toprung.errors import UserError
+from toprung.tracking.local_store import database_file, sqlite_uri
+from toprung.tracking.server import masked
+
+DATABASES = ("postgresql", "mysql", "sqlite", "mssql")  # those that MLflow records in
+MAX_REASON_LENGTH = 2000
 
 
 def be_brief() -> None:
@@ -23,21 +31,77 @@ def be_brief() -> None:
 
 def make_store(uri: str) -> None:
     """Make the schema of a new sqlite file aside: MLflow cannot use, nor mend, a schema that was half made."""
-    if not uri.startswith("sqlite:///"):
-        return
-    file = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    if file.exists():
+    file = database_file(uri)
+    if file is None or file.exists():
+        _connect(uri)
         return
     with filelock.FileLock(file.with_name(f".{file.name}.lock")):
         if file.exists():
             return
         aside = file.with_name(f".{file.name}.new")
         aside.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+        MlflowClient(tracking_uri=sqlite_uri(aside)).search_experiments(max_results=1)
         os.replace(aside, file)
 
 
+def _connect(uri: str) -> None:
+    """Connect to a database once: MLflow itself tries a database that cannot be used again and again, for an hour."""
+    if uri.partition(":")[0].partition("+")[0] in DATABASES:
+        import sqlalchemy
+
+        engine = sqlalchemy.create_engine(uri)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+
+
 def ask(uri: str) -> None:
-    """Put one harmless question to a store that is there; MLflow's many exceptions tell what is wrong with it."""
+    """Put one harmless question to a store; MLflow's many exceptions tell what is wrong with it."""
     be_brief()
+    make_store(uri)
     MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+
+
+def check(uri: str) -> None:
+    """Ask MLflow's own client whether it can record here: it alone knows which proxy, certificate and password it uses.
+
+    Raises:
+        UserError: it cannot, with its whole reason, the last cause first, and what to do.
+    """
+    try:
+        ask(uri)
+    except Exception as error:  # MLflow's, requests', urllib3's, sqlalchemy's, an operating system's
+        raise UserError(f"MLflow at {masked(uri)} cannot be used ({reason_of(error)}). {remedy(uri, error)}") from None
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why MLflow's client failed on one line, the last cause first, without secrets, markup and SQL."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    texts = [_plain(str(error)) or type(error).__name__]
+    causes = [each for each in chain[1:] if isinstance(each, OSError)]  # of others, such as KeyError, MLflow says more
+    is_plain = isinstance(error, OSError) and error.strerror  # an operating system's own error says it all
+    if causes and not is_plain and (last := _plain(causes[-1].strerror or str(causes[-1]))) != texts[0]:
+        texts.insert(0, last)
+    return ": ".join(texts)[:MAX_REASON_LENGTH].rstrip(". ")
+
+
+def _plain(text: str) -> str:
+    text = re.split(r"\n\[SQL:|\n\(Background on this error", text, maxsplit=1)[0]
+    if re.search(r"<(!doctype|html)\b", text, re.IGNORECASE):  # a page of whatever else answers there
+        text = unescape(re.sub(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>", " ", text))
+    return masked(" ".join(text.split()))
+
+
+def remedy(uri: str, error: Exception) -> str:
+    """Return what to do about an error of MLflow's client."""
+    text, status = str(error), getattr(error, "get_http_status_code", lambda: 0)()
+    if status in (401, 403) or "401" in text.partition("\n")[0] or "not authenticated" in text:
+        return "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return "Name the certificate of its authority: export MLFLOW_TRACKING_SERVER_CERT_PATH=FILE"
+    if "out-of-date database schema" in text:
+        return f"Keep a copy, then type: mlflow db upgrade {masked(uri)}"
+    return "Start it, or unset MLFLOW_TRACKING_URI to record in a local file."

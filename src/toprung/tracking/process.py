@@ -1,6 +1,6 @@
 """The writer in a process of its own: MLflow's client and database take neither the driver's interpreter nor its time.
 
-    python -m toprung.tracking.process '{"directory": ..., "metric": ..., "behind": false}'
+    python -m toprung.tracking.process '{"directory": ..., "metric": ..., "behind": false, "check": false}'
 
 takes notes as lines of JSON on stdin and tells what came of them on stdout. It ends with its driver: what was not
 delivered then is in the ledger.
@@ -27,14 +27,19 @@ from toprung import ledger
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import End
+from toprung.tracking import server
 
 MOST_STARTS = 4
 STRAGGLER_SECONDS = 60
 NICENESS = 5  # trials are the work here
+POLL_SECONDS = 0.1
 
 
 class WriterProcess:
-    """`TrackingWriter` as the driver sees it; it starts with the first epoch: a cold start needs the cores itself."""
+    """`TrackingWriter` as the driver sees it; it starts with the first epoch: a cold start needs the cores itself.
+
+    Unless a server is to be asked first (`start_check`).
+    """
 
     def __init__(
         self,
@@ -65,11 +70,29 @@ class WriterProcess:
         self._process: subprocess.Popen[str] | None = None
         self._listener: threading.Thread | None = None
         self._num_starts = 0
+        self._check, self._ready = False, threading.Event()
         self._closing: dict[str, Any] | None = None
         self._runs: dict[str, str] = {}
         self.refused: UserError | None = None
         self.problems: list[str] = []
         self.undelivered: str | None = None
+
+    def start_check(self) -> None:
+        """Start the process now and let it ask MLflow whether it can record there."""
+        with self._lock:
+            self._check = True
+            self._begin()
+
+    def wait_until_ready(self) -> None:
+        """Wait for the answer to `start_check`; without one there is nothing to wait for.
+
+        Raises:
+            UserError: MLflow cannot be used.
+        """
+        while self._check and not self._ready.wait(POLL_SECONDS):
+            if self._listener is None or not self._listener.is_alive():  # refused, or given up
+                uri = server.masked(server.tracking_uri(self._directory.path.parent))
+                raise self.refused or UserError(f"MLflow at {uri} cannot be used: {self.undelivered}.")
 
     def start_trial(
         self, trial_id: str, *, number: int, config: Mapping[str, Any], continues: str | None = None
@@ -126,6 +149,7 @@ class WriterProcess:
             "directory": str(self._directory.path),
             "metric": self._metric,
             "behind": self._behind or self._num_starts > 1,
+            "check": self._check and not self._ready.is_set(),
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "toprung.tracking.process", json.dumps(task)],
@@ -170,6 +194,8 @@ class WriterProcess:
 
     def _take(self, event: dict[str, Any]) -> None:
         match event["event"]:
+            case "ready":
+                self._ready.set()
             case "open":
                 self._on_open(event["run_id"], event["experiment_id"])
             case "run":
@@ -194,9 +220,8 @@ def main(task: dict[str, Any], notes: IO[str], tell: Callable[[dict[str, Any]], 
         os._exit(0)  # there is nobody to write to
 
     made = SweepDirectory(Path(task["directory"]))
-    sweep = made.spec()
     writer = TrackingWriter(
-        lambda: mirror.open_sweep(made, sweep=sweep),
+        lambda: mirror.open_sweep(made, sweep=made.spec()),  # read late: the driver may be extending it
         directory=made,
         metric=task["metric"],
         on_open=lambda run: tell({"event": "open", "run_id": run.run_id, "experiment_id": run.experiment_id}),
@@ -223,9 +248,21 @@ def main(task: dict[str, Any], notes: IO[str], tell: Callable[[dict[str, Any]], 
     os._exit(1)  # the driver is gone; a request under way is of no use any more
 
 
+def _is_usable(task: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> bool:
+    """Ask MLflow, and tell the driver, which waits for the answer before its first trial."""
+    from toprung.tracking.connection import check
+
+    try:
+        check(server.tracking_uri(Path(task["directory"]).parent))
+    except UserError as error:
+        tell({"event": "refused", "message": str(error)})
+        return False
+    tell({"event": "ready"})
+    return True
+
+
 def _as_a_process() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(NICENESS)
     task = json.loads(sys.argv[1])
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what a library prints is no event
@@ -235,6 +272,9 @@ def _as_a_process() -> None:
         with lock, contextlib.suppress(BrokenPipeError):
             events.write(json.dumps(event) + "\n")
 
+    if task["check"] and not _is_usable(task, tell):
+        return
+    os.nice(NICENESS)
     with filelock.FileLock(Path(task["directory"], "mlflow.lock"), timeout=STRAGGLER_SECONDS):
         main(task, sys.stdin, tell)
     print(f"MLflow writer: {time.process_time():.2f} s of CPU", file=sys.stderr, flush=True)  # noqa: T201 (its log)

@@ -10,47 +10,53 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from toprung.errors import UserError
+from toprung.tracking import local_store
 
 ENVIRONMENT = "MLFLOW_TRACKING_URI"
 
 
 def tracking_uri(root: Path) -> str:
     """`MLFLOW_TRACKING_URI` where it is set, else a sqlite file below the storage root."""
-    return os.environ.get(ENVIRONMENT) or f"sqlite:///{root.resolve()}/mlflow.db"
+    return os.environ.get(ENVIRONMENT) or local_store.database_uri(root)
+
+
+def is_local() -> bool:
+    """Whether runs are recorded below the storage root: the environment names no other place."""
+    return not os.environ.get(ENVIRONMENT)
+
+
+def follow_move(root: Path) -> str | None:
+    """Correct the artifact locations of the local store if the storage root was moved; see `local_store.follow_move`.
+
+    Raises:
+        UserError: the store cannot be read or written.
+    """
+    return local_store.follow_move(root) if is_local() else None
+
+
+def check_usable(root: Path) -> None:
+    """Ask MLflow's client whether it can use what the environment names; the local store is not asked.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not is_local():
+        from toprung.tracking.connection import check  # imports MLflow, which takes seconds
+
+        check(tracking_uri(root))
 
 
 def artifact_location(root: Path, uri: str) -> str | None:
     """A folder beside our own sqlite file; elsewhere the server decides."""
-    return f"file://{root.resolve()}/mlartifacts" if uri.startswith("sqlite:") else None
+    return local_store.artifact_uri(root) if uri.startswith("sqlite") else None
 
 
 def masked(uri: str) -> str:
     """A text whose URIs are without user name, password and secrets in their query: `https://***@host/?token=***`."""
     without = re.sub(r"(?<=://)[^/\s][^\s]*(?=@)", "***", uri)  # to the last @: a password may hold one, or a slash
     return re.sub(r"(?i)([?&][^=&\s]*(?:pass|pwd|secret|token|key)[^=&\s]*=)[^&\s]+", r"\1***", without)
-
-
-def check_reachable(uri: str, *, timeout_seconds: float = 5) -> None:
-    """Knock at a tracking server's door, without importing MLflow.
-
-    Raises:
-        UserError: nobody opens.
-    """
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
-        return
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname or "", port), timeout=timeout_seconds).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"MLflow at {masked(uri)} cannot be reached ({reason}). "
-            "Start it, or unset MLFLOW_TRACKING_URI to record in a local file."
-        ) from None
 
 
 def check_port(port: int, *, option: str) -> None:
@@ -72,12 +78,14 @@ def serve_ui(root: Path, *, port: int) -> subprocess.Popen[bytes]:
     """Start MLflow's own server on loopback over the local store.
 
     Raises:
-        UserError: the port is in use, or nothing has been recorded yet.
+        UserError: the port is in use, nothing has been recorded yet, or MLflow cannot use the store.
     """
     uri = tracking_uri(root)
-    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if (file := local_store.database_file(uri)) is not None and not file.exists():
         raise UserError(f"Nothing is recorded in {root} yet. Type: toprung sweep tune.digits")
     check_port(port, option="--port")
+    follow_move(root)
+    check_usable(root)
     # Named by the environment: everybody on a machine can read the arguments of its processes, and a database's URI
     # holds a password. No background jobs: they start seven processes that nobody here needs.
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -54,6 +54,12 @@ def test_drive_takes_the_key_of_the_environment(root, key, monkeypatch):
     assert remote.options["gdrive_use_service_account"] == "true"
 
 
+def test_an_address_that_dvc_quotes_is_read_without_the_quotes(root, tmp_path):
+    for name in ("store#1", "store, too"):
+        folder = tmp_path / name
+        assert add_remote(f"r{len(name)}", str(folder), project=root).url == str(folder)
+
+
 def test_a_relative_folder_is_relative_to_where_it_is_typed(root, tmp_path):
     (root / "tune/deeper").mkdir()
     remote = add_remote("nas", "../../../store", project=root, here=root / "tune/deeper")

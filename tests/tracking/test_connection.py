@@ -1,0 +1,133 @@
+"""What MLflow's own client is asked before the first trial, and what is said where it cannot record."""
+
+import contextlib
+import datetime
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.servers import LOOPBACK, free_port
+from toprung.errors import UserError
+from toprung.tracking.connection import check, reason_of
+
+PAGE = b"<!DOCTYPE html><html><style>h1 {}</style><body><h1>Forbidden</h1>\n<p>by nginx &amp; co</p></body></html>"
+
+
+class _Forbidding(BaseHTTPRequestHandler):
+    """Whatever else may listen on a port: it answers each request with a page of its own."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(PAGE)))
+        self.end_headers()
+        self.wfile.write(PAGE)
+
+    do_GET = do_POST
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def _listening(context=None):
+    with ThreadingHTTPServer((LOOPBACK, 0), _Forbidding) as server:
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"{'http' if context is None else 'https'}://{LOOPBACK}:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def _self_signed(folder):
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mlflow")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
+    encoding = serialization.Encoding.PEM
+    file = folder / "both.pem"
+    file.write_bytes(
+        key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + builder.sign(key, hashes.SHA256()).public_bytes(encoding)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
+def _refusal(uri):
+    with pytest.raises(UserError) as refused:
+        check(uri)
+    line = str(refused.value)
+    assert "\n" not in line
+    return line
+
+
+def test_a_server_that_only_a_proxy_reaches_can_be_used(proxy, monkeypatch):
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    check("http://mlflow.invalid:5000")
+    assert proxy.count("/experiments/search") == 1
+
+
+def test_a_proxy_that_is_down_is_named(monkeypatch):
+    port = free_port()
+    monkeypatch.setenv("http_proxy", f"http://{LOOPBACK}:{port}")
+    line = _refusal("http://mlflow.invalid:5000")
+    assert line.startswith("MLflow at http://mlflow.invalid:5000 cannot be used (Connection refused: ")
+    assert "Unable to connect to proxy" in line
+
+
+def test_a_certificate_that_is_not_trusted_is_the_reason_and_the_remedy_says_where_to_name_it(tmp_path):
+    with _listening(_self_signed(tmp_path)) as uri:
+        line = _refusal(uri)
+    assert line.startswith(f"MLflow at {uri} cannot be used ([SSL: CERTIFICATE_VERIFY_FAILED] certificate ")
+    assert line.endswith("export MLFLOW_TRACKING_SERVER_CERT_PATH=FILE")
+
+
+def test_a_port_where_something_else_answers_is_told_in_its_words_without_markup():
+    with _listening() as uri:
+        line = _refusal(uri)
+    assert "failed with error code 403" in line
+    assert "Forbidden by nginx & co" in line
+    assert "<" not in line
+    assert "h1 {}" not in line
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("./mlruns", "`mlflow migrate-filestore`"),
+        ("http://[bad", "(Invalid IPv6 URL)"),
+        ("http://host:abc", "not a valid host or port"),
+        ("htp://host", "'htp://host'"),
+        ("postgresql+psycopg2://me:canary@127.0.0.1:1/mlflow", "Connection refused"),
+        ("http://me:canary@127.0.0.1:1", "(Connection refused: API request to http://***@127.0.0.1:1/"),
+        ("sqlite:////proc/none/mlflow.db", "No such file or directory: '/proc/none'"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_with_the_whole_reason(uri, said):
+    line = _refusal(uri)
+    assert line.startswith("MLflow at ")
+    assert said in line
+    assert line.endswith("unset MLFLOW_TRACKING_URI to record in a local file.")
+    assert "canary" not in line
+
+
+def test_a_reason_is_whole_and_its_last_cause_comes_first():
+    whole = f"{'a long way round ' * 20}to the end"
+    error = RuntimeError(whole)
+    error.__cause__ = ConnectionResetError(104, "Connection reset by peer")
+    assert reason_of(error) == f"Connection reset by peer: {whole}"
+    assert reason_of(ValueError("(sqlite3.Error) locked\n[SQL: SELECT 1]\n(Background on this error at: x)")) == (
+        "(sqlite3.Error) locked"
+    )
+    assert reason_of(KeyError()) == "KeyError"
