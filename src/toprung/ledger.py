@@ -196,15 +196,16 @@ def read_all(directory: SweepDirectory) -> Ledger:
 def records(study: optuna.Study) -> Ledger:
     """What an open study says."""
     attributes = study.user_attrs
-    run_ids = {key.removeprefix(MLFLOW_RUN): value for key, value in attributes.items() if key.startswith(MLFLOW_RUN)}
     lives = [Life(**attributes[key]) for key in sorted(filter(_is_life, attributes), key=_number)]
+    return Ledger(records_of(study, study.get_trials(deepcopy=False)), lives)
+
+
+def records_of(study: optuna.Study, trials: Iterable[FrozenTrial]) -> list[TrialRecord]:
+    """Return the records of some of a study's trials, without those that another sweep told of."""
+    attributes = study.user_attrs
+    run_ids = {key.removeprefix(MLFLOW_RUN): value for key, value in attributes.items() if key.startswith(MLFLOW_RUN)}
     mode: Literal["max", "min"] = "max" if study.direction == optuna.study.StudyDirection.MAXIMIZE else "min"
-    trials = [
-        _record(trial, mode=mode, run_ids=run_ids)
-        for trial in study.get_trials(deepcopy=False)
-        if TOLD not in trial.user_attrs
-    ]
-    return Ledger(trials, lives)
+    return [_record(trial, mode=mode, run_ids=run_ids) for trial in trials if TOLD not in trial.user_attrs]
 
 
 def _is_life(key: str) -> bool:

@@ -23,7 +23,6 @@ from toprung.spec import Asha, Search, Sweep
 from toprung.study_storage import storage_for_reading, storage_for_writing
 from toprung.sweep.board import Board, Watcher
 from toprung.sweep.recorder import TrialRecorder
-from toprung.tracking.process import WriterProcess
 from trainers.convnet import DEFAULTS
 
 
@@ -74,7 +73,6 @@ class Asked:
             directory=self.made,
             board=self.board,
             watcher=self.watcher,
-            writer=Mock(WriterProcess),
         )
         self.searcher = LedgerSearch(
             self.sweep,

@@ -1,4 +1,4 @@
-"""A sweep without training: what a driver writes into the ledger and tells the writer, and whether MLflow agrees."""
+"""A sweep without training: what a driver writes into the ledger, and whether MLflow agrees."""
 
 import uuid
 from datetime import datetime
@@ -37,7 +37,7 @@ LINEAGE = Lineage(
 class Recorded:
     """One sweep's driver; `again` is the next one's."""
 
-    def __init__(self, root, *, made=None, behind=False, most_notes=10_000, start_writer=True, on_open=None):
+    def __init__(self, root, *, made=None, behind=False, start_writer=True, on_open=None):
         self.sweep = Sweep(
             name=f"recorded-{uuid.uuid4().hex[:8]}", trainer="trainers.convnet", space="search_spaces.convnet"
         )
@@ -52,18 +52,17 @@ class Recorded:
         ledger.write_life(self.study, verb="resume" if behind else "sweep")
         self.trials, self.kept, self.opened, self.refusals = {}, [], [], []
         self._on_open = on_open or self.opened.append
-        self.writer = self._writer(behind=behind, most_notes=most_notes) if start_writer else None
+        self.writer = self._writer(behind=behind) if start_writer else None
 
-    def _writer(self, **fields):
+    def _writer(self, *, behind):
         return TrackingWriter(
             lambda: mirror.open_sweep(self.made, sweep=self.sweep),
             directory=self.made,
-            metric="val/accuracy",
             on_open=self._on_open,
             on_run=self.note_run_id,
             on_kept=self.kept.append,
             on_refused=lambda: self.refusals.append(True),
-            **fields,
+            behind=behind,
         )
 
     def note_run_id(self, trial_id, run_id):
@@ -83,20 +82,21 @@ class Recorded:
         self.made.trial_folder(trial_id).mkdir()
         for name in ("config.json", "model.pth", "model.json"):
             (self.made.trial_folder(trial_id) / name).write_text(trial_id)
-        time_ms = ledger.now_ms()
-        self.writer.start_trial(trial_id, number=trial.number, config=config, continues=None, time_ms=time_ms)
+        self.writer.nudge()
 
-    def epoch(self, trial_id, epoch, *, more=()):
+    def epoch(self, trial_id, epoch, *, more=(), accuracy=None):
         metrics = dict.fromkeys((*METRICS, *more), epoch / 10)
+        if accuracy is not None:
+            metrics["val/accuracy"] = accuracy
         time_ms = ledger.now_ms()
         ledger.write_epoch(
             self.trials[trial_id], epoch=epoch, value=metrics["val/accuracy"], metrics=metrics, time_ms=time_ms
         )
-        self.writer.log_epoch(trial_id, epoch=epoch, metrics=metrics, time_ms=time_ms)
+        self.writer.nudge()
 
     def end(self, trial_id, end=None):
-        end = ledger.write_end(self.trials[trial_id], end or End("finished"))
-        self.writer.end_trial(trial_id, end)
+        ledger.write_end(self.trials[trial_id], end or End("finished"))
+        self.writer.nudge()
 
     def whole(self, trial_id, *, num_epochs=3):
         self.start(trial_id)

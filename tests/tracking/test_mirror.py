@@ -84,7 +84,7 @@ def test_a_sweep_is_mirrored_with_everything_that_says_where_it_came_from(record
     assert parent.data.metrics["toprung/trials"] == 3
 
 
-def test_a_report_is_one_request_whatever_the_number_of_its_metrics(recorded, proxy, url):
+def test_a_report_is_one_request_at_most_whatever_the_number_of_its_metrics(recorded, proxy, url):
     recorded.start("aa")
     recorded.epoch("aa", 1)
     wait_until(lambda: recorded.delivered(url), "the first epoch")
@@ -93,7 +93,7 @@ def test_a_report_is_one_request_whatever_the_number_of_its_metrics(recorded, pr
         recorded.epoch("aa", epoch, more=[f"more/{number}" for number in range(epoch * 5)])
     wait_until(lambda: recorded.delivered(url), "all epochs")
     sent = proxy.requests[before:]
-    assert len(sent) == 10
+    assert 1 <= len(sent) <= 10
     assert all(map(_is_metrics, sent))
     recorded.end("aa")
     recorded.close()
@@ -185,29 +185,31 @@ def test_training_does_not_wait_for_a_server_that_hangs(recorded, proxy, url, pa
     assert_agrees(url, recorded.made)
 
 
-def test_a_queue_that_is_full_lets_notes_go_and_catches_up_from_the_ledger(url, proxy, tmp_path):
-    recorded = Recorded(tmp_path, most_notes=3)
-    proxy.answer(500)
-    for number in range(5):
-        recorded.whole(f"t{number}")
-    assert recorded.writer._notes.qsize() <= 3
-    proxy.pass_on()
+def test_trials_that_ended_before_the_server_answered_are_sent_in_few_requests(url, proxy, tmp_path):
+    gate = threading.Event()
+    recorded = Recorded(tmp_path, on_open=lambda sweep: gate.wait())
+    for number in range(3):
+        recorded.whole(f"t{number}", num_epochs=5)
+    gate.set()
     wait_until(lambda: recorded.delivered(url), "everything")
+    assert len([request for request in proxy.requests if _is_metrics(request)]) == 3  # one a trial
     recorded.whole("late")
     recorded.close()
     assert_agrees(url, recorded.made)
 
 
-def test_a_note_that_the_ledger_has_overtaken_opens_no_run_again(url, tmp_path):
-    gate = threading.Event()
-    recorded = Recorded(tmp_path, most_notes=3, on_open=lambda sweep: gate.wait())
-    recorded.whole("aa")  # its start waits, its end is let go
-    gate.set()
-    wait_until(lambda: recorded.delivered(url), "everything")
-    recorded.whole("bb")
-    wait_until(lambda: recorded.delivered(url), "the next one")
+def test_a_trials_run_has_its_best_value_and_epoch_as_they_improve(url, tmp_path):
+    recorded = Recorded(tmp_path)
+    recorded.start("aa")
+    for epoch, value in enumerate((0.5, 0.8, 0.7), start=1):
+        recorded.epoch("aa", epoch, accuracy=value)
+    recorded.end("aa")
     recorded.close()
-    assert_agrees(url, recorded.made)
+    run = runs_of(url, recorded.made.sweep_id)["aa"]
+    assert (run.data.metrics["best/val/accuracy"], run.data.metrics["best/epoch"]) == (0.8, 2)
+    assert run.data.metrics["val/accuracy"] == 0.7
+    history = MlflowClient(tracking_uri=url).get_metric_history(run.info.run_id, "best/val/accuracy")
+    assert [(entry.step, entry.value) for entry in history] == [(1, 0.5), (2, 0.8)]
 
 
 def test_closing_gives_up_after_its_time_and_says_so_and_sync_delivers_later(url, proxy, tmp_path, monkeypatch):
@@ -274,7 +276,6 @@ def test_what_a_dead_driver_left_open_is_closed_by_the_next_command_and_goes_on_
     assert said == []
     before = {run.info.run_id for run in all_runs(url, dead.made.sweep_id)}
     after = dead.again()
-    after.writer.start_trial("open", number=1, config={"lr": 0.1, "augment": None}, continues=None, time_ms=1)
     after.epoch("open", 3)
     wait_until(lambda: after.delivered(url), "the third epoch")
     assert runs_of(url, dead.made.sweep_id)["open"].info.status == "RUNNING"

@@ -16,25 +16,15 @@ from toprung.tracking.process import WriterProcess
 class _Driven(Recorded):
     """A sweep whose writer is a process; the writer's own log is ours."""
 
-    def _writer(self, *, behind, **_):
+    def _writer(self, *, behind):
         return WriterProcess(
             self.made,
-            metric="val/accuracy",
             on_open=lambda run_id, experiment_id: self.opened.append((run_id, experiment_id)),
             on_run=self.note_run_id,
             on_kept=self.kept.append,
             on_refused=lambda: self.refusals.append(True),
             behind=behind,
         )
-
-    def start(self, trial_id, **config):
-        config = {"lr": 0.1, "augment": None, **config}
-        trial = self.trials[trial_id] = self.study.ask()
-        ledger.write_start(trial, trial_id=trial_id, config=config)
-        self.made.trial_folder(trial_id).mkdir()
-        for name in ("config.json", "model.pth", "model.json"):
-            (self.made.trial_folder(trial_id) / name).write_text(trial_id)
-        self.writer.start_trial(trial_id, number=trial.number, config=config)
 
 
 @pytest.fixture
@@ -50,7 +40,8 @@ def test_the_driver_hears_which_runs_there_are_and_what_is_kept(url, tmp_path):
     assert_agrees(url, driven.made)
     parent = parent_of(url, driven.made.sweep_id)
     assert driven.opened == [(parent.info.run_id, parent.info.experiment_id)]
-    assert driven.writer.runs() == {"aa": runs_of(url, driven.made.sweep_id)["aa"].info.run_id}
+    (record,) = ledger.read(driven.made)
+    assert record.mlflow_run_id == runs_of(url, driven.made.sweep_id)["aa"].info.run_id
     assert driven.kept == ["aa"]
     assert (driven.writer.problems, driven.writer.undelivered, driven.refusals) == ([], None, [])
     assert parent.info.status == "FINISHED"

@@ -173,7 +173,6 @@ class Driver:
 
         writer = WriterProcess(
             self._made,
-            metric=self._sweep.metric,
             on_open=lambda run_id, experiment_id: self._write_state(
                 mlflow_run_id=run_id, mlflow_experiment_id=experiment_id
             ),
@@ -198,7 +197,7 @@ class Driver:
         if copy is not None:
             copy.deliver_trials_before()
         recorder = self._recorder = TrialRecorder(
-            self._study, storage=storage, directory=made, board=self._board, watcher=self._watcher, writer=writer
+            self._study, storage=storage, directory=made, board=self._board, watcher=self._watcher
         )
         searcher = build_searcher(
             checked,

@@ -1,6 +1,7 @@
-"""Record what happens to a sweep's trials: in the ledger first, then on the screen, then in MLflow.
+"""Record what happens to a sweep's trials: in the ledger first, then on the screen.
 
-The searcher calls the recorder as Ray Tune reports to it. Nothing else writes about a trial.
+The searcher calls the recorder as Ray Tune reports to it. Nothing else writes to the ledger about a trial, and MLflow's
+writer reads the ledger.
 """
 
 from __future__ import annotations
@@ -22,11 +23,9 @@ if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
 
-    from toprung.tracking.process import WriterProcess
-
 
 class TrialRecorder:
-    """Write each step of a trial to the ledger, then update the progress, then notify the MLflow writer.
+    """Write each step of a trial to the ledger, then update the progress.
 
     Attributes:
         ends: how each ended trial ended, by trial id.
@@ -40,7 +39,6 @@ class TrialRecorder:
         directory: SweepDirectory,
         board: Board,
         watcher: Watcher,
-        writer: WriterProcess,
     ) -> None:
         """Read what earlier drivers of the sweep recorded, and complete it.
 
@@ -50,17 +48,15 @@ class TrialRecorder:
             directory: the sweep's directory.
             board: the sweep's progress, updated here.
             watcher: notified of each change of the progress.
-            writer: notified of each change of the ledger.
         """
         self._study, self._directory = study, directory
-        self._board, self._watcher, self._writer = board, watcher, writer
+        self._board, self._watcher = board, watcher
         self._batched = partial(together, storage)
         self._trials: dict[str, optuna.Trial] = {}
         self._attempts: dict[str, Attempt] = {}
         self._epochs_before: dict[str, int] = {}  # recorded when the trial's current process began
         self._last_epoch: dict[str, int] = {}
         self._best: dict[str, float] = {}
-        self._in_mlflow: set[str] = set()
         self.ends: dict[str, End] = {}
         for record in ledger.records(study).trials:
             self._load(record)
@@ -105,7 +101,6 @@ class TrialRecorder:
         if self._board.phase:
             self._board.phase = ""
             self._watcher.phase(self._board)
-        self._start_run(trial_id)
 
     def reported(self, trial_id: str, result: Mapping[str, Any], *, audited: Audited | None = None) -> None:
         """Record an epoch, once: a trial that restarts from a checkpoint reports its last epoch again.
@@ -142,7 +137,6 @@ class TrialRecorder:
         view = self._board.trials[trial_id]
         view.audited = audited
         self._watcher.trial_reported(self._board, view, new_best=new_best)
-        self._writer.log_epoch(trial_id, epoch=epoch, metrics=metrics, time_ms=int(result["time_ms"]))
 
     def restarting(self, trial_id: str, reason: str) -> None:
         """Record that a trial lost its process and waits for another one."""
@@ -177,8 +171,6 @@ class TrialRecorder:
             self._show_epoch(trial_id, last, audited=audited)
         view = self._board.end(trial_id, end)
         self._watcher.trial_ended(self._board, view, best_before=self._board.best_but_for(view))
-        self._start_run(trial_id)
-        self._writer.end_trial(trial_id, end)
 
     def end_open_trials(self, end: End) -> None:
         """End every trial that has no end yet. Call it when no trial's process is left.
@@ -245,9 +237,3 @@ class TrialRecorder:
         if trial_id not in self._trials:
             self._trials[trial_id] = ledger.open_trial(self._study, self._board.trials[trial_id].number)
         return self._trials[trial_id]
-
-    def _start_run(self, trial_id: str) -> None:
-        if trial_id not in self._in_mlflow:
-            self._in_mlflow.add(trial_id)
-            view = self._board.trials[trial_id]
-            self._writer.start_trial(trial_id, number=view.number, config=view.config, continues=view.continues)

@@ -62,9 +62,9 @@ def sync(made: SweepDirectory) -> list[str]:
         with made.lock(), storage.kept_up(made) as copy:
             sweep = made.spec()
             tracked = mirror.open_sweep(made, sweep=sweep)
-            runs = mirror.Mirror(tracked, directory=made, metric=sweep.metric)
+            runs = mirror.Mirror(tracked, directory=made)
             trials = ledger.read(made)
-            runs.catch_up(trials, driver_lives=False)
+            runs.sync(trials, driver_lives=False)
             _write_run_ids(made, trials, runs.runs())
             state = _state(made) | {"mlflow_run_id": tracked.run_id, "mlflow_experiment_id": tracked.experiment_id}
             if state.get("status") == "running":

@@ -1,7 +1,7 @@
-"""Ray's MLflow callback, with the writing done elsewhere: one parent run a sweep, one child a trial, true statuses.
+"""Ray's MLflow callback, which only wakes the writer: one parent run a sweep, one child run a trial, true statuses.
 
-Ray's own sends every key as a request of its own from Tune's event loop, knows no parent run, sends hyperparameters
-again as metrics, and calls a trial that ASHA stopped FINISHED.
+Ray's own callback sends each key in a request of its own from Tune's event loop, has no parent run, sends the
+hyperparameters again as metrics, and marks a trial that ASHA stopped as FINISHED.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class MLflowBridge(MLflowLoggerCallback):
-    """Keep Ray's callback from writing: the recorder notifies the writer of everything that the ledger has."""
+    """Wake the writer whenever Ray Tune has news; the writer reads from the ledger what they are."""
 
     def __init__(self, writer: WriterProcess) -> None:
-        """Send nothing, and do not import MLflow, as the stock callback's own constructor would.
+        """Do not import MLflow, as the stock callback's constructor would.
 
         Args:
             writer: writes to MLflow in a process of its own.
@@ -31,22 +31,18 @@ class MLflowBridge(MLflowLoggerCallback):
         """Return nothing when Ray Tune pickles its set-up: the writer belongs to this process."""
         return {}
 
-    def get_state(self) -> dict[str, Any]:
-        """Return which run shows which trial."""
-        return {"runs": self._writer.runs()}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go on in the same runs: the writer asks the server for them, and how far each is."""
-        self._writer.behind()
-
     def setup(self, *args: Any, **settings: Any) -> None:
         """Do nothing: the writer connects by itself."""
 
     def log_trial_start(self, trial: Trial) -> None:
-        """Do nothing."""
+        """Wake a writer that runs; one is started by the first epoch, since a cold start needs the cores itself."""
+        self._writer.nudge(begin=False)
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
-        """Do nothing."""
+        """Wake the writer for an epoch; a trial's last one is in the ledger with its end."""
+        if not result.get("done"):
+            self._writer.nudge()
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
-        """Do nothing."""
+        """Wake the writer for a trial's end."""
+        self._writer.nudge()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -230,13 +230,25 @@ class TrackedSweep:
             self._client.update_run(run_id, status="RUNNING")
             self._client.log_batch(run_id, tags=[RunTag("stop_reason", ""), RunTag("toprung.status", "running")])
 
-    def log_epoch(self, run_id: str, *, epoch: int, metrics: Mapping[str, float], time_ms: int) -> None:
-        """All metrics of an epoch, in one request."""
+    def log_epochs(self, run_id: str, epochs: Sequence[tuple[int, Mapping[str, float], int]]) -> None:
+        """Log the metrics of some epochs, in one request.
+
+        Args:
+            run_id: the trial's run.
+            epochs: each one's number, metrics by name, and time in milliseconds since 1970.
+        """
         try:
-            self.log.log(run_id, [Metric(name, value, time_ms, epoch) for name, value in metrics.items()])
+            self.log.log(
+                run_id,
+                [
+                    Metric(name, value, time_ms, epoch)
+                    for epoch, metrics, time_ms in epochs
+                    for name, value in metrics.items()
+                ],
+            )
         except Refused as error:
             with contextlib.suppress(Refused):
-                self.log.note(run_id, {f"epoch {epoch}": str(error)})
+                self.log.note(run_id, {f"epoch {epoch}": str(error) for epoch, _, _ in epochs})
             raise
 
     def end_trial(self, run_id: str, end: End, *, folder: Path) -> None:

@@ -6,12 +6,12 @@ neither loses nor doubles what it carried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from toprung import ledger
-from toprung.analysis.ranking import ranked
+from toprung.analysis.ranking import is_better, ranked
 from toprung.catalog import confirmed_by
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
@@ -82,7 +82,6 @@ class Mirror:
         sweep: TrackedSweep,
         *,
         directory: SweepDirectory,
-        metric: str,
         on_run: Callable[[str, str], object] = lambda trial_id, run_id: None,
         on_kept: Callable[[str], object] = lambda trial_id: None,
         problems: list[str] | None = None,
@@ -92,12 +91,11 @@ class Mirror:
         Args:
             sweep: the open run.
             directory: the sweep's.
-            metric: one that every epoch has, to ask the server how far it is.
             on_run: told a trial's id and its new run's id.
             on_kept: told that a trial's files are in MLflow.
             problems: what MLflow does not have and why is appended here; what it refused before is the beginning.
         """
-        self._sweep, self._directory, self._metric = sweep, directory, metric
+        self._sweep, self._directory, self._spec = sweep, directory, directory.spec()
         self._on_run, self._on_kept = on_run, on_kept
         self._sent: dict[str, _Sent] = {}
         self.problems: list[str] = [] if problems is None else problems
@@ -123,47 +121,84 @@ class Mirror:
         """Run ids by trial id."""
         return {trial_id: sent.run_id for trial_id, sent in self._sent.items()}
 
-    def start(
-        self, trial_id: str, *, number: int, config: Mapping[str, Any], continues: str | None, time_ms: int
-    ) -> None:
-        """The trial has a run that is open."""
-        sent = self._sent.get(trial_id)
+    def sync(self, trials: Iterable[TrialRecord], *, driver_lives: bool) -> None:
+        """Send everything that the ledger has of some trials and the server has not.
+
+        Args:
+            trials: the trials that have changed, or all.
+            driver_lives: whether open trials are really running; those of a dead driver are closed.
+        """
+        from toprung.tracking.client import Refused
+
+        for trial in trials:
+            if not trial.trial_id:
+                continue
+            word = trial.end.status if trial.end else ("running" if driver_lives else "interrupted")
+            sent = self._sent.get(trial.trial_id)
+            if sent is not None and sent.word == word and sent.status != "RUNNING":
+                continue
+            try:
+                self._sync_trial(trial, driver_lives=driver_lives)
+            except (Refused, KeyError, TypeError, ValueError) as error:  # one bad trial must not end all the others
+                is_refusal = isinstance(error, Refused)
+                self._note([f"trial {trial.number}: {error if is_refusal else repr(error)}"])
+
+    def _sync_trial(self, trial: TrialRecord, *, driver_lives: bool) -> None:
+        sent = self._sent.get(trial.trial_id)
+        if sent is not None and sent.epoch is None and sent.run_id != trial.mlflow_run_id:
+            self._sweep.log_config(sent.run_id, trial.config)  # the answer was lost: perhaps only the run was created
+            self._on_run(trial.trial_id, sent.run_id)
         if sent is None:
-            run_id = self._sweep.start_trial(
-                trial_id, number=number, config=config, continues=continues, time_ms=time_ms
-            )
-            sent = self._sent[trial_id] = _Sent(run_id, str(number), 0, "RUNNING", "")
-            self._on_run(trial_id, run_id)
-            self._note_refused(sent)
-        elif sent.status != "RUNNING":
+            sent = self._start_trial(trial)
+        elif driver_lives and not trial.end and sent.status != "RUNNING":
             self._sweep.reopen(sent.run_id)
             sent.status, sent.word = "RUNNING", "running"
+        self._log_epochs(trial, sent)
+        if trial.end:
+            self._end_trial(trial, sent, trial.end)
+        elif not driver_lives:
+            last = max((epoch.time_ms for epoch in trial.epochs_by_number.values()), default=trial.started_ms)
+            self._sweep.interrupt(sent.run_id, time_ms=last)
+            sent.status, sent.word = "ENDED", "interrupted"
 
-    def epoch(self, trial_id: str, *, epoch: int, metrics: Mapping[str, float], time_ms: int) -> None:
-        """An epoch that the server does not have yet."""
-        sent = self._of(trial_id)
+    def _start_trial(self, trial: TrialRecord) -> _Sent:
+        run_id = self._sweep.start_trial(
+            trial.trial_id,
+            number=trial.number,
+            config=trial.config,
+            continues=trial.continues,
+            time_ms=trial.started_ms,
+        )
+        sent = self._sent[trial.trial_id] = _Sent(run_id, str(trial.number), 0, "RUNNING", "")
+        self._on_run(trial.trial_id, run_id)
+        self._note_refused(sent)
+        return sent
+
+    def _log_epochs(self, trial: TrialRecord, sent: _Sent) -> None:
+        """Log the epochs that the server has not, with the best value and its epoch as they improve."""
         if sent.epoch is None:
-            sent.epoch = self._sweep.last_step(sent.run_id, self._metric)
-        if epoch > sent.epoch:
-            self._sweep.log_epoch(sent.run_id, epoch=epoch, metrics=metrics, time_ms=time_ms)
-            sent.epoch = epoch
+            sent.epoch = self._sweep.last_step(sent.run_id, self._spec.metric)
+        epochs, best = [], None
+        for number, epoch in sorted(trial.epochs_by_number.items()):
+            metrics = dict(epoch.metrics)
+            value = metrics.get(self._spec.metric)
+            if value is not None and is_better(value, best, sweep=self._spec):
+                best = value
+                metrics |= {f"best/{self._spec.metric}": value, "best/epoch": float(number)}
+            if number > sent.epoch:
+                epochs.append((number, metrics, epoch.time_ms))
+        if epochs:
+            self._sweep.log_epochs(sent.run_id, epochs)
+            sent.epoch = epochs[-1][0]
             self._note_refused(sent)
 
-    def _note_refused(self, sent: _Sent) -> None:
-        self._note(f"trial {sent.number}: {refusal}" for refusal in self._sweep.log.refused(sent.run_id))
-
-    def _note(self, problems: Iterable[str]) -> None:
-        self.problems += [problem for problem in problems if problem not in self.problems]
-
-    def end(self, trial_id: str, end: End) -> None:
-        """The trial ended."""
-        sent = self._of(trial_id)
+    def _end_trial(self, trial: TrialRecord, sent: _Sent, end: End) -> None:
         if self._storage is not None:
-            self._bring(trial_id)
-        self._sweep.end_trial(sent.run_id, end, folder=self._directory.trial_folder(trial_id))
+            self._bring(trial.trial_id)
+        self._sweep.end_trial(sent.run_id, end, folder=self._directory.trial_folder(trial.trial_id))
         self._note_refused(sent)
         sent.status, sent.word = "ENDED", end.status
-        self._on_kept(trial_id)
+        self._on_kept(trial.trial_id)
 
     def _bring(self, trial_id: str) -> None:
         """Have the files of a trial that ran on another machine."""
@@ -173,60 +208,15 @@ class Mirror:
         except StorageAway as error:
             self.problems.append(f"trial {trial_id}: its files were not at hand: {error}")
 
-    def _of(self, trial_id: str) -> _Sent:
-        from toprung.tracking.client import Refused
+    def _note_refused(self, sent: _Sent) -> None:
+        self._note(f"trial {sent.number}: {refusal}" for refusal in self._sweep.log.refused(sent.run_id))
 
-        if trial_id not in self._sent:
-            raise Refused(f"trial {trial_id} has no run, for its start was refused")
-        return self._sent[trial_id]
-
-    def catch_up(self, trials: Iterable[TrialRecord], *, driver_lives: bool) -> None:
-        """Send everything that the ledger has and the server has not.
-
-        Args:
-            trials: the whole ledger.
-            driver_lives: whether open trials are really running; those of a dead driver are closed.
-        """
-        for trial in trials:
-            if not trial.trial_id:
-                continue
-            word = trial.end.status if trial.end else ("running" if driver_lives else "interrupted")
-            sent = self._sent.get(trial.trial_id)
-            if sent is not None and sent.word == word and sent.status != "RUNNING":
-                continue
-            self._bring_up(trial, driver_lives=driver_lives)
-
-    def _bring_up(self, trial: TrialRecord, *, driver_lives: bool) -> None:
-        from toprung.tracking.client import Refused
-
-        try:
-            sent = self._sent.get(trial.trial_id)
-            if sent is not None and sent.run_id != trial.mlflow_run_id:  # the answer that named it was lost
-                self._sweep.log_config(sent.run_id, trial.config)  # and perhaps no more than the run was made
-                self._on_run(trial.trial_id, sent.run_id)
-            if sent is None or (driver_lives and not trial.end):
-                self.start(
-                    trial.trial_id,
-                    number=trial.number,
-                    config=trial.config,
-                    continues=trial.continues,
-                    time_ms=trial.started_ms,
-                )
-            for number, epoch in sorted(trial.epochs_by_number.items()):
-                self.epoch(trial.trial_id, epoch=number, metrics=epoch.metrics, time_ms=epoch.time_ms)
-            if trial.end:
-                self.end(trial.trial_id, trial.end)
-            elif not driver_lives:
-                sent = self._of(trial.trial_id)
-                last = max((epoch.time_ms for epoch in trial.epochs_by_number.values()), default=trial.started_ms)
-                self._sweep.interrupt(sent.run_id, time_ms=last)
-                sent.status, sent.word = "ENDED", "interrupted"
-        except Refused as error:
-            self.problems.append(f"trial {trial.number}: {error}")
+    def _note(self, problems: Iterable[str]) -> None:
+        self.problems += [problem for problem in problems if problem not in self.problems]
 
     def conclude(self, trials: list[TrialRecord]) -> None:
         """End the sweep's own run as `status.json` says it ended."""
-        directory, sweep = self._directory, self._directory.spec()
+        directory, sweep = self._directory, self._spec
         try:
             state = directory.read(directory.status_file)
         except UserError:

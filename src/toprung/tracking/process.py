@@ -1,8 +1,8 @@
 """The writer in a process of its own: MLflow's client and database take neither the driver's interpreter nor its time.
 
-    python -m toprung.tracking.process '{"directory": ..., "metric": ..., "behind": false, "check": false}'
+    python -m toprung.tracking.process '{"directory": ..., "behind": false, "check": false}'
 
-takes notes as lines of JSON on stdin and tells what came of them on stdout. It ends with its driver: what was not
+is woken by lines of JSON on stdin, reads the ledger, and answers on stdout. It ends with its driver: what was not
 delivered then is in the ledger.
 """
 
@@ -16,17 +16,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import filelock
 
-from toprung import ledger
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
-from toprung.ledger import End
 from toprung.tracking import server
 
 MOST_STARTS = 4
@@ -45,7 +42,6 @@ class WriterProcess:
         self,
         directory: SweepDirectory,
         *,
-        metric: str,
         on_open: Callable[[str, str], object],
         on_run: Callable[[str, str], object],
         on_kept: Callable[[str], object],
@@ -56,23 +52,20 @@ class WriterProcess:
 
         Args:
             directory: the sweep's.
-            metric: the sweep's.
             on_open: told the ids of the sweep's run and its experiment.
             on_run: told a trial's id and its run's id.
             on_kept: told that a trial's files are in MLflow.
             on_refused: told that MLflow cannot be used at all.
             behind: the ledger has trials already, of an earlier driver.
         """
-        self._directory, self._metric, self._behind = directory, metric, behind
+        self._directory, self._behind = directory, behind
         self._on_open, self._on_run, self._on_kept, self._on_refused = on_open, on_run, on_kept, on_refused
         self._lock = threading.Lock()
-        self._waiting: list[dict[str, Any]] = []
         self._process: subprocess.Popen[str] | None = None
         self._listener: threading.Thread | None = None
         self._num_starts = 0
         self._check, self._ready = False, threading.Event()
         self._closing: dict[str, Any] | None = None
-        self._runs: dict[str, str] = {}
         self.refused: UserError | None = None
         self.problems: list[str] = []
         self.undelivered: str | None = None
@@ -94,31 +87,17 @@ class WriterProcess:
                 uri = server.masked(server.tracking_uri(self._directory.path.parent))
                 raise self.refused or UserError(f"MLflow at {uri} cannot be used: {self.undelivered}.")
 
-    def start_trial(
-        self, trial_id: str, *, number: int, config: Mapping[str, Any], continues: str | None = None
-    ) -> None:
-        """A trial has its worker."""
-        start = {"number": number, "config": dict(config), "continues": continues, "time_ms": ledger.now_ms()}
-        self._send({"note": "start", "trial_id": trial_id, **start}, begin=False)
+    def nudge(self, *, begin: bool = True) -> None:
+        """Say that the ledger has news.
 
-    def log_epoch(self, trial_id: str, *, epoch: int, metrics: Mapping[str, float], time_ms: int) -> None:
-        """A trial reported an epoch."""
-        self._send(
-            {"note": "epoch", "trial_id": trial_id, "epoch": epoch, "metrics": dict(metrics), "time_ms": time_ms}
-        )
-
-    def end_trial(self, trial_id: str, end: End) -> None:
-        """A trial ended."""
-        self._send({"note": "end", "trial_id": trial_id, "end": asdict(end)})
-
-    def runs(self) -> dict[str, str]:
-        """Run ids by trial id, as far as they are known."""
-        return dict(self._runs)
-
-    def behind(self) -> None:
-        """Compare ledger and server before anything else is sent."""
-        self._behind = True
-        self._send({"note": "behind"}, begin=False)
+        Args:
+            begin: start the process if it has not started yet.
+        """
+        with self._lock:
+            if self._process is not None:
+                self._write({"note": "nudge"})
+            elif begin:
+                self._begin()
 
     def close(self, *, conclude: bool) -> None:
         """Deliver what is left, for as long as is reasonable, and end.
@@ -129,25 +108,19 @@ class WriterProcess:
         if self._process is None and not conclude:
             return
         if self.refused is None:
-            self._closing = {"note": "close", "conclude": conclude}
-            self._send(self._closing)
+            with self._lock:
+                self._closing = {"note": "close", "conclude": conclude}
+                if self._process is None:
+                    self._begin()
+                else:
+                    self._write(self._closing)
         while self._listener is not None and self._listener.is_alive():
             self._listener.join()  # a writer that died is followed by another, with a listener of its own
-
-    def _send(self, note: dict[str, Any], *, begin: bool = True) -> None:
-        with self._lock:
-            if self._process is None:
-                self._waiting.append(note)
-                if begin:
-                    self._begin()
-                return
-            self._write(note)
 
     def _begin(self) -> None:
         self._num_starts += 1
         task = {
             "directory": str(self._directory.path),
-            "metric": self._metric,
             "behind": self._behind or self._num_starts > 1,
             "check": self._check and not self._ready.is_set(),
         }
@@ -160,9 +133,7 @@ class WriterProcess:
         )
         self._listener = threading.Thread(target=self._listen, args=[self._process], name="mlflow-writer", daemon=True)
         self._listener.start()
-        for note in self._waiting:
-            self._write(note)
-        self._waiting.clear()
+        self._write(self._closing or {"note": "nudge"})
 
     def _write(self, note: dict[str, Any]) -> None:
         assert self._process is not None
@@ -188,8 +159,6 @@ class WriterProcess:
             if self._num_starts >= MOST_STARTS:
                 self.undelivered = "the process that writes to MLflow was killed again and again"
                 return
-            if self._closing is not None:
-                self._waiting.append(self._closing)
             self._begin()
 
     def _take(self, event: dict[str, Any]) -> None:
@@ -199,7 +168,6 @@ class WriterProcess:
             case "open":
                 self._on_open(event["run_id"], event["experiment_id"])
             case "run":
-                self._runs[event["trial_id"]] = event["run_id"]
                 self._on_run(event["trial_id"], event["run_id"])
             case "kept":
                 self._on_kept(event["trial_id"])
@@ -223,7 +191,6 @@ def main(task: dict[str, Any], notes: IO[str], tell: Callable[[dict[str, Any]], 
     writer = TrackingWriter(
         lambda: mirror.open_sweep(made, sweep=made.spec()),  # read late: the driver may be extending it
         directory=made,
-        metric=task["metric"],
         on_open=lambda run: tell({"event": "open", "run_id": run.run_id, "experiment_id": run.experiment_id}),
         on_run=lambda trial_id, run_id: tell({"event": "run", "trial_id": trial_id, "run_id": run_id}),
         on_kept=lambda trial_id: tell({"event": "kept", "trial_id": trial_id}),
@@ -232,19 +199,11 @@ def main(task: dict[str, Any], notes: IO[str], tell: Callable[[dict[str, Any]], 
     )
     for line in notes:
         note = json.loads(line)
-        match note.pop("note"):
-            case "start":
-                writer.start_trial(note.pop("trial_id"), **note)
-            case "epoch":
-                writer.log_epoch(note.pop("trial_id"), **note)
-            case "end":
-                writer.end_trial(note["trial_id"], End(**note["end"]))
-            case "behind":
-                writer.behind()
-            case "close":
-                writer.close(conclude=note["conclude"])
-                tell({"event": "done", "problems": writer.problems, "undelivered": writer.undelivered})
-                return
+        if note["note"] == "close":
+            writer.close(conclude=note["conclude"])
+            tell({"event": "done", "problems": writer.problems, "undelivered": writer.undelivered})
+            return
+        writer.nudge()
     os._exit(1)  # the driver is gone; a request under way is of no use any more
 
 
