@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -27,6 +28,8 @@ from toprung import ledger
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import End
+
+logger = logging.getLogger(__name__)
 
 MOST_STARTS = 4
 STRAGGLER_SECONDS = 60
@@ -153,7 +156,10 @@ class WriterProcess:
         for line in process.stdout:
             event = json.loads(line)
             done = done or event["event"] in ("done", "refused")
-            self._take(event)
+            try:
+                self._take(event)
+            except Exception:  # such as a full disk: the writer would wait until somebody reads on
+                logger.exception("what MLflow's writer told cannot be recorded: %s", event["event"])
         process.wait()
         process.stdout.close()
         with contextlib.suppress(BrokenPipeError):
