@@ -245,6 +245,7 @@ class Driver:
             seed=None if sweep.experiments else sweep.seed,
             num_workers=sweep.resources.workers,
             num_threads=sweep.resources.num_threads,
+            num_gpus=sweep.resources.gpus,
             mapped=checked.images.mapped,
             code=cluster.sent_code(made.code_folder),
             kept=self._copy.kept(sweep.rungs, past=going_on, on_a_cluster=on_a_cluster) if self._copy else None,
