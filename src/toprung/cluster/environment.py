@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
+from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
+
+from toprung.errors import UserError
 
 # In every driver, and in the workers of a cluster, which come with an environment of their own.
 EVERYWHERE = {
@@ -47,6 +52,24 @@ def prepare_environment(address: str | None = None) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     elif "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token" if token_source() else "disabled"
+
+
+def import_ray(module: str = "ray") -> Any:
+    """Import Ray, or a module of it.
+
+    Raises:
+        UserError: its installation is broken, or a file of the user's has its name.
+    """
+    try:
+        importlib.import_module("ray").init  # noqa: B018 (a module of this name that is not Ray has none)
+        return importlib.import_module(module)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        spec = PathFinder.find_spec("ray")
+        raise UserError(
+            f"Ray cannot be imported from {spec.origin if spec else 'anywhere'}: {reason}. Rename that file if it is "
+            "yours, or reinstall Ray: pip install --force-reinstall 'ray[train,tune]'"
+        ) from error
 
 
 def token_source() -> str | None:

@@ -14,6 +14,7 @@ import psutil
 
 from toprung.cluster.capacity import Node
 from toprung.cluster.code import runtime_env
+from toprung.cluster.environment import import_ray
 from toprung.errors import UserError
 
 
@@ -63,19 +64,21 @@ class LocalRay:
             "runtime_env": runtime_env(code),
             "logging_level": logging.WARNING,
         }
+        self._ray: Any = None  # the module, once it is imported
         self._error: BaseException | None = None
         self._settled, self._finished = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._live, name="ray")
+        # A daemon: a driver that ends without `stop` must not wait for it; Ray shuts down at exit by itself.
+        self._thread = threading.Thread(target=self._live, name="ray", daemon=True)
         self._thread.start()
 
     def _live(self) -> None:
         """Start Ray, and stay: Linux ends Ray's processes when the thread that started them ends (PR_SET_PDEATHSIG)."""
-        # Inherited by Ray's processes: a terminal that closes would end them before the sweep has ended in good order.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
-            import ray
-
-            ray.init(**self._arguments)
+            # Inherited by Ray's processes: a terminal that closes would end them before the sweep has ended in good
+            # order.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+            self._ray = import_ray()
+            self._ray.init(**self._arguments)
         except BaseException as error:  # carried to whoever waits
             self._error = error
         self._settled.set()
@@ -88,6 +91,8 @@ class LocalRay:
             UserError: it did not start.
         """
         self._settled.wait()
+        if isinstance(self._error, UserError):
+            raise self._error
         if self._error is not None:
             reason = (str(self._error).strip() or type(self._error).__name__).splitlines()[0]
             raise UserError(f"Ray did not start on this machine: {reason}") from self._error
@@ -99,8 +104,9 @@ class LocalRay:
     def stop(self) -> None:
         """End every Ray process of this sweep."""
         self._settled.wait()
-        import ray
-
-        ray.shutdown()
-        self._finished.set()
-        self._thread.join()
+        try:
+            if self._ray is not None:
+                self._ray.shutdown()
+        finally:
+            self._finished.set()
+            self._thread.join()

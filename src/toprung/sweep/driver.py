@@ -177,6 +177,7 @@ class Driver:
         )
 
     def _search(self, ray_here: cluster.LocalRay | cluster.AttachedRay) -> None:
+        cluster.import_ray("ray.tune")
         from ray import tune as ray_tune
 
         from toprung.search import space as spaces
