@@ -1,12 +1,47 @@
-"""A Ray that cannot be imported."""
+"""Which variables of the user's shell stay, and which are replaced; a Ray that cannot be imported."""
 
+import os
 import sys
 from types import ModuleType
 
 import pytest
 
-from toprung.cluster import LocalRay, Node, import_ray
+from toprung.cluster import LocalRay, Node, import_ray, prepare_environment
 from toprung.errors import UserError
+
+
+@pytest.fixture
+def shell(monkeypatch):
+    """An environment of its own."""
+    variables = {"HOME": "/nonexistent"}
+    monkeypatch.setattr(os, "environ", variables)
+    return variables
+
+
+def test_what_a_sweep_needs_replaces_what_the_shell_has(shell):
+    shell |= {"RAY_TRAIN_V2_ENABLED": "0", "TUNE_DISABLE_SIGINT_HANDLER": "no", "TUNE_RESULT_BUFFER_LENGTH": "100"}
+    prepare_environment("auto")
+    needed = [shell["RAY_TRAIN_V2_ENABLED"], shell["TUNE_DISABLE_SIGINT_HANDLER"], shell["TUNE_RESULT_BUFFER_LENGTH"]]
+    assert needed == ["1", "1", "1"]
+
+
+def test_a_private_ray_asks_for_a_token_and_listens_on_loopback_whatever_the_shell_has(shell):
+    shell |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": ""}
+    prepare_environment()
+    assert (shell["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"], shell["RAY_AUTH_MODE"]) == ("0", "token")
+    assert shell["RAY_AUTH_TOKEN"]
+
+
+def test_what_is_only_a_default_stays_as_the_shell_has_it(shell):
+    shell |= {"RAY_USAGE_STATS_ENABLED": "1", "RAY_worker_niceness": "15"}
+    prepare_environment()
+    assert (shell["RAY_USAGE_STATS_ENABLED"], shell["RAY_worker_niceness"]) == ("1", "15")
+
+
+def test_a_cluster_keeps_its_own_way_to_listen_and_to_authenticate(shell):
+    shell |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "RAY_AUTH_MODE": "disabled"}
+    prepare_environment("auto")
+    assert (shell["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"], shell["RAY_AUTH_MODE"]) == ("1", "disabled")
 
 
 @pytest.fixture
