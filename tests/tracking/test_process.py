@@ -8,11 +8,13 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+from mlflow.environment_variables import MLFLOW_ENABLE_ASYNC_LOGGING
 
 from tests.servers import wait_until
 from tests.tracking.recorded import Recorded, assert_agrees, parent_of, runs_of
 from toprung import ledger
 from toprung.directory import SweepDirectory
+from toprung.tracking import connection
 from toprung.tracking import process as processes
 from toprung.tracking.process import WriterProcess
 from toprung.tracking.writer import TrackingWriter
@@ -128,3 +130,9 @@ def test_a_writer_that_ends_by_a_fault_says_that_not_all_was_delivered(tmp_path)
     writer.end_trial("aa", ledger.End("finished"))
     writer.close(conclude=False)
     assert writer.undelivered == "RuntimeError: a fault"
+
+
+def test_the_writer_waits_for_each_delivery_whatever_the_shell_says(monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")
+    connection.be_brief()
+    assert MLFLOW_ENABLE_ASYNC_LOGGING.get() is False
