@@ -27,7 +27,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from toprung import data, session, vision
-from toprung.data.image_folder.chunks import num_cores
+from toprung.machine import num_cpus
 from trainers import convnet
 
 BATCH_SIZE = 128
@@ -63,7 +63,7 @@ def ours(folder, place):
 
 def torchvisions(folder):
     to_tensor = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
-    for _images, _labels in DataLoader(ImageFolder(folder, to_tensor), batch_size=BATCH_SIZE, num_workers=num_cores()):
+    for _images, _labels in DataLoader(ImageFolder(folder, to_tensor), batch_size=BATCH_SIZE, num_workers=num_cpus()):
         pass
 
 
@@ -83,7 +83,7 @@ def measure_preparing(datasets, *, rounds):
                     start = time.perf_counter()
                     work()
                     rates[name].append(num_images / (time.perf_counter() - start))
-        figures.print_table(f"Images a second, {num_images:,} PNGs of {dataset}, {num_cores()} cores", rates)
+        figures.print_table(f"Images a second, {num_images:,} PNGs of {dataset}, {num_cpus()} cores", rates)
         mine, theirs = rates.values()
         ratios = {"toprung / torchvision": [a / b for a, b in zip(mine, theirs, strict=True)]}
         figures.print_table("Times as fast, round by round", ratios, digits=2)

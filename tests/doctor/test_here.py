@@ -12,7 +12,7 @@ def healthy(doctor):
 
 @pytest.fixture(scope="module")
 def broken(doctor, doctor_bench):
-    """The lock names another optuna, the storage is no folder, MLflow is down, and Ray listens for everybody."""
+    """The lock names another optuna, the storage is no folder, MLflow is down, and Ray is told to listen everywhere."""
     lock = doctor_bench / "requirements.lock"
     kept = lock.read_text()
     lock.write_text("\n".join("optuna==4.9.9" if line.startswith("optuna==") else line for line in kept.splitlines()))
@@ -58,6 +58,11 @@ def test_what_is_broken_is_an_error_with_its_remedy(broken, name, state, said, r
     assert (finding.state, broken.code) == (state, 1)
     assert said in finding.seen
     assert remedy in finding.remedy
+
+
+def test_a_private_ray_listens_on_loopback_whatever_the_shell_says(broken):
+    finding = broken.only("access")
+    assert (finding.state, finding.seen) == ("ok", "a private Ray: a token is asked for, on loopback only")
 
 
 def test_no_secret_is_printed(broken):

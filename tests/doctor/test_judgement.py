@@ -132,6 +132,12 @@ def test_a_cluster_without_a_token_is_an_error_where_others_reach_it(without_tok
     assert _only(access.check_access([_answer(listening=listening)], without_token=without_token)).state == state
 
 
+def test_a_private_ray_that_others_reach_is_an_error(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    found = _only(access.check_private([_answer(listening=("0.0.0.0:6379 (gcs_server)",))], []))
+    assert (found.state, found.seen) == ("error", "a private Ray listens beyond loopback: 0.0.0.0:6379 (gcs_server)")
+
+
 def test_a_private_ray_without_a_token_is_an_error(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert _only(access.check_private([_answer()], [])).state == "error"

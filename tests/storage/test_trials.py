@@ -8,7 +8,7 @@ import pytest
 
 from tests.servers import wait_until
 from toprung.directory import ABOUT_FILE, CONFIG_FILE, FAILURE_FILE, LAST_FILE, WEIGHTS_FILE, SweepDirectory
-from toprung.storage import Kept, TrialCopy, open_storage, trials
+from toprung.storage import Kept, TrialCopy, open_storage, parcels, trials
 from toprung.storage.parcels import AWAY_AFTER, SAVED_FILE, Saved, undelivered
 
 
@@ -169,3 +169,20 @@ def test_away_from_home_the_trial_before_is_removed_once_it_is_sent(elsewhere, b
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"[1]", b'{"epoch": 1}'])
 def test_a_foreign_saved_file_says_nothing(content):
     assert Saved.read(content) == Saved()
+
+
+def test_a_fault_while_sending_does_not_end_the_thread_that_sends():
+    class Unsendable:
+        trial_id, errors = "abc", [ValueError("a fault")]
+
+        def deliver(self, storage):
+            if self.errors:
+                raise self.errors.pop()
+
+        def close(self):
+            self.errors = None
+
+    parcel, sender = Unsendable(), parcels.Sender()
+    sender.send(parcel, None)
+    sender.settle(None, "abc", timeout_seconds=60)
+    assert parcel.errors is None

@@ -105,6 +105,11 @@ MISTAKES = {
         _nothing,
         "No trial can ever start: one needs 4096 CPUs, this machine has ",
     ),
+    "file that has the name of Ray": (
+        ["tune.smoke"],
+        _write("ray.py", "remote = None\n"),
+        "Ray cannot be imported from {bench}/ray.py: module 'ray' has no attribute 'init'. Rename that file if it is ",
+    ),
     "an address": (["tune.smoke", "--address", "127.0.0.1:1"], _nothing, "No Ray cluster answers at 127.0.0.1:1 ("),
 }
 

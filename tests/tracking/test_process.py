@@ -1,16 +1,24 @@
 """The writer in its process: what the driver hears of it, and what happens when it is killed."""
 
+import errno
+import io
+import json
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
+from mlflow.environment_variables import MLFLOW_ENABLE_ASYNC_LOGGING
 
 from tests.servers import wait_until
 from tests.tracking.recorded import Recorded, all_runs, assert_agrees, parent_of, runs_of
 from toprung import ledger
+from toprung.directory import SweepDirectory
 from toprung.errors import UserError
+from toprung.tracking import connection
 from toprung.tracking import process as processes
 from toprung.tracking.process import WriterProcess
+from toprung.tracking.writer import TrackingWriter
 
 
 class _Driven(Recorded):
@@ -120,3 +128,36 @@ def test_a_writer_that_dies_before_it_answers_keeps_nobody_waiting(url, tmp_path
     driven.writer.start_check()
     with pytest.raises(UserError, match="killed again and again"):
         driven.writer.wait_until_ready()
+
+
+def test_a_record_that_cannot_be_written_does_not_keep_the_writer_waiting(tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    made = SweepDirectory(tmp_path)
+    writer = WriterProcess(made, on_open=full, on_run=full, on_kept=full, on_refused=full)
+    events = [
+        {"event": "open", "run_id": "run", "experiment_id": "1"},
+        {"event": "run", "trial_id": "aa", "run_id": "run"},
+        {"event": "done", "problems": [], "undelivered": "the server is away"},
+    ]
+    told = io.StringIO("".join(json.dumps(event) + "\n" for event in events))
+    writer._listen(SimpleNamespace(stdout=told, stdin=io.StringIO(), wait=lambda: 0))
+    assert writer.undelivered == "the server is away"
+
+
+def test_a_writer_that_ends_by_a_fault_says_that_not_all_was_delivered(tmp_path):
+    def fault():
+        raise RuntimeError("a fault")
+
+    nothing = {name: lambda *_: None for name in ("on_open", "on_run", "on_kept", "on_refused")}
+    writer = TrackingWriter(fault, directory=SweepDirectory(tmp_path), **nothing)
+    writer.nudge()
+    writer.close(conclude=False)
+    assert writer.undelivered == "RuntimeError: a fault"
+
+
+def test_the_writer_waits_for_each_delivery_whatever_the_shell_says(monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")
+    connection.be_brief()
+    assert MLFLOW_ENABLE_ASYNC_LOGGING.get() is False

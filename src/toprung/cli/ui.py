@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import time
@@ -52,8 +53,9 @@ def ui(
     except KeyboardInterrupt:
         pass
     finally:
-        for server in servers:
-            stop_ui(server)
+        with contextlib.ExitStack() as stack:  # a second Ctrl-C, while one server stops, must not spare the other
+            for server in servers:
+                stack.callback(stop_ui, server)
 
 
 def _dashboard(root: Path, study: str | None, *, port: int) -> subprocess.Popen[bytes] | None:

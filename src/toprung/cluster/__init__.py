@@ -9,7 +9,7 @@ from toprung.cluster.capacity import (
     room_for_images,
 )
 from toprung.cluster.code import imported_code, other_code, runtime_env, sent_code
-from toprung.cluster.environment import prepare_environment
+from toprung.cluster.environment import import_ray, prepare_environment
 from toprung.cluster.local import LocalRay, local_capacity, local_node
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "LocalRay",
     "Node",
     "attach",
+    "import_ray",
     "imported_code",
     "local_capacity",
     "local_node",

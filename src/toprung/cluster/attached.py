@@ -15,7 +15,7 @@ from pathlib import Path
 
 from toprung.cluster.capacity import Node, alive_nodes
 from toprung.cluster.code import runtime_env_for_cluster
-from toprung.cluster.environment import token_source
+from toprung.cluster.environment import import_ray, token_source
 from toprung.errors import UserError
 
 REACH_SECONDS = 5
@@ -88,10 +88,8 @@ def attach(address: str, *, code: Path) -> AttachedRay:
             is none of its nodes.
     """
     _refuse_unreachable(address)
-    said = ""
+    ray, said = import_ray(), ""
     try:
-        import ray
-
         with _stderr_kept() as kept, _few_tries():
             try:
                 ray.init(

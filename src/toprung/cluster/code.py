@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import toprung
-from toprung.cluster.environment import EVERYWHERE, IN_WORKERS
+from toprung.cluster.environment import EVERYWHERE, IN_WORKERS, REQUIRED
 
 WORKBENCH = ("search_spaces", "trainers", "tune")
 ENGINE = Path(toprung.__file__).parent
@@ -23,7 +23,7 @@ def runtime_env(code: Path) -> dict[str, Any]:
 
 def runtime_env_for_cluster(code: Path) -> dict[str, Any]:
     """The same with the environment variables that the workers of a private Ray inherit."""
-    return {**runtime_env(code), "env_vars": {**EVERYWHERE, **IN_WORKERS}}
+    return {**runtime_env(code), "env_vars": {**EVERYWHERE, **REQUIRED, **IN_WORKERS}}
 
 
 def sent_code(folder: Path) -> str:

@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import signal
 import threading
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from toprung.cluster.capacity import Node
+from toprung.cluster import detection
+from toprung.cluster.capacity import OBJECT_STORE, Node
 from toprung.cluster.code import runtime_env
+from toprung.cluster.environment import import_ray
 from toprung.errors import UserError
+from toprung.machine import num_cpus
 
 
 def local_capacity() -> tuple[float, float]:
     """CPUs (those this process may use) and GPUs of this machine."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return float(cpus), float(_visible_gpus())
-
-
-def _visible_gpus() -> int:
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        return len([device for device in listed.split(",") if device.strip() not in ("", "-1")])
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) if Path("/proc/driver/nvidia/gpus").is_dir() else 0
+    return float(num_cpus()), float(detection.num_gpus())
 
 
 def local_node() -> Node:
-    """This machine as the one node that a private Ray has, with the object store that Ray gives it.
+    """This machine as the one node that a private Ray has.
 
-    That is 0.3 of memory, /dev/shm at most.
+    Raises:
+        UserError: Ray cannot be imported.
     """
     cpus, gpus = local_capacity()
-    store = 0.3 * psutil.virtual_memory().total
-    if Path("/dev/shm").is_dir():
-        store = min(store, shutil.disk_usage("/dev/shm").total)
-    return Node("", "this machine", {"CPU": cpus, "GPU": gpus, "object_store_memory": store}, {})
+    return Node("", "this machine", {"CPU": cpus, "GPU": gpus, OBJECT_STORE: detection.object_store_bytes()}, {})
 
 
 class LocalRay:
@@ -52,30 +41,33 @@ class LocalRay:
 
         Args:
             code: the folder that workers import the workbench from.
-            node: CPUs and GPUs to offer.
+            node: CPUs, GPUs and object store to offer.
         """
         self._node = node
         self._arguments: dict[str, Any] = {
             "address": "local",
             "num_cpus": int(node.resources["CPU"]),
             "num_gpus": int(node.resources["GPU"]),
+            "object_store_memory": int(node.resources[OBJECT_STORE]),
             "include_dashboard": False,
             "runtime_env": runtime_env(code),
             "logging_level": logging.WARNING,
         }
+        self._ray: Any = None  # the module, once it is imported
         self._error: BaseException | None = None
         self._settled, self._finished = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._live, name="ray")
+        # A daemon: a driver that ends without `stop` must not wait for it; Ray shuts down at exit by itself.
+        self._thread = threading.Thread(target=self._live, name="ray", daemon=True)
         self._thread.start()
 
     def _live(self) -> None:
         """Start Ray, and stay: Linux ends Ray's processes when the thread that started them ends (PR_SET_PDEATHSIG)."""
-        # Inherited by Ray's processes: a terminal that closes would end them before the sweep has ended in good order.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
-            import ray
-
-            ray.init(**self._arguments)
+            # Inherited by Ray's processes: a terminal that closes would end them before the sweep has ended in good
+            # order.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+            self._ray = import_ray()
+            self._ray.init(**self._arguments)
         except BaseException as error:  # carried to whoever waits
             self._error = error
         self._settled.set()
@@ -88,6 +80,8 @@ class LocalRay:
             UserError: it did not start.
         """
         self._settled.wait()
+        if isinstance(self._error, UserError):
+            raise self._error
         if self._error is not None:
             reason = (str(self._error).strip() or type(self._error).__name__).splitlines()[0]
             raise UserError(f"Ray did not start on this machine: {reason}") from self._error
@@ -99,8 +93,9 @@ class LocalRay:
     def stop(self) -> None:
         """End every Ray process of this sweep."""
         self._settled.wait()
-        import ray
-
-        ray.shutdown()
-        self._finished.set()
-        self._thread.join()
+        try:
+            if self._ray is not None:
+                self._ray.shutdown()
+        finally:
+            self._finished.set()
+            self._thread.join()

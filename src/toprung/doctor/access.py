@@ -66,7 +66,7 @@ def check_private(answers: Sequence[Answer], sockets: Sequence[str]) -> list[Fin
     token = os.environ.get("RAY_AUTH_MODE") == "token"
     if open_sockets:
         seen = f"a private Ray listens beyond loopback: {', '.join(open_sockets[:3])}"
-        remedy = "Type: unset RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, and report it where it stays so."
+        remedy = "Report it: this Ray has been told to listen on loopback only."
         return [Finding("access", "error", seen, remedy)]
     if not token:
         return [Finding("access", "error", "a private Ray asks for no token", "Type: unset RAY_AUTH_MODE")]

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import psutil
 
+from toprung.cluster import detection
 from toprung.cluster.code import engine_hash, imported_workbench_hash
 from toprung.doctor.shared_storage import Question, read_and_write
 from toprung.doctor.sockets import beyond_loopback
 from toprung.doctor.versions import versions_here
+from toprung.machine import num_cpus
 
 ASK_TORCH = "import torch; print(torch.cuda.device_count(), torch.get_num_threads(), torch.version.cuda or '-')"
 SHARED_MEMORY = Path("/dev/shm")
@@ -80,14 +82,14 @@ def view(look: Look, node_id: str) -> NodeView:
         look: what to look at.
         node_id: the name that this node answers the question under.
     """
-    memory, folder = psutil.virtual_memory(), session_folder()
+    folder = session_folder()
     raylet = psutil.Process(_raylet_pid())
     return NodeView(
         versions=versions_here(),
         engine_hash=engine_hash(),
         workbench_hash=imported_workbench_hash(),
-        num_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory=Room(memory.total, memory.available),
+        num_cores=num_cpus(),
+        memory=Room(*detection.memory_bytes()),
         shared_memory=room(SHARED_MEMORY) if SHARED_MEMORY.is_dir() else None,
         disk=room(folder),
         disk_path=str(folder),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from toprung.directory import ABOUT_FILE, CONFIG_FILE, FAILURE_FILE, LAST_FILE, WEIGHTS_FILE, write_json
-from toprung.storage.objects import ObjectStorage, StorageAway
+from toprung.storage.objects import ObjectStorage
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +143,8 @@ class Sender:
                 self._in_hand = trial_id
             try:
                 parcel.deliver(storage)
-                failed = None
-            except (StorageAway, OSError) as error:
+                failed: Exception | None = None
+            except Exception as error:  # whatever it is, trials wait for this thread
                 failed = error
                 logger.warning("%s: its files wait for the storage: %s", trial_id, error)
             with self._changed:

@@ -144,7 +144,7 @@ class SweepCopy:
                 if not is_away:
                     logger.warning("the storage is away, the sweep goes on: %s", error)
                 is_away = True
-            except OSError as error:
+            except Exception as error:  # this thread also renews the lease: it must not end before the sweep does
                 logger.warning("a file cannot be sent: %s", error)
 
     def _beat(self) -> None:

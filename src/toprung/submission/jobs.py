@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from toprung.cluster import import_ray
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Jobs:
             raise UserError(f'--address "{address}" is no dashboard\'s address. Give one: http://127.0.0.1:8265')
         os.environ["RAY_AUTH_MODE"] = "token"  # read on import
         os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets it win over what is given to the client
+        import_ray()
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 

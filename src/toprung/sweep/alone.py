@@ -9,9 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from toprung import cluster, data, metric_names
+from toprung import data, metric_names
 from toprung.directory import CONFIG_FILE, write_json
 from toprung.errors import UserError
+from toprung.machine import num_cpus
 from toprung.search.space import refuse_mistyped, refuse_unknown
 from toprung.spec import Data
 from toprung.sweep import workbench
@@ -90,7 +91,7 @@ def train_alone(
             folder=folder,
             report=tell,
             seed=seed,
-            num_threads=num_threads or max(1, int(cluster.local_capacity()[0]) // ranks.num_ranks()),
+            num_threads=num_threads or max(1, num_cpus() // ranks.num_ranks()),
         )
         try:
             with session.opened(one):

@@ -186,6 +186,7 @@ class Driver:
         return writer
 
     def _search(self, ray_here: cluster.LocalRay | cluster.AttachedRay, writer: WriterProcess) -> None:
+        cluster.import_ray("ray.tune")
         from toprung.sweep.losses import Losses
         from toprung.sweep.stopping import Stopping
         from toprung.sweep.tuner import build_searcher, build_tuner

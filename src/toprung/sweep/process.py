@@ -49,8 +49,9 @@ def output_to(log_file: Path) -> Iterator[None]:
         os.dup2(log, 2)
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # a full disk: what follows must reach the terminal all the same
+                stream.flush()
         for target, kept in zip((1, 2), saved, strict=True):
             os.dup2(kept, target)
             os.close(kept)

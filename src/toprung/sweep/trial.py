@@ -62,6 +62,7 @@ class TrialTask:
     seed: int | None  # None: each configuration has its own
     num_workers: int
     num_threads: int  # of each
+    num_gpus: float  # of each
     mapped: Path | None  # the folder of the images, where they are not among the arrays
     code: str  # the hash of the code that was sent
     kept: storage.Kept | None = None  # where the sweep is kept, if that is no folder
@@ -171,6 +172,8 @@ def train_as_a_rank(
 
     if (imported := cluster.imported_code()) != task.code:
         raise OtherCode(cluster.other_code(f"The node {socket.gethostname()}", imported, task.code))
+    if task.num_gpus:
+        check_gpu(task.num_gpus)
     module_name, _, loop_name = task.trainer.partition(":")
     loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
     values = dict(zip(arrays, ray.get([*arrays.values()]), strict=True))
@@ -196,6 +199,25 @@ def train_as_a_rank(
         train_loop_config={**task.defaults, **config},
         scaling_config=ScalingConfig(num_workers=0),
     ).fit()
+
+
+def check_gpu(num_gpus: float) -> None:
+    """Check that torch can use the GPU that Ray has given this process; without one the loop would train on the CPU.
+
+    Raises:
+        toprung.session.TrainingFailed: it cannot, with torch's reason.
+    """
+    import torch
+
+    from toprung import session
+
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # unlike `is_available` it says why not: no driver, an old one, a build without CUDA
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).strip().partition(". ")[0].splitlines()[0].rstrip(".")
+        raise session.TrainingFailed(
+            f"resources.gpus is {num_gpus:g}, but torch has no GPU on {socket.gethostname()} ({reason})"
+        ) from error
 
 
 def _train_in(group: WorkerGroup, train: Callable[[], None], *, others: Callable[[], None], folder: Path) -> None:

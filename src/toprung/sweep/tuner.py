@@ -116,6 +116,7 @@ def build_tuner(
         seed=None if sweep.experiments else sweep.seed,
         num_workers=sweep.resources.workers,
         num_threads=sweep.resources.num_threads,
+        num_gpus=sweep.resources.gpus,
         mapped=checked.images.mapped,
         code=cluster.sent_code(made.code_folder),
         kept=kept,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -25,6 +26,8 @@ import filelock
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.tracking import server
+
+logger = logging.getLogger(__name__)
 
 MOST_STARTS = 4
 STRAGGLER_SECONDS = 60
@@ -148,7 +151,10 @@ class WriterProcess:
         for line in process.stdout:
             event = json.loads(line)
             done = done or event["event"] in ("done", "refused")
-            self._take(event)
+            try:
+                self._take(event)
+            except Exception:  # such as a full disk: the writer would wait until somebody reads on
+                logger.exception("what MLflow's writer told cannot be recorded: %s", event["event"])
         process.wait()
         process.stdout.close()
         with contextlib.suppress(BrokenPipeError):

@@ -115,6 +115,10 @@ class TrackingWriter:
                 if self._closing.is_set():
                     time.sleep(min(pause, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except Exception as error:  # nobody else can say that what is left will not arrive
+                logger.exception("MLflow: the writer ends")
+                self.undelivered = f"{type(error).__name__}: {error}"
+                return
 
     def _deliver(self) -> bool:
         """Send what the server has not; return whether all is done."""

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from toprung.data.image_folder.tree import Tree
 from toprung.errors import UserError
+from toprung.machine import num_cpus
 
 if TYPE_CHECKING:  # Pillow is imported where images are decoded
     from toprung.data.image_folder.decode import Chunk, Decoded, Target
@@ -144,7 +145,7 @@ def _map_here(function: Callable[[Chunk], Decoded], chunks: Iterable[Chunk]) -> 
         yield function(chunk)
         seconds = time.monotonic() - started
         if seconds > SECONDS_ALONE and seconds / done * (len(waiting) - done) > SECONDS_WORTH_A_POOL:
-            yield from in_processes(function, waiting[done:], num_processes=num_cores())
+            yield from in_processes(function, waiting[done:], num_processes=num_cpus())
             return
 
 
@@ -181,11 +182,6 @@ def in_processes(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def num_cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _leave_ctrl_c_to_parent() -> None:
