@@ -72,7 +72,7 @@ def collect(project: Path, *, card: Card, split_fingerprint: str, seed: int | No
 
 def write_origin(project: Path, copy: Path) -> None:
     """Leave word in a copy of the workbench, which has no .git, of the commit that it was made from."""
-    (copy / ORIGIN_FILE).write_text(json.dumps(_origin(project)) + "\n")
+    (copy / ORIGIN_FILE).write_text(json.dumps(_origin(project)) + "\n", encoding="utf-8")
 
 
 def _origin(project: Path) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _origin(project: Path) -> dict[str, Any]:
         changed = _git(project, "status", "--porcelain")
         return {"commit": commit, "dirty": None if changed is None else bool(changed)}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        left = json.loads((project / ORIGIN_FILE).read_text())
+        left = json.loads((project / ORIGIN_FILE).read_text(encoding="utf-8"))
         return {"commit": left["commit"], "dirty": left["dirty"]}
     return {"commit": None, "dirty": None}
 
@@ -113,7 +113,15 @@ def installed_versions() -> dict[str, str]:
 
 def _git(project: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=project, capture_output=True, text=True, check=False, timeout=20)
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=project,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=20,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -92,7 +92,9 @@ def _write(target: Path, *, name: str) -> list[Path]:
 
 def _git_init(folder: Path) -> None:
     try:
-        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True, capture_output=True, text=True)
+        subprocess.run(
+            ["git", "init", "--quiet"], cwd=folder, check=True, capture_output=True, encoding="utf-8", errors="replace"
+        )
     except FileNotFoundError:
         raise UserError("DVC needs Git, and there is no git on PATH. Install it, then again: toprung init") from None
     except subprocess.CalledProcessError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -146,7 +147,14 @@ def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
     file = source_file(project, dotted, kind="trainer")
     needed = f"{file.relative_to(project)} needs DEFAULTS = {{...}}: a dictionary of every hyperparameter it reads"
     try:
-        tree = ast.parse(file.read_text(), filename=str(file))
+        source = importlib.util.decode_source(file.read_bytes())  # obeys a BOM and a coding cookie, as an import does
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"The trainer {dotted} cannot be decoded: {error}. Save it as UTF-8, or name its encoding in the first "
+            "line: # coding: latin-1"
+        ) from None
+    try:
+        tree = ast.parse(source, filename=str(file))
     except SyntaxError as error:
         raise UserError(f"The trainer {dotted} cannot be read: {error.msg} (line {error.lineno})") from None
     for statement in tree.body:
@@ -174,7 +182,7 @@ def _source_names(project: Path) -> list[str]:
     try:
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *FOLDERS],
-            cwd=project, capture_output=True, text=True, check=True, timeout=20,
+            cwd=project, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=20,
         ).stdout  # fmt: skip
         names = [name for name in listed.split("\0") if name.endswith(".py")]
         if names:
