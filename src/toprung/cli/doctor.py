@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from toprung.cli.places import Json, print_json
+from toprung.errors import UserError
 
 if TYPE_CHECKING:
     from toprung.doctor import Finding
@@ -74,7 +75,9 @@ def _examine(project: Path, *, address: str | None, storage: str) -> list[Findin
     root = storage if "://" in storage else str(project / storage)
     with tempfile.TemporaryDirectory(prefix="toprung-doctor-") as folder:
         code = Path(folder, "code")
-        workbench.snapshot(project, code)
+        code.mkdir()
+        with suppress(UserError):  # the examination's line on git has the reason
+            workbench.snapshot(project, code)
         with output_to(Path(folder, "log")):
             from toprung.doctor import examine
 

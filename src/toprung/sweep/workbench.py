@@ -10,8 +10,8 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import os
 import shutil
-import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from toprung import spec
 from toprung.errors import UserError, explain
+from toprung.git_command import is_checkout, run_git
 
 FOLDERS = ("tune", "trainers", "search_spaces")
 
@@ -170,7 +171,11 @@ def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
 
 
 def snapshot(project: Path, target: Path) -> None:
-    """Copy the workbench's Python files, as git sees them (tracked, or new and not ignored), to `target`."""
+    """Copy the workbench's Python files, as git sees them (tracked, or new and not ignored), to `target`.
+
+    Raises:
+        UserError: the workbench is a git checkout that git refuses to read; what it ignores must not be copied.
+    """
     for name in _source_names(project):
         source, copy = project / name, target / name
         if source.is_file():
@@ -179,16 +184,11 @@ def snapshot(project: Path, target: Path) -> None:
 
 
 def _source_names(project: Path) -> list[str]:
-    try:
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *FOLDERS],
-            cwd=project, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=20,
-        ).stdout  # fmt: skip
-        names = [name for name in listed.split("\0") if name.endswith(".py")]
+    if is_checkout(project):
+        listed = run_git(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *FOLDERS)
+        names = [name for name in os.fsdecode(listed).split("\0") if name.endswith(".py")]
         if names:
             return names
-    except (OSError, subprocess.SubprocessError):
-        pass
     return [str(f.relative_to(project)) for folder in FOLDERS for f in (project / folder).rglob("*.py")]
 
 
