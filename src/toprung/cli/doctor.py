@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from toprung.cli.console import open_console
 from toprung.cli.places import Json, print_json
 from toprung.errors import UserError
 
@@ -101,7 +102,7 @@ def _examine_from_afar(project: Path, *, address: str, storage: str, prepared: s
 
 
 def _print(findings: Sequence[Finding], *, title: str, seconds: float) -> None:
-    console = Console(highlight=False, soft_wrap=True)  # lines stay whole: a remedy can be copied and typed
+    console = open_console()
     width = max(len(each.name) for each in findings)
     console.print(f"{title}, looked at in {seconds:.0f} s\n")
     for each in findings:
@@ -122,9 +123,10 @@ def _print(findings: Sequence[Finding], *, title: str, seconds: float) -> None:
 @contextmanager
 def _waiting(what: str) -> Iterator[None]:
     """The time that goes by, on a terminal, by a descriptor of its own: standard error goes to a file meanwhile."""
-    with os.fdopen(os.dup(sys.stderr.fileno()), "w") as own:
+    encoding, errors = sys.stderr.encoding, sys.stderr.errors
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=encoding, errors=errors) as own:
         console = Console(file=own)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        columns = (SpinnerColumn("line"), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             bar.add_task(what, total=None)
             yield
