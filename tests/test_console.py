@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from toprung.cli.console import open_console, print_table
+from toprung.cli.console import PLAIN, open_console, print_table
 
 LOCALES = {
     "ASCII": {"PYTHONIOENCODING": "ascii"},
@@ -34,11 +34,11 @@ def test_no_encoding_of_a_terminal_keeps_a_line_from_being_printed(locale):
     printed = subprocess.run(
         [sys.executable, "-c", PRINTS], env={**os.environ, **LOCALES[locale]}, check=True, capture_output=True
     )
-    plus_minus = b"\xb1" if locale == "Latin-1" else b"+-"
+    plus_minus = b"\xb1" if locale == "Latin-1" else b"~"
     line, child = printed.stdout.splitlines()
-    assert line == b"0.93 " + plus_minus + b" 0.01 ... caf\xe9.png ?"
+    assert line == b"0.93 " + plus_minus + b" 0.01 . caf\xe9.png ?"
     assert child == rb"'\u2192'"
-    assert printed.stderr == b"stderr: ...\n"
+    assert printed.stderr == b"stderr: .\n"
 
 
 @pytest.mark.parametrize("locale", ["ASCII", "Latin-1"])
@@ -47,6 +47,10 @@ def test_a_command_prints_a_name_that_the_terminal_does_not_know(tmp_path, local
     made = subprocess.run(command, cwd=tmp_path, env={**os.environ, **LOCALES[locale]}, check=True, capture_output=True)
     assert made.stdout.startswith(b"?: a workbench")
     assert (tmp_path / "→" / "tune").is_dir()
+
+
+def test_no_substitute_is_wider_than_its_symbol():
+    assert all(len(substitute) <= len(symbol) for symbol, substitute in PLAIN.items())
 
 
 def test_an_argument_that_is_no_text_is_refused_in_one_line(tmp_path):

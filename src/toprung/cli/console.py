@@ -15,8 +15,9 @@ from rich.table import Table
 
 from toprung.errors import UserError
 
-# How toprung's own symbols look in a terminal that is not UTF-8; any other character becomes a question mark.
-PLAIN = {"·": "-", "×": "x", "–": "-", "’": "'", "…": "...", "±": "+-", **dict.fromkeys("▁▂▃▄▅▆▇█", "")}
+# How toprung's own symbols look in a terminal that is not UTF-8; any other character becomes a question mark. None gets
+# longer: a line that fills the terminal would be wrapped, and the live block could not be redrawn in place.
+PLAIN = {"·": "-", "×": "x", "–": "-", "’": "'", "…": ".", "±": "~", **dict.fromkeys("▁▂▃▄▅▆▇█", "")}
 SUBSTITUTE = "toprung.substitute"
 UNLIMITED_WIDTH = 10_000
 MIN_FOLDED_WIDTH, GAP = 24, 2
