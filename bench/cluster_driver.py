@@ -85,7 +85,7 @@ def left_behind(storage):
 def instant(project, cluster, trials, *, keep=False):
     """One sweep of instant trials on the cluster, as many at once as it takes; its driver is watched."""
     storage, log, output = project / "storage", project / "reports.log", project / "output.log"
-    log.write_text("")
+    log.write_text("", encoding="utf-8")
     settings = {
         "num_trials": trials,
         "max_concurrent_trials": "null",
@@ -95,16 +95,15 @@ def instant(project, cluster, trials, *, keep=False):
     }
     pairs = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     command = [sys.executable, "-m", "toprung", "sweep", "tune.instant", "--address", cluster.address, *pairs]
-    with output.open("w") as file:
+    with output.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(command, cwd=project, stdout=file, stderr=subprocess.STDOUT)
         try:
             watched = lanes.watch(process, log)
         finally:
             lanes.end(process)
     if process.returncode != 0 or watched.reports != trials:
-        sys.exit(
-            f"{watched.reports} of {trials} reports, exit code {process.returncode}:\n{output.read_text()[-3000:]}"
-        )
+        tail = output.read_text(encoding="utf-8")[-3000:]
+        sys.exit(f"{watched.reports} of {trials} reports, exit code {process.returncode}:\n{tail}")
     writer = lanes.writer_cpu_seconds(storage)
     if not keep:
         shutil.rmtree(storage)

@@ -83,14 +83,14 @@ def recovery(folder, options):
         with raylets([1], log=log) as cluster:
             lost = cluster.start(1)
             command = (sys.executable, "-m", "toprung", "sweep", "tune.overhead", "--address", cluster.address)
-            with (project / "output.log").open("w") as output:
+            with (project / "output.log").open("w", encoding="utf-8") as output:
                 sweep = subprocess.Popen([*command, *flags(*settings)], cwd=project, stdout=output, stderr=output)
             wait_for(lambda log=log: len(trials_of(log)) == 2 and min(trials_of(log).values()) >= 3, sweep)
             cluster.start(1)  # room for the trial that will be homeless
             killed = time.time()
             cluster.kill(lost)
             if sweep.wait(timeout=600):
-                sys.exit((project / "output.log").read_text()[-3000:])
+                sys.exit((project / "output.log").read_text(encoding="utf-8")[-3000:])
         rounds.append({"a node of two": silence(overhead.latest(project), since=killed)})
         print(f"run {number + 1}: {json.dumps(rounds[-1])}", flush=True)
     return rounds
@@ -99,7 +99,7 @@ def recovery(folder, options):
 def toprung(project, *words):
     """A `toprung` command on the cluster, to its end."""
     command = [sys.executable, "-m", "toprung", *map(str, words)]
-    ran = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, cwd=project, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if ran.returncode != 0:
         sys.exit(f"{' '.join(command)} ended with {ran.returncode}:\n{ran.stdout[-2000:]}{ran.stderr[-2000:]}")
 
@@ -121,7 +121,7 @@ def throughput(log, started, *, images, num_ranks=1):
 
 
 def lines_of(log):
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
 
 
 def first_step(log):

@@ -64,7 +64,7 @@ def train_driver(config):
 
 
 def write(log, **line):
-    with open(log, "a") as file:
+    with open(log, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -115,7 +115,7 @@ def tell(log, *, started):
     """What the trials wrote, and what Ray has left."""
     import ray
 
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     for each in (line for line in lines if "controller" in line):
         steps = [line["began"] for line in lines if line["trial"] == each["trial"] and line.get("rank") == 0]
         first = f"first step {min(steps) - each['controller']:.1f} s later" if steps else "no step"

@@ -63,7 +63,7 @@ def write(path, figures):
     if path is None:
         return
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     made_by = {
         "command": " ".join(sys.argv),
         "cpu": next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor()),
@@ -72,4 +72,4 @@ def write(path, figures):
         "torchvision": torchvision.__version__,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"made_by": made_by, **figures}, indent=2) + "\n")
+    path.write_text(json.dumps({"made_by": made_by, **figures}, indent=2) + "\n", encoding="utf-8")

@@ -48,5 +48,5 @@ def metrics(config, epoch):
 
 def note():
     time.sleep(float(os.environ.get("TOPRUNG_BENCH_PAUSE", "0")))
-    with open(os.environ["TOPRUNG_BENCH_LOG"], "a") as log:
+    with open(os.environ["TOPRUNG_BENCH_LOG"], "a", encoding="utf-8") as log:
         log.write(f"{time.time()}\n")

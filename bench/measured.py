@@ -72,6 +72,6 @@ def measured_epoch(model, data, optimizer, schedule, augment, config, *, trial):
     loss = convnet.train_one_epoch(model, data.train, optimizer, schedule, augment, {"precision": "float32", **config})
     metrics = {"train/loss": loss, **vision.evaluate(model, data.val)}
     line = {"pid": os.getpid(), "trial": trial, "began": began, "ended": time.time(), "cpu": time.thread_time() - cpu}
-    with open(os.environ["TOPRUNG_BENCH_LOG"], "a") as log:
+    with open(os.environ["TOPRUNG_BENCH_LOG"], "a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
     return metrics

@@ -75,7 +75,7 @@ def main() -> None:
                 print(f"run {run + 1}, {way}: {json.dumps(runs[-1])}", flush=True)
     print_table(figures, arguments)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def workbench(project: Path, arguments: argparse.Namespace) -> Path:
@@ -88,9 +88,9 @@ def workbench(project: Path, arguments: argparse.Namespace) -> Path:
     (project / "data" / "prepared").mkdir(parents=True)
     (project / "data" / "prepared" / arguments.data).symlink_to(prepared)
     shutil.copyfile(PROJECT / "bench" / "measured.py", project / "trainers" / "measured.py")
-    (project / "search_spaces" / "measured.py").write_text(SPACE)
+    (project / "search_spaces" / "measured.py").write_text(SPACE, encoding="utf-8")
     recipe = RECIPE.format(data=arguments.data, num_train=arguments.images, num_trials=arguments.trials)
-    (project / "tune" / "overhead.py").write_text(recipe)
+    (project / "tune" / "overhead.py").write_text(recipe, encoding="utf-8")
     return project
 
 
@@ -166,7 +166,7 @@ def bare_worker(queue, project: str, wanted: dict, log: str) -> None:
 
 def from_log(log: Path, started: float) -> dict[str, float]:
     """The figures of one run."""
-    epochs = [json.loads(line) for line in log.read_text().splitlines()]
+    epochs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     first, last = min(e["began"] for e in epochs), max(e["ended"] for e in epochs)
     return {
         "training share": sum(epoch["cpu"] for epoch in epochs) / (2 * (last - first)),

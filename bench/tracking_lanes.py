@@ -52,8 +52,8 @@ def workbench(project):
     (project / "data" / "prepared").mkdir(parents=True)
     (project / "data" / "prepared" / "digits").symlink_to(prepared)
     shutil.copyfile(BENCH / "instant.py", project / "trainers" / "instant.py")
-    (project / "search_spaces" / "instant.py").write_text(SPACE)
-    (project / "tune" / "instant.py").write_text(RECIPE)
+    (project / "search_spaces" / "instant.py").write_text(SPACE, encoding="utf-8")
+    (project / "tune" / "instant.py").write_text(RECIPE, encoding="utf-8")
     return project
 
 
@@ -120,7 +120,7 @@ class Watched:
 def run(lane, size, *, project, startup, uri=None, pause=0.0):
     """Run a lane to its end in a storage folder of its own, which is removed afterwards."""
     storage, log = project / "storage", project / "reports.log"
-    log.write_text("")
+    log.write_text("", encoding="utf-8")
     storage.mkdir()
     environment = {**os.environ, "TOPRUNG_BENCH_LOG": str(log), "TOPRUNG_BENCH_PAUSE": str(pause)}
     environment["PYTHONPATH"] = os.pathsep.join(
@@ -130,7 +130,7 @@ def run(lane, size, *, project, startup, uri=None, pause=0.0):
     if lane.toprung and uri:
         environment["MLFLOW_TRACKING_URI"] = uri
     output = project / "output.log"
-    with output.open("w") as file:
+    with output.open("w", encoding="utf-8") as file:
         command = lane.command(size, storage=storage, startup=startup, uri=uri)
         process = subprocess.Popen(command, cwd=project, env=environment, stdout=file, stderr=subprocess.STDOUT)
         try:
@@ -139,7 +139,9 @@ def run(lane, size, *, project, startup, uri=None, pause=0.0):
             end(process)
     if process.returncode != 0 or watched.reports != size.trials * size.reports:
         heard = f"{watched.reports} of {size.trials * size.reports} reports"
-        sys.exit(f"{lane.name} ended with {process.returncode} after {heard}:\n{output.read_text()[-2000:]}")
+        sys.exit(
+            f"{lane.name} ended with {process.returncode} after {heard}:\n{output.read_text(encoding='utf-8')[-2000:]}"
+        )
     watched = replace(watched, writer_cpu_seconds=writer_cpu_seconds(storage))
     shutil.rmtree(storage)
     return watched
@@ -147,7 +149,7 @@ def run(lane, size, *, project, startup, uri=None, pause=0.0):
 
 def writer_cpu_seconds(storage):
     """What the process that writes to MLflow says of itself in the sweep's log; none in the stock lanes."""
-    logs = "".join(log.read_text(errors="replace") for log in storage.glob("*/sweep.log"))
+    logs = "".join(log.read_text(errors="replace", encoding="utf-8") for log in storage.glob("*/sweep.log"))
     return sum(float(seconds) for seconds in re.findall(r"^MLflow writer: ([0-9.]+) s of CPU", logs, re.MULTILINE))
 
 
@@ -163,7 +165,7 @@ def watch(process, log):
             if ended:
                 break
             time.sleep(LOOK_SECONDS)
-    ended_at, times = time.time(), sorted(float(line) for line in log.read_text().splitlines())
+    ended_at, times = time.time(), sorted(float(line) for line in log.read_text(encoding="utf-8").splitlines())
     if not times:
         return Watched(0, 0.0, 0.0, 0.0, ())
     return Watched(reports, looks[-1][1] - looks[0][1], times[-1] - times[0], ended_at - times[0], tuple(looks))
@@ -171,7 +173,7 @@ def watch(process, log):
 
 def cpu_seconds(pid):
     """User and system time of one process; a zombie still has its own."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 

@@ -51,8 +51,11 @@ class Sampler(threading.Thread):
         for task in os.scandir("/proc/self/task"):
             number = int(task.name)
             try:
-                spent = int(Path(task.path, "schedstat").read_text().split()[0])
-                name, stack = names.get(number) or (f"native: {Path(task.path, 'comm').read_text().strip()}", [])
+                spent = int(Path(task.path, "schedstat").read_text(encoding="utf-8").split()[0])
+                name, stack = names.get(number) or (
+                    f"native: {Path(task.path, 'comm').read_text(encoding='utf-8').strip()}",
+                    [],
+                )
             except (OSError, IndexError):
                 continue  # it ended meanwhile
             used, self._spent[number] = spent - self._spent.get(number, 0), spent

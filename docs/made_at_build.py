@@ -21,6 +21,6 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add what Typer itself tells of the commands; called by MkDocs."""
     command = [sys.executable, "-m", "typer", "toprung.cli.app", "utils", "docs", "--name", "toprung"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    told = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace").stdout
     files.append(File.generated(config, COMMAND_LINE, content=told.replace("# `toprung`", "# The command line", 1)))
     return files

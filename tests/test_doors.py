@@ -1,4 +1,7 @@
-"""The locks on the doors, read from the code: nothing foreign is unpickled, run, or unpacked out of its folder."""
+"""The locks on the doors, read from the code: nothing foreign is unpickled, run, or unpacked out of its folder.
+
+Text is read and written in a named encoding, never in the machine's.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -51,6 +54,11 @@ def breaches(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"{name} with a shell"
         if "trust_remote_code" in given:
             yield node.lineno, f"{name} with trust_remote_code"
+        # Ruff's PLW1514 finds `open`, but only such paths as it can infer.
+        if name.endswith((".read_text", ".write_text")) and "encoding" not in given:
+            yield node.lineno, f"{name} without an encoding"
+        if given.get("text") == "True" and "encoding" not in given:
+            yield node.lineno, f"{name} with text=True and no encoding"
 
 
 def test_no_module_runs_unpickles_or_unpacks_what_came_from_outside(project):
@@ -77,6 +85,9 @@ def _text(file: Path) -> str:
         "archive.extractall(folder)",
         "subprocess.run(text, shell=True)",
         "eval(text)",
+        "(folder / name).read_text()",
+        "file.write_text(text)",
+        "subprocess.run(words, text=True)",
     ],
 )
 def test_each_open_door_is_found(source):
@@ -92,6 +103,8 @@ def test_each_open_door_is_found(source):
         "archive.extractall(folder, filter='data')",
         "model.eval()",
         "subprocess.run(words)",
+        "subprocess.run(words, encoding='utf-8')",
+        "file.read_text(encoding='utf-8')",
     ],
 )
 def test_a_shut_door_is_let_be(source):

@@ -84,10 +84,10 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path):
 
 def test_without_git_nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="there is no git on PATH"):
+    with pytest.raises(UserError, match="git cannot be run"):
         scaffold(tmp_path / "x")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="there is no git on PATH"):
+    with pytest.raises(UserError, match="git cannot be run"):
         scaffold(tmp_path / "empty")
     assert _files(tmp_path) == set()
     assert os.listdir(tmp_path) == ["empty"]

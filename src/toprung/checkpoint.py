@@ -195,7 +195,7 @@ def put_back(
 def best_epoch(folder: Path) -> int | None:
     """The epoch whose weights lie in the folder; None where there are none."""
     try:
-        about = json.loads((folder / ABOUT_FILE).read_text())
+        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
         return int(about["epoch"]) if (folder / WEIGHTS_FILE).exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -186,7 +186,7 @@ class SweepDirectory:
     def failure_of(self, trial_id: str) -> Failure | None:
         """What a failed trial left behind."""
         try:
-            left = json.loads((self.trial_folder(trial_id) / FAILURE_FILE).read_text())
+            left = json.loads((self.trial_folder(trial_id) / FAILURE_FILE).read_text(encoding="utf-8"))
             return Failure(
                 cause=str(left["cause"]),
                 disk_full=bool(left["disk_full"]),
@@ -236,7 +236,7 @@ class SweepDirectory:
             UserError: it is missing or no JSON object.
         """
         try:
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{file} cannot be read ({error}). Is {self.path} a sweep's directory?") from None
         if not isinstance(content, dict):
@@ -251,5 +251,5 @@ class SweepDirectory:
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write JSON aside, then rename: a reader meets the old file or the new one."""
     aside = file.with_name(f".{file.name}.tmp")
-    aside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    aside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(aside, file)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import platform
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from toprung.data import Card, dvc_lineage
 from toprung.errors import UserError
+from toprung.git_command import is_checkout, query_git, run_git
 
 PACKAGES = ("toprung", "torch", "torchvision", "ray", "optuna", "mlflow", "dvc", "numpy")
 ORIGIN_FILE = "origin.json"
@@ -51,6 +51,9 @@ def collect(project: Path, *, card: Card, split_fingerprint: str, seed: int | No
         split_fingerprint: of the indices that train and validate.
         seed: of training; None where each trial has its own.
         search_seed: of the sampler.
+
+    Raises:
+        UserError: the workbench is a git checkout that git refuses to read.
     """
     origin = _origin(project)
     lock = project / "requirements.lock"
@@ -72,16 +75,15 @@ def collect(project: Path, *, card: Card, split_fingerprint: str, seed: int | No
 
 def write_origin(project: Path, copy: Path) -> None:
     """Leave word in a copy of the workbench, which has no .git, of the commit that it was made from."""
-    (copy / ORIGIN_FILE).write_text(json.dumps(_origin(project)) + "\n")
+    (copy / ORIGIN_FILE).write_text(json.dumps(_origin(project)) + "\n", encoding="utf-8")
 
 
 def _origin(project: Path) -> dict[str, Any]:
     """The commit of the workbench, and whether its files differ from it; None and None where nobody knows."""
-    if (commit := _git(project, "rev-parse", "HEAD")) is not None:
-        changed = _git(project, "status", "--porcelain")
-        return {"commit": commit, "dirty": None if changed is None else bool(changed)}
+    if is_checkout(project) and (commit := query_git(project, "rev-parse", "--verify", "--quiet", "HEAD")) is not None:
+        return {"commit": commit.decode().strip(), "dirty": bool(run_git(project, "status", "--porcelain"))}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        left = json.loads((project / ORIGIN_FILE).read_text())
+        left = json.loads((project / ORIGIN_FILE).read_text(encoding="utf-8"))
         return {"commit": left["commit"], "dirty": left["dirty"]}
     return {"commit": None, "dirty": None}
 
@@ -109,11 +111,3 @@ def installed_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _git(project: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=project, capture_output=True, text=True, check=False, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -157,6 +157,26 @@ def test_defaults_that_are_not_written_out_get_one_line(workbench, source, words
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [b"\xef\xbb\xbfDEFAULTS = {'lr': 1}\n", b"# coding: latin-1\n# Gr\xf6\xdfe\nDEFAULTS = {'lr': 1}\n"],
+    ids=["byte order mark", "coding cookie"],
+)
+def test_a_trainer_in_any_encoding_that_python_reads_is_read(workbench, source):
+    (workbench / "trainers" / "mine.py").write_bytes(source)
+    assert w.trainer_defaults(workbench, "trainers.mine") == {"lr": 1}
+
+
+@pytest.mark.parametrize("source", [b"# Gr\xf6\xdfe\n", b"\n\n\n# Gr\xf6\xdfe\n", b"# coding: none\n"])
+def test_a_trainer_that_cannot_be_decoded_gets_one_line(workbench, source):
+    (workbench / "trainers" / "mine.py").write_bytes(source)
+    with pytest.raises(
+        UserError, match=r"^The trainer trainers\.mine cannot be decoded: .* Save it as UTF-8"
+    ) as caught:
+        w.trainer_defaults(workbench, "trainers.mine")
+    assert "\n" not in str(caught.value)
+
+
 def test_annotated_defaults_are_read_too(workbench):
     (workbench / "trainers" / "mine.py").write_text("DEFAULTS: dict[str, float] = {'lr': 1e-3}\n")
     assert w.trainer_defaults(workbench, "trainers.mine") == {"lr": 1e-3}

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from toprung.cli.ci import ci_app
 from toprung.cli.confirm import confirm_app
+from toprung.cli.console import check_arguments, open_console, prepare_streams, print_table
 from toprung.cli.data import data_app
 from toprung.cli.doctor import doctor_app
 from toprung.cli.init import init_app
@@ -49,7 +49,9 @@ Settings = Annotated[
 
 def main() -> None:
     """Run the command line: exit code 0 on success, 1 on failure, 2 for a mistake in what was typed, 130 on Ctrl-C."""
+    prepare_streams()
     try:
+        check_arguments(sys.argv[1:])
         app()
     except UserError as error:
         print(error, file=sys.stderr)
@@ -161,7 +163,7 @@ def list_sweeps(as_json: Json = False, storage: Storage = "runs") -> None:
             f"{best['value']:.4f}" if best else "",
             (each.get("started") or "")[:16].replace("T", " "),
         )
-    _console().print(table)
+    print_table(open_console(), table, num_optional=1)  # the id tells when it started, too
 
 
 @app.command()
@@ -182,15 +184,11 @@ def show(
     if as_json:
         print_json(content)
     else:
-        print_summary(_console(), content)
-
-
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+        print_summary(open_console(), content)
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != "name", overflow="fold", min_width=12 if column == "name" else None)
     return table

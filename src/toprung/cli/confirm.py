@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from toprung.cli.console import open_console, print_table
 from toprung.cli.places import Address, Named, Storage, exit_code, root_of, say, short
 from toprung.errors import UserError
 
@@ -58,7 +59,7 @@ def confirm(
         earlier = outcome.directory
     else:
         say(f"{made.sweep_id} was confirmed by {earlier.sweep_id}. Train with other seeds: --again")
-    console = Console(highlight=False)
+    console = open_console()
     print_confirmation(console, judged(made, earlier), metric=made.spec().metric)
     _open_test_split(console, made, earlier, project=project, again=again)
     keep_confirmation(made, earlier)
@@ -91,11 +92,10 @@ def _open_test_split(
     console.print(
         f"\nOn the test split, opened now for {times}: "
         f"accuracy {score.accuracy:.4f} (95 % interval {score.low:.4f} to {score.high:.4f}, "
-        f"{score.num_images} images).",
-        soft_wrap=True,
+        f"{score.num_images} images)."
     )
-    console.print(f"\n  model    {short(earlier.export_folder)}       (its median seed)", soft_wrap=True)
-    console.print(f"  log      {short(made.test_log)}", soft_wrap=True)
+    console.print(f"\n  model    {short(earlier.export_folder)}       (its median seed)")
+    console.print(f"  log      {short(made.test_log)}")
 
 
 def keep_confirmation(made: SweepDirectory, earlier: SweepDirectory) -> None:
@@ -135,10 +135,10 @@ def _refit(console: Console, made: SweepDirectory, earlier: SweepDirectory, *, p
 
     known = known_refit(made)
     if known is not None and known.get("confirmation") == earlier.sweep_id and not again:
-        console.print(f"\nThe winner was refit on {known['time']}. To refit it again: --again", soft_wrap=True)
+        console.print(f"\nThe winner was refit on {known['time']}. To refit it again: --again")
         return
     console.print()
-    done = train_on_all(project, made, earlier, say=lambda line: console.print(line, soft_wrap=True))
+    done = train_on_all(project, made, earlier, say=lambda line: console.print(line))
     try:
         record_run(
             made,
@@ -152,10 +152,9 @@ def _refit(console: Console, made: SweepDirectory, earlier: SweepDirectory, *, p
     console.print(
         f"\n{done.record['experiment']}, trained on all {done.record['num_images']} training and validation images for "
         f"{done.record['epochs']} epochs (the confirmed budget: {done.record['max_epochs']}). Nothing is left to score "
-        "it by: expect what the confirmed model scored.",
-        soft_wrap=True,
+        "it by: expect what the confirmed model scored."
     )
-    console.print(f"\n  model    {short(done.export_folder)}", soft_wrap=True)
+    console.print(f"\n  model    {short(done.export_folder)}")
 
 
 def _earlier(made: SweepDirectory, *, top: int, seeds: int) -> SweepDirectory | None:
@@ -184,15 +183,14 @@ def print_confirmation(console: Console, found: Confirmation, *, metric: str) ->
             f"{len(each.values)}/{found.num_seeds}",
         )
     console.print()
-    console.print(table)
-    console.print(f"\n{found.verdict}", style="bold", soft_wrap=True)
+    print_table(console, table)
+    console.print(f"\n{found.verdict}", style="bold")
     if found.simplest is not None and found.simplest != found.winner:
-        console.print(f"The simplest that is as good: {found.simplest}.", soft_wrap=True)
+        console.print(f"The simplest that is as good: {found.simplest}.")
     console.print(
         f"{metric}: mean over fresh seeds. 95 % intervals; those beyond the default hold for all leaders together. "
         "=: not significantly worse than the best. Shrunk: the sweep's own value, less what is luck on average.",
         style="dim",
-        soft_wrap=True,
     )
 
 

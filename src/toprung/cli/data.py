@@ -27,9 +27,9 @@ Name = Annotated[str, typer.Argument(help="A dataset, such as fashion_mnist.")]
 @data_app.command("list")
 def list_datasets(as_json: Json = False) -> None:
     """List the datasets: those built in, those added, and which of them are prepared here."""
-    from rich.console import Console
     from rich.table import Table
 
+    from toprung.cli.console import open_console, print_table
     from toprung.data.inventory import datasets
 
     found = datasets(_project())
@@ -38,14 +38,14 @@ def list_datasets(as_json: Json = False) -> None:
         return
     table = Table(box=None, header_style="dim", pad_edge=False)
     for column in ("dataset", "from", "prepared", "classes", "images", "DVC md5"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != "images", min_width=14 if column == "images" else None)
     for each in found:
         prepared = "damaged" if each.problem else "yes" if each.card else "no"
         shape = " x ".join(map(str, each.card.image_shape)) if each.card else ""
         images = f"{each.card.num_train} + {each.card.num_test} of {shape}" if each.card else ""
         classes = str(len(each.card.classes)) if each.card else ""
         table.add_row(each.name, each.origin, prepared, classes, images, (each.prepared_md5 or "")[:12])
-    Console(highlight=False).print(table)
+    print_table(open_console(), table)
 
 
 @data_app.command()

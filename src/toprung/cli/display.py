@@ -7,7 +7,7 @@ import io
 import os
 import time
 from collections.abc import Iterator
-from typing import IO, Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from toprung.analysis.ranking import describe
+from toprung.cli.console import open_console
 from toprung.cli.tables import ROWS_SHOWN, print_end
 from toprung.spec import Sweep
 from toprung.sweep.board import Board, TrialView, Watcher
@@ -24,6 +25,7 @@ from toprung.sweep.driver import Outcome
 
 SAMPLERS = {"tpe": "TPE", "random": "random search"}
 SPARKS = "▁▂▃▄▅▆▇█"
+WIDE = 60  # columns; a narrower terminal gets the live block's parts below each other
 
 
 class Screen(Watcher, Protocol):
@@ -44,14 +46,14 @@ class _Descriptor(io.FileIO):
 
 
 @contextlib.contextmanager
-def watcher_for(stream: IO[str]) -> Iterator[Screen]:
+def watcher_for(stream: TextIO) -> Iterator[Screen]:
     """A live block for a terminal, plain lines for anything else.
 
     The console keeps a descriptor of its own, because a sweep sends stdout into its log file meanwhile.
     """
     stream.flush()
     own_descriptor = io.BufferedWriter(_Descriptor(os.dup(stream.fileno()), "w"))
-    with io.TextIOWrapper(own_descriptor, encoding="utf-8", line_buffering=True) as own:
+    with io.TextIOWrapper(own_descriptor, stream.encoding, stream.errors, line_buffering=True) as own:
         if own.isatty():
             live = LiveBlock(Console(file=own, highlight=False))
             try:
@@ -138,7 +140,7 @@ class LiveBlock:
 
     def summarise(self, outcome: Outcome) -> None:
         self.close()
-        print_end(self._console, outcome)
+        print_end(open_console(self._console.file), outcome)
 
     def _draw(self, board: Board) -> Group:
         sweep, width = board.sweep, self._console.width
@@ -152,10 +154,12 @@ class LiveBlock:
         done = sum(trial.end is not None for trial in board.trials.values())
         lines: list[Any] = [Text.assemble(left, " " * gap, (right, "dim")), Text()]
 
-        bar = Table.grid(padding=(0, 3, 0, 0))
+        bar = Table.grid(padding=(0, 3 if width >= WIDE else 0, 0, 0))
         counts = f"{done} of {sweep.num_trials} trials · {board.epochs_done} of ~{board.epochs_expected} epochs"
         progress = ProgressBar(total=max(1, board.epochs_expected), completed=board.epochs_done, width=36)
-        bar.add_row(progress, Text(f"{board.phase} … {board.note}" if board.phase else counts))
+        text = Text(f"{board.phase} … {board.note}" if board.phase else counts)
+        for row in [(progress, text)] if width >= WIDE else [(progress,), (text,)]:
+            bar.add_row(*row)
         lines += [Padding(bar, (0, 0, 0, 2)), Text("  " + self._rungs(board)), Text()]
         lines += [self._leaders(board), Text(), self._now(board)]
         if self._stopping:
@@ -187,9 +191,11 @@ class LiveBlock:
         rows = [("best", leaders[0])] if leaders else []
         rows += [("then", trial) for trial in leaders[1:3]]
         rows += [("default", trial) for trial in leaders[3:] if trial.is_default]
+        is_wide = self._console.width >= WIDE
         for word, trial in rows:
             where = f"trial {trial.number} · epoch {trial.best_epoch}"
-            table.add_row(f"  {word}", f"{trial.best_value:.4f}", where, describe(dict(trial.config)))
+            config = describe(dict(trial.config)) if is_wide else ""  # cut to a few letters it says nothing
+            table.add_row(f"  {word}", f"{trial.best_value:.4f}", where, config)
         return table
 
     def _now(self, board: Board) -> Table:
@@ -212,7 +218,7 @@ class PlainLines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._console = Console(file=stream, highlight=False, color_system=None, width=140)
+        self._console = open_console(stream)
 
     def _say(self, text: str) -> None:
         self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from toprung.cli.console import open_console
 from toprung.cli.places import Json, print_json
+from toprung.errors import UserError
 
 if TYPE_CHECKING:
     from toprung.doctor import Finding
@@ -74,7 +76,9 @@ def _examine(project: Path, *, address: str | None, storage: str) -> list[Findin
     root = storage if "://" in storage else str(project / storage)
     with tempfile.TemporaryDirectory(prefix="toprung-doctor-") as folder:
         code = Path(folder, "code")
-        workbench.snapshot(project, code)
+        code.mkdir()
+        with suppress(UserError):  # the examination's line on git has the reason
+            workbench.snapshot(project, code)
         with output_to(Path(folder, "log")):
             from toprung.doctor import examine
 
@@ -98,7 +102,7 @@ def _examine_from_afar(project: Path, *, address: str, storage: str, prepared: s
 
 
 def _print(findings: Sequence[Finding], *, title: str, seconds: float) -> None:
-    console = Console(highlight=False, soft_wrap=True)  # lines stay whole: a remedy can be copied and typed
+    console = open_console()
     width = max(len(each.name) for each in findings)
     console.print(f"{title}, looked at in {seconds:.0f} s\n")
     for each in findings:
@@ -119,9 +123,10 @@ def _print(findings: Sequence[Finding], *, title: str, seconds: float) -> None:
 @contextmanager
 def _waiting(what: str) -> Iterator[None]:
     """The time that goes by, on a terminal, by a descriptor of its own: standard error goes to a file meanwhile."""
-    with os.fdopen(os.dup(sys.stderr.fileno()), "w") as own:
+    encoding, errors = sys.stderr.encoding, sys.stderr.errors
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=encoding, errors=errors) as own:
         console = Console(file=own)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        columns = (SpinnerColumn("line"), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             bar.add_task(what, total=None)
             yield

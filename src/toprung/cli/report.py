@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from toprung.cli.console import open_console, print_table
 from toprung.cli.places import Json, Named, Storage, print_json, root_of, say, short
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from toprung.analysis.comparison import Compared, Group
 
 ROWS_SHOWN = 20
@@ -76,26 +78,27 @@ def compare(
     if as_json:
         print_json(asdict(compared))
     else:
-        _print(Console(highlight=False, soft_wrap=False), compared)
+        _print(open_console(), compared)
 
 
 def _print(console: Console, compared: Compared) -> None:
     from toprung.analysis.curves import FIT_RULE, GAP_RULE, INSTABILITY_RULE
 
     if len(compared.sweeps) > 1:
-        console.print(_sweeps(compared))
+        print_table(console, _sweeps(compared))
         console.print()
     groups = compared.comparison.groups
-    console.print(_groups(compared, width=console.width))
+    print_table(console, _groups(compared, width=console.width))
     if len(groups) > ROWS_SHOWN:
         console.print(f"… and {len(groups) - ROWS_SHOWN} more (--json has all of them).")
     question = ""
     for answer in compared.answers:
         if answer.question != question:
             question = answer.question
-            console.print(f"\n{question}", markup=False, style="bold")
-        console.print(f"  {answer.sentence}", markup=False)
-    console.print(f"\nMeans over seeds with 95 % intervals. {INSTABILITY_RULE} {GAP_RULE} {FIT_RULE}", style="dim")
+            console.print(f"\n{question}", style="bold", soft_wrap=False)
+        console.print(f"  {answer.sentence}", soft_wrap=False)
+    rules = f"Means over seeds with 95 % intervals. {INSTABILITY_RULE} {GAP_RULE} {FIT_RULE}"
+    console.print(f"\n{rules}", style="dim", soft_wrap=False)
 
 
 def _sweeps(compared: Compared) -> Table:
@@ -111,7 +114,7 @@ def _sweeps(compared: Compared) -> Table:
 def _groups(compared: Compared, *, width: int) -> Table:
     shown = dict([*SHOWN.items()][: max(1, (width - WIDTH_WITHOUT_THEM) // WIDTH_OF_ONE)])
     table = _table("", "trials", compared.metric, *shown, right=range(3 + len(shown)))
-    table.add_column("fit", overflow="fold", max_width=12)
+    table.add_column("fit", overflow="fold", min_width=12)
     table.add_column("group", overflow="fold", min_width=24)
     as_good = set(compared.comparison.as_good)
     for place, group in enumerate(compared.comparison.groups[:ROWS_SHOWN], start=1):

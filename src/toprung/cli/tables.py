@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from toprung.analysis.ranking import describe
+from toprung.cli.console import print_table
 from toprung.cli.places import short
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
@@ -44,15 +45,14 @@ def print_end(console: Console, outcome: Outcome) -> None:
         console.print(f"{outcome.reason[0].upper()}{outcome.reason[1:]}.")
     if leaders:
         console.print()
-        console.print(_ranking(board, metric=sweep.metric))
+        print_table(console, _ranking(board, metric=sweep.metric))
     console.print()
     if made.export_folder.is_dir():
         value = _verified(made, sweep.metric) or leaders[0].best_value
         if len(board.trials) > 1 and not sweep.experiments:
             console.print(
                 f"The best value is the luckiest of {len(board.trials)}: "
-                f"`toprung confirm {made.sweep_id}` tells whether it holds.\n",
-                soft_wrap=True,
+                f"`toprung confirm {made.sweep_id}` tells whether it holds.\n"
             )
         console.print(f"  model    {short(made.export_folder)}       (verified: a fresh process scores {value:.4f})")
     if sweep.experiments:
@@ -60,7 +60,7 @@ def print_end(console: Console, outcome: Outcome) -> None:
     console.print(f"  trials   toprung show {made.sweep_id}")
     if is_uri(sweep.storage):
         show = f"toprung show {made.sweep_id} --storage {sweep.storage}"
-        console.print(f"  copy     {show}       (on any machine)", markup=False, soft_wrap=True)
+        console.print(f"  copy     {show}       (on any machine)")
     console.print(f'  compare  toprung ui       (MLflow, experiment "{sweep.name}")')
     console.print(f"  log      {short(made.log_file)}")
     if outcome.status == "stopped":
@@ -68,15 +68,11 @@ def print_end(console: Console, outcome: Outcome) -> None:
     _print_not_in_mlflow(console, outcome.tracking_problems, made.sweep_id)
     if outcome.unsent:
         console.print(
-            f"{sweep.storage} has not got everything ({outcome.unsent}). When it is back: toprung sync {made.sweep_id}",
-            markup=False,
-            soft_wrap=True,
+            f"{sweep.storage} has not got everything ({outcome.unsent}). When it is back: toprung sync {made.sweep_id}"
         )
     if outcome.undelivered:
         console.print(
-            f"MLflow has not got everything ({outcome.undelivered}). When it is back: toprung sync {made.sweep_id}",
-            markup=False,
-            soft_wrap=True,
+            f"MLflow has not got everything ({outcome.undelivered}). When it is back: toprung sync {made.sweep_id}"
         )
 
 
@@ -84,11 +80,9 @@ def _print_not_in_mlflow(console: Console, problems: list[str], sweep_id: str | 
     """Print what MLflow refused: all of it, or the first three with the command that prints all."""
     shown = problems if sweep_id is None else problems[:PROBLEMS_SHOWN]
     for problem in shown:
-        console.print(f"Not in MLflow: {problem}", markup=False, soft_wrap=True)
+        console.print(f"Not in MLflow: {problem}")
     if len(problems) > len(shown):
-        console.print(
-            f"Not in MLflow: {len(problems) - len(shown)} more. Type: toprung show {sweep_id}", soft_wrap=True
-        )
+        console.print(f"Not in MLflow: {len(problems) - len(shown)} more. Type: toprung show {sweep_id}")
 
 
 def _verified(made: SweepDirectory, metric: str) -> float | None:
@@ -105,7 +99,7 @@ def _ranking(board: Board, *, metric: str) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in (" rank", "trial", metric, "epoch"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("ended", no_wrap=True)
+    table.add_column("ended", overflow="fold", min_width=10)
     table.add_column("configuration", overflow="fold")
     rows = [(str(place), trial) for place, trial in enumerate(leaders[:ROWS_SHOWN], start=1)]
     rows += [("def", trial) for trial in leaders[ROWS_SHOWN:] if trial.is_default]
@@ -130,7 +124,7 @@ def print_summary(console: Console, content: dict[str, Any]) -> None:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("trial", content["metric"], "epoch", "epochs"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("ended", no_wrap=True)
+    table.add_column("ended", overflow="fold", min_width=10)
     table.add_column("configuration", overflow="fold")
     best_first = sorted(content["trials"], key=lambda t: t["trial_id"] != (content["best"] or {}).get("trial_id"))
     for trial in best_first:
@@ -146,10 +140,10 @@ def print_summary(console: Console, content: dict[str, Any]) -> None:
             ended,
             cause + describe(trial["config"]),
         )
-    console.print(table)
+    print_table(console, table)
     console.print()
     if content["export_dir"]:
         console.print(f"  model    {short(Path(content['export_dir']))}")
-    console.print(f"  MLflow   {content['tracking_uri']}", markup=False, soft_wrap=True)
+    console.print(f"  MLflow   {content['tracking_uri']}")
     console.print(f"  log      {short(Path(content['log']))}")
     _print_not_in_mlflow(console, content["not_in_mlflow"])

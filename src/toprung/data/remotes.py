@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from toprung.data.credentials import repository_around as _repository_around
 from toprung.data.dvc_config import KINDS, LOCAL, Remote, find_remote, read_remotes
 from toprung.data.repository import dvc, is_dvc_repository
 from toprung.errors import UserError
+from toprung.git_command import query_git
 
 KEY_OPTIONS = {"gs": "credentialpath", "gdrive": "gdrive_service_account_json_file_path", "ssh": "keyfile"}
 
@@ -139,6 +139,5 @@ def _made_folder(url: str, *, project: Path, here: Path) -> str:
 
 def _require_ignored(project: Path) -> None:
     """Git must not see the settings of this machine."""
-    command = ["git", "check-ignore", "--quiet", LOCAL]
-    if subprocess.run(command, cwd=project, check=False, capture_output=True).returncode != 0:
+    if query_git(project, "check-ignore", "--quiet", LOCAL) is None:
         raise UserError(f"git does not ignore {LOCAL}. Type: echo /config.local >> {project / '.dvc/.gitignore'}")

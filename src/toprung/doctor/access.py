@@ -28,7 +28,7 @@ def knock_without_token(address: str, *, timeout_seconds: float = 60) -> Knock:
         ran = subprocess.run(
             command,
             env={**environment, "RAY_AUTH_MODE": "disabled"},
-            capture_output=True, text=True, check=False, timeout=timeout_seconds,
+            capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=timeout_seconds,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return "silent"

@@ -65,7 +65,7 @@ def examine(*, address: str | None, project: Path, code: Path, storage: str, tra
         remote = pool.submit(services.check_data_remote, project)
         prepared = services.prepared_bytes(project)
         here = versions_here()
-        found = check_lock(project / "requirements.lock", here=here)
+        found = [services.check_git(project), *check_lock(project / "requirements.lock", here=here)]
         image_bytes = max(prepared.values(), default=0)
         found += _of_ray(address, code=code, storage=storage, image_bytes=image_bytes, pool=pool)
         return [*found, services.check_data(prepared), tracking.result(), remote.result()]

@@ -135,8 +135,13 @@ def ask_torch(*, timeout_seconds: float = 60) -> Torch | str:
     try:
         ran = subprocess.run(
             [sys.executable, "-c", ASK_TORCH],
-            env=environment, capture_output=True, text=True, check=False, timeout=timeout_seconds,
-        )  # fmt: skip
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=timeout_seconds,
+        )
     except subprocess.TimeoutExpired:
         return f"importing it takes more than {timeout_seconds:.0f} s"
     if ran.returncode != 0:

@@ -9,8 +9,20 @@ from toprung import data
 from toprung.data.dvc_config import read_remotes
 from toprung.doctor.finding import Finding, size
 from toprung.errors import UserError
+from toprung.git_command import is_checkout, query_git
 from toprung.tracking.local_store import database_file
 from toprung.tracking.server import masked
+
+
+def check_git(project: Path) -> Finding:
+    """Check that git reads the project: a sweep records the commit and copies no file that git ignores."""
+    try:
+        commit = is_checkout(project) and query_git(project, "rev-parse", "--verify", "--quiet", "HEAD")
+    except UserError as error:
+        seen, _, remedy = str(error).partition(". ")
+        return Finding("git", "error", seen, remedy)
+    seen = f"commit {commit.decode().strip()[:12]}" if commit else "no commit: a sweep records none"
+    return Finding("git", "ok", seen)
 
 
 def check_tracking(uri: str) -> Finding:

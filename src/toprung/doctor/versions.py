@@ -57,7 +57,7 @@ def check_lock(lock: Path, *, here: Mapping[str, str]) -> list[Finding]:
     if not lock.is_file():
         return []
     pinned: dict[str, set[str]] = {}  # several where they differ by Python's version
-    for line in lock.read_text().splitlines():
+    for line in lock.read_text(encoding="utf-8", errors="replace").splitlines():
         name, is_pin, version = line.partition(";")[0].partition("==")
         if is_pin and not name.startswith("#"):
             pinned.setdefault(name.strip(), set()).add(version.strip())

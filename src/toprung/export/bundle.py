@@ -71,7 +71,8 @@ def export_winner(
                 lineage=lineage,
                 card=card,
                 num_trials=num_trials,
-            )
+            ),
+            encoding="utf-8",
         )
         shutil.rmtree(directory.export_folder, ignore_errors=True)
         os.replace(aside, directory.export_folder)
@@ -104,7 +105,7 @@ def in_fresh_process(module: str, task: dict[str, Any], *, directory: SweepDirec
     path = os.pathsep.join(filter(None, [str(directory.code_folder), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
         [sys.executable, "-m", module, json.dumps(task)],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, encoding="utf-8", errors="replace", check=False, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     if done.returncode != 0:
         raise ExportFailed((done.stderr.strip().splitlines() or ["no reason given"])[-1])

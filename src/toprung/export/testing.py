@@ -43,7 +43,7 @@ def openings(directory: SweepDirectory) -> list[dict[str, Any]]:
         return []
     found: list[dict[str, Any]] = []
     try:
-        for line in log.read_text().splitlines():
+        for line in log.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             if "scored" in entry:
                 found[-1] |= entry["scored"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import jinja2
 
 from toprung.errors import UserError
+from toprung.git_command import run_git
 
 FILES = Path(__file__).parent / "workbench"
 TEMPLATE = ".jinja"
@@ -48,7 +48,7 @@ def scaffold(folder: Path) -> list[Path]:
                 done.append(folder / entry.name)
                 entry.rename(folder / entry.name)
         if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
-            _git_init(folder)
+            run_git(folder, "init", "--quiet")
     except BaseException as error:
         for entry in done:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
@@ -88,12 +88,3 @@ def _write(target: Path, *, name: str) -> list[Path]:
             shutil.copyfile(source, target / file)
         written.append(file)
     return written
-
-
-def _git_init(folder: Path) -> None:
-    try:
-        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise UserError("DVC needs Git, and there is no git on PATH. Install it, then again: toprung init") from None
-    except subprocess.CalledProcessError as error:
-        raise UserError(f"git init failed in {folder}: {error.stderr.strip()}") from None

@@ -248,7 +248,7 @@ class LedgerSearch(OptunaSearch):
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's copy of the searcher: only where the truth is."""
-        Path(checkpoint_path).write_text(json.dumps({"ledger": str(self._directory.ledger_file)}))
+        Path(checkpoint_path).write_text(json.dumps({"ledger": str(self._directory.ledger_file)}), encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: the ledger is the state."""

@@ -133,6 +133,7 @@ def release(storage: ObjectStorage, sweep_id: str, holder: Holder) -> None:
 def _machine() -> str:
     """Where process ids can be compared: one boot of one machine, and one PID namespace. Empty where none is told."""
     try:
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot_id} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""

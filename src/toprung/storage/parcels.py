@@ -170,7 +170,7 @@ def undelivered(folder: Path) -> bool:
 def _delivered(folder: Path) -> dict[str, Stamp]:
     """Which files the storage has; those of another folder, of which this one is a copy, do not count."""
     try:
-        told = json.loads((folder / DELIVERED_FILE).read_text())
+        told = json.loads((folder / DELIVERED_FILE).read_text(encoding="utf-8"))
         return dict(told["files"]) if told["folder"] == folder.name else {}
     except (OSError, KeyError, TypeError, ValueError):
         return {}

@@ -69,7 +69,7 @@ def stage(project: Path, target: Path, *, where: Places) -> None:
         target: becomes the job's working directory; Ray gives jobs of equal content the same one.
         where: sweeps and data lie; written down too, so that only jobs with the same data share a folder.
     """
-    (target / "cluster.json").write_text(json.dumps(asdict(where)) + "\n")
+    (target / "cluster.json").write_text(json.dumps(asdict(where)) + "\n", encoding="utf-8")
     workbench.snapshot(project, target)
     for name in BESIDE:
         if (project / name).is_file():

@@ -19,6 +19,7 @@ from typing import Any
 from toprung.analysis.ci_report import Seeds
 from toprung.data import PREPARED
 from toprung.errors import UserError
+from toprung.git_command import query_git, run_git
 from toprung.spec import Sweep
 
 NAME = "base"
@@ -41,7 +42,7 @@ def train_base(project: Path, recipe: str, sweep: Sweep, *, commit: str, setting
     Raises:
         UserError: there is no such commit, or the project is no Git repository.
     """
-    found = _git(project, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}")
+    found = query_git(project, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}")
     if found is None:
         raise UserError(
             f'There is no commit "{commit}" in {project}. In a shallow clone, fetch more: git fetch --deepen=1'
@@ -74,20 +75,9 @@ def _last_line(command: subprocess.CompletedProcess[str]) -> str:
 
 
 def _extract(project: Path, commit_id: str, target: Path) -> None:
-    archive = _git(project, "archive", "--format=tar", commit_id)
-    if archive is None:
-        raise UserError(f"git archive {commit_id} failed in {project}.")
+    archive = run_git(project, "archive", "--format=tar", commit_id, timeout_seconds=None)
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(target, filter="data")
-
-
-def _git(project: Path, *arguments: str) -> bytes | None:
-    try:
-        return subprocess.run(["git", *arguments], cwd=project, check=True, capture_output=True).stdout
-    except FileNotFoundError:
-        raise UserError("There is no git on PATH: without it no other commit can be trained.") from None
-    except subprocess.CalledProcessError:
-        return None
 
 
 def _toprung(base: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -100,6 +90,7 @@ def _toprung(base: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*path, *([before] if before else [])])},
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
     )

@@ -123,7 +123,7 @@ def refit(project: Path, made: SweepDirectory, confirmation: SweepDirectory, *, 
         }
         write_json(export / "metrics.json", {name: record[name] for name in ("epochs", "last", "seen")})
         card = refit_card(record, sweep=sweep, lineage=Lineage.model_validate(made.read(made.lineage_file)))
-        (export / "MODEL_CARD.md").write_text(card)
+        (export / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         write_json(aside / RECORD_FILE, record)
         shutil.rmtree(made.refit_folder, ignore_errors=True)
         os.replace(aside, made.refit_folder)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import importlib.util
+import os
 import shutil
-import subprocess
 import sys
 import traceback
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 
 from toprung import spec
 from toprung.errors import UserError, explain
+from toprung.git_command import is_checkout, run_git
 from toprung.metric_names import key_problem
 
 FOLDERS = ("tune", "trainers", "search_spaces")
@@ -148,7 +150,14 @@ def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
     file = source_file(project, dotted, kind="trainer")
     needed = f"{file.relative_to(project)} needs DEFAULTS = {{...}}: a dictionary of every hyperparameter it reads"
     try:
-        tree = ast.parse(file.read_text(), filename=str(file))
+        source = importlib.util.decode_source(file.read_bytes())  # obeys a BOM and a coding cookie, as an import does
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"The trainer {dotted} cannot be decoded: {error}. Save it as UTF-8, or name its encoding in the first "
+            "line: # coding: latin-1"
+        ) from None
+    try:
+        tree = ast.parse(source, filename=str(file))
     except SyntaxError as error:
         raise UserError(f"The trainer {dotted} cannot be read: {error.msg} (line {error.lineno})") from None
     for statement in tree.body:
@@ -171,7 +180,11 @@ def _check_hyperparameter_names(defaults: Mapping[Any, Any], *, file: Path) -> N
 
 
 def snapshot(project: Path, target: Path) -> None:
-    """Copy the workbench's Python files, as git sees them (tracked, or new and not ignored), to `target`."""
+    """Copy the workbench's Python files, as git sees them (tracked, or new and not ignored), to `target`.
+
+    Raises:
+        UserError: the workbench is a git checkout that git refuses to read; what it ignores must not be copied.
+    """
     for name in _source_names(project):
         source, copy = project / name, target / name
         if source.is_file():
@@ -180,16 +193,11 @@ def snapshot(project: Path, target: Path) -> None:
 
 
 def _source_names(project: Path) -> list[str]:
-    try:
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *FOLDERS],
-            cwd=project, capture_output=True, text=True, check=True, timeout=20,
-        ).stdout  # fmt: skip
-        names = [name for name in listed.split("\0") if name.endswith(".py")]
+    if is_checkout(project):
+        listed = run_git(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *FOLDERS)
+        names = [name for name in os.fsdecode(listed).split("\0") if name.endswith(".py")]
         if names:
             return names
-    except (OSError, subprocess.SubprocessError):
-        pass
     return [str(f.relative_to(project)) for folder in FOLDERS for f in (project / folder).rglob("*.py")]
 
 

@@ -131,7 +131,7 @@ class WriterProcess:
             [sys.executable, "-m", "toprung.tracking.process", json.dumps(task)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             start_new_session=True,  # Ctrl-C is for the driver, which then says what is to be delivered
         )
         self._listener = threading.Thread(target=self._listen, args=[self._process], name="mlflow-writer", daemon=True)

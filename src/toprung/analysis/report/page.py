@@ -34,14 +34,14 @@ def page(panels: Sequence[Panel], *, sweep_id: str, headline: str, written: date
     figures = [figure for panel in panels for figure in panel.figures]
     plots = ",".join(f"{json.dumps(figure.key)}:{figure.plot.to_json()}" for figure in figures)
     templates = json.dumps({theme: template(theme) for theme in ("light", "dark")})
-    return environment.from_string((HERE / "page.html").read_text()).render(
+    return environment.from_string((HERE / "page.html").read_text(encoding="utf-8")).render(
         panels=panels,
         sweep_id=sweep_id,
         headline=headline,
         written=f"{written:%Y-%m-%d %H:%M}",
         version=metadata.version("toprung"),
-        css=(HERE / "page.css").read_text(),
-        js=(HERE / "page.js").read_text(),
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
+        js=(HERE / "page.js").read_text(encoding="utf-8"),
         plotly_js=get_plotlyjs(),
         plots=_inside_script(f"{{{plots}}}"),
         templates=_inside_script(templates),

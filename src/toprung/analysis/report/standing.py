@@ -58,7 +58,7 @@ def confirmed(found: Findings) -> Panel:
     if judgement.simplest is not None and judgement.simplest != judgement.winner:
         text.append(f"The simplest that is as good: {judgement.simplest}.")
     if found.directory.test_log.is_file():
-        count = sum('"who"' in line for line in found.directory.test_log.read_text().splitlines())
+        count = sum('"who"' in line for line in found.directory.test_log.read_text(encoding="utf-8").splitlines())
         text.append(f"The test split was opened {'once' if count == 1 else f'{count} times'}.")
     metric = f"{found.sweep.metric}, fresh seeds"
     columns = ["configuration", metric, "beyond the default", "in the sweep", "shrunk", "seeds"]

@@ -1,0 +1,70 @@
+"""Git's own reason reaches the user, from every command that needs git."""
+
+import os
+import subprocess
+
+import pytest
+
+from toprung import git_command, lineage
+from toprung.data import remotes
+from toprung.doctor.services import check_git
+from toprung.errors import UserError
+from toprung.sweep import base_commit, workbench
+
+REFUSED = r"^git .* failed in .*: detected dubious ownership in .*git config --global --add safe\.directory /"
+
+
+@pytest.fixture
+def foreign(workbench, monkeypatch):
+    """A workbench that git takes for another user's: its own tests pretend so by the same variable."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    return workbench
+
+
+@pytest.mark.parametrize(
+    "needs_git",
+    [
+        lambda project: git_command.is_checkout(project),
+        lambda project: workbench.snapshot(project, project / "copy"),
+        lambda project: lineage.write_origin(project, project),
+        lambda project: base_commit.train_base(project, "tune.smoke:seeds", None, commit="HEAD", settings=[]),
+        lambda project: remotes._require_ignored(project),
+    ],
+    ids=["is_checkout", "snapshot", "lineage", "ci-base", "remote add"],
+)
+def test_a_checkout_of_another_user_is_refused_in_gits_own_words(foreign, needs_git):
+    with pytest.raises(UserError, match=REFUSED) as caught:
+        needs_git(foreign)
+    assert "\n" not in str(caught.value)
+    assert not (foreign / "copy").exists()
+
+
+def test_the_doctor_tells_of_a_checkout_of_another_user(foreign):
+    found = check_git(foreign)
+    assert (found.state, "dubious ownership" in found.seen) == ("error", True)
+    assert found.remedy.endswith(f"git config --global --add safe.directory {foreign}")
+
+
+def test_a_folder_outside_git_is_no_checkout(tmp_path):
+    assert not git_command.is_checkout(tmp_path)
+
+
+def test_a_checkout_whose_repository_is_gone_is_refused(tmp_path):
+    (tmp_path / ".git").write_text("gitdir: /gone/.git/worktrees/mine\n")
+    with pytest.raises(UserError, match=r"failed in .*: not a git repository: /gone"):
+        git_command.is_checkout(tmp_path)
+
+
+def test_without_git_a_checkout_is_refused_and_a_plain_folder_is_not(workbench, tmp_path, monkeypatch):
+    (tmp_path / "plain").mkdir()
+    monkeypatch.setenv("PATH", os.devnull)
+    assert not git_command.is_checkout(tmp_path / "plain")
+    with pytest.raises(UserError, match=r"^git cannot be run \(.*\)\. Install it"):
+        git_command.is_checkout(workbench)
+
+
+def test_a_repository_without_a_commit_is_a_checkout_without_one(tmp_path):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    assert git_command.is_checkout(tmp_path)
+    assert git_command.query_git(tmp_path, "rev-parse", "--verify", "--quiet", "HEAD") is None
+    assert check_git(tmp_path).state == "ok"
