@@ -18,6 +18,7 @@ from toprung.sweep.board import Board, Watcher
 from toprung.sweep.check import Checked, check_nodes, space_of
 from toprung.sweep.conclusion import DISK_FULL, conclude
 from toprung.sweep.concurrency import concurrency_on
+from toprung.sweep.dependencies import left_behind
 from toprung.sweep.process import stop_signals
 from toprung.sweep.unheard import take_unheard_epochs
 from toprung.tracking import server
@@ -128,6 +129,8 @@ class Driver:
                     prepared_root=self._checked.project / data.PREPARED,
                     copy=self._copy,
                 )
+                if status == "failed":
+                    reason += left_behind(self._checked.project, reason)
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise
