@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from toprung import cluster, data, ledger, lineage
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
+from toprung.study_storage import study_failure
 from toprung.sweep.board import Board, Watcher
 from toprung.sweep.check import Checked, check_nodes, space_of
 from toprung.sweep.conclusion import DISK_FULL, conclude
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from toprung.storage import SweepCopy
     from toprung.sweep.stopping import StopAsked, Stopping
     from toprung.tracking.bridge import MLflowBridge
+
+logger = logging.getLogger(__name__)
 
 REFUSED = "MLflow refused"
 
@@ -84,6 +88,7 @@ class Driver:
         self._asked: StopAsked | None = None
         self._stopping: Stopping | None = None
         self._interrupted = False
+        self._study_failure: str | None = None
         self._retain: Callable[[str], None] = lambda trial_id: None
         self._searcher: LedgerSearch | None = None
         self._bridge: MLflowBridge | None = None
@@ -111,24 +116,30 @@ class Driver:
                 raise
             try:
                 try:
-                    self._search(ray_here)
+                    with self._study_failures():
+                        self._search(ray_here)
                 finally:
                     self._say("stopping Ray")
                     ray_here.stop()  # before the export: its memory is free for the process that verifies
                     signals.close()
-                    self._end_open_trials()
+                    if self._study_failure is None:
+                        with self._study_failures():
+                            self._end_open_trials()
                 if self._asked is not None and self._asked.reason == REFUSED and self._writer.refused is not None:
                     raise self._writer.refused  # at the door: nothing has been lost by asking again
                 self._say("exporting the best model")
-                status, reason = conclude(
-                    made,
-                    sweep=self._sweep,
-                    asked=self._asked,
-                    lineage=self._lineage,
-                    card=self._checked.card,
-                    prepared_root=self._checked.project / data.PREPARED,
-                    copy=self._copy,
-                )
+                with self._study_failures():
+                    status, reason = conclude(
+                        made,
+                        sweep=self._sweep,
+                        asked=self._asked,
+                        lineage=self._lineage,
+                        card=self._checked.card,
+                        prepared_root=self._checked.project / data.PREPARED,
+                        copy=self._copy,
+                    )
+                if self._study_failure is not None:
+                    status, reason = "failed", self._study_failure
                 if status == "failed":
                     reason += left_behind(self._checked.project, reason)
             except Exception as error:
@@ -297,6 +308,23 @@ class Driver:
             f"what was trained is kept. On a new cluster: toprung resume {self._made.sweep_id} --address HOST:PORT",
         )
 
+    @contextlib.contextmanager
+    def _study_failures(self) -> Iterator[None]:
+        """End the sweep as failed, and resumable, if its study can be neither read nor written in this block."""
+        try:
+            yield
+        except Exception as error:
+            if (failure := study_failure(error)) is None:
+                raise
+            self._note_study_failure(failure)
+
+    def _note_study_failure(self, failure: str) -> None:
+        logger.error("the study: %s", failure)
+        self._study_failure = (
+            f"the study cannot be used: {failure}. What was trained is kept; later type: "
+            f"toprung resume {self._made.sweep_id}"
+        )
+
     def _end_open_trials(self) -> None:
         """Trials that were cut short get their end, in the ledger, on the board and in MLflow alike.
 
@@ -338,7 +366,10 @@ class Driver:
 
     def _note_run_id(self, trial_id: str, run_id: str) -> None:
         assert self._searcher is not None
-        ledger.write_run_id(self._searcher.study, trial_id=trial_id, run_id=run_id)
+        with self._study_failures():
+            ledger.write_run_id(self._searcher.study, trial_id=trial_id, run_id=run_id)
+        if self._study_failure is not None:
+            self._ask_to_stop(self._study_failure, is_fault=True)
 
     def _write_state(self, **changes: Any) -> None:
         with self._state_lock:
