@@ -117,13 +117,14 @@ def sources(project: Path, sweep: Sweep) -> list[Path]:
 def _check_space(code: Path, sweep: Sweep, defaults: dict[str, Any]) -> None:
     import optuna
 
+    from toprung.search import rehearsal
     from toprung.search import space as spaces
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     held = spaces.holding(space_of(code, sweep), sweep.constants)
     spaces.refuse_mistyped(sweep.constants, defaults, trainer=sweep.trainer)
-    spaces.check_names(held, sweep, defaults)
-    spaces.default_point(held, {**defaults, **sweep.constants}, named=str(sweep.space))
+    rehearsal.check_names(held, sweep, defaults)
+    rehearsal.default_point(held, {**defaults, **sweep.constants}, named=str(sweep.space))
 
 
 def _check_experiments(sweep: Sweep, defaults: dict[str, Any]) -> None:

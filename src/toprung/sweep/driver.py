@@ -196,6 +196,7 @@ class Driver:
         from toprung.search import space as spaces
         from toprung.search.generator import SweepTrials
         from toprung.search.plan import Plan
+        from toprung.search.rehearsal import default_point
         from toprung.search.scheduler import RungScheduler
         from toprung.search.searcher import LedgerSearch, open_study
         from toprung.study_storage import storage_for_writing
@@ -214,7 +215,7 @@ class Driver:
         else:
             space = spaces.holding(space_of(checked.code, sweep), sweep.constants)
             defaults = {**checked.defaults, **sweep.constants}
-            first_points = [spaces.default_point(space, defaults, named=str(sweep.space))]
+            first_points = [default_point(space, defaults, named=str(sweep.space))]
         storage = storage_for_writing(made)
         study = open_study(storage, directory=made, sweep=sweep)
         ledger.write_life(study, verb=self._life.verb, details=self._life.details)
