@@ -39,6 +39,10 @@ logger = logging.getLogger(__name__)
 REFUSED = "MLflow refused"
 
 
+class TrackingRefused(UserError):
+    """MLflow cannot be used, which shows at the first epochs: nothing is lost by starting again."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a sweep ended, for whoever asked for it."""
@@ -126,7 +130,7 @@ class Driver:
                         with self._study_failures():
                             self._end_open_trials()
                 if self._asked is not None and self._asked.reason == REFUSED and self._writer.refused is not None:
-                    raise self._writer.refused  # at the door: nothing has been lost by asking again
+                    raise TrackingRefused(str(self._writer.refused))
                 self._say("exporting the best model")
                 with self._study_failures():
                     status, reason = conclude(
