@@ -280,3 +280,25 @@ def test_a_constant_that_the_sweep_itself_gives_is_refused(name):
     sweep = SWEEP.model_copy(update={"constants": {name: 8}})
     with pytest.raises(UserError, match=rf'^The constants give "{name}", which the sweep gives to every trial\. Leave'):
         check_names(lambda trial: None, sweep, DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        (optuna.distributions.CategoricalDistribution(("sgd", "lion")), "does not support dynamic value space"),
+        (optuna.distributions.IntDistribution(0, 1), "different distribution kind"),
+    ],
+)
+def test_earlier_trials_with_other_choices_are_noticed(before, words):
+    def tell(study):
+        value = "sgd" if isinstance(before, optuna.distributions.CategoricalDistribution) else 1
+        study.add_trial(
+            optuna.trial.create_trial(params={"optimizer": value}, distributions={"optimizer": before}, value=1)
+        )
+
+    def space(trial):
+        trial.suggest_categorical("optimizer", ["sgd", "adamw"])
+
+    check_names(space, SWEEP, DEFAULTS)
+    with pytest.raises(UserError, match=words):
+        check_names(space, SWEEP, DEFAULTS, prepare_study=tell)

@@ -146,6 +146,24 @@ def test_included_files_are_hashed_as_code_and_alike_where_they_are_imported(wor
     assert code.workbench_hash(tmp_path / "code") != before
 
 
+def test_a_trial_opens_included_files_from_its_own_working_directory(workbench, write, include, tmp_path):
+    write("configs/a.yaml", "a: 1")
+    write("trainers/labels.json", "[]")
+    include("configs", "trainers/labels.json")
+    w.snapshot(workbench, tmp_path / "code")
+    trial = tmp_path / "trial"
+    trial.mkdir()
+    ask = (
+        "from pathlib import Path; from toprung.cluster import link_included; link_included(Path.cwd()); "
+        "link_included(Path.cwd()); print(open('configs/a.yaml').read(), open('trainers/labels.json').read())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "code")}
+    ran = subprocess.run(
+        [sys.executable, "-c", ask], cwd=trial, env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "a: 1 []\n"
+
+
 def test_what_git_ignores_or_python_compiled_does_not_travel(workbench, write, include, tmp_path):
     for name in ("mylib/__init__.py", "mylib/secret.env", "mylib/__pycache__/a.pyc"):
         write(name)

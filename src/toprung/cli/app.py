@@ -186,7 +186,7 @@ def show(
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+    return Console(highlight=False, markup=False, soft_wrap=False)
 
 
 def _table(*columns: str) -> Table:

@@ -58,7 +58,7 @@ def confirm(
         earlier = outcome.directory
     else:
         say(f"{made.sweep_id} was confirmed by {earlier.sweep_id}. Train with other seeds: --again")
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     print_confirmation(console, judged(made, earlier), metric=made.spec().metric)
     _open_test_split(console, made, earlier, project=project, again=again)
     keep_confirmation(made, earlier)

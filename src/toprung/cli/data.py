@@ -45,7 +45,7 @@ def list_datasets(as_json: Json = False) -> None:
         images = f"{each.card.num_train} + {each.card.num_test} of {shape}" if each.card else ""
         classes = str(len(each.card.classes)) if each.card else ""
         table.add_row(each.name, each.origin, prepared, classes, images, (each.prepared_md5 or "")[:12])
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
 
 
 @data_app.command()

@@ -53,7 +53,7 @@ def watcher_for(stream: IO[str]) -> Iterator[Screen]:
     own_descriptor = io.BufferedWriter(_Descriptor(os.dup(stream.fileno()), "w"))
     with io.TextIOWrapper(own_descriptor, encoding="utf-8", line_buffering=True) as own:
         if own.isatty():
-            live = LiveBlock(Console(file=own, highlight=False))
+            live = LiveBlock(Console(file=own, highlight=False, markup=False))
             try:
                 yield live
             finally:
@@ -212,7 +212,7 @@ class PlainLines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._console = Console(file=stream, highlight=False, color_system=None, width=140)
+        self._console = Console(file=stream, highlight=False, markup=False, color_system=None, width=140)
 
     def _say(self, text: str) -> None:
         self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")

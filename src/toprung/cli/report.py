@@ -76,7 +76,7 @@ def compare(
     if as_json:
         print_json(asdict(compared))
     else:
-        _print(Console(highlight=False, soft_wrap=False), compared)
+        _print(Console(highlight=False, markup=False, soft_wrap=False), compared)
 
 
 def _print(console: Console, compared: Compared) -> None:

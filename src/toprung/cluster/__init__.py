@@ -8,7 +8,7 @@ from toprung.cluster.capacity import (
     refuse_unplaceable,
     room_for_images,
 )
-from toprung.cluster.code import imported_code, other_code, runtime_env, sent_code
+from toprung.cluster.code import imported_code, link_included, other_code, runtime_env, sent_code
 from toprung.cluster.environment import prepare_environment
 from toprung.cluster.local import LocalRay, local_capacity, local_node
 
@@ -18,6 +18,7 @@ __all__ = [
     "Node",
     "attach",
     "imported_code",
+    "link_included",
     "local_capacity",
     "local_node",
     "nodes_to_come",

@@ -67,11 +67,28 @@ def imported_workbench_hash() -> str:
         if spec is not None and spec.submodule_search_locations:
             found[name] = Path(next(iter(spec.submodule_search_locations)))
     included = {}
-    if "trainers" in found:
-        root = found["trainers"].parent
+    if (root := imported_root()) is not None:
         with contextlib.suppress(UserError):  # of another project, which comes first on the path: the hashes differ
             included = {entry: _imported_place(entry, root) for entry in read_include(root)}
     return code_hash(found, included)
+
+
+def link_included(folder: Path) -> None:
+    """Let a trial open the included files by their relative paths from its own working directory, which Tune makes."""
+    if (root := imported_root()) is None:
+        return
+    for entry in read_include(root):
+        link = folder / entry
+        if not link.exists():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(root / entry)
+
+
+def imported_root() -> Path | None:
+    """Return the copy of the project that this process imports trainers from."""
+    spec = importlib.util.find_spec("trainers")
+    places = spec.submodule_search_locations if spec is not None else None
+    return Path(next(iter(places))).parent if places else None
 
 
 def _imported_place(entry: str, root: Path) -> Path:

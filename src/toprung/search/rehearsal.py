@@ -10,7 +10,7 @@ import contextlib
 import json
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,14 @@ def _check_default(name: str, value: Any, distribution: BaseDistribution, *, def
         )
 
 
-def check_names(space: Space, sweep: Sweep, known: Iterable[str], *, num_samples: int = 32) -> None:
+def check_names(
+    space: Space,
+    sweep: Sweep,
+    known: Iterable[str],
+    *,
+    num_samples: int = 32,
+    prepare_study: Callable[[optuna.Study], object] | None = None,
+) -> None:
     """Sample a space at random; compare the names with what the trainer knows, and the values with what can be kept.
 
     Args:
@@ -118,6 +125,7 @@ def check_names(space: Space, sweep: Sweep, known: Iterable[str], *, num_samples
         sweep: whose space it is.
         known: the names in the trainer's `DEFAULTS`.
         num_samples: how many configurations to try.
+        prepare_study: adds to the study what the sweep's own will have before its first trial.
 
     Raises:
         UserError: the space fails, gives a name that the trainer does not know or a value that cannot be recorded, or
@@ -126,6 +134,8 @@ def check_names(space: Space, sweep: Sweep, known: Iterable[str], *, num_samples
     known, named = set(known), str(sweep.space)
     refuse_unknown(sweep.constants, known, source="constants give", trainer=sweep.trainer)
     with _study(optuna.samplers.RandomSampler(seed=0), mode=sweep.mode) as study:
+        if prepare_study is not None:
+            prepare_study(study)
         for _ in range(num_samples):
             trial = study.ask()
             try:
