@@ -129,7 +129,7 @@ def test_a_trial_costs_what_all_its_workers_cost():
         ("constants.lr=0.01", lambda s: s.constants == {"lr": 0.01}),
         ("constants.optimizer=sgd", lambda s: s.constants == {"optimizer": "sgd"}),
         ('constants={"lr": 0.5}', lambda s: s.constants == {"lr": 0.5}),
-        ("mode=min", lambda s: s.mode == "min"),
+        ("metric=val/loss", lambda s: (s.metric, s.mode) == ("val/loss", "min")),
         ("storage=/a/b=c", lambda s: s.storage == "/a/b=c"),
         ("seed=3", lambda s: (s.seed, s.search.seed) == (3, 0)),
         ("search.seed=3", lambda s: (s.seed, s.search.seed) == (0, 3)),

@@ -1,9 +1,11 @@
 """Where the study lies: what a crash, a power cut and a full disk do to the ledger, and what is mended or refused."""
 
 import contextlib
+import errno
 import os
 import re
 import resource
+import sqlite3
 import subprocess
 import threading
 from datetime import datetime
@@ -13,7 +15,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from toprung import catalog, ledger
+from toprung import catalog, ledger, study_storage
 from toprung.errors import UserError
 from toprung.spec import Sweep
 from toprung.study_storage import (
@@ -24,6 +26,7 @@ from toprung.study_storage import (
     cut_torn_tail,
     storage_for_reading,
     storage_for_writing,
+    study_failure,
     together,
 )
 
@@ -313,3 +316,62 @@ def test_a_password_that_cuts_the_address_is_refused_and_not_shown(made, monkeyp
 def test_a_password_in_the_query_is_not_shown():
     shown = _without_password("postgresql+psycopg2:///studies?host=h&password=canary&sslkey=canary")
     assert shown == "postgresql+psycopg2:///studies?host=h&password=%2A%2A%2A&sslkey=%2A%2A%2A"
+
+
+@pytest.fixture
+def locked(tmp_path):
+    """A study in a SQLite file, and a connection that can lock it."""
+    file = tmp_path / "studies.db"
+    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    yield f"sqlite:///{file}", connection
+    connection.close()
+
+
+def test_a_locked_sqlite_study_is_waited_for_as_long_as_a_ledger_file(made, locked, monkeypatch):
+    monkeypatch.setenv(ENVIRONMENT, locked[0])
+    with storage_for_writing(made).engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1000 * study_storage.PATIENCE_SECONDS
+
+
+def test_a_sqlite_study_that_stays_locked_is_described_in_one_line(made, locked, monkeypatch):
+    uri, connection = locked
+    monkeypatch.setenv(ENVIRONMENT, uri)
+    monkeypatch.setattr(study_storage, "PATIENCE_SECONDS", 0)
+    study = _study(made)
+    connection.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
+        study.ask()
+    reason = "its database (TOPRUNG_STUDY_URI) fails (database is locked)"
+    assert study_failure(caught.value) == reason
+    with pytest.raises(UserError, match="database is locked") as caught:
+        ledger.read(made)
+    assert "\n" not in str(caught.value)
+    assert study_failure(caught.value) == reason
+
+
+def test_a_user_chooses_another_timeout_in_the_url(made, locked, monkeypatch):
+    uri, connection = locked
+    monkeypatch.setenv(ENVIRONMENT, f"{uri}?timeout=0.1")
+    study = _study(made)
+    connection.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(optuna.exceptions.StorageInternalError):
+        study.ask()
+
+
+def test_a_ledger_file_that_cannot_be_written_is_described_in_one_line(made, monkeypatch):
+    study = _study(made)
+    monkeypatch.setattr(study_storage, "PATIENCE_SECONDS", 0)
+
+    def fails(file, data):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(study_storage.os, "write", fails)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        study.ask()
+    monkeypatch.undo()
+    assert study_failure(caught.value) == f"{made.ledger_file} cannot be written (Input/output error)"
+
+
+def test_other_errors_are_no_failure_of_the_study():
+    assert study_failure(OSError(errno.ENOSPC, "No space left on device")) is None
+    assert study_failure(ValueError("x")) is None

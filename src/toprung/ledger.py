@@ -10,6 +10,7 @@ milliseconds since 1970. Only the sweep's driver writes here.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from toprung import metric_names
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
-from toprung.study_storage import storage_for_reading
+from toprung.study_storage import storage_for_reading, study_failure
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed", "killed"]
 
@@ -30,6 +31,7 @@ MLFLOW_RUN = "mlflow/"
 LIFE = "life/"
 ATTEMPT = "attempt/"
 TOLD = "told"  # a trial of another sweep that this one was told of (`--warm-start`): it is no trial of this sweep's own
+OWN_ATTRIBUTES = re.compile(r"(start|end|audit|told|is_default|experiment|seed|(epoch|attempt|life|mlflow)/.*)")
 OPTUNA_STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -160,6 +162,11 @@ class Ledger:
     lives: list[Life]
 
 
+def is_own_attribute(name: str) -> bool:
+    """Whether a user attribute of a trial or a study is the ledger's own, and nobody else may set it."""
+    return OWN_ATTRIBUTES.fullmatch(name) is not None
+
+
 def now_ms() -> int:
     """Milliseconds since 1970, as MLflow counts."""
     return int(time.time() * 1000)
@@ -185,12 +192,15 @@ def read_all(directory: SweepDirectory) -> Ledger:
         return Ledger([], [])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.load_study(study_name=directory.sweep_id, storage=storage)
-    except KeyError:
-        return Ledger([], [])  # the driver died, or is still, before the study's first line
-    except ValueError as error:
-        raise UserError(f"The ledger {directory.ledger_file} cannot be read: {error}") from None
-    return records(study)
+        try:
+            study = optuna.load_study(study_name=directory.sweep_id, storage=storage)
+        except KeyError:
+            return Ledger([], [])  # the driver died, or is still, before the study's first line
+        except ValueError as error:
+            raise UserError(f"The ledger {directory.ledger_file} cannot be read: {error}") from None
+        return records(study)
+    except optuna.exceptions.StorageInternalError as error:
+        raise UserError(f"The study of {directory.sweep_id} cannot be read: {study_failure(error)}.") from error
 
 
 def records(study: optuna.Study) -> Ledger:

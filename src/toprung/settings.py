@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from toprung.errors import UserError, no_field, part_at
+from toprung.metric_mode import mode_of
 from toprung.spec import Part, Sweep
 
 
@@ -17,12 +18,34 @@ def apply_overrides(sweep: Sweep, settings: Iterable[str]) -> Sweep:
     `constants.lr=0.01` holds a hyperparameter fixed.
 
     Raises:
-        UserError: a setting has no `=`, names no field, or its value is out of range.
+        UserError: a setting has no `=`, names no field, or its value is out of range; or the mode does not suit the
+            metric.
     """
     for setting in settings:
         path, value = _parsed(setting)
         sweep = _with_field(sweep, _full_path(sweep, path), value)
+    _check_mode(sweep)
     return sweep
+
+
+def _check_mode(sweep: Sweep) -> None:
+    """Make sure that a sweep judges its trials the right way round; only here, so that older sweeps can be read.
+
+    Raises:
+        UserError: the mode contradicts the metric's name, or neither says whether more is better.
+    """
+    by_name = mode_of(sweep.metric)
+    if "mode" not in sweep.model_fields_set:
+        if by_name is None:
+            raise UserError(
+                f"Is more of {sweep.metric} better, or less? Say so: --set mode=max, or --set mode=min (in the recipe, "
+                'mode="max" or mode="min").'
+            )
+    elif by_name is not None and sweep.mode != by_name:
+        raise UserError(
+            f'mode="{sweep.mode}" with the metric {sweep.metric} would export the worst model. Type --set '
+            f"mode={by_name}, or rename the metric."
+        )
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:

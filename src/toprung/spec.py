@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from toprung.errors import UserError, explain
+from toprung.metric_mode import mode_of
 from toprung.metric_names import metric_problem
 
 
@@ -180,7 +181,9 @@ class Data(Part):
 
 Hyperparameters = dict[str, bool | int | float | str]
 
-NOT_GIVEN = ("num_epochs", "seed", "experiment")  # by an experiment's configuration: the sweep gives each trial these
+# What only the sweep gives to a trial (no space, constants, DEFAULTS or experiment may), and the fields behind it.
+FIELDS_OF_OWN_NAMES = {"num_epochs": "asha.max_epochs", "seed": "seed", "experiment": "experiments"}
+NOT_GIVEN = tuple(FIELDS_OF_OWN_NAMES)
 
 
 class Experiment(Part):
@@ -212,7 +215,7 @@ class Sweep(Part):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="of every experiment's trials")
     data: Data = Data()
     metric: MetricName = Field(default="val/accuracy", description="as the loop reports it")
-    mode: Literal["max", "min"] = "max"
+    mode: Literal["max", "min"] = Field(default="max", description="left out: as the metric's name says")
     num_trials: int = Field(default=48, ge=1, description="with experiments: as many as those times the seeds")
     asha: Asha = Asha()
     stop: Stop = Stop()
@@ -221,6 +224,12 @@ class Sweep(Part):
     max_concurrent_trials: int | None = Field(default=None, ge=1, description="None: as many as fit")
     seed: int = Field(default=0, ge=0, description="of initial weights, shuffling and augmentation")
     storage: str = Field(default="runs", min_length=1, description="root of all sweeps: a folder, s3://... or gs://...")
+
+    @model_validator(mode="after")
+    def _mode_of_metric(self) -> Self:
+        if "mode" not in self.model_fields_set:
+            object.__setattr__(self, "mode", mode_of(self.metric) or "max")  # derived: never "set"
+        return self
 
     @model_validator(mode="after")
     def _searched_or_controlled(self) -> Self:

@@ -33,6 +33,10 @@ PATIENCE_SECONDS = 60  # with storage that is away
 logger = logging.getLogger(__name__)
 
 
+class LedgerUnwritable(OSError):
+    """The ledger's file could not be written, for as long as one waits for it."""
+
+
 class LedgerFile(BaseJournalBackend):
     """A journal file with one writer, the driver that holds the sweep's lock.
 
@@ -99,7 +103,7 @@ class LedgerFile(BaseJournalBackend):
             except OSError as error:
                 full = error.errno in (errno.ENOSPC, errno.EDQUOT)
                 if (full and room_made) or time.monotonic() > deadline:
-                    raise
+                    raise LedgerUnwritable(error.errno, error.strerror, str(self._path)) from error
                 logger.warning("%s cannot be written (%s): trying again", self._path, error.strerror)
                 if full:
                     self._ballast.unlink(missing_ok=True)
@@ -148,6 +152,23 @@ def together(storage: BaseStorage) -> contextlib.AbstractContextManager[None]:
     return backend.together() if isinstance(backend, LedgerFile) else contextlib.nullcontext()
 
 
+def study_failure(error: BaseException) -> str | None:
+    """Return why the study could not be read or written, in one line; None if the error has another cause."""
+    from sqlalchemy.exc import DBAPIError
+
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    for each in chain:
+        if isinstance(each, LedgerUnwritable):
+            return f"{each.filename} cannot be written ({each.strerror})"
+        if isinstance(each, DBAPIError):  # in the database's own words, without the statement
+            return f"its database ({ENVIRONMENT}) fails ({str(each.orig).strip().splitlines()[0]})"
+    if any(isinstance(each, optuna.exceptions.StorageInternalError) for each in chain):
+        return f"its database ({ENVIRONMENT}) fails"
+    return None
+
+
 def storage_for_writing(directory: SweepDirectory) -> BaseStorage:
     """The study's storage, for the one driver that holds the sweep's lock.
 
@@ -169,6 +190,11 @@ def storage_for_writing(directory: SweepDirectory) -> BaseStorage:
     with contextlib.suppress(OSError):  # a disk this full will say so by itself
         directory.ballast_file.write_bytes(bytes(BALLAST_BYTES))
     return _journal(lambda: LedgerFile(file, ballast=directory.ballast_file), file)
+
+
+def storage_for_rehearsal(folder: Path) -> BaseStorage:
+    """Return storage in an empty folder that keeps what a sweep's own would; it, too, has one writer."""
+    return JournalStorage(LedgerFile(folder / "rehearsal.log", ballast=folder / "ballast"))
 
 
 def storage_for_reading(directory: SweepDirectory) -> BaseStorage | None:
@@ -235,12 +261,16 @@ def _database(uri: str) -> BaseStorage:
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     try:
-        if "@" in (make_url(uri).host or ""):  # else the rest of the password would be taken, and shown, for a host
+        url = make_url(uri)
+        if "@" in (url.host or ""):  # else the rest of the password would be taken, and shown, for a host
             raise UserError(f"The password in {ENVIRONMENT} holds an @ or a slash: write %40 for @, and %2F for /.")
-        return optuna.storages.RDBStorage(uri, engine_kwargs={"pool_pre_ping": True})
+        settings: dict[str, Any] = {"pool_pre_ping": True}
+        if url.get_backend_name() == "sqlite" and "timeout" not in url.query:
+            settings["connect_args"] = {"timeout": PATIENCE_SECONDS}  # with a file that another process has locked
+        return optuna.storages.RDBStorage(uri, engine_kwargs=settings)
     except (ImportError, SQLAlchemyError, ArgumentError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(uri, "the database")
-        raise UserError(f"The study's database ({ENVIRONMENT}) cannot be used: {reason}") from None
+        raise UserError(f"The study's database ({ENVIRONMENT}) cannot be used: {reason}") from error
 
 
 def cut_torn_tail(file: Path) -> int:

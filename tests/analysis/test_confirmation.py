@@ -6,6 +6,8 @@ from scipy import stats
 
 from toprung.analysis import confirmation as confirming
 from toprung.analysis.confirmation import confirmation, num_changed, seed_variance, shrunk
+from toprung.errors import UserError
+from toprung.sweep.confirmation import planned
 
 SWEEPS, SEEDS, LEADERS = 1000, 5, 3
 CONFIGS = {
@@ -109,3 +111,14 @@ def test_an_order_of_configurations_is_that_of_their_means():
     assert found.configurations[0].in_sweep == 0.9
     assert 0.7 < found.configurations[0].shrunk < 0.9
     assert found.configurations[2].mean is None
+
+
+def test_a_sweep_that_has_only_its_default_is_told_what_it_lacks(driver):
+    sweep = driver()
+    with pytest.raises(UserError, match="has no trial with a value: there is nothing to confirm"):
+        planned(sweep.made, num_leaders=3, num_seeds=2)
+    sweep.trial([0.5], is_default=True)
+    with pytest.raises(UserError, match=r"^Only the default configuration of some-\S+ has a value: .* extend some-"):
+        planned(sweep.made, num_leaders=3, num_seeds=2)
+    sweep.trial([0.4])
+    assert [each.name for each in planned(sweep.made, num_leaders=3, num_seeds=2).experiments] == ["trial 1", "default"]

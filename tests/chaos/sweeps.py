@@ -55,6 +55,12 @@ if LINES_LEFT:
     write, os.write = os.write, dying
 """
 
+BEFORE_REPORT = """\
+        time.sleep(config["pause"])
+        for parameter in model.parameters() if config["worsens"] and _epoch > 0 else ():
+            parameter.data.zero_()
+"""
+
 
 def new_bench(root: Path) -> Path:
     """A workbench in a git repository, with digits prepared and the recipe `tune.dying`."""
@@ -71,12 +77,15 @@ def new_bench(root: Path) -> Path:
 
 
 def _paced(trainer: str) -> str:
-    """The trainer, slow enough that a fault can be aimed: each epoch takes at least `pause` seconds."""
+    """The trainer, slow enough that a fault can be aimed: each epoch takes at least `pause` seconds.
+
+    With `worsens`, all epochs but the first score by chance.
+    """
     defaults, report = "DEFAULTS = {\n", "        session.report("
     assert defaults in trainer
     assert report in trainer
-    paced = trainer.replace(defaults, f'{defaults}    "pause": 0.1,\n')
-    return "import time\n" + paced.replace(report, f'        time.sleep(config["pause"])\n{report}')
+    paced = trainer.replace(defaults, f'{defaults}    "pause": 0.1,\n    "worsens": False,\n')
+    return "import time\n" + paced.replace(report, f"{BEFORE_REPORT}{report}")
 
 
 @dataclass

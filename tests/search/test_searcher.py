@@ -16,9 +16,10 @@ from search_spaces import convnet
 from toprung import catalog, ledger
 from toprung.directory import FAILURE_FILE, write_json
 from toprung.ledger import End
+from toprung.search.rehearsal import default_point
 from toprung.search.scheduler import RungScheduler, Stop
 from toprung.search.searcher import LedgerSearch, build_sampler, open_study
-from toprung.search.space import default_point, holding
+from toprung.search.space import holding
 from toprung.spec import Asha, Search, Sweep
 from toprung.study_storage import storage_for_reading, storage_for_writing
 from toprung.sweep.board import Board, Watcher

@@ -1,11 +1,13 @@
 """Search spaces: what is held, what is named, where the default lies."""
 
+import numpy as np
 import optuna
 import pytest
 
 from search_spaces import convnet
 from toprung.errors import UserError
-from toprung.search.space import check_names, configuration, default_point, holding, refuse_mistyped, refuse_unknown
+from toprung.search.rehearsal import check_names, default_point
+from toprung.search.space import configuration, holding, refuse_mistyped, refuse_unknown
 from toprung.spec import Asha, Sweep
 from trainers.convnet import DEFAULTS
 
@@ -101,7 +103,9 @@ def test_a_default_on_the_edge_of_the_space_is_inside(default):
 
 
 def test_a_hyperparameter_without_a_default_is_refused():
-    with pytest.raises(UserError, match=r"does not fit the space it: .*momentum.*add it to DEFAULTS"):
+    with pytest.raises(
+        UserError, match=r'^The space it gives "momentum", which has no default\. Add it to DEFAULTS\.$'
+    ):
         default_point(lambda trial: trial.suggest_float("momentum", 0, 1), {"lr": 1}, named="it")
 
 
@@ -122,7 +126,7 @@ def test_a_hyperparameter_that_the_trainer_does_not_know_is_refused_with_the_nea
         check_names(space, SWEEP, ["lr", "momentum"])
     assert str(caught.value) == (
         'The space search_spaces.convnet gives "momentun", which the trainer trainers.convnet does not know. '
-        "Did you mean momentum? It knows lr, momentum, num_epochs."
+        "Did you mean momentum? It knows lr, momentum."
     )
 
 
@@ -180,3 +184,121 @@ def test_a_value_of_another_kind_than_the_default_is_refused(name, value, needed
 def test_values_of_the_defaults_kind_pass_and_none_takes_anything():
     values = {"lr": 1, "width": 8.0, "nesterov": False, "optimizer": "sgd", "augment_flip": True, "augment_mixup": 0.2}
     refuse_mistyped({**values, "augment_shift": None, "num_epochs": 3}, DEFAULTS, trainer="t")
+
+
+def test_a_space_may_use_all_that_a_trial_of_the_sweep_has():
+    seen = []
+
+    def space(trial):
+        optimizer = trial.suggest_categorical("optimizer", ["sgd", "adamw"])
+        trial.suggest_float("lr", 1e-4, 1e-1, log=True)
+        trial.set_user_attr("few", len(trial.study.trials) < 2)
+        seen.append((trial.number, trial.params["optimizer"] == optimizer, set(trial.distributions), trial.user_attrs))
+        assert trial.study.user_attrs == {}
+
+    check_names(space, SWEEP, DEFAULTS, num_samples=3)
+    assert default_point(space, DEFAULTS, named="it") == {"optimizer": "adamw", "lr": 1e-3}
+    names = {"optimizer", "lr"}
+    assert seen == [
+        (0, True, names, {"few": True}),
+        (1, True, names, {"few": False}),
+        (2, True, names, {"few": False}),
+        (0, True, names, {"few": True}),
+    ]
+
+
+def test_a_constant_is_among_the_params_that_a_space_reads_back():
+    def space(trial):
+        trial.suggest_categorical("optimizer", ["sgd", "adamw"])
+        if trial.params["optimizer"] == "sgd":
+            trial.suggest_float("sgd.momentum", 0, 1)
+
+    held = holding(space, {"optimizer": "sgd"})
+    assert set(default_point(held, {**DEFAULTS, "optimizer": "sgd"}, named="it")) == {"sgd.momentum"}
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (
+            lambda trial: trial.suggest_categorical("width", [(3, 3), (5, 5)]),
+            r'gives "width" the value \(3, 3\), a tuple: .* such as "3x3", and let the trainer look them up\.$',
+        ),
+        (lambda trial: {"width": [8, 16]}, r'gives "width" the value \[8, 16\], a list: only numbers, text'),
+        (lambda trial: {"width": np.int64(8)}, r'gives "width" the value np\.int64\(8\), a int64: only numbers'),
+        (lambda trial: trial.set_user_attr("x", object()), r"fails: TypeError: Object of type object is not JSON"),
+        (lambda trial: trial.set_user_attr("end", 1), r'sets the attribute "end", which is the ledger\'s own'),
+        (lambda trial: trial.study.set_user_attr("life/0", 1), r'sets the attribute "life/0", which is the ledger'),
+        (lambda trial: {"sgd/lr": 1}, r'gives "sgd/lr": Ray reads a slash as nesting'),
+        (lambda trial: {"num_epochs": 3}, r'gives "num_epochs", which the sweep gives .* the field asha\.max_epochs'),
+        (lambda trial: {"seed": 3}, r'gives "seed", which the sweep gives to every trial'),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
+def test_what_a_sweep_could_not_record_or_would_ignore_is_refused_in_one_line(space, words):
+    def returns(trial):
+        found = space(trial)
+        return found if isinstance(found, dict) else None
+
+    with pytest.raises(UserError, match=words) as caught:
+        check_names(returns, SWEEP, DEFAULTS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_choice_that_json_changes_is_refused_for_the_default_too():
+    with pytest.raises(UserError, match=r"the value \(3, 3\), a tuple"):
+        default_point(
+            lambda trial: trial.suggest_categorical("kernel", [(3, 3), (5, 5)]), {"kernel": (3, 3)}, named="it"
+        )
+
+
+@pytest.mark.parametrize(
+    ("ask", "default", "on_grid"),
+    [
+        (lambda trial: trial.suggest_float("lr", 0.0, 0.9, step=0.3), 0.001, False),
+        (lambda trial: trial.suggest_int("lr", 16, 64, step=16), 24, False),
+        (lambda trial: trial.suggest_int("lr", 1, 5), 2.5, False),
+        (lambda trial: trial.suggest_float("lr", 0.0, 0.9, step=0.3), 0.6, True),
+        (lambda trial: trial.suggest_int("lr", 16, 64, step=16), 48, True),
+    ],
+)
+def test_a_default_off_the_grid_of_a_step_is_refused(ask, default, on_grid):
+    if on_grid:
+        assert default_point(ask, {"lr": default}, named="it") == {"lr": default}
+        return
+    with pytest.raises(UserError, match=rf"default lr={default} is not on the grid of the space it \(lr from"):
+        default_point(ask, {"lr": default}, named="it")
+
+
+def test_the_only_choice_must_be_the_default():
+    with pytest.raises(UserError, match=r"default lr=b is not what the space it offers \(a\)"):
+        default_point(lambda trial: trial.suggest_categorical("lr", ["a"]), {"lr": "b"}, named="it")
+
+
+@pytest.mark.parametrize("name", ["num_epochs", "seed", "experiment"])
+def test_a_constant_that_the_sweep_itself_gives_is_refused(name):
+    sweep = SWEEP.model_copy(update={"constants": {name: 8}})
+    with pytest.raises(UserError, match=rf'^The constants give "{name}", which the sweep gives to every trial\. Leave'):
+        check_names(lambda trial: None, sweep, DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        (optuna.distributions.CategoricalDistribution(("sgd", "lion")), "does not support dynamic value space"),
+        (optuna.distributions.IntDistribution(0, 1), "different distribution kind"),
+    ],
+)
+def test_earlier_trials_with_other_choices_are_noticed(before, words):
+    def tell(study):
+        value = "sgd" if isinstance(before, optuna.distributions.CategoricalDistribution) else 1
+        study.add_trial(
+            optuna.trial.create_trial(params={"optimizer": value}, distributions={"optimizer": before}, value=1)
+        )
+
+    def space(trial):
+        trial.suggest_categorical("optimizer", ["sgd", "adamw"])
+
+    check_names(space, SWEEP, DEFAULTS)
+    with pytest.raises(UserError, match=words):
+        check_names(space, SWEEP, DEFAULTS, prepare_study=tell)

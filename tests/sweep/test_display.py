@@ -1,12 +1,15 @@
 """What is said of a trial, whatever became of it."""
 
 import io
+from datetime import datetime
 
 import pytest
 
+from toprung import catalog
 from toprung.cli.display import PlainLines
 from toprung.ledger import End, TrialRecord
 from toprung.sweep.board import Board
+from toprung.sweep.driver import Outcome
 from tune import smoke
 
 
@@ -28,3 +31,11 @@ def test_a_trial_that_ended_is_told_in_a_line(epochs, end, said):
         board.report("a", value, epoch=number)
     PlainLines(stream).trial_ended(board, board.end("a", end), best_before=None)
     assert said in stream.getvalue()
+
+
+def test_a_reason_is_told_with_its_brackets(tmp_path):
+    stream, sweep = io.StringIO(), smoke.sweep()
+    made = catalog.create(tmp_path, sweep, name=None, now=datetime.now())
+    reason = "every trial failed, 3 of 3 because KeyError: [tool.toprung] include"
+    PlainLines(stream).summarise(Outcome("failed", reason, made, Board(made.sweep_id, sweep, 1), []))
+    assert f"E{reason[1:]}." in stream.getvalue()

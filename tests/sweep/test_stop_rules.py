@@ -2,11 +2,12 @@
 
 import pytest
 
+from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import End, TrialRecord
 from toprung.spec import Resources, Stop, Sweep
 from toprung.sweep.board import Board
-from toprung.sweep.stopping import rule_that_holds
+from toprung.sweep.stopping import Stopping, common_failure, rule_that_holds
 
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200")
 
@@ -103,3 +104,54 @@ def test_what_a_rule_cut_short_is_over_in_all_three_records(reached):
         assert reached.children[trial["trial_id"]].data.tags["stop_reason"] == reached.shown["reason"]
     assert reached.parent.info.status == "FINISHED"
     assert reached.parent.data.tags["stop_reason"] == reached.shown["reason"]
+
+
+def _failed(board, number, *values, cause="ModuleNotFoundError: No module named 'mylib'"):
+    _trial(board, number, *values, ended=False)
+    board.end(f"{number:08d}", End("failed", cause=cause))
+
+
+def test_a_sweep_whose_first_trials_all_fail_alike_has_a_common_failure():
+    board = _board()
+    for number in range(2):
+        _failed(board, number)
+        assert common_failure(board) is None
+    _failed(board, 2)
+    assert common_failure(board) == "the first 3 trials all failed alike: ModuleNotFoundError: No module named 'mylib'"
+
+
+def test_trials_that_fail_in_different_ways_have_no_common_failure():
+    board = _board()
+    for number, cause in enumerate(["loss is NaN", "KeyError: 'a'", "loss is NaN"]):
+        _failed(board, number, cause=cause)
+    assert common_failure(board) is None
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_trial_that_got_further_says_that_the_failures_are_no_common_one(ended):
+    board = _board()
+    _trial(board, 0, 0.5, ended=ended)
+    for number in range(1, 4):
+        _failed(board, number)
+    assert common_failure(board) is None
+
+
+def test_failures_after_the_same_epoch_are_common_though_trials_run():
+    board = _board()
+    _trial(board, 0, 0.5, ended=False)
+    for number in range(1, 4):
+        _failed(board, number, 0.5)
+    assert common_failure(board) is not None
+
+
+def test_only_failures_under_this_driver_stop_a_resumed_sweep(tmp_path):
+    board, asked = _board(), []
+    for number in range(3):
+        _failed(board, number)
+    stopping = Stopping(board, SweepDirectory(tmp_path), on_asked=asked.append)
+    assert not stopping.stop_all()
+    for number in range(3, 6):
+        _failed(board, number)
+    stopping._next_look = 0
+    assert stopping.stop_all()
+    assert asked[0].is_fault

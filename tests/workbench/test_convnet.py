@@ -8,7 +8,8 @@ import torch
 from search_spaces.convnet import space
 from tests.stripes import stripes
 from toprung import session
-from toprung.search.space import default_point, plain_name
+from toprung.search.rehearsal import default_point
+from toprung.search.space import plain_name
 from trainers import convnet
 
 SETTINGS = [

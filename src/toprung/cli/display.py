@@ -55,7 +55,7 @@ def watcher_for(stream: TextIO) -> Iterator[Screen]:
     own_descriptor = io.BufferedWriter(_Descriptor(os.dup(stream.fileno()), "w"))
     with io.TextIOWrapper(own_descriptor, stream.encoding, stream.errors, line_buffering=True) as own:
         if own.isatty():
-            live = LiveBlock(Console(file=own, highlight=False))
+            live = LiveBlock(Console(file=own, highlight=False, markup=False))
             try:
                 yield live
             finally:

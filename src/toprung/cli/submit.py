@@ -93,6 +93,8 @@ def _send(
     from toprung.settings import apply_overrides
     from toprung.submission import jobs, package
     from toprung.sweep import workbench
+    from toprung.sweep.check import sources
+    from toprung.sweep.dependencies import check_dependencies
 
     project = workbench.find_project(Path.cwd())
     workbench.activate(project)
@@ -105,6 +107,8 @@ def _send(
         called = named
     else:
         asked = apply_overrides(workbench.load_recipe(project, named), settings)
+        recipe = workbench.source_file(project, named, kind="recipe")  # loaded anew there
+        check_dependencies(project, [*sources(project, asked), recipe])
         where = package.places(storage or asked.storage, prepared)
         words = ["sweep", named, "--address", "auto"]
         for setting in (*settings, f"storage={where.storage}"):

@@ -8,7 +8,7 @@ from toprung.cluster.capacity import (
     refuse_unplaceable,
     room_for_images,
 )
-from toprung.cluster.code import imported_code, other_code, runtime_env, sent_code
+from toprung.cluster.code import imported_code, link_included, other_code, runtime_env, sent_code
 from toprung.cluster.environment import import_ray, prepare_environment
 from toprung.cluster.local import LocalRay, local_capacity, local_node
 
@@ -19,6 +19,7 @@ __all__ = [
     "attach",
     "import_ray",
     "imported_code",
+    "link_included",
     "local_capacity",
     "local_node",
     "nodes_to_come",

@@ -11,6 +11,7 @@ from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.spec import Sweep
 from toprung.sweep import workbench
+from toprung.sweep.dependencies import check_dependencies
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ def check(
     Raises:
         UserError: the first thing that cannot be used.
     """
-    code = code or project
+    if code is None:
+        code = project
+        check_dependencies(project, sources(project, sweep))
     nodes = [cluster.local_node()] if ray_there is None else ray_there.nodes()
     num_workers = num_at_once(sweep, nodes, to_come=[] if ray_there is None else cluster.nodes_to_come())
     defaults = workbench.trainer_defaults(code, sweep.trainer)
-    if sweep.space is not None:
-        workbench.source_file(code, sweep.space, kind="search space")
+    sources(code, sweep)
     prepared_root = project / data.PREPARED
     if storage.is_uri(sweep.storage):
         storage.check_usable(storage.open_storage(sweep.storage))
@@ -98,16 +100,29 @@ def check_nodes(checked: Checked, made: SweepDirectory) -> list[str]:
     return [str(each) for each in doctor.warnings(findings)]
 
 
+def sources(project: Path, sweep: Sweep) -> list[Path]:
+    """Return the files of a sweep's trainer and space.
+
+    Raises:
+        UserError: there is no such trainer or space.
+    """
+    files = [workbench.source_file(project, sweep.trainer, kind="trainer")]
+    if sweep.space is not None:
+        files.append(workbench.source_file(project, sweep.space, kind="search space"))
+    return files
+
+
 def _check_space(code: Path, sweep: Sweep, defaults: dict[str, Any]) -> None:
     import optuna
 
+    from toprung.search import rehearsal
     from toprung.search import space as spaces
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     held = spaces.holding(space_of(code, sweep), sweep.constants)
     spaces.refuse_mistyped(sweep.constants, defaults, trainer=sweep.trainer)
-    spaces.check_names(held, sweep, defaults)
-    spaces.default_point(held, {**defaults, **sweep.constants}, named=str(sweep.space))
+    rehearsal.check_names(held, sweep, defaults)
+    rehearsal.default_point(held, {**defaults, **sweep.constants}, named=str(sweep.space))
 
 
 def _check_experiments(sweep: Sweep, defaults: dict[str, Any]) -> None:

@@ -46,12 +46,12 @@ def conclude(
     from toprung.analysis.seeds import representative
     from toprung.export.bundle import ExportFailed, export_winner
 
-    trials = ledger.read(made)
-    order = ranked(trials, mode=sweep.mode)
     if asked is not None and asked.reason == DISK_FULL:
         return "failed", f"{DISK_FULL}; make room, then type: toprung resume {made.sweep_id}"
     if asked is not None and asked.is_fault:
         return "failed", asked.reason
+    trials = ledger.read(made)
+    order = ranked(trials, mode=sweep.mode)
     if not order:
         causes = Counter(trial.cause for trial in trials if trial.status == "failed")
         if causes:

@@ -75,9 +75,15 @@ def planned(made: SweepDirectory, *, num_leaders: int, num_seeds: int) -> Sweep:
     if made.is_driven():
         raise UserError(f"{made.sweep_id} is running. Confirm it when it has ended.")
     trials = ledger.read(made)
-    leaders = [trial for trial in ranked(trials, mode=sweep.mode) if not trial.is_default]
-    if not leaders:
+    order = ranked(trials, mode=sweep.mode)
+    if not order:
         raise UserError(f"{made.sweep_id} has no trial with a value: there is nothing to confirm.")
+    leaders = [trial for trial in order if not trial.is_default]
+    if not leaders:
+        raise UserError(
+            f"Only the default configuration of {made.sweep_id} has a value: there is no other to confirm. For more "
+            f"trials type: toprung extend {made.sweep_id} --trials 12"
+        )
     configs: dict[str, Mapping[str, Any]] = {}
     for trial in leaders[:num_leaders]:
         configs[f"trial {trial.number}"] = trial.config

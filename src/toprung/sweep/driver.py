@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from toprung import cluster, data, ledger, lineage
 from toprung.directory import DISK_FULL, SweepDirectory
 from toprung.errors import UserError
+from toprung.study_storage import study_failure
 from toprung.sweep.board import Board, Watcher
 from toprung.sweep.check import Checked, check_nodes
 from toprung.sweep.conclusion import conclude
 from toprung.sweep.concurrency import concurrency_on
+from toprung.sweep.dependencies import left_behind
 from toprung.sweep.process import stop_signals
 from toprung.sweep.recorder import TrialRecorder
 from toprung.tracking import server
@@ -29,7 +32,13 @@ if TYPE_CHECKING:
     from toprung.storage import SweepCopy
     from toprung.sweep.stopping import StopAsked, Stopping
 
+logger = logging.getLogger(__name__)
+
 REFUSED = "MLflow refused"
+
+
+class TrackingRefused(UserError):
+    """MLflow cannot be used, which shows at the first epochs: nothing is lost by starting again."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,7 @@ class Driver:
         self._asked: StopAsked | None = None
         self._stopping: Stopping | None = None
         self._interrupted = False
+        self._study_failure: str | None = None
         self._recorder: TrialRecorder | None = None
         self._study: optuna.Study
 
@@ -107,24 +117,32 @@ class Driver:
                 raise
             try:
                 try:
-                    self._search(ray_here, writer)
+                    with self._study_failures():
+                        self._search(ray_here, writer)
                 finally:
                     self._say("stopping Ray")
                     ray_here.stop()  # before the export: its memory is free for the process that verifies
                     signals.close()
-                    self._end_open_trials()
+                    if self._study_failure is None:
+                        with self._study_failures():
+                            self._end_open_trials()
                 if self._asked is not None and self._asked.reason == REFUSED and writer.refused is not None:
-                    raise writer.refused  # at the door: nothing has been lost by asking again
+                    raise TrackingRefused(str(writer.refused))
                 self._say("exporting the best model")
-                status, reason = conclude(
-                    made,
-                    sweep=self._sweep,
-                    asked=self._asked,
-                    lineage=record,
-                    card=self._checked.card,
-                    prepared_root=self._checked.project / data.PREPARED,
-                    copy=self._copy,
-                )
+                with self._study_failures():
+                    status, reason = conclude(
+                        made,
+                        sweep=self._sweep,
+                        asked=self._asked,
+                        lineage=record,
+                        card=self._checked.card,
+                        prepared_root=self._checked.project / data.PREPARED,
+                        copy=self._copy,
+                    )
+                if self._study_failure is not None:
+                    status, reason = "failed", self._study_failure
+                if status == "failed":
+                    reason += left_behind(self._checked.project, reason)
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise
@@ -265,6 +283,23 @@ class Driver:
             f"what was trained is kept. On a new cluster: toprung resume {self._made.sweep_id} --address HOST:PORT",
         )
 
+    @contextlib.contextmanager
+    def _study_failures(self) -> Iterator[None]:
+        """End the sweep as failed, and resumable, if its study can be neither read nor written in this block."""
+        try:
+            yield
+        except Exception as error:
+            if (failure := study_failure(error)) is None:
+                raise
+            self._note_study_failure(failure)
+
+    def _note_study_failure(self, failure: str) -> None:
+        logger.error("the study: %s", failure)
+        self._study_failure = (
+            f"the study cannot be used: {failure}. What was trained is kept; later type: "
+            f"toprung resume {self._made.sweep_id}"
+        )
+
     def _end_open_trials(self) -> None:
         """End the trials that were cut short: for good by a rule of the recipe, resumably by a person or a fault."""
         if self._recorder is None:
@@ -298,7 +333,10 @@ class Driver:
         self._watcher.stopping(self._board, reason=asked.reason)
 
     def _note_run_id(self, trial_id: str, run_id: str) -> None:
-        ledger.write_run_id(self._study, trial_id=trial_id, run_id=run_id)
+        with self._study_failures():
+            ledger.write_run_id(self._study, trial_id=trial_id, run_id=run_id)
+        if self._study_failure is not None:
+            self._ask_to_stop(self._study_failure, is_fault=True)
 
     def _write_state(self, **changes: Any) -> None:
         with self._state_lock:

@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from toprung import ledger
@@ -16,7 +17,7 @@ from toprung.lineage import Lineage
 from toprung.settings import apply_overrides
 from toprung.spec import Sweep
 from toprung.sweep import workbench
-from toprung.sweep.check import Checked
+from toprung.sweep.check import Checked, space_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,11 +94,14 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_warm_start(source: SweepDirectory, checked: Checked, *, accept_data_change: bool) -> None:
-    """Whether an earlier sweep's trials say anything about a new one.
+    """Make sure that an earlier sweep's trials say anything about a new one, and that its study takes both.
 
     Raises:
-        UserError: another metric, other data, or nothing to tell.
+        UserError: another metric, other data, another space's choices, or nothing to tell.
     """
+    from toprung.search import space as spaces
+    from toprung.search.rehearsal import check_names
+
     old, new = source.spec(), checked.sweep
     if (old.metric, old.mode) != (new.metric, new.mode):
         raise UserError(
@@ -114,6 +118,14 @@ def check_warm_start(source: SweepDirectory, checked: Checked, *, accept_data_ch
             f"{known.split_fingerprint[:12]}; now {checked.card.name} {checked.card.fingerprint[:12]}, split "
             f"{checked.split_fingerprint[:12]}). If its trials still say something here, add --accept-data-change."
         )
+    space = spaces.holding(space_of(checked.code, new), new.constants)
+    try:
+        check_names(space, new, checked.defaults, prepare_study=partial(tell, source=source))
+    except UserError as error:
+        raise UserError(
+            f"The trials of {source.sweep_id} do not fit this sweep's space: {error} Give each hyperparameter the "
+            "choices and the kind that it had, or another name; or leave --warm-start out."
+        ) from None
 
 
 def tell(study: optuna.Study, *, source: SweepDirectory) -> None:

@@ -21,7 +21,7 @@ from toprung.spec import Sweep
 from toprung.sweep import earlier, workbench
 from toprung.sweep.board import Board, Watcher
 from toprung.sweep.check import Checked, check
-from toprung.sweep.driver import Driver, Life, Outcome
+from toprung.sweep.driver import Driver, Life, Outcome, TrackingRefused
 from toprung.sweep.process import output_to
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def begin(
         with made.lock():
             return _drive(checked, made, board, watcher, life=life, ray_there=ray_there)
     except BaseException as error:
-        if isinstance(error, UserError) or not board.trials:  # nothing happened that anyone could want to keep
+        if isinstance(error, TrackingRefused) or not board.trials:  # nothing happened that anyone could want to keep
             with contextlib.suppress(UserError):
                 storage.discard(made)
             shutil.rmtree(made.path, ignore_errors=True)

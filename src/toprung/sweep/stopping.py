@@ -13,6 +13,7 @@ from toprung.directory import SweepDirectory
 from toprung.sweep.board import Board
 
 LOOK_EVERY_SECONDS = 0.5
+ALIKE_FAILURES = 3  # the default configuration and two others: what fails them all alike is no matter of configuration
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,27 @@ def rule_that_holds(board: Board) -> str | None:
     return None
 
 
+def common_failure(board: Board) -> str | None:
+    """Return why all trials fail, once the first few have failed alike and no other trial got further than they did."""
+    trials = board.trials.values()
+    failed = [trial for trial in trials if trial.status == "failed"]
+    if len(failed) < ALIKE_FAILURES or board.num_ended >= board.sweep.num_trials:
+        return None
+    causes = {trial.end.cause if trial.end else None for trial in failed}
+    if len(causes) > 1 or None in causes:
+        return None
+    most_epochs = max(len(trial.values) for trial in failed)
+    if any(trial.status in ("finished", "stopped") or len(trial.values) > most_epochs for trial in trials):
+        return None
+    return f"the first {len(failed)} trials all failed alike: {causes.pop()}"
+
+
 class Stopping(Stopper):
     """Ends the sweep in an orderly way once it is asked to, or once a rule holds."""
 
     def __init__(self, board: Board, directory: SweepDirectory, *, on_asked: Callable[[StopAsked], object]) -> None:
         self._board, self._directory, self._on_asked = board, directory, on_asked
+        self._failed_before = board.count("failed")  # under an earlier driver: a resumed sweep tries again
         self._next_look = 0.0
         self.asked: StopAsked | None = None
 
@@ -71,4 +88,8 @@ class Stopping(Stopper):
             self._next_look = now + LOOK_EVERY_SECONDS
             if self._directory.stop_file.exists():
                 self.ask("stopped by the user")
+            elif self._board.count("failed") >= self._failed_before + ALIKE_FAILURES and (
+                failure := common_failure(self._board)
+            ):
+                self.ask(failure, is_fault=True)
         return self.asked is not None

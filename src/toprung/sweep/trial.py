@@ -103,6 +103,7 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
             (folder / FAILURE_FILE).unlink(missing_ok=True)
             about = {"trainer": task.trainer, "config": config, "defaults": dict(task.defaults)}
             write_json(folder / CONFIG_FILE, about)
+            cluster.link_included(Path.cwd())
             train = partial(train_as_a_rank, config, folder, task=task, arrays=arrays)
             if task.num_workers == 1:
                 train(report)

@@ -41,6 +41,7 @@ def build_searcher(
     """
     from toprung.search import space as spaces
     from toprung.search.plan import Plan
+    from toprung.search.rehearsal import default_point
     from toprung.search.scheduler import RungScheduler
     from toprung.search.searcher import LedgerSearch
 
@@ -51,7 +52,7 @@ def build_searcher(
     else:
         space = spaces.holding(space_of(checked.code, sweep), sweep.constants)
         defaults = {**checked.defaults, **sweep.constants}
-        first_points = [spaces.default_point(space, defaults, named=str(sweep.space))]
+        first_points = [default_point(space, defaults, named=str(sweep.space))]
 
     def read_failure(trial_id: str) -> Any:
         bring_failure(made, trial_id)

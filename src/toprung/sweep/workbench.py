@@ -14,8 +14,9 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,9 +24,11 @@ from pydantic import ValidationError
 from toprung import spec
 from toprung.errors import UserError, explain
 from toprung.git_command import is_checkout, run_git
+from toprung.included import module_names, read_include, write_include
 from toprung.metric_names import key_problem
 
 FOLDERS = ("tune", "trainers", "search_spaces")
+GIT_LIST = ("--literal-pathspecs", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
 
 
 def find_project(start: Path) -> Path:
@@ -59,9 +62,18 @@ def activate(project: Path) -> None:
 
 def activate_instead(project: Path) -> None:
     """`activate` a workbench after another one: what was imported from that is forgotten."""
-    for name in [name for name in sys.modules if name.partition(".")[0] in FOLDERS]:
+    included = {name for name in module_names(read_include(project)) if _is_from_a_project(sys.modules.get(name))}
+    forgotten = {*FOLDERS, *included}
+    for name in [name for name in sys.modules if name.partition(".")[0] in forgotten]:
         del sys.modules[name]
     activate(project)
+
+
+def _is_from_a_project(module: ModuleType | None) -> bool:
+    """Whether a top-level module is beside the three folders, and not an installed one of the same name."""
+    places = [*getattr(module, "__path__", []), getattr(module, "__file__", None)]
+    parents = [Path(place).parent for place in places if place]
+    return any((parent / name).is_dir() for parent in parents[:1] for name in FOLDERS)
 
 
 def recipes(project: Path) -> list[str]:
@@ -169,6 +181,11 @@ def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
                 raise UserError(f"{needed}, written out as plain values.") from None
             if isinstance(defaults, dict):
                 _check_hyperparameter_names(defaults, file=file.relative_to(project))
+                if own := [name for name in defaults if name in spec.FIELDS_OF_OWN_NAMES]:
+                    raise UserError(
+                        f'DEFAULTS in {file.relative_to(project)} has "{own[0]}", which the sweep gives to every trial '
+                        f"({spec.FIELDS_OF_OWN_NAMES[own[0]]}). Leave it out."
+                    )
                 return defaults
     raise UserError(f"{needed}.")
 
@@ -180,25 +197,57 @@ def _check_hyperparameter_names(defaults: Mapping[Any, Any], *, file: Path) -> N
 
 
 def snapshot(project: Path, target: Path) -> None:
-    """Copy the workbench's Python files, as git sees them (tracked, or new and not ignored), to `target`.
+    """Copy to `target` what travels to the trials: the three folders' Python files and what pyproject.toml includes.
 
     Raises:
-        UserError: the workbench is a git checkout that git refuses to read; what it ignores must not be copied.
+        UserError: an included file or folder cannot travel.
     """
-    for name in _source_names(project):
-        source, copy = project / name, target / name
-        if source.is_file():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, copy)
+    names = travelling_files(project)
+    target.mkdir(parents=True, exist_ok=True)
+    write_include(target, read_include(project))
+    for name in names:
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(project / name, copy)
 
 
-def _source_names(project: Path) -> list[str]:
+def travelling_files(project: Path) -> list[str]:
+    """Return the relative POSIX paths of the files that travel, as git sees them: tracked, or new and not ignored.
+
+    Raises:
+        UserError: an entry of `[tool.toprung] include` cannot be used, or nothing of it would travel, or git refuses to
+            read the project: what it ignores must not travel.
+    """
+    include = read_include(project)
+    travelling = []
+    for name in _listed_files(project, (*FOLDERS, *include)):
+        parents = {name, *(parent.as_posix() for parent in PurePosixPath(name).parents)}
+        if (name.endswith(".py") and name.partition("/")[0] in FOLDERS) or parents.intersection(include):
+            travelling.append(name)
+    for entry in include:
+        if not any(name == entry or name.startswith(f"{entry}/") for name in travelling):
+            raise UserError(
+                f'[tool.toprung] include names "{entry}", but none of its files would travel: it is empty, or git '
+                "ignores it. Correct pyproject.toml or .gitignore."
+            )
+    return travelling
+
+
+def _listed_files(project: Path, roots: Sequence[str]) -> list[str]:
+    """Return the files below some folders (or the files themselves); a repository inside a repository is walked."""
+    names = list(roots)
     if is_checkout(project):
-        listed = run_git(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *FOLDERS)
-        names = [name for name in os.fsdecode(listed).split("\0") if name.endswith(".py")]
-        if names:
-            return names
-    return [str(f.relative_to(project)) for folder in FOLDERS for f in (project / folder).rglob("*.py")]
+        listed = os.fsdecode(run_git(project, *GIT_LIST, "--", *roots)).split("\0")
+        if any(name.endswith(".py") for name in listed):
+            names = listed
+    found: dict[str, None] = {}
+    for name in filter(None, names):
+        place = project / name
+        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            path = file.relative_to(project)
+            if file.is_file() and not {".git", "__pycache__"}.intersection(path.parts):
+                found[path.as_posix()] = None
+    return list(found)
 
 
 def _where(error: BaseException, project: Path) -> str:

@@ -1,0 +1,186 @@
+"""Find what a trainer or a space uses of its project that would not travel to the trials, by reading the source.
+
+Nothing is imported, so it costs milliseconds where importing a trainer costs a torch. It reads imports, also those
+inside functions, and literal file names; what it misses is caught when the first trials fail alike.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from toprung.errors import UserError
+from toprung.included import NEVER_INCLUDED, include_line, read_include
+from toprung.sweep.workbench import FOLDERS, travelling_files
+
+MAX_NAME_LENGTH = 200
+# Where a process that was started outside the project finds modules.
+WHERE = """
+import os, sys
+from importlib.util import find_spec
+for name in sys.argv[1:]:
+    if name.isidentifier() and (spec := find_spec(name)):
+        print(name, os.path.realpath(spec.origin or next(iter(spec.submodule_search_locations))), sep="\\t")
+"""
+
+
+def check_dependencies(project: Path, sources: Iterable[Path]) -> None:
+    """Make sure that everything the source files use of their project travels to the trials.
+
+    Args:
+        project: its root.
+        sources: of the trainer, the space and the like, below it.
+
+    Raises:
+        UserError: an imported module or a named file stays behind; says what to type in pyproject.toml.
+    """
+    travelling = set(travelling_files(project))
+    users: dict[str, str] = {}  # by file: who uses it, and how
+    waiting: list[Path] = []
+
+    def note(file: Path, user: str) -> None:
+        path = file.relative_to(project).as_posix()
+        if path not in users:
+            users[path] = user
+            waiting.append(file)
+
+    for source in sources:
+        note(source, "The sweep uses")
+    while waiting:
+        source = waiting.pop()
+        if source.suffix != ".py":
+            continue
+        tree, name = _parsed(source), source.relative_to(project).as_posix()
+        for file in _imported_files(tree, source, project):
+            note(file, f"{name} imports")
+        for file in _named_files(tree, source, project):
+            note(file, f"{name} names")
+    missing = {path: user for path, user in users.items() if path not in travelling}
+    for top in _installed({PurePosixPath(path).parts[0] for path in missing}, project):
+        missing = {path: user for path, user in missing.items() if PurePosixPath(path).parts[0] != top}
+    if missing:
+        raise _refusal(missing, project)
+
+
+def left_behind(project: Path, reason: str) -> str:
+    """Return what to add to the reason why trials failed, if they missed a file that the project has; else nothing."""
+    module = re.search(r"No module named '([^'.]+)", reason)
+    file = re.search(r"No such file or directory: '([^'/][^']*)'", reason)
+    if module is not None:
+        path = next((name for name in (module[1], f"{module[1]}.py") if (project / name).exists()), None)
+    else:
+        path = file[1] if file is not None and (project / file[1]).exists() else None
+    if path is None:
+        return ""
+    return (
+        f". {project / path} exists, but trials run in a copy of {', '.join(FOLDERS[:-1])} and {FOLDERS[-1]}, and of "
+        "what [tool.toprung] include in pyproject.toml names: add it there, or give its full path"
+    )
+
+
+def _refusal(missing: dict[str, str], project: Path) -> UserError:
+    path, user = next(iter(missing.items()))
+    include, first = read_include(project), PurePosixPath(path).parts[0]
+    if first in NEVER_INCLUDED:
+        return UserError(f"{user} {path}, but {first} never travels to the trials. Move it to a folder of its own.")
+    if path.endswith(".py") and (first in FOLDERS or first in include):
+        return UserError(f"{user} {path}, which git ignores: it would not travel to the trials. Change .gitignore.")
+    entries = tuple(dict.fromkeys((*include, *map(_entry, missing))))
+    return UserError(
+        f"{user} {path}, but only Python files in {', '.join(FOLDERS[:-1])} and {FOLDERS[-1]} travel to the trials. "
+        f"Let it travel too, below [tool.toprung] in pyproject.toml: {include_line(entries)}"
+    )
+
+
+def _entry(path: str) -> str:
+    """Return what to include: the whole package of a module, or the one file."""
+    first = PurePosixPath(path).parts[0]
+    return first if path.endswith(".py") and first not in FOLDERS else path
+
+
+def _parsed(source: Path) -> ast.Module:
+    try:
+        return ast.parse(source.read_bytes(), filename=str(source))
+    except (OSError, SyntaxError, ValueError):
+        return ast.Module(body=[], type_ignores=[])  # told, with the line, by whoever imports it
+
+
+def _imported_files(tree: ast.Module, source: Path, project: Path) -> Iterator[Path]:
+    """Yield the project's files that a source imports; a package counts with its `__init__.py`."""
+    for node in _run_statements(tree):
+        if isinstance(node, ast.Import):
+            wanted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = source.relative_to(project).parts[: -node.level] if node.level else ()
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            wanted = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for dotted in wanted:
+            yield from _module_files(dotted, project)
+
+
+def _module_files(dotted: str, project: Path) -> Iterator[Path]:
+    folder = project
+    for part in dotted.split("."):
+        if (folder / part / "__init__.py").is_file():
+            yield folder / part / "__init__.py"
+        elif (folder / f"{part}.py").is_file():
+            yield folder / f"{part}.py"
+            return
+        elif not (folder / part).is_dir():
+            return
+        folder /= part
+
+
+def _named_files(tree: ast.Module, source: Path, project: Path) -> Iterator[Path]:
+    """Yield the project's files that a source names by a literal path, relative to the project or to itself."""
+    for node in _run_statements(tree):
+        if not (isinstance(node, ast.Constant) and isinstance(node.value, str)) or len(node.value) > MAX_NAME_LENGTH:
+            continue
+        for base in (project, source.parent):
+            try:
+                path = (base / node.value).resolve().relative_to(project.resolve())
+                is_named = (project / path).is_file() and not Path(node.value).is_absolute()
+            except (OSError, ValueError):
+                continue
+            if is_named and path.suffix not in ("", ".py") and path.parts[0] not in NEVER_INCLUDED:
+                yield project / path
+
+
+def _run_statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk a tree without what only type checkers, or `python FILE`, would run."""
+    if isinstance(node, ast.If) and any(word in ast.unparse(node.test) for word in ("TYPE_CHECKING", "__name__")):
+        children: Sequence[ast.AST] = node.orelse
+    else:
+        children = list(ast.iter_child_nodes(node))
+    for child in children:
+        yield child
+        yield from _run_statements(child)
+
+
+def _installed(names: set[str], project: Path) -> set[str]:
+    """Return those of a project's top-level names that are installed (`pip install -e .`) and so need not travel."""
+    modules = {name.removesuffix(".py"): name for name in names if name not in FOLDERS}
+    if not modules:
+        return set()
+    with tempfile.TemporaryDirectory(prefix="toprung-import-") as folder:
+        ran = subprocess.run(
+            [sys.executable, "-c", WHERE, *modules], cwd=folder, capture_output=True, text=True, check=False, timeout=60
+        )
+    found = dict(line.partition("\t")[::2] for line in ran.stdout.splitlines())
+    return {
+        modules[module]
+        for module, place in found.items()
+        if Path(place).is_relative_to(project.resolve()) or _is_namespace(project / module)
+    }
+
+
+def _is_namespace(folder: Path) -> bool:
+    """Whether a folder has no `__init__.py`: a package of the same name that is installed comes before it."""
+    return folder.is_dir() and not (folder / "__init__.py").is_file()

@@ -1,0 +1,235 @@
+"""What travels to the trials beside the three folders, and what a trainer would miss there."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from toprung.cluster import code
+from toprung.errors import UserError
+from toprung.included import read_include
+from toprung.submission import package
+from toprung.sweep import workbench as w
+from toprung.sweep.dependencies import check_dependencies, left_behind
+
+TRAINER = "trainers/mine.py"
+
+
+@pytest.fixture
+def write(workbench):
+    """Writes a file of the workbench."""
+
+    def into(name, content=""):
+        file = workbench / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+        return file
+
+    return into
+
+
+@pytest.fixture
+def include(workbench):
+    """Says in pyproject.toml what travels."""
+
+    def names(*entries):
+        listed = ", ".join(f'"{entry}"' for entry in entries)
+        (workbench / "pyproject.toml").write_text(f"[tool.toprung]\ninclude = [{listed}]\n")
+
+    return names
+
+
+def _files(folder):
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("source", "files", "words"),
+    [
+        ("import mylib", ["mylib.py"], r'^trainers/mine\.py imports mylib\.py, .*: include = \["mylib\.py"\]$'),
+        ("from mylib.a import b", ["mylib/__init__.py", "mylib/a.py"], r'imports mylib/__init__\.py.*\["mylib"\]$'),
+        ("from lib import a", ["lib/a.py"], r'imports lib/a\.py.*\["lib"\]$'),
+        ("def f():\n    import mylib", ["mylib.py"], r"imports mylib\.py"),
+        ("from trainers import other", [], r"^trainers/other\.py imports deep\.py"),
+        ("from . import other", [], r"^trainers/other\.py imports deep\.py"),
+        ('open("configs/a.yaml")', ["configs/a.yaml"], r'names configs/a\.yaml.*\["configs/a\.yaml"\]$'),
+        (
+            'HERE / "labels.json"',
+            ["trainers/labels.json"],
+            r'names trainers/labels\.json.*\["trainers/labels\.json"\]$',
+        ),
+        ("import mylib\nimport other_lib", ["mylib.py", "other_lib.py"], r'\["mylib\.py", "other_lib\.py"\]$'),
+        ("import random", ["random.py"], r"imports random\.py"),
+        ("from data import loader", ["data/loader.py"], r"data/loader\.py, but data never travels .* Move it"),
+        ("from trainers import hidden", [".gitignore", "trainers/hidden.py"], r"hidden\.py, which git ignores"),
+    ],
+)
+def test_what_would_stay_behind_is_named_with_what_to_type(workbench, write, source, files, words):
+    write("trainers/other.py", "import deep")
+    write("deep.py")
+    for name in files:
+        write(name, "hidden.py" if name == ".gitignore" else "")
+    with pytest.raises(UserError, match=words) as caught:
+        check_dependencies(workbench, [write(TRAINER, source)])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import json, torch\nfrom trainers import convnet\nfrom toprung import session",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import mylib",
+        "if __name__ == '__main__':\n    import mylib",
+        "import email.parser",  # a folder without __init__.py comes after what is installed
+        'NAMES = ["", ".", "mylib", "configs", "no/such.yaml", "a\\0b"]\n' + f"X = {'x' * 5000!r}",
+        "def f(:",
+    ],
+)
+def test_what_trials_find_or_never_run_is_let_pass(workbench, write, source):
+    write("mylib.py")
+    write("email/parser.py")
+    write("configs/a.yaml")
+    check_dependencies(workbench, [write(TRAINER, source)])
+
+
+def test_a_module_that_is_installed_from_the_project_need_not_travel(workbench, write, monkeypatch):
+    write("mylib.py")
+    monkeypatch.setenv("PYTHONPATH", str(workbench))
+    check_dependencies(workbench, [write(TRAINER, "import mylib")])
+
+
+def test_a_trainer_that_git_ignores_is_refused(workbench, write):
+    write(".gitignore", "trainers/mine.py")
+    with pytest.raises(UserError, match=r"^The sweep uses trainers/mine\.py, which git ignores"):
+        check_dependencies(workbench, [write(TRAINER)])
+
+
+def test_what_is_included_travels_in_the_snapshot_and_in_a_jobs_package(workbench, write, include, tmp_path):
+    for name in ("mylib/__init__.py", "mylib/words.txt", "configs/a.yaml", "configs/b.yaml", "trainers/labels.json"):
+        write(name, name)
+    include("mylib", "configs/a.yaml", "trainers/labels.json")
+    source = "import mylib\nopen('configs/a.yaml')\nHERE / 'labels.json'"
+    check_dependencies(workbench, [write(TRAINER, source)])
+    job = tmp_path / "job"
+    job.mkdir()
+    w.snapshot(workbench, tmp_path / "code")
+    w.snapshot(tmp_path / "code", tmp_path / "again")
+    package.stage(workbench, job, where=package.places("/mnt/shared/runs", None))
+    expected = {"mylib/__init__.py", "mylib/words.txt", "configs/a.yaml", "trainers/labels.json", "pyproject.toml"}
+    for copy in (tmp_path / "code", tmp_path / "again", job):
+        assert expected <= _files(copy)
+        assert "configs/b.yaml" not in _files(copy)
+        assert read_include(copy) == ("mylib", "configs/a.yaml", "trainers/labels.json")
+
+
+def test_included_files_are_hashed_as_code_and_alike_where_they_are_imported(workbench, write, include, tmp_path):
+    write("mylib/__init__.py", "X = 1")
+    write("configs/a.yaml", "a: 1")
+    include("mylib", "configs")
+    w.snapshot(workbench, tmp_path / "code")
+    before = code.workbench_hash(tmp_path / "code")
+    ask = "import mylib; from toprung.cluster.code import imported_workbench_hash; print(imported_workbench_hash())"
+
+    def imported(*path):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
+        ran = subprocess.run(
+            [sys.executable, "-c", ask], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        return ran.stdout.strip()
+
+    assert imported(tmp_path / "code") == before
+    (tmp_path / "site" / "mylib").mkdir(parents=True)
+    (tmp_path / "site" / "mylib" / "__init__.py").write_text("X = 2")
+    assert imported(tmp_path / "site", tmp_path / "code") != before
+    (tmp_path / "code" / "configs" / "a.yaml").write_text("a: 2")
+    assert code.workbench_hash(tmp_path / "code") != before
+
+
+def test_a_trial_opens_included_files_from_its_own_working_directory(workbench, write, include, tmp_path):
+    write("configs/a.yaml", "a: 1")
+    write("trainers/labels.json", "[]")
+    include("configs", "trainers/labels.json")
+    w.snapshot(workbench, tmp_path / "code")
+    trial = tmp_path / "trial"
+    trial.mkdir()
+    ask = (
+        "from pathlib import Path; from toprung.cluster import link_included; link_included(Path.cwd()); "
+        "link_included(Path.cwd()); print(open('configs/a.yaml').read(), open('trainers/labels.json').read())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "code")}
+    ran = subprocess.run(
+        [sys.executable, "-c", ask], cwd=trial, env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "a: 1 []\n"
+
+
+def test_what_git_ignores_or_python_compiled_does_not_travel(workbench, write, include, tmp_path):
+    for name in ("mylib/__init__.py", "mylib/secret.env", "mylib/__pycache__/a.pyc"):
+        write(name)
+    write(".gitignore", "secret.env\n")
+    include("mylib")
+    assert [name for name in w.travelling_files(workbench) if name.startswith("mylib")] == ["mylib/__init__.py"]
+
+
+def test_a_submodule_travels_whole(workbench, write, include):
+    write("mylib/__init__.py")
+    subprocess.run(["git", "init", "-q"], cwd=workbench / "mylib", check=True)
+    include("mylib")
+    assert [name for name in w.travelling_files(workbench) if name.startswith("mylib")] == ["mylib/__init__.py"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('include = ["gone"]', r'include names "gone", but there is no .*/gone\.$'),
+        ('include = ["mylib"]', r"there is no .*/mylib\. Did you mean mylib\.py\?$"),
+        ('include = ["../x"]', r'names "\.\./x": give files and folders below'),
+        ('include = ["/etc/passwd"]', r'names "/etc/passwd": give'),
+        ('include = ["."]', r'names "\.": give'),
+        ('include = [""]', r'names "": give'),
+        ('include = ["data/raw"]', r"data, runs and \.git never travel"),
+        ('include = [".git"]', r"data, runs and \.git never travel"),
+        ('include = ["out"]', r'names "out", a link out of'),
+        ('include = ["empty"]', r"none of its files would travel"),
+        ('include = "mylib.py"', r"takes a list of paths"),
+        ("include = [1]", r"takes a list of paths"),
+        ("includes = []", r'has no setting "includes"; it has include\.$'),
+        ("include = [", r"pyproject\.toml cannot be read: .* Correct it"),
+    ],
+)
+def test_an_include_that_cannot_travel_is_refused_in_one_line(workbench, write, tmp_path, content, words):
+    write("mylib.py")
+    (workbench / "empty").mkdir()
+    (workbench / "out").symlink_to(tmp_path)
+    write("pyproject.toml", f"[tool.toprung]\n{content}\n")
+    with pytest.raises(UserError, match=words) as caught:
+        w.snapshot(workbench, tmp_path / "code")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "code").exists()
+
+
+def test_a_copy_of_the_workbench_takes_the_place_of_an_included_module(
+    workbench, write, include, tmp_path, forgotten_workbench
+):
+    write("mylib.py", "WHERE = 'project'")
+    include("mylib.py")
+    w.snapshot(workbench, tmp_path / "code")
+    (tmp_path / "code" / "mylib.py").write_text("WHERE = 'copy'")
+    w.activate(workbench)
+    assert __import__("mylib").WHERE == "project"
+    w.activate_instead(tmp_path / "code")
+    assert __import__("mylib").WHERE == "copy"
+    del sys.modules["mylib"]
+
+
+def test_a_failure_over_a_file_that_stayed_behind_says_where_it_is(workbench, write):
+    write("configs/a.yaml")
+    write("mylib.py")
+    assert f"{workbench}/mylib.py exists, but trials run in a copy" in left_behind(
+        workbench, "every trial failed, 3 of 3 because ModuleNotFoundError: No module named 'mylib'"
+    )
+    assert f"{workbench}/configs/a.yaml exists" in left_behind(
+        workbench, "FileNotFoundError: [Errno 2] No such file or directory: 'configs/a.yaml'"
+    )
+    assert left_behind(workbench, "No module named 'torch_'; No such file or directory: '/etc/x'") == ""
