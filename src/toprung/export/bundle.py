@@ -103,7 +103,7 @@ def in_fresh_process(module: str, task: dict[str, Any], *, directory: SweepDirec
     """
     path = os.pathsep.join(filter(None, [str(directory.code_folder), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
-        [sys.executable, "-m", module, json.dumps(task)],
+        [sys.executable, "-P", "-m", module, json.dumps(task)],
         capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     if done.returncode != 0:

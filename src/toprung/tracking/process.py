@@ -128,7 +128,7 @@ class WriterProcess:
             "behind": self._behind or self._num_starts > 1,
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "toprung.tracking.process", json.dumps(task)],
+            [sys.executable, "-P", "-m", "toprung.tracking.process", json.dumps(task)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
