@@ -1,6 +1,7 @@
 """The locks on the doors, read from the code: nothing foreign is unpickled, run, or unpacked out of its folder."""
 
 import ast
+import itertools
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -58,7 +59,7 @@ def unsafe_paths(source: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.List | ast.Tuple):
             words = [ast.unparse(word) for word in node.elts]
-            for python, option in zip(words, words[1:], strict=False):
+            for python, option in itertools.pairwise(words):
                 if python in ("sys.executable", "'python'") and option in ("'-m'", "'-c'"):
                     yield node.lineno, " ".join(words[:4])
 
@@ -66,7 +67,9 @@ def unsafe_paths(source: str) -> Iterator[tuple[int, str]]:
 def test_no_python_process_imports_the_projects_modules_instead_of_pythons(project):
     at_home = project / "src/toprung/submission"  # a job's engine travels in its working directory
     files = [file for file in (project / "src").rglob("*.py") if at_home not in file.parents]
-    found = [f"{file.relative_to(project)}:{line}: {what}" for file in files for line, what in unsafe_paths(_text(file))]
+    found = [
+        f"{file.relative_to(project)}:{line}: {what}" for file in files for line, what in unsafe_paths(_text(file))
+    ]
     assert found == []
     assert list(unsafe_paths("run([sys.executable, '-m', module])")) == [(1, "sys.executable '-m' module")]
 
