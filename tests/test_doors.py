@@ -4,6 +4,7 @@ Text is read and written in a named encoding, never in the machine's.
 """
 
 import ast
+import itertools
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -59,6 +60,26 @@ def breaches(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"{name} without an encoding"
         if given.get("text") == "True" and "encoding" not in given:
             yield node.lineno, f"{name} with text=True and no encoding"
+
+
+def unsafe_paths(source: str) -> Iterator[tuple[int, str]]:
+    """Yield line and command of every Python process that has the current folder first on its path."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.List | ast.Tuple):
+            words = [ast.unparse(word) for word in node.elts]
+            for python, option in itertools.pairwise(words):
+                if python in ("sys.executable", "'python'") and option in ("'-m'", "'-c'"):
+                    yield node.lineno, " ".join(words[:4])
+
+
+def test_no_python_process_imports_the_projects_modules_instead_of_pythons(project):
+    at_home = project / "src/toprung/submission"  # a job's engine travels in its working directory
+    files = [file for file in (project / "src").rglob("*.py") if at_home not in file.parents]
+    found = [
+        f"{file.relative_to(project)}:{line}: {what}" for file in files for line, what in unsafe_paths(_text(file))
+    ]
+    assert found == []
+    assert list(unsafe_paths("run([sys.executable, '-m', module])")) == [(1, "sys.executable '-m' module")]
 
 
 def test_no_module_runs_unpickles_or_unpacks_what_came_from_outside(project):

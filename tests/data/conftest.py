@@ -28,12 +28,17 @@ def root(pristine: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def dvc_project(project: Path, tmp_path: Path) -> Path:
-    """A clone of what DVC looks at: its settings, dvc.yaml, dvc.lock and the stages' dependencies; no data."""
+    """A clone of what DVC looks at: its settings, dvc.yaml, dvc.lock and the stages' dependencies; no data.
+
+    Its secrets.py and token.py fail when something imports them instead of Python's own.
+    """
     root = tmp_path / "project"
     shutil.copytree(project / "src/toprung/data", root / "src/toprung/data")
     (root / ".dvc").mkdir()
     for file in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "dvc.lock"):
         shutil.copy(project / file, root / file)
+    for name in ("secrets", "token"):
+        (root / f"{name}.py").write_text(f"raise ImportError('the {name}.py of the project')\n")
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     return root
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from toprung.doctor.services import check_data, check_data_remote
+from toprung.doctor.services import check_data, check_data_remote, check_dvc_files
 from toprung.doctor.shared_storage import question_in, read_and_write
 from toprung.storage import StorageAway
 
@@ -26,6 +26,18 @@ def test_no_remote_is_no_fault(workbench):
     finding = check_data_remote(workbench)
     assert finding.state == "ok"
     assert "toprung data remote add" in finding.remedy
+
+
+def test_a_dataset_that_dvc_overlooks_is_a_warning_with_the_rules_to_change(workbench):
+    (workbench / "data" / "raw").mkdir(parents=True)
+    (workbench / "data" / "raw" / "cats.dvc").write_text("outs:\n- md5: 0123.dir\n  path: cats\n")
+    (workbench / "dvc.yaml").write_text("stages: {}\n")
+    assert check_dvc_files(workbench).state == "ok"  # no DVC repository yet
+    subprocess.run(["dvc", "init", "-q"], cwd=workbench, check=True, capture_output=True)
+    (workbench / ".gitignore").write_text("/data/*\n!/data/raw/\n")
+    finding = check_dvc_files(workbench)
+    assert (finding.state, finding.remedy) == ("warning", "Change in .gitignore: /data/* to /data/?*.")
+    assert finding.seen.startswith("DVC overlooks data/raw/cats.dvc: ")
 
 
 def test_no_dataset_is_a_warning_with_the_first_one_to_prepare():

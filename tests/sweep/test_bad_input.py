@@ -51,7 +51,7 @@ MISTAKES = {
     "dataset not prepared": (
         ["tune.smoke"],
         _remove_data,
-        "The dataset digits is not prepared. Type: toprung data prepare digits   (or: dvc pull)",
+        "The dataset digits is not prepared. Type: toprung data prepare digits   (or: toprung data pull digits)",
     ),
     "truncated array": (["tune.smoke"], _truncate, "{bench}/data/prepared/digits/train_images.npy is truncated"),
     "misspelt field in a recipe": (

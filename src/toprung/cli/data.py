@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toprung.cli.data_remotes import remote_app, transfer_app
+from toprung.cli.data_remotes import note_hidden_data, remote_app, transfer_app
 from toprung.cli.places import Json, print_json, short
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def add(
 ) -> None:
     """Add a folder of images: tracked by DVC, with a stage that prepares it."""
     from toprung import data
+    from toprung.data.dvc_targets import hidden_files
     from toprung.data.image_folder.arguments import parse_size
 
     given: dict[str, Any] = {
@@ -83,6 +84,7 @@ def add(
         added = data.add(name, folder, project=project, settings=settings, progress=progress)
     print(f"{name}: {added.num_images} images of {len(added.classes)} classes, tracked by {short(added.tracked_by)}.")
     print(f"Prepare them: toprung data prepare {name}   Commit: git add {short(added.tracked_by)} dvc.yaml")
+    note_hidden_data(hidden_files(project), project=project)
 
 
 @data_app.command()

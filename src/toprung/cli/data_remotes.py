@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +20,7 @@ remote_app = typer.Typer(
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Datasets; without one, all.")]
 RemoteName = Annotated[str | None, typer.Option(help="A remote; without it, the default one.")]
+NO_DATA = "DVC tracks no data here yet: toprung data add NAME FOLDER, or toprung data prepare NAME"
 PreparedOnly = Annotated[bool, typer.Option("--prepared-only", help="Leave the raw files out.")]
 
 
@@ -57,9 +58,16 @@ def pull(names: Names = None, remote: RemoteName = None, prepared_only: Prepared
     """Bring datasets here from a remote; what is here already is not fetched again."""
     from toprung.data.remotes_transfer import pull as pull_data
 
+    project = _project()
     with _waiting("Pulling"):
-        done = pull_data(names or (), project=_project(), remote=remote, prepared_only=prepared_only)
-    print(f"{done.remote}: {done.num_files} files fetched." if done.remote else "Everything is here.")
+        done = pull_data(names or (), project=project, remote=remote, prepared_only=prepared_only)
+    if not done.targets:
+        print(NO_DATA)
+    elif done.remote:
+        print(f"{done.remote}: {done.num_files} files fetched.")
+    else:
+        print("Everything is here.")
+    note_hidden_data(done.hidden, project=project)
 
 
 @transfer_app.command()
@@ -67,9 +75,14 @@ def push(names: Names = None, remote: RemoteName = None, prepared_only: Prepared
     """Copy datasets to a remote; what is there already is not sent again."""
     from toprung.data.remotes_transfer import push as push_data
 
+    project = _project()
     with _waiting("Pushing"):
-        done = push_data(names or (), project=_project(), remote=remote, prepared_only=prepared_only)
-    print(f"{done.remote}: {done.num_files} files sent." if done.num_files else f"{done.remote}: has everything.")
+        done = push_data(names or (), project=project, remote=remote, prepared_only=prepared_only)
+    if not done.targets:
+        print(NO_DATA)
+    else:
+        print(f"{done.remote}: {done.num_files} files sent." if done.num_files else f"{done.remote}: has everything.")
+    note_hidden_data(done.hidden, project=project)
 
 
 @remote_app.command("add")
@@ -133,6 +146,14 @@ def check_remote(
         print(f"  {step.step:<7} {outcome:<9} ({step.permission})")
     if problem := problem_of(remote, steps):
         raise UserError(problem)
+
+
+def note_hidden_data(hidden: Sequence[str], *, project: Path) -> None:
+    """Print a line on stderr if DVC overlooks .dvc files: its plain commands would lose their data."""
+    from toprung.data.dvc_targets import hidden_note
+
+    if hidden:
+        print(hidden_note(hidden, project=project), file=sys.stderr)
 
 
 def _project() -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from toprung.data.credentials import check_key
 from toprung.data.dvc_config import Remote, find_remote
+from toprung.data.dvc_environment import dvc_environment
 from toprung.data.remotes_advice import explain, key_in_use, permission
 from toprung.data.remotes_probe import STEPS
 from toprung.errors import UserError
@@ -75,13 +76,9 @@ def problem_of(remote: Remote, steps: Sequence[Step]) -> str | None:
     return line
 
 
-def environment_for(remote: Remote) -> dict[str, str]:
+def environment_for(remote: Remote, *, project: Path) -> dict[str, str]:
     """The environment in which DVC uses a remote; a Drive remote reads the key from it where its settings name none."""
-    environment = {
-        **os.environ,
-        "DVC_NO_ANALYTICS": "1",
-        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
-    }
+    environment = dvc_environment(project)
     # gcsfs would ask each bucket by gRPC whether it has folders; DVC's files need none, and an emulator has no answer.
     environment.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     key = key_in_use(remote)
@@ -99,9 +96,9 @@ def run_apart(
         subprocess.TimeoutExpired: it took longer.
     """
     with subprocess.Popen(
-        [sys.executable, *command],
+        [sys.executable, "-P", *command],  # -P: the project is not on its path
         cwd=project,
-        env=environment_for(remote),
+        env=environment_for(remote, project=project),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from toprung.data.credentials import masked
 from toprung.data.dvc_config import Remote, cache_folder, find_remote
-from toprung.data.dvc_lineage import prepared_md5, tracked_md5
+from toprung.data.dvc_targets import hidden_files, outputs_of, targets_of, visible_targets
 from toprung.data.prepared import PREPARED
 from toprung.data.remotes_advice import explain
 from toprung.data.remotes_check import require_reachable, run_apart
 from toprung.data.remotes_reasons import describe_text
-from toprung.data.repository import PREFIX, RAW, dvc, is_dvc_repository, read_yaml, stage_commands, stage_of
+from toprung.data.repository import RAW, dvc
 from toprung.errors import UserError
+
+_MISSING = "Missing cache files"  # in DVC's warning about files that are neither in the cache nor on the remote
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a push or a pull did; a `remote` of None was not asked, because everything was here."""
+    """What a push or a pull did; a `remote` of None was not asked, because everything was here.
+
+    `targets` are DVC's names of what was compared, none if the project tracks no data yet; `hidden` are the .dvc files
+    that DVC does not find by itself.
+    """
 
     remote: Remote | None
     num_files: int
+    targets: tuple[str, ...]
+    hidden: tuple[str, ...]
 
 
 def push(
@@ -39,15 +48,24 @@ def push(
         prepared_only: leave the raw files out: one small file travels faster than thousands of images.
 
     Raises:
-        UserError: unknown dataset or remote; the remote refused, and why.
+        UserError: unknown dataset or remote; the remote refused, and why; the cache lacks files that it lacks too.
     """
-    targets = targets_of(names, project=project, prepared_only=prepared_only)
+    visible = visible_targets(project)
+    targets = _with_outputs(names, project=project, visible=visible, prepared_only=prepared_only)
+    hidden = hidden_files(project, visible=visible)
     to = find_remote(remote, project=project)
     require_reachable(to, project=project)
+    if not targets:
+        return Transfer(to, 0, (), hidden)
     ran = run_apart(["-m", "dvc", "push", "--remote", to.name, *targets], remote=to, project=project)
     if ran.returncode:
-        raise UserError(_failure("push", ran.stderr, remote=to, project=project))
-    return Transfer(to, _count(ran.stdout, r"(\d+) files? pushed"))
+        raise UserError(_failure("push", ran.stderr, remote=to, project=project, targets=targets))
+    if _MISSING in ran.stderr:  # DVC calls that success
+        raise UserError(
+            f"{to} and DVC's cache here both lack files that dvc.lock and {RAW}/*.dvc name; the others are there now. "
+            "On the machine that has them, type: toprung data push"
+        )
+    return Transfer(to, _count(ran.stdout, r"(\d+) files? pushed"), targets, hidden)
 
 
 def pull(
@@ -64,19 +82,21 @@ def pull(
     Raises:
         UserError: unknown dataset or remote; the remote refused, and why; it does not have the files.
     """
-    targets = targets_of(names, project=project, prepared_only=prepared_only)
+    visible = visible_targets(project)
+    targets = _with_outputs(names, project=project, visible=visible, prepared_only=prepared_only)
+    hidden = hidden_files(project, visible=visible)
     origin = find_remote(remote, project=project)
-    if _is_cached(
-        names or known_names(project), project=project, prepared_only=prepared_only
-    ):  # else checking out asks the remote, for minutes where it refuses
+    if not targets:
+        return Transfer(None, 0, (), hidden)
+    if _is_cached(targets, project=project):  # else checking out asks the remote, for minutes where it refuses
         ran = run_apart(["-m", "dvc", "checkout", *targets], remote=origin, project=project)
         if ran.returncode == 0:
-            return Transfer(None, 0)
+            return Transfer(None, 0, targets, hidden)
     require_reachable(origin, project=project)
     ran = run_apart(["-m", "dvc", "pull", "--remote", origin.name, *targets], remote=origin, project=project)
     if ran.returncode:
-        raise UserError(_failure("pull", ran.stderr, remote=origin, project=project))
-    return Transfer(origin, _count(ran.stdout, r"(\d+) files? fetched"))
+        raise UserError(_failure("pull", ran.stderr, remote=origin, project=project, targets=targets))
+    return Transfer(origin, _count(ran.stdout, r"(\d+) files? fetched"), targets, hidden)
 
 
 def status(*, project: Path, remote: str | None = None) -> tuple[Remote, dict[str, str]]:
@@ -88,15 +108,20 @@ def status(*, project: Path, remote: str | None = None) -> tuple[Remote, dict[st
     Raises:
         UserError: there is no such remote; it refused, and why.
     """
-    targets_of((), project=project)
+    targets = _with_outputs((), project=project, visible=visible_targets(project))
     other = find_remote(remote, project=project)
     require_reachable(other, project=project)  # DVC says "in sync" of a remote that refuses its key
-    command = ["-m", "dvc", "status", "--cloud", "--json", "--remote", other.name]
+    if not targets:
+        return other, {}
+    command = ["-m", "dvc", "status", "--cloud", "--json", "--remote", other.name, *targets]
     ran = run_apart(command, remote=other, project=project)
     if ran.returncode:
-        raise UserError(_failure("status", ran.stderr, remote=other, project=project))
+        raise UserError(_failure("status", ran.stderr, remote=other, project=project, targets=targets))
+    outputs = {path: md5 for target in targets for path, md5 in outputs_of(target, project=project).items()}
+    # A folder whose list of files is nowhere is "in sync" for DVC, with a warning.
+    missing = {path: "missing" for path, md5 in outputs.items() if _MISSING in ran.stderr and md5 in ran.stderr}
     said = json.loads(ran.stdout or "{}")
-    return other, {str(path): str(how) for path, how in said.items()}
+    return other, {str(path): str(how) for path, how in said.items()} | missing
 
 
 def local_status(*, project: Path) -> dict[str, str]:
@@ -105,50 +130,35 @@ def local_status(*, project: Path) -> dict[str, str]:
     Raises:
         UserError: the project is no DVC repository; DVC failed.
     """
-    targets_of((), project=project)
-    said = json.loads(dvc("status", "--json", project=project) or "{}")
+    targets = targets_of((), project=project, visible=visible_targets(project))
+    said = json.loads(dvc("status", "--json", *targets, project=project) or "{}") if targets else {}
     changes = [change for each in said.values() for change in each if isinstance(change, dict)]
     return {path: how for change in changes for paths in change.values() for path, how in paths.items()}
 
 
-def targets_of(names: Sequence[str], *, project: Path, prepared_only: bool = False) -> list[str]:
-    """What DVC calls the datasets: their raw files, where it tracks them, and their stages.
+def _with_outputs(
+    names: Sequence[str], *, project: Path, visible: Collection[str], prepared_only: bool = False
+) -> tuple[str, ...]:
+    """Return the targets that have something to transfer: a stage has once it ran.
 
     Raises:
-        UserError: DVC does not know one of them.
+        UserError: DVC does not know one of the datasets, or it was named and has nothing yet.
     """
-    if not is_dvc_repository(project):
-        raise UserError(f"{project} is no DVC repository with a dvc.yaml. Type there: git init && dvc init")
-    if not names and not prepared_only:
-        return []
-    stages, known = stage_commands(project), known_names(project)
-    targets = []
-    for name in names or known:
-        if name not in known:
-            raise UserError(f'DVC knows no dataset "{name}" here. Known are: {", ".join(known) or "none"}.')
-        if (project / RAW / f"{name}.dvc").is_file() and not prepared_only:
-            targets.append((RAW / f"{name}.dvc").as_posix())
-        if stage_of(name) in stages:
-            targets.append(stage_of(name))
-    return targets
+    targets = targets_of(names, project=project, visible=visible, prepared_only=prepared_only)
+    found = tuple(target for target in targets if outputs_of(target, project=project))
+    if names and not found:
+        raise UserError(f"dvc.lock has no entry of {names[0]} yet. Type: toprung data prepare {names[0]}")
+    return found
 
 
-def known_names(project: Path) -> list[str]:
-    """The datasets that DVC knows: those with raw files that it tracks, and those with a stage."""
-    stages = (read_yaml(project / "dvc.yaml").get("stages") or {}).keys()
-    tracked = {path.stem for path in (project / RAW).glob("*.dvc")}
-    return sorted(tracked | {stage.removeprefix(PREFIX) for stage in stages if stage.startswith(PREFIX)})
-
-
-def _is_cached(names: Sequence[str], *, project: Path, prepared_only: bool) -> bool:
-    """Whether DVC's cache has at least the lists of the files that make up the datasets."""
-    wanted = [prepared_md5(name, project=project) for name in names]
-    wanted += [] if prepared_only else [tracked_md5(name, project=project) for name in names]
+def _is_cached(targets: Sequence[str], *, project: Path) -> bool:
+    """Whether DVC's cache has at least the lists of the files that make up the targets."""
     cache = cache_folder(project) / "files" / "md5"
-    return all((cache / md5[:2] / md5[2:]).exists() for md5 in wanted if md5)
+    wanted = [md5 for target in targets for md5 in outputs_of(target, project=project).values()]
+    return all((cache / md5[:2] / md5[2:]).exists() for md5 in wanted)
 
 
-def _failure(verb: str, stderr: str, *, remote: Remote, project: Path) -> str:
+def _failure(verb: str, stderr: str, *, remote: Remote, project: Path, targets: Sequence[str]) -> str:
     """Why DVC failed: what the remote says when it is asked again, else what DVC said."""
     require_reachable(remote, project=project)
     lines = [line.strip().removeprefix("ERROR: ") for line in stderr.splitlines() if line.strip().startswith("ERROR: ")]
@@ -161,14 +171,12 @@ def _failure(verb: str, stderr: str, *, remote: Remote, project: Path) -> str:
         failed = re.search(r"(\d+) files? failed", stderr)
         count = failed[1] if failed else str(len(transfers))
         return f"{remote}: {count} files did not arrive ({masked(problem['said'])}). Try again: what arrived is kept."
-    if verb == "pull" and (
-        "Missing cache files" in stderr or "missing cache files" in stderr or "do not exist" in stderr
-    ):
+    if verb == "pull" and (_MISSING in stderr or "missing cache files" in stderr or "do not exist" in stderr):
         return _incomplete(remote)
     if "without a confirmation" in stderr:
         return (
             f"{PREPARED} or {RAW} holds files that are in no cache and would be overwritten. Move them away, or type: "
-            "dvc checkout --force"
+            f"dvc checkout --force {shlex.join(targets)}"
         )
     if "Unable to acquire lock" in stderr:
         return "Another DVC is at work in this project. Wait for it, then try again."

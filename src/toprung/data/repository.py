@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toprung.data.dvc_environment import dvc_environment
 from toprung.data.image_folder.chunks import Progress
 from toprung.data.prepared import PREPARED
 from toprung.data.progress import ENVIRONMENT as PROGRESS_FILE
@@ -111,14 +111,13 @@ def dvc(*arguments: str, project: Path, folder: Path | None = None, progress: Pr
     Raises:
         UserError: it failed, with its reason.
     """
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    environment = dvc_environment(project)
     if folder:
         environment["TOPRUNG_DATA"] = str(folder)
     with (
         _progress_file(progress) as told,
         subprocess.Popen(
-            [sys.executable, "-m", "dvc", *arguments],
+            [sys.executable, "-P", "-m", "dvc", *arguments],  # -P: a secrets.py of the project must not shadow Python's
             cwd=project,
             env=environment | ({PROGRESS_FILE: str(told)} if told else {}),
             stdin=subprocess.DEVNULL,

@@ -54,7 +54,7 @@ def reproduce(
         return prepare(name, out=project / PREPARED / name, folder=folder, downloads=project / DOWNLOADS)
     with restored_on_failure(project / "dvc.yaml"):
         if stage_of(name) not in commands:
-            command = ["python", "-m", "toprung.data.prepare", name, "--out", (PREPARED / name).as_posix()]
+            command = ["python", "-P", "-m", "toprung.data.prepare", name, "--out", (PREPARED / name).as_posix()]
             add_stage(name, command, desc=SOURCES[name].origin, deps=[], project=project)
         if skip_bad and not (settings := folder_settings(name, project=project)).skip_bad:
             write_folder_stage(name, settings.model_copy(update={"skip_bad": True}), project=project, replace=True)

@@ -61,7 +61,7 @@ def check_unchanged(wanted: Data, *, root: Path, data_fingerprint: str, split_fi
         raise UserError(
             f"The dataset {wanted.name} is not the one this sweep began with: its fingerprint is "
             f"{prepared.card.fingerprint[:12]}, the sweep's {data_fingerprint[:12]}. Check out the dvc.lock of that "
-            "time and type: dvc pull   (or begin a new sweep)"
+            f"time and type: toprung data pull {wanted.name}   (or begin a new sweep)"
         )
     split = split_indices(wanted, prepared)
     if split.fingerprint != split_fingerprint:

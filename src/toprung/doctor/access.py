@@ -23,7 +23,7 @@ def knock_without_token(address: str, *, timeout_seconds: float = 60) -> Knock:
     In a process of its own: how Ray authenticates is read once, when it is imported.
     """
     environment = {name: value for name, value in os.environ.items() if name not in AUTH}
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         ran = subprocess.run(
             command,

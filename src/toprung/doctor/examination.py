@@ -63,12 +63,13 @@ def examine(*, address: str | None, project: Path, code: Path, storage: str, tra
     with ThreadPoolExecutor(thread_name_prefix="doctor") as pool:
         tracking = pool.submit(services.check_tracking, tracking_uri)
         remote = pool.submit(services.check_data_remote, project)
+        dvc_files = pool.submit(services.check_dvc_files, project)
         prepared = services.prepared_bytes(project)
         here = versions_here()
         found = [services.check_git(project), *check_lock(project / "requirements.lock", here=here)]
         image_bytes = max(prepared.values(), default=0)
         found += _of_ray(address, code=code, storage=storage, image_bytes=image_bytes, pool=pool)
-        return [*found, services.check_data(prepared), tracking.result(), remote.result()]
+        return [*found, services.check_data(prepared), tracking.result(), remote.result(), dvc_files.result()]
 
 
 def _of_ray(

@@ -134,7 +134,7 @@ def ask_torch(*, timeout_seconds: float = 60) -> Torch | str:
     environment |= {name: node[name] for name in of_workers if name in node}
     try:
         ran = subprocess.run(
-            [sys.executable, "-c", ASK_TORCH],
+            [sys.executable, "-P", "-c", ASK_TORCH],
             env=environment,
             capture_output=True,
             encoding="utf-8",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from toprung import data
 from toprung.data.dvc_config import read_remotes
+from toprung.data.dvc_targets import hidden_files, hidden_note
+from toprung.data.repository import is_dvc_repository
 from toprung.doctor.finding import Finding, size
 from toprung.errors import UserError
 from toprung.git_command import is_checkout, query_git
@@ -73,6 +75,19 @@ def check_data_remote(project: Path) -> Finding:
         seen, _, remedy = str(error).partition(". ")
         return Finding("DVC remote", "error", seen, remedy or "Type: toprung data remote check")
     return Finding("DVC remote", "ok", f'"{default.name}" ({masked(default.url)}) answers')
+
+
+def check_dvc_files(project: Path) -> Finding:
+    """Check that DVC finds every .dvc file: plain `dvc pull` deletes the data of those that it overlooks."""
+    try:
+        hidden = hidden_files(project) if is_dvc_repository(project) else ()
+        note = hidden_note(hidden, project=project) if hidden else ""
+    except UserError as error:
+        note = str(error)
+    seen, _, remedy = note.partition(". ")
+    if note:
+        return Finding("DVC files", "warning", seen.rstrip("."), remedy)
+    return Finding("DVC files", "ok", f"DVC finds every .dvc file in {data.RAW}")
 
 
 def prepared_bytes(project: Path) -> dict[str, int]:

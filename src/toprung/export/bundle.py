@@ -104,7 +104,7 @@ def in_fresh_process(module: str, task: dict[str, Any], *, directory: SweepDirec
     """
     path = os.pathsep.join(filter(None, [str(directory.code_folder), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
-        [sys.executable, "-m", module, json.dumps(task)],
+        [sys.executable, "-P", "-m", module, json.dumps(task)],
         capture_output=True, encoding="utf-8", errors="replace", check=False, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     if done.returncode != 0:

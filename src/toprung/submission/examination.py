@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 
 from toprung.doctor import Finding
-from toprung.doctor.services import check_data_remote
+from toprung.doctor.services import check_data_remote, check_dvc_files
 from toprung.errors import UserError
 from toprung.submission import jobs, package
 
-DATA_REMOTE = "DVC remote"  # of this machine's project: a job brings no settings of DVC's
+OF_THIS_MACHINE = ("DVC remote", "DVC files")  # a job brings no settings and no files of DVC's
 
 
 def examine_from_afar(project: Path, *, address: str, storage: str, prepared: str | None) -> list[Finding]:
@@ -24,7 +24,8 @@ def examine_from_afar(project: Path, *, address: str, storage: str, prepared: st
         prepared: the folder of all prepared datasets on the cluster; None: beside the storage.
 
     Returns:
-        what was found on the cluster, or one line where it cannot be asked; and of this project's data remote.
+        what was found on the cluster, or one line where it cannot be asked; and of this project's data remote
+        and .dvc files.
 
     Raises:
         UserError: the storage is a folder of this machine.
@@ -35,7 +36,11 @@ def examine_from_afar(project: Path, *, address: str, storage: str, prepared: st
     except UserError as error:
         seen, _, remedy = str(error).partition(". ")
         found = [Finding("ray", "error", seen, remedy)]
-    return [*(each for each in found if each.name != DATA_REMOTE), check_data_remote(project)]
+    return [
+        *(each for each in found if each.name not in OF_THIS_MACHINE),
+        check_data_remote(project),
+        check_dvc_files(project),
+    ]
 
 
 def _as_a_job(project: Path, *, address: str, where: package.Places) -> list[Finding]:

@@ -85,7 +85,7 @@ def _toprung(base: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     path = [str(engine)] if (engine / "toprung").is_dir() else []
     before = os.environ.get("PYTHONPATH")
     return subprocess.run(
-        [sys.executable, "-m", "toprung", *arguments],
+        [sys.executable, "-P", "-m", "toprung", *arguments],
         cwd=base,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*path, *([before] if before else [])])},
         stdin=subprocess.DEVNULL,

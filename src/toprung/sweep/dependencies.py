@@ -171,7 +171,13 @@ def _installed(names: set[str], project: Path) -> set[str]:
         return set()
     with tempfile.TemporaryDirectory(prefix="toprung-import-") as folder:
         ran = subprocess.run(
-            [sys.executable, "-c", WHERE, *modules], cwd=folder, capture_output=True, text=True, check=False, timeout=60
+            [sys.executable, "-c", WHERE, *modules],
+            cwd=folder,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=60,
         )
     found = dict(line.partition("\t")[::2] for line in ran.stdout.splitlines())
     return {

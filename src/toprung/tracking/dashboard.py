@@ -37,7 +37,9 @@ def serve_dashboard(made: SweepDirectory, *, port: int) -> subprocess.Popen[byte
     task = json.dumps({"directory": str(made.path), "port": port})
     # Its access log is no news; a session of its own, so that Ctrl-C reaches us alone.
     return subprocess.Popen(
-        [sys.executable, "-m", "toprung.tracking.dashboard", task], stderr=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-P", "-m", "toprung.tracking.dashboard", task],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 

@@ -128,7 +128,7 @@ class WriterProcess:
             "check": self._check and not self._ready.is_set(),
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "toprung.tracking.process", json.dumps(task)],
+            [sys.executable, "-P", "-m", "toprung.tracking.process", json.dumps(task)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",

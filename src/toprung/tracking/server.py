@@ -89,12 +89,14 @@ def serve_ui(root: Path, *, port: int) -> subprocess.Popen[bytes]:
     # Named by the environment: everybody on a machine can read the arguments of its processes, and a database's URI
     # holds a password. No background jobs: they start seven processes that nobody here needs.
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # The project's modules must not shadow those of MLflow's processes; uvicorn puts its application folder first.
+    environment |= {"PYTHONSAFEPATH": "1", "UVICORN_APP_DIR": str(root.resolve())}
     if location := artifact_location(root, uri):
         environment["MLFLOW_DEFAULT_ARTIFACT_ROOT"] = location
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     # A session of its own: Ctrl-C reaches us alone, and `stop_ui` ends the server with all of its children.
     return subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *address], start_new_session=True, env=environment
+        [sys.executable, "-P", "-m", "mlflow", "server", *address], start_new_session=True, env=environment
     )
 
 

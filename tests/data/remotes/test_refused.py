@@ -79,6 +79,16 @@ def test_files_that_were_never_pushed(new_project, place):
     assert said.endswith("On the machine that has them, type: toprung data push"), said
 
 
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_files_that_are_neither_here_nor_there_are_not_called_pushed(new_project, place):
+    new_project.add_remote(place.new_url())
+    new_project.wipe()
+    assert "and DVC's cache here both lack files" in new_project.refuse("push")  # `dvc push` ends with 0
+    status = new_project.succeed("status")
+    assert "data/raw/tiny: neither here nor there" in status
+    assert "data/prepared/tiny: neither here nor there" in status
+
+
 @pytest.mark.parametrize("place", ["gdrive"], indirect=True)
 def test_a_service_account_has_no_room_in_my_drive(new_project, place):
     new_project.add_remote("gdrive://in-my-drive")

@@ -34,3 +34,23 @@ def test_what_is_here_is_not_asked_for(project, place):
     (project.root / "data/prepared/tiny/train_images.npy").unlink()
     assert project.succeed("pull", "tiny") == "Everything is here.\n"
     assert len(project.hashes()) == 9
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_raw_files_that_dvc_overlooks_are_pushed_and_pulled_by_name(new_project, place):
+    before = new_project.hashes()
+    (new_project.root / ".gitignore").write_text("/data/*\n!/data/raw/\n/data/raw/*\n!/data/raw/*.dvc\n")
+    dvc_yaml = new_project.root / "dvc.yaml"
+    dvc_yaml.write_text(dvc_yaml.read_text() + "  prepare_later:\n    cmd: 'true'\n    outs: [data/prepared/later]\n")
+    new_project.add_remote(place.new_url())
+    pushed = new_project.toprung("push")
+    assert "11 files sent" in pushed.stdout
+    assert pushed.stderr == (
+        "DVC overlooks data/raw/tiny.dvc: without arguments, dvc push leaves such data out, and dvc pull and "
+        "dvc checkout delete it. Change in .gitignore: /data/* to /data/?*, /data/raw/* to /data/raw/?*.\n"
+    )
+    assert new_project.succeed("pull") == "Everything is here.\n"
+    assert new_project.hashes() == before
+    new_project.wipe()
+    assert "11 files fetched" in new_project.succeed("pull")
+    assert new_project.hashes() == before

@@ -22,7 +22,7 @@ def stage_command(name: str, settings: FolderSettings, *, folder: Path, out: Pat
         if value != about.default:
             arguments.append(_option(field) if value is True else f"{_option(field)}={_text(field, value)}")
     return [
-        *("python", "-m", MODULE, name, "--image-folder", folder.as_posix()), *arguments, "--out", out.as_posix(),
+        *("python", "-P", "-m", MODULE, name, "--image-folder", folder.as_posix()), *arguments, "--out", out.as_posix(),
     ]  # fmt: skip
 
 

@@ -1,0 +1,53 @@
+"""What DVC is told to transfer, and which .dvc files it does not find by itself."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from toprung.data.dvc_targets import hidden_files, hidden_note, outputs_of, targets_of
+from toprung.errors import UserError
+
+OLD_RULES = "/data/*\n!/data/raw/\n/data/raw/*\n!/data/raw/*.dvc\n"
+
+
+@pytest.fixture
+def root(template, tmp_path):
+    return shutil.copytree(template, tmp_path / "project", symlinks=True)
+
+
+@pytest.mark.parametrize("gitignore", [".gitignore", "src/toprung/scaffold/workbench/gitignore"])
+def test_dvc_finds_raw_datasets_and_git_ignores_their_images(root, request, gitignore):
+    shutil.copy(request.config.rootpath / gitignore, root / ".gitignore")
+    assert hidden_files(root) == ()
+    paths = ["data/raw/tiny.dvc", "data/raw/tiny/0.png", "data/prepared/tiny/train_images.npy", "data/cards/tiny.png"]
+    ran = subprocess.run(["git", "check-ignore", *paths], cwd=root, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == paths[1:]
+
+
+def test_the_note_on_a_hidden_dataset_says_which_rules_to_change(root):
+    rules = root / ".gitignore"
+    rules.write_text(OLD_RULES)
+    assert hidden_files(root) == ("data/raw/tiny.dvc",)
+    note = hidden_note(["data/raw/tiny.dvc"], project=root)
+    assert note.endswith("Change in .gitignore: /data/* to /data/?*, /data/raw/* to /data/raw/?*.")
+    rules.write_text("data\n")
+    assert "ignores the folder data/raw" in hidden_note(["data/raw/tiny.dvc"], project=root)
+
+
+def test_all_is_each_dataset_and_whatever_else_dvc_finds(root):
+    visible = ["prepare_tiny", "models/best.dvc", "train"]
+    assert targets_of((), project=root, visible=visible) == [
+        "data/raw/tiny.dvc", "prepare_tiny", "models/best.dvc", "train",
+    ]  # fmt: skip
+    assert targets_of((), project=root, visible=visible, prepared_only=True) == ["prepare_tiny"]
+    assert targets_of(["tiny"], project=root, visible=visible) == ["data/raw/tiny.dvc", "prepare_tiny"]
+    with pytest.raises(UserError, match=r'no dataset "other" here\. Known are: tiny'):
+        targets_of(["other"], project=root, visible=visible)
+
+
+def test_the_outputs_of_a_target_are_those_of_its_dvc_file_or_of_the_lock(root):
+    assert list(outputs_of("data/raw/tiny.dvc", project=root)) == ["data/raw/tiny"]
+    assert list(outputs_of("prepare_tiny", project=root)) == ["data/prepared/tiny"]
+    assert outputs_of("prepare_later", project=root) == {}
+    assert outputs_of("models/dvc.yaml:train", project=root) == {}
