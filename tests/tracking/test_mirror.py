@@ -15,7 +15,7 @@ from toprung.errors import UserError
 from toprung.ledger import End
 from toprung.sweep import upkeep
 from toprung.tracking import writer as writers
-from toprung.tracking.attach import attach
+from toprung.tracking.attach import attach, record_run
 from toprung.tracking.batches import REFUSED
 
 
@@ -422,3 +422,11 @@ def test_more_metrics_and_parameters_than_one_request_takes_are_all_delivered(re
     run = runs_of(url, recorded.made.sweep_id)["aa"]
     assert (len(run.data.params), len(run.data.metrics)) == (152, 1204)
     assert recorded.writer.problems == []
+    recorded.made.write(
+        recorded.made.status_file, {"mlflow_run_id": parent_of(url, recorded.made.sweep_id).info.run_id}
+    )
+    history = {epoch: dict.fromkeys(METRICS, 0.5) for epoch in range(1, 301)}
+    run_id = record_run(recorded.made, name="refit", params={"lr": 0.1}, history=history, files=[])
+    assert len(MlflowClient(tracking_uri=url).get_metric_history(run_id, "train/loss")) == 300
+    with pytest.raises(UserError, match=r"^MLflow has the refit, but refused some of it: metric val/acc@5: "):
+        record_run(recorded.made, name="refit", params={}, history={1: {"val/acc@5": 0.5, "f1": 0.5}}, files=[])

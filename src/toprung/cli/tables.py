@@ -48,13 +48,16 @@ def print_end(console: Console, outcome: Outcome) -> None:
         print_table(console, _ranking(board, metric=sweep.metric))
     console.print()
     if made.export_folder.is_dir():
-        value = _verified(made, sweep.metric) or leaders[0].best_value
+        value = _verified(made, sweep.metric)
+        scores = (
+            "loads the model" if value is None else f"scores {value:.4f}"
+        )  # a metric of the loop's own is not scored
         if len(board.trials) > 1 and not sweep.experiments:
             console.print(
                 f"The best value is the luckiest of {len(board.trials)}: "
                 f"`toprung confirm {made.sweep_id}` tells whether it holds.\n"
             )
-        console.print(f"  model    {short(made.export_folder)}       (verified: a fresh process scores {value:.4f})")
+        console.print(f"  model    {short(made.export_folder)}       (verified: a fresh process {scores})")
     if sweep.experiments:
         console.print(f"  answers  toprung compare {made.sweep_id}")
     console.print(f"  trials   toprung show {made.sweep_id}")
