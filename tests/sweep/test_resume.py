@@ -153,6 +153,19 @@ def test_a_finished_sweep_is_not_resumed_but_extended(resumed, lives, toprung):
     assert again.stderr.endswith(f"For more trials type: toprung extend {resumed.shown['sweep_id']} --trials 4\n")
 
 
+@pytest.mark.slow
+def test_an_extension_that_mlflow_cannot_record_is_refused_and_leaves_the_sweep_as_it_was(resumed, lives, toprung):
+    bench, storage = lives
+    (folder,) = [file.parent for file in storage.glob("*/sweep.json")]
+    before = [(folder / name).read_bytes() for name in ("sweep.json", "status.json", "ledger.log")]
+    where = {"folder": bench, "env": {"MLFLOW_TRACKING_URI": "./mlruns"}}
+    command = toprung("extend", "mine", "--trials", "2", "--storage", storage, **where)
+    assert command.code == 2
+    assert len(command.stderr.splitlines()) == 1
+    assert "`mlflow migrate-filestore`" in command.stderr
+    assert [(folder / name).read_bytes() for name in ("sweep.json", "status.json", "ledger.log")] == before
+
+
 @pytest.fixture(scope="module")
 def extended(resumed, lives, toprung, sweep_of):
     bench, storage = lives

@@ -223,7 +223,7 @@ def test_closing_gives_up_after_its_time_and_says_so_and_sync_delivers_later(url
     recorded.end("aa")
     recorded.whole("bb")
     recorded.close()
-    assert recorded.writer.undelivered.startswith("API request to ")
+    assert recorded.writer.undelivered.startswith("too many 500 error responses: API request to ")
     assert runs_of(url, recorded.made.sweep_id)["aa"].info.status == "RUNNING"
     with pytest.raises(ValueError, match=rf"does not answer .*toprung sync {recorded.made.sweep_id}$"):
         upkeep.sync(recorded.made)

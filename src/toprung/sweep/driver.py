@@ -147,11 +147,13 @@ class Driver:
                 reason = f"{type(error).__name__}: {error}"
                 raise
             finally:
-                if self._stopping is None and not self._life.is_first:
-                    status, reason = self._before  # it could not be resumed: nothing about it has changed
-                self._write_state(status=status, reason=reason or None, seconds=round(self._board.total_seconds, 1))
-                writer.close(conclude=bool(self._board.trials))
-                self._write_state(undelivered=writer.undelivered, not_in_mlflow=writer.problems)
+                if self._stopping is None and self._before:  # it could not be resumed: nothing about it has changed
+                    writer.close(conclude=False)
+                    made.write(made.status_file, self._before)
+                else:
+                    self._write_state(status=status, reason=reason or None, seconds=round(self._board.total_seconds, 1))
+                    writer.close(conclude=bool(self._board.trials))
+                    self._write_state(undelivered=writer.undelivered, not_in_mlflow=writer.problems)
                 made.ballast_file.unlink(missing_ok=True)
         return Outcome(status, reason or None, made, self._board, writer.problems, undelivered=writer.undelivered)
 
@@ -161,7 +163,7 @@ class Driver:
             self._watcher.warned(self._board, moved)
         with contextlib.suppress(UserError):
             self._state = dict(made.read(made.status_file)) if made.status_file.is_file() else {}
-        self._before = str(self._state.get("status", "interrupted")), str(self._state.get("reason") or "")
+        self._before = dict(self._state)
         self._state.pop("undelivered", None)  # an earlier driver's last word
         self._state.setdefault("started", datetime.now().astimezone().isoformat(timespec="seconds"))
         self._write_state(

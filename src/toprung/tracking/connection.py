@@ -8,6 +8,7 @@ import re
 from html import unescape
 
 import filelock
+import urllib3
 from mlflow import MlflowClient
 
 from toprung.errors import UserError
@@ -82,10 +83,12 @@ def reason_of(error: BaseException) -> str:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
     texts = [_plain(str(error)) or type(error).__name__]
-    causes = [each for each in chain[1:] if isinstance(each, OSError)]  # of others, such as KeyError, MLflow says more
-    is_plain = isinstance(error, OSError) and error.strerror  # an operating system's own error says it all
-    if causes and not is_plain and (last := _plain(causes[-1].strerror or str(causes[-1]))) != texts[0]:
-        texts.insert(0, last)
+    # Of others, such as a KeyError, MLflow says more; an operating system's own error says it all.
+    causes = [each for each in chain[1:] if isinstance(each, OSError | urllib3.exceptions.HTTPError)]
+    is_plain = isinstance(error, OSError) and error.strerror
+    if causes and not is_plain:
+        last = _plain(getattr(causes[-1], "strerror", None) or str(causes[-1]))
+        texts = [last, *texts] if last != texts[0] else texts
     return ": ".join(texts)[:MAX_REASON_LENGTH].rstrip(". ")
 
 
