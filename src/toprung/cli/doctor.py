@@ -98,9 +98,8 @@ def _examine_from_afar(project: Path, *, address: str, storage: str, prepared: s
 
 
 def _print(findings: Sequence[Finding], *, title: str, seconds: float) -> None:
-    console = Console(
-        highlight=False, markup=False, soft_wrap=True
-    )  # lines stay whole: a remedy can be copied and typed
+    # Lines stay whole: a remedy can be copied and typed.
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     width = max(len(each.name) for each in findings)
     console.print(f"{title}, looked at in {seconds:.0f} s\n")
     for each in findings:

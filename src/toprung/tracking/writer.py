@@ -19,6 +19,7 @@ from toprung import ledger
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import End
+from toprung.study_storage import study_failure
 
 if TYPE_CHECKING:
     from toprung.tracking.client import TrackedSweep
@@ -138,16 +139,12 @@ class TrackingWriter:
                 if self._deliver():
                     return
                 pause = FIRST_PAUSE_SECONDS
-            except UserError as error:
-                self.refused = error
-                self._on_refused()
-                return
-            except Refused as error:
-                self._note_problem(str(error))
-            except (KeyError, TypeError, ValueError) as error:  # one bad note must not end all the others
-                self._note_problem(f"{type(error).__name__}: {error}")
-            except Away as error:
-                logger.warning("MLflow is away: %s", error)
+            except (Away, UserError) as error:
+                if isinstance(error, UserError) and study_failure(error) is None:  # else the ledger is away, not MLflow
+                    self.refused = error
+                    self._on_refused()
+                    return
+                logger.warning("MLflow waits: %s", error)
                 self._behind = self._was_behind = True
                 if time.monotonic() > self._last_try:
                     self.undelivered = str(error)
@@ -156,6 +153,10 @@ class TrackingWriter:
                 if self._closing.is_set():
                     time.sleep(min(pause, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except Refused as error:
+                self._note_problem(str(error))
+            except (KeyError, TypeError, ValueError) as error:  # one bad note must not end all the others
+                self._note_problem(f"{type(error).__name__}: {error}")
 
     def _deliver(self) -> bool:
         """Send what there is; says whether all is done."""
