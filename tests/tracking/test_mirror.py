@@ -2,11 +2,13 @@
 
 import json
 import os
+import sqlite3
 import threading
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from sqlalchemy.exc import OperationalError
 
 from tests.servers import wait_until
 from tests.tracking.recorded import LINEAGE, METRICS, Recorded, all_runs, assert_agrees, parent_of, runs_of
@@ -318,6 +320,24 @@ def test_a_server_that_refuses_ends_the_writing_with_one_line(url, proxy, tmp_pa
     assert line.startswith(f"MLflow at {proxy.url.replace('http://', 'http://***@')} cannot be used (")
     assert "\n" not in line
     assert "canary" not in line
+
+
+def test_a_study_that_is_locked_meanwhile_is_no_refusal_of_mlflows(url, tmp_path, monkeypatch):
+    read_all, failures = ledger.read_all, [True]
+
+    def locked_once(directory):
+        if failures:
+            failures.pop()
+            locked = OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
+            raise UserError("The study cannot be read.") from locked
+        return read_all(directory)
+
+    monkeypatch.setattr(ledger, "read_all", locked_once)
+    recorded = Recorded(tmp_path)
+    recorded.whole("aa")
+    recorded.close()
+    assert (failures, recorded.refusals, recorded.writer.undelivered) == ([], [], None)
+    assert_agrees(url, recorded.made)
 
 
 def test_a_sweep_on_postgresql_is_mirrored_too(postgres_tracking_server, tmp_path, monkeypatch):

@@ -125,7 +125,8 @@ def begin(
         with made.lock():
             return _drive(checked, made, board, watcher, life=life, ray_there=ray_there)
     except BaseException as error:
-        if isinstance(error, TrackingRefused) or not board.trials:  # nothing happened that anyone could want to keep
+        reached_end = any(trial.status in ("finished", "stopped") for trial in board.trials.values())
+        if not board.trials or (isinstance(error, TrackingRefused) and not reached_end):  # nothing worth keeping
             with contextlib.suppress(UserError):
                 storage.discard(made)
             shutil.rmtree(made.path, ignore_errors=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from toprung import ledger
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
+from toprung.study_storage import study_failure
 from toprung.tracking.ledger_tail import LedgerTail
 
 if TYPE_CHECKING:
@@ -99,14 +100,18 @@ class TrackingWriter:
                 if self._deliver():
                     return
                 pause = FIRST_PAUSE_SECONDS
-            except UserError as error:
-                self.refused = error
-                self._on_refused()
-                return
             except Refused as error:
                 self._note_problem(str(error))
-            except Away as error:
-                logger.warning("MLflow is away: %s", error)
+            except Exception as error:
+                if isinstance(error, UserError) and study_failure(error) is None:
+                    self.refused = error
+                    self._on_refused()
+                    return
+                if not isinstance(error, Away) and study_failure(error) is None:
+                    logger.exception("MLflow: the writer ends")  # nobody else can say that what is left will not arrive
+                    self.undelivered = f"{type(error).__name__}: {error}"
+                    return
+                logger.warning("MLflow waits: %s", error)
                 self._is_stale = self._was_stale = True
                 if time.monotonic() > self._last_try:
                     self.undelivered = str(error)
@@ -115,10 +120,6 @@ class TrackingWriter:
                 if self._closing.is_set():
                     time.sleep(min(pause, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            except Exception as error:  # nobody else can say that what is left will not arrive
-                logger.exception("MLflow: the writer ends")
-                self.undelivered = f"{type(error).__name__}: {error}"
-                return
 
     def _deliver(self) -> bool:
         """Send what the server has not; return whether all is done."""
