@@ -94,7 +94,9 @@ def _folder_of(name: str, *, root: Path) -> Path:
     if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) and folder.is_dir():
         return folder
     if name in SOURCES or (root.parent / "raw" / f"{name}.dvc").is_file():
-        raise UserError(f"The dataset {name} is not prepared. Type: toprung data prepare {name}   (or: toprung data pull {name})")
+        raise UserError(
+            f"The dataset {name} is not prepared. Type: toprung data prepare {name}   (or: toprung data pull {name})"
+        )
     known = sorted({*SOURCES, *(path.parent.name for path in root.glob("[!.]*/card.json"))})
     close = difflib.get_close_matches(name, known, n=1)
     meant = f' Did you mean "{close[0]}"?' if close else ""
