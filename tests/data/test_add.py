@@ -124,11 +124,14 @@ def test_names_that_are_no_names_are_refused(dvc_project, tree, name):
 def test_names_that_are_taken_are_refused(dvc_project, tree):
     _refused(dvc_project, "digits", tree, "digits is built in")
     data.add("animals", tree, project=dvc_project)
-    _refused(dvc_project, "animals", tree, "data/raw/animals.dvc already")
-    (dvc_project / "data/raw/animals.dvc").unlink()
-    _refused(dvc_project, "animals", tree, "data/raw/animals already")
-    shutil.rmtree(dvc_project / "data/raw/animals")
-    _refused(dvc_project, "animals", tree, "stage prepare_animals already", "dvc remove prepare_animals")
+    _refused(
+        dvc_project, "animals", tree,
+        "animals is here already (prepare_animals, data/raw/animals.dvc, data/raw/animals). Give another name, or "
+        "remove it: dvc remove prepare_animals data/raw/animals.dvc && rm -r data/raw/animals",
+    )  # fmt: skip
+    command = "dvc remove prepare_animals data/raw/animals.dvc && rm -r data/raw/animals"
+    subprocess.run(["sh", "-c", command], cwd=dvc_project, check=True, capture_output=True)
+    data.add("animals", tree, project=dvc_project)
 
 
 def test_trees_and_settings_that_do_not_fit_are_refused_at_the_door(dvc_project, tree, tmp_path):
@@ -140,6 +143,44 @@ def test_trees_and_settings_that_do_not_fit_are_refused_at_the_door(dvc_project,
     for part in ("train", "test"):
         shutil.copytree(tree, tmp_path / "parted" / part)
     _refused(dvc_project, "animals", tmp_path / "parted", "has a test/ folder of its own", seed=1)
+    _refused(dvc_project, "animals", tree, "1 groups cannot be split", group_pattern=r".*(p)ng")
+    Image.new("L", (7, 6)).save(tree / "cat" / "two.png")
+    _refused(dvc_project, "animals", tree, "not all of one size: the first is 6 x 5, 1 are not", "--size 32")
+
+
+def test_class_folders_that_look_like_parts_are_asked_about(dvc_project, tree, tmp_path):
+    for site in ("north", "south"):
+        shutil.copytree(tree, tmp_path / "sites" / site)
+    _refused(dvc_project, "animals", tmp_path / "sites", '"north", "south" all have the same folders "cat", "dog"')
+    added = data.add("animals", tmp_path / "sites", project=dvc_project, nested=True)
+    assert (added.classes, added.parts) == (("north", "south"), {"all": (16, 16)})
+
+
+def test_only_pictures_are_copied_and_the_rest_is_counted(dvc_project, tree):
+    for name in ("cat/a.ogg", "cat/b.OGG", "dog/deeper/c.txt", "dog/README"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_text("no picture")
+    shutil.copy(tree / "cat" / "00.png", tree / "logo.png")
+    rows = [f"{path.relative_to(tree)},{path.stem[-1]}" for path in tree.glob("*/*.*")]
+    (tree / "groups.csv").write_text("\n".join(["file,group", *rows]) + "\n")
+    added = data.add("animals", tree, project=dvc_project)
+    assert added.left_out == "2 .ogg, 1 .txt, 1 without an ending, 1 images outside the class folders"
+    copied = [path.suffix for path in (dvc_project / "data/raw/animals").rglob("*") if path.is_file()]
+    assert sorted(copied) == [".csv", *[".png"] * 16]
+    card = data.reproduce("animals", project=dvc_project)
+    assert (card.num_train + card.num_test, card.num_unreadable) == (16, 0)
+
+
+def test_a_dataset_whose_images_were_not_pulled_says_so_and_keeps_what_was_prepared(dvc_project, tree):
+    data.add("animals", tree, project=dvc_project)
+    card = data.reproduce("animals", project=dvc_project)
+    shutil.rmtree(dvc_project / "data/raw/animals")
+    with pytest.raises(UserError, match=r"are not here \(data/raw/animals\)\. Type: toprung data pull animals"):
+        data.reproduce("animals", project=dvc_project)
+    assert data.verify("animals", root=dvc_project / data.PREPARED) == card
+    (dvc_project / "data/raw/animals.dvc").unlink()
+    with pytest.raises(UserError, match=r"Where they are, type: git add data/raw/animals\.dvc"):
+        data.reproduce("animals", project=dvc_project)
 
 
 def test_a_project_without_dvc_is_told_how_to_begin(dvc_project, tree):
@@ -164,7 +205,7 @@ def test_a_full_disk_leaves_the_project_as_it_was(dvc_project, tree, disk, tmp_p
     (dvc_project / "data").mkdir()
     (dvc_project / "data/raw").symlink_to(place)
     with pytest.raises(UserError, match="No space left on device"):
-        data.add("animals", tree, project=dvc_project)
+        data.add("animals", tree, project=dvc_project, settings=data.FolderSettings(size=(8, 8)))
     assert list(place.iterdir()) == []
 
 

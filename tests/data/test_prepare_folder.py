@@ -126,16 +126,18 @@ def test_images_of_several_sizes_need_a_size(tree, tmp_path):
 def test_unreadable_files_stop_with_the_first_ten_and_a_count_or_are_left_out_and_recorded(tree, tmp_path):
     for number in range(12):
         (tree / "cat" / f"broken\n{number:02}.jpg").write_bytes(b"")
+    (tree / "dog" / "notes.png").write_text("good ones")
     (tree / "dog" / "notes.txt").write_text("good ones")
     _refused(
-        "13 of 29 files cannot be used", r'"cat/broken\n00.jpg" is empty', '"dog/notes.txt" is no image by its name',
-        "and 3 more", "--skip-bad", folder=tree, out=tmp_path / "animals",
+        "13 of 29 files cannot be used", r'"cat/broken\n00.jpg" is empty', "and 3 more",
+        "--skip-bad", folder=tree, out=tmp_path / "animals",
     )  # fmt: skip
     card = data.prepare_folder(
         "animals", out=tmp_path / "animals", folder=tree, settings=data.FolderSettings(skip_bad=True)
     )
     assert (card.num_train + card.num_test, card.num_unreadable) == (16, 13)
-    assert card.unreadable[1] == data.UnreadableFile(file="cat/broken\n00.jpg", reason="is empty")
+    assert card.unreadable[0] == data.UnreadableFile(file="cat/broken\n00.jpg", reason="is empty")
+    assert card.unreadable[-1].reason == "is no PNG, JPEG, WebP, BMP or TIFF image"
     assert not any("broken" in file for _, file in _files(tmp_path / "animals"))
     assert data.verify("animals", root=tmp_path).num_unreadable == 13
 

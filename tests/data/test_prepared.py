@@ -53,7 +53,8 @@ def test_a_dataset_never_prepared_says_what_to_type(tmp_path):
     with pytest.raises(UserError) as caught:
         data.open_prepared("fashion_mnist", root=tmp_path)
     assert str(caught.value) == (
-        "The dataset fashion_mnist is not prepared. Type: toprung data prepare fashion_mnist   (or: toprung data pull fashion_mnist)"
+        "The dataset fashion_mnist is not prepared. Type: toprung data prepare fashion_mnist   "
+        "(or: toprung data pull fashion_mnist)"
     )
 
 

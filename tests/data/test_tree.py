@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from toprung.data.image_folder.tree import list_tree
+from toprung.data.image_folder.tree import check_layout, counted, list_tree
 from toprung.errors import UserError
 
 
@@ -65,22 +65,24 @@ def test_what_desktops_leave_behind_is_passed_over(tree, name):
     (tree / "cat" / name).write_bytes(b"x")
     (tree / "__MACOSX").mkdir()
     listed = list_tree(tree)
-    assert (len(listed.files), listed.strangers, len(listed.classes)) == (16, (), 2)
+    assert (len(listed.files), listed.strangers, listed.left_out, len(listed.classes)) == (16, (), {}, 2)
 
 
 def test_files_beside_the_class_folders_are_no_images_of_any_class(tree):
     (tree / "README.md").write_text("About these images.")
     shutil.copy(tree / "cat" / "00.png", tree / "logo.png")
-    assert len(list_tree(tree).files) == 16
+    listed = list_tree(tree)
+    assert (len(listed.files), listed.num_unclassified) == (16, 1)
 
 
-def test_other_files_among_the_images_are_strangers(tree):
-    (tree / "cat" / "notes.txt").write_text("good ones")
+def test_other_files_among_the_images_are_counted_by_ending(tree):
+    for name in ("notes.txt", "more.TXT", "sound.ogg", "LICENSE"):
+        (tree / "cat" / name).write_text("no picture")
     os.mkfifo(tree / "dog" / "pipe.png")
-    assert list_tree(tree).strangers == (
-        ("cat/notes.txt", "is no image by its name"),
-        ("dog/pipe.png", "is no regular file"),
-    )
+    listed = list_tree(tree)
+    assert listed.strangers == (("dog/pipe.png", "is no regular file"),)
+    assert counted(listed.left_out) == "2 .txt, 1 .ogg, 1 without an ending"
+    assert counted(listed.left_out, most=1) == "2 .txt, 2 others"
 
 
 def test_no_folder_an_empty_one_and_a_single_class_are_refused(tree, tmp_path):
@@ -95,7 +97,8 @@ def test_an_empty_class_is_refused(tree):
     (tree / "cow").mkdir()
     _refused(tree, 'The class "cow" has no images')
     (tree / "cow" / "notes.txt").write_text("none yet")
-    _refused(tree, 'The class "cow" has no images')
+    (tree / "cow" / "1.heic").write_bytes(b"x")
+    _refused(tree, 'The class "cow" has no images, only 1 ', " .heic", " .txt", ".jpg, .png")
 
 
 def test_a_class_in_test_that_is_not_in_train_is_refused(parted):
@@ -114,6 +117,53 @@ def test_a_missing_part_and_a_third_one_are_refused(parted):
     shutil.rmtree(parted / "val")
     shutil.rmtree(parted / "test")
     _refused(parted, "has no test/")
+
+
+@pytest.mark.parametrize(("train", "test"), [("Training", "Testing"), ("Train", "Test"), ("TRAIN", "testing")])
+def test_the_parts_are_known_by_common_spellings(parted, train, test):
+    (parted / "train").rename(parted / "aside")
+    (parted / "aside").rename(parted / train)
+    (parted / "test").rename(parted / "aside")
+    (parted / "aside").rename(parted / test)
+    listed = list_tree(parted)
+    assert listed.classes == ("cat", "dog")
+    assert (listed.files[0], listed.files[-1]) == (f"{train}/cat/00.png", f"{test}/dog/15.png")
+    assert (listed.counts("train"), listed.counts("test"), listed.counts()) == ((8, 8), (8, 8), (16, 16))
+
+
+def test_two_folders_for_one_part_are_refused(parted):
+    shutil.copytree(parted / "test", parted / "Testing")
+    _refused(parted, 'has both "Testing" and "test"')
+
+
+def test_a_part_without_class_folders_is_refused(parted):
+    for file in [*(parted / "test").glob("*/*")]:
+        file.rename(parted / "test" / f"{file.parent.name}{file.name}")
+    shutil.rmtree(parted / "test" / "cat")
+    shutil.rmtree(parted / "test" / "dog")
+    _refused(parted, 'test" has no class folders', f'toprung data add NAME "{parted}/train"')
+    shutil.rmtree(parted / "train")
+    (parted / "train").mkdir()
+    _refused(parted, 'train" has no class folders')
+
+
+def test_a_class_may_be_called_train(tree):
+    (tree / "cat").rename(tree / "Train")
+    assert list_tree(tree).classes == ("Train", "dog")
+
+
+@pytest.mark.parametrize(("folders", "asked"), [(("a", "b"), True), (("images",), False)])
+def test_classes_with_the_same_folders_inside_are_asked_about(tree, folders, asked):
+    for file in tree.glob("*/*.png"):
+        for folder in folders:
+            (file.parent / folder).mkdir(exist_ok=True)
+            shutil.copy(file, file.parent / folder)
+        file.unlink()
+    if asked:
+        with pytest.raises(UserError, match='"cat", "dog" all have the same folders "a", "b"'):
+            check_layout(list_tree(tree))
+        (tree / "dog" / "b").rename(tree / "dog" / "c")
+    check_layout(list_tree(tree))
 
 
 @pytest.mark.parametrize(("one", "other"), [("cat", "Cat"), ("straße", "STRASSE"), ("\u00e9", "e\u0301")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from toprung.data import Card
+
+NUM_CLASSES_SHOWN = 40
 
 data_app = typer.Typer(no_args_is_help=True, help="The datasets that sweeps train on, and the remotes that keep them.")
 
@@ -61,6 +63,9 @@ def add(
     group_pattern: Annotated[str | None, typer.Option(help="Names a file's group, such as '(patient[0-9]+)_'.")] = None,
     augmentations: Annotated[str | None, typer.Option(help="Those that keep a class, with commas between.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+    nested: Annotated[
+        bool, typer.Option("--nested", help="The outer folders are the classes, even if all have the same inside.")
+    ] = False,
 ) -> None:
     """Add a folder of images: tracked by DVC, with a stage that prepares it."""
     from toprung import data
@@ -81,8 +86,11 @@ def add(
     settings = data.FolderSettings.checked(**{field: value for field, value in given.items() if value is not None})
     project = _project()
     with _progress_bar("Copying") as progress:
-        added = data.add(name, folder, project=project, settings=settings, progress=progress)
+        added = data.add(name, folder, project=project, settings=settings, nested=nested, progress=progress)
     print(f"{name}: {added.num_images} images of {len(added.classes)} classes, tracked by {short(added.tracked_by)}.")
+    _print_classes(added.classes, added.parts)
+    if added.left_out:
+        print(f"Left out: {added.left_out}.")
     print(f"Prepare them: toprung data prepare {name}   Commit: git add {short(added.tracked_by)} dvc.yaml")
     note_hidden_data(hidden_files(project), project=project)
 
@@ -165,12 +173,25 @@ def _print_card(about: Card) -> None:
         print(f"  decoding     {about.decoding}")
     if about.num_groups:
         print(f"  groups       {about.num_groups}, none in two splits")
+    more = f" and {len(about.classes) - NUM_CLASSES_SHOWN} more" if len(about.classes) > NUM_CLASSES_SHOWN else ""
+    print(f"  classes      {', '.join(about.classes[:NUM_CLASSES_SHOWN])}{more}")
     print(f"  augmentation {', '.join(about.augmentations) or 'none keeps the class'}")
     print(f"  fingerprint  {about.fingerprint}")
     if about.num_unreadable:
         print(f"  unreadable   {about.num_unreadable} files are left out:")
         for bad in about.unreadable[:10]:
             print(f"               {bad.file}: {bad.reason}")
+
+
+def _print_classes(classes: Sequence[str], parts: Mapping[str, Sequence[int]]) -> None:
+    """Print the number of images of each class, a column for each part."""
+    print("".join(f"{part:>8}" for part in parts) + "  class")
+    for name, *counts in list(zip(classes, *parts.values(), strict=True))[:NUM_CLASSES_SHOWN]:
+        print("".join(f"{count:>8,}" for count in counts) + f"  {name}")
+    if len(classes) > NUM_CLASSES_SHOWN:
+        print(f"and {len(classes) - NUM_CLASSES_SHOWN} more classes")
+    if "test" not in parts:
+        print("No train/ and test/ folders: preparing them sets a test split apart.")
 
 
 def _sizes(about: Card) -> str:

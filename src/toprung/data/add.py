@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toprung.data.image_folder.chunks import Progress
-from toprung.data.image_folder.groups import group_numbers
 from toprung.data.image_folder.settings import FolderSettings
-from toprung.data.image_folder.tree import GROUPS_FILE, Tree, list_tree, shown
-from toprung.data.prepare.folder import check_settings
+from toprung.data.image_folder.tree import GROUPS_FILE, Tree, check_layout, counted, shown
+from toprung.data.prepare.folder import check_same_size, look_at
 from toprung.data.prepared import PREPARED
 from toprung.data.repository import RAW, dvc, is_dvc_repository, stage_commands, stage_of
 from toprung.data.sources import SOURCES
@@ -23,11 +22,17 @@ from toprung.errors import UserError
 
 @dataclass(frozen=True)
 class Added:
-    """What was added: `tracked_by` is the .dvc file, to be committed together with dvc.yaml."""
+    """What was added: `tracked_by` is the .dvc file, to be committed together with dvc.yaml.
+
+    `parts` has the number of images of each class, by part: "train" and "test", or "all" if they are split later.
+    `left_out` says in words what was not copied; empty if nothing.
+    """
 
     num_images: int
     classes: tuple[str, ...]
     tracked_by: Path
+    parts: dict[str, tuple[int, ...]]
+    left_out: str
 
 
 def add(
@@ -36,18 +41,20 @@ def add(
     *,
     project: Path,
     settings: FolderSettings | None = None,
+    nested: bool = False,
     progress: Progress | None = None,
 ) -> Added:
     """Add a class-per-folder tree as the dataset `name`; `toprung.data.reproduce` prepares it then.
 
-    The images (and groups.csv) are copied to `data/raw/<name>`; a folder that already lies there stays. DVC copies
-    them into its cache once more. Where anything fails, the project is as it was before.
+    The images (and groups.csv), no other files, are copied to `data/raw/<name>`; a folder that already lies there
+    stays. DVC copies them into its cache once more. Where anything fails, the project is as it was before.
 
     Args:
         name: lower-case letters, digits, - and _; no other dataset's.
         folder: the tree, see `toprung.data.image_folder.tree`.
         project: the workbench's root, a DVC repository.
         settings: how it is to be prepared; written into its stage in dvc.yaml.
+        nested: the outer folders are the classes even if all of them have the same folders inside.
         progress: told how many files are copied, of how many.
 
     Raises:
@@ -58,9 +65,11 @@ def add(
     target = project / RAW / name
     in_place = target.exists() and folder.resolve() == target.resolve()
     _check_name(name, project=project, in_place=in_place)
-    tree = list_tree(folder)
-    check_settings(tree, chosen)
-    group_numbers(tree, pattern=chosen.group_pattern)
+    tree, _ = look_at(folder, chosen)
+    if not nested:
+        check_layout(tree)
+    if chosen.size is None:
+        check_same_size(tree)
 
     pointer = target.with_name(f"{name}.dvc")
     with restored_on_failure(
@@ -75,7 +84,10 @@ def add(
             if not in_place:
                 shutil.rmtree(target, ignore_errors=True)
             raise
-    return Added(len(tree.files), tree.classes, pointer)
+    parts = {"all": tree.counts()}
+    if tree.is_test_N is not None:
+        parts = {"train": tree.counts("train"), "test": tree.counts("test")}
+    return Added(len(tree.files), tree.classes, pointer, parts, _left_out(tree))
 
 
 def _check_name(name: str, *, project: Path, in_place: bool) -> None:
@@ -87,18 +99,33 @@ def _check_name(name: str, *, project: Path, in_place: bool) -> None:
         raise UserError(
             f"{project} is no DVC repository with a dvc.yaml. Type there: git init && dvc init && touch dvc.yaml"
         )
-    for there in (RAW / f"{name}.dvc", RAW / name, PREPARED / name):
-        if (project / there).exists() and not (in_place and there == RAW / name):
-            raise UserError(f"There is a {there} already. Give another name, or remove it.")
-    if stage_of(name) in stage_commands(project):
+    folders = [
+        path.as_posix()
+        for path in (RAW / name, PREPARED / name)
+        if (project / path).exists() and not (in_place and path == RAW / name)
+    ]
+    tracked = [stage_of(name)] if stage_of(name) in stage_commands(project) else []
+    tracked += [(RAW / f"{name}.dvc").as_posix()] if (project / RAW / f"{name}.dvc").exists() else []
+    if folders or tracked:
+        remove = [
+            f"{command} {' '.join(what)}" for command, what in (("dvc remove", tracked), ("rm -r", folders)) if what
+        ]
         raise UserError(
-            f"dvc.yaml has a stage {stage_of(name)} already. Give another name, or: dvc remove {stage_of(name)}"
+            f"{name} is here already ({', '.join(tracked + folders)}). Give another name, or remove it: "
+            f"{' && '.join(remove)}"
         )
+
+
+def _left_out(tree: Tree) -> str:
+    words = [counted(tree.left_out)] if tree.left_out else []
+    if tree.num_unclassified:
+        words.append(f"{tree.num_unclassified:,} images outside the class folders")
+    return ", ".join(words)
 
 
 def _copy(tree: Tree, target: Path, progress: Progress | None) -> None:
     """Copy what belongs to the dataset aside, then rename: links become the files they lead to."""
-    files = [*tree.files, *(file for file, _ in tree.strangers if (tree.root / file).is_file())]
+    files = list(tree.files)
     if (tree.root / GROUPS_FILE).is_file():
         files.append(GROUPS_FILE)
     try:

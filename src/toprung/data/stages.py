@@ -48,6 +48,7 @@ def reproduce(
             source_named(name, also=[stage.removeprefix(PREFIX) for stage in commands if stage.startswith(PREFIX)])
         if folder is not None:
             raise UserError(f"{name} was added with its folder, {RAW / name}; leave out {folder}.")
+        _check_raw_files(name, commands[stage_of(name)], project=project)
     elif skip_bad:
         raise UserError(f"{name} is no folder of images; leave out --skip-bad.")
     elif not is_dvc_repository(project):
@@ -60,6 +61,16 @@ def reproduce(
             write_folder_stage(name, settings.model_copy(update={"skip_bad": True}), project=project, replace=True)
         dvc("repro", stage_of(name), project=project, folder=folder, progress=progress)
     return read_card(project / PREPARED / name)
+
+
+def _check_raw_files(name: str, command: str, *, project: Path) -> None:
+    """Make sure that a folder of images is here: DVC would remove what was prepared, and then fail."""
+    raw = RAW / name
+    if raw.as_posix() not in shlex.split(command) or (project / raw).exists():
+        return
+    if (project / raw.with_name(f"{name}.dvc")).is_file():
+        raise UserError(f"The images of {name} are not here ({raw}). Type: toprung data pull {name}")
+    raise UserError(f"{raw} and {raw}.dvc are not here. Where they are, type: git add {raw}.dvc && git commit")
 
 
 def folder_settings(name: str, *, project: Path) -> FolderSettings:

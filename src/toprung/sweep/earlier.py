@@ -226,6 +226,6 @@ def refuse_changed_data(made: SweepDirectory, checked: Checked) -> None:
         if was != now:
             raise UserError(
                 f"{what} {checked.card.name} has changed since {made.sweep_id} began ({was[:12]}, now {now[:12]}). "
-                f"Put it back (toprung data pull {checked.card.name}), or begin anew: toprung sweep RECIPE --warm-start {made.sweep_id} "
-                "--accept-data-change"
+                f"Put it back (toprung data pull {checked.card.name}), or begin anew: "
+                f"toprung sweep RECIPE --warm-start {made.sweep_id} --accept-data-change"
             )

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.image_folder.tree import GROUPS_FILE, Tree, shown
+from toprung.data.image_folder.tree import GROUPS_FILE, SUFFIXES, Tree, shown
 from toprung.errors import UserError
 
 
@@ -49,6 +49,7 @@ def group_numbers(tree: Tree, *, pattern: str | None) -> NDArray[np.int64] | Non
 def _by_file(tree: Tree) -> list[str]:
     groups: dict[str, str] = {}
     known = {*tree.files, *(file for file, _ in tree.strangers)}
+    # Files that are left out for their ending may have a row: they are not copied, and then are not there.
     try:
         with (tree.root / GROUPS_FILE).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -58,7 +59,8 @@ def _by_file(tree: Tree) -> list[str]:
                 path, group = (row["file"] or ""), (row["group"] or "")
                 if path in groups:
                     raise UserError(f"{GROUPS_FILE} names {shown(path)} twice.")
-                if path not in known:
+                ending = PurePosixPath(path).suffix.lower()
+                if path not in known and (not ending or ending in SUFFIXES):
                     raise UserError(
                         f"{GROUPS_FILE} names {shown(path)}, which is not there. Give paths such as "
                         f"{shown(tree.files[0])}."

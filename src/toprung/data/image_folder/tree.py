@@ -1,7 +1,8 @@
 """List a class-per-folder tree, and refuse at the door what could not be trained on.
 
-Two layouts: `train/CLASS/...` and `test/CLASS/...`, or `CLASS/...` alone, which is split by seed. Folders inside a
-class belong to it. Hidden files and what desktops leave behind are passed over; nothing is opened here.
+Two layouts: `train/CLASS/...` and `test/CLASS/...`, or `CLASS/...` alone, which is split by seed. The parts may also be
+called training and testing, in any case. Folders inside a class belong to it. Hidden files and what desktops leave
+behind are passed over, files without an image's ending are counted; nothing is opened here.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import json
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +24,7 @@ from toprung.errors import UserError
 
 SUFFIXES = frozenset({".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 DROPPINGS = frozenset({"__macosx", "desktop.ini", "thumbs.db"})
-PARTS = ("train", "test")
+PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 GROUPS_FILE = "groups.csv"
 # With `cache.type` symlink, DVC's workspace is made of links to objects of this name.
 DVC_OBJECT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")
@@ -32,7 +35,8 @@ class Tree:
     """The images of a folder, in an order that is the same everywhere: by part, class and path.
 
     `files` are posix paths relative to `root`; `is_test_N` is None where the folder has no train/ and test/.
-    `strangers` are files, and why they are taken for no images, that lie among the images.
+    `strangers` have an image's ending and are no files, with the reason. `left_out` counts the other files in the class
+    folders by ending, `num_unclassified` the images outside of them.
     """
 
     root: Path
@@ -41,6 +45,13 @@ class Tree:
     labels_N: NDArray[np.int64]
     is_test_N: NDArray[np.bool_] | None
     strangers: tuple[tuple[str, str], ...]
+    left_out: Counter[str]
+    num_unclassified: int
+
+    def counts(self, part: Literal["train", "test"] | None = None) -> tuple[int, ...]:
+        """Return the number of images of each class, in a part or in all."""
+        chosen = slice(None) if part is None or self.is_test_N is None else self.is_test_N == (part == "test")
+        return tuple(np.bincount(self.labels_N[chosen], minlength=len(self.classes)).tolist())
 
 
 def shown(file: object) -> str:
@@ -48,34 +59,49 @@ def shown(file: object) -> str:
     return json.dumps(str(file), ensure_ascii=not str(file).isprintable())
 
 
+def counted(endings: Counter[str], *, most: int = 8) -> str:
+    """Return `7,858 .ogg, 952 .txt`: how many files have which ending, most frequent first."""
+    in_order = sorted(endings.items(), key=lambda pair: (-pair[1], pair[0] == "", pair[0]))
+    words = [f"{number:,} {ending or 'without an ending'}" for ending, number in in_order[:most]]
+    if rest := sum(number for _, number in in_order[most:]):
+        words.append(f"{rest:,} others")
+    return ", ".join(words)
+
+
 def list_tree(folder: Path) -> Tree:
     """List the images below `folder`.
 
     Raises:
         UserError: no folder, or one that cannot be listed; fewer than two classes; an empty class; classes that
-            differ by case only, or whose names hold control characters; a class in test/ alone; other folders
-            beside train/ and test/; a link out of the folder, to a folder, or nowhere; a name that is no UTF-8.
+            differ by case only, or whose names hold control characters; a part without class folders; a class in test/
+            alone; other folders beside train/ and test/; a link out of the folder, to a folder, or nowhere; a name that
+            is no UTF-8.
     """
     if not folder.is_dir():
         raise UserError(f"{shown(folder)} is no folder. Give one with a folder of images for each class.")
     root = folder.resolve()
     parts = _parts(root)
-    listed = {part: _classes(root, part) for part in parts or ("",)}
+    listed = {part: _classes(root, name) for part, name in (parts or {"": ""}).items()}
+    _check_parts(root, parts, listed)
     classes = _class_names(root, listed)
     files: list[str] = []
     labels: list[int] = []
     num_train = 0
     strangers: list[tuple[str, str]] = []
+    left_out: Counter[str] = Counter()
     for part, names in listed.items():
         for name in names:
-            images, others = _images(root, PurePosixPath(part, name))
+            of_class = PurePosixPath(parts.get(part, ""), name)
+            images, others, endings = _images(root, of_class)
             if not images:
                 raise UserError(
-                    f"The class {shown(PurePosixPath(part, name))} has no images. Fill it, or remove its folder."
+                    f"The class {shown(of_class)} has no images{f', only {counted(endings)}' if endings else ''}. "
+                    f"Fill it with {', '.join(sorted(SUFFIXES))} files, or remove its folder."
                 )
             files += images
             labels += [classes.index(name)] * len(images)
             strangers += others
+            left_out += endings
         num_train = num_train if part == "test" else len(files)
     return Tree(
         root=root,
@@ -84,24 +110,72 @@ def list_tree(folder: Path) -> Tree:
         labels_N=np.array(labels, dtype=np.int64),
         is_test_N=np.arange(len(files)) >= num_train if parts else None,
         strangers=tuple(strangers),
+        left_out=left_out,
+        num_unclassified=sum(_num_images_in(root, folder) for folder in {"", *parts.values()}),
     )
 
 
-def _parts(root: Path) -> tuple[str, ...]:
-    """("train", "test"), or nothing where the classes lie in the folder itself."""
-    folders = [entry.name for entry in _entries(root, PurePosixPath()) if entry.is_dir()]
-    if not set(PARTS) & set(folders):
-        return ()
-    if missing := [part for part in PARTS if part not in folders]:
+def check_layout(tree: Tree) -> None:
+    """Make sure that the class folders are not parts of the data with the classes inside.
+
+    Raises:
+        UserError: all of them have the same folders, and no images beside these.
+    """
+    first = 0 if tree.is_test_N is None else 1
+    inside: dict[str, set[str]] = {}
+    for file in tree.files:
+        name, *deeper, _ = PurePosixPath(file).parts[first:]
+        inside.setdefault(name, set()).add(deeper[0] if deeper else "")
+    folders = inside[tree.classes[0]]
+    if len(folders) > 1 and "" not in folders and all(each == folders for each in inside.values()):
+        named = [", ".join(map(shown, sorted(names)[:3])) for names in (tree.classes, folders)]
         raise UserError(
-            f"{shown(root)} has no {missing[0]}/ beside its other part. Add it, or give the one folder alone."
+            f"{shown(tree.root)}: which folders are the classes? {named[0]} all have the same folders {named[1]}. "
+            "The inner ones: name the outer ones train/ and test/, or add one of them. The outer ones: add --nested"
         )
-    if others := [name for name in folders if name not in PARTS]:
+
+
+def _parts(root: Path) -> dict[str, str]:
+    """The names of the folders that are "train" and "test"; nothing where the classes lie in the folder itself."""
+    folders = [entry.name for entry in _entries(root, PurePosixPath()) if entry.is_dir()]
+    parts: dict[str, str] = {}
+    for name in folders:
+        if (part := PARTS.get(name.casefold())) is None:
+            continue
+        if part in parts:
+            raise UserError(
+                f"{shown(root)} has both {shown(parts[part])} and {shown(name)}. Put their images together."
+            )
+        parts[part] = name
+    if len(parts) == 1 and _num_images_in(root, *parts.values()):
+        return {}  # a class of that name, such as trains
+    if not parts:
+        return {}
+    if missing := {"train", "test"} - set(parts):
+        raise UserError(
+            f"{shown(root)} has no {missing.pop()}/ beside its other part. Add it, or give the one folder alone."
+        )
+    if others := [name for name in folders if name not in parts.values()]:
         raise UserError(
             f"{shown(root)} has {shown(others[0])} beside train/ and test/. Move its images into train/ "
             "(toprung cuts its own validation images from there), or take it away."
         )
-    return PARTS
+    return {part: parts[part] for part in ("train", "test")}
+
+
+def _check_parts(root: Path, parts: dict[str, str], listed: dict[str, list[str]]) -> None:
+    for part, other in (("train", "test"), ("test", "train")):
+        if parts and not listed[part]:
+            without = f", or leave it out: toprung data add NAME {shown(root / parts[other])}" if listed[other] else ""
+            raise UserError(
+                f"{shown(root / parts[part])} has no class folders, so its images have no labels. "
+                f"Sort them into one folder for each class{without}"
+            )
+
+
+def _num_images_in(root: Path, folder: str) -> int:
+    entries = _entries(root, PurePosixPath(folder))
+    return sum(entry.is_file() and PurePosixPath(entry.name).suffix.lower() in SUFFIXES for entry in entries)
 
 
 def _classes(root: Path, part: str) -> list[str]:
@@ -126,22 +200,23 @@ def _class_names(root: Path, listed: dict[str, list[str]]) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _images(root: Path, folder: PurePosixPath) -> tuple[list[str], list[tuple[str, str]]]:
-    """The images of a class, sorted, and the files among them that are none."""
+def _images(root: Path, folder: PurePosixPath) -> tuple[list[str], list[tuple[str, str]], Counter[str]]:
+    """The images of a class, sorted; what has their endings and is no file; how many others have which ending."""
     images, strangers, waiting = [], [], [folder]
+    endings: Counter[str] = Counter()
     while waiting:
         inside = waiting.pop()
         for entry in _entries(root, inside):
             path = inside / entry.name
             if entry.is_dir():
                 waiting.append(path)
+            elif path.suffix.lower() not in SUFFIXES:
+                endings[path.suffix.lower()] += 1
             elif not entry.is_file():
                 strangers.append((str(path), "is no regular file"))
-            elif path.suffix.lower() not in SUFFIXES:
-                strangers.append((str(path), "is no image by its name"))
             else:
                 images.append(str(path))
-    return sorted(images), sorted(strangers)
+    return sorted(images), sorted(strangers), endings
 
 
 def _entries(root: Path, folder: PurePosixPath) -> Iterator[os.DirEntry[str]]:

@@ -69,9 +69,7 @@ def prepare_folder(
     """
     chosen = settings or FolderSettings()
     check_replaceable(out)
-    tree = list_tree(folder)
-    check_settings(tree, chosen)
-    groups_N = group_numbers(tree, pattern=chosen.group_pattern)
+    tree, groups_N = look_at(folder, chosen)
     target = _target(tree, chosen)
     chunks = chunked.chunks_of(tree, target)
     aside = out.parent / f".{out.name}.chunks"
@@ -99,6 +97,48 @@ def prepare_folder(
         )
     shutil.rmtree(aside, ignore_errors=True)
     return card
+
+
+def look_at(folder: Path, settings: FolderSettings) -> tuple[Tree, NDArray[np.int64] | None]:
+    """List a folder of images as it will be prepared: its tree, and the group of each image if it has groups.
+
+    Raises:
+        UserError: it could not be prepared even if every file was readable.
+    """
+    tree = list_tree(folder)
+    check_settings(tree, settings)
+    groups_N = group_numbers(tree, pattern=settings.group_pattern)
+    _kept(tree, [""] * len(tree.files), groups_N, settings, num_channels=1)
+    return tree, groups_N
+
+
+def check_same_size(tree: Tree) -> None:
+    """Make sure that all images are of one size, by their headers; a file without a readable one is passed over.
+
+    Raises:
+        UserError: they are not.
+    """
+    from toprung.data.image_folder.decode import Unreadable, size_of
+
+    first: tuple[int, int] | None = None
+    others = []
+    for file in tree.files:
+        try:
+            size = size_of(tree.root / file)
+        except Unreadable:
+            continue  # preparing names such files, and can leave them out
+        first = first or size
+        if size != first:
+            others.append(file)
+    if first and others:
+        raise _several_sizes(first, others)
+
+
+def _several_sizes(first: tuple[int, int], others: list[str]) -> UserError:
+    return UserError(
+        f"The images are not all of one size: the first is {first[0]} x {first[1]}, {len(others)} are not, such as "
+        f"{shown(others[0])}. Give a size for all, such as --size 32."
+    )
 
 
 def check_settings(tree: Tree, settings: FolderSettings) -> None:
@@ -142,11 +182,7 @@ def _check_readable(
 
     others = [file for file, why in unreadable if why.startswith(ANOTHER_SIZE)]
     if others:
-        height, width = target.size
-        raise UserError(
-            f"The images are not all of one size: the first is {height} x {width}, {len(others)} are not, such as "
-            f"{shown(others[0])}. Give a size for all, such as --size 32."
-        )
+        raise _several_sizes(target.size, others)
     if unreadable and not settings.skip_bad:
         named = "; ".join(f"{shown(file)} {why}" for file, why in unreadable[:NUM_NAMED])
         more = f"; and {len(unreadable) - NUM_NAMED} more" if len(unreadable) > NUM_NAMED else ""
