@@ -13,12 +13,17 @@ PIP_AUDIT_VERSION = 2.10.1
 SCAFFOLDED = src/toprung/scaffold/workbench/github/workflows/*.yml
 WORKFLOWS = .github/workflows/*.yml $(SCAFFOLDED)
 
+# The slow tests that continuous integration runs.
+GUARDS = tests/sweep/test_resume.py tests/cluster/test_two_nodes.py \
+  "tests/data/remotes/test_round_trip.py::test_what_was_pushed_comes_back_into_an_empty_cache" \
+  tests/test_workflows.py
+
 # Set-up is keyed by content, not by time: what is installed is written into the names of two empty files.
 LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < $(LOCK)))
 ENGINE := $(VENV)/.engine-$(firstword $(shell (pwd && cat pyproject.toml) | cksum))
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test test-slow test-lowest test-newest chaos lint docs bench lock audit check-data build check-wheel release-notes release-page clean
+.PHONY: help install sweep test test-guards test-slow test-lowest test-newest chaos lint docs bench lock audit check-data build check-wheel release-notes release-page clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -33,8 +38,12 @@ sweep: install  ## sweep the digits: prepare the data, search, export the best m
 test: install  ## run the tests (all but the slow ones), two files at a time
 	@"$(BIN)/python" -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
-test-slow: install  ## run the slow tests
-	@"$(BIN)/python" -m pytest -m slow
+test-slow: install  ## run the slow tests, two files at a time, with a table of what each file took (hours)
+	@"$(BIN)/python" -m pytest -m "slow and not cluster" --numprocesses 2 --dist loadfile --durations 40
+	@"$(BIN)/python" -m pytest -m "slow and cluster" --durations 40
+
+test-guards: install  ## run the slow tests that guard most: resume, two nodes, the pull request's mini-sweep, a remote
+	@"$(BIN)/python" -m pytest $(GUARDS)
 
 test-lowest: build/lowest.lock  ## run the tests with the lowest versions that pyproject.toml allows
 	@$(MAKE) test LOCK=build/lowest.lock VENV=build/lowest

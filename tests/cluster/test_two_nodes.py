@@ -4,7 +4,7 @@ import pytest
 
 from toprung.cluster import sent_code
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ from pathlib import Path
 from toprung.doctor import quick
 from toprung.doctor.examination import attached
 
+pytestmark = pytest.mark.slow
+
 code, other, storage, address, pid = sys.argv[1:]
 with attached(address, code=Path(code)):
     found = quick(code=Path(other), storage=storage, image_bytes=10**12, mapped=Path("/no/such/folder"))

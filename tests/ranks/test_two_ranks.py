@@ -12,6 +12,8 @@ from tests.ranks.two_ranks import NUM_EPOCHS, PROJECT, TRAINERS, noisy, train
 from toprung import vision
 from toprung.directory import LAST_FILE, WEIGHTS_FILE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):

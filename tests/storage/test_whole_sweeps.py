@@ -12,7 +12,7 @@ from toprung import catalog, ledger
 from toprung.directory import LAST_FILE, SweepDirectory
 from toprung.storage import open_storage
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 def _losers(made):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+import filelock
 import mlflow
 import psutil
 import pytest
@@ -21,6 +22,9 @@ import pytest
 from tests.marked import processes_marked
 from tests.servers import Postgres, TrackingServer
 from toprung import data
+
+# Fixtures of single files that run sweeps of their own, or start servers: what uses them is slow.
+SLOW_FIXTURES = {"confirmed", "interrupted", "killed", "pair", "reached", "recorded", "refit", "swept", "team"}
 
 PROJECT = Path(__file__).parent.parent.parent
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200")
@@ -85,6 +89,12 @@ def sweep():
         asha=Asha(max_epochs=2, grace_epochs=2),
     )
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent and SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
 
 
 @dataclass
@@ -261,19 +271,43 @@ def sweep_of(toprung):
 
 
 @pytest.fixture(scope="session")
-def finished(bench, toprung, sweep_of, tmp_path_factory) -> Swept:
-    """One whole sweep of all training images of digits, that went well."""
-    storage = tmp_path_factory.mktemp("finished")
-    settings = [f"storage={storage}", "max_train=null", "constants.width=8", "constants.depth=2"]
-    flags = [word for setting in settings for word in ("--set", setting)]
-    return sweep_of(toprung("sweep", "tune.smoke", *flags, "--name", "well", folder=bench), storage)
+def shared_sweep(bench, toprung, sweep_of, tmp_path_factory):
+    """Runs a sweep once for the whole session, in whichever of pytest-xdist's processes asks first."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-sweeps"
+
+    def run(name: str, *arguments: str) -> Swept:
+        storage = root / name
+        record = root / f"{name}.json"
+        root.mkdir(exist_ok=True)
+        with filelock.FileLock(root / f"{name}.lock"):
+            if not record.exists():
+                command = toprung("sweep", *arguments, "--set", f"storage={storage}", folder=bench)
+                swept = sweep_of(command, storage)
+                told = {"code": command.code, "stdout": command.stdout, "stderr": command.stderr, "mark": command.mark}
+                content = {"folder": str(bench), "shown": swept.shown, "uri": swept.uri, **told}
+                record.write_text(json.dumps(content), encoding="utf-8")
+        told = json.loads(record.read_text(encoding="utf-8"))
+        process = SimpleNamespace(returncode=told["code"])
+        command = Command(Path(told["folder"]), process, told["mark"], told["stdout"], told["stderr"])
+        return Swept(command, storage, told["shown"], told["uri"])
+
+    return run
 
 
 @pytest.fixture(scope="session")
-def faulty(bench, toprung, sweep_of, tmp_path_factory) -> Swept:
+def finished(shared_sweep) -> Swept:
+    """One whole sweep of all training images of digits, that went well."""
+    settings = ["max_train=null", "constants.width=8", "constants.depth=2"]
+    return shared_sweep(
+        "finished", "tune.smoke", *(word for setting in settings for word in ("--set", setting)), "--name", "well"
+    )
+
+
+@pytest.fixture(scope="session")
+def faulty(shared_sweep) -> Swept:
     """One sweep whose trials fail in every way there is, but for some that do not."""
-    storage = tmp_path_factory.mktemp("faulty")
-    return sweep_of(toprung("sweep", "tune.faults", "--set", f"storage={storage}", folder=bench), storage)
+    return shared_sweep("faulty", "tune.faults")
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from toprung.sweep.process import stop_signals
 MIXED_TRAINER = """
 from trainers import convnet
 
+pytestmark = pytest.mark.slow
+
 DEFAULTS = {"long": 0}
 
 

@@ -18,6 +18,8 @@ from toprung.study_storage import storage_for_reading
 RECIPE = """
 from toprung.spec import Asha, Data, Search, Sweep
 
+pytestmark = pytest.mark.slow
+
 
 def sweep():
     return Sweep(

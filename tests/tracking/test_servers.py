@@ -13,6 +13,8 @@ from mlflow.exceptions import MlflowException
 
 from tests.servers import LOOPBACK, FaultyProxy, Postgres, TrackingServer, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def asks_once(monkeypatch):

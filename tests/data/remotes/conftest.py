@@ -17,6 +17,14 @@ def _require(*modules: str) -> None:
             pytest.skip(f"needs the package {module}: pip install -r requirements.lock")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A remote that is a server is slow; a folder stands for all of them in `make test`."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if item.path.parent == Path(__file__).parent and parameters.get("place", "local") != "local":
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.data.remotes.projects import make_project
