@@ -171,7 +171,7 @@ def _installed(names: set[str], project: Path) -> set[str]:
         return set()
     with tempfile.TemporaryDirectory(prefix="toprung-import-") as folder:
         ran = subprocess.run(
-            [sys.executable, "-c", WHERE, *modules],
+            [sys.executable, "-P", "-c", WHERE, *modules],
             cwd=folder,
             capture_output=True,
             encoding="utf-8",
