@@ -124,8 +124,8 @@ if __name__ == "__main__":
     options = parser.parse_args()
     data = figures.load("fashion_mnist", max_train=20 * BATCH_SIZE, max_val=None)
     with tempfile.TemporaryDirectory() as folder:
-        here = session.Session(data=data, folder=Path(folder), report=lambda _: None, num_threads=1)
-        with session.opened(here):
+        here = session.Session(data=data, folder=Path(folder), on_report=lambda _: None, num_threads=1)
+        with session.open_session(here):
             data_side = measure_data_side(data.train, rounds=options.rounds)
             epochs = measure_epochs(data.train, data.card, rounds=options.rounds)
     figures.write(options.json, {"data_side": data_side, "epochs": epochs})

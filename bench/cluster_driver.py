@@ -35,7 +35,7 @@ def many(folder, options):
     with raylets([2], log=project / "reports.log") as cluster:
         watched = instant(project, cluster, options.many, keep=True)
     heard, cpu = zip(*watched.looks, strict=True)
-    marks = [next(place for place, n in enumerate(heard) if n >= tenth / 10 * heard[-1]) for tenth in range(11)]
+    marks = [next(index for index, n in enumerate(heard) if n >= tenth / 10 * heard[-1]) for tenth in range(11)]
     tenths = {}
     for first, last in itertools.pairwise(marks):
         trials = max(1, heard[last] - heard[first])
@@ -75,11 +75,11 @@ def left_behind(storage):
     from toprung.analysis.ranking import brief
 
     files = [path for path in storage.rglob("*") if path.is_file()]
-    found = {"files": len(files), "megabytes": sum(path.stat().st_size for path in files) / 1e6}
-    found["megabytes of ledger"] = sum(path.stat().st_size for path in storage.glob("*/ledger.log")) / 1e6
-    found["listing them, CPU seconds"] = figures.cpu_seconds(lambda: list(map(brief, catalog.every(storage))))
+    by_name = {"files": len(files), "megabytes": sum(path.stat().st_size for path in files) / 1e6}
+    by_name["megabytes of ledger"] = sum(path.stat().st_size for path in storage.glob("*/ledger.log")) / 1e6
+    by_name["listing them, CPU seconds"] = figures.cpu_seconds(lambda: list(map(brief, catalog.list_sweeps(storage))))
     shutil.rmtree(storage)
-    return found
+    return by_name
 
 
 def instant(project, cluster, trials, *, keep=False):

@@ -43,11 +43,11 @@ def workers(folder, options):
         command += [str(word) for word in (project, options.data, options.images, options.trials, EPOCHS)]
         environment = {**os.environ, "TOPRUNG_BENCH_LOG": str(bare), "OMP_NUM_THREADS": "1"}
         subprocess.run(command, cwd=project, env=environment, check=True)
-        ways["torchrun"] = throughput(bare, started, images=options.images, num_ranks=2)
+        ways["torchrun"] = throughput(bare, started, images=options.images, world_size=2)
         os.environ["TOPRUNG_BENCH_LOG"] = str(log)
         started = time.time()
         toprung(project, "sweep", "tune.overhead", *flags(*settings))
-        ways["toprung, two workers a trial"] = throughput(log, started, images=options.images, num_ranks=2)
+        ways["toprung, two workers a trial"] = throughput(log, started, images=options.images, world_size=2)
         rounds.append(ways)
         print(f"run {number + 1}: {json.dumps(ways)}", flush=True)
     return rounds
@@ -108,14 +108,14 @@ def flags(*settings):
     return [word for setting in settings for word in ("--set", setting)]
 
 
-def throughput(log, started, *, images, num_ranks=1):
+def throughput(log, started, *, images, world_size=1):
     """What the clocks in the trainers say, over two cores; of several workers of a trial each writes its own lines."""
     epochs = lines_of(log)
-    first, last = min(each["began"] for each in epochs), max(each["ended"] for each in epochs)
+    first, last = min(epoch["began"] for epoch in epochs), max(epoch["ended"] for epoch in epochs)
     return {
-        "training share": sum(each["cpu"] for each in epochs) / (2 * (last - first)),
-        "images a second": images * len(epochs) / num_ranks / (last - first),
-        "images a CPU second in the loops": images * len(epochs) / num_ranks / sum(each["cpu"] for each in epochs),
+        "training share": sum(epoch["cpu"] for epoch in epochs) / (2 * (last - first)),
+        "images a second": images * len(epochs) / world_size / (last - first),
+        "images a CPU second in the loops": images * len(epochs) / world_size / sum(epoch["cpu"] for epoch in epochs),
         "seconds to the first step": first - started,
     }
 

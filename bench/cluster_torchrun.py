@@ -34,10 +34,12 @@ def main():
     everything = session.TrialData(train, val, data.open_prepared(dataset, root=root).card)
     config = {**measured.DEFAULTS, **CONFIGURATION, "num_epochs": num_epochs}
     with tempfile.TemporaryDirectory() as folder:
-        alone = session.Session(data=everything, folder=Path(folder), report=lambda metrics: None)
+        alone = session.Session(data=everything, folder=Path(folder), on_report=lambda metrics: None)
         for _ in range(num_trainings):
             trial = time.time_ns()
-            with session.opened(alone):  # for its part of the data, its device and DDP: nothing is reported or saved
+            with session.open_session(
+                alone
+            ):  # for its part of the data, its device and DDP: nothing is reported or saved
                 images = session.dataset()
                 model = session.prepare(measured.build(config, images.card))
                 optimizer, schedule, augment = measured.parts(config, model, images.train, images.card)

@@ -140,7 +140,7 @@ if __name__ == "__main__":
     preparing = measure_preparing({"fashion_mnist": options.fashion, "digits": options.digits}, rounds=options.rounds)
     images = figures.load("fashion_mnist", max_train=20 * BATCH_SIZE, max_val=None)
     with tempfile.TemporaryDirectory() as folder:
-        here = session.Session(data=images, folder=Path(folder), report=lambda _: None, num_threads=1)
-        with session.opened(here):
+        here = session.Session(data=images, folder=Path(folder), on_report=lambda _: None, num_threads=1)
+        with session.open_session(here):
             share = measure_share(images.train, images.card, rounds=options.share_rounds)
     figures.write(options.json, {"preparing": preparing, "share": share})

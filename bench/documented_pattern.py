@@ -40,9 +40,9 @@ def train_loop_per_worker(config):
         ray.train.report(dict(run.progress.last_report))
 
     images = figures.load("digits", max_train=800, max_val=288)
-    one = session.Session(data=images, folder=Path(tempfile.mkdtemp()), report=lambda _: None, num_threads=1)
+    one = session.Session(data=images, folder=Path(tempfile.mkdtemp()), on_report=lambda _: None, num_threads=1)
     convnet.train_one_epoch, session.report = watched, report
-    with session.opened(one):
+    with session.open_session(one):
         convnet.train_loop_per_worker({**convnet.DEFAULTS, **SETTINGS, "lr": config["lr"]})
 
 
@@ -84,11 +84,11 @@ def main():
         started = time.time()
 
         def give_up():
-            print(f"hung: given up after {options.seconds:g} s", flush=True)
+            print(f"hung: given up after {options.modified_at:g} s", flush=True)
             tell(log, started=started)
             os._exit(1)
 
-        timer = threading.Timer(options.seconds, give_up)
+        timer = threading.Timer(options.modified_at, give_up)
         timer.daemon = True
         timer.start()
         ray_tune.Tuner(
@@ -121,7 +121,7 @@ def tell(log, *, started):
         first = f"first step {min(steps) - each['controller']:.1f} s later" if steps else "no step"
         print(f"{each['trial']}: controller at {each['controller'] - started:.1f} s, {first}, {len(steps)} epochs")
     states = [group["state"] for group in ray.util.placement_group_table().values()]
-    print(f"placement groups: {', '.join(f'{states.count(each)} {each}' for each in sorted(set(states)))}")
+    print(f"placement groups: {', '.join(f'{states.count(state)} {state}' for state in sorted(set(states)))}")
 
 
 if __name__ == "__main__":

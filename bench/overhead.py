@@ -153,11 +153,11 @@ def bare_worker(queue, project: str, wanted: dict, log: str) -> None:
     val = vision.ImageSplit(tensors["val_images"], tensors["val_labels"])
     card = data.open_prepared(wanted["name"], root=root).card
     images = session.TrialData(train, val, card)
-    alone = session.Session(data=images, folder=Path(log).parent, report=lambda metrics: None)
+    alone = session.Session(data=images, folder=Path(log).parent, on_report=lambda metrics: None)
     while (job := queue.get()) is not None:
         config, num_epochs = {**measured.DEFAULTS, **job[0]}, job[1]
         trial = time.time_ns()
-        with session.opened(alone):  # for its device and seed: nothing is reported or saved
+        with session.open_session(alone):  # for its device and seed: nothing is reported or saved
             model = session.prepare(measured.build(config, card))
             optimizer, schedule, augment = measured.parts(config, model, train, card)
             for _ in range(num_epochs):
@@ -179,15 +179,15 @@ def from_log(log: Path, started: float) -> dict[str, float]:
 
 def gaps(epochs: list[dict]) -> list[float]:
     """Seconds between a trial's last evaluation and the next trial's first step, in each process."""
-    found = []
+    gaps = []
     for pid in {epoch["pid"] for epoch in epochs}:
         own = sorted((epoch for epoch in epochs if epoch["pid"] == pid), key=lambda epoch: epoch["began"])
-        found += [
+        gaps += [
             after["began"] - before["ended"]
             for before, after in itertools.pairwise(own)
             if after["trial"] != before["trial"]
         ]
-    return found
+    return gaps
 
 
 def peak_memory(pid: int, *, until, own: bool = True) -> float:

@@ -59,8 +59,8 @@ def raylets(num_cpus, *, log, dashboard=False):
     os.environ["TOPRUNG_BENCH_LOG"] = str(log)
     cluster = Raylets(folder, dashboard=dashboard)
     try:
-        for each in num_cpus:
-            cluster.start(each)
+        for num_cpu in num_cpus:
+            cluster.start(num_cpu)
         yield cluster
     finally:
         cluster.end()

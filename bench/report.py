@@ -28,7 +28,7 @@ from toprung import catalog, ledger
 from toprung.ledger import End
 from toprung.search.scheduler import RungScheduler
 from toprung.spec import Asha, Stop, Sweep
-from toprung.study_storage import storage_for_writing, together
+from toprung.study_storage import batched_writes, storage_for_writing
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # for the search space, which is not installed
@@ -52,16 +52,19 @@ def simulate(root, num_trials, *, max_epochs=27):
         asha=Asha(max_epochs=max_epochs, audit_fraction=0.1),
         stop=Stop(cpu_price_per_hour=0.05),
     )
-    made = catalog.create(root, sweep, name=None, now=datetime.now())
-    made.write(made.lineage_file, LINEAGE)
-    made.write(made.status_file, {"status": "finished", "reason": None, "seconds": 1.0})
-    storage, noise, scheduler = storage_for_writing(made), random.Random(0), RungScheduler(sweep)
+    sweep_dir = catalog.create_sweep(root, sweep, name=None, now=datetime.now())
+    sweep_dir.write(sweep_dir.lineage_file, LINEAGE)
+    sweep_dir.write(sweep_dir.status_file, {"status": "finished", "reason": None, "seconds": 1.0})
+    storage, noise, scheduler = storage_for_writing(sweep_dir), random.Random(0), RungScheduler(sweep)
     study = optuna.create_study(
-        study_name=made.sweep_id, storage=storage, direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)
+        study_name=sweep_dir.sweep_id,
+        storage=storage,
+        direction="maximize",
+        sampler=optuna.samplers.RandomSampler(seed=0),
     )
     clock = ledger.now_ms()
-    with together(storage):
-        ledger.write_life(study, verb="sweep")
+    with batched_writes(storage):
+        ledger.write_driver_run(study, command="sweep")
         for number in range(num_trials):
             trial, shown = study.ask(), SimpleNamespace(trial_id=f"{number:08x}")
             space(trial)
@@ -69,7 +72,7 @@ def simulate(root, num_trials, *, max_epochs=27):
             config["num_epochs"] = max_epochs
             ledger.write_start(trial, trial_id=shown.trial_id, config=config, is_default=number == 0)
             scheduler.on_trial_add(None, shown)
-            scheduler.draw(shown.trial_id, number=number)
+            scheduler.sample_for_audit(shown.trial_id, number=number)
             best = 0.0
             end = End("finished")
             for epoch in range(1, max_epochs + 1):
@@ -83,7 +86,7 @@ def simulate(root, num_trials, *, max_epochs=27):
                 )
                 audited = scheduler.audited.get(shown.trial_id)
                 if audited is not None and audited.rung == epoch:
-                    ledger.write_audited(trial, audited)
+                    ledger.write_audit_entry(trial, audited)
                 if action == "STOP":
                     stop = scheduler.stops.get(shown.trial_id)
                     end = End("finished") if stop is None else End("stopped", rung=stop.rung, cause="ASHA")
@@ -93,7 +96,7 @@ def simulate(root, num_trials, *, max_epochs=27):
                 study.tell(trial, best)
             else:
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    return made
+    return sweep_dir
 
 
 def _accuracy(config, epoch, noise):
@@ -128,9 +131,9 @@ def main():
     print(f"{'trials':>8}{'epochs':>10}{'seconds':>10}{'CPU s':>10}{'MB':>8}")
     for num_trials in arguments.trials or [200, 5000]:
         with tempfile.TemporaryDirectory() as folder:
-            made = simulate(Path(folder), num_trials)
-            epochs = sum(len(trial.epochs_by_number) for trial in ledger.read(made))
-            seconds, cpu, size = report(made, profile=arguments.profile)
+            sweep_dir = simulate(Path(folder), num_trials)
+            epochs = sum(len(trial.epochs_by_number) for trial in ledger.read(sweep_dir))
+            seconds, cpu, size = report(sweep_dir, profile=arguments.profile)
             print(f"{num_trials:>8}{epochs:>10}{seconds:>10.1f}{cpu:>10.1f}{size / 1e6:>8.1f}", flush=True)
 
 

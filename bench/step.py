@@ -120,8 +120,8 @@ if __name__ == "__main__":
     options = parser.parse_args()
     images = figures.load("fashion_mnist", max_train=10_000, max_val=5_000)
     with tempfile.TemporaryDirectory() as folder:
-        here = session.Session(data=images, folder=Path(folder), report=lambda _: None, num_threads=1)
-        with session.opened(here):
+        here = session.Session(data=images, folder=Path(folder), on_report=lambda _: None, num_threads=1)
+        with session.open_session(here):
             speed = measure_speed(images, rounds=options.rounds)
             accuracy = measure_accuracy(images, seeds=options.seeds)
     figures.write(options.json, {"speed": speed, "accuracy": accuracy})

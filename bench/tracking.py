@@ -79,7 +79,7 @@ def arguments():
 
 def count_requests(server, project, options):
     """Requests a report and a trial by method and path, of each lane that tracks."""
-    n, found = options.request_trials, {}
+    n, count_requests = options.request_trials, {}
     for lane in (CALLBACK, TOPRUNG):
         taken = {}
         lanes.run(lane, Size(1), project=project, startup=10, uri=server.uri)  # the experiment, made once
@@ -94,14 +94,14 @@ def count_requests(server, project, options):
         totals = {
             f"{size.trials} trials of {size.reports} reports": sum(counts.values()) for size, counts in taken.items()
         }
-        found[lane.name] = {"a report": report, "a trial": trial, "in all": totals}
-    return found
+        count_requests[lane.name] = {"a report": report, "a trial": trial, "in all": totals}
+    return count_requests
 
 
-def print_requests(found):
+def print_requests(result):
     print(f"\nRequests to an MLflow server (goal: {GOAL_REQUESTS} a report)")
     print(f"  {'':50}{'a report':>10}{'a trial':>10}")
-    for name, counts in found.items():
+    for name, counts in result.items():
         rows = {kind: (counts["a report"][kind], counts["a trial"][kind]) for kind in counts["a report"]}
         total = [sum(column) for column in zip(*rows.values(), strict=True)]
         for label, (report, trial) in {name: total, **{f"  {kind}": row for kind, row in rows.items()}}.items():

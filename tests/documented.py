@@ -40,15 +40,15 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     """Every fenced block of a page, in order."""
-    found, before = [], ""
+    blocks, before = [], ""
     for token in MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8")):
         if token.type == "fence":
             language = token.info.partition(" ")[0]
             title = TITLE.search(token.info)
             line = (token.map or [0])[0] + 1
-            found.append(Block(line, language, token.content, before == RUNNABLE, title and title[1]))
+            blocks.append(Block(line, language, token.content, before == RUNNABLE, title and title[1]))
         before = token.content.strip() if token.type == "html_block" else ""
-    return found
+    return blocks
 
 
 def script(page: Path) -> str:

@@ -5,11 +5,11 @@ import psutil
 
 def processes_marked(mark: str) -> list[psutil.Process]:
     """Every living process whose environment has `TEST_MARK` set to that mark."""
-    found = []
+    result = []
     for process in psutil.process_iter():
         try:
             if process.environ().get("TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                result.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return result

@@ -142,8 +142,8 @@ class Postgres:
 
 def _postgres_binaries() -> Path | None:
     """Debian keeps them off PATH, in a folder for each major version: the newest."""
-    if found := shutil.which("initdb"):
-        return Path(found).resolve().parent
+    if result := shutil.which("initdb"):
+        return Path(result).resolve().parent
     folders = [file.parent for file in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     return max(folders, key=lambda folder: float(folder.parent.name), default=None)
 

@@ -3,7 +3,7 @@
 import torch
 
 from toprung import vision
-from toprung.data import Card
+from toprung.data import DatasetCard
 from toprung.session import TrialData
 
 
@@ -21,7 +21,7 @@ def stripes(*, num_train: int, num_val: int, noise: int, brightness: int) -> Tri
     images_NCHW = torch.randint(0, noise, (len(labels_N), 1, 8, 8), dtype=torch.uint8, generator=generator)
     for label in range(3):
         images_NCHW[labels_N == label, :, 2 * label + 1] += brightness
-    card = Card(
+    card = DatasetCard(
         name="stripes",
         classes=("high", "middle", "low"),
         image_shape=(1, 8, 8),

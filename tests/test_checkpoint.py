@@ -17,7 +17,7 @@ def _model():
 
 def _save(folder):
     save_last(folder, model=_model(), optimizer=None, schedule=None, progress=Progress(epochs=1))
-    save_best(folder, model=_model(), about={"epoch": 1})
+    save_best(folder, model=_model(), meta={"epoch": 1})
 
 
 def test_a_trial_waits_for_storage_that_is_away_and_then_saves(tmp_path):
@@ -36,7 +36,7 @@ def test_a_trial_waits_for_storage_that_is_away_and_then_saves(tmp_path):
 
 
 def test_it_does_not_wait_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(checkpoint, "RETRY_SECONDS", 0)
     with pytest.raises(FileNotFoundError):
         _save(tmp_path / "never")
 

@@ -2,29 +2,31 @@
 
 import json
 from datetime import datetime
+from importlib import metadata
 
 import pytest
 
 from toprung import catalog, directory, ledger
-from toprung.analysis.ranking import brief, summary
+from toprung.analysis.ranking import brief, sweep_summary
 from toprung.directory import Failure, SweepDirectory
 from toprung.errors import UserError
 from toprung.spec import Sweep
+from toprung.sweep.upkeep import orphaned_sweeps
 
 NOW = datetime(2026, 11, 23, 14, 12, 7)
 SWEEP = Sweep(name="digits", trainer="trainers.convnet", space="search_spaces.convnet")
 
 
 def _create(root, *, name=None, now=NOW):
-    return catalog.create(root, SWEEP, name=name, now=now)
+    return catalog.create_sweep(root, SWEEP, name=name, now=now)
 
 
 def test_ids_made_in_one_second_are_unique_and_the_newest_is_listed_first(tmp_path):
-    made = [_create(tmp_path) for _ in range(12)]
-    ids = [each.sweep_id for each in made]
+    sweep_dir = [_create(tmp_path) for _ in range(12)]
+    ids = [sweep_dir.sweep_id for sweep_dir in sweep_dir]
     assert ids[:2] == ["digits-20261123-141207", "digits-20261123-141207-2"]
     assert len(set(ids)) == 12
-    assert [each.sweep_id for each in catalog.every(tmp_path)] == ids[::-1]
+    assert [sweep_dir.sweep_id for sweep_dir in catalog.list_sweeps(tmp_path)] == ids[::-1]
 
 
 def test_ids_of_one_recipe_sort_by_time(tmp_path):
@@ -35,17 +37,39 @@ def test_ids_of_one_recipe_sort_by_time(tmp_path):
 
 def test_the_spec_is_read_back_as_it_was_given(tmp_path):
     sweep = SWEEP.model_copy(update={"num_trials": 3, "constants": {"lr": 0.5}})
-    made = catalog.create(tmp_path, sweep, name="first", now=NOW)
-    again = SweepDirectory(made.path)
+    sweep_dir = catalog.create_sweep(tmp_path, sweep, name="first", now=NOW)
+    again = SweepDirectory(sweep_dir.path)
     assert again.spec() == sweep
-    assert catalog.name_of(again) == "first"
+    assert catalog.read_name(again) == "first"
+
+
+def test_a_sweep_of_an_older_format_is_met_with_one_line(tmp_path):
+    sweep_dir = _create(tmp_path)
+    content = sweep_dir.read(sweep_dir.spec_file)
+    sweep_dir.write(sweep_dir.spec_file, {name: content[name] for name in ("name", "recipe", "settings", "spec")})
+    sweep_dir.write(sweep_dir.status_file, {"status": "running"})
+    with pytest.raises(UserError) as caught:
+        sweep_dir.spec()
+    version = metadata.version("toprung")
+    assert str(caught.value) == (
+        f"{sweep_dir.sweep_id} was made by toprung 0.1.0 in format 1; this version, {version}, reads format "
+        f"{content['format']}. "
+        "Use the version that made it, or start a new sweep: toprung sweep RECIPE"
+    )
+    assert brief(sweep_dir)["reason"] == str(caught.value)
+    assert not [*orphaned_sweeps(tmp_path)]  # its keys are not read as today's
+    sweep_dir.write(
+        sweep_dir.spec_file, {**content, "format": content["format"] + 1, "toprung": "9.0.0", "recipe": "tune.mine"}
+    )
+    with pytest.raises(UserError, match=r"was made by toprung 9\.0\.0 in format .*: toprung sweep tune\.mine$"):
+        sweep_dir.spec()
 
 
 def test_a_sweep_is_found_by_its_id_and_by_its_name(tmp_path):
     first, second = _create(tmp_path, name="first"), _create(tmp_path)
-    assert catalog.find(tmp_path, first.sweep_id) == first
-    assert catalog.find(tmp_path, "first") == first
-    assert catalog.find(tmp_path, second.sweep_id) == second
+    assert catalog.find_sweep(tmp_path, first.sweep_id) == first
+    assert catalog.find_sweep(tmp_path, "first") == first
+    assert catalog.find_sweep(tmp_path, second.sweep_id) == second
 
 
 def test_a_name_that_is_taken_is_refused_and_nothing_is_made(tmp_path):
@@ -59,10 +83,10 @@ def test_a_name_that_is_taken_is_refused_and_nothing_is_made(tmp_path):
 
 def test_a_sweep_that_is_not_there_names_the_newest_ones(tmp_path):
     with pytest.raises(UserError, match=r"Newest here: none yet\. Type: toprung list"):
-        catalog.find(tmp_path / "nowhere", "some")
-    made = _create(tmp_path)
-    with pytest.raises(UserError, match=rf'^No sweep "some" in .*Newest here: {made.sweep_id}\.'):
-        catalog.find(tmp_path, "some")
+        catalog.find_sweep(tmp_path / "nowhere", "some")
+    sweep_dir = _create(tmp_path)
+    with pytest.raises(UserError, match=rf'^No sweep "some" in .*Newest here: {sweep_dir.sweep_id}\.'):
+        catalog.find_sweep(tmp_path, "some")
 
 
 def test_a_root_that_cannot_be_written_is_named_and_left_alone(tmp_path):
@@ -91,34 +115,35 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
 
 @pytest.mark.parametrize("content", ["", '{"name": null, "sp', "[1, 2]", "\udcff"])
 def test_a_half_written_spec_gets_one_line_that_names_the_file(tmp_path, content):
-    made = _create(tmp_path)
-    made.spec_file.write_text(content, errors="surrogateescape")
+    sweep_dir = _create(tmp_path)
+    sweep_dir.spec_file.write_text(content, errors="surrogateescape")
     with pytest.raises(UserError) as caught:
-        made.spec()
-    assert str(made.spec_file) in str(caught.value)
+        sweep_dir.spec()
+    assert str(sweep_dir.spec_file) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_spec_changed_by_hand_gets_one_line_that_names_file_and_field(tmp_path):
-    made = _create(tmp_path)
-    content = json.loads(made.spec_file.read_text())
+    sweep_dir = _create(tmp_path)
+    content = json.loads(sweep_dir.spec_file.read_text())
     content["spec"]["num_trials"] = 0
-    made.spec_file.write_text(json.dumps(content))
+    sweep_dir.spec_file.write_text(json.dumps(content))
     with pytest.raises(UserError) as caught:
-        made.spec()
+        sweep_dir.spec()
     assert str(caught.value) == (
-        f"{made.spec_file} is not a sweep's spec: num_trials cannot be 0: Input should be greater than or equal to 1."
+        f"{sweep_dir.spec_file} is not a sweep's spec: num_trials cannot be 0: Input should be greater than "
+        "or equal to 1."
     )
 
 
 def test_a_broken_sweep_hides_no_other_one(tmp_path):
     broken, whole = _create(tmp_path), _create(tmp_path, name="whole")
     broken.spec_file.write_text('{"name": "bro')
-    assert catalog.find(tmp_path, "whole") == whole
-    assert catalog.find(tmp_path, whole.sweep_id) == whole
-    assert catalog.find(tmp_path, broken.sweep_id) == broken
+    assert catalog.find_sweep(tmp_path, "whole") == whole
+    assert catalog.find_sweep(tmp_path, whole.sweep_id) == whole
+    assert catalog.find_sweep(tmp_path, broken.sweep_id) == broken
     assert _create(tmp_path, name="another").path.is_dir()
-    by_id = {line["sweep_id"]: line for line in map(brief, catalog.every(tmp_path))}
+    by_id = {line["sweep_id"]: line for line in map(brief, catalog.list_sweeps(tmp_path))}
     assert by_id[broken.sweep_id]["status"] == "unreadable"
     assert str(broken.spec_file) in by_id[broken.sweep_id]["reason"]
     assert by_id[whole.sweep_id]["status"] == "unknown"
@@ -126,30 +151,30 @@ def test_a_broken_sweep_hides_no_other_one(tmp_path):
 
 @pytest.mark.parametrize("content", ["{}", '{"state": "?"}'])
 def test_a_status_file_without_a_status_reads_as_unknown(tmp_path, content):
-    made = _create(tmp_path)
-    made.status_file.write_text(content)
-    assert summary(made)["status"] == "unknown"
+    sweep_dir = _create(tmp_path)
+    sweep_dir.status_file.write_text(content)
+    assert sweep_summary(sweep_dir)["status"] == "unknown"
 
 
 def test_a_half_written_status_file_gets_a_line_that_names_it(tmp_path):
-    made = _create(tmp_path)
-    made.status_file.write_text('{"status": "run')
+    sweep_dir = _create(tmp_path)
+    sweep_dir.status_file.write_text('{"status": "run')
     with pytest.raises(UserError, match=r"status\.json cannot be read"):
-        summary(made)
+        sweep_summary(sweep_dir)
 
 
 def test_a_sweep_that_never_asked_for_a_trial_has_none(tmp_path):
-    made = _create(tmp_path)
-    assert ledger.read(made) == []
-    made.ledger_file.write_text("")
-    assert ledger.read(made) == []
+    sweep_dir = _create(tmp_path)
+    assert ledger.read(sweep_dir) == []
+    sweep_dir.ledger_file.write_text("")
+    assert ledger.read(sweep_dir) == []
 
 
 def test_a_foreign_ledger_gets_a_line_that_names_it(tmp_path):
-    made = _create(tmp_path)
-    made.ledger_file.write_text("something else\nand more\n")
+    sweep_dir = _create(tmp_path)
+    sweep_dir.ledger_file.write_text("something else\nand more\n")
     with pytest.raises(UserError, match=r"^The ledger .*ledger\.log cannot be read: "):
-        ledger.read(made)
+        ledger.read(sweep_dir)
 
 
 @pytest.mark.parametrize(
@@ -164,32 +189,34 @@ def test_a_foreign_ledger_gets_a_line_that_names_it(tmp_path):
     ],
 )
 def test_a_failure_is_read_back_where_it_is_whole(tmp_path, left, failure):
-    made = _create(tmp_path)
-    made.trial_folder("aa").mkdir()
-    assert made.failure_of("aa") is None
-    (made.trial_folder("aa") / directory.FAILURE_FILE).write_text(left)
-    assert made.failure_of("aa") == failure
+    sweep_dir = _create(tmp_path)
+    sweep_dir.trial_folder("aa").mkdir()
+    assert sweep_dir.read_failure("aa") is None
+    (sweep_dir.trial_folder("aa") / directory.FAILURE_FILE).write_text(left)
+    assert sweep_dir.read_failure("aa") == failure
 
 
 def test_a_sweep_is_driven_while_its_lock_is_held_whatever_its_files_say(tmp_path):
-    made = _create(tmp_path)
-    made.write(made.status_file, {"status": "running"})
-    assert not made.is_driven()
-    assert summary(made)["status"] == "interrupted"
-    with made.lock():
-        assert made.is_driven()
-        assert summary(made)["status"] == "running"
-    assert not made.is_driven()
+    sweep_dir = _create(tmp_path)
+    sweep_dir.write(sweep_dir.status_file, {"status": "running"})
+    assert not sweep_dir.has_live_driver()
+    assert sweep_summary(sweep_dir)["status"] == "interrupted"
+    with sweep_dir.lock():
+        assert sweep_dir.has_live_driver()
+        assert sweep_summary(sweep_dir)["status"] == "running"
+    assert not sweep_dir.has_live_driver()
 
 
 def test_the_spec_names_the_recipe_it_was_made_from_and_what_was_changed_in_it(tmp_path):
-    made = catalog.create(tmp_path, SWEEP, name=None, now=NOW, recipe="tune.digits", settings=["num_trials=3"])
-    asked = made.read(made.spec_file)
+    sweep_dir = catalog.create_sweep(
+        tmp_path, SWEEP, name=None, now=NOW, recipe="tune.digits", settings=["num_trials=3"]
+    )
+    asked = sweep_dir.read(sweep_dir.spec_file)
     assert (asked["recipe"], asked["settings"]) == ("tune.digits", ["num_trials=3"])
 
 
 def test_only_folders_with_a_spec_are_sweeps(tmp_path):
-    made = _create(tmp_path)
+    sweep_dir = _create(tmp_path)
     (tmp_path / "mlartifacts").mkdir()
     (tmp_path / "mlflow.db").write_text("")
-    assert list(catalog.every(tmp_path)) == [made]
+    assert list(catalog.list_sweeps(tmp_path)) == [sweep_dir]

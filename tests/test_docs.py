@@ -51,7 +51,7 @@ def test_no_page_loads_anything_from_another_host(site):
         read.feed(page.read_text(encoding="utf-8"))
         assert [address for address in read.addresses if re.match(r"(\w+:)?//", address)] == [], page.name
     sheets = [sheet.read_text(encoding="utf-8") for sheet in site.rglob("*.css")]
-    assert [found for sheet in sheets for found in re.findall(r"url\(['\"]?(?:\w+:)?//[^)]+", sheet)] == []
+    assert [result for sheet in sheets for result in re.findall(r"url\(['\"]?(?:\w+:)?//[^)]+", sheet)] == []
 
 
 def test_the_command_lines_page_tells_of_every_verb_and_option(site):

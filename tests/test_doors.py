@@ -75,18 +75,18 @@ def unsafe_paths(source: str) -> Iterator[tuple[int, str]]:
 def test_no_python_process_imports_the_projects_modules_instead_of_pythons(project):
     at_home = project / "src/toprung/submission"  # a job's engine travels in its working directory
     files = [file for file in (project / "src").rglob("*.py") if at_home not in file.parents]
-    found = [
+    test_no_python_process_imports_the_projects_modules_instead_of_pythons = [
         f"{file.relative_to(project)}:{line}: {what}" for file in files for line, what in unsafe_paths(_text(file))
     ]
-    assert found == []
+    assert test_no_python_process_imports_the_projects_modules_instead_of_pythons == []
     assert list(unsafe_paths("run([sys.executable, '-m', module])")) == [(1, "sys.executable '-m' module")]
 
 
 def test_no_module_runs_unpickles_or_unpacks_what_came_from_outside(project):
     files = [file for room in ROOMS for file in (project / room).rglob("*.py")]
     assert len(files) > 100
-    found = [f"{file.relative_to(project)}:{line}: {what}" for file in files for line, what in breaches(_text(file))]
-    assert found == []
+    result = [f"{file.relative_to(project)}:{line}: {what}" for file in files for line, what in breaches(_text(file))]
+    assert result == []
 
 
 def _text(file: Path) -> str:
@@ -140,15 +140,15 @@ def test_no_name_that_is_given_leads_out_of_its_folder(tmp_path, name):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "sweep.json").write_text("{}")
     root = tmp_path / "runs"
-    made = catalog.create(root, _sweep("digits"), name=name, now=datetime(2026, 1, 1))  # a name is no path
-    assert made.path.parent == root
-    assert catalog.find(root, name) == made
+    sweep_dir = catalog.create_sweep(root, _sweep("digits"), name=name, now=datetime(2026, 1, 1))  # a name is no path
+    assert sweep_dir.path.parent == root
+    assert catalog.find_sweep(root, name) == sweep_dir
     refused = {
         "name cannot be": lambda: Data().model_copy(update={"name": name}),
         "^name cannot be": lambda: _sweep("digits").model_copy(update={"name": name}),
         "There is no dataset": lambda: data.open_prepared(name, root=root),
         "cannot be called": lambda: data.add(name, tmp_path, project=tmp_path, settings=data.FolderSettings()),
-        "No sweep": lambda: catalog.find(tmp_path / "none", name),
+        "No sweep": lambda: catalog.find_sweep(tmp_path / "none", name),
     }
     for line, attempt in refused.items():
         with pytest.raises(UserError, match=line):
@@ -158,10 +158,10 @@ def test_no_name_that_is_given_leads_out_of_its_folder(tmp_path, name):
 
 @pytest.mark.parametrize("trial_id", ["..", "../../outside", "/outside", "a/b"])
 def test_a_trial_that_a_shared_study_names_stays_in_its_sweeps_folder(tmp_path, trial_id):
-    made = catalog.create(tmp_path, _sweep("digits"), name=None, now=datetime(2026, 1, 1))
+    sweep_dir = catalog.create_sweep(tmp_path, _sweep("digits"), name=None, now=datetime(2026, 1, 1))
     with pytest.raises(UserError, match="no name of a folder"):
-        made.trial_folder(trial_id)
-    assert made.trial_folder("0001_a").parent == made.trials_folder
+        sweep_dir.trial_folder(trial_id)
+    assert sweep_dir.trial_folder("0001_a").parent == sweep_dir.trials_folder
 
 
 def _sweep(name: str) -> Sweep:

@@ -26,7 +26,7 @@ def foreign(workbench, monkeypatch):
     [
         lambda project: git_command.is_checkout(project),
         lambda project: workbench.snapshot(project, project / "copy"),
-        lambda project: lineage.write_origin(project, project),
+        lambda project: lineage.write_source_commit(project, project),
         lambda project: base_commit.train_base(project, "tune.smoke:seeds", None, commit="HEAD", settings=[]),
         lambda project: remotes._require_ignored(project),
     ],
@@ -40,9 +40,9 @@ def test_a_checkout_of_another_user_is_refused_in_gits_own_words(foreign, needs_
 
 
 def test_the_doctor_tells_of_a_checkout_of_another_user(foreign):
-    found = check_git(foreign)
-    assert (found.state, "dubious ownership" in found.seen) == ("error", True)
-    assert found.remedy.endswith(f"git config --global --add safe.directory {foreign}")
+    finding = check_git(foreign)
+    assert (finding.state, "dubious ownership" in finding.observed) == ("error", True)
+    assert finding.remedy.endswith(f"git config --global --add safe.directory {foreign}")
 
 
 def test_a_folder_outside_git_is_no_checkout(tmp_path):

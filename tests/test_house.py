@@ -81,7 +81,7 @@ def test_every_room_below_the_search_is_under_the_contract_against_ray(project):
     floors = next(contract["layers"] for contract in contracts if contract.get("containers") == ["toprung"])
     without_ray = next(contract for contract in contracts if contract["type"] == "forbidden")["source_modules"]
     engine = project / "src/toprung"
-    below_search = floors[next(place for place, floor in enumerate(floors) if "(search)" in floor) + 1 :]
+    below_search = floors[next(index for index, floor in enumerate(floors) if "(search)" in floor) + 1 :]
     low = [room for floor in below_search for room in re.findall(r"\w+", floor)]
     there = [room for room in low if (engine / room).is_dir() or (engine / f"{room}.py").is_file()]
     assert sorted(without_ray) == sorted(f"toprung.{room}" for room in there)

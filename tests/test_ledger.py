@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from toprung import catalog, ledger
-from toprung.analysis.events import events
+from toprung.analysis.events import list_events
 from toprung.errors import UserError
 from toprung.ledger import Attempt, End, Epoch
 from toprung.spec import Sweep
@@ -25,16 +25,16 @@ def quiet():
 
 
 @pytest.fixture
-def made(tmp_path):
-    return catalog.create(tmp_path / "runs", SWEEP, name=None, now=datetime.now())
+def sweep_dir(tmp_path):
+    return catalog.create_sweep(tmp_path / "runs", SWEEP, name=None, now=datetime.now())
 
 
 @pytest.fixture(params=["journal", "database"])
-def anywhere(made, tmp_path, request, monkeypatch):
+def anywhere(sweep_dir, tmp_path, request, monkeypatch):
     """A sweep whose study is in its own directory, or in a database."""
     if request.param == "database":
         monkeypatch.setenv(ENVIRONMENT, f"sqlite:///{tmp_path}/study.db")
-    return made
+    return sweep_dir
 
 
 @pytest.fixture
@@ -45,8 +45,10 @@ def clock(monkeypatch):
     return now
 
 
-def _study(made):
-    return optuna.create_study(study_name=made.sweep_id, storage=storage_for_writing(made), direction="maximize")
+def _study(sweep_dir):
+    return optuna.create_study(
+        study_name=sweep_dir.sweep_id, storage=storage_for_writing(sweep_dir), direction="maximize"
+    )
 
 
 def _report(trial, epoch, value, *, time_ms=0):
@@ -92,24 +94,24 @@ def test_everything_written_of_a_trial_is_read_back(anywhere, clock):
     assert (record.epochs, record.rung, record.seconds, record.is_open) == (2, 2, 3.0, False)
 
 
-def test_a_trial_that_was_killed_is_open_and_runs_again_once_it_is_resumed(made, clock):
-    trial = _study(made).ask()
+def test_a_trial_that_was_killed_is_open_and_runs_again_once_it_is_resumed(sweep_dir, clock):
+    trial = _study(sweep_dir).ask()
     ledger.write_start(trial, trial_id="aa", config={})
-    ledger.write_end(trial, End("killed", cause="stopped by the user"))
-    (record,) = ledger.read(made)
-    assert (record.status, record.is_open, record.cause) == ("killed", True, "stopped by the user")
+    ledger.write_end(trial, End("interrupted", cause="stopped by the user"))
+    (record,) = ledger.read(sweep_dir)
+    assert (record.status, record.is_open, record.cause) == ("interrupted", True, "stopped by the user")
     ledger.write_resumed(trial)
-    (record,) = ledger.read(made)
+    (record,) = ledger.read(sweep_dir)
     assert (record.status, record.is_open, record.end) == ("running", True, None)
 
 
-def test_an_epoch_without_its_value_does_not_count(made):
+def test_an_epoch_without_its_value_does_not_count(sweep_dir):
     """The driver was killed between the two lines of a report."""
-    trial = _study(made).ask()
+    trial = _study(sweep_dir).ask()
     ledger.write_start(trial, trial_id="aa", config={})
     _report(trial, 1, 0.5)
     trial.set_user_attr("epoch/2", {"metrics": {"val/accuracy": 0.9}, "time_ms": 1})
-    (record,) = ledger.read(made)
+    (record,) = ledger.read(sweep_dir)
     assert (sorted(record.epochs_by_number), record.epochs, record.value) == ([1], 1, 0.5)
 
 
@@ -117,52 +119,52 @@ def test_the_nodes_of_all_workers_of_a_trial_are_told_written_and_read_back(anyw
     trial = _study(anywhere).ask()
     ledger.write_start(trial, trial_id="aa", config={})
     trial.set_user_attr("attempt/0", {"node": "a", "code": "c", "time_ms": 1})  # by a version that knew of one alone
-    attempt = Attempt.of(Attempt("b", "c", 2, other_nodes=("d", "b")).told)
+    attempt = Attempt.from_result(Attempt("b", "c", 2, other_nodes=("d", "b")).result_fields)
     assert attempt is not None
     ledger.write_attempt(trial, attempt)
     (record,) = ledger.read(anywhere)
-    assert [each.nodes for each in record.attempts] == [("a",), ("b", "d", "b")]
-    told = [event.text for event in events(ledger.read_all(anywhere), metric="val/accuracy", rungs=())]
+    assert [attempt.nodes for attempt in record.attempts] == [("a",), ("b", "d", "b")]
+    told = [event.text for event in list_events(ledger.read_all(anywhere), metric="val/accuracy", rungs=())]
     assert told[:2] == ["on node a", "on nodes b, d"]
 
 
-def test_a_trial_without_a_start_waits_and_has_no_id(made):
-    study = _study(made)
+def test_a_trial_without_a_start_waits_and_has_no_id(sweep_dir):
+    study = _study(sweep_dir)
     study.enqueue_trial({"lr": 0.1})
     study.ask()
     study.enqueue_trial({"lr": 0.1})
-    assert [(record.trial_id, record.status) for record in ledger.read(made)] == [("", "waiting"), ("", "waiting")]
+    assert [(record.trial_id, record.status) for record in ledger.read(sweep_dir)] == [("", "waiting"), ("", "waiting")]
 
 
 def test_lives_are_read_in_order_beyond_the_tenth(anywhere, clock):
     study = _study(anywhere)
     for number in range(12):
         clock[0] += 1000
-        ledger.write_life(study, verb="resume" if number else "sweep", details={"number": number})
-    lives = ledger.read_all(anywhere).lives
-    assert [life.details["number"] for life in lives] == list(range(12))
-    assert [life.verb for life in lives[:2]] == ["sweep", "resume"]
-    assert lives[-1].time_ms - lives[0].time_ms == 11_000
+        ledger.write_driver_run(study, command="resume" if number else "sweep", details={"number": number})
+    driver_runs = ledger.read_all(anywhere).driver_runs
+    assert [driver_run.details["number"] for driver_run in driver_runs] == list(range(12))
+    assert [driver_run.command for driver_run in driver_runs[:2]] == ["sweep", "resume"]
+    assert driver_runs[-1].time_ms - driver_runs[0].time_ms == 11_000
 
 
-def test_the_time_of_earlier_drivers_is_what_each_took_without_the_pause_between_them(made, clock):
-    study = _study(made)
-    ledger.write_life(study, verb="sweep")
+def test_the_time_of_earlier_drivers_is_what_each_took_without_the_pause_between_them(sweep_dir, clock):
+    study = _study(sweep_dir)
+    ledger.write_driver_run(study, command="sweep")
     trial = study.ask()
     clock[0] += 2_000
     ledger.write_start(trial, trial_id="aa", config={})
     _report(trial, 1, 0.5, time_ms=clock[0] + 3_000)
     clock[0] += 3_600_000  # an hour later
-    ledger.write_life(study, verb="resume")
+    ledger.write_driver_run(study, command="resume")
     clock[0] += 4_000
     ledger.write_end(trial, End("finished"))
     clock[0] += 3_600_000
-    assert earlier.seconds(made) == 5 + 4
+    assert earlier.previous_seconds(sweep_dir) == 5 + 4
 
 
-def test_events_tell_the_ledger_in_order(made, clock):
-    study = _study(made)
-    ledger.write_life(study, verb="sweep", details={"warm_start": "old"})
+def test_events_tell_the_ledger_in_order(sweep_dir, clock):
+    study = _study(sweep_dir)
+    ledger.write_driver_run(study, command="sweep", details={"warm_start": "old"})
     first, second = study.ask(), study.ask()
     clock[0] = 1_000_100
     ledger.write_start(first, trial_id="aa", config={})
@@ -177,7 +179,7 @@ def test_events_tell_the_ledger_in_order(made, clock):
     clock[0] = 1_000_700
     ledger.write_end(first, End("failed", cause="its process died"))
     study.tell(first, state=optuna.trial.TrialState.FAIL)
-    told = events(ledger.read_all(made), metric="val/accuracy", rungs=(1, 3))
+    told = list_events(ledger.read_all(sweep_dir), metric="val/accuracy", rungs=(1, 3))
     assert [(event.time_ms - 1_000_000, event.trial_id, event.what, event.text) for event in told] == [
         (0, None, "sweep", "warm_start old"),
         (100, "aa", "asked", ""),
@@ -194,18 +196,18 @@ def test_events_tell_the_ledger_in_order(made, clock):
     ]
 
 
-def test_an_attribute_that_another_program_wrote_does_not_spoil_the_reading(made):
-    study = _study(made)
+def test_an_attribute_that_another_program_wrote_does_not_spoil_the_reading(sweep_dir):
+    study = _study(sweep_dir)
     trial = study.ask()
     ledger.write_start(trial, trial_id="aa", config={})
     trial.set_user_attr("note", "a person's own")
     study.set_user_attr("note", "a person's own")
-    assert [record.trial_id for record in ledger.read(made)] == ["aa"]
+    assert [record.trial_id for record in ledger.read(sweep_dir)] == ["aa"]
 
 
 def test_a_ledger_that_cannot_be_read_gets_one_line_that_names_it(tmp_path):
-    made = catalog.create(tmp_path, SWEEP, name=None, now=datetime.now())
-    made.ledger_file.write_text("something else\nand more\n")
+    sweep_dir = catalog.create_sweep(tmp_path, SWEEP, name=None, now=datetime.now())
+    sweep_dir.ledger_file.write_text("something else\nand more\n")
     with pytest.raises(UserError, match=r"^The ledger .*ledger\.log cannot be read: ") as caught:
-        ledger.read(made)
+        ledger.read(sweep_dir)
     assert "\n" not in str(caught.value)

@@ -49,7 +49,7 @@ def test_everything_that_ray_tune_adds_to_a_result_is_reserved():
 
 
 def test_everything_that_a_trials_process_adds_to_a_result_is_reserved():
-    added = [*Attempt("node", "code", 1).told, "epoch", "time_ms"]
+    added = [*Attempt("node", "code", 1).result_fields, "epoch", "time_ms"]
     assert [name for name in added if is_metric(name) or metric_problem(name) is None] == []
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from toprung.errors import UserError
-from toprung.scaffold import DOTTED, FILES, scaffold
+from toprung.scaffold import DOTFILES, FILES, scaffold
 from toprung.sweep import workbench
 
 # Its own: what a new project says otherwise than this one.
@@ -30,7 +30,7 @@ def test_everything_but_its_own_is_a_copy_of_the_projects(project):
         if "__pycache__" in file:
             continue
         first, *rest = Path(file).parts
-        ours = project.joinpath(DOTTED.get(first, first), *(DOTTED.get(step, step) for step in rest))
+        ours = project.joinpath(DOTFILES.get(first, first), *(DOTFILES.get(step, step) for step in rest))
         assert ours.read_bytes() == (FILES / file).read_bytes(), f"cp {ours.relative_to(project)} {FILES / file}"
 
 
@@ -47,7 +47,7 @@ def test_a_new_workbench_is_a_git_repository_with_recipes_and_a_readme_of_its_na
     folder = tmp_path / "some" / "My Mushrooms"
     written = scaffold(folder)
     assert {str(file) for file in written} == _files(folder)
-    assert workbench.recipes(folder) == ["mine", "smoke"]
+    assert workbench.list_recipes(folder) == ["mine", "smoke"]
     assert (folder / "README.md").read_text().startswith("# my-mushrooms\n")
     assert 'name = "my-mushrooms"' in (folder / "pyproject.toml").read_text()
     status = subprocess.run(["git", "status", "--porcelain"], cwd=folder, check=True, capture_output=True, text=True)

@@ -16,7 +16,7 @@ import torch
 
 from toprung import checkpoint, data, session, vision
 from toprung.checkpoint import DamagedCheckpoint, Progress
-from toprung.directory import ABOUT_FILE, LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE
+from toprung.directory import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.session import Session, TrialData
 
 PROJECT = Path(__file__).parent.parent
@@ -50,9 +50,9 @@ def _train(digits, folder, *, trainer="convnet", stop_after=None, seed=0, num_ep
         if len(reports) == stop_after:
             raise Stop
 
-    one = Session(data=digits, folder=folder, report=report, seed=seed, num_threads=1)
+    one = Session(data=digits, folder=folder, on_report=report, seed=seed, num_threads=1)
     config = {**module.DEFAULTS, **{k: v for k, v in SMALL.items() if k in module.DEFAULTS}, **config}
-    with session.opened(one), contextlib.suppress(Stop):
+    with session.open_session(one), contextlib.suppress(Stop):
         module.train_loop_per_worker({**config, "num_epochs": num_epochs})
     return reports
 
@@ -123,7 +123,7 @@ def test_a_finished_trial_that_is_restored_has_nothing_to_do(digits, tmp_path, t
 def test_the_best_epochs_weights_are_kept_and_score_what_was_reported(digits, tmp_path):
     reports = _train(digits, tmp_path, optimizer="sgd", lr=0.3, schedule="constant", num_epochs=5)
     best = max(reports, key=lambda report: (report["val/accuracy"], -report["epoch"]))
-    about = json.loads((tmp_path / ABOUT_FILE).read_text())
+    about = json.loads((tmp_path / WEIGHTS_META_FILE).read_text())
     assert about["epoch"] == best["epoch"]
     assert about["metrics"] == {name: value for name, value in best.items() if name != "epoch"}
     model = vision.build_model(**about["architecture"]["arguments"])
@@ -142,7 +142,7 @@ def test_the_loop_leaves_the_images_as_they_were(digits, tmp_path):
 
 def _opened(digits, folder, **fields):
     heard = []
-    return heard, session.opened(Session(data=digits, folder=folder, report=heard.append, **fields))
+    return heard, session.open_session(Session(data=digits, folder=folder, on_report=heard.append, **fields))
 
 
 def _tiny():
@@ -204,13 +204,15 @@ def test_a_report_has_epoch_metrics_as_floats_and_seconds(digits, tmp_path):
 
 
 def test_the_checkpoint_is_on_disk_before_the_sweep_hears_of_the_epoch(digits, tmp_path):
-    seen = []
+    observed = []
     one = Session(
-        data=digits, folder=tmp_path, report=lambda metrics: seen.append(sorted(p.name for p in tmp_path.iterdir()))
+        data=digits,
+        folder=tmp_path,
+        on_report=lambda metrics: observed.append(sorted(p.name for p in tmp_path.iterdir())),
     )
-    with session.opened(one):
+    with session.open_session(one):
         session.report({"val/accuracy": 0.5}, session.restore(_tiny()))
-    assert seen == [sorted([ABOUT_FILE, LAST_FILE, WEIGHTS_FILE])]
+    assert observed == [sorted([WEIGHTS_META_FILE, LAST_FILE, WEIGHTS_FILE])]
 
 
 def test_less_is_better_where_the_sweep_says_so(digits, tmp_path):
@@ -220,7 +222,7 @@ def test_less_is_better_where_the_sweep_says_so(digits, tmp_path):
         for value in (0.5, 0.3, 0.3, 0.4):
             session.report({"val/loss": value}, run)
     assert run.progress == Progress(epochs=4, best_epoch=2, best_value=0.3, last_report=heard[-1])
-    assert json.loads((tmp_path / ABOUT_FILE).read_text())["epoch"] == 2
+    assert json.loads((tmp_path / WEIGHTS_META_FILE).read_text())["epoch"] == 2
 
 
 def test_without_a_session_a_loop_is_told_how_to_start():
@@ -248,7 +250,9 @@ def _saved(folder):
 def test_a_checkpoint_is_read_back_as_it_was_written(tmp_path):
     model, _, progress = _saved(tmp_path)
     again = torch.nn.Linear(2, 2)
-    assert checkpoint.put_back(checkpoint.read_last(tmp_path), model=again, optimizer=None, schedule=None) == progress
+    assert (
+        checkpoint.restore_into(checkpoint.read_last(tmp_path), model=again, optimizer=None, schedule=None) == progress
+    )
     assert torch.equal(again.weight, model.weight)
     assert [path.name for path in tmp_path.iterdir()] == [LAST_FILE]
 
@@ -270,7 +274,9 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path, share):
     checkpoint.save_last(tmp_path, model=model, optimizer=optimizer, schedule=None, progress=later)
     _truncate(tmp_path / LAST_FILE, share)
     again = torch.nn.Linear(2, 2)
-    assert checkpoint.put_back(checkpoint.read_last(tmp_path), model=again, optimizer=None, schedule=None) == progress
+    assert (
+        checkpoint.restore_into(checkpoint.read_last(tmp_path), model=again, optimizer=None, schedule=None) == progress
+    )
     assert torch.equal(again.weight, model.weight)
 
 
@@ -293,41 +299,41 @@ def test_a_foreign_file_is_no_checkpoint(tmp_path, state):
 def test_a_checkpoint_without_weights_is_damaged(tmp_path):
     torch.save({"progress": {"epochs": 1}}, tmp_path / LAST_FILE)
     with pytest.raises(DamagedCheckpoint, match=r"last\.pth does not fit this loop"):
-        checkpoint.put_back(checkpoint.read_last(tmp_path), model=_tiny(), optimizer=None, schedule=None)
+        checkpoint.restore_into(checkpoint.read_last(tmp_path), model=_tiny(), optimizer=None, schedule=None)
 
 
-def _one_epoch(digits, folder, reports, *, heard_epochs, loop_epochs=1):
-    one = Session(data=digits, folder=folder, report=reports.append, heard_epochs=heard_epochs)
-    with session.opened(one):
+def _one_epoch(digits, folder, reports, *, recorded_epochs, loop_epochs=1):
+    one = Session(data=digits, folder=folder, on_report=reports.append, recorded_epochs=recorded_epochs)
+    with session.open_session(one):
         run = session.restore(_tiny())
         for epoch in range(run.next_epoch, loop_epochs):
             session.report({"val/accuracy": 0.1 * (epoch + 1)}, run)
 
 
-@pytest.mark.parametrize(("heard_epochs", "again"), [(None, 0), (0, 1), (1, 0)])
-def test_an_epoch_that_nobody_heard_of_is_reported_again_once(digits, tmp_path, heard_epochs, again):
+@pytest.mark.parametrize(("recorded_epochs", "again"), [(None, 0), (0, 1), (1, 0)])
+def test_an_epoch_that_nobody_heard_of_is_reported_again_once(digits, tmp_path, recorded_epochs, again):
     reports, later = [], []
-    _one_epoch(digits, tmp_path, reports, heard_epochs=None)
-    _one_epoch(digits, tmp_path, later, heard_epochs=heard_epochs)
+    _one_epoch(digits, tmp_path, reports, recorded_epochs=None)
+    _one_epoch(digits, tmp_path, later, recorded_epochs=recorded_epochs)
     assert later == reports * again
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "onecycle"])
 def test_a_longer_budget_puts_the_rate_where_its_own_schedule_has_it(digits, tmp_path, schedule):
     def rates(folder, *, num_epochs, stop_after=None):
-        model, seen = _tiny(), []
+        model, observed = _tiny(), []
         optimizer = vision.build_optimizer(model, optimizer="sgd", lr=0.5, momentum=0.9)
         schedule_of = vision.build_schedule(optimizer, schedule=schedule, num_epochs=num_epochs, steps_per_epoch=3)
-        one = Session(data=digits, folder=folder, report=lambda metrics: None, num_epochs=num_epochs)
-        with session.opened(one):
+        one = Session(data=digits, folder=folder, on_report=lambda metrics: None, num_epochs=num_epochs)
+        with session.open_session(one):
             run = session.restore(model, optimizer, schedule_of)
             for _ in range(run.next_epoch, stop_after or num_epochs):
                 for _ in range(3):
-                    seen.append(optimizer.param_groups[0]["lr"])
+                    observed.append(optimizer.param_groups[0]["lr"])
                     optimizer.step()
                     schedule_of.step()
                 session.report({"val/accuracy": 0.5}, run)
-        return seen
+        return observed
 
     straight = rates(tmp_path / "straight", num_epochs=6)
     rates(tmp_path / "longer", num_epochs=2)
@@ -339,7 +345,9 @@ def test_a_longer_budget_puts_the_rate_where_its_own_schedule_has_it(digits, tmp
 def test_a_checkpoint_of_another_architecture_is_damaged(tmp_path):
     _saved(tmp_path)
     with pytest.raises(DamagedCheckpoint, match="size mismatch"):
-        checkpoint.put_back(checkpoint.read_last(tmp_path), model=torch.nn.Linear(3, 2), optimizer=None, schedule=None)
+        checkpoint.restore_into(
+            checkpoint.read_last(tmp_path), model=torch.nn.Linear(3, 2), optimizer=None, schedule=None
+        )
 
 
 def test_a_learning_rate_computed_with_numpy_is_saved_as_a_number_and_restored(digits, tmp_path):
@@ -348,15 +356,15 @@ def test_a_learning_rate_computed_with_numpy_is_saved_as_a_number_and_restored(d
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * np.sqrt(4), momentum=np.float32(0.5))
         return model, optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=list(np.arange(1, 3)))
 
-    one = Session(data=digits, folder=tmp_path, report=lambda metrics: None)
+    one = Session(data=digits, folder=tmp_path, on_report=lambda metrics: None)
     model, optimizer, schedule = parts()
-    with session.opened(one):
+    with session.open_session(one):
         run = session.restore(model, optimizer, schedule)
         optimizer.step()
         schedule.step()
         session.report({"val/accuracy": np.float64(0.5)}, run)
     again = parts()
-    with session.opened(one):
+    with session.open_session(one):
         assert session.restore(*again).next_epoch == 1
     assert again[1].state_dict() == optimizer.state_dict()
     assert again[2].state_dict() == schedule.state_dict()
@@ -415,7 +423,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkey
     with pytest.raises(checkpoint.DiskFull, match="no space left for"):
         _saved(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [LAST_FILE]
-    assert checkpoint.put_back(checkpoint.read_last(tmp_path), model=_tiny(), optimizer=None, schedule=None) == progress
+    assert (
+        checkpoint.restore_into(checkpoint.read_last(tmp_path), model=_tiny(), optimizer=None, schedule=None)
+        == progress
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")

@@ -6,7 +6,7 @@ import pytest
 
 from search_spaces import convnet as convnet_space
 from toprung.errors import UserError
-from toprung.settings import apply_overrides, parse_settings
+from toprung.settings import apply_overrides, parse_overrides
 from toprung.spec import Asha, Data, Experiment, Resources, Search, Stop, Sweep
 from trainers.convnet import train_loop_per_worker
 from tune import controlled, digits, fashion_mnist, smoke
@@ -208,7 +208,7 @@ def test_a_bare_name_that_no_part_has_gets_one_line_that_names_the_fields():
 
 
 def test_settings_of_a_training_are_read_as_json_where_they_are_json():
-    assert parse_settings(["lr=1e-3", "optimizer=sgd", "nesterov=false", "width=8", "name=a=b"]) == {
+    assert parse_overrides(["lr=1e-3", "optimizer=sgd", "nesterov=false", "width=8", "name=a=b"]) == {
         "lr": 1e-3,
         "optimizer": "sgd",
         "nesterov": False,
@@ -249,7 +249,7 @@ def test_a_spec_from_before_there_were_experiments_still_loads():
 def test_a_search_becomes_a_controlled_experiment_of_whole_configurations():
     searched = _sweep(num_trials=7, constants={"width": 8, "lr": 0.1}, asha=Asha(max_epochs=3))
     config = {"lr": 0.2, "width": 8, "momentum": None, "num_epochs": 3, "seed": 0, "experiment": "old"}
-    sweep = searched.controlled({"first": config, "second": {"lr": 0.3}}, seeds=range(2))
+    sweep = searched.as_controlled_experiment({"first": config, "second": {"lr": 0.3}}, seeds=range(2))
     assert sweep.experiments == (
         Experiment(name="first", config={"lr": 0.2, "width": 8}),
         Experiment(name="second", config={"lr": 0.3}),

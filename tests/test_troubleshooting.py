@@ -37,7 +37,7 @@ def raised(source: str) -> Iterator[tuple[int, str]]:
 def told(page: str) -> set[str]:
     """The messages of the page, and in comments the expressions that make those which it shows by an example."""
     entries = [line for line in page.splitlines() if line.startswith("- ")]
-    messages = [found for line in entries for found in re.findall(r"^- (`+) ?(.+?) ?\1(?!`)", line)]
+    messages = [result for line in entries for result in re.findall(r"^- (`+) ?(.+?) ?\1(?!`)", line)]
     return {normal(message) for _, message in messages} | set(re.findall(r"<!-- (.+?) -->", page))
 
 

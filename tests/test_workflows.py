@@ -74,11 +74,11 @@ def test_no_job_that_a_stranger_can_start_is_given_a_secret(workflow):
 
 def test_where_there_is_no_secret_the_data_are_skipped_with_a_word():
     env = {name: value for name, value in os.environ.items() if name != "DVC_SERVICE_ACCOUNT"}
-    for given, said in (({}, "No DVC_SERVICE_ACCOUNT here"), ({"DVC_SERVICE_ACCOUNT": "{}"}, "No DVC remote in")):
+    for given, message in (({}, "No DVC_SERVICE_ACCOUNT here"), ({"DVC_SERVICE_ACCOUNT": "{}"}, "No DVC remote in")):
         ran = subprocess.run(
             ["make", "check-data"], cwd=PROJECT, env=env | given, check=True, capture_output=True, text=True
         )
-        assert said in ran.stdout
+        assert message in ran.stdout
         assert "skipped" in ran.stdout
 
 
@@ -114,9 +114,9 @@ def test_the_mini_sweep_runs_step_by_step_in_a_clean_clone(tmp_path):
         )  # fmt: skip
         assert ran.returncode == 0, f"{step['run']}\n{ran.stdout}\n{ran.stderr}"
 
-    said = (tmp_path / "summary.md").read_text()
-    assert "### Mini-sweep: better than the base" in said
-    assert said == (clone / "build" / "ci-report" / "comment.md").read_text()
+    message = (tmp_path / "summary.md").read_text()
+    assert "### Mini-sweep: better than the base" in message
+    assert message == (clone / "build" / "ci-report" / "comment.md").read_text()
     for step in [step for step in steps if step.get("uses", "").startswith("actions/upload-artifact@")]:
         for pattern in step["with"]["path"].split():
             assert list(clone.glob(pattern.rstrip("/"))), pattern

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 
-from toprung.directory import SweepDirectory
+from toprung.directory import FORMAT, SweepDirectory
 from toprung.errors import UserError
 from toprung.spec import Sweep
 
 
-def create(
+def create_sweep(
     root: Path,
     sweep: Sweep,
     *,
@@ -35,84 +36,85 @@ def create(
     Raises:
         UserError: the root cannot be written, or the name is taken.
     """
-    if name is not None and (taken := next((s for s in every(root) if _is_called(s, name)), None)):
+    if name is not None and (taken := next((s for s in list_sweeps(root) if _matches(s, name)), None)):
         raise UserError(f'A sweep named "{name}" is there already ({taken.sweep_id}). Give another --name.')
     stem = f"{sweep.name}{'-confirm' if confirms else ''}-{now:%Y%m%d-%H%M%S}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         for suffix in ("", *(f"-{count}" for count in range(2, 100))):
-            directory = SweepDirectory(root.resolve() / (stem + suffix))
+            sweep_dir = SweepDirectory(root.resolve() / (stem + suffix))
             try:
-                directory.path.mkdir()
+                sweep_dir.path.mkdir()
                 break
             except FileExistsError:
                 continue
-        directory.trials_folder.mkdir()
+        sweep_dir.trials_folder.mkdir()
         spec = sweep.model_dump(mode="json")
-        asked = {"name": name, "recipe": recipe, "settings": list(settings), "spec": spec}
+        content = {"format": FORMAT, "toprung": metadata.version("toprung"), "name": name, "recipe": recipe}
+        content |= {"settings": list(settings), "spec": spec}
         if confirms is not None:
-            asked["confirms"] = confirms
-        directory.write(directory.spec_file, asked)
+            content["confirms"] = confirms
+        sweep_dir.write(sweep_dir.spec_file, content)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
             f"The storage folder {root} cannot be written ({reason}). Give another: --set storage=FOLDER"
         ) from None
-    return directory
+    return sweep_dir
 
 
-def every(root: Path) -> Iterator[SweepDirectory]:
+def list_sweeps(root: Path) -> Iterator[SweepDirectory]:
     """All sweeps below `root`, newest first."""
     if not root.is_dir():
         return
-    found = [path for path in root.iterdir() if (path / "sweep.json").is_file()]
-    for path in sorted(found, key=lambda path: ((path / "sweep.json").stat().st_mtime_ns, path.name), reverse=True):
+    paths = [path for path in root.iterdir() if (path / "sweep.json").is_file()]
+    for path in sorted(paths, key=lambda path: ((path / "sweep.json").stat().st_mtime_ns, path.name), reverse=True):
         yield SweepDirectory(path.resolve())
 
 
-def find(root: Path, named: str) -> SweepDirectory:
+def find_sweep(root: Path, sweep_name: str) -> SweepDirectory:
     """The sweep with that id or name.
 
     Raises:
         UserError: there is none; the message names the newest ones.
     """
-    known = list(every(root))
-    for directory in known:
-        if _is_called(directory, named):
-            return directory
-    newest = ", ".join(directory.sweep_id for directory in known[:3]) or "none yet"
-    raise UserError(f'No sweep "{named}" in {root}. Newest here: {newest}. Type: toprung list')
+    known = list(list_sweeps(root))
+    for sweep_dir in known:
+        if _matches(sweep_dir, sweep_name):
+            return sweep_dir
+    newest = ", ".join(sweep_dir.sweep_id for sweep_dir in known[:3]) or "none yet"
+    raise UserError(f'No sweep "{sweep_name}" in {root}. Newest here: {newest}. Type: toprung list')
 
 
-def name_of(directory: SweepDirectory) -> str | None:
+def read_name(sweep_dir: SweepDirectory) -> str | None:
     """The name given by `--name`, if any."""
-    name = directory.read(directory.spec_file).get("name")
+    name = sweep_dir.read(sweep_dir.spec_file).get("name")
     return name if isinstance(name, str) else None
 
 
-def confirmed_by(directory: SweepDirectory) -> str | None:
+def confirmed_sweep_id(sweep_dir: SweepDirectory) -> str | None:
     """The id of the sweep whose leaders this one trains again; None for any other sweep."""
-    confirms = directory.read(directory.spec_file).get("confirms")
+    confirms = sweep_dir.read(sweep_dir.spec_file).get("confirms")
     return confirms if isinstance(confirms, str) else None
 
 
-def confirmations(directory: SweepDirectory) -> list[SweepDirectory]:
+def list_confirmations(sweep_dir: SweepDirectory) -> list[SweepDirectory]:
     """The sweeps that train this one's leaders again, newest first."""
-    found = []
-    for each in every(directory.path.parent):
+    sweep_dirs = []
+    for each in list_sweeps(sweep_dir.path.parent):
         try:
-            if confirmed_by(each) == directory.sweep_id:
-                found.append(each)
+            if confirmed_sweep_id(each) == sweep_dir.sweep_id:
+                sweep_dirs.append(each)
         except UserError:
             continue
-    return found
+    return sweep_dirs
 
 
-def _is_called(directory: SweepDirectory, named: str) -> bool:
+def _matches(sweep_dir: SweepDirectory, sweep_name: str) -> bool:
     """Whether that is its id or name; a sweep whose spec is broken still has its id, and hides no other one."""
-    if named == directory.sweep_id:
+    if sweep_name == sweep_dir.sweep_id:
         return True
     try:
-        return named == name_of(directory)
+        return sweep_name == read_name(sweep_dir)
     except UserError:
         return False

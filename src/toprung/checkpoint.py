@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from toprung.directory import ABOUT_FILE, LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, write_json
+from toprung.directory import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, write_json
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 60  # with storage that is away
+RETRY_SECONDS = 60  # with storage that is away
 
 
 class DamagedCheckpoint(RuntimeError):
@@ -56,7 +56,7 @@ class Progress:
     last_report: Mapping[str, float] = field(default_factory=dict)
     num_epochs: int | None = None  # the budget it was trained under, which shaped its schedule
 
-    def after(self, value: float, *, mode: str, report: Mapping[str, float]) -> Progress:
+    def advance(self, value: float, *, mode: str, report: Mapping[str, float]) -> Progress:
         """The record after one more epoch that scored `value` and reported all this."""
         epoch = self.epochs + 1
         better = self.best_value is None or (value > self.best_value if mode == "max" else value < self.best_value)
@@ -93,14 +93,14 @@ def save_last(
     last = folder / LAST_FILE
 
     def write() -> None:
-        with _aside(state, last) as aside:
+        with _staged(state, last) as staging:
             if read_back:
-                _check_readable(aside, state)
+                _check_readable(staging, state)
             if last.exists():
                 os.replace(last, folder / PREVIOUS_FILE)
-            os.replace(aside, last)
+            os.replace(staging, last)
 
-    _patiently(write, last)
+    _retry_write(write, last)
 
 
 def _without_numpy_scalars(state: Any) -> Any:
@@ -125,9 +125,9 @@ def _check_readable(path: Path, state: Mapping[str, Any]) -> None:
     except pickle.UnpicklingError:
         unsafe_globals = torch.serialization.get_unsafe_globals_in_checkpoint
         parts = {name: unsafe_globals(_saved(part)) for name, part in state.items()}
-        found = "; ".join(f"the {name} holds {', '.join(types)}" for name, types in parts.items() if types)
+        result = "; ".join(f"the {name} holds {', '.join(types)}" for name, types in parts.items() if types)
         raise UnreadableState(
-            f"its checkpoint could not be read back: {found or 'its state is not plain'}. "
+            f"its checkpoint could not be read back: {result or 'its state is not plain'}. "
             "Keep only tensors, numbers, text, lists and dictionaries there"
         ) from None
 
@@ -140,7 +140,7 @@ def _saved(part: Any) -> io.BytesIO:
 
 
 @dataclass(frozen=True)
-class Saved:
+class Checkpoint:
     """A checkpoint as it was read: everything that going on takes."""
 
     path: Path
@@ -148,7 +148,7 @@ class Saved:
     progress: Progress
 
 
-def read_last(folder: Path) -> Saved | None:
+def read_last(folder: Path) -> Checkpoint | None:
     """The last epoch that can be read back; None where there is none.
 
     Where `last.pth` is damaged the epoch before serves; where that is damaged too the trial begins again. Both are
@@ -159,19 +159,19 @@ def read_last(folder: Path) -> Saved | None:
             continue
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            return Saved(path, state, Progress(**state["progress"]))
+            return Checkpoint(path, state, Progress(**state["progress"]))
         except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
             logger.warning("%s cannot be read back (%s): going further back", path, type(error).__name__)
     return None
 
 
-def put_back(
-    saved: Saved | None, *, model: nn.Module, optimizer: Any, schedule: Any, num_epochs: int | None = None
+def restore_into(
+    checkpoint: Checkpoint | None, *, model: nn.Module, optimizer: Any, schedule: Any, num_epochs: int | None = None
 ) -> Progress:
     """Put a checkpoint into `model`, `optimizer` and `schedule`; None leaves them as they are, at epoch 0.
 
     Args:
-        saved: what `read_last` found.
+        checkpoint: what `read_last` found.
         model: to be loaded into.
         optimizer: to be loaded into, or None.
         schedule: to be loaded into, or None.
@@ -181,30 +181,32 @@ def put_back(
     Raises:
         DamagedCheckpoint: the file belongs to another architecture.
     """
-    if saved is None:
+    if checkpoint is None:
         return Progress(num_epochs=num_epochs)
-    earlier = saved.progress.num_epochs
-    longer = None not in (num_epochs, earlier) and num_epochs != earlier
+    earlier = checkpoint.progress.num_epochs
+    is_longer = None not in (num_epochs, earlier) and num_epochs != earlier
     try:
-        _load(saved.state, model=model, optimizer=optimizer, schedule=schedule, longer=longer)
+        _load(checkpoint.state, model=model, optimizer=optimizer, schedule=schedule, is_longer=is_longer)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise DamagedCheckpoint(f"{saved.path} does not fit this loop ({type(error).__name__}: {error})") from error
-    return replace(saved.progress, num_epochs=num_epochs)
+        raise DamagedCheckpoint(
+            f"{checkpoint.path} does not fit this loop ({type(error).__name__}: {error})"
+        ) from error
+    return replace(checkpoint.progress, num_epochs=num_epochs)
 
 
 def best_epoch(folder: Path) -> int | None:
     """The epoch whose weights lie in the folder; None where there are none."""
     try:
-        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-        return int(about["epoch"]) if (folder / WEIGHTS_FILE).exists() else None
+        content = json.loads((folder / WEIGHTS_META_FILE).read_text(encoding="utf-8"))
+        return int(content["epoch"]) if (folder / WEIGHTS_FILE).exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _load(state: Mapping[str, Any], *, model: nn.Module, optimizer: Any, schedule: Any, longer: bool) -> None:
+def _load(state: Mapping[str, Any], *, model: nn.Module, optimizer: Any, schedule: Any, is_longer: bool) -> None:
     model.load_state_dict(state["model"])
     old_schedule = state["schedule"] if schedule is not None else None
-    if longer and old_schedule is not None:
+    if is_longer and old_schedule is not None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")  # it is moved, not trained
             for _ in range(int(old_schedule["last_epoch"])):
@@ -213,14 +215,14 @@ def _load(state: Mapping[str, Any], *, model: nn.Module, optimizer: Any, schedul
     if optimizer is not None and state["optimizer"] is not None:
         settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         optimizer.load_state_dict(state["optimizer"])
-        if longer:
+        if is_longer:
             for group, ours in zip(optimizer.param_groups, settings, strict=True):
                 group.update(ours)
     if old_schedule is not None:
         schedule.load_state_dict(old_schedule)
 
 
-def save_best(folder: Path, *, model: nn.Module, about: Mapping[str, Any]) -> None:
+def save_best(folder: Path, *, model: nn.Module, meta: Mapping[str, Any]) -> None:
     """Write `model.pth`, the state dict of the best epoch so far, and what it is beside it (`model.json`).
 
     Raises:
@@ -228,21 +230,21 @@ def save_best(folder: Path, *, model: nn.Module, about: Mapping[str, Any]) -> No
     """
 
     def write() -> None:
-        with _aside(model.state_dict(), folder / WEIGHTS_FILE) as aside:
-            os.replace(aside, folder / WEIGHTS_FILE)
-        write_json(folder / ABOUT_FILE, about)
+        with _staged(model.state_dict(), folder / WEIGHTS_FILE) as staging:
+            os.replace(staging, folder / WEIGHTS_FILE)
+        write_json(folder / WEIGHTS_META_FILE, meta)
 
-    _patiently(write, folder / WEIGHTS_FILE)
+    _retry_write(write, folder / WEIGHTS_FILE)
 
 
-def _patiently(write: Callable[[], None], path: Path) -> None:
+def _retry_write(write: Callable[[], None], path: Path) -> None:
     """Write, again and again while the storage does not answer (a shared folder is away): at most for a minute.
 
     Raises:
         DiskFull: at once; waiting makes no room.
         OSError: it has not come back.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + RETRY_SECONDS
     while True:
         try:
             return write()
@@ -256,20 +258,20 @@ def _patiently(write: Callable[[], None], path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _aside(state: Any, path: Path) -> Iterator[Path]:
+def _staged(state: Any, path: Path) -> Iterator[Path]:
     """The state in a file beside `path`, to be renamed; nothing of it stays behind."""
-    aside = path.with_name(f".{path.name}.tmp")
+    staging = path.with_name(f".{path.name}.tmp")
     try:
-        with aside.open("wb") as file:  # Python's own file tells of a full disk; torch's writer does not say why
+        with staging.open("wb") as file:  # Python's own file tells of a full disk; torch's writer does not say why
             torch.save(state, file)
-        yield aside
+        yield staging
     except (OSError, RuntimeError) as error:
-        if any(each.errno in (errno.ENOSPC, errno.EDQUOT) for each in _os_errors(error)):
+        if any(os_error.errno in (errno.ENOSPC, errno.EDQUOT) for os_error in _os_errors(error)):
             raise DiskFull(errno.ENOSPC, f"no space left for {path}") from error
         raise
     finally:
         with contextlib.suppress(OSError):  # where the storage is away
-            aside.unlink(missing_ok=True)
+            staging.unlink(missing_ok=True)
 
 
 def _os_errors(error: BaseException | None) -> Iterator[OSError]:

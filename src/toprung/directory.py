@@ -25,21 +25,26 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import filelock
 from pydantic import ValidationError
 
-from toprung.errors import UserError, explain
+from toprung.errors import UserError, format_validation_error
 from toprung.spec import Sweep
 
 # In a trial's folder: what it was given, where it left off (and the epoch before), its best epoch's weights and what
 # they are, why it failed, and the lock of the process that trains it.
 CONFIG_FILE, FAILURE_FILE, TRIAL_LOCK_FILE = "config.json", "failure.json", ".lock"
 ATTEMPT_FILE = "attempt.json"  # where its process runs, and with which code
-LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, ABOUT_FILE = "last.pth", "previous.pth", "model.pth", "model.json"
+LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE = "last.pth", "previous.pth", "model.pth", "model.json"
 PROBE_BYTES = 2**16
+
+# Raised when a file or a key of a sweep's directory changes its name or its meaning. Format 1, of toprung 0.1.0 before
+# its release, recorded neither format nor version.
+FORMAT = 2
 DISK_FULL = "the disk is full"
 
 
@@ -49,7 +54,7 @@ class Failure:
 
     cause: str
     disk_full: bool
-    other_code: bool = False  # its worker imported other code than the sweep's: nothing of the trial's own either
+    code_mismatch: bool = False  # its worker imported other code than the sweep's: nothing of the trial's own either
 
     @property
     def as_result(self) -> dict[str, Any]:
@@ -149,16 +154,16 @@ class SweepDirectory:
     def mlflow_run_id(self) -> str | None:
         """The sweep's own run in MLflow, once there is one."""
         try:
-            found = self.read(self.status_file).get("mlflow_run_id")
+            run_id = self.read(self.status_file).get("mlflow_run_id")
         except UserError:
             return None
-        return found if isinstance(found, str) else None
+        return run_id if isinstance(run_id, str) else None
 
     def lock(self) -> filelock.BaseFileLock:
         """The driver's lock, not yet taken."""
         return filelock.FileLock(self.lock_file, timeout=0)
 
-    def is_driven(self) -> bool:
+    def has_live_driver(self) -> bool:
         """Whether a driver runs the sweep now, whatever its files say."""
         if not self.lock_file.exists():
             return False
@@ -183,26 +188,26 @@ class SweepDirectory:
             raise UserError(f'The study of {self.sweep_id} has a trial "{trial_id}", which is no name of a folder.')
         return self.trials_folder / trial_id
 
-    def failure_of(self, trial_id: str) -> Failure | None:
+    def read_failure(self, trial_id: str) -> Failure | None:
         """What a failed trial left behind."""
         try:
-            left = json.loads((self.trial_folder(trial_id) / FAILURE_FILE).read_text(encoding="utf-8"))
+            content = json.loads((self.trial_folder(trial_id) / FAILURE_FILE).read_text(encoding="utf-8"))
             return Failure(
-                cause=str(left["cause"]),
-                disk_full=bool(left["disk_full"]),
-                other_code=bool(left.get("other_code", False)),
+                cause=str(content["cause"]),
+                disk_full=bool(content["disk_full"]),
+                code_mismatch=bool(content.get("code_mismatch", False)),
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def attempt_of(self, trial_id: str) -> dict[str, Any]:
+    def read_attempt(self, trial_id: str) -> dict[str, Any]:
         """What the process that trained a trial last said of itself; empty where there was none."""
         try:
             return self.read(self.trial_folder(trial_id) / ATTEMPT_FILE)
         except UserError:
             return {}
 
-    def is_full(self) -> bool:
+    def is_disk_full(self) -> bool:
         """Whether the disk has no space: a trial that finds none cannot even leave its cause."""
         if self.ledger_file.exists() and not self.ballast_file.exists():
             return True  # given up by the driver
@@ -222,12 +227,32 @@ class SweepDirectory:
         """Read the spec back.
 
         Raises:
-            UserError: the file is missing or was changed by hand into something else.
+            UserError: the file is missing or was changed by hand into something else, or another version of
+                toprung wrote it.
         """
+        self.check_format()
         try:
             return Sweep.model_validate(self.read(self.spec_file).get("spec"))
         except ValidationError as error:
-            raise UserError(f"{self.spec_file} is not a sweep's spec: {explain(error, Sweep)}") from None
+            raise UserError(
+                f"{self.spec_file} is not a sweep's spec: {format_validation_error(error, Sweep)}"
+            ) from None
+
+    def check_format(self) -> None:
+        """Check that this version reads the format of the sweep's files.
+
+        Raises:
+            UserError: it is another format, or there is no spec.
+        """
+        content = self.read(self.spec_file)
+        if (number := content.get("format", 1)) != FORMAT:
+            raise UserError(
+                f"{self.sweep_id} was made by toprung {content.get('toprung', '0.1.0')} in format {number}; "
+                "this version, "
+                f"{metadata.version('toprung')}, reads format {FORMAT}. Use the version that made it, or "
+                "start a new sweep: "
+                f"toprung sweep {content.get('recipe') or 'RECIPE'}"
+            )
 
     def read(self, file: Path) -> dict[str, Any]:
         """A JSON file of this directory.
@@ -250,6 +275,6 @@ class SweepDirectory:
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write JSON aside, then rename: a reader meets the old file or the new one."""
-    aside = file.with_name(f".{file.name}.tmp")
-    aside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(aside, file)
+    staging = file.with_name(f".{file.name}.tmp")
+    staging.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(staging, file)

@@ -17,13 +17,13 @@ class UserError(ValueError):
     """
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
+def format_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
     """One line for a person: which field, what it was given, what it takes."""
     first = error.errors()[0]
     path = [str(step) for step in first["loc"]]
-    owner, where = part_at(model, path[:-1]), ".".join(path)
+    owner, where = model_at(model, path[:-1]), ".".join(path)
     if first["type"] == "extra_forbidden":
-        return no_field(owner, path[-1], where=".".join(path[:-1]) or model.__name__.lower())
+        return unknown_field_message(owner, path[-1], where=".".join(path[:-1]) or model.__name__.lower())
     if first["type"] == "missing":
         return f'{model.__name__} needs "{where}".'
     message = first["msg"].removeprefix("Value error, ")
@@ -32,7 +32,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{where} cannot be {json.dumps(first['input'], default=str)}: {message}."
 
 
-def no_field(owner: type[BaseModel] | BaseModel, name: str, *, where: str) -> str:
+def unknown_field_message(owner: type[BaseModel] | BaseModel, name: str, *, where: str) -> str:
     """The line for a field that does not exist: it names those that do, with their values (or defaults)."""
     known = []
     for field_name, field in (owner if isinstance(owner, type) else type(owner)).model_fields.items():
@@ -46,7 +46,7 @@ def no_field(owner: type[BaseModel] | BaseModel, name: str, *, where: str) -> st
     return f'{where} has no field "{name}"; it has {", ".join(known)}.'
 
 
-def part_at(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
+def model_at(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
     """The model that holds the last field of a path, as far as the path leads through models."""
     for step in path:
         inner = model.model_fields[step].annotation if step in model.model_fields else None

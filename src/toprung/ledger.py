@@ -4,8 +4,8 @@ Every trial's parameters, values an epoch and state are Optuna's own; what Optun
 attributes: `start` (its id, the whole configuration), `attempt/<n>` (each process that trained it: on which node, with
 which code), `epoch/<n>` (all metrics of an epoch), `audit` (the rung that would have stopped it, and let it run on),
 `end` (status, cause, rung), in a controlled experiment `experiment` and `seed`, and on the study `mlflow/<trial_id>`
-(the run that shows the trial) and `life/<n>` (each driver that ran the sweep, and for what). Each carries its time in
-milliseconds since 1970. Only the sweep's driver writes here.
+(the run that shows the trial) and `driver_run/<n>` (each driver that ran the sweep, and for what). Each carries its
+time in milliseconds since 1970. Only the sweep's driver writes here.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.study_storage import storage_for_reading, study_failure
 
-Status = Literal["waiting", "running", "finished", "stopped", "failed", "killed"]
+Status = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
 
 RESUMED = "resumed"  # in the place of an end: the trial was killed, and since then runs again
 MLFLOW_RUN = "mlflow/"
-LIFE = "life/"
+DRIVER_RUN = "driver_run/"
 ATTEMPT = "attempt/"
-TOLD = "told"  # a trial of another sweep that this one was told of (`--warm-start`): it is no trial of this sweep's own
-OWN_ATTRIBUTES = re.compile(r"(start|end|audit|told|is_default|experiment|seed|(epoch|attempt|life|mlflow)/.*)")
+# a trial of another sweep that this one was told of (`--warm-start`): it is no trial of this sweep's own
+IMPORTED = "imported"
+OWN_ATTRIBUTES = re.compile(
+    r"(start|end|audit|imported|is_default|experiment|seed|(epoch|attempt|driver_run|mlflow)/.*)"
+)
 OPTUNA_STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -47,7 +50,7 @@ class End:
 
 
 @dataclass(frozen=True)
-class Audited:
+class AuditEntry:
     """A trial that ASHA would have stopped and that ran on, so that what stopping loses is known: a random share."""
 
     rung: int
@@ -81,12 +84,12 @@ class Attempt:
         return (self.node, *self.other_nodes)
 
     @property
-    def told(self) -> dict[str, Any]:
+    def result_fields(self) -> dict[str, Any]:
         """As it stands beside the metrics in what a worker tells Tune: plain names, since `/` makes a metric."""
         return {f"attempt_{name}": value for name, value in asdict(self).items()}
 
     @classmethod
-    def of(cls, result: Mapping[str, Any]) -> Attempt | None:
+    def from_result(cls, result: Mapping[str, Any]) -> Attempt | None:
         """Which attempt reported a result."""
         node, code, time_ms = (result.get(f"attempt_{name}") for name in ("node", "code", "time_ms"))
         others = tuple(map(str, result.get("attempt_other_nodes", ())))
@@ -94,10 +97,10 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Life:
+class DriverRun:
     """One driver's life: why it was started, and when."""
 
-    verb: str
+    command: str
     time_ms: int
     details: dict[str, Any]
 
@@ -116,7 +119,7 @@ class TrialRecord:
     started_ms: int = 0
     is_default: bool = False
     continues: str | None = None
-    audited: Audited | None = None
+    audited: AuditEntry | None = None
     end: End | None = None
     attempts: tuple[Attempt, ...] = ()
     mlflow_run_id: str | None = None
@@ -145,7 +148,7 @@ class TrialRecord:
     @property
     def is_open(self) -> bool:
         """Whether it can go on: it runs, or was cut short by nothing of its own doing."""
-        return self.status in ("waiting", "running", "killed")
+        return self.status in ("waiting", "running", "interrupted")
 
     @property
     def seconds(self) -> float:
@@ -159,7 +162,7 @@ class Ledger:
     """A whole ledger, read at once."""
 
     trials: list[TrialRecord]
-    lives: list[Life]
+    driver_runs: list[DriverRun]
 
 
 def is_own_attribute(name: str) -> bool:
@@ -172,54 +175,54 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def read(directory: SweepDirectory) -> list[TrialRecord]:
+def read(sweep_dir: SweepDirectory) -> list[TrialRecord]:
     """Every trial of a sweep, in the order they were asked for; empty before the first.
 
     Raises:
         UserError: the ledger cannot be read.
     """
-    return read_all(directory).trials
+    return read_all(sweep_dir).trials
 
 
-def read_all(directory: SweepDirectory) -> Ledger:
+def read_all(sweep_dir: SweepDirectory) -> Ledger:
     """Trials and drivers of a sweep.
 
     Raises:
         UserError: the ledger cannot be read.
     """
-    storage = storage_for_reading(directory)
+    storage = storage_for_reading(sweep_dir)
     if storage is None:
         return Ledger([], [])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         try:
-            study = optuna.load_study(study_name=directory.sweep_id, storage=storage)
+            study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage)
         except KeyError:
             return Ledger([], [])  # the driver died, or is still, before the study's first line
         except ValueError as error:
-            raise UserError(f"The ledger {directory.ledger_file} cannot be read: {error}") from None
-        return records(study)
+            raise UserError(f"The ledger {sweep_dir.ledger_file} cannot be read: {error}") from None
+        return parse_study(study)
     except optuna.exceptions.StorageInternalError as error:
-        raise UserError(f"The study of {directory.sweep_id} cannot be read: {study_failure(error)}.") from error
+        raise UserError(f"The study of {sweep_dir.sweep_id} cannot be read: {study_failure(error)}.") from error
 
 
-def records(study: optuna.Study) -> Ledger:
+def parse_study(study: optuna.Study) -> Ledger:
     """What an open study says."""
     attributes = study.user_attrs
-    lives = [Life(**attributes[key]) for key in sorted(filter(_is_life, attributes), key=_number)]
-    return Ledger(records_of(study, study.get_trials(deepcopy=False)), lives)
+    driver_runs = [DriverRun(**attributes[key]) for key in sorted(filter(_is_driver_run, attributes), key=_number)]
+    return Ledger(parse_records(study, study.get_trials(deepcopy=False)), driver_runs)
 
 
-def records_of(study: optuna.Study, trials: Iterable[FrozenTrial]) -> list[TrialRecord]:
+def parse_records(study: optuna.Study, trials: Iterable[FrozenTrial]) -> list[TrialRecord]:
     """Return the records of some of a study's trials, without those that another sweep told of."""
     attributes = study.user_attrs
     run_ids = {key.removeprefix(MLFLOW_RUN): value for key, value in attributes.items() if key.startswith(MLFLOW_RUN)}
     mode: Literal["max", "min"] = "max" if study.direction == optuna.study.StudyDirection.MAXIMIZE else "min"
-    return [_record(trial, mode=mode, run_ids=run_ids) for trial in trials if TOLD not in trial.user_attrs]
+    return [_record(trial, mode=mode, run_ids=run_ids) for trial in trials if IMPORTED not in trial.user_attrs]
 
 
-def _is_life(key: str) -> bool:
-    return key.startswith(LIFE)
+def _is_driver_run(key: str) -> bool:
+    return key.startswith(DRIVER_RUN)
 
 
 def _is_attempt(key: str) -> bool:
@@ -258,7 +261,7 @@ def _record(trial: FrozenTrial, *, mode: Literal["max", "min"], run_ids: Mapping
         started_ms=start.get("time_ms", 0),
         is_default=start.get("is_default", False),
         continues=start.get("continues"),
-        audited=Audited(**attributes["audit"]) if "audit" in attributes else None,
+        audited=AuditEntry(**attributes["audit"]) if "audit" in attributes else None,
         end=ended,
         attempts=tuple(_attempt(attributes[key]) for key in sorted(filter(_is_attempt, attributes), key=_number)),
         mlflow_run_id=run_ids.get(start.get("trial_id", "")),
@@ -266,10 +269,12 @@ def _record(trial: FrozenTrial, *, mode: Literal["max", "min"], run_ids: Mapping
     )
 
 
-def write_life(study: optuna.Study, *, verb: str, details: Mapping[str, Any] | None = None) -> None:
+def write_driver_run(study: optuna.Study, *, command: str, details: Mapping[str, Any] | None = None) -> None:
     """A driver takes the sweep up."""
-    number = sum(map(_is_life, study.user_attrs))
-    study.set_user_attr(f"{LIFE}{number}", {"verb": verb, "time_ms": now_ms(), "details": dict(details or {})})
+    number = sum(map(_is_driver_run, study.user_attrs))
+    study.set_user_attr(
+        f"{DRIVER_RUN}{number}", {"command": command, "time_ms": now_ms(), "details": dict(details or {})}
+    )
 
 
 def write_start(
@@ -301,9 +306,9 @@ def write_epoch(trial: optuna.Trial, *, epoch: int, value: float, metrics: Mappi
     trial.report(value, epoch)
 
 
-def write_audited(trial: optuna.Trial, audited: Audited) -> None:
+def write_audit_entry(trial: optuna.Trial, entry: AuditEntry) -> None:
     """A rung would have stopped the trial, and let it run on for the audit."""
-    trial.set_user_attr("audit", asdict(audited))
+    trial.set_user_attr("audit", asdict(entry))
 
 
 def write_end(trial: optuna.Trial, end: End) -> End:

@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from toprung.data import Card, dvc_lineage
+from toprung.data import DatasetCard, dvc_lineage
 from toprung.errors import UserError
 from toprung.git_command import is_checkout, query_git, run_git
 
 PACKAGES = ("toprung", "torch", "torchvision", "ray", "optuna", "mlflow", "dvc", "numpy")
-ORIGIN_FILE = "origin.json"
+SOURCE_COMMIT_FILE = "source-commit.json"
 
 
 class Lineage(BaseModel):
@@ -42,7 +42,7 @@ class Lineage(BaseModel):
     dvc_remote: str | None = None
 
 
-def collect(project: Path, *, card: Card, split_fingerprint: str, seed: int | None, search_seed: int) -> Lineage:
+def collect(project: Path, *, card: DatasetCard, split_fingerprint: str, seed: int | None, search_seed: int) -> Lineage:
     """Look around: git, the lock file, the installed packages.
 
     Args:
@@ -55,7 +55,7 @@ def collect(project: Path, *, card: Card, split_fingerprint: str, seed: int | No
     Raises:
         UserError: the workbench is a git checkout that git refuses to read.
     """
-    origin = _origin(project)
+    origin = _source_commit(project)
     lock = project / "requirements.lock"
     return Lineage(
         commit=origin["commit"],
@@ -69,26 +69,26 @@ def collect(project: Path, *, card: Card, split_fingerprint: str, seed: int | No
         python=".".join(str(part) for part in sys.version_info[:3]),
         platform=platform.platform(),
         versions=installed_versions(),
-        **_known_to_dvc(card.name, project=project),
+        **_dvc_hashes(card.name, project=project),
     )
 
 
-def write_origin(project: Path, copy: Path) -> None:
+def write_source_commit(project: Path, copy: Path) -> None:
     """Leave word in a copy of the workbench, which has no .git, of the commit that it was made from."""
-    (copy / ORIGIN_FILE).write_text(json.dumps(_origin(project)) + "\n", encoding="utf-8")
+    (copy / SOURCE_COMMIT_FILE).write_text(json.dumps(_source_commit(project)) + "\n", encoding="utf-8")
 
 
-def _origin(project: Path) -> dict[str, Any]:
+def _source_commit(project: Path) -> dict[str, Any]:
     """The commit of the workbench, and whether its files differ from it; None and None where nobody knows."""
     if is_checkout(project) and (commit := query_git(project, "rev-parse", "--verify", "--quiet", "HEAD")) is not None:
         return {"commit": commit.decode().strip(), "dirty": bool(run_git(project, "status", "--porcelain"))}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        left = json.loads((project / ORIGIN_FILE).read_text(encoding="utf-8"))
-        return {"commit": left["commit"], "dirty": left["dirty"]}
+        content = json.loads((project / SOURCE_COMMIT_FILE).read_text(encoding="utf-8"))
+        return {"commit": content["commit"], "dirty": content["dirty"]}
     return {"commit": None, "dirty": None}
 
 
-def _known_to_dvc(name: str, *, project: Path) -> dict[str, str | None]:
+def _dvc_hashes(name: str, *, project: Path) -> dict[str, str | None]:
     """DVC's names for the data; none where the arrays are not those it names, or its files cannot be read."""
     try:
         if dvc_lineage.is_other_than_locked(name, project=project):

@@ -18,7 +18,7 @@ MORE_IS_BETTER = {
 NEGATED = {"neg", "negative", "minus", "inverse", "inv"}
 
 
-def mode_of(metric: str) -> Literal["max", "min"] | None:
+def infer_mode(metric: str) -> Literal["max", "min"] | None:
     """Return the mode that a metric's name says, such as "min" for `val/loss`; None if it says neither, or both.
 
     The part before the first slash (`train`, `val`) says nothing. A negated name (`val/neg_loss`) says nothing either.

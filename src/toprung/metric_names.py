@@ -28,7 +28,7 @@ _NOT_METRICS = frozenset(
         # added by the trial's process when it fails (`directory.Failure`)
         "failure_cause",
         "failure_disk_full",
-        "failure_other_code",
+        "failure_code_mismatch",
         # added by Ray Tune
         "checkpoint_dir_name",
         "config",

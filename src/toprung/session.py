@@ -3,7 +3,7 @@
 The same loop runs standalone (`toprung train`), inline in a Ray Tune trial, and in each worker of a trial that has
 several; it never knows which. Whoever runs a loop opens a session around it:
 
-    with session.opened(Session(data=data, folder=folder, report=print)):
+    with session.open_session(Session(data=data, folder=folder, report=print)):
         train_loop_per_worker(config)
 
 Several workers (ranks) each open one, with a torch.distributed process group around it: each trains on its part of
@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from toprung import checkpoint, metric_names
-from toprung.data import Card
+from toprung.data import DatasetCard
 from toprung.vision import ImageSplit, ranks
 
 
@@ -42,11 +42,11 @@ class TrialData:
 
     train: ImageSplit
     val: ImageSplit
-    card: Card
+    card: DatasetCard
 
 
 @dataclass
-class Run:
+class TrainingState:
     """One trial under way: what to checkpoint, and where it stands."""
 
     model: nn.Module
@@ -65,18 +65,18 @@ class Session:
     """One training: what it is given, where it saves, and whom it tells.
 
     `report` is called once an epoch with all metrics, after the checkpoint is on disk; it may end the loop by raising.
-    `heard_epochs` says how far a sweep has heard of this training, if one has: a checkpoint beyond it is reported
+    `recorded_epochs` says how far a sweep has heard of this training, if one has: a checkpoint beyond it is reported
     again, since a driver that died took the report with it. `num_epochs` is its budget, where it has one.
     """
 
     data: TrialData
     folder: Path
-    report: Callable[[dict[str, float]], None]
+    on_report: Callable[[dict[str, float]], None]
     seed: int = 0
     num_threads: int = 1
     metric: str = "val/accuracy"
     mode: str = "max"
-    heard_epochs: int | None = None
+    recorded_epochs: int | None = None
     num_epochs: int | None = None
     architecture: Mapping[str, Any] | None = None
     epoch_started: float = field(default_factory=time.perf_counter)
@@ -91,14 +91,14 @@ class Session:
 _session: Session | None = None
 
 
-def _current() -> Session:
+def _current_session() -> Session:
     if _session is None:
         raise RuntimeError("No session is open: start a loop with `toprung train` or `toprung sweep`.")
     return _session
 
 
 @contextlib.contextmanager
-def opened(session: Session) -> Iterator[Session]:
+def open_session(session: Session) -> Iterator[Session]:
     """Make `session` the one that a loop in this process talks to."""
     global _session
     if ranks.rank() == 0:
@@ -119,18 +119,18 @@ def dataset() -> TrialData:
     Raises:
         TrainingFailed: there are fewer training images than workers.
     """
-    data = _current().data
-    if ranks.num_ranks() == 1:
+    data = _current_session().data
+    if ranks.world_size() == 1:
         return data
-    train = replace(data.train, rank=ranks.rank(), num_ranks=ranks.num_ranks())
+    train = replace(data.train, rank=ranks.rank(), world_size=ranks.world_size())
     if len(train) == 0:
-        raise TrainingFailed(f"{train.num_images} training images cannot be shared by {train.num_ranks} workers")
+        raise TrainingFailed(f"{train.num_images} training images cannot be shared by {train.world_size} workers")
     return replace(data, train=train)
 
 
 def device() -> torch.device:
     """Where the trial trains."""
-    return _current().device
+    return _current_session().device
 
 
 def prepare(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
@@ -140,14 +140,14 @@ def prepare(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
         model: as built.
         channels_last: the memory format that convolutions like best; 1.4 times the speed on a CPU (bench/step.py).
     """
-    session = _current()
+    session = _current_session()
     session.architecture = getattr(model, "architecture", None)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(session.device, memory_format=memory_format)  # type: ignore[call-overload]
-    return ranks.wrapped(model, device=session.device)
+    return ranks.wrap_ddp(model, device=session.device)
 
 
-def restore(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, schedule: Any = None) -> Run:
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, schedule: Any = None) -> TrainingState:
     """A fresh run, or the one that the last checkpoint left off: go on at `run.next_epoch`.
 
     The checkpoint is rank 0's, given to all: it does not say how many workers made it.
@@ -155,29 +155,29 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, sc
     Raises:
         toprung.checkpoint.DamagedCheckpoint: the checkpoint is of another architecture.
     """
-    session, model = _current(), ranks.bare(model)
-    saved = ranks.on_first(lambda: checkpoint.read_last(session.folder))
-    progress = checkpoint.put_back(
+    session, model = _current_session(), ranks.unwrap_ddp(model)
+    saved = ranks.on_rank_zero(lambda: checkpoint.read_last(session.folder))
+    progress = checkpoint.restore_into(
         saved, model=model, optimizer=optimizer, schedule=schedule, num_epochs=session.num_epochs
     )
     if progress.epochs:
-        ranks.on_first(lambda: _catch_up(session, model, progress))
+        ranks.on_rank_zero(lambda: _catch_up(session, model, progress))
     if progress.epochs or ranks.rank():
         _seed(session.seed, epoch=progress.epochs, rank=ranks.rank())
     session.epoch_started = time.perf_counter()
-    return Run(model, optimizer, schedule, progress)
+    return TrainingState(model, optimizer, schedule, progress)
 
 
 def _catch_up(session: Session, model: nn.Module, progress: checkpoint.Progress) -> None:
     """What the trial was about to do when it was cut short after its last checkpoint."""
-    kept = checkpoint.best_epoch(session.folder)
-    if progress.best_epoch == progress.epochs != kept and progress.last_report:
-        _keep_best(session, model, progress.last_report)
-    if session.heard_epochs is not None and session.heard_epochs < progress.epochs and progress.last_report:
-        session.report(dict(progress.last_report))
+    saved_epoch = checkpoint.best_epoch(session.folder)
+    if progress.best_epoch == progress.epochs != saved_epoch and progress.last_report:
+        _save_best(session, model, progress.last_report)
+    if session.recorded_epochs is not None and session.recorded_epochs < progress.epochs and progress.last_report:
+        session.on_report(dict(progress.last_report))
 
 
-def report(metrics: Mapping[str, float], run: Run) -> None:
+def report(metrics: Mapping[str, float], run: TrainingState) -> None:
     """End an epoch: checkpoint it, keep it if it is the best so far, and tell the sweep.
 
     Returns once the sweep has decided that the trial goes on. Where several workers train, what each measured on its
@@ -191,18 +191,20 @@ def report(metrics: Mapping[str, float], run: Run) -> None:
         TrainingFailed: a metric's name is reserved or refused by MLflow, its value is not a finite number (on any
             worker), the sweep's metric is missing, or the checkpoint cannot be read back.
     """
-    session = _current()
+    session = _current_session()
     epoch_seconds = time.perf_counter() - session.epoch_started
     epoch = run.progress.epochs + 1
-    values = _averaged(ranks.gathered({name: _number(name, value) for name, value in metrics.items()}), epoch=epoch)
+    values = _average_over_ranks(
+        ranks.all_gather({name: _number(name, value) for name, value in metrics.items()}), epoch=epoch
+    )
     if session.metric not in values:
         raise TrainingFailed(
             f"the loop reported {', '.join(values) or 'nothing'}, but the sweep's metric is {session.metric}"
         )
 
-    told = {"epoch": epoch, **values, "time/epoch_seconds": epoch_seconds, "time_ms": int(time.time() * 1000)}
-    run.progress = run.progress.after(values[session.metric], mode=session.mode, report=told)
-    ranks.on_first(lambda: _keep_and_tell(session, run, told))
+    reported = {"epoch": epoch, **values, "time/epoch_seconds": epoch_seconds, "time_ms": int(time.time() * 1000)}
+    run.progress = run.progress.advance(values[session.metric], mode=session.mode, report=reported)
+    ranks.on_rank_zero(lambda: _save_and_report(session, run, reported))
 
     _seed(session.seed, epoch=epoch, rank=ranks.rank())
     session.epoch_started = time.perf_counter()
@@ -215,7 +217,7 @@ def _number(name: object, value: Any) -> float:
         raise TrainingFailed(f"the metric {name} is not a number but {type(value).__name__}") from None
 
 
-def _averaged(by_rank: Sequence[Mapping[str, float]], *, epoch: int) -> dict[str, float]:
+def _average_over_ranks(by_rank: Sequence[Mapping[str, float]], *, epoch: int) -> dict[str, float]:
     """The mean of every metric over the ranks, whose parts are equal; what all measured alike is left as it is."""
     for rank, values in enumerate(by_rank):
         where = f" on worker {rank}" if len(by_rank) > 1 else ""
@@ -227,10 +229,13 @@ def _averaged(by_rank: Sequence[Mapping[str, float]], *, epoch: int) -> dict[str
         if values.keys() != by_rank[0].keys():
             raise TrainingFailed(f"worker {rank} reported other metrics than worker 0: {', '.join(values)}")
     everyones = {name: [values[name] for values in by_rank] for name in by_rank[0]}
-    return {name: each[0] if len(set(each)) == 1 else statistics.fmean(each) for name, each in everyones.items()}
+    return {
+        name: rank_metrics[0] if len(set(rank_metrics)) == 1 else statistics.fmean(rank_metrics)
+        for name, rank_metrics in everyones.items()
+    }
 
 
-def _keep_and_tell(session: Session, run: Run, told: dict[str, float]) -> None:
+def _save_and_report(session: Session, run: TrainingState, metrics: dict[str, float]) -> None:
     try:
         checkpoint.save_last(
             session.folder,
@@ -243,14 +248,14 @@ def _keep_and_tell(session: Session, run: Run, told: dict[str, float]) -> None:
         session.has_saved = True
     except checkpoint.UnreadableState as error:
         raise TrainingFailed(str(error)) from None
-    if run.progress.best_epoch == told["epoch"]:
-        _keep_best(session, run.model, told)
-    session.report(told)
+    if run.progress.best_epoch == metrics["epoch"]:
+        _save_best(session, run.model, metrics)
+    session.on_report(metrics)
 
 
-def _keep_best(session: Session, model: nn.Module, told: Mapping[str, float]) -> None:
+def _save_best(session: Session, model: nn.Module, reported: Mapping[str, float]) -> None:
     """Write the weights of the best epoch so far, and what was reported of it."""
-    metrics = dict(told)
+    metrics = dict(reported)
     about = {
         "architecture": session.architecture,
         "epoch": metrics.pop("epoch"),
@@ -258,7 +263,7 @@ def _keep_best(session: Session, model: nn.Module, told: Mapping[str, float]) ->
         "time_ms": metrics.pop("time_ms"),
         "metrics": metrics,
     }
-    checkpoint.save_best(session.folder, model=model, about=about)
+    checkpoint.save_best(session.folder, model=model, meta=about)
 
 
 def _seed(seed: int, *, epoch: int, rank: int) -> None:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from toprung.errors import UserError, no_field, part_at
-from toprung.metric_mode import mode_of
-from toprung.spec import Part, Sweep
+from toprung.errors import UserError, model_at, unknown_field_message
+from toprung.metric_mode import infer_mode
+from toprung.spec import SpecModel, Sweep
 
 
 def apply_overrides(sweep: Sweep, settings: Iterable[str]) -> Sweep:
@@ -22,7 +22,7 @@ def apply_overrides(sweep: Sweep, settings: Iterable[str]) -> Sweep:
             metric.
     """
     for setting in settings:
-        path, value = _parsed(setting)
+        path, value = _parse_override(setting)
         sweep = _with_field(sweep, _full_path(sweep, path), value)
     _check_mode(sweep)
     return sweep
@@ -34,7 +34,7 @@ def _check_mode(sweep: Sweep) -> None:
     Raises:
         UserError: the mode contradicts the metric's name, or neither says whether more is better.
     """
-    by_name = mode_of(sweep.metric)
+    by_name = infer_mode(sweep.metric)
     if "mode" not in sweep.model_fields_set:
         if by_name is None:
             raise UserError(
@@ -48,16 +48,16 @@ def _check_mode(sweep: Sweep) -> None:
         )
 
 
-def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
     """`["lr=0.01", "optimizer=sgd"]` as `{"lr": 0.01, "optimizer": "sgd"}`.
 
     Raises:
         UserError: a setting has no `=`.
     """
-    return dict(_parsed(setting) for setting in settings)
+    return dict(_parse_override(setting) for setting in settings)
 
 
-def _parsed(setting: str) -> tuple[str, Any]:
+def _parse_override(setting: str) -> tuple[str, Any]:
     path, equals, text = setting.partition("=")
     if not equals or not path.strip():
         raise UserError(f'--set takes field=value, such as --set num_trials=12; it was given "{setting}".')
@@ -75,25 +75,25 @@ def _full_path(sweep: Sweep, path: str) -> list[str]:
     parts = [
         name
         for name in model.model_fields
-        if steps[0] in part_at(model, [name]).model_fields and part_at(model, [name]) is not model
+        if steps[0] in model_at(model, [name]).model_fields and model_at(model, [name]) is not model
     ]
     if len(parts) > 1:
         choices = " or ".join(f"{part}.{path}" for part in parts)
         raise UserError(f'"{path}" is a field of several parts: say {choices}.')
     if not parts:
-        raise UserError(no_field(sweep, path, where="sweep"))
+        raise UserError(unknown_field_message(sweep, path, where="sweep"))
     return [parts[0], path]
 
 
-def _with_field(part: Part, path: list[str], value: Any, *, where: str = "sweep") -> Any:
+def _with_field(part: SpecModel, path: list[str], value: Any, *, where: str = "sweep") -> Any:
     name, *rest = path
     if name not in type(part).model_fields:
-        raise UserError(no_field(part, name, where=where))
+        raise UserError(unknown_field_message(part, name, where=where))
     if not rest:
         return part.model_copy(update={name: value})
     inner = getattr(part, name)
     if isinstance(inner, dict):
         return part.model_copy(update={name: {**inner, ".".join(rest): value}})
-    if not isinstance(inner, Part):
+    if not isinstance(inner, SpecModel):
         raise UserError(f'{name} is a plain value; "{".".join(path)}" cannot be set.')
     return part.model_copy(update={name: _with_field(inner, rest, value, where=name)})

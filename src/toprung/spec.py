@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from toprung.errors import UserError, explain
-from toprung.metric_mode import mode_of
+from toprung.errors import UserError, format_validation_error
+from toprung.metric_mode import infer_mode
 from toprung.metric_names import metric_problem
 
 
@@ -41,7 +41,7 @@ def _metric_name(value: str) -> str:
 MetricName = Annotated[str, AfterValidator(_metric_name)]
 
 
-class Part(BaseModel):
+class SpecModel(BaseModel):
     """One frozen part of a sweep: unknown fields are errors, and copies are validated too."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -57,11 +57,11 @@ class Part(BaseModel):
         return _validated(type(self), {**given, **(update or {})})
 
 
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=SpecModel)
 T = TypeVar("T")
 
 
-class Asha(Part):
+class Asha(SpecModel):
     """Asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning")."""
 
     grace_epochs: int = Field(default=1, ge=1, description="no trial is stopped before this epoch")
@@ -88,7 +88,7 @@ class Asha(Part):
         return (*below, self.max_epochs)
 
 
-class Search(Part):
+class Search(SpecModel):
     """Optuna's tree-structured Parzen estimator; every setting is written down, none left to a default that moves."""
 
     sampler: Literal["tpe", "random"] = "tpe"
@@ -99,7 +99,7 @@ class Search(Part):
     constant_liar: bool = True
 
 
-class Resources(Part):
+class Resources(SpecModel):
     """What one trial takes: so many workers, each with so much."""
 
     cpus: float = Field(default=1, gt=0, description="of each worker")
@@ -143,7 +143,7 @@ class Resources(Part):
         return tuple({name: need for name, need in bundle.items() if need} for _ in range(self.workers))
 
 
-class Stop(Part):
+class Stop(SpecModel):
     """What ends a sweep before its last trial: the first rule that holds."""
 
     seconds: float | None = Field(default=None, gt=0, description="wall clock, all resumptions together")
@@ -160,7 +160,7 @@ class Stop(Part):
         return self
 
 
-class Data(Part):
+class Data(SpecModel):
     """Which prepared dataset, and how it is split. The test split is no part of a sweep."""
 
     name: str = Field(default="digits", pattern=r"^[a-z0-9][a-z0-9_-]*$")
@@ -174,7 +174,7 @@ class Data(Part):
     groups: bool = Field(
         default=True, description="keep a group (a patient's images) in one part, where there are groups"
     )
-    placement: Literal["auto", "shared", "mapped"] = Field(
+    placement: Literal["auto", "object_store", "mmap"] = Field(
         default="auto", description="images in shared memory, or mapped from disk; auto: by their size"
     )
 
@@ -186,7 +186,7 @@ FIELDS_OF_OWN_NAMES = {"num_epochs": "asha.max_epochs", "seed": "seed", "experim
 NOT_GIVEN = tuple(FIELDS_OF_OWN_NAMES)
 
 
-class Experiment(Part):
+class Experiment(SpecModel):
     """One named configuration of a controlled experiment; what it leaves out is as in the others, or the default."""
 
     name: str = Field(pattern=r"^\S(.{0,98}\S)?$", description='such as "A baseline"; a tag of its runs in MLflow')
@@ -200,7 +200,7 @@ class Experiment(Part):
         return self
 
 
-class Sweep(Part):
+class Sweep(SpecModel):
     """A whole sweep: what is trained, what may vary, how long, and by which metric it is judged.
 
     Either a searcher proposes configurations from a space and ASHA stops them early, or the sweep is a controlled
@@ -228,7 +228,7 @@ class Sweep(Part):
     @model_validator(mode="after")
     def _mode_of_metric(self) -> Self:
         if "mode" not in self.model_fields_set:
-            object.__setattr__(self, "mode", mode_of(self.metric) or "max")  # derived: never "set"
+            object.__setattr__(self, "mode", infer_mode(self.metric) or "max")  # derived: never "set"
         return self
 
     @model_validator(mode="after")
@@ -239,17 +239,17 @@ class Sweep(Part):
             if self.space is None:
                 raise ValueError("it needs a space to search, or experiments to train")
             return self
-        names = [each.name for each in self.experiments]
-        if twice := _twice(names):
+        names = [experiment.name for experiment in self.experiments]
+        if twice := _first_duplicate(names):
             raise ValueError(f'two experiments are named "{twice}"')
         if not self.seeds:
             raise ValueError("experiments need seeds, such as seeds=(0, 1, 2)")
-        if (again := _twice(self.seeds)) is not None:
+        if (again := _first_duplicate(self.seeds)) is not None:
             raise ValueError(f"the seed {again} is given twice")
-        for each in self.experiments:
+        for experiment in self.experiments:
             for name in self.constants:
-                if name in each.config:
-                    raise ValueError(f'constants hold "{name}" fixed, the experiment "{each.name}" gives it too')
+                if name in experiment.config:
+                    raise ValueError(f'constants hold "{name}" fixed, the experiment "{experiment.name}" gives it too')
         object.__setattr__(self, "num_trials", len(self.experiments) * len(self.seeds))  # derived: never "set"
         return self
 
@@ -278,15 +278,15 @@ class Sweep(Part):
             UserError: a field is unknown or out of range, or a controlled experiment is given a number of trials.
         """
         copy = super().model_copy(update=update, deep=deep)
-        wanted = (update or {}).get("num_trials", copy.num_trials)
-        if wanted != copy.num_trials:
+        num_trials = (update or {}).get("num_trials", copy.num_trials)
+        if num_trials != copy.num_trials:
             raise UserError(
-                f"num_trials cannot be {wanted}: {copy.plan_text}, are {copy.num_trials} trials. "
+                f"num_trials cannot be {num_trials}: {copy.plan_text}, are {copy.num_trials} trials. "
                 "Give other seeds, such as --set 'seeds=[0, 1]'."
             )
         return copy
 
-    def controlled(self, configs: Mapping[str, Mapping[str, Any]], *, seeds: Iterable[int]) -> Self:
+    def as_controlled_experiment(self, configs: Mapping[str, Mapping[str, Any]], *, seeds: Iterable[int]) -> Self:
         """This sweep as a controlled experiment: the same trainer, data, metric and budget, without a searcher.
 
         Args:
@@ -311,7 +311,7 @@ class Sweep(Part):
         )
 
 
-def _twice(values: Iterable[T]) -> T | None:
+def _first_duplicate(values: Iterable[T]) -> T | None:
     """The first value that occurs more than once."""
     return next((value for value, count in Counter(values).items() if count > 1), None)
 
@@ -320,4 +320,4 @@ def _validated(model: type[P], values: Mapping[str, Any]) -> P:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(explain(error, model)) from None
+        raise UserError(format_validation_error(error, model)) from None

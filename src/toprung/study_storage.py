@@ -28,7 +28,7 @@ from toprung.errors import UserError
 
 ENVIRONMENT = "TOPRUNG_STUDY_URI"
 BALLAST_BYTES = 4 * 2**20
-PATIENCE_SECONDS = 60  # with storage that is away
+RETRY_SECONDS = 60  # with storage that is away
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,12 @@ class LedgerUnwritable(OSError):
     """The ledger's file could not be written, for as long as one waits for it."""
 
 
-class LedgerFile(BaseJournalBackend):
+class SingleWriterJournal(BaseJournalBackend):
     """A journal file with one writer, the driver that holds the sweep's lock.
 
     It writes what Optuna's own file backend writes, which reads it, and needs neither that one's lock nor its reading
-    back of each line. What is written `together` is on disk at the end of the block, by one fsync. On a full disk the
-    ballast goes, a torn line is cut, and it is written again. Storage that is away is waited for, a minute at most.
+    back of each line. What is written `batched_writes` is on disk at the end of the block, by one fsync. On a full disk
+    the ballast goes, a torn line is cut, and it is written again. Storage that is away is waited for, a minute at most.
     """
 
     def __init__(self, file: Path, *, ballast: Path) -> None:
@@ -69,7 +69,7 @@ class LedgerFile(BaseJournalBackend):
             return list(self._recent)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records, on disk when this returns, or at the end of the block that is `together`."""
+        """Append records, on disk when this returns, or at the end of the block that is `batched_writes`."""
         with self._lock:
             for log in logs:
                 line = json.dumps(log, separators=(",", ":")).encode()
@@ -79,7 +79,7 @@ class LedgerFile(BaseJournalBackend):
                 self._write()
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def batched_writes(self) -> Iterator[None]:
         """Write what is appended in this block at its end."""
         with self._lock:
             self._depth += 1
@@ -95,7 +95,7 @@ class LedgerFile(BaseJournalBackend):
         content = b"".join(self._unwritten)
         if not content:
             return
-        deadline, room_made = time.monotonic() + PATIENCE_SECONDS, False
+        deadline, room_made = time.monotonic() + RETRY_SECONDS, False
         while True:
             try:
                 self._put(content)
@@ -134,7 +134,7 @@ class LedgerFile(BaseJournalBackend):
             raise
 
 
-class LedgerToLookAt(JournalFileBackend):
+class ReadOnlyJournal(JournalFileBackend):
     """A journal file that is read only: what another program would write into a ledger is refused."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -146,10 +146,10 @@ class LedgerToLookAt(JournalFileBackend):
         raise PermissionError("a sweep's ledger is written by its driver alone")
 
 
-def together(storage: BaseStorage) -> contextlib.AbstractContextManager[None]:
+def batched_writes(storage: BaseStorage) -> contextlib.AbstractContextManager[None]:
     """A block of records that are written at once, where the storage can."""
     backend = storage._backend if isinstance(storage, JournalStorage) else None
-    return backend.together() if isinstance(backend, LedgerFile) else contextlib.nullcontext()
+    return backend.batched_writes() if isinstance(backend, SingleWriterJournal) else contextlib.nullcontext()
 
 
 def study_failure(error: BaseException) -> str | None:
@@ -169,7 +169,7 @@ def study_failure(error: BaseException) -> str | None:
     return None
 
 
-def storage_for_writing(directory: SweepDirectory) -> BaseStorage:
+def storage_for_writing(sweep_dir: SweepDirectory) -> BaseStorage:
     """The study's storage, for the one driver that holds the sweep's lock.
 
     What a killed driver left is put right first: a half-written last line is cut, its lock is broken.
@@ -179,62 +179,62 @@ def storage_for_writing(directory: SweepDirectory) -> BaseStorage:
     Raises:
         UserError: the ledger is damaged, or the database cannot be used, or is not named.
     """
-    file = directory.ledger_file
-    if uri := _database_of(directory):
+    file = sweep_dir.ledger_file
+    if uri := _database_of(sweep_dir):
         storage = _database(uri)
-        directory.write(directory.study_file, {"database": _without_password(uri)})
+        sweep_dir.write(sweep_dir.study_file, {"database": _without_password(uri)})
         return storage
     if file.exists():
         cut_torn_tail(file)
     Path(f"{file}.lock").unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # a disk this full will say so by itself
-        directory.ballast_file.write_bytes(bytes(BALLAST_BYTES))
-    return _journal(lambda: LedgerFile(file, ballast=directory.ballast_file), file)
+        sweep_dir.ballast_file.write_bytes(bytes(BALLAST_BYTES))
+    return _journal(lambda: SingleWriterJournal(file, ballast=sweep_dir.ballast_file), file)
 
 
 def storage_for_rehearsal(folder: Path) -> BaseStorage:
     """Return storage in an empty folder that keeps what a sweep's own would; it, too, has one writer."""
-    return JournalStorage(LedgerFile(folder / "rehearsal.log", ballast=folder / "ballast"))
+    return JournalStorage(SingleWriterJournal(folder / "rehearsal.log", ballast=folder / "ballast"))
 
 
-def storage_for_reading(directory: SweepDirectory) -> BaseStorage | None:
+def storage_for_reading(sweep_dir: SweepDirectory) -> BaseStorage | None:
     """The study's storage, or None where the sweep has no ledger yet.
 
     Raises:
         UserError: the ledger is damaged, or the database cannot be used, or is not named.
     """
-    if directory.ledger_file.is_file():
-        return _journal(lambda: JournalFileBackend(str(directory.ledger_file)), directory.ledger_file)
-    uri = _database_of(directory)
+    if sweep_dir.ledger_file.is_file():
+        return _journal(lambda: JournalFileBackend(str(sweep_dir.ledger_file)), sweep_dir.ledger_file)
+    uri = _database_of(sweep_dir)
     return _database(uri) if uri else None
 
 
-def storage_to_look_at(directory: SweepDirectory) -> BaseStorage | None:
+def read_only_storage(sweep_dir: SweepDirectory) -> BaseStorage | None:
     """The study's storage for a program that could write, and must not; a database is as open as its user is.
 
     Raises:
         UserError: as `storage_for_reading`.
     """
-    if directory.ledger_file.is_file():
-        return _journal(lambda: LedgerToLookAt(str(directory.ledger_file)), directory.ledger_file)
-    return storage_for_reading(directory)
+    if sweep_dir.ledger_file.is_file():
+        return _journal(lambda: ReadOnlyJournal(str(sweep_dir.ledger_file)), sweep_dir.ledger_file)
+    return storage_for_reading(sweep_dir)
 
 
-def address(directory: SweepDirectory) -> str:
+def display_uri(sweep_dir: SweepDirectory) -> str:
     """Where the study lies, for a person: a file, or a database's URL without its password."""
-    if directory.study_file.is_file():
-        return str(directory.read(directory.study_file)["database"])
-    return str(directory.ledger_file)
+    if sweep_dir.study_file.is_file():
+        return str(sweep_dir.read(sweep_dir.study_file)["database"])
+    return str(sweep_dir.ledger_file)
 
 
-def _database_of(directory: SweepDirectory) -> str | None:
+def _database_of(sweep_dir: SweepDirectory) -> str | None:
     """The database that holds the study, or will; None where it is a file."""
-    if directory.ledger_file.is_file():
+    if sweep_dir.ledger_file.is_file():
         return None
     uri = os.environ.get(ENVIRONMENT)
-    if not uri and directory.study_file.is_file():
+    if not uri and sweep_dir.study_file.is_file():
         raise UserError(
-            f"The study of {directory.sweep_id} lies in a database ({address(directory)}). Name it: "
+            f"The study of {sweep_dir.sweep_id} lies in a database ({display_uri(sweep_dir)}). Name it: "
             f"export {ENVIRONMENT}=..."
         )
     return uri
@@ -266,7 +266,7 @@ def _database(uri: str) -> BaseStorage:
             raise UserError(f"The password in {ENVIRONMENT} holds an @ or a slash: write %40 for @, and %2F for /.")
         settings: dict[str, Any] = {"pool_pre_ping": True}
         if url.get_backend_name() == "sqlite" and "timeout" not in url.query:
-            settings["connect_args"] = {"timeout": PATIENCE_SECONDS}  # with a file that another process has locked
+            settings["connect_args"] = {"timeout": RETRY_SECONDS}  # with a file that another process has locked
         return optuna.storages.RDBStorage(uri, engine_kwargs=settings)
     except (ImportError, SQLAlchemyError, ArgumentError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(uri, "the database")

@@ -28,18 +28,18 @@ class Driver:
     def __init__(self, root, *, name="some", fingerprint="d" * 64, now=None, **fields):
         fields.setdefault("asha", Asha(grace_epochs=1, max_epochs=9, reduction_factor=3))
         self.sweep = Sweep(name=name, trainer="trainers.convnet", space="search_spaces.convnet", **fields)
-        self.made = catalog.create(root, self.sweep, name=None, now=now or datetime.now())
+        self.sweep_dir = catalog.create_sweep(root, self.sweep, name=None, now=now or datetime.now())
         self.study = optuna.create_study(
-            study_name=self.made.sweep_id,
-            storage=storage_for_writing(self.made),
+            study_name=self.sweep_dir.sweep_id,
+            storage=storage_for_writing(self.sweep_dir),
             direction="maximize" if self.sweep.mode == "max" else "minimize",
             sampler=optuna.samplers.RandomSampler(seed=0),
         )
-        ledger.write_life(self.study, verb="sweep")
+        ledger.write_driver_run(self.study, command="sweep")
         self.clock = 1_000_000
-        self.made.write(self.made.status_file, {"status": "finished", "reason": None, "seconds": 12.5})
-        self.made.write(
-            self.made.lineage_file,
+        self.sweep_dir.write(self.sweep_dir.status_file, {"status": "finished", "reason": None, "seconds": 12.5})
+        self.sweep_dir.write(
+            self.sweep_dir.lineage_file,
             {
                 "commit": "c" * 40, "dirty": False, "lock_hash": "1" * 64, "data_name": "digits",
                 "data_fingerprint": fingerprint, "split_fingerprint": "5" * 64, "seed": 0, "search_seed": 0,
@@ -71,7 +71,7 @@ class Driver:
         return number
 
     def read(self):
-        return ledger.read(self.made)
+        return ledger.read(self.sweep_dir)
 
 
 @pytest.fixture
@@ -105,16 +105,16 @@ def reported(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(reported, tmp_path_factory):
     """Its report; the tests read it."""
-    return write_report(reported.made, prepared_root=tmp_path_factory.mktemp("prepared"))
+    return write_report(reported.sweep_dir, prepared_root=tmp_path_factory.mktemp("prepared"))
 
 
 def _filled(made):
     """Twenty finished trials, ten stopped, one failed, one that still runs."""
-    for place in range(20):
-        accuracies = [0.5 + place / 100 + epoch / 50 for epoch in range(9)]
-        made.trial(accuracies, space=_space, is_default=place == 0)
-    for place in range(10):
-        made.trial([0.2 + place / 100], space=_space, status="stopped", rung=1, cause="ASHA: too low")
+    for index in range(20):
+        accuracies = [0.5 + index / 100 + epoch / 50 for epoch in range(9)]
+        made.trial(accuracies, space=_space, is_default=index == 0)
+    for index in range(10):
+        made.trial([0.2 + index / 100], space=_space, status="stopped", rung=1, cause="ASHA: too low")
     made.trial([0.1], space=_space, status="failed", cause="loss is NaN </script><b>")
     made.trial([0.3], space=_space, status="running")
     return made

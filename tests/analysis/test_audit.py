@@ -22,11 +22,11 @@ def test_epochs_saved_are_those_that_stopped_trials_did_not_train(driver):
     sweep.trial([0.1], status="stopped", rung=1)
     sweep.trial([0.2, 0.2, 0.2], status="stopped", rung=3)
     sweep.trial([0.3], status="failed", cause="loss is NaN")
-    found = _audit(sweep)
-    assert (found.epochs_spent, found.epochs_in_full) == (13, 27)
-    assert found.epochs_saved == pytest.approx(14 / 27)
-    assert [(rung.rung, rung.num_judged, rung.num_stopped) for rung in found.rungs] == [(1, 3, 1), (3, 2, 1)]
-    assert found.rungs[0].cutoffs == (0.1, 0.2)
+    result = _audit(sweep)
+    assert (result.epochs_spent, result.epochs_in_full) == (13, 27)
+    assert result.epochs_saved == pytest.approx(14 / 27)
+    assert [(rung.rung, rung.num_judged, rung.num_stopped) for rung in result.rungs] == [(1, 3, 1), (3, 2, 1)]
+    assert result.rungs[0].cutoffs == (0.1, 0.2)
 
 
 def test_the_spared_default_is_no_measure_of_what_a_rung_let_pass(driver):
@@ -39,9 +39,9 @@ def test_the_spared_default_is_no_measure_of_what_a_rung_let_pass(driver):
 
 def test_rank_correlation_is_full_where_the_order_stays_and_reversed_where_it_turns_round(driver):
     sweep = driver()
-    for place in range(6):
-        curve = _rising(0.10 + place / 100, 0.90 + place / 100)
-        curve[2] = 0.5 - place / 100
+    for index in range(6):
+        curve = _rising(0.10 + index / 100, 0.90 + index / 100)
+        curve[2] = 0.5 - index / 100
         sweep.trial(curve)
     first, second = _audit(sweep).rungs
     assert (first.num_finished, first.kendall.value, first.spearman.value) == (6, pytest.approx(1), pytest.approx(1))
@@ -51,46 +51,48 @@ def test_rank_correlation_is_full_where_the_order_stays_and_reversed_where_it_tu
 
 def test_where_less_is_better_the_correlation_keeps_its_sign(driver):
     sweep = driver(metric="val/loss", mode="min")
-    for place in range(6):
-        sweep.trial(_rising(0.1 + place / 100, 0.9 + place / 100))
-    found = audit(sweep.read(), metric="val/loss", mode="min", rungs=RUNGS)
-    assert found.rungs[0].kendall.value == pytest.approx(1)
+    for index in range(6):
+        sweep.trial(_rising(0.1 + index / 100, 0.9 + index / 100))
+    result = audit(sweep.read(), metric="val/loss", mode="min", rungs=RUNGS)
+    assert result.rungs[0].kendall.value == pytest.approx(1)
 
 
 def test_too_few_finished_trials_give_no_correlation(driver):
     sweep = driver()
-    for place in range(4):
-        sweep.trial(_rising(0.1 + place / 100, 0.9))
+    for index in range(4):
+        sweep.trial(_rising(0.1 + index / 100, 0.9))
     assert [(rung.kendall, rung.num_finished) for rung in _audit(sweep).rungs] == [(None, 4), (None, 4)]
 
 
 def test_a_planted_slow_starter_is_found_among_the_audited(driver):
     sweep = driver()
-    for place in range(10):
-        sweep.trial(_rising(0.5 + place / 100, 0.80 + place / 100))
+    for index in range(10):
+        sweep.trial(_rising(0.5 + index / 100, 0.80 + index / 100))
     slow = sweep.trial(_rising(0.05, 0.99))
     dull = [sweep.trial(_rising(0.05, 0.30)) for _ in range(4)]
     audited = {f"id{number:06d}": 1 for number in (slow, *dull)}
-    found = _audit(sweep, audited=audited, audited_share=0.25)
-    assert found.killed is not None
-    assert (found.killed.num_audited, found.killed.num_top) == (5, 1)
-    assert found.killed.low < 0.2 < found.killed.high
-    assert found.killed.top_value == pytest.approx(0.99)
-    assert found.killed.lost_share == pytest.approx(1.0)
-    assert found.rungs[0].num_stopped == 5
-    kept = {(each.grace_epochs, each.reduction_factor): each.kept_top for each in found.support}
+    result = _audit(sweep, audited=audited, audited_share=0.25)
+    assert result.lost_top_trials is not None
+    assert (result.lost_top_trials.num_audited, result.lost_top_trials.num_top) == (5, 1)
+    assert result.lost_top_trials.low < 0.2 < result.lost_top_trials.high
+    assert result.lost_top_trials.top_value == pytest.approx(0.99)
+    assert result.lost_top_trials.lost_share == pytest.approx(1.0)
+    assert result.rungs[0].num_stopped == 5
+    kept = {(replay.grace_epochs, replay.reduction_factor): replay.kept_top for replay in result.first_rung_replays}
     assert (kept[1, 3], kept[4, 3]) == (0.0, 0.0)  # 0.05 + 3/8 x 0.94 = 0.40 is below all ten at epoch 4
-    assert {each.num_trials for each in found.support} == {15}
+    assert {replay.num_trials for replay in result.first_rung_replays} == {15}
 
 
 def test_a_later_grace_period_is_supported_where_it_would_have_kept_the_slow_starter(driver):
     sweep = driver(asha=Asha(max_epochs=9))
-    for place in range(9):
-        sweep.trial(_rising(0.50 + place / 1000, 0.80))
+    for index in range(9):
+        sweep.trial(_rising(0.50 + index / 1000, 0.80))
     sweep.trial([0.1, 0.2, 0.9, 0.95, 0.96, 0.97, 0.98, 0.98, 0.98])
-    kept = {(each.grace_epochs, each.reduction_factor): each.kept_top for each in _audit(sweep).support}
+    kept = {
+        (replay.grace_epochs, replay.reduction_factor): replay.kept_top for replay in _audit(sweep).first_rung_replays
+    }
     assert [kept[grace, 3] for grace in (1, 2, 3, 4)] == [0.0, 0.0, 1.0, 1.0]
-    supported = _audit(sweep).supported
+    supported = _audit(sweep).safe_first_rung
     assert (supported.grace_epochs, supported.reduction_factor) == (3, 4)
     assert (supported.kept_top, supported.kept_low) == (1.0, pytest.approx(0.025))  # of a single trial
 
@@ -98,4 +100,4 @@ def test_a_later_grace_period_is_supported_where_it_would_have_kept_the_slow_sta
 def test_without_audited_trials_nothing_is_claimed_about_what_was_lost(driver):
     sweep = driver()
     sweep.trial(_rising(0.5, 0.9))
-    assert _audit(sweep).killed is None
+    assert _audit(sweep).lost_top_trials is None

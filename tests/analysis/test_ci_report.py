@@ -26,13 +26,13 @@ def _seeds(values, **fields):
 def typed(driver, workbench, monkeypatch, tmp_path):
     """Types `toprung ci-report` on a mini-sweep, a sweep of ten seeds as high as `HIGH`, and a base."""
     sweep = driver(name="smoke")
-    for place in range(5):
-        sweep.trial([0.5 + place / 10, 0.52 + place / 10], config={"optimizer": "adam", "lr": 0.001 * place})
+    for index in range(5):
+        sweep.trial([0.5 + index / 10, 0.52 + index / 10], config={"optimizer": "adam", "lr": 0.001 * index})
     fields = {"experiments": (Experiment(name="one", config={"lr": 0.1}),), "seeds": tuple(range(10))}
     seeds = driver(name="smoke_seeds", asha=Asha(max_epochs=1), **fields)
     for seed, value in enumerate(HIGH):
         seeds.trial([value], config={"experiment": "one", "seed": seed, "lr": 0.1})
-    for made in (sweep.made, seeds.made):
+    for made in (sweep.sweep_dir, seeds.sweep_dir):
         made.write(made.spec_file, {**made.read(made.spec_file), "recipe": RECIPE})
     monkeypatch.chdir(workbench)
     out = tmp_path / "out"
@@ -40,7 +40,13 @@ def typed(driver, workbench, monkeypatch, tmp_path):
     def run(*arguments, base=None):
         words = ["ci-report", *arguments]
         if not arguments:
-            words += [sweep.made.sweep_id, "--seeds", seeds.made.sweep_id, "--storage", str(sweep.made.path.parent)]
+            words += [
+                sweep.sweep_dir.sweep_id,
+                "--seeds",
+                seeds.sweep_dir.sweep_id,
+                "--storage",
+                str(sweep.sweep_dir.path.parent),
+            ]
         if base is not None:
             (tmp_path / "base.json").write_text(base if isinstance(base, str) else base.model_dump_json())
             words += ["--base", str(tmp_path / "base.json")]
@@ -64,7 +70,7 @@ def test_a_significant_loss_ends_with_code_1_after_everything_is_written(typed):
 
 
 @pytest.mark.parametrize(
-    ("base", "said"),
+    ("base", "message"),
     [
         (_seeds(HIGH), "Every value is the same"),
         (_seeds([value + 0.0005 for value in HIGH]), "No significant difference"),
@@ -75,10 +81,10 @@ def test_a_significant_loss_ends_with_code_1_after_everything_is_written(typed):
         (_seeds([None] * 5 + LOW[:5]), "Better"),
     ],
 )
-def test_anything_else_ends_with_code_0(typed, base, said):
+def test_anything_else_ends_with_code_0(typed, base, message):
     done = typed(base=base)
     assert done.exit_code == 0, done.stdout
-    assert said in (typed.out / "comment.md").read_text()
+    assert message in (typed.out / "comment.md").read_text()
 
 
 def test_the_comment_ranks_the_trials_and_draws_the_best_so_far_and_both_sides(typed, tmp_path):
@@ -135,7 +141,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_record_that_is_none_is_refused_and_nothing_is_written(typed, tmp_path, case):
-    given, said = BAD[case]
+    given, message = BAD[case]
     typed(base=_seeds(HIGH))
     if not isinstance(given, str):
         record = json.loads((typed.out / "record.json").read_text())
@@ -151,7 +157,7 @@ def test_a_record_that_is_none_is_refused_and_nothing_is_written(typed, tmp_path
     (tmp_path / "evil.json").write_text(given)
     with pytest.raises(UserError, match="is no record of toprung ci-report") as caught:
         typed("--record", str(tmp_path / "evil.json"))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not typed.out.exists()
 
@@ -165,14 +171,14 @@ def test_a_record_too_large_is_not_read(typed, tmp_path):
 def test_a_metric_that_cannot_stand_in_a_comment_is_said(typed, driver):
     odd = driver(name="odd", metric="val/acc@1")
     with pytest.raises(UserError, match="cannot be told of in a comment: metric: String should match"):
-        typed(odd.made.sweep_id, "--storage", str(odd.made.path.parent))
+        typed(odd.sweep_dir.sweep_id, "--storage", str(odd.sweep_dir.path.parent))
 
 
 def test_what_does_not_fit_together_is_said(typed):
     with pytest.raises(UserError, match=r"cannot be held against tune\.other:seeds"):
         typed(base=_seeds(HIGH, recipe="tune.other:seeds"))
     with pytest.raises(UserError, match="is not one configuration with several seeds"):
-        typed(typed.sweep.made.sweep_id, "--seeds", typed.sweep.made.sweep_id, "--storage",
-              str(typed.sweep.made.path.parent))  # fmt: skip
+        typed(typed.sweep.sweep_dir.sweep_id, "--seeds", typed.sweep.sweep_dir.sweep_id, "--storage",
+              str(typed.sweep.sweep_dir.path.parent))  # fmt: skip
     with pytest.raises(UserError, match="Say what it is about"):
         CliRunner().invoke(ci_app, ["ci-report"], catch_exceptions=False)

@@ -2,7 +2,13 @@
 
 import pytest
 
-from toprung.analysis.comparison import answers, by_configuration, by_hyperparameter, compare, compare_sweeps
+from toprung.analysis.comparison import (
+    compare,
+    compare_sweeps,
+    group_by_configuration,
+    group_by_hyperparameter,
+    list_answers,
+)
 from toprung.errors import UserError
 
 SEEDS = range(5)
@@ -31,11 +37,11 @@ def experiment(driver):
     _run(sweep, "B", speed=0.2, optimizer="adam", lr=1e-3)
     _run(sweep, "C", speed=0.6, ripple=0.5, lr=0.8)
     _run(sweep, "D", speed=0.7, gap=-0.3, augment="heavy")
-    return compare(by_configuration(sweep.read()), mode="max")
+    return compare(group_by_configuration(sweep.read()), mode="max")
 
 
 def _answer(comparison, measure, left, right):
-    return next(a for a in answers(comparison) if (a.measure, a.left, a.right) == (measure, left, right))
+    return next(a for a in list_answers(comparison) if (a.measure, a.left, a.right) == (measure, left, right))
 
 
 def test_named_configurations_are_groups_over_their_seeds(experiment):
@@ -47,31 +53,31 @@ def test_named_configurations_are_groups_over_their_seeds(experiment):
 
 
 def test_the_faster_optimizer_is_told_with_figure_interval_and_pairs(experiment):
-    found = _answer(experiment, "epochs_to_95", "B", "A")
-    assert found.num_pairs == 5
-    assert found.difference is not None
-    assert found.difference.excludes_zero
-    assert found.difference.mean < -1
-    assert found.question == "Which optimizer converges faster, and which ends lower?"
-    assert "5 pairs of seeds" in found.sentence
-    assert "not significantly" not in found.sentence
+    response = _answer(experiment, "epochs_to_95", "B", "A")
+    assert response.num_pairs == 5
+    assert response.difference is not None
+    assert response.difference.excludes_zero
+    assert response.difference.mean < -1
+    assert response.question == "Which optimizer converges faster, and which ends lower?"
+    assert "5 pairs of seeds" in response.sentence
+    assert "not significantly" not in response.sentence
 
 
 def test_a_high_rate_that_oscillates_is_told_by_the_stated_measure(experiment):
-    found = _answer(experiment, "instability", "C", "A")
-    assert found.difference is not None
-    assert found.difference.low is not None
-    assert found.difference.low > 0.2
+    response = _answer(experiment, "instability", "C", "A")
+    assert response.difference is not None
+    assert response.difference.low is not None
+    assert response.difference.low > 0.2
 
 
 def test_augmentation_is_told_by_its_gap(experiment):
-    found = _answer(experiment, "gap", "D", "A")
-    assert found.difference is not None
-    assert found.difference.mean == pytest.approx(-0.3, abs=0.01)
+    response = _answer(experiment, "gap", "D", "A")
+    assert response.difference is not None
+    assert response.difference.mean == pytest.approx(-0.3, abs=0.01)
 
 
 def test_only_configurations_that_differ_in_one_thing_are_held_against_each_other(experiment):
-    pairs = {frozenset((a.left, a.right)) for a in answers(experiment) if a.left}
+    pairs = {frozenset((a.left, a.right)) for a in list_answers(experiment) if a.left}
     assert pairs == {frozenset("AB"), frozenset("AC"), frozenset("AD")}  # C, at a raised rate, is no match for B
 
 
@@ -81,9 +87,9 @@ def test_two_equal_configurations_are_not_significantly_different(driver):
         for seed in SEEDS:
             end = 0.9 + 0.01 * ((seed * (3 if name == "A" else 2)) % 5)
             sweep.trial(_accuracies(end, 0.5, 0), config={**BASE, "optimizer": optimizer, "seed": seed})
-    comparison = compare(by_configuration(sweep.read()), mode="max")
-    assert len(comparison.as_good) == 2
-    ends = next(a for a in answers(comparison) if a.measure == "final_val_loss")
+    comparison = compare(group_by_configuration(sweep.read()), mode="max")
+    assert len(comparison.tied_best) == 2
+    ends = next(a for a in list_answers(comparison) if a.measure == "final_val_loss")
     assert "not significantly different" in ends.sentence
 
 
@@ -94,60 +100,66 @@ def test_failures_are_counted_and_in_no_mean(driver):
         config = {**BASE, "lr": 3.0, "experiment": "wild", "seed": seed}
         sweep.trial([0.1], status="failed", cause="loss is NaN", config=config)
     sweep.trial([0.99], status="stopped", rung=1, config={**BASE, "experiment": "A", "seed": 9})
-    comparison = compare(by_configuration(sweep.read()), mode="max")
+    comparison = compare(group_by_configuration(sweep.read()), mode="max")
     first, last = comparison.groups
     assert (first.name, first.num_trials, first.num_finished) == ("A", 6, 5)
     assert (last.name, last.num_failed, last.interval("value")) == ("wild", 2, None)
-    assert any("wild (2 of 2)" in answer.sentence for answer in answers(comparison))
+    assert any("wild (2 of 2)" in answer.sentence for answer in list_answers(comparison))
 
 
 def test_groups_by_a_hyperparameter_say_that_the_searcher_chose_them(driver):
     sweep = driver()
     for number, optimizer in enumerate(["sgd", "sgd", "adam", "adam"]):
         sweep.trial(_accuracies(0.9, 0.5, 0), config={**BASE, "optimizer": optimizer, "lr": 0.01 * (number + 1)})
-    found = compare_sweeps([sweep.made], by="optimizer")
-    assert [group.is_controlled for group in found.comparison.groups] == [False, False]
-    assert any("the searcher chose" in warning for warning in found.warnings)
-    assert all(answer.num_pairs == 0 for answer in found.answers)
+    comparison = compare_sweeps([sweep.sweep_dir], by="optimizer")
+    assert [group.is_controlled for group in comparison.comparison.groups] == [False, False]
+    assert any("the searcher chose" in warning for warning in comparison.warnings)
+    assert all(answer.num_pairs == 0 for answer in comparison.answers)
 
 
 def test_trials_without_the_hyperparameter_are_a_group_of_their_own(driver):
     sweep = driver()
     sweep.trial([0.5], config={"momentum": 0.9})
     sweep.trial([0.5])
-    assert [len(trials) for trials in by_hyperparameter(sweep.read(), "momentum").values()] == [1, 1]
+    assert [len(trials) for trials in group_by_hyperparameter(sweep.read(), "momentum").values()] == [1, 1]
     with pytest.raises(UserError, match='No trial has a hyperparameter "momenta"'):
-        compare_sweeps([sweep.made], by="momenta")
+        compare_sweeps([sweep.sweep_dir], by="momenta")
 
 
 def test_sweeps_of_other_data_say_so(driver):
     one, same, other = driver(name="one"), driver(name="same"), driver(name="other", fingerprint="e" * 64)
     for sweep in (one, same, other):
         sweep.trial([0.5, 0.6])
-    assert not any("different data" in each for each in compare_sweeps([one.made, same.made], by="sweep").warnings)
-    warnings = compare_sweeps([one.made, other.made], by="sweep").warnings
-    assert any("They saw different data" in each and "cannot be compared" in each for each in warnings)
+    assert not any(
+        "different data" in warning for warning in compare_sweeps([one.sweep_dir, same.sweep_dir], by="sweep").warnings
+    )
+    warnings = compare_sweeps([one.sweep_dir, other.sweep_dir], by="sweep").warnings
+    assert any("They saw different data" in warning and "cannot be compared" in warning for warning in warnings)
 
 
 def test_sweeps_judged_by_other_metrics_are_refused(driver):
     one, other = driver(name="one"), driver(name="other", metric="val/loss", mode="min")
     one.trial([0.5])
     with pytest.raises(UserError, match="judged by different metrics"):
-        compare_sweeps([one.made, other.made])
+        compare_sweeps([one.sweep_dir, other.sweep_dir])
 
 
 def test_different_budgets_are_named(driver):
     sweep = driver()
     sweep.trial([0.5, 0.6])
     sweep.trial([0.5, 0.6, 0.7])
-    assert any("(2, 3 epochs)" in each for each in compare_sweeps([sweep.made]).warnings)
+    assert any("(2, 3 epochs)" in warning for warning in compare_sweeps([sweep.sweep_dir]).warnings)
 
 
 def test_single_trials_are_ranked_with_a_warning(driver):
     sweep = driver()
     for number, value in enumerate((0.7, 0.9, 0.8)):
         sweep.trial([value], config={"lr": number})
-    found = compare_sweeps([sweep.made])
-    assert [group.interval("value").mean for group in found.comparison.groups] == [0.9, 0.8, 0.7]
-    assert any("may be luck" in each for each in found.warnings)
-    assert (found.sweeps[0].best_value, found.sweeps[0].best_trial, found.sweeps[0].num_epochs) == (0.9, 1, 3)
+    comparison = compare_sweeps([sweep.sweep_dir])
+    assert [group.interval("value").mean for group in comparison.comparison.groups] == [0.9, 0.8, 0.7]
+    assert any("may be luck" in warning for warning in comparison.warnings)
+    assert (comparison.sweeps[0].best_value, comparison.sweeps[0].best_trial, comparison.sweeps[0].num_epochs) == (
+        0.9,
+        1,
+        3,
+    )

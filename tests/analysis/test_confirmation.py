@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 
 from toprung.analysis import confirmation as confirming
-from toprung.analysis.confirmation import confirmation, num_changed, seed_variance, shrunk
+from toprung.analysis.confirmation import judge_confirmation, num_changed, seed_variance, shrunken_value
 from toprung.errors import UserError
-from toprung.sweep.confirmation import planned
+from toprung.sweep.confirmation import confirmation_spec
 
 SWEEPS, SEEDS, LEADERS = 1000, 5, 3
 CONFIGS = {
@@ -26,12 +26,12 @@ def _at_most(rate, draws=SWEEPS):
 @pytest.fixture
 def without_ranking(monkeypatch):
     """The simulations look at the gaps to the default; which configurations are equally good takes most of the time."""
-    monkeypatch.setattr(confirming, "as_good_as_best", lambda groups, mode: [*groups])
+    monkeypatch.setattr(confirming, "tied_with_best", lambda groups, mode: [*groups])
 
 
 def _judge(values, *, mode="max", in_sweep=None, finished=()):
     by_seed = {name: dict(enumerate(row)) for name, row in values.items()}
-    return confirmation(
+    return judge_confirmation(
         by_seed, configs=CONFIGS, in_sweep=in_sweep or {}, finished_in_sweep=finished, num_seeds=SEEDS, mode=mode
     )
 
@@ -46,8 +46,8 @@ def test_the_intervals_of_all_leaders_cover_the_truth_together_at_their_rate(wit
     rng, truth = np.random.default_rng(0), {"trial 4": 0.02, "trial 7": 0.0, "trial 9": -0.01}
     missed = 0
     for _ in range(SWEEPS):
-        found = _judge(_simulated(rng, {**{name: 0.9 + gap for name, gap in truth.items()}, "default": 0.9}))
-        gaps = {each.name: each.beyond_default for each in found.configurations if each.beyond_default}
+        confirmation = _judge(_simulated(rng, {**{name: 0.9 + gap for name, gap in truth.items()}, "default": 0.9}))
+        gaps = {config.name: config.beyond_default for config in confirmation.configurations if config.beyond_default}
         missed += any(not gap.low <= truth[name] <= gap.high for name, gap in gaps.items())
     assert missed <= _at_most(0.05)
 
@@ -65,19 +65,19 @@ def test_identical_configurations_are_called_better_no_oftener_than_stated(witho
 def test_a_configuration_that_is_better_is_found(mode, gap):
     rng = np.random.default_rng(2)
     means = {"default": 0.5, "trial 4": 0.5 + gap, "trial 7": 0.5}
-    found = [_judge(_simulated(rng, means), mode=mode) for _ in range(50)]
-    assert {each.winner for each in found} == {"trial 4"}
-    assert sum("Trial 4 is better than the default" in each.verdict for each in found) >= 45
+    confirmations = [_judge(_simulated(rng, means), mode=mode) for _ in range(50)]
+    assert {confirmation.winner for confirmation in confirmations} == {"trial 4"}
+    assert sum("Trial 4 is better than the default" in confirmation.verdict for confirmation in confirmations) >= 45
 
 
 def test_the_shrunk_value_is_nearer_to_the_truth_than_the_sweeps_best():
     rng, errors = np.random.default_rng(3), []
     for _ in range(SWEEPS):
         truth = rng.normal(0.9, 0.02, 20)
-        seen = truth + rng.normal(0, 0.02, 20)
-        best = int(seen.argmax())
-        better = shrunk(float(seen[best]), seen.tolist(), 0.02**2)
-        errors.append((seen[best] - truth[best], better - truth[best]))
+        observed = truth + rng.normal(0, 0.02, 20)
+        best = int(observed.argmax())
+        better = shrunken_value(float(observed[best]), observed.tolist(), 0.02**2)
+        errors.append((observed[best] - truth[best], better - truth[best]))
     optimistic, less = np.mean(np.square(errors), axis=0)
     assert less < optimistic / 1.5
     assert np.mean(errors, axis=0)[0] > 0.01
@@ -85,8 +85,8 @@ def test_the_shrunk_value_is_nearer_to_the_truth_than_the_sweeps_best():
 
 def test_the_simplest_configuration_that_is_as_good_is_named():
     same = [0.91, 0.93, 0.90, 0.92, 0.94]
-    found = _judge({"trial 4": same, "trial 7": same[::-1], "default": [0.5, 0.51, 0.52, 0.5, 0.49]})
-    assert (found.as_good[0], found.simplest) == ("trial 4", "trial 7")
+    confirmation = _judge({"trial 4": same, "trial 7": same[::-1], "default": [0.5, 0.51, 0.52, 0.5, 0.49]})
+    assert (confirmation.tied_best[0], confirmation.simplest) == ("trial 4", "trial 7")
     assert [num_changed(name, CONFIGS) for name in ("default", "trial 7", "trial 4")] == [0, 1, 3]
 
 
@@ -96,29 +96,31 @@ def test_what_a_few_values_do_not_say_is_not_said():
     assert "no training finished" in _judge({"trial 4": [], "default": []}).verdict
     assert "has no value" in _judge({"trial 4": [0.9, 0.8], "default": []}).verdict
     assert "The default has the best mean" in _judge({"trial 4": [0.7, 0.8], "default": [0.9, 0.91]}).verdict
-    assert shrunk(0.9, [0.8, 0.9], 0.1) is None
-    assert shrunk(0.9, [0.8, 0.7, 0.9], None) is None
+    assert shrunken_value(0.9, [0.8, 0.9], 0.1) is None
+    assert shrunken_value(0.9, [0.8, 0.7, 0.9], None) is None
     assert seed_variance({"default": {1: 0.9}}) is None
 
 
 def test_an_order_of_configurations_is_that_of_their_means():
-    found = _judge(
+    confirmation = _judge(
         {"trial 4": [0.7, 0.8], "default": [0.6, 0.6], "trial 7": []},
         in_sweep={"trial 4": 0.9},
         finished=[0.5, 0.9, 0.7],
     )
-    assert [each.name for each in found.configurations] == ["trial 4", "default", "trial 7"]
-    assert found.configurations[0].in_sweep == 0.9
-    assert 0.7 < found.configurations[0].shrunk < 0.9
-    assert found.configurations[2].mean is None
+    assert [config.name for config in confirmation.configurations] == ["trial 4", "default", "trial 7"]
+    assert confirmation.configurations[0].in_sweep == 0.9
+    assert 0.7 < confirmation.configurations[0].shrunken_value < 0.9
+    assert confirmation.configurations[2].mean is None
 
 
 def test_a_sweep_that_has_only_its_default_is_told_what_it_lacks(driver):
     sweep = driver()
     with pytest.raises(UserError, match="has no trial with a value: there is nothing to confirm"):
-        planned(sweep.made, num_leaders=3, num_seeds=2)
+        confirmation_spec(sweep.sweep_dir, num_leaders=3, num_seeds=2)
     sweep.trial([0.5], is_default=True)
     with pytest.raises(UserError, match=r"^Only the default configuration of some-\S+ has a value: .* extend some-"):
-        planned(sweep.made, num_leaders=3, num_seeds=2)
+        confirmation_spec(sweep.sweep_dir, num_leaders=3, num_seeds=2)
     sweep.trial([0.4])
-    assert [each.name for each in planned(sweep.made, num_leaders=3, num_seeds=2).experiments] == ["trial 1", "default"]
+    assert [
+        experiment.name for experiment in confirmation_spec(sweep.sweep_dir, num_leaders=3, num_seeds=2).experiments
+    ] == ["trial 1", "default"]

@@ -4,11 +4,11 @@ import pytest
 
 from toprung.analysis.curves import (
     Curve,
-    curve_of,
+    build_curve,
     epochs_to_share,
-    fit_of,
     generalisation_gap,
     instability,
+    judge_fit,
     own_epochs,
     seconds_to_share,
     without_continued,
@@ -29,8 +29,8 @@ def _curve(accuracy, *, train=None, val=None, seconds=None):
 
 def test_epochs_to_a_share_of_the_final_accuracy_count_from_the_first_epoch():
     curve = _curve([0.50, 0.72, 0.77, 0.80], seconds=[3.0, 1.0, 1.0, 1.0])
-    found = [epochs_to_share(curve, share) for share in (0.5, 0.90, 0.95, 0.99, 1.0)]
-    assert found == pytest.approx([1, 2, 2.8, 3 + 0.022 / 0.03, 4])
+    result = [epochs_to_share(curve, share) for share in (0.5, 0.90, 0.95, 0.99, 1.0)]
+    assert result == pytest.approx([1, 2, 2.8, 3 + 0.022 / 0.03, 4])
     assert [seconds_to_share(curve, share) for share in (0.5, 0.90, 0.95)] == pytest.approx([3, 4, 4.8])
 
 
@@ -62,7 +62,7 @@ def test_the_gap_is_that_of_the_last_epoch():
     ],
 )
 def test_what_fits_follows_the_stated_rule(train, val, best_accuracy, expected):
-    assert fit_of(_curve([0.8, 0.9, 0.9], train=train, val=val), best_accuracy=best_accuracy) == expected
+    assert judge_fit(_curve([0.8, 0.9, 0.9], train=train, val=val), best_accuracy=best_accuracy) == expected
 
 
 def test_a_loop_that_reports_other_metrics_has_no_curve(driver):
@@ -70,12 +70,12 @@ def test_a_loop_that_reports_other_metrics_has_no_curve(driver):
     sweep.trial([0.5, 0.6])
     sweep.trial([], status="running")
     with_epochs, without = sweep.read()
-    curve = curve_of(with_epochs)
+    curve = build_curve(with_epochs)
     assert curve is not None
     assert (curve.epochs, curve.accuracy) == ((1, 2), (0.5, 0.6))
-    assert curve_of(without) is None
+    assert build_curve(without) is None
     del with_epochs.epochs_by_number[2].metrics["train/loss"]
-    assert curve_of(with_epochs) is None
+    assert build_curve(with_epochs) is None
 
 
 def test_a_trial_that_was_continued_counts_once_and_its_epochs_once(driver):

@@ -2,7 +2,7 @@
 
 import optuna
 
-from toprung.analysis.importance import FEWEST_FINISHED, importances
+from toprung.analysis.importance import MIN_FINISHED, importances
 
 
 def _study(count, value, *, state="COMPLETE", study=None):
@@ -24,26 +24,30 @@ def _study(count, value, *, state="COMPLETE", study=None):
 def test_the_hyperparameter_that_decides_comes_first_under_both_evaluators():
     found = importances(_study(40, lambda params: params["width"] / 64))
     for evaluator in ("fANOVA", "PED-ANOVA"):
-        shares = [each for each in found.shares if each.evaluator == evaluator]
+        shares = [importance for importance in found.shares if importance.evaluator == evaluator]
         assert shares[0].name == "width"
-        assert shares[0].low > max(each.high for each in shares[1:])
-        assert all(0 <= each.low <= each.high <= 1 for each in shares)
+        assert shares[0].low > max(importance.high for importance in shares[1:])
+        assert all(0 <= importance.low <= importance.high <= 1 for importance in shares)
     assert (found.num_finished, found.conditional, found.too_few) == (40, ["shift"], None)
 
 
 def test_where_neither_of_two_matters_their_intervals_overlap():
     noise = iter(range(1000))
     found = importances(_study(30, lambda params: (next(noise) * 7919 % 101) / 101))
-    shares = [each for each in found.shares if each.evaluator == "fANOVA" and each.name in ("lr", "width")]
+    shares = [
+        importance
+        for importance in found.shares
+        if importance.evaluator == "fANOVA" and importance.name in ("lr", "width")
+    ]
     assert shares[0].low < shares[1].high
 
 
 def test_below_the_stated_number_of_finished_trials_there_is_a_sentence_and_no_figure():
-    study = _study(FEWEST_FINISHED - 1, lambda params: params["width"])
+    study = _study(MIN_FINISHED - 1, lambda params: params["width"])
     _study(50, lambda params: 0, state="PRUNED", study=study)
     found = importances(study)
     assert found.shares == []
-    assert f"{FEWEST_FINISHED - 1}, and importance is given from {FEWEST_FINISHED} on" in (found.too_few or "")
+    assert f"{MIN_FINISHED - 1}, and importance is given from {MIN_FINISHED} on" in (found.too_few or "")
 
 
 def test_trials_that_all_ended_alike_have_nothing_to_tell():

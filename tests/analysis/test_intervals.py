@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from toprung.analysis.comparison.intervals import as_good_as_best, difference, mean_interval, pvalue
+from toprung.analysis.comparison.intervals import difference, mean_interval, pvalue, tied_with_best
 
 SIMULATIONS = 1000
 
@@ -16,8 +16,8 @@ def _is_rate(hits, rate):
 
 def test_the_interval_over_five_seeds_covers_the_truth_at_its_stated_rate():
     samples = np.random.default_rng(0).normal(0.93, 0.01, size=(SIMULATIONS, 5))
-    found = [mean_interval(sample) for sample in samples]
-    assert _is_rate(sum(each.low <= 0.93 <= each.high for each in found), 0.95)
+    intervals = [mean_interval(sample) for sample in samples]
+    assert _is_rate(sum(interval.low <= 0.93 <= interval.high for interval in intervals), 0.95)
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -27,9 +27,9 @@ def test_identical_configurations_differ_significantly_at_the_stated_rate_only(p
         of_seed = random.normal(0, 0.02, 5)  # what a seed does to both
         left, right = (of_seed * paired + random.normal(0.93, 0.01, 5) for _ in range(2))
         names = range(5) if paired else range(5, 10)
-        found, num_pairs = difference(dict(enumerate(left)), dict(zip(names, right, strict=True)))
+        interval, num_pairs = difference(dict(enumerate(left)), dict(zip(names, right, strict=True)))
         assert num_pairs == (5 if paired else 0)
-        wrong += found.excludes_zero
+        wrong += interval.excludes_zero
     assert stats.binomtest(wrong, SIMULATIONS, 0.05, alternative="greater").pvalue > 1e-4
     assert wrong > 10
 
@@ -46,8 +46,8 @@ def test_pairs_of_seeds_see_a_difference_that_the_seeds_own_spread_hides():
 
 
 def test_one_value_has_a_mean_and_no_interval():
-    found = mean_interval([0.9])
-    assert (found.mean, found.low, found.high, found.excludes_zero) == (0.9, None, None, False)
+    interval = mean_interval([0.9])
+    assert (interval.mean, interval.low, interval.high, interval.excludes_zero) == (0.9, None, None, False)
     assert difference({0: 0.9}, {1: 0.8})[0].low is None
 
 
@@ -65,26 +65,26 @@ def test_the_bootstrap_and_students_t_agree_where_there_are_many_values():
 def test_a_clearly_worse_group_is_not_as_good_and_an_equal_one_is():
     random = np.random.default_rng(4)
     groups = {name: list(random.normal(mean, 0.01, 5)) for name, mean in (("a", 0.95), ("b", 0.95), ("c", 0.80))}
-    assert sorted(as_good_as_best(groups, mode="max")) == ["a", "b"]
-    assert as_good_as_best(groups, mode="min") == ["c"]
+    assert sorted(tied_with_best(groups, mode="max")) == ["a", "b"]
+    assert tied_with_best(groups, mode="min") == ["c"]
 
 
 def test_picking_the_luckiest_of_five_equal_groups_is_paid_for():
     random, wrong = np.random.default_rng(5), 0
     for _ in range(60):
-        groups = {str(place): list(random.normal(0.93, 0.01, 5)) for place in range(5)}
-        wrong += len(as_good_as_best(groups, mode="max")) < 5
+        groups = {str(index): list(random.normal(0.93, 0.01, 5)) for index in range(5)}
+        wrong += len(tied_with_best(groups, mode="max")) < 5
     assert stats.binomtest(wrong, 60, 0.05, alternative="greater").pvalue > 1e-4
 
 
 def test_a_single_lucky_trial_beats_nobody():
-    assert as_good_as_best({"lucky": [0.99], "steady": [0.90, 0.91, 0.90]}, mode="max") == ["lucky", "steady"]
-    assert as_good_as_best({}, mode="max") == []
+    assert tied_with_best({"lucky": [0.99], "steady": [0.90, 0.91, 0.90]}, mode="max") == ["lucky", "steady"]
+    assert tied_with_best({}, mode="max") == []
 
 
 def test_a_pairs_p_value_is_that_of_scipys_test_of_all_pairs():
     random = np.random.default_rng(6)
     groups = [random.normal(mean, spread, 5) for mean, spread in ((0.95, 0.01), (0.93, 0.02), (0.90, 0.01))]
     expected = stats.tukey_hsd(*groups, equal_var=False).pvalue[0]
-    found = [pvalue(groups[0], other, 3) for other in groups[1:]]
-    assert found == pytest.approx(list(expected[1:]), rel=1e-6)
+    test_a_pairs_p_value_is_that_of_scipys_test_of_all_pairs = [pvalue(groups[0], other, 3) for other in groups[1:]]
+    assert test_a_pairs_p_value_is_that_of_scipys_test_of_all_pairs == pytest.approx(list(expected[1:]), rel=1e-6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from toprung.analysis.rank_correlation import MOST_TRIALS, rank_correlations
+from toprung.analysis.rank_correlation import MAX_TRIALS, rank_correlations
 
 SWEEPS, TRIALS, RHO = 1000, 60, 0.6
 SHARE = 0.25  # of those below the cut, the share that ran on
@@ -38,10 +38,12 @@ def test_the_intervals_cover_the_truth_where_a_quarter_of_the_stopped_stands_for
     for _ in range(SWEEPS):
         at_rung, at_end = _pairs(random, TRIALS)
         stopped = at_rung < 0.43  # two thirds of them
-        seen = ~stopped | (random.random(TRIALS) < SHARE)
-        found = rank_correlations(at_rung[seen], at_end[seen], weights=np.where(stopped, 1 / SHARE, 1.0)[seen])
-        covered += [each.low <= truth <= each.high for each, truth in zip(found, TRUTH, strict=True)]
-        errors.append(found[0].value - TRUTH[0])
+        observed = ~stopped | (random.random(TRIALS) < SHARE)
+        correlations = rank_correlations(
+            at_rung[observed], at_end[observed], weights=np.where(stopped, 1 / SHARE, 1.0)[observed]
+        )
+        covered += [each.low <= truth <= each.high for each, truth in zip(correlations, TRUTH, strict=True)]
+        errors.append(correlations[0].value - TRUTH[0])
     assert covered.min() >= stats.binom.ppf(1e-3, SWEEPS, 0.95)
     assert abs(np.mean(errors)) < 0.02
 
@@ -59,6 +61,6 @@ def test_too_few_trials_and_constant_columns_give_none():
 
 
 def test_of_thousands_a_sample_is_taken():
-    one, other = _pairs(np.random.default_rng(5), 2 * MOST_TRIALS)
-    kendall, _ = rank_correlations(one, other, weights=np.ones(2 * MOST_TRIALS))
+    one, other = _pairs(np.random.default_rng(5), 2 * MAX_TRIALS)
+    kendall, _ = rank_correlations(one, other, weights=np.ones(2 * MAX_TRIALS))
     assert kendall.value == pytest.approx(TRUTH[0], abs=0.05)

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from toprung.analysis.report import style, write_report
-from toprung.analysis.report.winner import judged
+from toprung.analysis.report.winner import build_evaluation
 from toprung.errors import UserError
 
 
@@ -41,7 +41,7 @@ def _plots(text):
 
 
 def test_the_page_its_summary_and_its_pictures_are_written(reported, written):
-    assert written.folder == reported.made.path / "report"
+    assert written.folder == reported.sweep_dir.path / "report"
     assert {path.name for path in written.folder.iterdir()} == {
         "report.html", "summary.md", "best-so-far.png", "learning-curves.png", "parallel-coordinates.png",
         "slices.png", "importance.png",
@@ -103,7 +103,7 @@ def test_the_page_fetches_nothing_and_what_a_trial_says_stays_text(written):
 
 def test_money_follows_the_recipes_prices(reported, written):
     page = _Page(written.page.read_text())
-    seconds = sum(trial.seconds for trial in reported.read())
+    seconds = sum(trial.modified_at for trial in reported.read())
     row = next(row for row in page.rows if row[:1] == ["all"])
     assert row[-1] == f"{seconds:.4f}"  # one CPU at 3600 an hour is 1 a second
 
@@ -111,15 +111,15 @@ def test_money_follows_the_recipes_prices(reported, written):
 def test_a_new_report_replaces_the_old_one_whole(reported, written, tmp_path):
     folder = written.folder
     (folder / "stale.png").write_text("")
-    write_report(reported.made, prepared_root=tmp_path)
+    write_report(reported.sweep_dir, prepared_root=tmp_path)
     assert not (folder / "stale.png").exists()
-    assert not [path.name for path in reported.made.path.iterdir() if path.name.startswith(".report")]
+    assert not [path.name for path in reported.sweep_dir.path.iterdir() if path.name.startswith(".report")]
 
 
 def test_what_cannot_be_shown_says_why(driver, tmp_path):
     sweep = driver(metric="val/loss", mode="min")
     sweep.trial([0.5, 0.6], is_default=True)
-    text = write_report(sweep.made, prepared_root=tmp_path).page.read_text()
+    text = write_report(sweep.sweep_dir, prepared_root=tmp_path).page.read_text()
     for line in (
         "Too few finished trials: 1, and importance is given from 15 on.",
         "The winner was not exported: its mistakes cannot be shown.",
@@ -136,8 +136,8 @@ def test_a_sweep_without_an_epoch_has_nothing_to_report(driver, tmp_path):
     sweep = driver()
     sweep.trial([], status="running")
     with pytest.raises(UserError, match="nothing to report yet"):
-        write_report(sweep.made, prepared_root=tmp_path)
-    assert not (sweep.made.path / "report").exists()
+        write_report(sweep.sweep_dir, prepared_root=tmp_path)
+    assert not (sweep.sweep_dir.path / "report").exists()
 
 
 def test_the_worst_mistakes_come_first_and_every_image_is_counted():
@@ -145,14 +145,14 @@ def test_the_worst_mistakes_come_first_and_every_image_is_counted():
 
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.99, 0.01], [0.2, 0.8]])
     images = np.arange(4 * 3 * 2 * 2, dtype=np.uint8).reshape(4, 3, 2, 2)
-    seen = judged(probabilities, np.array([0, 1, 1, 1]), images, classes=["cat", "dog"])
-    assert seen.counts.tolist() == [[1, 0], [2, 1]]
-    assert (seen.num_images, seen.num_wrong) == (4, 2)
-    assert [(each.label, each.predicted, each.confidence) for each in seen.worst] == [
+    evaluation = build_evaluation(probabilities, np.array([0, 1, 1, 1]), images, classes=["cat", "dog"])
+    assert evaluation.counts.tolist() == [[1, 0], [2, 1]]
+    assert (evaluation.num_images, evaluation.num_wrong) == (4, 2)
+    assert [(mistake.label, mistake.predicted, mistake.confidence) for mistake in evaluation.worst] == [
         ("dog", "cat", 0.99),
         ("dog", "cat", 0.6),
     ]
-    assert (seen.worst[0].image_CHW == images[2]).all()
+    assert (evaluation.worst[0].image_CHW == images[2]).all()
 
 
 @pytest.mark.parametrize("background", [style.LIGHT_BACKGROUND, style.DARK_BACKGROUND])

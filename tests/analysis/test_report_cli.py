@@ -12,17 +12,17 @@ from toprung.errors import UserError
 @pytest.fixture
 def typed(driver, workbench, forgotten_workbench, monkeypatch):
     sweep = driver()
-    for place in range(3):
-        sweep.trial([0.5 + place / 10, 0.6 + place / 10], config={"optimizer": ["sgd", "adam", "adam"][place]})
+    for index in range(3):
+        sweep.trial([0.5 + index / 10, 0.6 + index / 10], config={"optimizer": ["sgd", "adam", "adam"][index]})
     monkeypatch.chdir(workbench)
 
     def run(*arguments):
-        done = CliRunner().invoke(report_app, [*arguments, "--storage", str(sweep.made.path.parent)])
+        done = CliRunner().invoke(report_app, [*arguments, "--storage", str(sweep.sweep_dir.path.parent)])
         if done.exception and not isinstance(done.exception, SystemExit):
             raise done.exception
         return done
 
-    run.sweep_id = sweep.made.sweep_id
+    run.sweep_id = sweep.sweep_dir.sweep_id
     return run
 
 

@@ -56,8 +56,8 @@ def agreement(
         metric: the sweep's; more is better.
         gone: trials whose weights only a lost machine's MLflow had.
     """
-    found = Agreement()
-    say = found.problems.append
+    result = Agreement()
+    echo = result.problems.append
     study = optuna.load_study(
         study_name=folder.name, storage=JournalStorage(JournalFileBackend(str(folder / "ledger.log")))
     )
@@ -68,53 +68,53 @@ def agreement(
 
     # Lost and doubled.
     ended = {name for name, trial in trials.items() if name and trial.state.is_finished()}
-    found.num_trials = len(trials)
-    found.num_lost = num_trials - len(ended & set(run_ids))
-    found.num_doubled = len(study.get_trials()) - len(trials) + len(run_ids) - len(set(run_ids)) + len(parents) - 1
-    if found.num_lost or found.num_doubled:
-        say(f"{found.num_lost} lost, {found.num_doubled} doubled of {num_trials}")
+    result.num_trials = len(trials)
+    result.num_lost = num_trials - len(ended & set(run_ids))
+    result.num_doubled = len(study.get_trials()) - len(trials) + len(run_ids) - len(set(run_ids)) + len(parents) - 1
+    if result.num_lost or result.num_doubled:
+        echo(f"{result.num_lost} lost, {result.num_doubled} doubled of {num_trials}")
     if set(trials) != set(run_ids):
-        say(f"Optuna has {sorted(trials)}, MLflow has {sorted(run_ids)}")
+        echo(f"Optuna has {sorted(trials)}, MLflow has {sorted(run_ids)}")
     if not tune_ids <= set(trials):
-        say(f"Tune has {sorted(tune_ids - set(trials))}, which Optuna has not")
+        echo(f"Tune has {sorted(tune_ids - set(trials))}, which Optuna has not")
 
     # Running, and how each ended.
     states = [trial.state.name for trial in trials.values()] + [run.info.status for run in (*runs, *parents)]
-    found.num_running = sum(state in ("RUNNING", "WAITING", "SCHEDULED") for state in states)
-    if found.num_running:
-        say(f"{found.num_running} are running")
+    result.num_running = sum(state in ("RUNNING", "WAITING", "SCHEDULED") for state in states)
+    if result.num_running:
+        echo(f"{result.num_running} are running")
     if [run.info.status for run in parents] != ["FINISHED"]:
-        say(f"the sweep's own run is {[run.info.status for run in parents]}")
+        echo(f"the sweep's own run is {[run.info.status for run in parents]}")
     state = json.loads((folder / "status.json").read_text())
-    if state["status"] != "finished" or state.get("undelivered"):
-        say(f"status.json says {state}")
+    if state["status"] != "finished" or state.get("tracking_error"):
+        echo(f"status.json says {state}")
     num_failed = sum(trial.state.name == "FAIL" for trial in trials.values())
     if num_failed != failed:
         causes = [trial.user_attrs.get("end", {}).get("cause") for trial in trials.values()]
-        say(f"{num_failed} trials failed: {[cause for cause in causes if cause]}")
+        echo(f"{num_failed} trials failed: {[cause for cause in causes if cause]}")
     for run in runs:
         if trial := trials.get(run.data.tags["toprung.trial_id"]):
-            found.problems += _status_problems(trial, run)
+            result.problems += _status_problems(trial, run)
 
     # Every epoch once, in order, in every record.
     client = mlflow.MlflowClient(tracking_uri=uri)
     for run in runs:
         if trial := trials.get(run.data.tags["toprung.trial_id"]):
             wrong = _step_problems(trial, run, client, metric=metric)
-            found.steps_increase = found.steps_increase and not wrong
-            found.problems += wrong
-            found.problems += [] if trial.number in gone else _weights_problems(trial, run, uri=uri)
+            result.steps_increase = result.steps_increase and not wrong
+            result.problems += wrong
+            result.problems += [] if trial.number in gone else _weights_problems(trial, run, uri=uri)
 
     wrong = _winner_problems(folder, trials, metric=metric)
-    found.winner_loads = not wrong
-    found.problems += wrong
-    return found
+    result.winner_loads = not wrong
+    result.problems += wrong
+    return result
 
 
 def runs_of(sweep_id: str, *, uri: str) -> tuple[list[Run], list[Run]]:
     """A sweep's active runs in MLflow: those of its trials, and its own."""
     client = mlflow.MlflowClient(tracking_uri=uri)
-    experiments = [each.experiment_id for each in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, f"tags.toprung.sweep_id = '{sweep_id}'", max_results=1000)
     own = [run for run in runs if run.data.tags["toprung.kind"] == "sweep"]
     of_trials = [run for run in runs if run not in own]
@@ -124,10 +124,10 @@ def runs_of(sweep_id: str, *, uri: str) -> tuple[list[Run], list[Run]]:
 
 def _status_problems(trial: FrozenTrial, run: Run) -> list[str]:
     word = trial.user_attrs.get("end", {}).get("status")
-    said = (trial.state.name, run.info.status)
-    if WORDS.get(word) != said or run.data.tags.get("toprung.status") != word:
+    message = (trial.state.name, run.info.status)
+    if WORDS.get(word) != message or run.data.tags.get("toprung.status") != word:
         tag = run.data.tags.get("toprung.status")
-        return [f"trial {trial.number}: the ledger says {word}, Optuna and MLflow say {said}, its tag {tag}"]
+        return [f"trial {trial.number}: the ledger says {word}, Optuna and MLflow say {message}, its tag {tag}"]
     return []
 
 
@@ -162,10 +162,10 @@ def _weights_problems(trial: FrozenTrial, run: Run, *, uri: str) -> list[str]:
         return []
     best = min(step for step, value in values.items() if value == max(values.values()))
     with tempfile.TemporaryDirectory() as folder:
-        found = {"run_id": run.info.run_id, "tracking_uri": uri, "dst_path": folder}
+        weights_problems = {"run_id": run.info.run_id, "tracking_uri": uri, "dst_path": folder}
         try:
             kept = json.loads(
-                Path(mlflow.artifacts.download_artifacts(artifact_path="model.json", **found)).read_text()
+                Path(mlflow.artifacts.download_artifacts(artifact_path="model.json", **weights_problems)).read_text()
             )["epoch"]
         except (OSError, mlflow.MlflowException) as error:
             return [f"trial {trial.number}: MLflow has no weights of it: {error}"]

@@ -24,11 +24,11 @@ class Row:
     outcome: str = "no"
 
     def cells(self) -> tuple[str, ...]:
-        found = self.found
-        if found is None:
+        result = self.found
+        if result is None:
             return ("-",) * (len(COLUMNS) - 1) + (self.outcome,)
-        counts = (found.num_trials, found.num_lost, found.num_doubled, found.num_running)
-        words = ("increase" if found.steps_increase else "no", "loads" if found.winner_loads else "no")
+        counts = (result.num_trials, result.num_lost, result.num_doubled, result.num_running)
+        words = ("increase" if result.steps_increase else "no", "loads" if result.winner_loads else "no")
         return (*map(str, counts), *words, self.outcome)
 
 
@@ -78,12 +78,12 @@ def agreed(request) -> Callable[..., Agreement]:
 
     def judge(arena: Arena, *, folder: Path | None = None, **expected: object) -> Agreement:
         uri = arena.environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{arena.root}/mlflow.db"
-        found = agreement(folder or arena.made.path, uri=uri, num_trials=NUM_TRIALS, **expected)
+        result = agreement(folder or arena.sweep_dir.path, uri=uri, num_trials=NUM_TRIALS, **expected)
         row = request.node.stash[ROW]
-        if row.found is None or found.problems:
-            row.found = found
-        assert found.problems == [], arena.commands[-1]
-        return found
+        if row.found is None or result.problems:
+            row.found = result
+        assert result.problems == [], arena.commands[-1]
+        return result
 
     return judge
 

@@ -155,14 +155,14 @@ class Command:
 
     def workers(self) -> dict[str, psutil.Process]:
         """The process that trains, by trial id: it holds the lock file of its trial open."""
-        found = {}
+        workers = {}
         for process in self.processes():
             try:
                 opened = [Path(file.path) for file in process.open_files()]
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-            found |= {path.parent.name: process for path in opened if path.name == TRIAL_LOCK_FILE}
-        return found
+            workers |= {path.parent.name: process for path in opened if path.name == TRIAL_LOCK_FILE}
+        return workers
 
 
 @dataclass
@@ -203,16 +203,16 @@ class Arena:
 
     def resume(self, **environment: object) -> Command:
         """Start to take the sweep up again."""
-        return self.begin("resume", self.made.sweep_id, **environment)
+        return self.begin("resume", self.sweep_dir.sweep_id, **environment)
 
     def run(self, *words: str, code: int = 0) -> Command:
         """Run `toprung ...` to its end."""
         return self.begin(*words).finish(code)
 
     @property
-    def made(self) -> SweepDirectory:
+    def sweep_dir(self) -> SweepDirectory:
         """The newest sweep."""
-        return next(catalog.every(self.root))
+        return next(catalog.list_sweeps(self.root))
 
     def has(self, pattern: str) -> Callable[[], bool]:
         """A check whether such a file is there, below the storage root."""

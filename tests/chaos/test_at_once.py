@@ -8,7 +8,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def test_resume_while_the_sweep_runs_is_refused(arena, fault, agreed):
     fault("`toprung resume` while the sweep runs: refused")
     command = arena.sweep("constants.pause=0.5").reaches(lambda: arena.count('{"epoch/1":') >= 1, "an epoch")
-    sweep_id = arena.made.sweep_id
+    sweep_id = arena.sweep_dir.sweep_id
     assert arena.resume().finish(2).stderr == f"{sweep_id} is running. Type: toprung stop {sweep_id}\n"
     arena.run("list")
     assert command.code is None
@@ -23,7 +23,7 @@ def test_two_sweeps_at_once(where, new_arena, server, fault, agreed):
     commands = [arena.sweep(), arena.sweep()]
     for command in commands:
         command.finish()
-    found = sorted(path.parent for path in arena.root.glob("*/sweep.json"))
-    assert len(found) == 2
-    for folder in found:
+    result = sorted(path.parent for path in arena.root.glob("*/sweep.json"))
+    assert len(result) == 2
+    for folder in result:
         agreed(arena, folder=folder)

@@ -22,7 +22,7 @@ def test_checkpoints_truncated_before_a_resume(names, arena, fault, agreed):
             _cut(folder / name, keep=keep)
     arena.resume().finish()
     agreed(arena)
-    log = arena.made.log_file.read_text()
+    log = arena.sweep_dir.log_file.read_text()
     for folder in folders:
         assert all(f"{folder / name} cannot be read back" in log for name in names)
 
@@ -32,7 +32,7 @@ def test_driver_killed_between_a_checkpoint_and_its_best_weights(arena, fault, a
     fault("driver killed between a checkpoint and its best weights")
     settings = ("constants.worsens=true", "constants.lr=0.001", "constants.pause=0.5")
     arena.sweep(*settings).reaches(arena.has("*/trials/*/model.json"), "a first epoch").kill()
-    for folder in arena.made.trials_folder.iterdir():
+    for folder in arena.sweep_dir.trials_folder.iterdir():
         if not (folder / "previous.pth").exists():  # the same as if the kill had come some milliseconds earlier
             (folder / "model.pth").unlink(missing_ok=True)
             (folder / "model.json").unlink(missing_ok=True)
@@ -44,7 +44,7 @@ def test_driver_killed_between_a_checkpoint_and_its_best_weights(arena, fault, a
 def test_driver_killed_in_the_middle_of_a_line(line, arena, fault, agreed):
     fault(f"driver killed in the middle of line {line} of its ledger")
     arena.sweep(DIES_AT_LINE=line, DIES_IN_LINE="yes").dies()
-    ledger = arena.made.ledger_file
+    ledger = arena.sweep_dir.ledger_file
     assert not ledger.read_bytes().endswith(b"\n")
     arena.resume().finish()
     agreed(arena)
@@ -53,7 +53,7 @@ def test_driver_killed_in_the_middle_of_a_line(line, arena, fault, agreed):
 def test_last_line_of_the_ledger_cut(arena, fault, agreed):
     fault("the ledger's last line cut")
     arena.sweep(DIES_AT_LINE=70).dies()
-    ledger = arena.made.ledger_file
+    ledger = arena.sweep_dir.ledger_file
     content = ledger.read_bytes()
     last = content[:-1].rpartition(b"\n")[2]
     ledger.write_bytes(content[: -len(last) // 2])
@@ -64,7 +64,7 @@ def test_last_line_of_the_ledger_cut(arena, fault, agreed):
 def test_stale_lock_of_the_ledger(arena, fault, agreed):
     fault("a lock of the ledger left behind")
     arena.sweep(DIES_AT_LINE=50).dies()
-    ledger = arena.made.ledger_file
+    ledger = arena.sweep_dir.ledger_file
     os.symlink(ledger, f"{ledger}.lock")  # as Optuna makes it
     arena.run("list")
     arena.resume().finish()

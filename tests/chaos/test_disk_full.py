@@ -40,7 +40,7 @@ def test_disk_full_at_a_checkpoint(fault, small_disk, new_arena, agreed):
     filler = small_disk / "filler"
     _fill(filler)
     command.finish(1)
-    assert f"The disk is full; make room, then type: toprung resume {arena.made.sweep_id}." in command.stdout
+    assert f"The disk is full; make room, then type: toprung resume {arena.sweep_dir.sweep_id}." in command.stdout
     assert "Traceback" not in command.stdout + command.stderr
     filler.unlink()
     arena.resume().finish()

@@ -59,7 +59,7 @@ def test_driver_killed_when_the_export_has_its_name(arena, fault, agreed):
     """The sweep's last state follows at once: it may be there, and then there is nothing to resume."""
     fault("driver killed while the export has its name")
     arena.sweep().reaches(arena.has("*/export/metrics.json"), "the export").kill()
-    was_finished = json.loads(arena.made.status_file.read_text())["status"] == "finished"
+    was_finished = json.loads(arena.sweep_dir.status_file.read_text())["status"] == "finished"
     arena.resume().finish(2 if was_finished else 0)
     arena.run("list")
     agreed(arena)
@@ -70,7 +70,7 @@ def test_driver_killed_before_the_last_word_to_mlflow(arena, fault, agreed):
     fault("driver killed before its last word to MLflow")
 
     def finished():
-        return json.loads(arena.made.status_file.read_text())["status"] == "finished"
+        return json.loads(arena.sweep_dir.status_file.read_text())["status"] == "finished"
 
     command = arena.sweep().says("exporting")
     command.reaches(finished, "the last state").kill()
@@ -92,7 +92,7 @@ def test_driver_killed_and_another_command_closes_its_runs_before_it_is_resumed(
     fault("driver killed, `toprung list`, then resumed")
     arena.sweep("constants.pause=0.4").reaches(lambda: arena.count('{"epoch/2":') >= 2, "second epochs").kill()
     assert "its open runs in MLflow are closed" in arena.run("list").stderr
-    runs, own = runs_of(arena.made.sweep_id, uri=f"sqlite:///{arena.root}/mlflow.db")
+    runs, own = runs_of(arena.sweep_dir.sweep_id, uri=f"sqlite:///{arena.root}/mlflow.db")
     assert runs
     assert "RUNNING" not in {run.info.status for run in (*runs, *own)}
     arena.resume().finish()
@@ -103,8 +103,8 @@ def test_driver_killed_before_its_first_record(arena, fault):
     """There is nothing to lose yet: `resume` says so, and `rm` removes it."""
     fault("driver killed before its first record: said, removed")
     arena.sweep().reaches(arena.has("*/sweep.json"), "the sweep's directory").kill()
-    sweep_id = arena.made.sweep_id
-    assert not arena.made.lineage_file.exists()
+    sweep_id = arena.sweep_dir.sweep_id
+    assert not arena.sweep_dir.lineage_file.exists()
     told = arena.resume().finish(2)
     assert told.stderr == f"{sweep_id} died before its first record. Remove it: toprung rm {sweep_id}\n"
     assert arena.run("rm", sweep_id, "--yes").stdout == f"Removed {sweep_id}.\n"

@@ -68,7 +68,7 @@ def test_server_is_gone_until_after_the_end(new_arena, server, fault, agreed):
     command = arena.sweep().reaches(_ended(arena, 1), "a trial's end")
     server.kill()
     command.finish()
-    sweep_id = arena.made.sweep_id
+    sweep_id = arena.sweep_dir.sweep_id
     assert command.stdout.splitlines()[-1].endswith(f"When it is back: toprung sync {sweep_id}")
     server.start()
     assert arena.run("sync", sweep_id).stdout == f"{sweep_id}: MLflow has everything.\n"

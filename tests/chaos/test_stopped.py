@@ -8,7 +8,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def _nothing_runs(arena):
-    runs, own = runs_of(arena.made.sweep_id, uri=f"sqlite:///{arena.root}/mlflow.db")
+    runs, own = runs_of(arena.sweep_dir.sweep_id, uri=f"sqlite:///{arena.root}/mlflow.db")
     assert [run.info.status for run in own] == ["KILLED"]
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
 
@@ -20,7 +20,7 @@ def test_stopped_and_resumed(how, arena, fault, agreed):
     if how == "Ctrl-C":
         command.interrupt()
     else:
-        arena.run("stop", arena.made.sweep_id)
+        arena.run("stop", arena.sweep_dir.sweep_id)
     command.finish(130)
     assert "Stopped by the user." in command.stdout
     _nothing_runs(arena)

@@ -56,12 +56,12 @@ class Raylets:
 
     def processes_of(self, name: str) -> list[psutil.Process]:
         """Every process of a node of this cluster: raylet, agents, workers."""
-        found = []
+        result = []
         for process in processes_marked(self.cluster.mark):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 if process.environ().get("TEST_NODE") == name:
-                    found.append(process)
-        return found
+                    result.append(process)
+        return result
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to all of a node at once, as when its machine goes."""
@@ -71,13 +71,13 @@ class Raylets:
 
     def training(self, *names: str) -> dict[str, psutil.Process]:
         """The processes that train on these nodes, by trial id: each holds the lock file of its trial open."""
-        found = {}
+        result = {}
         for name in names:
             for process in self.processes_of(name):
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     places = [Path(file.path) for file in process.open_files()]
-                    found |= {place.parent.name: process for place in places if place.name == TRIAL_LOCK_FILE}
-        return found
+                    result |= {place.parent.name: process for place in places if place.name == TRIAL_LOCK_FILE}
+        return result
 
     def begin(self, *words: str, **environment: object) -> Command:
         """Start `toprung ...` with the cluster's address."""
@@ -90,7 +90,7 @@ class Raylets:
 
     def shown(self, sweep_id: str | None = None) -> dict:
         """What `toprung show --json` says."""
-        return json.loads(self.arena.run("show", sweep_id or self.arena.made.sweep_id, "--json").stdout)
+        return json.loads(self.arena.run("show", sweep_id or self.arena.sweep_dir.sweep_id, "--json").stdout)
 
     def left(self) -> dict:
         """What the sweeps have left on the cluster."""
@@ -114,8 +114,8 @@ class Raylets:
     def agrees(self, folder: Path | None = None, **expected: object) -> None:
         """The records of a sweep agree."""
         uri = f"sqlite:///{self.arena.root}/mlflow.db"
-        found = agreement(folder or self.arena.made.path, uri=uri, num_trials=NUM_TRIALS, **expected)
-        assert found.problems == [], self.arena.commands[-1]
+        result = agreement(folder or self.arena.sweep_dir.path, uri=uri, num_trials=NUM_TRIALS, **expected)
+        assert result.problems == [], self.arena.commands[-1]
 
 
 @pytest.fixture(scope="session")

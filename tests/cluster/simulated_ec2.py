@@ -106,8 +106,8 @@ def main() -> None:
     up(file, ec2)
     add_workers(file)
     groups = ec2.describe_security_groups()["SecurityGroups"]
-    found = {"instances": instances(ec2), "groups": groups, "roles": iam.list_roles()["Roles"]}
-    print(json.dumps(found, default=str))  # noqa: T201 (read by the test)
+    by_name = {"instances": instances(ec2), "groups": groups, "roles": iam.list_roles()["Roles"]}
+    print(json.dumps(by_name, default=str))  # noqa: T201 (read by the test)
     server.stop()
 
 

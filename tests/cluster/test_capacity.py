@@ -6,7 +6,7 @@ import pytest
 from ray._private.state import state
 from ray.core.generated import autoscaler_pb2
 
-from toprung.cluster import Node, nodes_to_come, num_trials_at_once, refuse_unplaceable, room_for_images
+from toprung.cluster import Node, autoscaler_nodes, check_placeable, count_placeable_trials, image_budget_bytes
 from toprung.cluster.capacity import BOOTSTRAP_FILE, label_fits
 from toprung.errors import UserError
 from toprung.spec import Resources
@@ -33,11 +33,11 @@ def node(cpus=0, gpus=0, *, exists=True, labels=None, **custom):
     ],
 )
 def test_trials_that_fit(resources, nodes, fit):
-    assert num_trials_at_once(Resources(**resources), nodes, most=100) == fit
+    assert count_placeable_trials(Resources(**resources), nodes, limit=100) == fit
 
 
 def test_no_more_are_counted_than_there_are():
-    assert num_trials_at_once(Resources(), [node(64)], most=6) == 6
+    assert count_placeable_trials(Resources(), [node(64)], limit=6) == 6
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_labels_are_selected_in_rays_words(label, wanted, fits):
 
 
 @pytest.mark.parametrize(
-    ("resources", "nodes", "told"),
+    ("resources", "nodes", "message"),
     [
         ({"cpus": 4}, [node(2), node(3)], "one needs 4 CPUs, the largest node has 3. Lower resources.cpus"),
         ({"gpus": 1}, [node(2)], "one needs 1 GPU, the largest node has 0. Lower resources.gpus"),
@@ -66,34 +66,36 @@ def test_labels_are_selected_in_rays_words(label, wanted, fits):
         ({"gpus": 0.6, "cpus": 1}, [Node("id", "host", {"CPU": 2, "GPU": 0.5}, {})], "one needs 0.6 GPUs"),
     ],
 )
-def test_what_can_never_be_placed_is_refused_with_what_is_missing(resources, nodes, told):
+def test_what_can_never_be_placed_is_refused_with_what_is_missing(resources, nodes, message):
     with pytest.raises(UserError) as refused:
-        refuse_unplaceable(Resources(**resources), nodes)
-    assert str(refused.value).startswith(f"No trial can ever start: {told}")
+        check_placeable(Resources(**resources), nodes)
+    assert str(refused.value).startswith(f"No trial can ever start: {message}")
 
 
 def test_a_node_that_an_autoscaler_may_add_counts():
-    refuse_unplaceable(Resources(gpus=1), [node(2), node(8, 1, exists=False)])
+    check_placeable(Resources(gpus=1), [node(2), node(8, 1, exists=False)])
 
 
 def test_the_nodes_that_ray_up_may_add_are_those_of_its_configuration_on_the_head(project, tmp_path, monkeypatch):
     monkeypatch.setattr(state, "get_cluster_config", lambda: None)  # what it is with Ray's own autoscaler
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert nodes_to_come() == []
+    assert autoscaler_nodes() == []
     shutil.copy(project / "cluster.yaml", tmp_path / BOOTSTRAP_FILE)
-    found = nodes_to_come()
-    assert {each.host for each in found} == {"cpu_worker", "gpu_worker"}
-    assert num_trials_at_once(Resources(gpus=1), found, most=100) == sum(each.host == "gpu_worker" for each in found)
+    nodes = autoscaler_nodes()
+    assert {node.host for node in nodes} == {"cpu_worker", "gpu_worker"}
+    assert count_placeable_trials(Resources(gpus=1), nodes, limit=100) == sum(
+        node.host == "gpu_worker" for node in nodes
+    )
 
 
 def test_an_autoscaler_that_reports_its_groups_is_heard(monkeypatch):
     """The message is Ray's own; where a new Ray names its fields otherwise, it shows here."""
-    told = autoscaler_pb2.ClusterConfig()
-    told.node_group_configs.add(name="spot", max_count=2, resources={"CPU": 4, "GPU": 1})
-    monkeypatch.setattr(state, "get_cluster_config", lambda: told)
-    assert [(each.host, each.resources["GPU"], each.exists) for each in nodes_to_come()] == [("spot", 1, False)] * 2
+    message = autoscaler_pb2.ClusterConfig()
+    message.node_group_configs.add(name="spot", max_count=2, resources={"CPU": 4, "GPU": 1})
+    monkeypatch.setattr(state, "get_cluster_config", lambda: message)
+    assert [(node.host, node.resources["GPU"], node.exists) for node in autoscaler_nodes()] == [("spot", 1, False)] * 2
 
 
 def test_images_get_half_of_the_smallest_object_store():
-    assert room_for_images([node(), Node("x", "y", {"object_store_memory": 400}, {}), node()]) == 200
-    assert room_for_images([]) == 0
+    assert image_budget_bytes([node(), Node("x", "y", {"object_store_memory": 400}, {}), node()]) == 200
+    assert image_budget_bytes([]) == 0

@@ -54,7 +54,7 @@ def test_a_containers_limits_are_seen(version):
 def gpus(monkeypatch):
     """Let Ray find so many NVIDIA GPUs on this machine."""
 
-    def found(count, visible=None):
+    def result(count, visible=None):
         nvidia = accelerators.NvidiaGPUAcceleratorManager
         monkeypatch.setattr(nvidia, "get_current_node_num_accelerators", lambda: count)
         monkeypatch.setattr(accelerators, "get_accelerator_manager_for_resource", {"GPU": nvidia}.get)
@@ -63,7 +63,7 @@ def gpus(monkeypatch):
         else:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
-    return found
+    return result
 
 
 @pytest.mark.parametrize(

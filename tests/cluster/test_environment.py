@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from toprung.cluster import LocalRay, Node, import_ray, prepare_environment
+from toprung.cluster import LocalCluster, Node, import_ray, prepare_environment
 from toprung.errors import UserError
 
 
@@ -67,7 +67,7 @@ def test_a_module_that_is_not_ray_is_not_taken_for_it(monkeypatch):
 
 def test_a_ray_that_cannot_be_imported_is_stopped_like_any_other(broken_ray, tmp_path):
     resources = {"CPU": 1.0, "GPU": 0.0, "object_store_memory": 1e8}
-    ray = LocalRay(code=tmp_path, node=Node("", "this machine", resources, {}))
+    ray = LocalCluster(code=tmp_path, node=Node("", "this machine", resources, {}))
     with pytest.raises(UserError, match="Ray cannot be imported"):
         ray.wait()
     ray.stop()
@@ -82,7 +82,7 @@ def test_a_shutdown_that_fails_keeps_nobody_waiting(monkeypatch, tmp_path):
     fake.init, fake.shutdown = (lambda **_: None), shutdown
     monkeypatch.setitem(sys.modules, "ray", fake)
     resources = {"CPU": 1.0, "GPU": 0.0, "object_store_memory": 1e8}
-    ray = LocalRay(code=tmp_path, node=Node("", "this machine", resources, {}))
+    ray = LocalCluster(code=tmp_path, node=Node("", "this machine", resources, {}))
     ray.wait()
     with pytest.raises(RuntimeError, match="Ray is gone"):
         ray.stop()

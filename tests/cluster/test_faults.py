@@ -19,7 +19,7 @@ def _restarted(shown):
 
 def _midway(raylets, name):
     """The trials that train on a node, have an epoch to go on from and some to go."""
-    epochs = {trial.trial_id: trial.epochs for trial in ledger.read(raylets.arena.made)}
+    epochs = {trial.trial_id: trial.epochs for trial in ledger.read(raylets.arena.sweep_dir)}
     return {trial_id for trial_id in raylets.training(name) if 1 <= epochs.get(trial_id, 0) <= 6}
 
 
@@ -60,9 +60,9 @@ def test_the_head_killed_and_the_sweep_resumed_on_a_new_cluster_from_its_storage
         old.signal(name, signal.SIGKILL)
     command.process.wait(timeout=180)
     assert command.code != 0
-    assert f"On a new cluster: toprung resume {old.arena.made.sweep_id} --address " in command.stdout
+    assert f"On a new cluster: toprung resume {old.arena.sweep_dir.sweep_id} --address " in command.stdout
     new = new_raylets("other", storage=old.arena.root)
-    new.begin("resume", new.arena.made.sweep_id).finish()
+    new.begin("resume", new.arena.sweep_dir.sweep_id).finish()
     new.agrees()
     assert len({node["node"] for trial in new.shown()["trials"] for node in trial["attempts"]}) == 2
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from toprung.cluster import sent_code
+from toprung.cluster import expected_code_hash
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -22,7 +22,7 @@ def test_trials_run_on_both_nodes_and_nothing_is_left_there(two):
     nodes = {trial["node"] for trial in shown["trials"]}
     assert len(nodes) == 2
     assert all(len(node) == 56 for node in nodes)
-    code = sent_code(two.arena.made.code_folder)
+    code = expected_code_hash(two.arena.sweep_dir.code_folder)
     assert {attempt["code"] for trial in shown["trials"] for attempt in trial["attempts"]} == {code}
     assert two.left() == {"groups": [], "free": 1.0}
 

@@ -21,12 +21,12 @@ def _state(project: Path) -> dict[str, bytes]:
     }
 
 
-def _refused(project: Path, name: str, folder: Path, *said: str, **settings: object) -> None:
+def _refused(project: Path, name: str, folder: Path, *message: str, **settings: object) -> None:
     before = _state(project)
     with pytest.raises(UserError) as caught:
         data.add(name, folder, project=project, settings=data.FolderSettings(**settings))
     assert str(caught.value).isprintable()
-    for text in said:
+    for text in message:
         assert text in str(caught.value)
     assert _state(project) == before
 
@@ -47,7 +47,7 @@ def test_a_folder_is_added_prepared_and_verified(dvc_project, tree):
     assert len(told) > 2
     assert card.num_train + card.num_test == 17
     assert data.verify("animals", root=dvc_project / data.PREPARED, project=dvc_project) == card
-    locked = data.locked("animals", project=dvc_project)
+    locked = data.read_lock("animals", project=dvc_project)
     assert locked.raw_md5 is not None
     assert locked.raw_md5 in (dvc_project / "data/raw/animals.dvc").read_text()
     assert locked.prepared_md5 is not None

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toprung.data.image_folder.decode import Target, Unreadable, decode, size_of
+from toprung.data.image_folder.decode import DecodeOptions, Unreadable, decode, read_size
 
 HEIGHT, WIDTH = 6, 5
-AS_FOUND = Target((HEIGHT, WIDTH), as_found=True, fit="crop", color="auto", background="white")
+AS_FOUND = DecodeOptions((HEIGHT, WIDTH), as_found=True, fit="crop", color="auto", background="white")
 GREY = np.random.default_rng(0).integers(0, 256, size=(HEIGHT, WIDTH), dtype=np.uint8)
 RGB = np.random.default_rng(1).integers(0, 256, size=(HEIGHT, WIDTH, 3), dtype=np.uint8)
 ALPHA = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
@@ -112,7 +112,7 @@ def test_exif_turns_an_image_upright(tmp_path, orientation, suffix):
     exif[0x0112] = orientation
     Image.fromarray(GREY).save(tmp_path / f"a.{suffix}", exif=exif, **({"lossless": True} if suffix == "webp" else {}))
     upright = SHOWN[orientation](GREY)
-    assert size_of(tmp_path / f"a.{suffix}") == upright.shape
+    assert read_size(tmp_path / f"a.{suffix}") == upright.shape
     assert np.array_equal(decode(tmp_path / f"a.{suffix}", replace(AS_FOUND, size=upright.shape))[0], upright)
 
 
@@ -137,7 +137,7 @@ def test_a_crop_takes_the_centre_a_pad_keeps_all_and_a_stretch_fills(tmp_path):
     wide = np.zeros((4, 12), dtype=np.uint8)
     wide[:, 4:8] = 200
     Image.fromarray(wide).save(tmp_path / "a.png")
-    target = Target((4, 4), as_found=False, fit="crop", color="auto", background="black")
+    target = DecodeOptions((4, 4), as_found=False, fit="crop", color="auto", background="black")
     assert (decode(tmp_path / "a.png", target) == 200).all()
     assert decode(tmp_path / "a.png", replace(target, fit="stretch"))[0, :, 0].max() < 60
     padded = decode(tmp_path / "a.png", replace(target, fit="pad", background="white"))[0]
@@ -150,7 +150,9 @@ def test_shrinking_does_not_alias(tmp_path):
     stripes = np.zeros((64, 64), dtype=np.uint8)
     stripes[:, ::2] = 255
     Image.fromarray(stripes).save(tmp_path / "a.png")
-    decoded = decode(tmp_path / "a.png", Target((8, 8), as_found=False, fit="crop", color="auto", background="white"))
+    decoded = decode(
+        tmp_path / "a.png", DecodeOptions((8, 8), as_found=False, fit="crop", color="auto", background="white")
+    )
     assert np.abs(decoded.astype(int) - 128).max() < 20
 
 
@@ -159,7 +161,7 @@ def test_a_large_jpeg_shrinks_to_the_same_picture_as_its_pixels_would(tmp_path):
     large = Image.fromarray(noise).resize((800, 800), Image.Resampling.BICUBIC)
     large.save(tmp_path / "a.jpg", quality=95)
     large.save(tmp_path / "a.png")
-    target = Target((32, 32), as_found=False, fit="crop", color="auto", background="white")
+    target = DecodeOptions((32, 32), as_found=False, fit="crop", color="auto", background="white")
     gap = decode(tmp_path / "a.jpg", target).astype(int) - decode(tmp_path / "a.png", target)
     assert np.abs(gap).mean() < 2
 
@@ -226,8 +228,8 @@ def test_bytes_damaged_anywhere_are_a_reason_or_an_image_never_a_traceback(tmp_p
     Image.fromarray(RGB).save(path)
     whole = path.read_bytes()
     outcomes = {"image": 0, "reason": 0}
-    for place in range(0, len(whole), max(1, len(whole) // 150)):
-        for damaged in (whole[:place], whole[:place] + b"\xff\x00\xff" + whole[place + 3 :]):
+    for index in range(0, len(whole), max(1, len(whole) // 150)):
+        for damaged in (whole[:index], whole[:index] + b"\xff\x00\xff" + whole[index + 3 :]):
             path.write_bytes(damaged)
             try:
                 decode(path, replace(AS_FOUND, as_found=False))

@@ -62,16 +62,16 @@ def test_the_real_files_become_the_arrays_that_torchvision_reads(tmp_path, monke
 @pytest.mark.parametrize("subfolder", fashion_mnist.SUBFOLDERS)
 def test_files_are_found_below_the_folder_given_and_below_the_variable(tmp_path, monkeypatch, subfolder, packed):
     place = _place(tmp_path / "datasets" / subfolder, packed=packed)
-    found = fashion_mnist.find(tmp_path / "datasets", tmp_path / "raw")
-    assert found == {name: place / f"{name}{'.gz' * packed}" for name in fashion_mnist.FILES}
+    by_name = fashion_mnist.find(tmp_path / "datasets", tmp_path / "raw")
+    assert by_name == {name: place / f"{name}{'.gz' * packed}" for name in fashion_mnist.FILES}
     monkeypatch.setenv("TOPRUNG_DATA", str(tmp_path / "datasets"))
-    assert fashion_mnist.find(None, tmp_path / "raw") == found
+    assert fashion_mnist.find(None, tmp_path / "raw") == by_name
 
 
 def test_places_are_searched_in_their_order(tmp_path, monkeypatch):
     def first() -> Path | None:
-        found = fashion_mnist.find(None, tmp_path / "raw")
-        return found[TRAIN_IMAGES].parent if found else None
+        by_name = fashion_mnist.find(None, tmp_path / "raw")
+        return by_name[TRAIN_IMAGES].parent if by_name else None
 
     assert first() is None
     downloaded = _place(tmp_path / "raw" / "FashionMNIST" / "raw")
@@ -110,7 +110,7 @@ def test_a_variable_that_names_no_folder_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "damaged or no file of Fashion-MNIST"),
         (b"<html>not found</html>", "cannot be read"),
@@ -121,9 +121,9 @@ def test_a_variable_that_names_no_folder_is_refused(tmp_path, monkeypatch):
     ],
     ids=["empty", "a page", "other content", "cut short", "wrong checksum", "no deflate stream"],
 )
-def test_a_file_that_is_not_the_real_one_is_named(tmp_path, content, said):
+def test_a_file_that_is_not_the_real_one_is_named(tmp_path, content, message):
     (_place(tmp_path / "given") / f"{TRAIN_IMAGES}.gz").write_bytes(content)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         data.prepare("fashion_mnist", out=tmp_path / "out", folder=tmp_path / "given")
     assert f"{TRAIN_IMAGES}.gz" in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -19,29 +19,29 @@ LABELS = np.where(RNG.random(1000) < 0.9, GROUPS % 4, RNG.integers(0, 4, size=10
 
 def test_no_group_is_in_two_parts_and_every_image_is_in_one():
     for seed in range(20):
-        split = data.grouped_split(LABELS, GROUPS, val_fraction=0.2, seed=seed)
+        split = data.group_split(LABELS, GROUPS, val_fraction=0.2, seed=seed)
         assert set(GROUPS[split.train]).isdisjoint(GROUPS[split.val])
         assert np.array_equal(np.sort(np.concatenate([split.train, split.val])), np.arange(1000))
 
 
 def test_each_class_has_its_share_as_near_as_whole_groups_allow():
     for seed in range(20):
-        split = data.grouped_split(LABELS, GROUPS, val_fraction=0.2, seed=seed)
+        split = data.group_split(LABELS, GROUPS, val_fraction=0.2, seed=seed)
         shares = np.bincount(LABELS[split.val], minlength=4) / np.bincount(LABELS)
         assert np.abs(shares - 0.2).max() < 0.06  # a group is about 1.7 % of the images, 7 % of a class
-    splits = [data.grouped_split(LABELS, GROUPS, val_fraction=0.2, seed=seed) for seed in range(9)]
+    splits = [data.group_split(LABELS, GROUPS, val_fraction=0.2, seed=seed) for seed in range(9)]
     assert len({split.fingerprint for split in splits}) == 9
 
 
 def test_a_seed_gives_the_same_groups_on_every_machine():
-    split = data.grouped_split(np.arange(24) % 3, np.arange(24) // 2, val_fraction=0.25, seed=7)
+    split = data.group_split(np.arange(24) % 3, np.arange(24) // 2, val_fraction=0.25, seed=7)
     assert split.val.tolist() == PINNED_VAL
     assert split.fingerprint == PINNED_FINGERPRINT
 
 
 def test_groups_named_otherwise_in_the_same_order_split_the_same():
-    one = data.grouped_split(LABELS, GROUPS, val_fraction=0.2, seed=3)
-    other = data.grouped_split(LABELS, GROUPS * 7 - 100, val_fraction=0.2, seed=3)
+    one = data.group_split(LABELS, GROUPS, val_fraction=0.2, seed=3)
+    other = data.group_split(LABELS, GROUPS * 7 - 100, val_fraction=0.2, seed=3)
     assert one.fingerprint == other.fingerprint
 
 
@@ -49,14 +49,14 @@ def test_a_class_of_two_groups_is_in_both_parts_and_a_class_of_one_trains():
     labels = np.array([0] * 200 + [1] * 10 + [2] * 5)
     groups = np.array([*np.arange(200) // 10, *[100] * 5, *[101] * 5, *[102] * 5])
     for seed in range(10):
-        split = data.grouped_split(labels, groups, val_fraction=0.1, seed=seed)
+        split = data.group_split(labels, groups, val_fraction=0.1, seed=seed)
         assert set(labels[split.val]) == {0, 1}
         assert set(labels[split.train]) == {0, 1, 2}
 
 
 def test_limits_take_stratified_subsets():
-    whole = data.grouped_split(LABELS, GROUPS, val_fraction=0.2, seed=0)
-    small = data.grouped_split(LABELS, GROUPS, val_fraction=0.2, seed=0, max_train=40, max_val=20)
+    whole = data.group_split(LABELS, GROUPS, val_fraction=0.2, seed=0)
+    small = data.group_split(LABELS, GROUPS, val_fraction=0.2, seed=0, max_train=40, max_val=20)
     assert (small.train.size, small.val.size) == (40, 20)
     assert set(small.train) < set(whole.train)
     assert set(small.val) < set(whole.val)
@@ -64,7 +64,7 @@ def test_limits_take_stratified_subsets():
 
 
 @pytest.mark.parametrize(
-    ("labels", "groups", "said"),
+    ("labels", "groups", "message"),
     [
         ([0, 0, 1, 1], [0, 0, 1, 1], "2 groups cannot be split: each is needed"),
         ([0, 0, 1, 1], [5, 5, 5, 5], "1 groups cannot be split"),
@@ -72,9 +72,9 @@ def test_limits_take_stratified_subsets():
         ([0, 1, 0, 1], ["a", "b", "c", "d"], "groups must be 4 integers"),
     ],
 )
-def test_groups_that_cannot_be_split_are_refused(labels, groups, said):
-    with pytest.raises(UserError, match=said):
-        data.grouped_split(np.array(labels, dtype=int), np.array(groups), val_fraction=0.3, seed=0)
+def test_groups_that_cannot_be_split_are_refused(labels, groups, message):
+    with pytest.raises(UserError, match=message):
+        data.group_split(np.array(labels, dtype=int), np.array(groups), val_fraction=0.3, seed=0)
 
 
 def test_folds_hold_every_image_once_and_every_class_in_proportion():
@@ -108,15 +108,15 @@ def test_the_only_image_or_group_of_a_class_trains_in_every_fold():
 
 
 @pytest.mark.parametrize(
-    ("num_folds", "groups", "said"),
+    ("num_folds", "groups", "message"),
     [
         (1, None, "num_folds is 1"),
         (11, None, "11 folds need as many images"),
         (5, [0, 0, 1, 1, 2, 2, 3, 3, 3, 3], "5 folds need as many groups"),
     ],
 )
-def test_folds_that_cannot_be_filled_are_refused(num_folds, groups, said):
-    with pytest.raises(UserError, match=said):
+def test_folds_that_cannot_be_filled_are_refused(num_folds, groups, message):
+    with pytest.raises(UserError, match=message):
         data.stratified_folds(np.zeros(10, dtype=int), num_folds=num_folds, seed=0, groups_N=groups)
 
 
@@ -180,7 +180,7 @@ def test_a_group_in_train_and_test_is_refused(patients, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b"file,patient\nwell/p0_0.png,p0\n", "needs the columns file and group"),
         (b"", "needs the columns file and group"),
@@ -193,11 +193,11 @@ def test_a_group_in_train_and_test_is_refused(patients, tmp_path):
         (b'file,group\n"well/p0_0.png,p0\n', "cannot be read"),
     ],
 )
-def test_a_groups_file_that_does_not_fit_is_one_line(patients, tmp_path, text, said):
+def test_a_groups_file_that_does_not_fit_is_one_line(patients, tmp_path, text, message):
     (patients / "groups.csv").write_bytes(text)
     with pytest.raises(UserError) as caught:
         data.prepare_folder("scans", out=tmp_path / "scans", folder=patients)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).isprintable()
 
 

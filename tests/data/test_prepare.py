@@ -84,11 +84,11 @@ def test_statistics_are_per_channel_and_a_constant_channel_divides_by_one():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [("digit", 'Did you mean "digits"'), ("fashion-mnist", 'Did you mean "fashion_mnist"'), ("", "Known are")],
 )
-def test_an_unknown_dataset_is_answered_with_what_is_known(tmp_path, name, said):
-    with pytest.raises(UserError, match=said):
+def test_an_unknown_dataset_is_answered_with_what_is_known(tmp_path, name, message):
+    with pytest.raises(UserError, match=message):
         data.prepare(name, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

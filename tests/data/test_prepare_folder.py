@@ -19,8 +19,8 @@ from sklearn.datasets import load_digits
 
 from toprung import data
 from toprung.data.image_folder import chunks
-from toprung.data.image_folder.decode import Target, decode_chunk
-from toprung.data.image_folder.tree import list_tree
+from toprung.data.image_folder.decode import DecodeOptions, decode_chunk
+from toprung.data.image_folder.tree import list_images
 from toprung.errors import UserError
 
 
@@ -33,11 +33,11 @@ def _files(out: Path) -> list[tuple[str, str]]:
         return [(row["split"], row["file"]) for row in csv.DictReader(file)]
 
 
-def _refused(*said: str, folder: Path, out: Path, **settings: object) -> None:
+def _refused(*message: str, folder: Path, out: Path, **settings: object) -> None:
     with pytest.raises(UserError) as caught:
         data.prepare_folder(out.name, out=out, folder=folder, settings=data.FolderSettings(**settings))
     assert str(caught.value).isprintable()
-    for text in said:
+    for text in message:
         assert text in str(caught.value)
     assert not out.exists()
 
@@ -101,9 +101,9 @@ def test_one_image_in_colour_makes_the_dataset_coloured_and_leaves_the_rest_grey
     assert "colour (not every image is grey)" in (card.decoding or "")
     images = data.open_prepared("animals", root=tmp_path).images_NCHW
     assert _files(tmp_path / "animals") == before
-    place = before.index(("train", "dog/15.png")) if ("train", "dog/15.png") in before else None
+    index = before.index(("train", "dog/15.png")) if ("train", "dog/15.png") in before else None
     for number in range(len(grey)):
-        expected = [[200], [10], [10]] if number == place else np.repeat(grey[number], 3, axis=0).reshape(3, -1)
+        expected = [[200], [10], [10]] if number == index else np.repeat(grey[number], 3, axis=0).reshape(3, -1)
         assert (images[number].reshape(3, -1) == expected).all()
     asked = data.FolderSettings(color="grey")
     assert data.prepare_folder("animals", out=tmp_path / "animals", folder=tree, settings=asked).image_shape[0] == 1
@@ -200,17 +200,17 @@ def test_a_process_killed_in_the_midst_leaves_what_it_had_decoded(tree, tmp_path
     Image.fromarray(pixels).save(tmp_path / "large.png")
     for number in range(1500):
         os.link(tmp_path / "large.png", tree / ("cat" if number % 2 else "dog") / f"x{number}.png")
-    out, aside = tmp_path / "out" / "animals", tmp_path / "out" / ".animals.chunks"
+    out, staging = tmp_path / "out" / "animals", tmp_path / "out" / ".animals.chunks"
     command = [
         sys.executable, "-m", "toprung.data.prepare", "animals", "--image-folder", tree, "--size=200", "--out", out,
     ]  # fmt: skip
     process = subprocess.Popen(command, start_new_session=True)
-    while process.poll() is None and not list(aside.glob("*.npz")):
+    while process.poll() is None and not list(staging.glob("*.npz")):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    kept = {path.stem for path in aside.glob("*.npz")}
-    (aside / "half.1.new").write_bytes(b"half")  # what the kill may have left of a chunk
+    kept = {path.stem for path in staging.glob("*.npz")}
+    (staging / "half.1.new").write_bytes(b"half")  # what the kill may have left of a chunk
     assert kept
     assert not out.exists()
     again = []
@@ -246,12 +246,12 @@ def test_ctrl_c_ends_every_process_without_a_word(tree, tmp_path):
     Image.fromarray(pixels).save(tree / "cat" / "large.png")
     for number in range(4000):
         os.link(tree / "cat" / "large.png", tree / "dog" / f"x{number}.png")
-    out, aside = tmp_path / "out" / "animals", tmp_path / "out" / ".animals.chunks"
+    out, staging = tmp_path / "out" / "animals", tmp_path / "out" / ".animals.chunks"
     command = [
         sys.executable, "-m", "toprung.data.prepare", "animals", "--image-folder", tree, "--size=200", "--out", out,
     ]  # fmt: skip
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and len(list(aside.glob("*.npz"))) < 4:  # by then the pool is at work
+    while process.poll() is None and len(list(staging.glob("*.npz"))) < 4:  # by then the pool is at work
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate()[1] == ""
@@ -282,7 +282,7 @@ def _whose(chunk: object) -> object:
 
 def test_a_pool_of_processes_gives_the_same_bytes_as_one(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(chunks, "MAX_CHUNK_FILES", 2)
-    pool = partial(chunks.in_processes, num_processes=2)
+    pool = partial(chunks.map_in_pool, num_processes=2)
     data.prepare_folder("animals", out=tmp_path / "pool" / "animals", folder=tree, mapper=pool)
     data.prepare_folder("animals", out=tmp_path / "one" / "animals", folder=tree, mapper=map)
     assert _bytes(tmp_path / "pool" / "animals") == _bytes(tmp_path / "one" / "animals")
@@ -290,9 +290,9 @@ def test_a_pool_of_processes_gives_the_same_bytes_as_one(tree, tmp_path, monkeyp
 
 def test_the_pool_decodes_and_so_does_this_process_until_it_has_started(tree, monkeypatch):
     monkeypatch.setattr(chunks, "MAX_CHUNK_FILES", 1)
-    target = Target((6, 5), as_found=True, fit="crop", color="auto", background="white")
-    waiting = chunks.chunks_of(list_tree(tree), target)
-    decoded = list(chunks.in_processes(_whose, waiting, num_processes=2))
+    target = DecodeOptions((6, 5), as_found=True, fit="crop", color="auto", background="white")
+    waiting = chunks.build_chunks(list_images(tree), target)
+    decoded = list(chunks.map_in_pool(_whose, waiting, num_processes=2))
     assert sorted(each.key for each in decoded) == sorted(chunk.key for chunk in waiting)
     by_this = sum(each.reasons == (f"by {os.getpid()}",) for each in decoded)
     assert 0 < by_this <= len(waiting) - 4  # the first four are the pool's, whoever is faster
@@ -318,7 +318,7 @@ def _killed(chunk: object) -> object:
 def test_a_decoding_process_that_is_killed_ends_in_one_line(tree, tmp_path):
     def pool(function, waiting):
         del function
-        return chunks.in_processes(_killed, waiting, num_processes=2)
+        return chunks.map_in_pool(_killed, waiting, num_processes=2)
 
     with pytest.raises(UserError, match="was killed; often memory ran out"):
         data.prepare_folder("animals", out=tmp_path / "animals", folder=tree, mapper=pool)
@@ -374,7 +374,7 @@ def test_a_read_only_disk_can_be_read_but_not_written(tree, disk, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"size": (0, 5)}, "size.0"),
         ({"size": (5000, 5)}, "size.0"),
@@ -389,8 +389,8 @@ def test_a_read_only_disk_can_be_read_but_not_written(tree, disk, tmp_path):
         ({"colour": "grey"}, 'no field "colour"'),
     ],
 )
-def test_settings_out_of_range_are_one_line(settings, said):
+def test_settings_out_of_range_are_one_line(settings, message):
     with pytest.raises(UserError) as caught:
         data.FolderSettings.checked(**settings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)

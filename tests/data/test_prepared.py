@@ -46,7 +46,7 @@ def test_a_dataset_opens_without_its_test_images(root):
 
 def test_a_card_survives_a_round_trip_through_json(pristine):
     card = data.open_prepared("digits", root=pristine).card
-    assert data.Card.model_validate_json(card.model_dump_json()) == card
+    assert data.DatasetCard.model_validate_json(card.model_dump_json()) == card
 
 
 def test_a_dataset_never_prepared_says_what_to_type(tmp_path):
@@ -129,9 +129,9 @@ def test_an_archive_of_arrays_is_refused(root):
 def test_a_header_damaged_anywhere_never_gives_a_traceback(root):
     path = root / "digits" / "train_labels.npy"
     whole = path.read_bytes()
-    for place in range(128):
+    for index in range(128):
         for damage in (0x00, 0x27, 0x28, 0x39, 0xFF):
-            path.write_bytes(whole[:place] + bytes([damage]) + whole[place + 1 :])
+            path.write_bytes(whole[:index] + bytes([damage]) + whole[index + 1 :])
             try:
                 data.open_prepared("digits", root=root)
             except UserError as error:
@@ -166,7 +166,7 @@ def test_a_missing_card_is_named(root):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"colour": 1}, "colour"),
         ({"num_train": -3}, "num_train"),
@@ -184,9 +184,9 @@ def test_a_missing_card_is_named(root):
         ({"format": None}, "format null"),
     ],
 )
-def test_a_card_with_a_wrong_field_is_refused(root, fields, said):
+def test_a_card_with_a_wrong_field_is_refused(root, fields, message):
     _edit_card(root, **fields)
-    _refused(root, "card.json", said)
+    _refused(root, "card.json", message)
 
 
 def test_a_card_that_lacks_a_field_is_refused(root):

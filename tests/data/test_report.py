@@ -71,22 +71,22 @@ def copied(tmp_path):
 
 def test_copies_across_the_splits_are_found_however_they_were_saved(copied):
     told = []
-    found = data.near_duplicates("pictures", root=copied, progress=lambda *now: told.append(now))
-    assert (found.num_test_images, found.num_found) == (24, 4)
-    assert {(pair.train_file, pair.test_file) for pair in found.pairs} == {
+    duplicates = data.near_duplicates("pictures", root=copied, progress=lambda *now: told.append(now))
+    assert (duplicates.num_test_images, duplicates.num_found) == (24, 4)
+    assert {(pair.train_file, pair.test_file) for pair in duplicates.pairs} == {
         ("train/odd/3.png", "test/odd/same.png"),
         ("train/even/8.png", "test/even/jpeg.png"),
         ("train/even/20.png", "test/even/larger.png"),
         ("train/odd/31.png", "test/odd/dimmed.png"),
     }
-    assert next(pair for pair in found.pairs if pair.test_file.endswith("same.png")).correlation == 1.0
+    assert next(pair for pair in duplicates.pairs if pair.test_file.endswith("same.png")).correlation == 1.0
     assert told[-1] == (84, 84)
 
 
 def test_digits_that_look_alike_are_not_taken_for_copies(pristine):
-    found = data.near_duplicates("digits", root=pristine)
-    assert found.num_test_images == 359
-    assert found.num_found <= 1  # two scans of a 0 differ by hardly more than their noise
+    duplicates = data.near_duplicates("digits", root=pristine)
+    assert duplicates.num_test_images == 359
+    assert duplicates.num_found <= 1  # two scans of a 0 differ by hardly more than their noise
 
 
 def test_blank_images_are_copies_of_each_other_and_memory_stays_bounded(tmp_path, monkeypatch):
@@ -96,9 +96,9 @@ def test_blank_images_are_copies_of_each_other_and_memory_stays_bounded(tmp_path
         Image.new("L", (8, 8), 255 if number % 2 else 0).save(path)
     data.prepare_folder("blank", out=tmp_path / "blank", folder=tmp_path / "pictures")
     monkeypatch.setattr("toprung.data.duplicates.BLOCK_BYTES", 1)
-    found = data.near_duplicates("blank", root=tmp_path)
-    assert found.num_found == found.num_test_images == 6
-    assert all(pair.train_file.split("/")[0] == pair.test_file.split("/")[0] for pair in found.pairs)
+    duplicates = data.near_duplicates("blank", root=tmp_path)
+    assert duplicates.num_found == duplicates.num_test_images == 6
+    assert all(pair.train_file.split("/")[0] == pair.test_file.split("/")[0] for pair in duplicates.pairs)
 
 
 def test_the_sample_sheet_shows_train_images_of_every_class_in_its_row(copied, tmp_path):

@@ -81,7 +81,7 @@ def test_a_limit_above_the_part_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"val_fraction": 0.0}, "val_fraction is 0.0"),
         ({"val_fraction": 1.0}, "val_fraction is 1.0"),
@@ -91,8 +91,8 @@ def test_a_limit_above_the_part_changes_nothing():
         ({"max_val": 0}, "max_val is 0, below the 4 classes"),
     ],
 )
-def test_arguments_out_of_range_are_refused(arguments, said):
-    with pytest.raises(UserError, match=said):
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
         data.stratified_split(UNEVEN, **{"val_fraction": 0.2, "seed": 0, **arguments})
 
 

@@ -48,8 +48,8 @@ def test_every_source_that_needs_no_download_here_has_its_stage(project):
 
 def test_dvc_sends_no_telemetry_and_stages_nothing_by_itself(dvc_project):
     for option in ("core.analytics", "core.check_update", "core.autostage"):
-        said = subprocess.run(["dvc", "config", option], cwd=dvc_project, check=True, capture_output=True)
-        assert said.stdout.strip() == b"false"
+        message = subprocess.run(["dvc", "config", option], cwd=dvc_project, check=True, capture_output=True)
+        assert message.stdout.strip() == b"false"
 
 
 @pytest.mark.parametrize("missing", [".dvc", ".git", "dvc.yaml"])
@@ -69,7 +69,7 @@ def test_a_built_in_dataset_without_a_stage_is_given_one(dvc_project):
     (dvc_project / "dvc.lock").unlink()
     card = data.reproduce("digits", project=dvc_project)
     assert (dvc_project / "dvc.yaml").read_text().startswith("# ours\nstages:\n  prepare_digits:\n")
-    assert data.locked("digits", project=dvc_project).prepared_md5
+    assert data.read_lock("digits", project=dvc_project).prepared_md5
     assert data.verify("digits", root=dvc_project / data.PREPARED, project=dvc_project) == card
 
 
@@ -90,16 +90,16 @@ def test_the_reason_of_a_failed_stage_is_the_stages_own_line(dvc_project, monkey
 
 
 @pytest.mark.parametrize(
-    ("dvc_yaml", "said"),
+    ("dvc_yaml", "message"),
     [
         ("stages: [", "dvc.yaml"),
         ("stages:\n  prepare_digits:\n    command: x\n", "dvc.yaml"),
         ("stages:\n  prepare_digits:\n    cmd: no-such-command\n    outs: [data/prepared/digits]\n", "no-such"),
     ],
 )
-def test_a_broken_stage_ends_in_one_line(dvc_project, dvc_yaml, said):
+def test_a_broken_stage_ends_in_one_line(dvc_project, dvc_yaml, message):
     (dvc_project / "dvc.yaml").write_text(dvc_yaml)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         data.reproduce("digits", project=dvc_project)
     assert "\n" not in str(caught.value)
 

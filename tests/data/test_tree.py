@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from toprung.data.image_folder.tree import check_layout, counted, list_tree
+from toprung.data.image_folder.tree import check_layout, format_counts, list_images
 from toprung.errors import UserError
 
 
 def _refused(folder: Path, *said: str) -> None:
     with pytest.raises(UserError) as caught:
-        list_tree(folder)
+        list_images(folder)
     message = str(caught.value)
     assert message.isprintable(), message
     for text in said:
@@ -32,7 +32,7 @@ def parted(tree: Path, tmp_path: Path) -> Path:
 def test_images_are_listed_by_class_and_path_in_an_order_of_their_own(tree):
     (tree / "cat" / "deeper").mkdir()
     (tree / "cat" / "03.png").rename(tree / "cat" / "deeper" / "x.PNG")
-    listed = list_tree(tree)
+    listed = list_images(tree)
     assert listed.classes == ("cat", "dog")
     assert listed.files[:8] == (*(f"cat/{n:02}.png" for n in (0, 1, 2, 4, 5, 6, 7)), "cat/deeper/x.PNG")
     assert listed.labels_N.tolist() == [0] * 8 + [1] * 8
@@ -41,7 +41,7 @@ def test_images_are_listed_by_class_and_path_in_an_order_of_their_own(tree):
 
 def test_train_and_test_folders_are_the_split(parted):
     (parted / "test" / "dog" / "08.png").unlink()
-    listed = list_tree(parted)
+    listed = list_images(parted)
     assert (listed.files[0], listed.files[-1]) == ("train/cat/00.png", "test/dog/15.png")
     assert listed.is_test_N.tolist() == [False] * 16 + [True] * 15
     assert listed.labels_N.tolist() == [0] * 8 + [1] * 8 + [0] * 8 + [1] * 7
@@ -52,7 +52,7 @@ def test_train_and_test_folders_are_the_split(parted):
 )
 def test_any_utf8_file_name_is_listed(tree, name):
     (tree / "cat" / "00.png").rename(tree / "cat" / f"{name}.png")
-    assert f"cat/{name}.png" in list_tree(tree).files
+    assert f"cat/{name}.png" in list_images(tree).files
 
 
 def test_a_name_that_is_no_utf8_is_named_readably(tree):
@@ -64,14 +64,14 @@ def test_a_name_that_is_no_utf8_is_named_readably(tree):
 def test_what_desktops_leave_behind_is_passed_over(tree, name):
     (tree / "cat" / name).write_bytes(b"x")
     (tree / "__MACOSX").mkdir()
-    listed = list_tree(tree)
-    assert (len(listed.files), listed.strangers, listed.left_out, len(listed.classes)) == (16, (), {}, 2)
+    listed = list_images(tree)
+    assert (len(listed.files), listed.non_images, listed.left_out, len(listed.classes)) == (16, (), {}, 2)
 
 
 def test_files_beside_the_class_folders_are_no_images_of_any_class(tree):
     (tree / "README.md").write_text("About these images.")
     shutil.copy(tree / "cat" / "00.png", tree / "logo.png")
-    listed = list_tree(tree)
+    listed = list_images(tree)
     assert (len(listed.files), listed.num_unclassified) == (16, 1)
 
 
@@ -79,10 +79,10 @@ def test_other_files_among_the_images_are_counted_by_ending(tree):
     for name in ("notes.txt", "more.TXT", "sound.ogg", "LICENSE"):
         (tree / "cat" / name).write_text("no picture")
     os.mkfifo(tree / "dog" / "pipe.png")
-    listed = list_tree(tree)
-    assert listed.strangers == (("dog/pipe.png", "is no regular file"),)
-    assert counted(listed.left_out) == "2 .txt, 1 .ogg, 1 without an ending"
-    assert counted(listed.left_out, most=1) == "2 .txt, 2 others"
+    listed = list_images(tree)
+    assert listed.non_images == (("dog/pipe.png", "is no regular file"),)
+    assert format_counts(listed.left_out) == "2 .txt, 1 .ogg, 1 without an ending"
+    assert format_counts(listed.left_out, most=1) == "2 .txt, 2 others"
 
 
 def test_no_folder_an_empty_one_and_a_single_class_are_refused(tree, tmp_path):
@@ -108,7 +108,7 @@ def test_a_class_in_test_that_is_not_in_train_is_refused(parted):
 
 def test_a_class_in_train_alone_is_no_mistake(parted):
     shutil.rmtree(parted / "test" / "dog")
-    assert list_tree(parted).classes == ("cat", "dog")
+    assert list_images(parted).classes == ("cat", "dog")
 
 
 def test_a_missing_part_and_a_third_one_are_refused(parted):
@@ -125,7 +125,7 @@ def test_the_parts_are_known_by_common_spellings(parted, train, test):
     (parted / "aside").rename(parted / train)
     (parted / "test").rename(parted / "aside")
     (parted / "aside").rename(parted / test)
-    listed = list_tree(parted)
+    listed = list_images(parted)
     assert listed.classes == ("cat", "dog")
     assert (listed.files[0], listed.files[-1]) == (f"{train}/cat/00.png", f"{test}/dog/15.png")
     assert (listed.counts("train"), listed.counts("test"), listed.counts()) == ((8, 8), (8, 8), (16, 16))
@@ -149,7 +149,7 @@ def test_a_part_without_class_folders_is_refused(parted):
 
 def test_a_class_may_be_called_train(tree):
     (tree / "cat").rename(tree / "Train")
-    assert list_tree(tree).classes == ("Train", "dog")
+    assert list_images(tree).classes == ("Train", "dog")
 
 
 @pytest.mark.parametrize(("folders", "asked"), [(("a", "b"), True), (("images",), False)])
@@ -161,9 +161,9 @@ def test_classes_with_the_same_folders_inside_are_asked_about(tree, folders, ask
         file.unlink()
     if asked:
         with pytest.raises(UserError, match='"cat", "dog" all have the same folders "a", "b"'):
-            check_layout(list_tree(tree))
+            check_layout(list_images(tree))
         (tree / "dog" / "b").rename(tree / "dog" / "c")
-    check_layout(list_tree(tree))
+    check_layout(list_images(tree))
 
 
 @pytest.mark.parametrize(("one", "other"), [("cat", "Cat"), ("straße", "STRASSE"), ("\u00e9", "e\u0301")])
@@ -180,14 +180,14 @@ def test_a_class_whose_name_cannot_be_printed_is_refused(tree):
 
 def test_a_link_to_a_file_inside_is_an_image(tree):
     (tree / "cat" / "again.png").symlink_to(tree / "cat" / "00.png")
-    assert "cat/again.png" in list_tree(tree).files
+    assert "cat/again.png" in list_images(tree).files
 
 
 def test_links_out_of_the_folder_into_circles_and_to_folders_are_refused(tree, tmp_path):
     outside = tmp_path / "outside.png"
     Image.new("L", (5, 6)).save(outside)
     link = tree / "cat" / "link.png"
-    for target, said in (
+    for target, message in (
         (outside, "out of the folder"),
         (Path("/etc/passwd"), "out of the folder"),
         (Path("../../outside.png"), "out of the folder"),
@@ -197,7 +197,7 @@ def test_links_out_of_the_folder_into_circles_and_to_folders_are_refused(tree, t
         (tmp_path, "a link to a folder"),
     ):
         link.symlink_to(target)
-        _refused(tree, 'link.png"', said)
+        _refused(tree, 'link.png"', message)
         link.unlink()
 
 
@@ -211,12 +211,12 @@ def test_links_that_dvc_made_into_its_cache_are_images(tree, tmp_path):
     cached.parent.mkdir(parents=True)
     (tree / "cat" / "00.png").rename(cached)
     (tree / "cat" / "00.png").symlink_to(cached)
-    assert "cat/00.png" in list_tree(tree).files
+    assert "cat/00.png" in list_images(tree).files
 
 
 def test_100_000_files_are_listed(tree):
     sources = [os.fspath(path) for path in sorted(tree.glob("*/*.png"))]  # ext4 allows 65,000 links to a file
     for number in range(100_000 - len(sources)):
         os.link(sources[number % len(sources)], f"{tree}/{'cat' if number % 2 else 'dog'}/x{number}.png")
-    listed = list_tree(tree)
+    listed = list_images(tree)
     assert len(listed.files) == len(set(listed.files)) == listed.labels_N.size == 100_000

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from toprung import data
-from toprung.data.prepare.writing import complete
+from toprung.data.prepare.writing import write_dataset_card
 from toprung.errors import UserError
 from toprung.spec import Data
 
@@ -20,7 +20,7 @@ def test_arrays_that_do_not_match_dvc_lock_are_refused_though_their_card_agrees(
         (made / name).unlink()  # DVC's files are read-only
     np.save(made / "train_images.npy", images)
     told = ("name", "augmentations", "source", "test_split")
-    complete(made, classes=card.classes, **{field: getattr(card, field) for field in told})
+    write_dataset_card(made, classes=card.classes, **{field: getattr(card, field) for field in told})
     assert data.verify("digits", root=root).name == "digits"
     with pytest.raises(UserError) as caught:
         data.verify("digits", root=root, project=dvc_project)
@@ -41,11 +41,11 @@ def test_a_dataset_that_changed_between_sweep_and_resume_is_refused(root):
 
 
 def test_what_dvc_lock_says_is_nothing_where_it_says_nothing(tmp_path, dvc_project):
-    assert data.locked("digits", project=tmp_path) == data.Locked(None, None)
-    assert data.locked("cifar10", project=dvc_project) == data.Locked(None, None)
-    locked = data.locked("digits", project=dvc_project)
+    assert data.read_lock("digits", project=tmp_path) == data.LockedHashes(None, None)
+    assert data.read_lock("cifar10", project=dvc_project) == data.LockedHashes(None, None)
+    locked = data.read_lock("digits", project=dvc_project)
     assert locked.raw_md5 is None
     assert str(locked.prepared_md5) in (dvc_project / "dvc.lock").read_text()
     (dvc_project / "dvc.lock").write_text("stages: [")
     with pytest.raises(UserError, match=r"dvc\.lock cannot be read"):
-        data.locked("digits", project=dvc_project)
+        data.read_lock("digits", project=dvc_project)

@@ -95,7 +95,10 @@ class Examined:
         return finding
 
     def states(self) -> dict[str, str]:
-        return {name: max((each.state for each in found), key=STATES.index) for name, found in self.findings.items()}
+        return {
+            name: max((finding.state for finding in findings), key=STATES.index)
+            for name, findings in self.findings.items()
+        }
 
 
 @contextlib.contextmanager

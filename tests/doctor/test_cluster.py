@@ -78,7 +78,7 @@ def seen(doctor, tmp_path_factory):
 
 
 def test_nothing_is_said_of_the_node_that_is_as_it_should_be(seen):
-    assert {each.node.rpartition("(")[2] for found in seen.broken.findings.values() for each in found} <= {
+    assert {each.node.rpartition("(")[2] for result in seen.broken.findings.values() for each in result} <= {
         "",
         "127.0.0.2",
         "127.0.0.2)",
@@ -94,7 +94,7 @@ def test_a_missing_dashboard_is_a_warning_that_says_what_to_type(seen):
 
 
 @pytest.mark.parametrize(
-    ("name", "state", "said"),
+    ("name", "state", "message"),
     [
         ("versions", "error", "optuna 4.0.0 (here "),
         ("storage", "error", "does not find what the driver wrote"),
@@ -105,10 +105,10 @@ def test_a_missing_dashboard_is_a_warning_that_says_what_to_type(seen):
         ("cores", "warning", "trials share them"),
     ],
 )
-def test_what_is_wrong_with_one_node_is_said_of_that_node(seen, name, state, said):
+def test_what_is_wrong_with_one_node_is_said_of_that_node(seen, name, state, message):
     finding = seen.broken.only(name)
     assert finding.state == state
-    assert said in finding.seen
+    assert message in finding.observed
     assert "127.0.0.2" in finding.node
     assert finding.remedy
     assert seen.broken.code == 1
@@ -132,7 +132,7 @@ def test_a_sweep_on_that_cluster_is_stopped_before_its_first_trial(seen, doctor_
 def test_a_wrong_token_is_refused_at_the_door(seen, doctor):
     examined = doctor("--address", seen.cluster.address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
     assert examined.code == 1
-    assert "does not take the token" in examined.only("ray").seen
+    assert "does not take the token" in examined.only("ray").observed
     assert "RAY_AUTH_TOKEN_PATH" in examined.only("ray").remedy
 
 
@@ -141,21 +141,21 @@ def test_the_quick_form_tells_other_code_and_a_node_that_does_not_answer(seen, d
     shutil.copytree(doctor_bench, other)
     (other / "trainers" / "convnet.py").write_text("# changed\n")
     raylet = next(
-        each
-        for each in processes_marked(seen.cluster.mark)
-        if each.name() == "raylet" and "--node_ip_address=127.0.0.2" in each.cmdline()
+        process
+        for process in processes_marked(seen.cluster.mark)
+        if process.name() == "raylet" and "--node_ip_address=127.0.0.2" in process.cmdline()
     )
     script = [sys.executable, "-c", QUICK, doctor_bench, other, seen.storage, seen.cluster.address, raylet.pid]
     ran = subprocess.run(
         list(map(str, script)), env=seen.cluster.environment, capture_output=True, text=True, check=False, timeout=120
     )
     assert ran.returncode == 0, ran.stderr
-    found, silent = json.loads(ran.stdout.splitlines()[-1])
-    assert [each["state"] for each in found if each["name"] == "code"] == ["error", "error"]
-    assert {each["state"] for each in found if each["name"] == "object store"} == {"warning"}
-    assert [each["state"] for each in found if each["name"] == "data"] == ["error", "error"]
+    result, silent = json.loads(ran.stdout.splitlines()[-1])
+    assert [each["state"] for each in result if each["name"] == "code"] == ["error", "error"]
+    assert {each["state"] for each in result if each["name"] == "object store"} == {"warning"}
+    assert [each["state"] for each in result if each["name"] == "data"] == ["error", "error"]
     nodes = [each for each in silent if each["name"] == "nodes" and each["state"] == "error"]
-    assert ["127.0.0.2" in each["node"] and "no answer in time" in each["seen"] for each in nodes] == [True]
+    assert ["127.0.0.2" in node["node"] and "no answer in time" in node["observed"] for node in nodes] == [True]
     assert [each["state"] for each in silent if each["name"] == "code"] == ["ok"]
 
 
@@ -165,4 +165,4 @@ def test_a_cluster_that_asks_for_no_token_is_an_error(doctor):
         cluster.head("--num-cpus=1")
         examined = doctor("--address", cluster.address, RAY_AUTH_MODE="disabled")
     assert examined.only("access").state == "error"
-    assert "no token is asked for" in examined.only("access").seen
+    assert "no token is asked for" in examined.only("access").observed

@@ -35,7 +35,7 @@ def test_a_machine_as_it_should_be_has_no_error(healthy):
 
 
 def test_nothing_is_left_behind(healthy, doctor_bench):
-    assert sorted(each.name for each in doctor_bench.iterdir()) == [
+    assert sorted(path.name for path in doctor_bench.iterdir()) == [
         "data",
         "requirements.lock",
         "search_spaces",
@@ -45,7 +45,7 @@ def test_nothing_is_left_behind(healthy, doctor_bench):
 
 
 @pytest.mark.parametrize(
-    ("name", "state", "said", "remedy"),
+    ("name", "state", "message", "remedy"),
     [
         ("lock", "warning", "4.9.9 locked", "make install"),
         ("storage", "error", "Not a directory", "--storage"),
@@ -53,16 +53,16 @@ def test_nothing_is_left_behind(healthy, doctor_bench):
         ("access", "error", "listens beyond loopback", "unset RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"),
     ],
 )
-def test_what_is_broken_is_an_error_with_its_remedy(broken, name, state, said, remedy):
+def test_what_is_broken_is_an_error_with_its_remedy(broken, name, state, message, remedy):
     finding = broken.only(name)
     assert (finding.state, broken.code) == (state, 1)
-    assert said in finding.seen
+    assert message in finding.observed
     assert remedy in finding.remedy
 
 
 def test_a_private_ray_listens_on_loopback_whatever_the_shell_says(broken):
     finding = broken.only("access")
-    assert (finding.state, finding.seen) == ("ok", "a private Ray: a token is asked for, on loopback only")
+    assert (finding.state, finding.observed) == ("ok", "a private Ray: a token is asked for, on loopback only")
 
 
 def test_no_secret_is_printed(broken):
@@ -72,7 +72,7 @@ def test_no_secret_is_printed(broken):
 def test_an_address_where_nobody_listens_is_answered_at_once(doctor):
     examined = doctor("--address", f"127.0.0.1:{free_port()}")
     assert examined.code == 1
-    assert "Connection refused" in examined.only("ray").seen
+    assert "Connection refused" in examined.only("ray").observed
     assert "ray start --head" in examined.only("ray").remedy
 
 

@@ -6,8 +6,8 @@ import subprocess
 import pytest
 
 from toprung.doctor.services import check_data, check_data_remote, check_dvc_files
-from toprung.doctor.shared_storage import question_in, read_and_write
-from toprung.storage import StorageAway
+from toprung.doctor.shared_storage import read_and_write, write_storage_probe
+from toprung.storage import StorageUnavailable
 
 
 def test_a_remote_that_is_gone_is_an_error_with_what_to_type(workbench, tmp_path):
@@ -37,7 +37,7 @@ def test_a_dataset_that_dvc_overlooks_is_a_warning_with_the_rules_to_change(work
     (workbench / ".gitignore").write_text("/data/*\n!/data/raw/\n")
     finding = check_dvc_files(workbench)
     assert (finding.state, finding.remedy) == ("warning", "Change in .gitignore: /data/* to /data/?*.")
-    assert finding.seen.startswith("DVC overlooks data/raw/cats.dvc: ")
+    assert finding.observed.startswith("DVC overlooks data/raw/cats.dvc: ")
 
 
 def test_no_dataset_is_a_warning_with_the_first_one_to_prepare():
@@ -47,7 +47,7 @@ def test_no_dataset_is_a_warning_with_the_first_one_to_prepare():
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_node_answers_in_the_storage_and_nothing_stays_there(tmp_path, scheme):
-    with question_in(f"{scheme}{tmp_path}/runs") as question:
+    with write_storage_probe(f"{scheme}{tmp_path}/runs") as question:
         assert read_and_write(question, node_id="a") is None
         assert (tmp_path / "runs" / question.folder / "a").read_text() == question.text
     assert not (tmp_path / "runs" / question.folder).exists()
@@ -56,19 +56,19 @@ def test_a_node_answers_in_the_storage_and_nothing_stays_there(tmp_path, scheme)
 def test_a_folder_is_asked_whatever_its_path_holds(tmp_path):
     folder = tmp_path / "a?b #1 50%20@é"
     folder.mkdir()
-    with question_in(str(folder)) as question:
+    with write_storage_probe(str(folder)) as question:
         assert read_and_write(question, node_id="a") is None
         assert (folder / question.folder / "a").is_file()
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 def test_a_node_that_sees_another_folder_says_so(tmp_path):
-    with question_in(f"{tmp_path}/runs") as question:
+    with write_storage_probe(f"{tmp_path}/runs") as question:
         shutil.rmtree(tmp_path / "runs" / question.folder)
         assert "does not find what the driver wrote" in str(read_and_write(question, node_id="a"))
 
 
 def test_a_storage_that_is_no_folder_cannot_be_asked_of(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageAway, match="Not a directory"), question_in(f"{tmp_path}/file/runs"):
+    with pytest.raises(StorageUnavailable, match="Not a directory"), write_storage_probe(f"{tmp_path}/file/runs"):
         pass

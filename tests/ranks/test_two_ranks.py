@@ -100,8 +100,8 @@ def test_each_rank_has_its_own_equal_part_of_every_minibatch(two):
         batches = list(zip(two[0]["shares"]["epochs"][epoch], two[1]["shares"]["epochs"][epoch], strict=True))
         assert len(batches) == two[0]["shares"]["num_batches"] == vision.num_batches(noisy(103).train, batch_size=32)
         assert all(len(ours) == len(others) and 2 * len(ours) <= 32 for ours, others in batches)
-        seen = [label for batch in batches for part in batch for label in part]
-        assert len(set(seen)) == len(seen) == 102 == 2 * two[0]["shares"]["len"]
+        observed = [label for batch in batches for part in batch for label in part]
+        assert len(set(observed)) == len(observed) == 102 == 2 * two[0]["shares"]["len"]
     assert two[0]["shares"]["epochs"][0] != two[0]["shares"]["epochs"][1]
 
 

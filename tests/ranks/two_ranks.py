@@ -53,9 +53,9 @@ def train(folder, *, trainer="convnet", stop_after=None, batch_statistics=False,
     small = {name: value for name, value in SMALL.items() if name in module.DEFAULTS}
     build, config = vision.build_model, {**module.DEFAULTS, **small, "num_epochs": NUM_EPOCHS, **settings}
     vision.build_model = build if batch_statistics else without_batch_statistics
-    one = Session(data=data or noisy(), folder=folder, report=report, seed=3, num_epochs=NUM_EPOCHS)
+    one = Session(data=data or noisy(), folder=folder, on_report=report, seed=3, num_epochs=NUM_EPOCHS)
     try:
-        with session.opened(one):
+        with session.open_session(one):
             module.train_loop_per_worker(config)
     except Stop:
         assert stop_after is not None
@@ -69,7 +69,7 @@ def shares(folder):
     labels_N = torch.arange(103)
     split = vision.ImageSplit(labels_N.to(torch.uint8).view(-1, 1, 1, 1), labels_N)
     data = TrialData(split, split, noisy().card)
-    with session.opened(Session(data=data, folder=folder, report=lambda _: None)):
+    with session.open_session(Session(data=data, folder=folder, on_report=lambda _: None)):
         part = session.dataset().train
         epochs = [[labels.tolist() for _, labels in vision.batches(part, batch_size=32)] for _ in range(2)]
     return {"len": len(part), "num_batches": vision.num_batches(part, batch_size=32), "epochs": epochs}
@@ -87,7 +87,7 @@ def score(folder):
 def report_once(folder, metrics):
     """What a report makes of metrics that differ from rank to rank: what rank 0 heard, or how the loop ended."""
     told, model = [], nn.Linear(2, 2)
-    with session.opened(Session(data=noisy(), folder=folder, report=told.append)):
+    with session.open_session(Session(data=noisy(), folder=folder, on_report=told.append)):
         run = session.restore(session.prepare(model))
         try:
             session.report(metrics, run)
@@ -104,7 +104,7 @@ def stopped(folder):
         if metrics["epoch"] == 2:
             raise Stop
 
-    with session.opened(Session(data=noisy(), folder=folder, report=report)):
+    with session.open_session(Session(data=noisy(), folder=folder, on_report=report)):
         run = session.restore(session.prepare(model))
         try:
             for epoch in range(NUM_EPOCHS):
@@ -117,7 +117,7 @@ def stopped(folder):
 
 def drawn(folder):
     """The random numbers that each rank draws before its run is restored, after that, and in the next epoch."""
-    with session.opened(Session(data=noisy(), folder=folder, report=lambda _: None)):
+    with session.open_session(Session(data=noisy(), folder=folder, on_report=lambda _: None)):
         numbers = [torch.rand(()).item()]
         run = session.restore(nn.Linear(2, 2))
         numbers.append(torch.rand(()).item())

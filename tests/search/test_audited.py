@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from tests.search.test_searcher import Asked, quiet, result  # noqa: F401
 from toprung import ledger
 from toprung.analysis.audit import audit
-from toprung.analysis.events import events
+from toprung.analysis.events import list_events
 from toprung.spec import Asha, Search
 
 NUM_TRIALS, TOP = 40, 9
@@ -59,27 +59,27 @@ def audited(tmp_path_factory):
 
 
 def test_the_audit_finds_the_planted_slow_starters(audited):
-    trials = ledger.read(audited.made)
+    trials = ledger.read(audited.sweep_dir)
     known = {trial.trial_id: trial.audited.rung for trial in trials if trial.audited}
     assert len(known) > 5
-    found = audit(trials, metric="val/accuracy", mode="max", rungs=(1, 3, 9), audited=known, audited_share=0.4)
+    result = audit(trials, metric="val/accuracy", mode="max", rungs=(1, 3, 9), audited=known, audited_share=0.4)
     slow = {f"t{number}" for number in SLOW} & {*known}
     assert slow
-    assert found.killed.num_top == len(slow)
-    assert found.killed.lost_share > 0.5
-    assert found.killed.low > 0
-    assert found.supported is None  # no grace period up to half the budget would have kept them
+    assert result.lost_top_trials.num_top == len(slow)
+    assert result.lost_top_trials.lost_share > 0.5
+    assert result.lost_top_trials.low > 0
+    assert result.safe_first_rung is None  # no grace period up to half the budget would have kept them
 
 
 def test_without_an_audit_the_same_sweep_says_nothing_of_them(tmp_path):
-    trials = ledger.read(_sweep(tmp_path, fraction=0).made)
+    trials = ledger.read(_sweep(tmp_path, fraction=0).sweep_dir)
     assert not any(trial.audited for trial in trials)
     assert {trials[number].status for number in SLOW} == {"stopped"}
-    assert audit(trials, metric="val/accuracy", mode="max", rungs=(1, 3, 9)).killed is None
+    assert audit(trials, metric="val/accuracy", mode="max", rungs=(1, 3, 9)).lost_top_trials is None
 
 
 def test_ledger_and_study_say_that_it_finished_and_what_would_have_stopped_it(audited):
-    trials, frozen = ledger.read(audited.made), audited.study.get_trials()
+    trials, frozen = ledger.read(audited.sweep_dir), audited.study.get_trials()
     for trial in trials:
         if trial.audited is None:
             continue
@@ -93,8 +93,8 @@ def test_ledger_and_study_say_that_it_finished_and_what_would_have_stopped_it(au
 
 
 def test_the_story_of_an_audited_trial_names_the_rung_and_what_was_needed(audited):
-    number = next(trial.number for trial in ledger.read(audited.made) if trial.audited)
-    told = events(ledger.read_all(audited.made), metric="val/accuracy", rungs=(1, 3, 9))
+    number = next(trial.number for trial in ledger.read(audited.sweep_dir) if trial.audited)
+    told = list_events(ledger.read_all(audited.sweep_dir), metric="val/accuracy", rungs=(1, 3, 9))
     decided = [event.text for event in told if event.number == number and event.what == "decided"]
     assert len([text for text in decided if "runs on for the audit" in text]) == 1
     assert "would stop at rung" in decided[-1]

@@ -6,7 +6,7 @@ from optuna.trial import TrialState
 
 from tests.search.test_searcher import Asked, result
 from toprung import ledger
-from toprung.search.plan import Plan
+from toprung.search.plan import ExperimentPlan
 from toprung.spec import Asha, Experiment, Sweep
 from trainers.convnet import DEFAULTS
 
@@ -18,12 +18,12 @@ FIELDS = {"experiments": EXPERIMENTS, "seeds": (7, 3), "constants": {"width": 4}
 
 
 def _plan(**fields):
-    return Plan(Sweep(name="some", trainer="trainers.convnet", **{**FIELDS, **fields}), defaults=DEFAULTS)
+    return ExperimentPlan(Sweep(name="some", trainer="trainers.convnet", **{**FIELDS, **fields}), defaults=DEFAULTS)
 
 
 def _asked(root=None, *, made=None):
     plan = _plan()
-    return Asked(root, made=made, space=plan.space, first_points=[], plan=plan, **FIELDS)
+    return Asked(root, sweep_dir=made, space=plan.space, first_points=[], plan=plan, **FIELDS)
 
 
 def _suggested(asked, *trial_ids):
@@ -31,7 +31,12 @@ def _suggested(asked, *trial_ids):
 
 
 def test_each_seeds_block_is_complete_before_the_next_begins():
-    assert [(each.seed, each.experiment) for each in _plan().trials] == [(7, "A"), (7, "B"), (3, "A"), (3, "B")]
+    assert [(planned_trial.seed, planned_trial.experiment) for planned_trial in _plan().trials] == [
+        (7, "A"),
+        (7, "B"),
+        (3, "A"),
+        (3, "B"),
+    ]
 
 
 def test_what_one_configuration_gives_stands_in_all_of_them():
@@ -43,13 +48,16 @@ def test_what_one_configuration_gives_stands_in_all_of_them():
 
 def test_parameters_are_what_differs():
     alike = tuple(Experiment(name=name, config={"lr": 0.1, "momentum": value}) for name, value in (("A", 0), ("B", 1)))
-    assert [each.params for each in _plan(experiments=alike, seeds=(0,)).trials] == [{"momentum": 0}, {"momentum": 1}]
-    assert [each.params for each in _plan(experiments=alike[:1]).trials] == [{}, {}]
+    assert [planned_trial.params for planned_trial in _plan(experiments=alike, seeds=(0,)).trials] == [
+        {"momentum": 0},
+        {"momentum": 1},
+    ]
+    assert [planned_trial.params for planned_trial in _plan(experiments=alike[:1]).trials] == [{}, {}]
 
 
 def test_the_searcher_asks_for_them_in_order_and_optuna_has_what_differs(tmp_path):
     asked = _asked(tmp_path)
-    assert _suggested(asked, "a", "b", "c", "d") == [each.config for each in _plan().trials]
+    assert _suggested(asked, "a", "b", "c", "d") == [planned_trial.config for planned_trial in _plan().trials]
     for trial, planned in zip(asked.study.get_trials(), _plan().trials, strict=True):
         assert trial.params == planned.params
         assert trial.user_attrs["start"]["config"] == planned.config
@@ -59,13 +67,13 @@ def test_the_searcher_asks_for_them_in_order_and_optuna_has_what_differs(tmp_pat
 def test_no_trial_is_stopped_early_however_bad(tmp_path):
     asked = _asked(tmp_path)
     _suggested(asked, "a", "b", "c", "d")
-    for place, trial_id in enumerate("abcd"):
+    for index, trial_id in enumerate("abcd"):
         stand_in = type("Trial", (), {"trial_id": trial_id})()
         asked.scheduler.on_trial_add(None, stand_in)
-        decided = [asked.scheduler.on_trial_result(None, stand_in, result(n, 0.9 / (place + 1))) for n in (1, 2)]
+        decided = [asked.scheduler.on_trial_result(None, stand_in, result(n, 0.9 / (index + 1))) for n in (1, 2)]
         assert decided == ["CONTINUE", "CONTINUE"]
-        asked.searcher.on_trial_complete(trial_id, result(3, 0.9 / (place + 1)))
-    assert {trial.status for trial in ledger.read(asked.made)} == {"finished"}
+        asked.searcher.on_trial_complete(trial_id, result(3, 0.9 / (index + 1)))
+    assert {trial.status for trial in ledger.read(asked.sweep_dir)} == {"finished"}
     assert {trial.state for trial in asked.study.get_trials()} == {TrialState.COMPLETE}
 
 
@@ -73,16 +81,16 @@ def test_a_trial_that_failed_is_not_asked_for_again(tmp_path):
     asked = _asked(tmp_path)
     _suggested(asked, "a")
     asked.searcher.on_trial_complete("a", error=True)
-    assert _suggested(asked, "b", "c", "d") == [each.config for each in _plan().trials[1:]]
+    assert _suggested(asked, "b", "c", "d") == [planned_trial.config for planned_trial in _plan().trials[1:]]
 
 
 def test_a_driver_that_follows_asks_for_what_is_left(tmp_path):
     asked = _asked(tmp_path)
     _suggested(asked, "a")
     asked.searcher.on_trial_complete("a", result(3, 0.9))
-    again = _asked(made=asked.made)
+    again = _asked(made=asked.sweep_dir)
     assert again.searcher.num_asked == 1
-    assert _suggested(again, "b", "c", "d") == [each.config for each in _plan().trials[1:]]
+    assert _suggested(again, "b", "c", "d") == [planned_trial.config for planned_trial in _plan().trials[1:]]
 
 
 def _enqueued(study, planned):
@@ -100,14 +108,14 @@ def test_a_driver_that_died_between_two_lines_of_the_ledger_loses_and_doubles_no
     _suggested(asked, "a")
     asked.searcher.on_trial_complete("a", result(3, 0.9))
     died(asked.searcher.study, _plan()[1])
-    again = _asked(made=asked.made)
-    assert _suggested(again, "b", "c", "d") == [each.config for each in _plan().trials[1:]]
+    again = _asked(made=asked.sweep_dir)
+    assert _suggested(again, "b", "c", "d") == [planned_trial.config for planned_trial in _plan().trials[1:]]
     assert len(again.study.get_trials()) == 4
 
 
 def test_importances_take_the_parameters_as_they_are(tmp_path):
     asked = _asked(tmp_path)
     _suggested(asked, "a", "b", "c", "d")
-    for place, trial_id in enumerate("abcd"):
-        asked.searcher.on_trial_complete(trial_id, result(3, 0.5 + place / 10))
+    for index, trial_id in enumerate("abcd"):
+        asked.searcher.on_trial_complete(trial_id, result(3, 0.5 + index / 10))
     assert set(optuna.importance.get_param_importances(asked.study)) == {"optimizer", "lr"}

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from toprung.ledger import Audited, Epoch, TrialRecord
-from toprung.search.scheduler import RungScheduler, Stop, is_drawn
+from toprung.ledger import AuditEntry, Epoch, TrialRecord
+from toprung.search.scheduler import RungScheduler, StopDecision, is_in_audit_sample
 from toprung.spec import Asha, Sweep
 
 
@@ -44,24 +44,24 @@ def _replay(scheduler, curves, *, top, order=None, done=None):
 
 def _asha_by_hand(curves, *, rungs, factor, order, mode):
     """Li et al. 2020, algorithm 2, in its stopping form: at a rung a trial goes on if it reaches the top 1/factor."""
-    seen = {rung: [] for rung in rungs[:-1]}
+    observed = {rung: [] for rung in rungs[:-1]}
     done, stopped = dict.fromkeys(curves, 0), {}
     for name in order:
         if name in stopped or done[name] == rungs[-1]:
             continue
         done[name] += 1
         epoch = done[name]
-        if epoch not in seen:
+        if epoch not in observed:
             continue
         sign = 1 if mode == "max" else -1
-        value, others = sign * curves[name][epoch - 1], sorted(seen[epoch])
+        value, others = sign * curves[name][epoch - 1], sorted(observed[epoch])
         if others:
             place = (len(others) - 1) * (1 - 1 / factor)
             low, share = int(place), place - int(place)
             needed = others[low] + share * (others[min(low + 1, len(others) - 1)] - others[low])
             if value < needed:
-                stopped[name] = Stop(rung=epoch, value=sign * value, needed=pytest.approx(sign * needed))
-        seen[epoch].append(value)
+                stopped[name] = StopDecision(rung=epoch, value=sign * value, needed=pytest.approx(sign * needed))
+        observed[epoch].append(value)
     return done, stopped
 
 
@@ -85,13 +85,13 @@ def test_a_trial_below_the_top_third_stops_and_is_told_what_it_needed():
     scheduler = RungScheduler(_sweep(max_epochs=9))
     curves = {"good": [0.5] * 9, "bad": [0.4] * 9, "better": [0.6] * 9}
     assert _replay(scheduler, curves, top=9) == {"good": 9, "bad": 1, "better": 9}
-    assert scheduler.stops == {"bad": Stop(rung=1, value=0.4, needed=0.5)}
+    assert scheduler.stops == {"bad": StopDecision(rung=1, value=0.4, needed=0.5)}
 
 
 def test_where_less_is_better_the_larger_value_stops():
     scheduler = RungScheduler(_sweep(mode="min", max_epochs=9))
     assert _replay(scheduler, {"low": [0.4] * 9, "high": [0.5] * 9}, top=9) == {"low": 9, "high": 1}
-    assert scheduler.stops == {"high": Stop(rung=1, value=0.5, needed=0.4)}
+    assert scheduler.stops == {"high": StopDecision(rung=1, value=0.5, needed=0.4)}
 
 
 def test_nobody_stops_before_the_grace_period():
@@ -107,10 +107,10 @@ def test_reaching_the_top_rung_is_no_stop():
 
 def test_a_spared_trial_runs_to_the_end_but_its_values_count_for_the_others():
     scheduler = RungScheduler(_sweep(max_epochs=9))
-    scheduler.spare("default")
+    scheduler.exempt("default")
     curves = {"good": [0.5] * 9, "default": [0.1] * 9, "bad": [0.2] * 9}
     assert _replay(scheduler, curves, top=9) == {"good": 9, "default": 9, "bad": 1}
-    assert scheduler.stops == {"bad": Stop(rung=1, value=0.2, needed=pytest.approx(0.1 + (0.5 - 0.1) * 2 / 3))}
+    assert scheduler.stops == {"bad": StopDecision(rung=1, value=0.2, needed=pytest.approx(0.1 + (0.5 - 0.1) * 2 / 3))}
 
 
 def test_the_epoch_counts_not_how_often_a_trial_reported_here():
@@ -149,7 +149,7 @@ def test_decisions_of_a_scheduler_that_remembers_equal_those_of_one_that_lived_t
     straight = _replay(whole, curves, top=9, order=order)
     done = _replay(before, curves, top=9, order=order[:died_after])
     after = RungScheduler(sweep)
-    after.remember(_records(curves, done))
+    after.replay(_records(curves, done))
     assert after.stops == {}
     left = {name: curves[name] for name in curves if name not in before.stops}
     again = _replay(after, left, top=9, order=[name for name in order[died_after:] if name in left], done=done)
@@ -161,26 +161,26 @@ def test_a_trial_that_was_continued_counts_once_as_the_one_that_continues_it():
     curves = {"good": [0.6] * 9, "again": [0.6] * 9, "middle": [0.5] * 9}
     continued = _records(curves, {"good": 3, "again": 3, "middle": 3}, again={"continues": "good"})
     scheduler = RungScheduler(_sweep(max_epochs=9, reduction_factor=2))
-    scheduler.remember(continued)
+    scheduler.replay(continued)
     assert scheduler._values_at == {1: {"again": 0.6, "middle": 0.5}, 2: {"again": 0.6, "middle": 0.5}, 4: {}, 8: {}}
     recorded = {rung: values for rung, values in scheduler._brackets[0]._rungs if rung < 4}
     assert recorded == {rung: scheduler._values_at[rung] for rung in (1, 2)}
     others = [record for record in continued if record.trial_id != "again"]
     plain = RungScheduler(_sweep(max_epochs=9, reduction_factor=2))
-    plain.remember([replace(record, continues=None) for record in others])
+    plain.replay([replace(record, continues=None) for record in others])
     assert sorted(plain._values_at[1].values()) == sorted(scheduler._values_at[1].values())
 
 
 def test_the_default_is_spared_by_a_scheduler_that_remembers_too():
     curves = {"good": [0.6] * 9, "default": [0.1] * 9}
     scheduler = RungScheduler(_sweep(max_epochs=9))
-    scheduler.remember(_records(curves, {"good": 9, "default": 2}, default={"is_default": True}))
+    scheduler.replay(_records(curves, {"good": 9, "default": 2}, default={"is_default": True}))
     assert _replay(scheduler, {"default": curves["default"]}, top=9, done={"default": 2}) == {"default": 9}
 
 
 def test_a_trial_that_never_got_an_id_is_not_remembered():
     scheduler = RungScheduler(_sweep(max_epochs=9))
-    scheduler.remember([TrialRecord(0, "", "waiting", {}, {}, None, None)])
+    scheduler.replay([TrialRecord(0, "", "waiting", {}, {}, None, None)])
     assert scheduler._values_at == {1: {}, 3: {}}
 
 
@@ -194,7 +194,7 @@ def test_rays_rungs_are_the_specs():
 def _audited(fraction=1.0, *, drawn, **asha):
     scheduler = RungScheduler(_sweep(audit_fraction=fraction, **asha))
     for number, name in enumerate(drawn):
-        scheduler.draw(name, number=number)
+        scheduler.sample_for_audit(name, number=number)
     return scheduler
 
 
@@ -203,7 +203,7 @@ def test_a_drawn_trial_runs_on_against_its_stop_which_is_remembered():
     curves = {"good": [0.5] * 9, "bad": [0.4] * 8 + [0.9], "better": [0.6] * 9}
     assert _replay(scheduler, curves, top=9) == {"good": 9, "bad": 9, "better": 9}
     assert scheduler.stops == {}
-    assert scheduler.audited == {"bad": Audited(rung=1, value=0.4, needed=0.5)}
+    assert scheduler.audited == {"bad": AuditEntry(rung=1, value=0.4, needed=0.5)}
 
 
 def test_the_audit_changes_no_decision_over_the_others():
@@ -216,7 +216,10 @@ def test_the_audit_changes_no_decision_over_the_others():
     for name in audited.audited:
         audited.on_trial_complete(None, SimpleNamespace(trial_id=name), {"epoch": 9, "val/accuracy": 1.0})
     assert len(audited.audited) > 5
-    assert {**audited.stops, **{n: Stop(a.rung, a.value, a.needed) for n, a in audited.audited.items()}} == plain.stops
+    assert {
+        **audited.stops,
+        **{n: StopDecision(a.rung, a.value, a.needed) for n, a in audited.audited.items()},
+    } == plain.stops
     assert {name: epochs for name, epochs in done.items() if name not in audited.audited} == {
         name: epochs for name, epochs in without.items() if name not in audited.audited
     }
@@ -228,11 +231,11 @@ def test_the_audit_changes_no_decision_over_the_others():
 
 
 def test_the_share_is_drawn_by_the_trials_number_and_the_searchs_seed():
-    drawn = [is_drawn(number, share=0.2, seed=0) for number in range(2000)]
-    assert drawn == [is_drawn(number, share=0.2, seed=0) for number in range(2000)]
-    assert drawn != [is_drawn(number, share=0.2, seed=1) for number in range(2000)]
+    drawn = [is_in_audit_sample(number, share=0.2, seed=0) for number in range(2000)]
+    assert drawn == [is_in_audit_sample(number, share=0.2, seed=0) for number in range(2000)]
+    assert drawn != [is_in_audit_sample(number, share=0.2, seed=1) for number in range(2000)]
     assert 320 < sum(drawn) < 480
-    assert not any(is_drawn(number, share=0.0, seed=0) for number in range(2000))
+    assert not any(is_in_audit_sample(number, share=0.0, seed=0) for number in range(2000))
 
 
 @pytest.mark.parametrize("died_after", [20, 60, 120])
@@ -245,7 +248,7 @@ def test_a_scheduler_that_remembers_goes_on_with_the_audit(died_after):
     straight = _replay(whole, curves, top=9, order=order)
     done = _replay(before, curves, top=9, order=order[:died_after])
     after = RungScheduler(_sweep(max_epochs=9, audit_fraction=0.5))
-    after.remember(_records(curves, done, **{name: {"audited": it} for name, it in before.audited.items()}))
+    after.replay(_records(curves, done, **{name: {"audited": it} for name, it in before.audited.items()}))
     assert (after.stops, after.audited) == ({}, before.audited)
     left = {name: curves[name] for name in curves if name not in before.stops}
     again = _replay(after, left, top=9, order=[name for name in order[died_after:] if name in left], done=done)

@@ -17,12 +17,12 @@ from toprung import catalog, ledger
 from toprung.directory import FAILURE_FILE, write_json
 from toprung.ledger import End
 from toprung.search.rehearsal import default_point
-from toprung.search.scheduler import RungScheduler, Stop
+from toprung.search.scheduler import RungScheduler, StopDecision
 from toprung.search.searcher import LedgerSearch, build_sampler, open_study
-from toprung.search.space import holding
+from toprung.search.space import with_constants
 from toprung.spec import Asha, Search, Sweep
 from toprung.study_storage import storage_for_reading, storage_for_writing
-from toprung.sweep.board import Board, Watcher
+from toprung.sweep.board import ProgressListener, SweepProgress
 from toprung.sweep.recorder import TrialRecorder
 from trainers.convnet import DEFAULTS
 
@@ -44,7 +44,7 @@ class Asked:
         *,
         space=convnet.space,
         first_points=None,
-        made=None,
+        sweep_dir=None,
         max_concurrent=1000,
         prepare=None,
         plan=None,
@@ -56,34 +56,34 @@ class Asked:
             space="search_spaces.convnet",
             **{"asha": Asha(max_epochs=3), **fields},
         )
-        self.made = made or catalog.create(root, self.sweep, name=None, now=datetime.now())
+        self.sweep_dir = sweep_dir or catalog.create_sweep(root, self.sweep, name=None, now=datetime.now())
         self.scheduler = RungScheduler(self.sweep)
         self.faults = []
-        held = holding(space, self.sweep.constants)
+        held = with_constants(space, self.sweep.constants)
         if first_points is None:
-            first_points = [default_point(held, {**DEFAULTS, **self.sweep.constants}, named="it")]
-        storage = storage_for_writing(self.made)
-        study = open_study(storage, directory=self.made, sweep=self.sweep)
+            first_points = [default_point(held, {**DEFAULTS, **self.sweep.constants}, space_name="it")]
+        storage = storage_for_writing(self.sweep_dir)
+        study = open_study(storage, sweep_dir=self.sweep_dir, sweep=self.sweep)
         if prepare is not None:
             prepare(study)
-        self.watcher = Mock(Watcher)
-        self.board = Board(self.made.sweep_id, self.sweep, 2)
+        self.watcher = Mock(ProgressListener)
+        self.progress = SweepProgress(self.sweep_dir.sweep_id, self.sweep, 2)
         self.recorder = TrialRecorder(
             study,
             storage=storage,
-            directory=self.made,
-            board=self.board,
-            watcher=self.watcher,
+            sweep_dir=self.sweep_dir,
+            progress=self.progress,
+            listener=self.watcher,
         )
         self.searcher = LedgerSearch(
             self.sweep,
-            directory=self.made,
+            sweep_dir=self.sweep_dir,
             storage=storage,
             space=held,
             first_points=first_points,
             scheduler=self.scheduler,
             recorder=self.recorder,
-            read_failure=self.made.failure_of,
+            read_failure=self.sweep_dir.read_failure,
             on_fault=self.faults.append,
             max_concurrent=lambda: max_concurrent,
             plan=plan,
@@ -91,21 +91,21 @@ class Asked:
 
     @property
     def warnings(self):
-        return [call.args[1] for call in self.watcher.warned.call_args_list]
+        return [call.args[1] for call in self.watcher.warning.call_args_list]
 
     def again(self, **fields):
         """The same sweep under another driver, after this one died."""
-        return Asked(None, made=self.made, **fields)
+        return Asked(None, sweep_dir=self.sweep_dir, **fields)
 
     @property
     def study(self):
-        return optuna.load_study(study_name=self.made.sweep_id, storage=storage_for_reading(self.made))
+        return optuna.load_study(study_name=self.sweep_dir.sweep_id, storage=storage_for_reading(self.sweep_dir))
 
     def frozen(self, number):
         return self.study.get_trials()[number]
 
     def record(self, number):
-        return ledger.read(self.made)[number]
+        return ledger.read(self.sweep_dir)[number]
 
 
 def result(epoch, value, **more):
@@ -116,7 +116,7 @@ def result(epoch, value, **more):
 def test_a_configuration_is_in_the_ledger_before_anyone_trains_it(tmp_path):
     asked = Asked(tmp_path)
     config = asked.searcher.suggest("aa")
-    shown = [(trial.trial_id, trial.number, trial.config) for trial in asked.board.trials.values()]
+    shown = [(trial.trial_id, trial.number, trial.config) for trial in asked.progress.trials.values()]
     assert shown == [("aa", 0, config)]
     record = asked.record(0)
     assert (record.trial_id, record.status, record.config) == ("aa", "running", config)
@@ -130,7 +130,7 @@ def test_the_authors_default_is_the_first_trial_and_is_spared(tmp_path):
     assert {**DEFAULTS, **config} == {**DEFAULTS, "num_epochs": 3}
     second = asked.searcher.suggest("bb")
     assert {**DEFAULTS, **second} != {**DEFAULTS, "num_epochs": 3}
-    assert asked.scheduler._spared == {"aa"}
+    assert asked.scheduler._exempted == {"aa"}
 
 
 def test_constants_are_in_the_configuration_but_are_no_parameters(tmp_path):
@@ -155,7 +155,7 @@ def test_a_finished_trial_is_told_complete_with_its_best_value_and_every_epoch(t
     assert (record.status, record.value, record.epoch, record.epochs) == ("finished", 0.9, 2, 3)
     assert record.epochs_by_number[3].metrics == {"val/accuracy": 0.7, "val/loss": pytest.approx(0.3)}
     assert record.epochs_by_number[3].time_ms == 1_000_003
-    assert asked.recorder.ends == {"aa": End("finished", time_ms=record.end.time_ms)}
+    assert asked.recorder.trial_ends == {"aa": End("finished", time_ms=record.end.time_ms)}
     assert record.end.time_ms >= record.started_ms
 
 
@@ -182,7 +182,7 @@ def test_a_stopped_trial_is_told_pruned_with_its_last_value_too(tmp_path):
     asked = Asked(tmp_path)
     asked.searcher.suggest("aa")
     asked.searcher.on_trial_result("aa", result(1, 0.5))
-    asked.scheduler.stops["aa"] = Stop(rung=2, value=0.25, needed=0.75)
+    asked.scheduler.stops["aa"] = StopDecision(rung=2, value=0.25, needed=0.75)
     asked.searcher.on_trial_complete("aa", result(2, 0.25))
     frozen = asked.frozen(0)
     assert frozen.state is TrialState.PRUNED
@@ -196,7 +196,7 @@ def test_a_failed_trial_is_told_fail_with_the_cause_it_left(tmp_path):
     asked = Asked(tmp_path)
     asked.searcher.suggest("aa")
     asked.searcher.on_trial_result("aa", result(1, 0.5))
-    folder = asked.made.trial_folder("aa")
+    folder = asked.sweep_dir.trial_folder("aa")
     folder.mkdir()
     write_json(folder / FAILURE_FILE, {"cause": "val/loss is NaN in epoch 2", "disk_full": False})
     asked.searcher.on_trial_complete("aa", error=True)
@@ -209,12 +209,12 @@ def test_a_failed_trial_is_told_fail_with_the_cause_it_left(tmp_path):
 def test_a_trial_that_could_not_save_for_want_of_space_is_open_and_the_sweep_is_told(tmp_path):
     asked = Asked(tmp_path)
     asked.searcher.suggest("aa")
-    folder = asked.made.trial_folder("aa")
+    folder = asked.sweep_dir.trial_folder("aa")
     folder.mkdir()
     write_json(folder / FAILURE_FILE, {"cause": "DiskFull: no space left", "disk_full": True})
     asked.searcher.on_trial_complete("aa", error=True)
     assert asked.faults == ["the disk is full"]
-    assert (asked.record(0).status, asked.record(0).cause) == ("killed", "the disk is full")
+    assert (asked.record(0).status, asked.record(0).cause) == ("interrupted", "the disk is full")
     assert asked.record(0).is_open
     assert asked.frozen(0).state is TrialState.RUNNING
 
@@ -224,8 +224,8 @@ def test_a_trial_that_left_no_cause_died(tmp_path, left):
     asked = Asked(tmp_path)
     asked.searcher.suggest("aa")
     if left is not None:
-        asked.made.trial_folder("aa").mkdir()
-        (asked.made.trial_folder("aa") / FAILURE_FILE).write_text(left)
+        asked.sweep_dir.trial_folder("aa").mkdir()
+        (asked.sweep_dir.trial_folder("aa") / FAILURE_FILE).write_text(left)
     asked.searcher.on_trial_complete("aa", error=True)
     assert (asked.record(0).status, asked.record(0).cause) == ("failed", "its process died")
 
@@ -268,7 +268,7 @@ def test_a_torn_last_line_of_the_ledger_costs_only_that_line(tmp_path):
     asked = Asked(tmp_path)
     asked.searcher.suggest("aa")
     asked.searcher.on_trial_complete("aa", result(1, 0.5))
-    with asked.made.ledger_file.open("a") as file:
+    with asked.sweep_dir.ledger_file.open("a") as file:
         file.write('{"op_code": 8, "wor')
     assert (asked.record(0).status, asked.record(0).value) == ("finished", 0.5)
 
@@ -278,7 +278,7 @@ def test_copies_that_tune_makes_write_into_the_same_ledger(tmp_path):
     assert copy.deepcopy(asked.searcher) is asked.searcher
     assert copy.deepcopy(asked.scheduler) is asked.scheduler
     asked.searcher.save(str(tmp_path / "state"))
-    assert asked.made.sweep_id in (tmp_path / "state").read_text()
+    assert asked.sweep_dir.sweep_id in (tmp_path / "state").read_text()
 
 
 def test_the_same_seed_asks_the_same_configurations(tmp_path):

@@ -8,8 +8,8 @@ from ray.tune.experiment import Experiment, Trial
 from tests.search.test_searcher import Asked, result
 from toprung import ledger
 from toprung.ledger import Attempt, End
-from toprung.search.generator import SweepTrials
-from toprung.search.scheduler import Stop
+from toprung.search.generator import SweepTrialGenerator
+from toprung.search.scheduler import StopDecision
 from toprung.search.searcher import build_sampler
 from toprung.spec import Asha, Search
 from toprung.sweep import earlier
@@ -88,7 +88,7 @@ def test_startup_trials_that_another_sweep_told_of_count(tmp_path):
     random_for_ever = Search(num_startup_trials=RANDOM_FOR_EVER)
 
     def first(root, search):
-        warm = _asked(root, search=search, prepare=lambda study: earlier.tell(study, source=source.made))
+        warm = _asked(root, search=search, prepare=lambda study: earlier.import_trials(study, source=source.sweep_dir))
         return warm.searcher.suggest("new")["lr"]
 
     assert first(tmp_path / "b", source.sweep.search) != first(tmp_path / "c", random_for_ever)
@@ -101,43 +101,43 @@ def test_trials_that_another_sweep_told_of_are_known_to_optuna_and_are_none_of_t
     source.searcher.suggest("failed")
     source.searcher.on_trial_complete("failed", error=True)
     source.searcher.suggest("stopped")
-    source.scheduler.stops["stopped"] = Stop(rung=1, value=0.1, needed=0.2)
+    source.scheduler.stops["stopped"] = StopDecision(rung=1, value=0.1, needed=0.2)
     source.searcher.on_trial_complete("stopped", result(1, 0.1))
     source.searcher.suggest("running")
-    warm = _asked(tmp_path / "b", prepare=lambda study: earlier.tell(study, source=source.made))
+    warm = _asked(tmp_path / "b", prepare=lambda study: earlier.import_trials(study, source=source.sweep_dir))
     told = warm.study.get_trials()
     assert [trial.state for trial in told] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED]
     old = source.study.get_trials()
     assert [(t.params, t.intermediate_values) for t in told] == [
         (t.params, t.intermediate_values) for t in (old[0], old[1], old[3])
     ]
-    assert told[2].user_attrs[ledger.TOLD] == {"sweep_id": source.made.sweep_id, "trial_id": "stopped"}
-    assert ledger.read(warm.made) == []
+    assert told[2].user_attrs[ledger.IMPORTED] == {"sweep_id": source.sweep_dir.sweep_id, "trial_id": "stopped"}
+    assert ledger.read(warm.sweep_dir) == []
     assert warm.searcher.num_asked == 0
     assert warm.scheduler.stops == {}
     warm.searcher.suggest("own")
-    assert [record.trial_id for record in ledger.read(warm.made)] == ["own"]
+    assert [record.trial_id for record in ledger.read(warm.sweep_dir)] == ["own"]
 
 
 def test_trials_that_go_on_come_first_and_keep_their_ids_and_configurations(tmp_path):
     asked = _asked(tmp_path)
-    configs = {name: asked.searcher.suggest(name) for name in ("done", "running", "killed")}
+    configs = {name: asked.searcher.suggest(name) for name in ("done", "running", "interrupted")}
     _finish(asked, "done", 0.5)
     asked.searcher.on_trial_result("running", result(1, 0.3))
-    asked.searcher.on_trial_result("killed", result(1, 0.4))
-    asked.recorder.ended("killed", End("killed", cause="stopped by the user"))
+    asked.searcher.on_trial_result("interrupted", result(1, 0.4))
+    asked.recorder.ended("interrupted", End("interrupted", cause="stopped by the user"))
     again = _again(asked)
-    assert [trial.trial_id for trial in again.searcher.going_on] == ["running", "killed"]
+    assert [trial.trial_id for trial in again.searcher.resumed_trials] == ["running", "interrupted"]
     assert again.searcher.num_asked == 3
     taken = {}
     for drawn in ("x", "y", "z"):
         config = again.searcher.suggest(drawn)
-        taken[again.searcher.known_id(drawn)] = config
-    assert list(taken) == ["running", "killed", "z"]
-    assert (taken["running"], taken["killed"]) == (configs["running"], configs["killed"])
-    assert [record.trial_id for record in ledger.read(asked.made)] == ["done", "running", "killed", "z"]
-    assert [record.status for record in ledger.read(asked.made)] == ["finished", "running", "running", "running"]
-    again.searcher.on_trial_complete("killed", result(3, 0.9))
+        taken[again.searcher.original_id(drawn)] = config
+    assert list(taken) == ["running", "interrupted", "z"]
+    assert (taken["running"], taken["interrupted"]) == (configs["running"], configs["interrupted"])
+    assert [record.trial_id for record in ledger.read(asked.sweep_dir)] == ["done", "running", "interrupted", "z"]
+    assert [record.status for record in ledger.read(asked.sweep_dir)] == ["finished", "running", "running", "running"]
+    again.searcher.on_trial_complete("interrupted", result(3, 0.9))
     record = again.record(2)
     assert (record.status, record.value, sorted(record.epochs_by_number)) == ("finished", 0.9, [1, 3])
     assert again.frozen(2).state is TrialState.COMPLETE
@@ -169,11 +169,11 @@ def test_the_default_that_still_waits_is_not_enqueued_again(tmp_path):
     assert [trial.state for trial in again.study.get_trials()] == [TrialState.WAITING]
     again.searcher.suggest("aa")
     again.searcher.suggest("bb")
-    assert [record.is_default for record in ledger.read(asked.made)] == [True, False]
-    assert again.scheduler._spared == {"aa"}
+    assert [record.is_default for record in ledger.read(asked.sweep_dir)] == [True, False]
+    assert again.scheduler._exempted == {"aa"}
     third = again.again()
-    assert third.scheduler._spared == {"aa"}
-    assert [trial.trial_id for trial in third.searcher.going_on] == ["aa", "bb"]
+    assert third.scheduler._exempted == {"aa"}
+    assert [trial.trial_id for trial in third.searcher.resumed_trials] == ["aa", "bb"]
 
 
 def test_a_trial_that_was_asked_for_but_got_no_configuration_is_taken_up_under_the_drawn_id(tmp_path):
@@ -181,11 +181,11 @@ def test_a_trial_that_was_asked_for_but_got_no_configuration_is_taken_up_under_t
     asked.searcher.study.ask()  # the default; the driver died before it wrote more
     again = asked.again()
     config = again.searcher.suggest("drawn")
-    assert again.searcher.known_id("drawn") == "drawn"
-    assert [(record.trial_id, record.config, record.is_default) for record in ledger.read(asked.made)] == [
+    assert again.searcher.original_id("drawn") == "drawn"
+    assert [(record.trial_id, record.config, record.is_default) for record in ledger.read(asked.sweep_dir)] == [
         ("drawn", config, True)
     ]
-    assert [*again.board.trials] == ["drawn"]
+    assert [*again.progress.trials] == ["drawn"]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_an_end_that_was_written_but_not_told_is_told_by_the_next_driver(tmp_pat
     assert asked.frozen(0).state is TrialState.RUNNING
     again = _again(asked)
     assert (again.frozen(0).state, again.frozen(0).value) == (state, value)
-    assert again.searcher.going_on == []
+    assert again.searcher.resumed_trials == []
     assert again.searcher.suggest("bb") != {}
     assert again.record(0).status == end.status
 
@@ -214,65 +214,68 @@ def test_no_more_trials_are_asked_for_than_run_at_a_time(tmp_path):
     assert [asked.searcher.suggest(name) is None for name in ("a", "b", "c")] == [False, False, True]
     _finish(asked, "a", 0.5)
     assert asked.searcher.suggest("c") is not None
-    assert len(ledger.read(asked.made)) == 3
+    assert len(ledger.read(asked.sweep_dir)) == 3
 
 
 def test_tune_knows_a_trial_that_goes_on_by_its_old_id_and_folder(tmp_path):
-    """`SweepTrials` sets two fields of Tune's `Trial` after it was made; where a new Ray heeds them less, it shows."""
+    """`SweepTrialGenerator` sets two fields of Tune's `Trial` after it was made; where a new Ray heeds them "
+    "less, it shows."""
     asked = _asked(tmp_path)
     asked.searcher.suggest("old")
-    generator = SweepTrials(_again(asked).searcher)
+    generator = SweepTrialGenerator(_again(asked).searcher)
     experiment = Experiment("tune", run=lambda config: None, num_samples=2, storage_path=str(tmp_path / "storage"))
     generator.add_configurations([experiment])
     first, second = generator.next_trial(), generator.next_trial()
     assert isinstance(first, Trial)
-    assert [trial.trial_id for trial in (first, second)] == ["old", ledger.read(asked.made)[1].trial_id]
+    assert [trial.trial_id for trial in (first, second)] == ["old", ledger.read(asked.sweep_dir)[1].trial_id]
     assert [trial._generate_dirname() for trial in (first, second)] == [first.trial_id, second.trial_id]
-    assert first.config == {**ledger.read(asked.made)[0].config}
+    assert first.config == {**ledger.read(asked.sweep_dir)[0].config}
     assert generator.next_trial() is None
     assert generator.is_finished()
 
 
-def _extended(asked, *, old_top=3, max_epochs=9):
-    longer = asked.sweep.model_copy(update={"asha": Asha(max_epochs=max_epochs)})
+def _extended(asked, *, old_max_epochs=3, max_epochs=9):
+    extended_sweep = asked.sweep.model_copy(update={"asha": Asha(max_epochs=max_epochs)})
 
     def prepare(study):
-        earlier.continue_survivors(study, directory=asked.made, sweep=longer, old_top=old_top)
+        earlier.continue_survivors(
+            study, sweep_dir=asked.sweep_dir, sweep=extended_sweep, old_max_epochs=old_max_epochs
+        )
 
-    for record in ledger.read(asked.made):
-        asked.made.trial_folder(record.trial_id).mkdir(exist_ok=True)
-    return _again(asked, asha=longer.asha, prepare=prepare)
+    for record in ledger.read(asked.sweep_dir):
+        asked.sweep_dir.trial_folder(record.trial_id).mkdir(exist_ok=True)
+    return _again(asked, asha=extended_sweep.asha, prepare=prepare)
 
 
 def test_a_longer_ladder_promotes_the_best_in_reduction_factor_under_new_ids_that_name_the_old(tmp_path):
     asked = _finished(tmp_path, num_trials=6)
-    values = {record.trial_id: record.value for record in ledger.read(asked.made)}
+    values = {record.trial_id: record.value for record in ledger.read(asked.sweep_dir)}
     best = sorted(values, key=values.get, reverse=True)[:2]
     again = _extended(asked)
-    new = ledger.read(asked.made)[6:]
+    new = ledger.read(asked.sweep_dir)[6:]
     assert {record.continues for record in new} == set(best)
-    assert [trial.trial_id for trial in again.searcher.going_on] == [record.trial_id for record in new]
+    assert [trial.trial_id for trial in again.searcher.resumed_trials] == [record.trial_id for record in new]
     for record in new:
-        old = next(each for each in ledger.read(asked.made) if each.trial_id == record.continues)
+        old = next(trial for trial in ledger.read(asked.sweep_dir) if trial.trial_id == record.continues)
         assert record.trial_id not in values
         assert record.epochs_by_number == old.epochs_by_number
         assert {**record.config, "num_epochs": 3} == old.config
         assert again.frozen(record.number).params == again.frozen(old.number).params
-        assert asked.made.trial_folder(record.trial_id).is_dir()
+        assert asked.sweep_dir.trial_folder(record.trial_id).is_dir()
     config = again.searcher.suggest("drawn")
-    assert (config["num_epochs"], again.searcher.known_id("drawn")) == (9, new[0].trial_id)
+    assert (config["num_epochs"], again.searcher.original_id("drawn")) == (9, new[0].trial_id)
 
 
 def test_survivors_are_continued_once_however_often_the_extension_is_taken_up(tmp_path):
     asked = _finished(tmp_path, num_trials=9)
-    first = [record.trial_id for record in ledger.read(_extended(asked).made)]
+    first = [record.trial_id for record in ledger.read(_extended(asked).sweep_dir)]
     assert len(first) == 12
-    assert [record.trial_id for record in ledger.read(_extended(asked).made)] == first
+    assert [record.trial_id for record in ledger.read(_extended(asked).sweep_dir)] == first
 
 
 def _attempted(epoch, *, trained_ms, attempt_ms):
     attempt = Attempt("node", "code", attempt_ms)
-    return {**result(epoch, 0.5), **attempt.told, "time_ms": trained_ms}
+    return {**result(epoch, 0.5), **attempt.result_fields, "time_ms": trained_ms}
 
 
 def test_a_trial_that_has_lost_its_checkpoint_and_begins_again_is_told_of_once(tmp_path):

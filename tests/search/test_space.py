@@ -6,8 +6,8 @@ import pytest
 
 from search_spaces import convnet
 from toprung.errors import UserError
-from toprung.search.rehearsal import check_names, default_point
-from toprung.search.space import configuration, holding, refuse_mistyped, refuse_unknown
+from toprung.search.rehearsal import default_point, validate_space
+from toprung.search.space import build_config, check_known, check_types, with_constants
 from toprung.spec import Asha, Sweep
 from trainers.convnet import DEFAULTS
 
@@ -29,12 +29,12 @@ def test_a_hyperparameter_is_sampled_only_where_its_condition_holds():
 
 
 def test_a_constant_is_not_sampled_and_conditions_see_its_value():
-    for trial, _ in _samples(holding(convnet.space, {"optimizer": "sgd"})):
+    for trial, _ in _samples(with_constants(convnet.space, {"optimizer": "sgd"})):
         assert set(trial.params) == OF_SGD | OF_BOTH - {"optimizer"}
 
 
 def test_a_constant_holds_a_qualified_hyperparameter_in_every_branch():
-    for trial, _ in _samples(holding(convnet.space, {"lr": 0.01})):
+    for trial, _ in _samples(with_constants(convnet.space, {"lr": 0.01})):
         assert not {"sgd.lr", "adam.lr"} & set(trial.params)
         assert "sgd.momentum" in trial.params or "adam.beta1" in trial.params
 
@@ -43,7 +43,7 @@ def test_a_space_with_constants_still_reaches_the_trial_itself():
     def space(trial):
         return {"width": 8 + trial.number}
 
-    assert [returned for _, returned in _samples(holding(space, {"lr": 1}), num=3)] == [
+    assert [returned for _, returned in _samples(with_constants(space, {"lr": 1}), num=3)] == [
         {"width": 8},
         {"width": 9},
         {"width": 10},
@@ -52,7 +52,7 @@ def test_a_space_with_constants_still_reaches_the_trial_itself():
 
 def test_the_loop_is_given_plain_names_constants_and_the_budget():
     sweep = SWEEP.model_copy(update={"constants": {"width": 8}, "asha": Asha(max_epochs=4)})
-    assert configuration({"optimizer": "sgd", "sgd.lr": 0.1}, sweep) == {
+    assert build_config({"optimizer": "sgd", "sgd.lr": 0.1}, sweep) == {
         "optimizer": "sgd",
         "lr": 0.1,
         "width": 8,
@@ -61,7 +61,7 @@ def test_the_loop_is_given_plain_names_constants_and_the_budget():
 
 
 def test_the_default_point_is_the_authors_configuration_under_the_spaces_names():
-    assert default_point(convnet.space, DEFAULTS, named="it") == {
+    assert default_point(convnet.space, DEFAULTS, space_name="it") == {
         "optimizer": "adamw",
         "adam.lr": 1e-3,
         "adam.weight_decay": 1e-2,
@@ -76,7 +76,9 @@ def test_the_default_point_is_the_authors_configuration_under_the_spaces_names()
 
 def test_the_default_point_follows_a_constant_into_its_branch():
     constants = {"optimizer": "sgd", "lr": 0.3}
-    point = default_point(holding(convnet.space, constants), {**DEFAULTS, "lr": 0.3, "optimizer": "sgd"}, named="it")
+    point = default_point(
+        with_constants(convnet.space, constants), {**DEFAULTS, "lr": 0.3, "optimizer": "sgd"}, space_name="it"
+    )
     assert set(point) == (OF_SGD | OF_BOTH) - {"optimizer", "sgd.lr"}
 
 
@@ -91,13 +93,13 @@ def test_the_default_point_follows_a_constant_into_its_branch():
 )
 def test_a_default_outside_the_space_is_refused_with_both(ask, default, words):
     with pytest.raises(UserError, match=words) as caught:
-        default_point(ask, {"lr": default}, named="it")
+        default_point(ask, {"lr": default}, space_name="it")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("default", [0.1, 1.0, 0.5])
 def test_a_default_on_the_edge_of_the_space_is_inside(default):
-    assert default_point(lambda trial: trial.suggest_float("lr", 0.1, 1.0), {"lr": default}, named="it") == {
+    assert default_point(lambda trial: trial.suggest_float("lr", 0.1, 1.0), {"lr": default}, space_name="it") == {
         "lr": default
     }
 
@@ -106,7 +108,7 @@ def test_a_hyperparameter_without_a_default_is_refused():
     with pytest.raises(
         UserError, match=r'^The space it gives "momentum", which has no default\. Add it to DEFAULTS\.$'
     ):
-        default_point(lambda trial: trial.suggest_float("momentum", 0, 1), {"lr": 1}, named="it")
+        default_point(lambda trial: trial.suggest_float("momentum", 0, 1), {"lr": 1}, space_name="it")
 
 
 def _asks_for(name):
@@ -123,7 +125,7 @@ def _asks_for(name):
 )
 def test_a_hyperparameter_that_the_trainer_does_not_know_is_refused_with_the_nearest_name(space):
     with pytest.raises(UserError) as caught:
-        check_names(space, SWEEP, ["lr", "momentum"])
+        validate_space(space, SWEEP, ["lr", "momentum"])
     assert str(caught.value) == (
         'The space search_spaces.convnet gives "momentun", which the trainer trainers.convnet does not know. '
         "Did you mean momentum? It knows lr, momentum."
@@ -136,13 +138,13 @@ def test_a_name_that_only_a_rare_branch_gives_is_found():
             trial.suggest_float("wait_decay", 0, 1)
 
     with pytest.raises(UserError, match="wait_decay"):
-        check_names(space, SWEEP, ["optimizer", "weight_decay"])
+        validate_space(space, SWEEP, ["optimizer", "weight_decay"])
 
 
 def test_an_unknown_constant_is_refused():
     sweep = SWEEP.model_copy(update={"constants": {"widht": 8}})
     with pytest.raises(UserError, match=r'^The constants give "widht", .* Did you mean width\?'):
-        check_names(lambda trial: None, sweep, ["width"])
+        validate_space(lambda trial: None, sweep, ["width"])
 
 
 def test_a_space_that_fails_or_returns_something_else_is_refused():
@@ -150,18 +152,18 @@ def test_a_space_that_fails_or_returns_something_else_is_refused():
         return 1 / 0
 
     with pytest.raises(UserError, match=r"^The space search_spaces\.convnet fails: ZeroDivisionError: division by"):
-        check_names(fails, SWEEP, [])
+        validate_space(fails, SWEEP, [])
     with pytest.raises(UserError, match="returns list; it may return a dict or None"):
-        check_names(lambda trial: [1], SWEEP, [])
+        validate_space(lambda trial: [1], SWEEP, [])
 
 
 def test_the_spaces_of_the_workbench_know_their_trainer():
-    check_names(convnet.space, SWEEP, DEFAULTS)
-    default_point(convnet.space, DEFAULTS, named="search_spaces.convnet")
+    validate_space(convnet.space, SWEEP, DEFAULTS)
+    default_point(convnet.space, DEFAULTS, space_name="search_spaces.convnet")
 
 
 def test_known_names_pass():
-    refuse_unknown(["a", "b"], {"a", "b", "c"}, source="command gives", trainer="t")
+    check_known(["a", "b"], {"a", "b", "c"}, source="command gives", trainer="t")
 
 
 @pytest.mark.parametrize(
@@ -178,28 +180,30 @@ def test_a_value_of_another_kind_than_the_default_is_refused(name, value, needed
     with pytest.raises(
         UserError, match=rf"^{name} cannot be .*: the trainer t takes {needed} there, such as its default"
     ):
-        refuse_mistyped({name: value}, DEFAULTS, trainer="t")
+        check_types({name: value}, DEFAULTS, trainer="t")
 
 
 def test_values_of_the_defaults_kind_pass_and_none_takes_anything():
     values = {"lr": 1, "width": 8.0, "nesterov": False, "optimizer": "sgd", "augment_flip": True, "augment_mixup": 0.2}
-    refuse_mistyped({**values, "augment_shift": None, "num_epochs": 3}, DEFAULTS, trainer="t")
+    check_types({**values, "augment_shift": None, "num_epochs": 3}, DEFAULTS, trainer="t")
 
 
 def test_a_space_may_use_all_that_a_trial_of_the_sweep_has():
-    seen = []
+    observed = []
 
     def space(trial):
         optimizer = trial.suggest_categorical("optimizer", ["sgd", "adamw"])
         trial.suggest_float("lr", 1e-4, 1e-1, log=True)
         trial.set_user_attr("few", len(trial.study.trials) < 2)
-        seen.append((trial.number, trial.params["optimizer"] == optimizer, set(trial.distributions), trial.user_attrs))
+        observed.append(
+            (trial.number, trial.params["optimizer"] == optimizer, set(trial.distributions), trial.user_attrs)
+        )
         assert trial.study.user_attrs == {}
 
-    check_names(space, SWEEP, DEFAULTS, num_samples=3)
-    assert default_point(space, DEFAULTS, named="it") == {"optimizer": "adamw", "lr": 1e-3}
+    validate_space(space, SWEEP, DEFAULTS, num_samples=3)
+    assert default_point(space, DEFAULTS, space_name="it") == {"optimizer": "adamw", "lr": 1e-3}
     names = {"optimizer", "lr"}
-    assert seen == [
+    assert observed == [
         (0, True, names, {"few": True}),
         (1, True, names, {"few": False}),
         (2, True, names, {"few": False}),
@@ -213,8 +217,8 @@ def test_a_constant_is_among_the_params_that_a_space_reads_back():
         if trial.params["optimizer"] == "sgd":
             trial.suggest_float("sgd.momentum", 0, 1)
 
-    held = holding(space, {"optimizer": "sgd"})
-    assert set(default_point(held, {**DEFAULTS, "optimizer": "sgd"}, named="it")) == {"sgd.momentum"}
+    held = with_constants(space, {"optimizer": "sgd"})
+    assert set(default_point(held, {**DEFAULTS, "optimizer": "sgd"}, space_name="it")) == {"sgd.momentum"}
 
 
 @pytest.mark.parametrize(
@@ -237,18 +241,18 @@ def test_a_constant_is_among_the_params_that_a_space_reads_back():
 @pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
 def test_what_a_sweep_could_not_record_or_would_ignore_is_refused_in_one_line(space, words):
     def returns(trial):
-        found = space(trial)
-        return found if isinstance(found, dict) else None
+        result = space(trial)
+        return result if isinstance(result, dict) else None
 
     with pytest.raises(UserError, match=words) as caught:
-        check_names(returns, SWEEP, DEFAULTS)
+        validate_space(returns, SWEEP, DEFAULTS)
     assert "\n" not in str(caught.value)
 
 
 def test_a_choice_that_json_changes_is_refused_for_the_default_too():
     with pytest.raises(UserError, match=r"the value \(3, 3\), a tuple"):
         default_point(
-            lambda trial: trial.suggest_categorical("kernel", [(3, 3), (5, 5)]), {"kernel": (3, 3)}, named="it"
+            lambda trial: trial.suggest_categorical("kernel", [(3, 3), (5, 5)]), {"kernel": (3, 3)}, space_name="it"
         )
 
 
@@ -264,22 +268,22 @@ def test_a_choice_that_json_changes_is_refused_for_the_default_too():
 )
 def test_a_default_off_the_grid_of_a_step_is_refused(ask, default, on_grid):
     if on_grid:
-        assert default_point(ask, {"lr": default}, named="it") == {"lr": default}
+        assert default_point(ask, {"lr": default}, space_name="it") == {"lr": default}
         return
     with pytest.raises(UserError, match=rf"default lr={default} is not on the grid of the space it \(lr from"):
-        default_point(ask, {"lr": default}, named="it")
+        default_point(ask, {"lr": default}, space_name="it")
 
 
 def test_the_only_choice_must_be_the_default():
     with pytest.raises(UserError, match=r"default lr=b is not what the space it offers \(a\)"):
-        default_point(lambda trial: trial.suggest_categorical("lr", ["a"]), {"lr": "b"}, named="it")
+        default_point(lambda trial: trial.suggest_categorical("lr", ["a"]), {"lr": "b"}, space_name="it")
 
 
 @pytest.mark.parametrize("name", ["num_epochs", "seed", "experiment"])
 def test_a_constant_that_the_sweep_itself_gives_is_refused(name):
     sweep = SWEEP.model_copy(update={"constants": {name: 8}})
     with pytest.raises(UserError, match=rf'^The constants give "{name}", which the sweep gives to every trial\. Leave'):
-        check_names(lambda trial: None, sweep, DEFAULTS)
+        validate_space(lambda trial: None, sweep, DEFAULTS)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +303,6 @@ def test_earlier_trials_with_other_choices_are_noticed(before, words):
     def space(trial):
         trial.suggest_categorical("optimizer", ["sgd", "adamw"])
 
-    check_names(space, SWEEP, DEFAULTS)
+    validate_space(space, SWEEP, DEFAULTS)
     with pytest.raises(UserError, match=words):
-        check_names(space, SWEEP, DEFAULTS, prepare_study=tell)
+        validate_space(space, SWEEP, DEFAULTS, prepare_study=tell)

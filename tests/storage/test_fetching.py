@@ -4,11 +4,20 @@ import json
 
 import pytest
 
-from toprung.catalog import every
-from toprung.directory import SweepDirectory
+from toprung.catalog import list_sweeps
+from toprung.directory import FORMAT, SweepDirectory
 from toprung.errors import UserError
 from toprung.spec import Sweep
-from toprung.storage import bring_failure, discard, fetch_all, is_kept_in, kept_up, lease, local_root, refresh
+from toprung.storage import (
+    delete_remote,
+    download_all,
+    download_failure,
+    download_sweep,
+    is_stored_at,
+    lease,
+    local_root,
+    uploading,
+)
 from toprung.storage.sweeps import INDEX
 
 LINES = [b'{"op_code": %d}\n' % number for number in range(6)]
@@ -20,59 +29,59 @@ def uri(bucket_folder):
 
 
 @pytest.fixture
-def made(tmp_path, uri):
+def sweep_dir(tmp_path, uri):
     """A sweep's directory that is kept at `uri`, not yet sent."""
-    made = SweepDirectory(tmp_path / "here" / "runs" / "mine-20260101-000000")
-    made.trials_folder.mkdir(parents=True)
-    made.code_folder.mkdir()
-    (made.code_folder / "loop.py").write_text("pass\n")
+    sweep_dir = SweepDirectory(tmp_path / "here" / "runs" / "mine-20260101-000000")
+    sweep_dir.trials_folder.mkdir(parents=True)
+    sweep_dir.code_folder.mkdir()
+    (sweep_dir.code_folder / "loop.py").write_text("pass\n")
     sweep = Sweep(name="mine", trainer="trainers.convnet", space="search_spaces.convnet", storage=uri)
-    made.write(made.spec_file, {"name": None, "spec": sweep.model_dump(mode="json")})
-    made.write(made.status_file, {"status": "running"})
-    made.ledger_file.write_bytes(b"".join(LINES[:3]))
-    return made
+    sweep_dir.write(sweep_dir.spec_file, {"format": FORMAT, "name": None, "spec": sweep.model_dump(mode="json")})
+    sweep_dir.write(sweep_dir.status_file, {"status": "running"})
+    sweep_dir.ledger_file.write_bytes(b"".join(LINES[:3]))
+    return sweep_dir
 
 
 @pytest.fixture
-def sent(made):
-    with kept_up(made) as copy:
-        assert copy.undelivered is None
-    assert copy.undelivered is None
-    return made
+def sent(sweep_dir):
+    with uploading(sweep_dir) as uploader:
+        assert uploader.upload_error is None
+    assert uploader.upload_error is None
+    return sweep_dir
 
 
 def _elsewhere(tmp_path):
     return SweepDirectory(tmp_path / "there" / "runs" / "mine-20260101-000000")
 
 
-def test_a_folder_is_no_copy(tmp_path, made):
-    spec = made.spec().model_copy(update={"storage": "runs"})
-    made.write(made.spec_file, {"spec": spec.model_dump(mode="json")})
-    with kept_up(made) as copy:
-        assert copy is None
-    refresh(made)
-    discard(made)
+def test_a_folder_is_no_copy(tmp_path, sweep_dir):
+    spec = sweep_dir.spec().model_copy(update={"storage": "runs"})
+    sweep_dir.write(sweep_dir.spec_file, {"format": FORMAT, "spec": spec.model_dump(mode="json")})
+    with uploading(sweep_dir) as uploader:
+        assert uploader is None
+    download_sweep(sweep_dir)
+    delete_remote(sweep_dir)
     assert local_root(tmp_path, "mine") == tmp_path / "mine"
-    assert made.path.is_dir()
+    assert sweep_dir.path.is_dir()
 
 
 def test_a_sweep_is_brought_to_an_empty_machine(sent, tmp_path, uri, bucket_folder):
     there = _elsewhere(tmp_path)
-    assert fetch_all(uri, there.path.parent) == [sent.sweep_id]
-    assert [each.sweep_id for each in every(there.path.parent)] == [sent.sweep_id]
+    assert download_all(uri, there.path.parent) == [sent.sweep_id]
+    assert [sweep_dir.sweep_id for sweep_dir in list_sweeps(there.path.parent)] == [sent.sweep_id]
     assert there.spec() == sent.spec()
     assert (there.code_folder / "loop.py").read_text() == "pass\n"
     assert there.ledger_file.read_bytes() == sent.ledger_file.read_bytes()
-    assert is_kept_in(there, uri)
-    assert not is_kept_in(there, f"{uri}/other")
+    assert is_stored_at(there, uri)
+    assert not is_stored_at(there, f"{uri}/other")
     assert not (bucket_folder / sent.sweep_id / lease.LEASE_FILE).exists()
 
 
-def test_a_torn_line_of_the_ledger_is_not_sent(made, bucket_folder):
-    made.ledger_file.write_bytes(b"".join(LINES[:3]) + b'{"op_co')
-    with kept_up(made):
+def test_a_torn_line_of_the_ledger_is_not_sent(sweep_dir, bucket_folder):
+    sweep_dir.ledger_file.write_bytes(b"".join(LINES[:3]) + b'{"op_co')
+    with uploading(sweep_dir):
         pass
-    assert (bucket_folder / made.sweep_id / "ledger.log").read_bytes() == b"".join(LINES[:3])
+    assert (bucket_folder / sweep_dir.sweep_id / "ledger.log").read_bytes() == b"".join(LINES[:3])
 
 
 @pytest.mark.parametrize(
@@ -91,93 +100,95 @@ def test_of_two_ledgers_the_one_that_went_on_is_right(sent, tmp_path, here, righ
     there.write(there.spec_file, sent.read(sent.spec_file))
     there.write(there.status_file, {"status": "interrupted"})
     there.ledger_file.write_bytes(b"".join(here))
-    refresh(there)
+    download_sweep(there)
     assert there.ledger_file.read_bytes() == b"".join(right)
     assert there.read(there.status_file)["status"] == status
-    aside = list(there.path.glob("ledger.log.*"))
-    assert [path.read_bytes() for path in aside] == ([b"".join(here)] if LINES[5] in here else [])
+    staging = list(there.path.glob("ledger.log.*"))
+    assert [path.read_bytes() for path in staging] == ([b"".join(here)] if LINES[5] in here else [])
 
 
-def test_a_driver_here_is_not_disturbed_and_one_elsewhere_is_respected(made, tmp_path, monkeypatch):
-    with kept_up(made), made.lock():
-        made.ledger_file.write_bytes(b"")
-        refresh(made)
-        assert made.ledger_file.read_bytes() == b""
-        with pytest.raises(UserError, match=rf"^{made.sweep_id} is running on \S+ \(pid \d+, heard of \d+ s ago\)"):
-            kept_up(made).__enter__()
+def test_a_driver_here_is_not_disturbed_and_one_elsewhere_is_respected(sweep_dir, tmp_path, monkeypatch):
+    with uploading(sweep_dir), sweep_dir.lock():
+        sweep_dir.ledger_file.write_bytes(b"")
+        download_sweep(sweep_dir)
+        assert sweep_dir.ledger_file.read_bytes() == b""
+        with pytest.raises(
+            UserError, match=rf"^{sweep_dir.sweep_id} is running on \S+ \(pid \d+, heard of \d+ s ago\)"
+        ):
+            uploading(sweep_dir).__enter__()
 
 
-def test_a_driver_that_was_replaced_stops_and_sends_nothing_more(made, bucket_folder, monkeypatch):
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.0)
-    monkeypatch.setattr("toprung.storage.sweeps.LOOK_SECONDS", 0.05)
-    other = lease.Holder("another", "another", "another", 1, 0.0)
-    lease_file = bucket_folder / made.sweep_id / lease.LEASE_FILE
-    with kept_up(made) as copy:
+def test_a_driver_that_was_replaced_stops_and_sends_nothing_more(sweep_dir, bucket_folder, monkeypatch):
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("toprung.storage.sweeps.POLL_SECONDS", 0.05)
+    other = lease.LeaseOwner("another", "another", "another", 1, 0.0)
+    lease_file = bucket_folder / sweep_dir.sweep_id / lease.LEASE_FILE
+    with uploading(sweep_dir) as uploader:
         while json.loads(lease_file.read_text())["key"] != "another":
-            aside = lease_file.with_name("aside")
-            aside.write_text(json.dumps(vars(other)))
-            aside.replace(lease_file)
-        copy._thread.join(timeout=30)
-        assert made.stop_file.exists()
-        made.ledger_file.write_bytes(b"".join(LINES))
-    assert copy.undelivered == "another driver has taken the sweep over"
-    assert (bucket_folder / made.sweep_id / "ledger.log").read_bytes() == b"".join(LINES[:3])
+            staging = lease_file.with_name("aside")
+            staging.write_text(json.dumps(vars(other)))
+            staging.replace(lease_file)
+        uploader._thread.join(timeout=30)
+        assert sweep_dir.stop_file.exists()
+        sweep_dir.ledger_file.write_bytes(b"".join(LINES))
+    assert uploader.upload_error == "another driver has taken the sweep over"
+    assert (bucket_folder / sweep_dir.sweep_id / "ledger.log").read_bytes() == b"".join(LINES[:3])
     assert json.loads(lease_file.read_text())["key"] == "another"
 
 
 def test_what_an_earlier_drivers_trials_saved_is_sent_at_the_end_where_the_storage_is_away(
-    made, bucket_folder, monkeypatch, caplog
+    sweep_dir, bucket_folder, monkeypatch, caplog
 ):
-    monkeypatch.setattr("toprung.storage.sweeps.LAST_TRY_SECONDS", 0.0)
-    trial = made.trial_folder("abc")
+    monkeypatch.setattr("toprung.storage.sweeps.CLOSE_TIMEOUT_SECONDS", 0.0)
+    trial = sweep_dir.trial_folder("abc")
     trial.mkdir(parents=True)
     (trial / "last.pth").write_bytes(b"weights")
-    sent, elsewhere = bucket_folder / made.sweep_id / "trials", bucket_folder / "elsewhere"
-    with kept_up(made) as copy:
+    sent, elsewhere = bucket_folder / sweep_dir.sweep_id / "trials", bucket_folder / "elsewhere"
+    with uploading(sweep_dir) as uploader:
         sent.write_bytes(b"no folder")  # where one is needed
-        copy.deliver_trials_before()
+        uploader.upload_earlier_trials()
         assert "what trials have saved is sent at the end: " in caplog.text
         sent.rename(elsewhere)
     assert (sent / "abc" / "last.pth").read_bytes() == b"weights"
 
 
-def test_a_losers_files_go_only_after_the_ledger_that_says_so(made, bucket_folder, monkeypatch):
-    folder = bucket_folder / made.sweep_id / "trials" / "abc"
+def test_a_losers_files_go_only_after_the_ledger_that_says_so(sweep_dir, bucket_folder, monkeypatch):
+    folder = bucket_folder / sweep_dir.sweep_id / "trials" / "abc"
     folder.mkdir(parents=True)
     (folder / "last.pth").write_bytes(b"weights")
-    with kept_up(made) as copy:
-        put = copy._storage.put
+    with uploading(sweep_dir) as uploader:
+        put = uploader._storage.put
 
-        def seen(storage, name, content):
+        def observed(storage, name, content):
             if name.endswith("ledger.log"):
                 assert (folder / "last.pth").exists()
             put(name, content)
 
-        monkeypatch.setattr(type(copy._storage), "put", seen)
-        made.ledger_file.write_bytes(b"".join(LINES[:4]))
-        copy.forget("abc", ("last.pth",))
+        monkeypatch.setattr(type(uploader._storage), "put", observed)
+        sweep_dir.ledger_file.write_bytes(b"".join(LINES[:4]))
+        uploader.delete_trial_files("abc", ("last.pth",))
     assert not (folder / "last.pth").exists()
-    assert (bucket_folder / made.sweep_id / "ledger.log").read_bytes() == b"".join(LINES[:4])
+    assert (bucket_folder / sweep_dir.sweep_id / "ledger.log").read_bytes() == b"".join(LINES[:4])
 
 
 def test_why_a_trial_failed_on_another_machine_is_brought(sent, bucket_folder):
     told = bucket_folder / sent.sweep_id / "trials" / "abc" / "failure.json"
     told.parent.mkdir(parents=True)
     told.write_text(json.dumps({"cause": "NaN", "disk_full": False}))
-    bring_failure(sent, "abc")
-    assert sent.failure_of("abc").cause == "NaN"
-    bring_failure(sent, "other")
-    assert sent.failure_of("other") is None
+    download_failure(sent, "abc")
+    assert sent.read_failure("abc").cause == "NaN"
+    download_failure(sent, "other")
+    assert sent.read_failure("other") is None
 
 
 def test_what_is_removed_is_gone_from_the_storage_but_for_its_export(sent, bucket_folder):
     exported = bucket_folder / sent.sweep_id / "export" / "model.pth"
     exported.parent.mkdir()
     exported.write_bytes(b"weights")
-    discard(sent, keep_export=True)
+    delete_remote(sent, keep_export=True)
     files = {path for path in bucket_folder.rglob("*") if path.is_file()}
     assert files == {exported}
-    discard(sent)
+    delete_remote(sent)
     assert not exported.exists()
     assert list((bucket_folder / INDEX).iterdir()) == []
 
@@ -185,10 +196,10 @@ def test_what_is_removed_is_gone_from_the_storage_but_for_its_export(sent, bucke
 def test_names_that_lead_out_of_the_folder_are_not_brought(sent, tmp_path, uri, bucket_folder):
     for folder in (bucket_folder / sent.sweep_id / "trials" / "..hidden", bucket_folder / INDEX / "deep"):
         folder.mkdir(parents=True)
-        (folder / "saved.json").write_text('{"epoch": 1, "reports": [], "files": {"last.pth": 1}}')
+        (folder / "manifest.json").write_text('{"epoch": 1, "reports": [], "files": {"last.pth": 1}}')
     there = _elsewhere(tmp_path)
     there.path.mkdir(parents=True)
     there.write(there.spec_file, sent.read(sent.spec_file))
-    refresh(there)
+    download_sweep(there)
     assert list(there.trials_folder.iterdir()) == []
-    assert fetch_all(uri, there.path.parent) == [sent.sweep_id]
+    assert download_all(uri, there.path.parent) == [sent.sweep_id]

@@ -7,7 +7,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from toprung.errors import UserError
-from toprung.storage import StorageAway, check_usable, is_uri, open_storage
+from toprung.storage import StorageUnavailable, check_usable, is_uri, open_storage
 from toprung.storage.objects import CHUNK_BYTES, ObjectStorage
 
 
@@ -18,15 +18,18 @@ def test_what_was_put_is_read_listed_and_removed(storage, tmp_path):
     storage.put("a/one", b"second")
     storage.put_file("a/b/two", io.BytesIO(b"x" * (CHUNK_BYTES + 5)))
     assert storage.get("a/one") == b"second"
-    assert {name: found.size for name, found in storage.listed("a").items()} == {"a/one": 6, "a/b/two": CHUNK_BYTES + 5}
-    assert abs(storage.put_at("a/one") - before) < 60
+    assert {name: result.size for name, result in storage.list_objects("a").items()} == {
+        "a/one": 6,
+        "a/b/two": CHUNK_BYTES + 5,
+    }
+    assert abs(storage.modified_at("a/one") - before) < 60
     assert storage.download("a/b/two", tmp_path / "deep" / "two")
     assert (tmp_path / "deep" / "two").stat().st_size == CHUNK_BYTES + 5
     storage.delete(["a/one", "a/one"])
     assert storage.get("a/one") is None
     storage.delete_all("a")
     storage.delete_all("a")
-    assert storage.listed() == {}
+    assert storage.list_objects() == {}
 
 
 def test_the_address_of_a_folder_is_decoded(tmp_path):
@@ -37,8 +40,8 @@ def test_the_address_of_a_folder_is_decoded(tmp_path):
 
 def test_what_is_not_there_is_said_and_leaves_nothing(storage, tmp_path):
     assert storage.get("none") is None
-    assert storage.put_at("none") is None
-    assert storage.listed("none") == {}
+    assert storage.modified_at("none") is None
+    assert storage.list_objects("none") == {}
     assert not storage.download("none", tmp_path / "none")
     assert list(tmp_path.glob("*none*")) == []
 
@@ -46,7 +49,7 @@ def test_what_is_not_there_is_said_and_leaves_nothing(storage, tmp_path):
 def test_a_storage_that_cannot_be_reached_says_so_and_serves_again(s3):
     storage = open_storage(s3.new_uri())
     s3.relay.cut()
-    with pytest.raises(StorageAway, match=r"^it cannot be reached$"):
+    with pytest.raises(StorageUnavailable, match=r"^it cannot be reached$"):
         storage.put("a", b"1")
     with pytest.raises(UserError, match=r"^The storage s3://\S+ cannot be written: it cannot be reached\.$"):
         check_usable(storage)
@@ -65,7 +68,7 @@ def test_a_client_that_cannot_be_made_yet_is_made_when_the_storage_is_asked_agai
         return client
 
     storage = ObjectStorage("file:///somewhere", str(tmp_path), opened, is_folder=True)
-    with pytest.raises(StorageAway, match=r"^it cannot be reached$"):
+    with pytest.raises(StorageUnavailable, match=r"^it cannot be reached$"):
         storage.put("a", b"1")
     storage.put("a", b"1")
     assert storage.get("a") == b"1"

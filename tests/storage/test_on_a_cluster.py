@@ -14,7 +14,7 @@ from tests.doctor.conftest import cluster_of
 from tests.servers import free_port
 from toprung import ledger
 from toprung.storage import open_storage
-from toprung.storage.trials import SAVED_FILE, Saved
+from toprung.storage.trials import MANIFEST_FILE, UploadManifest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -59,14 +59,16 @@ def test_a_node_is_lost_while_the_storage_is_away_and_its_trial_waits_for_its_ch
         began = time.monotonic()
         command.says("its node was lost").reaches(lambda: time.monotonic() > began + 20, "twenty seconds")
         s3.relay.mend()
-        kept = Saved.read(open_storage(arena.storage).get(f"{arena.made.sweep_id}/trials/{victim}/{SAVED_FILE}"))
+        kept = UploadManifest.read(
+            open_storage(arena.storage).get(f"{arena.sweep_dir.sweep_id}/trials/{victim}/{MANIFEST_FILE}")
+        )
         command.finish()
     assert kept.epoch >= 2
-    found = {trial.trial_id: trial for trial in ledger.read(arena.made)}
-    assert {trial.status for trial in found.values()} == {"finished"}
-    assert len({attempt.node for attempt in found[victim].attempts}) == 2
+    by_name = {trial.trial_id: trial for trial in ledger.read(arena.sweep_dir)}
+    assert {trial.status for trial in by_name.values()} == {"finished"}
+    assert len({attempt.node for attempt in by_name[victim].attempts}) == 2
     epochs = [line.split() for line in trained.read_text().splitlines()]
-    mine = [int(epoch) for rate, epoch in epochs if rate == str(found[victim].config["lr"])]
+    mine = [int(epoch) for rate, epoch in epochs if rate == str(by_name[victim].config["lr"])]
     assert sorted(set(mine)) == list(range(1, 10))
     assert [epoch for epoch in mine if epoch <= kept.epoch] == list(range(1, kept.epoch + 1))
 

@@ -15,27 +15,27 @@ from toprung.storage import open_storage
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
-def _losers(made):
+def _losers(sweep_dir):
     """Their weights are in MLflow, and nowhere else: the storage keeps them no longer than the machine does."""
-    return frozenset(trial.number for trial in ledger.read(made) if trial.status == "stopped")
+    return frozenset(trial.number for trial in ledger.read(sweep_dir) if trial.status == "stopped")
 
 
 def _agree(arena, sweep_id, *, num_trials=NUM_TRIALS, gone=frozenset()):
     uri = f"sqlite:///{arena.root}/mlflow.db"
-    found = agreement(arena.root / sweep_id, uri=uri, num_trials=num_trials, gone=gone)
-    assert found.problems == [], arena.commands[-1]
+    result = agreement(arena.root / sweep_id, uri=uri, num_trials=num_trials, gone=gone)
+    assert result.problems == [], arena.commands[-1]
 
 
 def _resumed_elsewhere(first, second):
     """Have the second machine go on with a sweep that died on the first, from the storage alone; gives its id."""
-    sweep_id = first.made.sweep_id
-    lost, gone = first.made.ledger_file.read_bytes(), _losers(first.made)
+    sweep_id = first.sweep_dir.sweep_id
+    lost, gone = first.sweep_dir.ledger_file.read_bytes(), _losers(first.sweep_dir)
     shutil.rmtree(first.root)
     resumed = second.begin("resume", sweep_id).finish()
-    made = SweepDirectory(second.root / sweep_id)
+    sweep_dir = SweepDirectory(second.root / sweep_id)
     _agree(second, sweep_id, gone=gone)
-    known = {trial.trial_id for trial in ledger.read(made)}
-    assert len(ledger.read_all(made).lives) == 2
+    known = {trial.trial_id for trial in ledger.read(sweep_dir)}
+    assert len(ledger.read_all(sweep_dir).driver_runs) == 2
     assert len(known) == NUM_TRIALS, f"{resumed}\n{lost.decode()}"
     return sweep_id
 
@@ -46,7 +46,7 @@ def test_a_machine_is_lost_and_another_goes_on_from_the_storage_alone(s3, machin
     first.sweep(DIES_AT_LINE=50).dies()
     sweep_id = _resumed_elsewhere(first, second)
     storage = open_storage(second.storage)
-    kept = {name.split("/")[2] for name in storage.listed(sweep_id) if name.endswith(LAST_FILE)}
+    kept = {name.split("/")[2] for name in storage.list_objects(sweep_id) if name.endswith(LAST_FILE)}
     local = {path.parent.name for path in second.root.glob(f"{sweep_id}/trials/*/{LAST_FILE}")}
     assert kept >= local  # losers are gone from both
     assert local
@@ -72,20 +72,20 @@ def test_wherever_the_driver_is_killed_the_storage_is_enough(line, s3, machines)
 def test_on_google_cloud_storage_a_sweep_is_extended_from_the_storage_alone(gs, machines):
     first, second = machines(gs)
     first.sweep().finish()
-    sweep_id, gone = first.made.sweep_id, _losers(first.made)
+    sweep_id, gone = first.sweep_dir.sweep_id, _losers(first.sweep_dir)
     shutil.rmtree(first.root)
     listed = json.loads(second.run("list", "--json").stdout)
     assert [(each["sweep_id"], each["status"]) for each in listed] == [(sweep_id, "finished")]
     second.begin("extend", sweep_id, "--trials", "1", "--max-epochs", "4").finish()
-    made = SweepDirectory(second.root / sweep_id)
-    trials = ledger.read(made)
+    sweep_dir = SweepDirectory(second.root / sweep_id)
+    trials = ledger.read(sweep_dir)
     continued = [trial for trial in trials if trial.continues]
     assert continued
     assert all(trial.epochs == 4 for trial in continued if trial.status == "finished")
     assert all(min(trial.epochs_by_number) == 1 for trial in continued)
     _agree(second, sweep_id, num_trials=len(trials), gone=gone)
     second.run("rm", sweep_id, "--yes")
-    assert open_storage(second.storage).listed() == {}
+    assert open_storage(second.storage).list_objects() == {}
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_training_goes_on_while_the_storage_is_away(s3, machines):
     s3.relay.mend()
     command.finish()
     assert "has not got everything" not in command.stdout
-    sweep_id = first.made.sweep_id
+    sweep_id = first.sweep_dir.sweep_id
     _agree(first, sweep_id)
     kept = (first.root / sweep_id / "ledger.log").read_bytes()
     shutil.rmtree(first.root)
@@ -121,8 +121,8 @@ def test_trials_start_and_start_again_while_the_storage_is_away(s3, machines):
     command.reaches(lambda: time.monotonic() > began + 20, "twenty seconds")
     s3.relay.mend()
     command.finish()
-    _agree(first, first.made.sweep_id)
-    trials = ledger.read(first.made)
+    _agree(first, first.sweep_dir.sweep_id)
+    trials = ledger.read(first.sweep_dir)
     assert {trial.status for trial in trials} <= {"finished", "stopped"}
     assert victim in {trial.trial_id for trial in trials if len(trial.attempts) > 1}
     assert "has not got everything" not in command.stdout
@@ -134,7 +134,7 @@ def test_what_the_storage_has_not_got_at_the_end_is_said_and_delivered_later(s3,
     command = first.sweep().says("stopping Ray")
     s3.relay.cut()
     command.finish()
-    sweep_id = first.made.sweep_id
+    sweep_id = first.sweep_dir.sweep_id
     last = [line for line in command.stdout.splitlines() if line][-1]
     assert last == (
         f"{first.storage} has not got everything (it cannot be reached). When it is back: toprung sync {sweep_id}"
@@ -151,7 +151,7 @@ def test_a_sweep_that_runs_elsewhere_is_not_taken_up_and_can_be_stopped(s3, mach
     first, second = machines(s3)
     command = first.sweep("constants.pause=2", "asha.max_epochs=100", "asha.grace_epochs=100")
     command.reaches(lambda: first.count('{"epoch/1":') >= 1, "a first epoch")
-    sweep_id = first.made.sweep_id
+    sweep_id = first.sweep_dir.sweep_id
     refused = second.begin("resume", sweep_id).finish(2)
     assert f"{sweep_id} is running on " in refused.stderr
     assert refused.stdout == ""
@@ -159,7 +159,10 @@ def test_a_sweep_that_runs_elsewhere_is_not_taken_up_and_can_be_stopped(s3, mach
     assert "runs on another machine" in second.run("watch", sweep_id).stdout
     second.run("stop", sweep_id)
     command.finish(130)
-    assert next(catalog.every(second.root)).read(next(catalog.every(second.root)).status_file)["status"] == "stopped"
+    assert (
+        next(catalog.list_sweeps(second.root)).read(next(catalog.list_sweeps(second.root)).status_file)["status"]
+        == "stopped"
+    )
 
 
 def test_what_cannot_be_used_is_said_at_the_door_and_leaves_nothing(s3, machines):

@@ -21,14 +21,14 @@ def staged(workbench, tmp_path):
     (workbench / "trainers" / "secret.env").write_text("MLFLOW_TRACKING_URI=https://user:password@host\n")
     target = tmp_path / "staged"
     target.mkdir()
-    package.stage(workbench, target, where=package.places("/mnt/shared/runs", None))
+    package.stage(workbench, target, where=package.cluster_paths("/mnt/shared/runs", None))
     return target
 
 
 def test_code_and_what_lineage_needs_travel_but_never_git_data_or_runs(staged):
     assert {path.name for path in staged.iterdir()} == {
         "cluster.json",
-        "origin.json",
+        "source-commit.json",
         "requirements.lock",
         "search_spaces",
         "toprung",
@@ -50,7 +50,10 @@ def test_the_engine_that_travels_runs_from_the_folder_it_arrives_in(staged):
 
 def test_the_copy_without_git_knows_the_commit_it_was_made_from(staged, workbench):
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=workbench, capture_output=True, text=True, check=True)
-    assert json.loads((staged / lineage.ORIGIN_FILE).read_text()) == {"commit": commit.stdout.strip(), "dirty": True}
+    assert json.loads((staged / lineage.SOURCE_COMMIT_FILE).read_text()) == {
+        "commit": commit.stdout.strip(),
+        "dirty": True,
+    }
 
 
 def test_no_variable_of_this_machine_is_in_the_runtime_env(monkeypatch, tmp_path):
@@ -60,35 +63,35 @@ def test_no_variable_of_this_machine_is_in_the_runtime_env(monkeypatch, tmp_path
 
 
 def test_prepared_data_lie_beside_a_shared_storage_folder_unless_said_otherwise():
-    assert package.places("/mnt/shared/runs", None).prepared == "/mnt/shared/data/prepared"
-    assert package.places("gs://bucket/runs", "/mnt/data").prepared == "/mnt/data"
+    assert package.cluster_paths("/mnt/shared/runs", None).prepared == "/mnt/shared/data/prepared"
+    assert package.cluster_paths("gs://bucket/runs", "/mnt/data").prepared == "/mnt/data"
 
 
 @pytest.mark.parametrize(
-    ("storage", "prepared", "told"),
+    ("storage", "prepared", "message"),
     [
         ("runs", None, "--storage /mnt/shared/runs"),
         ("s3://bucket/runs", None, "--data /mnt/shared/data/prepared"),
         ("/mnt/shared/runs", "data/prepared", "must be a full path"),
     ],
 )
-def test_a_place_that_only_this_machine_has_is_refused(storage, prepared, told):
-    with pytest.raises(UserError, match=told):
-        package.places(storage, prepared)
+def test_a_place_that_only_this_machine_has_is_refused(storage, prepared, message):
+    with pytest.raises(UserError, match=message):
+        package.cluster_paths(storage, prepared)
 
 
 def test_a_built_in_dataset_that_the_cluster_lacks_is_prepared_there_by_the_job(tmp_path, capsys):
     shared = tmp_path / "shared" / "data" / "prepared"
-    start.make_sure_of("digits", prepared=shared)
+    start.ensure_prepared("digits", prepared=shared)
     assert data.open_prepared("digits", root=shared).card.name == "digits"
     assert "preparing it in" in capsys.readouterr().out
-    start.make_sure_of("digits", prepared=shared)
+    start.ensure_prepared("digits", prepared=shared)
     assert capsys.readouterr().out == ""
 
 
 def test_a_folder_of_images_that_the_cluster_lacks_is_asked_for(tmp_path):
     with pytest.raises(UserError, match=f"rsync -a data/prepared/mushrooms HEAD:{tmp_path}/"):
-        start.make_sure_of("mushrooms", prepared=tmp_path)
+        start.ensure_prepared("mushrooms", prepared=tmp_path)
 
 
 def test_a_job_becomes_the_command_with_the_clusters_data_in_its_workbench(workbench, tmp_path):

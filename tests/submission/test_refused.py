@@ -19,7 +19,7 @@ def _submit(*words, folder, env=None):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ((), "Which recipe? Type: toprung submit tune.digits --storage /mnt/shared/runs"),
         (("tune.digit", "--storage", "/mnt/shared/runs"), 'No recipe "tune.digit". Did you mean tune.digits?'),
@@ -30,10 +30,10 @@ def _submit(*words, folder, env=None):
         (("tune.digits", "--storage", "/mnt/shared/runs", "--address", "10.0.0.2:6379"), "is no dashboard's address"),
     ],
 )
-def test_a_mistake_is_answered_before_anything_is_sent(words, told, workbench):
+def test_a_mistake_is_answered_before_anything_is_sent(words, message, workbench):
     ran = _submit(*words, folder=workbench)
     assert ran.returncode == 2
-    assert told in ran.stderr
+    assert message in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
 
 
@@ -55,7 +55,7 @@ def test_doctor_says_in_one_finding_that_a_cluster_does_not_answer(workbench):
     assert (ran.returncode, ran.stderr) == (1, "")
     finding, data_remote = json.loads(ran.stdout)["findings"]
     assert (finding["name"], finding["state"]) == ("ray", "error")
-    assert finding["seen"] == f"No Ray dashboard answers at {address}"
+    assert finding["observed"] == f"No Ray dashboard answers at {address}"
     assert finding["remedy"].endswith("Type: ray dashboard cluster.yaml")
     assert (data_remote["name"], data_remote["state"]) == ("DVC remote", "ok")
 

@@ -24,7 +24,7 @@ from tests.servers import Postgres, TrackingServer
 from toprung import data
 
 # Fixtures of single files that run sweeps of their own, or start servers: what uses them is slow.
-SLOW_FIXTURES = {"confirmed", "interrupted", "killed", "pair", "reached", "recorded", "refit", "swept", "team"}
+SLOW_FIXTURES = {"confirmed", "interrupted", "pair", "reached", "recorded", "refit", "swept", "team"}
 
 PROJECT = Path(__file__).parent.parent.parent
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200")
@@ -112,11 +112,11 @@ class Command:
     def code(self) -> int:
         return self.process.returncode
 
-    def read_until(self, found: Callable[[str], bool]) -> str:
+    def read_until(self, result: Callable[[str], bool]) -> str:
         """Read stdout line by line until one is found."""
         for line in self.process.stdout:
             self.lines.append(line)
-            if found(line):
+            if result(line):
                 return line
         raise AssertionError(f"not found in {''.join(self.lines)}{self.process.stderr.read()}")
 
@@ -168,13 +168,13 @@ class Swept:
     @property
     def children(self) -> dict[str, mlflow.entities.Run]:
         """MLflow's child runs by trial id."""
-        found = self.client.search_runs(
+        result = self.client.search_runs(
             [self.shown["mlflow_experiment_id"]],
             filter_string=f"tags.mlflow.parentRunId = '{self.shown['mlflow_run_id']}'",
             max_results=1000,
         )
-        assert len({run.data.tags["toprung.trial_id"] for run in found}) == len(found)
-        return {run.data.tags["toprung.trial_id"]: run for run in found}
+        assert len({run.data.tags["toprung.trial_id"] for run in result}) == len(result)
+        return {run.data.tags["toprung.trial_id"]: run for run in result}
 
     @property
     def trials(self) -> dict[str, dict]:

@@ -27,13 +27,13 @@ def test_a_base_without_the_recipe_is_a_problem_that_is_told_and_no_failure(new_
 
 
 def test_mistakes_are_answered_in_one_line_and_write_nothing(bench, toprung):
-    for words, said in (
+    for words, message in (
         (["tune.smoke"], "tune.smoke is not one configuration with several seeds"),
         (["tune.smoke:seeds", "--commit", "--help"], 'There is no commit "--help" in '),
         (["tune.smoke:seeds", "--commit", "HEAD^1"], "In a shallow clone, fetch more: git fetch --deepen=1"),
     ):
         done = toprung("ci-base", *words, "--out", "base.json", folder=bench)
         assert done.code == 2
-        assert said in done.stderr
+        assert message in done.stderr
         assert done.stderr.count("\n") == 1
         assert not (bench / "base.json").exists()

@@ -7,14 +7,14 @@ import statistics
 import pytest
 
 from toprung import catalog, ledger
-from toprung.analysis.seeds import of_configuration, representative, values_by_seed
-from toprung.catalog import confirmations
+from toprung.analysis.seeds import representative, trials_of_experiment, values_by_seed
+from toprung.catalog import list_confirmations
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.export.bundle import ExportFailed
 from toprung.export.testing import openings, score_on_test
 from toprung.ledger import End, TrialRecord
-from toprung.sweep.confirmation import planned
+from toprung.sweep.confirmation import confirmation_spec
 
 SMALL = ("constants.width=4", "constants.depth=1", "constants.batch_size=64", "num_trials=4", "max_epochs=2")
 
@@ -47,21 +47,21 @@ def confirmed(bench, toprung, tmp_path_factory):
     flags = [word for setting in (*SMALL, f"storage={storage}") for word in ("--set", setting)]
     swept = toprung("sweep", "tune.smoke", *flags, folder=bench)
     assert swept.code == 0, swept.stdout + swept.stderr
-    made = next(catalog.every(storage))
-    words = ("confirm", made.sweep_id, "--top", "1", "--seeds", "2", "--storage", storage)
+    sweep_dir = next(catalog.list_sweeps(storage))
+    words = ("confirm", sweep_dir.sweep_id, "--top", "1", "--seeds", "2", "--storage", storage)
     command = toprung(*words, folder=bench)
     assert command.code == 0, command.stdout + command.stderr
-    return bench, storage, SweepDirectory(made.path), command
+    return bench, storage, SweepDirectory(sweep_dir.path), command
 
 
 def test_the_leader_and_the_default_are_trained_with_fresh_seeds(confirmed):
-    _, _, made, _ = confirmed
-    (again,) = confirmations(made)
+    _, _, sweep_dir, _ = confirmed
+    (again,) = list_confirmations(sweep_dir)
     spec, trials = again.spec(), ledger.read(again)
-    assert spec.seeds == (made.spec().seed + 1, made.spec().seed + 2)
+    assert spec.seeds == (sweep_dir.spec().seed + 1, sweep_dir.spec().seed + 2)
     assert {trial.status for trial in trials} == {"finished"}
     assert {trial.epochs for trial in trials} == {2}
-    leader = max((t for t in ledger.read(made) if not t.is_default and t.value is not None), key=lambda t: t.value)
+    leader = max((t for t in ledger.read(sweep_dir) if not t.is_default and t.value is not None), key=lambda t: t.value)
     configs = {trial.config["experiment"]: trial.config for trial in trials}
     assert set(configs) == {f"trial {leader.number}", "default"}
     ours = configs[f"trial {leader.number}"]
@@ -69,8 +69,8 @@ def test_the_leader_and_the_default_are_trained_with_fresh_seeds(confirmed):
 
 
 def test_the_exported_model_is_the_median_seed_of_the_winner(confirmed):
-    _, _, made, _ = confirmed
-    (again,) = confirmations(made)
+    _, _, sweep_dir, _ = confirmed
+    (again,) = list_confirmations(sweep_dir)
     chosen = representative(ledger.read(again), mode="max")
     metrics = json.loads((again.export_folder / "metrics.json").read_text())
     assert metrics["verified"]["val/accuracy"] == chosen.value
@@ -79,11 +79,11 @@ def test_the_exported_model_is_the_median_seed_of_the_winner(confirmed):
 def test_in_mlflow_the_trials_are_grandchildren_of_the_sweep(confirmed):
     from mlflow import MlflowClient
 
-    _, storage, made, _ = confirmed
-    (again,) = confirmations(made)
+    _, storage, sweep_dir, _ = confirmed
+    (again,) = list_confirmations(sweep_dir)
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     own = client.get_run(again.mlflow_run_id)
-    assert own.data.tags["mlflow.parentRunId"] == made.mlflow_run_id
+    assert own.data.tags["mlflow.parentRunId"] == sweep_dir.mlflow_run_id
     runs = client.search_runs([own.info.experiment_id], f"tags.`mlflow.parentRunId` = '{again.mlflow_run_id}'")
     assert len(runs) == 4
     assert {run.data.params["seed"] for run in runs} == {"1", "2"}
@@ -92,19 +92,19 @@ def test_in_mlflow_the_trials_are_grandchildren_of_the_sweep(confirmed):
 @pytest.fixture(scope="module")
 def refit(confirmed, toprung):
     """The same confirmation, with its winner trained on training and validation images."""
-    bench, storage, made, _ = confirmed
-    words = ("confirm", made.sweep_id, "--top", "1", "--seeds", "2", "--refit", "--storage", storage)
+    bench, storage, sweep_dir, _ = confirmed
+    words = ("confirm", sweep_dir.sweep_id, "--top", "1", "--seeds", "2", "--refit", "--storage", storage)
     command = toprung(*words, folder=bench)
     assert command.code == 0, command.stdout + command.stderr
-    return command, json.loads((made.refit_folder / "refit.json").read_text())
+    return command, json.loads((sweep_dir.refit_folder / "refit.json").read_text())
 
 
 def test_a_refit_trains_the_winner_on_both_parts_for_as_long_as_its_seeds_needed(confirmed, refit):
-    _, _, made, _ = confirmed
-    (again,) = confirmations(made)
+    _, _, sweep_dir, _ = confirmed
+    (again,) = list_confirmations(sweep_dir)
     command, record = refit
     winner = representative(ledger.read(again), mode="max")
-    best = [trial.epoch for trial in of_configuration(ledger.read(again), winner.config["experiment"])]
+    best = [trial.epoch for trial in trials_of_experiment(ledger.read(again), winner.config["experiment"])]
     assert record["epochs"] == statistics.median_high(best)
     assert (record["config"], record["max_epochs"]) == (winner.config, 2)
     assert record["num_images"] == 800 + 288  # max_train of the recipe, and all that validate
@@ -112,99 +112,99 @@ def test_a_refit_trains_the_winner_on_both_parts_for_as_long_as_its_seeds_needed
 
 
 def test_a_refit_claims_no_figure_for_images_it_has_not_seen(confirmed, refit):
-    _, _, made, _ = confirmed
-    export = made.refit_folder / "export"
+    _, _, sweep_dir, _ = confirmed
+    export = sweep_dir.refit_folder / "export"
     card, metrics = (export / "MODEL_CARD.md").read_text(), json.loads((export / "metrics.json").read_text())
     assert set(metrics) == {"epochs", "last", "seen"}
     assert not [name for name in metrics["last"] if name.startswith("val/")]
     assert "There are none for images that it has not seen" in card
     assert f"{refit[1]['epochs']} epochs: the median" in card
-    assert not (made.refit_folder / "model.pth").exists()
+    assert not (sweep_dir.refit_folder / "model.pth").exists()
     from toprung.vision import load_model
 
     assert not load_model(export).training
 
 
 def test_a_refit_opens_no_test_split_and_is_made_once(confirmed, refit, toprung):
-    bench, storage, made, _ = confirmed
-    assert len(openings(made)) == 1
-    words = ("confirm", made.sweep_id, "--top", "1", "--seeds", "2", "--refit", "--storage", storage)
+    bench, storage, sweep_dir, _ = confirmed
+    assert len(openings(sweep_dir)) == 1
+    words = ("confirm", sweep_dir.sweep_id, "--top", "1", "--seeds", "2", "--refit", "--storage", storage)
     shown = toprung(*words, folder=bench)
     assert f"The winner was refit on {refit[1]['time']}" in shown.stdout
-    assert len(openings(made)) == 1
+    assert len(openings(sweep_dir)) == 1
 
 
 def test_confirmation_refit_and_report_are_kept_with_the_sweeps_run_in_mlflow(confirmed, refit, toprung):
     from mlflow import MlflowClient
 
-    bench, storage, made, _ = confirmed
-    told = toprung("report", made.sweep_id, "--storage", storage, folder=bench)
+    bench, storage, sweep_dir, _ = confirmed
+    told = toprung("report", sweep_dir.sweep_id, "--storage", storage, folder=bench)
     assert told.code == 0, told.stderr
-    (again,) = confirmations(made)
+    (again,) = list_confirmations(sweep_dir)
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
-    parent = client.get_run(made.mlflow_run_id)
-    kept = {file.path for file in client.list_artifacts(made.mlflow_run_id, "report")}
+    parent = client.get_run(sweep_dir.mlflow_run_id)
+    kept = {file.path for file in client.list_artifacts(sweep_dir.mlflow_run_id, "report")}
     assert kept >= {"report/report.html", "report/summary.md", "report/learning-curves.png"}
-    assert [file.path for file in client.list_artifacts(made.mlflow_run_id, "confirmation")] == [
+    assert [file.path for file in client.list_artifacts(sweep_dir.mlflow_run_id, "confirmation")] == [
         "confirmation/confirmation.md"
     ]
     assert parent.data.tags["toprung.confirmed_by"] == again.sweep_id
     assert parent.data.tags["toprung.verdict"] in (again.path / "confirmation.md").read_text()
     (run,) = client.search_runs([parent.info.experiment_id], "tags.`toprung.kind` = 'refit'")
-    assert run.data.tags["mlflow.parentRunId"] == made.mlflow_run_id
+    assert run.data.tags["mlflow.parentRunId"] == sweep_dir.mlflow_run_id
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == refit[1]["epochs"]
     assert not [name for name in run.data.metrics if name.startswith("val/")]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"model.pth", "MODEL_CARD.md"}
 
 
 def test_what_cannot_be_confirmed_is_said(confirmed):
-    _, _, made, _ = confirmed
-    (again,) = confirmations(made)
+    _, _, sweep_dir, _ = confirmed
+    (again,) = list_confirmations(sweep_dir)
     with pytest.raises(UserError, match="is a controlled experiment"):
-        planned(again, num_leaders=1, num_seeds=1)
-    with made.lock(), pytest.raises(UserError, match="is running"):
-        planned(made, num_leaders=1, num_seeds=1)
+        confirmation_spec(again, num_leaders=1, num_seeds=1)
+    with sweep_dir.lock(), pytest.raises(UserError, match="is running"):
+        confirmation_spec(sweep_dir, num_leaders=1, num_seeds=1)
 
 
 def test_another_confirmation_takes_other_seeds(confirmed):
-    _, _, made, _ = confirmed
-    assert planned(made, num_leaders=1, num_seeds=2).seeds == (3, 4)
+    _, _, sweep_dir, _ = confirmed
+    assert confirmation_spec(sweep_dir, num_leaders=1, num_seeds=2).seeds == (3, 4)
 
 
 def test_the_test_split_is_opened_once_and_the_winner_is_judged(confirmed, toprung):
-    bench, storage, made, command = confirmed
+    bench, storage, sweep_dir, command = confirmed
     assert "is not significantly better than the default" in command.stdout or "default" in command.stdout
     assert "On the test split, opened now for the first time: accuracy 0." in command.stdout
-    (opening,) = openings(made)
+    (opening,) = openings(sweep_dir)
     assert set(opening) >= {"time", "who", "accuracy", "num_images"}
-    words = ("confirm", made.sweep_id, "--top", "1", "--seeds", "2", "--storage", storage)
+    words = ("confirm", sweep_dir.sweep_id, "--top", "1", "--seeds", "2", "--storage", storage)
     shown = toprung(*words, folder=bench)
     assert shown.code == 0, shown.stderr
     assert "was confirmed by" in shown.stderr
     assert f"The test split was opened on {opening['time']}: accuracy {opening['accuracy']:.4f}" in shown.stdout
-    assert openings(made) == [opening]
-    assert len(confirmations(made)) == 1
+    assert openings(sweep_dir) == [opening]
+    assert len(list_confirmations(sweep_dir)) == 1
 
 
 def test_a_second_opening_is_refused_and_a_broken_record_is_said(confirmed, tmp_path):
-    _, _, made, _ = confirmed
+    _, _, sweep_dir, _ = confirmed
     with pytest.raises(UserError, match="was opened for"):
-        score_on_test(tmp_path, directory=made, sweep=made.spec(), prepared_root=tmp_path, again=False)
+        score_on_test(tmp_path, sweep_dir=sweep_dir, sweep=sweep_dir.spec(), prepared_root=tmp_path, again=False)
     with pytest.raises(ExportFailed):
-        score_on_test(tmp_path, directory=made, sweep=made.spec(), prepared_root=tmp_path, again=True)
-    whole = made.test_log.read_text()
-    made.test_log.write_text('{"time": "now"')
+        score_on_test(tmp_path, sweep_dir=sweep_dir, sweep=sweep_dir.spec(), prepared_root=tmp_path, again=True)
+    whole = sweep_dir.test_log.read_text()
+    sweep_dir.test_log.write_text('{"time": "now"')
     with pytest.raises(UserError, match="is not known"):
-        openings(made)
-    made.test_log.write_text(whole)
+        openings(sweep_dir)
+    sweep_dir.test_log.write_text(whole)
 
 
 def test_the_report_says_what_was_confirmed(confirmed, toprung):
-    bench, storage, made, command = confirmed
-    told = toprung("report", made.sweep_id, "--storage", storage, folder=bench)
+    bench, storage, sweep_dir, command = confirmed
+    told = toprung("report", sweep_dir.sweep_id, "--storage", storage, folder=bench)
     assert told.code == 0, told.stderr
-    page = (made.path / "report" / "report.html").read_text()
-    (again,) = confirmations(made)
+    page = (sweep_dir.path / "report" / "report.html").read_text()
+    (again,) = list_confirmations(sweep_dir)
     verdict = next(line for line in command.stdout.splitlines() if " the default (" in line or "has the best" in line)
     assert html.escape(verdict, quote=False) in page or verdict in page
     assert again.sweep_id in page
@@ -212,12 +212,12 @@ def test_the_report_says_what_was_confirmed(confirmed, toprung):
 
 
 def test_a_sweep_that_is_removed_takes_its_confirmations_along(confirmed, toprung):
-    bench, storage, made, _ = confirmed  # the last test here: nothing is left for another one
-    (again,) = confirmations(made)
+    bench, storage, sweep_dir, _ = confirmed  # the last test here: nothing is left for another one
+    (again,) = list_confirmations(sweep_dir)
     with again.lock():
-        refused = toprung("rm", made.sweep_id, "--yes", "--storage", storage, folder=bench)
+        refused = toprung("rm", sweep_dir.sweep_id, "--yes", "--storage", storage, folder=bench)
     assert (refused.code, refused.stderr) == (2, f"{again.sweep_id} is running. Type: toprung stop {again.sweep_id}\n")
-    assert made.path.is_dir()
-    removed = toprung("rm", made.sweep_id, "--yes", "--storage", storage, folder=bench)
-    assert removed.stdout == f"Removed {made.sweep_id}, {again.sweep_id}.\n"
-    assert list(catalog.every(storage)) == []
+    assert sweep_dir.path.is_dir()
+    removed = toprung("rm", sweep_dir.sweep_id, "--yes", "--storage", storage, folder=bench)
+    assert removed.stdout == f"Removed {sweep_dir.sweep_id}, {again.sweep_id}.\n"
+    assert list(catalog.list_sweeps(storage)) == []

@@ -101,21 +101,21 @@ def test_it_is_killed_and_resumed_and_every_configuration_had_every_seed_and_its
 
 
 def test_optuna_has_them_as_what_they_were(swept):
-    made = SweepDirectory(swept.folder)
-    study = optuna.load_study(study_name=made.sweep_id, storage=storage_for_reading(made))
+    sweep_dir = SweepDirectory(swept.folder)
+    study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage_for_reading(sweep_dir))
     trials = study.get_trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert [(trial.user_attrs["experiment"], trial.user_attrs["seed"]) for trial in trials] == PLANNED
     assert trials[0].params == {"optimizer": "sgd", "lr": 0.05, "fragile": False}
-    assert [life.verb for life in ledger.read_all(made).lives] == ["sweep", "resume"]
+    assert [driver_run.command for driver_run in ledger.read_all(sweep_dir).driver_runs] == ["sweep", "resume"]
 
 
 def test_runs_can_be_filtered_by_experiment_and_seed_in_mlflow(swept):
-    found = swept.client.search_runs(
+    result = swept.client.search_runs(
         [swept.shown["mlflow_experiment_id"]], "tags.`toprung.experiment` = 'A baseline' and tags.`toprung.seed` = '6'"
     )
     third = next(trial for trial in swept.shown["trials"] if trial["number"] == 2)
-    assert [run.data.tags["toprung.trial_id"] for run in found] == [third["trial_id"]]
+    assert [run.data.tags["toprung.trial_id"] for run in result] == [third["trial_id"]]
     assert "toprung.seed" not in swept.parent.data.tags
     tags = {
         (run.data.tags["toprung.experiment"], int(run.data.tags["toprung.seed"])) for run in swept.children.values()

@@ -11,7 +11,7 @@ from toprung.errors import UserError
 from toprung.included import read_include
 from toprung.submission import package
 from toprung.sweep import workbench as w
-from toprung.sweep.dependencies import check_dependencies, left_behind
+from toprung.sweep.dependencies import check_dependencies, missing_file_hint
 
 TRAINER = "trainers/mine.py"
 
@@ -115,7 +115,7 @@ def test_what_is_included_travels_in_the_snapshot_and_in_a_jobs_package(workbenc
     job.mkdir()
     w.snapshot(workbench, tmp_path / "code")
     w.snapshot(tmp_path / "code", tmp_path / "again")
-    package.stage(workbench, job, where=package.places("/mnt/shared/runs", None))
+    package.stage(workbench, job, where=package.cluster_paths("/mnt/shared/runs", None))
     expected = {"mylib/__init__.py", "mylib/words.txt", "configs/a.yaml", "trainers/labels.json", "pyproject.toml"}
     for copy in (tmp_path / "code", tmp_path / "again", job):
         assert expected <= _files(copy)
@@ -218,7 +218,7 @@ def test_a_copy_of_the_workbench_takes_the_place_of_an_included_module(
     (tmp_path / "code" / "mylib.py").write_text("WHERE = 'copy'")
     w.activate(workbench)
     assert __import__("mylib").WHERE == "project"
-    w.activate_instead(tmp_path / "code")
+    w.switch_to(tmp_path / "code")
     assert __import__("mylib").WHERE == "copy"
     del sys.modules["mylib"]
 
@@ -226,10 +226,10 @@ def test_a_copy_of_the_workbench_takes_the_place_of_an_included_module(
 def test_a_failure_over_a_file_that_stayed_behind_says_where_it_is(workbench, write):
     write("configs/a.yaml")
     write("mylib.py")
-    assert f"{workbench}/mylib.py exists, but trials run in a copy" in left_behind(
+    assert f"{workbench}/mylib.py exists, but trials run in a copy" in missing_file_hint(
         workbench, "every trial failed, 3 of 3 because ModuleNotFoundError: No module named 'mylib'"
     )
-    assert f"{workbench}/configs/a.yaml exists" in left_behind(
+    assert f"{workbench}/configs/a.yaml exists" in missing_file_hint(
         workbench, "FileNotFoundError: [Errno 2] No such file or directory: 'configs/a.yaml'"
     )
-    assert left_behind(workbench, "No module named 'torch_'; No such file or directory: '/etc/x'") == ""
+    assert missing_file_hint(workbench, "No module named 'torch_'; No such file or directory: '/etc/x'") == ""

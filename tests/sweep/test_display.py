@@ -8,34 +8,34 @@ import pytest
 from toprung import catalog
 from toprung.cli.display import PlainLines
 from toprung.ledger import End, TrialRecord
-from toprung.sweep.board import Board
+from toprung.sweep.board import SweepProgress
 from toprung.sweep.driver import Outcome
 from tune import smoke
 
 
 @pytest.mark.parametrize(
-    ("epochs", "end", "said"),
+    ("epochs", "end", "message"),
     [
-        ((), End("killed", cause="the disk is full"), "trial 0 was cut short: the disk is full"),
-        ((0.5,), End("killed", cause="the disk is full"), "trial 0 was cut short: the disk is full"),
+        ((), End("interrupted", cause="the disk is full"), "trial 0 was cut short: the disk is full"),
+        ((0.5,), End("interrupted", cause="the disk is full"), "trial 0 was cut short: the disk is full"),
         ((), End("failed", cause="loss is NaN in epoch 1"), "trial 0 failed: loss is NaN in epoch 1"),
         ((0.5,), End("stopped", rung=1, cause="ASHA: 0.5000, needed 0.6000"), "stopped at rung 1: 0.5000, needed"),
         ((0.5, 0.75), End("finished"), "trial 0 finished: 0.7500 (new best)"),
     ],
 )
-def test_a_trial_that_ended_is_told_in_a_line(epochs, end, said):
+def test_a_trial_that_ended_is_told_in_a_line(epochs, end, message):
     stream = io.StringIO()
-    board = Board("smoke-1", smoke.sweep(), 1)
-    board.add(TrialRecord(0, "a", "running", {"optimizer": "sgd", "lr": 0.1}, {}, None, None))
+    progress = SweepProgress("smoke-1", smoke.sweep(), 1)
+    progress.add(TrialRecord(0, "a", "running", {"optimizer": "sgd", "lr": 0.1}, {}, None, None))
     for number, value in enumerate(epochs, start=1):
-        board.report("a", value, epoch=number)
-    PlainLines(stream).trial_ended(board, board.end("a", end), best_before=None)
-    assert said in stream.getvalue()
+        progress.report("a", value, epoch=number)
+    PlainLines(stream).trial_ended(progress, progress.end("a", end), best_before=None)
+    assert message in stream.getvalue()
 
 
 def test_a_reason_is_told_with_its_brackets(tmp_path):
     stream, sweep = io.StringIO(), smoke.sweep()
-    made = catalog.create(tmp_path, sweep, name=None, now=datetime.now())
+    sweep_dir = catalog.create_sweep(tmp_path, sweep, name=None, now=datetime.now())
     reason = "every trial failed, 3 of 3 because KeyError: [tool.toprung] include"
-    PlainLines(stream).summarise(Outcome("failed", reason, made, Board(made.sweep_id, sweep, 1), []))
+    PlainLines(stream).summarise(Outcome("failed", reason, sweep_dir, SweepProgress(sweep_dir.sweep_id, sweep, 1), []))
     assert f"E{reason[1:]}." in stream.getvalue()

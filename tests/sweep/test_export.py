@@ -35,8 +35,8 @@ print(sorted({"ray", "mlflow", "optuna", "trainers", "tune"} & set(sys.modules))
 
 @pytest.fixture(scope="module")
 def split(finished, bench, tmp_path_factory):
-    directory = SweepDirectory(finished.folder)
-    arrays, _ = data.split_arrays(directory.spec().data, root=bench / data.PREPARED)
+    sweep_dir = SweepDirectory(finished.folder)
+    arrays, _ = data.split_arrays(sweep_dir.spec().data, root=bench / data.PREPARED)
     file = tmp_path_factory.mktemp("split") / "val.npz"
     import numpy as np
 
@@ -76,7 +76,7 @@ def test_the_folder_holds_what_it_promises(finished):
 def test_the_model_card_says_what_it_was_made_of_and_how_it_was_chosen(finished):
     card = Path(finished.shown["export_dir"], "MODEL_CARD.md").read_text()
     lineage = json.loads((finished.folder / "lineage.json").read_text())
-    for said in (
+    for message in (
         finished.shown["sweep_id"],
         f"{finished.shown['best']['value']:.6g}",
         lineage["data_fingerprint"],
@@ -88,7 +88,7 @@ def test_the_model_card_says_what_it_was_made_of_and_how_it_was_chosen(finished)
         "The best of 6 trials",
         "The test split was not opened",
     ):
-        assert said in card
+        assert message in card
     for name in finished.shown["best"]["config"]:
         assert f"| {name} |" in card
 
@@ -103,7 +103,7 @@ def _export(finished, bench, folder, *, change):
     prepared_root = bench / data.PREPARED
     return copied, lambda: export_winner(
         winner,
-        directory=copied,
+        sweep_dir=copied,
         sweep=sweep,
         lineage=Lineage.model_validate(copied.read(copied.lineage_file)),
         card=data.open_prepared(sweep.data.name, root=prepared_root).card,

@@ -6,28 +6,28 @@ import pytest
 from tests.analysis.conftest import Driver
 from toprung import ledger
 from toprung.ledger import End
-from toprung.sweep.following import follow
+from toprung.sweep.following import watch_sweep
 
 
 class Told:
     """A watcher that writes down what it is told."""
 
     def __init__(self):
-        self.lines, self.board = [], None
+        self.lines, self.progress = [], None
 
-    def opened(self, board):
-        self.board = board
+    def sweep_started(self, progress):
+        self.progress = progress
 
-    def trial_reported(self, board, trial, *, new_best):
+    def trial_reported(self, progress, trial, *, new_best):
         self.lines.append(f"{trial.number} epoch {len(trial.values)}{' best' if new_best else ''}")
 
-    def trial_ended(self, board, trial, *, best_before):
+    def trial_ended(self, progress, trial, *, best_before):
         self.lines.append(f"{trial.number} {trial.status}")
 
-    def stopping(self, board, *, reason):
+    def stopping(self, progress, *, reason):
         pass
 
-    def phase(self, board):
+    def phase_changed(self, progress):
         self.lines.append("trials")
 
 
@@ -39,7 +39,7 @@ def driver(tmp_path):
 
 
 def test_what_happens_while_one_watches_is_told_and_the_end_is_the_sweeps_own(driver):
-    told, lock = Told(), driver.made.lock()
+    told, lock = Told(), driver.sweep_dir.lock()
     lock.acquire()
     driver.trial([0.5, 0.6])  # before the watching began: no news, but on the board
 
@@ -55,18 +55,18 @@ def test_what_happens_while_one_watches_is_told_and_the_end_is_the_sweeps_own(dr
         ledger.write_end(trial, End("finished", time_ms=driver.clock))
 
     happens = [first, second, lock.release]
-    outcome = follow(driver.made, watcher=told, wait=lambda seconds: happens.pop(0)() if happens else None)
+    outcome = watch_sweep(driver.sweep_dir, listener=told, wait=lambda seconds: happens.pop(0)() if happens else None)
     assert told.lines == [
         "trials", "1 epoch 1 best", "1 epoch 2", "1 finished", "2 epoch 1", "2 stopped"
     ]  # fmt: skip
-    assert (outcome.status, outcome.directory) == ("finished", driver.made)
-    assert [(t.number, t.best_value) for t in outcome.board.leaders()] == [(1, 0.7), (0, 0.6), (2, 0.2)]
-    assert outcome.board.epochs_done == 5
+    assert (outcome.status, outcome.sweep_dir) == ("finished", driver.sweep_dir)
+    assert [(t.number, t.best_value) for t in outcome.progress.leaders()] == [(1, 0.7), (0, 0.6), (2, 0.2)]
+    assert outcome.progress.epochs_done == 5
 
 
 def test_a_sweep_whose_driver_died_ends_the_watching_with_what_to_type(driver):
-    driver.made.write(driver.made.status_file, {"status": "running"})
+    driver.sweep_dir.write(driver.sweep_dir.status_file, {"status": "running"})
     driver.trial([0.5], status="running")
-    outcome = follow(driver.made, watcher=Told(), wait=lambda seconds: None)
+    outcome = watch_sweep(driver.sweep_dir, listener=Told(), wait=lambda seconds: None)
     assert outcome.status == "failed"
-    assert outcome.reason == f"the driver died; go on with: toprung resume {driver.made.sweep_id}"
+    assert outcome.reason == f"the driver died; go on with: toprung resume {driver.sweep_dir.sweep_id}"

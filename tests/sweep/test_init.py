@@ -32,7 +32,7 @@ def test_a_new_workbench_sweeps_a_folder_of_images(toprung, tmp_path):
     swept = toprung("sweep", "tune.mine", *settings, "--name", "first", folder=bench)
     assert swept.code == 0, swept.stdout + swept.stderr
     assert swept.left_behind() == []
-    made = catalog.find(bench / "runs", "first")
+    made = catalog.find_sweep(bench / "runs", "first")
     assert len(ledger.read(made)) == 3
     assert made.read(made.lineage_file)["lock_hash"]
     labels = json.loads((made.export_folder / "labels.json").read_text())

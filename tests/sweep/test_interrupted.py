@@ -37,17 +37,17 @@ def _flags(storage, *settings):
 
 def _listening(processes):
     """(address, command) of every socket that these processes listen on."""
-    found = []
+    result = []
     for process in processes:
         try:
-            found += [
+            result += [
                 (connection.laddr.ip, process.name())
                 for connection in process.net_connections(kind="inet")
                 if connection.status == psutil.CONN_LISTEN
             ]
         except psutil.NoSuchProcess:
             continue
-    return found
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_no_process_is_left_after_ctrl_c(interrupted):
 def test_finished_trials_are_kept_and_running_ones_end_killed(interrupted):
     statuses = [trial["status"] for trial in interrupted.shown["trials"]]
     assert statuses[0] == "finished"
-    assert set(statuses[1:]) == {"killed"}
+    assert set(statuses[1:]) == {"interrupted"}
     assert interrupted.shown["status"] == "stopped"
     assert interrupted.shown["reason"] == "stopped by the user"
 
@@ -96,7 +96,7 @@ def test_mlflow_has_no_run_that_is_still_running(interrupted):
     assert interrupted.parent.info.status == "KILLED"
     assert interrupted.parent.data.tags["stop_reason"] == "stopped by the user"
     children = interrupted.children
-    words = {"finished": "FINISHED", "killed": "KILLED"}
+    words = {"finished": "FINISHED", "interrupted": "KILLED"}
     for trial_id, run in children.items():
         assert run.info.status == words[interrupted.trials[trial_id]["status"]]
     killed = [run for run in children.values() if run.info.status == "KILLED"]
@@ -106,7 +106,7 @@ def test_mlflow_has_no_run_that_is_still_running(interrupted):
 
 
 def test_a_killed_trial_keeps_its_last_epoch(interrupted):
-    killed = [trial for trial in interrupted.shown["trials"] if trial["status"] == "killed" and trial["epochs"]]
+    killed = [trial for trial in interrupted.shown["trials"] if trial["status"] == "interrupted" and trial["epochs"]]
     assert killed
     for trial in killed:
         assert (interrupted.folder / "trials" / trial["trial_id"] / "last.pth").is_file()
@@ -141,7 +141,7 @@ def test_ctrl_c_while_ray_is_starting_leaves_nothing(bench, start, tmp_path):
     assert not list(tmp_path.glob("smoke-*"))
     if (tmp_path / "mlflow.db").exists():
         client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-        experiments = [each.experiment_id for each in client.search_experiments()]
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         assert [run.info.status for run in client.search_runs(experiments)] in ([], ["KILLED"])
 
 
@@ -165,7 +165,7 @@ def test_a_terminal_that_is_closed_is_as_clean_as_ctrl_c(bench, start, sweep_of,
     assert command.left_behind() == []
     swept = sweep_of(command, tmp_path)
     assert (swept.shown["status"], swept.shown["reason"]) == ("stopped", "stopped by the user")
-    assert {trial["status"] for trial in swept.shown["trials"]} == {"killed"}
+    assert {trial["status"] for trial in swept.shown["trials"]} == {"interrupted"}
     assert {run.info.status for run in [swept.parent, *swept.children.values()]} == {"KILLED"}
 
 

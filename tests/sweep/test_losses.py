@@ -6,20 +6,20 @@ from ray.tune.experiment import Experiment
 from ray.tune.search import Searcher
 
 from toprung.cluster import Node
-from toprung.search.generator import SweepTrials
-from toprung.sweep.losses import RESTARTS_AFTER_A_LOST_NODE, Losses
+from toprung.search.generator import SweepTrialGenerator
+from toprung.sweep.losses import MAX_NODE_RESTARTS, RestartPolicy
 
 HERE = [Node("here", "a", {"CPU": 1}, {})]
 
 
-class Judge(Losses):
+class Judge(RestartPolicy):
     def __init__(self, *, its_nodes=("here",), nodes=HERE):
         self.epochs, self.told = 0, []
         super().__init__(
-            epochs_of=lambda trial_id: self.epochs,
-            nodes_of=lambda trial_id: its_nodes,
-            nodes=lambda: nodes,
-            on_loss=lambda trial_id, what: self.told.append(what),
+            get_epochs=lambda trial_id: self.epochs,
+            get_nodes=lambda trial_id: its_nodes,
+            list_nodes=lambda: nodes,
+            on_restart=lambda trial_id, what: self.told.append(what),
         )
 
 
@@ -66,8 +66,8 @@ def test_a_lost_node_is_told_by_what_cannot_be_reached_by_notice_or_by_the_list_
 
 def test_lost_nodes_are_forgiven_often_but_not_for_ever():
     judge = Judge(its_nodes=("there",))
-    again = [judge("a", ActorDiedError()) for _ in range(RESTARTS_AFTER_A_LOST_NODE + 1)]
-    assert again == [True] * RESTARTS_AFTER_A_LOST_NODE + [False]
+    again = [judge("a", ActorDiedError()) for _ in range(MAX_NODE_RESTARTS + 1)]
+    assert again == [True] * MAX_NODE_RESTARTS + [False]
 
 
 def test_a_worker_that_died_below_a_trial_is_a_loss_too():
@@ -82,7 +82,7 @@ class OneTrial(Searcher):
     def suggest(self, trial_id):
         return {"lr": 0.1}
 
-    def known_id(self, drawn):
+    def original_id(self, drawn):
         return drawn
 
     def on_trial_complete(self, trial_id, result=None, error=False):
@@ -91,7 +91,7 @@ class OneTrial(Searcher):
 
 def test_tune_asks_the_trial_itself_about_each_error(tmp_path, monkeypatch):
     """`handle_error` and `should_recover` are Tune's; where a new Ray asks otherwise, it shows here."""
-    generator = SweepTrials(OneTrial(metric="m", mode="max"), is_loss=Judge())
+    generator = SweepTrialGenerator(OneTrial(metric="m", mode="max"), should_restart=Judge())
     generator.add_configurations([Experiment("tune", run=lambda config: None, storage_path=str(tmp_path))])
     trial = generator.next_trial()
     monkeypatch.setattr(type(trial), "local_path", None)  # a file for the error's text: Ray must run for it

@@ -131,16 +131,16 @@ def test_a_resumed_sweep_ends_as_if_nothing_had_happened(resumed, stopped):
     assert resumed.command.code == 0, resumed.command.stderr
     assert resumed.shown["status"] == "finished"
     _check_agreement(resumed, num_trials=8)
-    killed = {trial["trial_id"] for trial in stopped[0].shown["trials"] if trial["status"] == "killed"}
+    killed = {trial["trial_id"] for trial in stopped[0].shown["trials"] if trial["status"] == "interrupted"}
     assert killed
     assert killed <= set(resumed.trials)
 
 
 def test_a_resumed_trial_goes_on_from_its_last_epoch(resumed, stopped):
     before = {trial["trial_id"]: trial for trial in stopped[0].shown["trials"]}
-    reached = {t["trial_id"]: t["epochs"] for t in before.values() if t["status"] == "killed" and t["epochs"]}
+    reached = {t["trial_id"]: t["epochs"] for t in before.values() if t["status"] == "interrupted" and t["epochs"]}
     known = ledger.read_all(SweepDirectory(resumed.folder))
-    later = known.lives[1].time_ms
+    later = known.driver_runs[1].time_ms
     for trial in known.trials:
         if trial.trial_id in reached:
             again = [number for number, epoch in trial.epochs_by_number.items() if epoch.time_ms > later]
@@ -192,16 +192,18 @@ def test_an_extended_sweep_has_its_new_trials_and_survivors_that_go_on(extended)
 
 
 def test_new_trials_are_proposed_from_the_study_as_it_stands(extended):
-    made = SweepDirectory(extended.folder)
-    study = optuna.load_study(study_name=made.sweep_id, storage=storage_for_reading(made))
-    began = next(life.time_ms for life in ledger.read_all(made).lives if life.verb == "extend")
+    sweep_dir = SweepDirectory(extended.folder)
+    study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage_for_reading(sweep_dir))
+    began = next(
+        driver_run.time_ms for driver_run in ledger.read_all(sweep_dir).driver_runs if driver_run.command == "extend"
+    )
     starts = [(t, t.user_attrs["start"]) for t in study.get_trials()]
     new = [trial for trial, start in starts if start["time_ms"] >= began and "continues" not in start]
     assert len(new) == 2
     told_before = sum(trial.state.name in ("COMPLETE", "PRUNED") for trial, start in starts if start["time_ms"] < began)
-    assert told_before >= made.spec().search.num_startup_trials
+    assert told_before >= sweep_dir.spec().search.num_startup_trials
     # In its random phase the sampler draws the same from any study: not these.
-    random_for_ever = made.spec().search.model_copy(update={"num_startup_trials": 10_000})
+    random_for_ever = sweep_dir.spec().search.model_copy(update={"num_startup_trials": 10_000})
     drawn = optuna.create_study(sampler=build_sampler(random_for_ever, num_asked=new[0].number)).ask()
     convnet.space(drawn)
     assert new[0].params != drawn.params
@@ -237,9 +239,9 @@ def test_a_warm_start_knows_the_old_trials_and_does_not_count_them(warm, extende
     assert warm.command.code == 0, warm.command.stderr
     assert len(warm.shown["trials"]) == 1
     assert len(warm.children) == 1
-    made = SweepDirectory(warm.folder)
-    study = optuna.load_study(study_name=made.sweep_id, storage=storage_for_reading(made))
-    told = [trial for trial in study.get_trials() if ledger.TOLD in trial.user_attrs]
+    sweep_dir = SweepDirectory(warm.folder)
+    study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage_for_reading(sweep_dir))
+    told = [trial for trial in study.get_trials() if ledger.IMPORTED in trial.user_attrs]
     assert len(told) == len([t for t in extended.shown["trials"] if t["status"] in ("finished", "stopped")])
 
 
@@ -255,13 +257,13 @@ def test_a_warm_start_from_other_data_must_be_wanted(warm, lives, toprung):
 
 def test_data_that_changed_are_refused_on_resume(warm, lives, toprung):
     bench, storage = lives
-    made = SweepDirectory(warm.folder)
-    lineage, state = made.read(made.lineage_file), made.read(made.status_file)
-    made.write(made.lineage_file, {**lineage, "data_fingerprint": "0" * 64})
-    made.write(made.status_file, {**state, "status": "stopped"})
-    refused = toprung("resume", made.sweep_id, "--storage", storage, folder=bench)
-    made.write(made.lineage_file, lineage)
-    made.write(made.status_file, state)
+    sweep_dir = SweepDirectory(warm.folder)
+    lineage, state = sweep_dir.read(sweep_dir.lineage_file), sweep_dir.read(sweep_dir.status_file)
+    sweep_dir.write(sweep_dir.lineage_file, {**lineage, "data_fingerprint": "0" * 64})
+    sweep_dir.write(sweep_dir.status_file, {**state, "status": "stopped"})
+    refused = toprung("resume", sweep_dir.sweep_id, "--storage", storage, folder=bench)
+    sweep_dir.write(sweep_dir.lineage_file, lineage)
+    sweep_dir.write(sweep_dir.status_file, state)
     assert refused.code == 2
     assert refused.stderr.startswith("The dataset digits has changed since ")
 

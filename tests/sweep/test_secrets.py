@@ -20,12 +20,12 @@ from tests.servers import LOOPBACK, free_port, wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def _arguments_while_it_runs(command, seen, over):
+def _arguments_while_it_runs(command, observed, over):
     """Note the arguments of every process that came of a command, again and again until it is over."""
     while not over.wait(0.3):
         for process in command.processes():
             with contextlib.suppress(psutil.Error):
-                seen.add(" ".join(process.cmdline()))
+                observed.add(" ".join(process.cmdline()))
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def ran(planted, new_bench, start, tmp_path_factory):
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray:  # Ray's sockets take no longer path
         environment = planted.environment | {"RAY_TMPDIR": ray}
         command = start("sweep", "tune.faults", "--set", f"storage={storage}", folder=bench, env=environment)
-        seen, over = set(), threading.Event()
-        watch = threading.Thread(target=_arguments_while_it_runs, args=[command, seen, over])
+        observed, over = set(), threading.Event()
+        watch = threading.Thread(target=_arguments_while_it_runs, args=[command, observed, over])
         watch.start()
         try:
             command.finish()
@@ -67,7 +67,7 @@ def ran(planted, new_bench, start, tmp_path_factory):
             over.set()
             watch.join()
         assert command.code == 0, command.stdout + command.stderr
-        yield SimpleNamespace(command=command, arguments=seen, storage=storage, ray=Path(ray))
+        yield SimpleNamespace(command=command, arguments=observed, storage=storage, ray=Path(ray))
 
 
 def _holding(folder, planted):
@@ -84,13 +84,13 @@ def _holding(folder, planted):
 def test_no_secret_is_in_the_arguments_of_any_process(ran, planted):
     assert any("toprung.tracking.process" in words for words in ran.arguments)
     assert any("raylet" in words for words in ran.arguments)
-    found = {
+    result = {
         (name, words.partition("{")[0])
         for name, secret in planted.secret.items()
         for words in ran.arguments
         if secret in words
     }
-    assert found == set()
+    assert result == set()
 
 
 def test_no_secret_is_printed_though_trials_crash(ran, planted):

@@ -6,15 +6,15 @@ from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import End, TrialRecord
 from toprung.spec import Resources, Stop, Sweep
-from toprung.sweep.board import Board
-from toprung.sweep.stopping import Stopping, common_failure, rule_that_holds
+from toprung.sweep.board import SweepProgress
+from toprung.sweep.stopping import SweepStopper, common_failure, triggered_rule
 
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200")
 
 
-def _board(*, mode="max", **rules):
+def _progress(*, mode="max", **rules):
     sweep = Sweep(name="x", trainer="t", space="s", mode=mode, resources=Resources(cpus=2), stop=Stop(**rules))
-    return Board("x-1", sweep, num_workers=2)
+    return SweepProgress("x-1", sweep, num_concurrent_trials=2)
 
 
 def _trial(board, number, *values, ended=True):
@@ -27,49 +27,49 @@ def _trial(board, number, *values, ended=True):
 
 
 def test_without_rules_nothing_holds():
-    board = _board()
-    _trial(board, 0, 1.0)
-    assert rule_that_holds(board) is None
+    progress = _progress()
+    _trial(progress, 0, 1.0)
+    assert triggered_rule(progress) is None
 
 
 @pytest.mark.parametrize(("mode", "worse", "better"), [("max", 0.8, 0.9), ("min", 0.9, 0.8)])
 def test_a_target_holds_once_it_is_reached(mode, worse, better):
-    board = _board(mode=mode, target=0.85)
-    _trial(board, 0, worse)
-    assert rule_that_holds(board) is None
-    _trial(board, 1, worse, better, ended=False)
-    assert rule_that_holds(board) == f"target 0.85 reached by trial 1 ({better:.4f})"
+    progress = _progress(mode=mode, target=0.85)
+    _trial(progress, 0, worse)
+    assert triggered_rule(progress) is None
+    _trial(progress, 1, worse, better, ended=False)
+    assert triggered_rule(progress) == f"target 0.85 reached by trial 1 ({better:.4f})"
 
 
 def test_a_plateau_counts_trials_that_ended_since_the_best():
-    board = _board(plateau_trials=2)
-    _trial(board, 0, 0.5)
-    _trial(board, 1, 0.4)
-    assert rule_that_holds(board) == "plateau: 2 trials ended without a new best"
-    _trial(board, 2, 0.6, ended=False)
-    assert rule_that_holds(board) is None
+    progress = _progress(plateau_trials=2)
+    _trial(progress, 0, 0.5)
+    _trial(progress, 1, 0.4)
+    assert triggered_rule(progress) == "plateau: 2 trials ended without a new best"
+    _trial(progress, 2, 0.6, ended=False)
+    assert triggered_rule(progress) is None
 
 
 def test_the_wall_clock_counts_earlier_drivers_too():
-    board = _board(seconds=100)
-    assert rule_that_holds(board) is None
-    board.earlier_seconds = 100
-    assert rule_that_holds(board) == "wall clock: 100 s are over"
+    progress = _progress(seconds=100)
+    assert triggered_rule(progress) is None
+    progress.previous_seconds = 100
+    assert triggered_rule(progress) == "wall clock: 100 s are over"
 
 
 def test_money_is_worker_time_by_the_price_of_its_resources():
-    board = _board(max_cost=1.0, cpu_price_per_hour=0.5)
-    board.busy_seconds = 3599
-    assert rule_that_holds(board) is None
-    assert board.cost == pytest.approx(2 * 0.5 * 3599 / 3600)
-    board.busy_seconds = 3600
-    assert rule_that_holds(board) == "cost: 1 are spent"
+    progress = _progress(max_cost=1.0, cpu_price_per_hour=0.5)
+    progress.busy_seconds = 3599
+    assert triggered_rule(progress) is None
+    assert progress.cost == pytest.approx(2 * 0.5 * 3599 / 3600)
+    progress.busy_seconds = 3600
+    assert triggered_rule(progress) == "cost: 1 are spent"
 
 
 def test_the_first_rule_that_holds_is_named():
-    board = _board(target=0.5, plateau_trials=1)
-    _trial(board, 0, 0.7)
-    assert "target" in rule_that_holds(board)
+    progress = _progress(target=0.5, plateau_trials=1)
+    _trial(progress, 0, 0.7)
+    assert "target" in triggered_rule(progress)
 
 
 def test_a_cost_without_a_price_is_refused():
@@ -112,46 +112,48 @@ def _failed(board, number, *values, cause="ModuleNotFoundError: No module named 
 
 
 def test_a_sweep_whose_first_trials_all_fail_alike_has_a_common_failure():
-    board = _board()
+    progress = _progress()
     for number in range(2):
-        _failed(board, number)
-        assert common_failure(board) is None
-    _failed(board, 2)
-    assert common_failure(board) == "the first 3 trials all failed alike: ModuleNotFoundError: No module named 'mylib'"
+        _failed(progress, number)
+        assert common_failure(progress) is None
+    _failed(progress, 2)
+    assert (
+        common_failure(progress) == "the first 3 trials all failed alike: ModuleNotFoundError: No module named 'mylib'"
+    )
 
 
 def test_trials_that_fail_in_different_ways_have_no_common_failure():
-    board = _board()
+    progress = _progress()
     for number, cause in enumerate(["loss is NaN", "KeyError: 'a'", "loss is NaN"]):
-        _failed(board, number, cause=cause)
-    assert common_failure(board) is None
+        _failed(progress, number, cause=cause)
+    assert common_failure(progress) is None
 
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_trial_that_got_further_says_that_the_failures_are_no_common_one(ended):
-    board = _board()
-    _trial(board, 0, 0.5, ended=ended)
+    progress = _progress()
+    _trial(progress, 0, 0.5, ended=ended)
     for number in range(1, 4):
-        _failed(board, number)
-    assert common_failure(board) is None
+        _failed(progress, number)
+    assert common_failure(progress) is None
 
 
 def test_failures_after_the_same_epoch_are_common_though_trials_run():
-    board = _board()
-    _trial(board, 0, 0.5, ended=False)
+    progress = _progress()
+    _trial(progress, 0, 0.5, ended=False)
     for number in range(1, 4):
-        _failed(board, number, 0.5)
-    assert common_failure(board) is not None
+        _failed(progress, number, 0.5)
+    assert common_failure(progress) is not None
 
 
 def test_only_failures_under_this_driver_stop_a_resumed_sweep(tmp_path):
-    board, asked = _board(), []
+    progress, asked = _progress(), []
     for number in range(3):
-        _failed(board, number)
-    stopping = Stopping(board, SweepDirectory(tmp_path), on_asked=asked.append)
+        _failed(progress, number)
+    stopping = SweepStopper(progress, SweepDirectory(tmp_path), on_request=asked.append)
     assert not stopping.stop_all()
     for number in range(3, 6):
-        _failed(board, number)
-    stopping._next_look = 0
+        _failed(progress, number)
+    stopping._next_poll = 0
     assert stopping.stop_all()
     assert asked[0].is_fault

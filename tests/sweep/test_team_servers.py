@@ -35,9 +35,9 @@ def runs(team, swept, monkeypatch):
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    found = MlflowClient(tracking_uri=team.server.uri).search_runs([swept.shown["mlflow_experiment_id"]])
-    by_id = {run.data.tags.get("toprung.trial_id"): run for run in found}
-    assert len(by_id) == len(found)
+    result = MlflowClient(tracking_uri=team.server.uri).search_runs([swept.shown["mlflow_experiment_id"]])
+    by_id = {run.data.tags.get("toprung.trial_id"): run for run in result}
+    assert len(by_id) == len(result)
     return by_id
 
 
@@ -58,8 +58,8 @@ def test_study_and_mlflow_agree_with_what_is_shown(team, swept, runs):
 
 
 def test_the_study_is_in_the_database_alone_and_is_shown_without_its_password(team, swept):
-    made = SweepDirectory(swept.storage / swept.shown["sweep_id"])
-    assert not made.ledger_file.exists()
+    sweep_dir = SweepDirectory(swept.storage / swept.shown["sweep_id"])
+    assert not sweep_dir.ledger_file.exists()
     assert swept.shown["optuna_storage"] == team.study_uri.replace(team.postgres.password, "***")
 
 
@@ -81,19 +81,19 @@ def test_events_are_told_from_the_database(team, swept, bench, toprung):
 
 def test_no_password_is_in_any_file_nor_on_the_screen_nor_in_mlflow(team, swept, runs, bench, toprung, start):
     passwords = (team.server.password, team.postgres.password)
-    said = swept.command.stdout + swept.command.stderr + json.dumps(swept.shown)
+    message = swept.command.stdout + swept.command.stderr + json.dumps(swept.shown)
     for verb in (["list"], ["show", "ours"], ["events", "ours"], ["sync", "ours"]):
         command = toprung(*verb, "--storage", swept.storage, folder=bench, env=team.environment)
         assert command.code == 0, command.stderr
-        said += command.stdout + command.stderr
+        message += command.stdout + command.stderr
     command = start("ui", "--study-port", free_port(), "--storage", swept.storage, folder=bench, env=team.environment)
     command.read_until(lambda line: "Optuna:" in line)
-    said += " ".join(word for process in command.processes() for word in process.cmdline())
+    message += " ".join(word for process in command.processes() for word in process.cmdline())
     command.interrupt().finish()
     assert command.code == 0, command.stderr
-    said += command.stdout + command.stderr
-    said += "".join(str(run.to_dictionary()) for run in runs.values())
-    assert [password for password in passwords if password in said] == []
+    message += command.stdout + command.stderr
+    message += "".join(str(run.to_dictionary()) for run in runs.values())
+    assert [password for password in passwords if password in message] == []
     holding = [
         file
         for file in swept.storage.rglob("*")

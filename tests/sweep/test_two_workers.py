@@ -198,7 +198,7 @@ def test_a_trial_goes_on_from_its_checkpoint_when_one_of_its_workers_is_killed(r
     wait_until(lambda: len(lines(rank)) > 4, "a trial that trains", timeout_seconds=120)
     os.kill(lines(rank)[-1][2], signal.SIGKILL)
     command.finish(timeout_seconds=300)
-    (record,) = ledger.read(next(catalog.every(tmp_path)))
+    (record,) = ledger.read(next(catalog.list_sweeps(tmp_path)))
     assert (command.code, record.status, record.epochs, len(record.attempts)) == (0, "finished", num_epochs, 2)
     assert "It starts again from its last checkpoint." in command.stdout
     for each in range(2):
@@ -210,7 +210,12 @@ def test_a_trial_goes_on_from_its_checkpoint_when_one_of_its_workers_is_killed(r
 def test_a_killed_driver_leaves_no_placement_group_on_the_cluster(watched, cluster, start, tmp_path):
     bench, log = watched.command.folder, tmp_path / "watched.jsonl"
     settings = [f"storage={tmp_path}", f"constants.log={log}", "asha.max_epochs=1000", "asha.grace_epochs=1000"]
-    words = ["tune.watched", "--address", cluster.address, *(word for each in settings for word in ("--set", each))]
+    words = [
+        "tune.watched",
+        "--address",
+        cluster.address,
+        *(word for setting in settings for word in ("--set", setting)),
+    ]
     command = start("sweep", *words, folder=bench, env=cluster.environment)
     wait_until(
         lambda: log.exists() and len(log.read_text().splitlines()) > 3, "a trial that trains", timeout_seconds=120

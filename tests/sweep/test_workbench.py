@@ -54,7 +54,7 @@ def test_the_workbench_wins_over_a_foreign_tune_later_on_the_path(workbench, tmp
 
 
 def test_recipes_are_the_files_in_tune(workbench):
-    assert w.recipes(workbench) == ["controlled", "digits", "fashion_mnist", "smoke", "two_workers"]
+    assert w.list_recipes(workbench) == ["controlled", "digits", "fashion_mnist", "smoke", "two_workers"]
 
 
 def test_a_recipe_is_called_by_its_dotted_name_and_may_be_one_of_several(active):
@@ -122,7 +122,7 @@ def test_a_dotted_name_that_means_nothing_gets_one_line(active, dotted, source, 
     if source is not None:
         (active / "trainers" / "mine.py").write_text(source)
     with pytest.raises(UserError) as caught:
-        w.resolve(active, dotted, default="loop", kind="trainer")
+        w.import_dotted(active, dotted, default="loop", kind="trainer")
     assert line in str(caught.value)
 
 
@@ -130,7 +130,7 @@ def test_a_package_is_a_trainer_too(active):
     (active / "trainers" / "big").mkdir()
     (active / "trainers" / "big" / "__init__.py").write_text("DEFAULTS = {'lr': 1}\ndef loop(config): ...\n")
     assert w.trainer_defaults(active, "trainers.big") == {"lr": 1}
-    assert callable(w.resolve(active, "trainers.big", default="loop", kind="trainer"))
+    assert callable(w.import_dotted(active, "trainers.big", default="loop", kind="trainer"))
 
 
 @pytest.mark.parametrize(

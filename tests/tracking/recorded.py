@@ -37,32 +37,32 @@ LINEAGE = Lineage(
 class Recorded:
     """One sweep's driver; `again` is the next one's."""
 
-    def __init__(self, root, *, made=None, behind=False, start_writer=True, on_open=None):
+    def __init__(self, root, *, sweep_dir=None, is_behind=False, start_writer=True, on_open=None):
         self.sweep = Sweep(
             name=f"recorded-{uuid.uuid4().hex[:8]}", trainer="trainers.convnet", space="search_spaces.convnet"
         )
-        self.made = made or catalog.create(root, self.sweep, name=None, now=datetime.now())
-        self.sweep = self.made.spec()
-        self.made.write(self.made.lineage_file, LINEAGE.model_dump())
-        self.made.write(self.made.status_file, {"status": "running"})
+        self.sweep_dir = sweep_dir or catalog.create_sweep(root, self.sweep, name=None, now=datetime.now())
+        self.sweep = self.sweep_dir.spec()
+        self.sweep_dir.write(self.sweep_dir.lineage_file, LINEAGE.model_dump())
+        self.sweep_dir.write(self.sweep_dir.status_file, {"status": "running"})
         self.study = optuna.create_study(
-            study_name=self.made.sweep_id, storage=storage_for_writing(self.made), direction="maximize",
+            study_name=self.sweep_dir.sweep_id, storage=storage_for_writing(self.sweep_dir), direction="maximize",
             load_if_exists=True,
         )  # fmt: skip
-        ledger.write_life(self.study, verb="resume" if behind else "sweep")
+        ledger.write_driver_run(self.study, command="resume" if is_behind else "sweep")
         self.trials, self.kept, self.opened, self.refusals = {}, [], [], []
         self._on_open = on_open or self.opened.append
-        self.writer = self._writer(behind=behind) if start_writer else None
+        self.writer = self._writer(is_behind=is_behind) if start_writer else None
 
-    def _writer(self, *, behind):
+    def _writer(self, *, is_behind):
         return TrackingWriter(
-            lambda: mirror.open_sweep(self.made, sweep=self.sweep),
-            directory=self.made,
+            lambda: mirror.open_sweep(self.sweep_dir, sweep=self.sweep),
+            sweep_dir=self.sweep_dir,
             on_open=self._on_open,
             on_run=self.note_run_id,
-            on_kept=self.kept.append,
-            on_refused=lambda: self.refusals.append(True),
-            behind=behind,
+            on_artifacts_logged=self.kept.append,
+            on_rejected=lambda: self.refusals.append(True),
+            is_behind=is_behind,
         )
 
     def note_run_id(self, trial_id, run_id):
@@ -70,8 +70,8 @@ class Recorded:
 
     def again(self, **fields):
         """The next driver, after this one died."""
-        after = Recorded(None, made=self.made, behind=True, **fields)
-        for number, record in enumerate(ledger.read(self.made)):
+        after = Recorded(None, sweep_dir=self.sweep_dir, is_behind=True, **fields)
+        for number, record in enumerate(ledger.read(self.sweep_dir)):
             after.trials[record.trial_id] = ledger.open_trial(after.study, number)
         return after
 
@@ -79,9 +79,9 @@ class Recorded:
         config = {"lr": 0.1, "augment": None, **config}
         trial = self.trials[trial_id] = self.study.ask()
         ledger.write_start(trial, trial_id=trial_id, config=config)
-        self.made.trial_folder(trial_id).mkdir()
+        self.sweep_dir.trial_folder(trial_id).mkdir()
         for name in ("config.json", "model.pth", "model.json"):
-            (self.made.trial_folder(trial_id) / name).write_text(trial_id)
+            (self.sweep_dir.trial_folder(trial_id) / name).write_text(trial_id)
         self.writer.nudge()
 
     def epoch(self, trial_id, epoch, *, more=(), accuracy=None):
@@ -105,23 +105,23 @@ class Recorded:
         self.end(trial_id)
 
     def close(self, *, status="finished", reason=None, conclude=True):
-        self.made.write(self.made.status_file, {"status": status, "reason": reason})
-        self.writer.close(conclude=conclude)
+        self.sweep_dir.write(self.sweep_dir.status_file, {"status": status, "reason": reason})
+        self.writer.close(finish=conclude)
 
     def delivered(self, url):
         """Whether the server has every epoch and end that the ledger has."""
-        runs = runs_of(url, self.made.sweep_id)
+        runs = runs_of(url, self.sweep_dir.sweep_id)
         return all(
             record.trial_id in runs
             and runs[record.trial_id].data.metrics.get("train/loss") == record.epochs / 10
             and (record.end is None) == (runs[record.trial_id].info.status == "RUNNING")
-            for record in ledger.read(self.made)
+            for record in ledger.read(self.sweep_dir)
         )
 
 
 def all_runs(url, sweep_id):
     client = MlflowClient(tracking_uri=url)
-    experiments = [each.experiment_id for each in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return list(client.search_runs(experiments, f"tags.toprung.sweep_id = '{sweep_id}'", max_results=1000))
 
 
@@ -139,10 +139,10 @@ def runs_of(url, sweep_id):
     return by_id
 
 
-def assert_agrees(url, made):
+def assert_agrees(url, sweep_dir):
     """MLflow says what the ledger says: no trial lost, doubled or open, every epoch once and in order."""
-    client, runs = MlflowClient(tracking_uri=url), runs_of(url, made.sweep_id)
-    records = {record.trial_id: record for record in ledger.read(made)}
+    client, runs = MlflowClient(tracking_uri=url), runs_of(url, sweep_dir.sweep_id)
+    records = {record.trial_id: record for record in ledger.read(sweep_dir)}
     assert set(runs) == set(records)
     for trial_id, record in records.items():
         run = runs[trial_id]

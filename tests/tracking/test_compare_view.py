@@ -33,8 +33,8 @@ def recorded(tracking_server, tmp_path, monkeypatch):
 
 
 def test_the_compare_view_shows_the_figures_of_the_ledger(browser, recorded, tracking_server):
-    runs = runs_of(tracking_server.url, recorded.made.sweep_id)
-    experiment = parent_of(tracking_server.url, recorded.made.sweep_id).info.experiment_id
+    runs = runs_of(tracking_server.url, recorded.sweep_dir.sweep_id)
+    experiment = parent_of(tracking_server.url, recorded.sweep_dir.sweep_id).info.experiment_id
     query = urllib.parse.urlencode(
         {
             "runs": json.dumps([run.info.run_id for run in runs.values()]),
@@ -45,7 +45,7 @@ def test_the_compare_view_shows_the_figures_of_the_ledger(browser, recorded, tra
     page.get_by_text("val/accuracy").first.wait_for()
     text = page.locator("body").inner_text()
     screenshot(page, "mlflow-compare", full_page=True)
-    for record in ledger.read(recorded.made):
+    for record in ledger.read(recorded.sweep_dir):
         assert str(record.config["lr"]) in text
         last = record.epochs_by_number[record.epochs].metrics["val/accuracy"]
         assert f"{last:g}" in text

@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.servers import LOOPBACK, free_port
 from toprung.errors import UserError
-from toprung.tracking.connection import check, reason_of
+from toprung.tracking.connection import check, describe_error
 
 PAGE = b"<!DOCTYPE html><html><style>h1 {}</style><body><h1>Forbidden</h1>\n<p>by nginx &amp; co</p></body></html>"
 
@@ -103,7 +103,7 @@ def test_a_port_where_something_else_answers_is_told_in_its_words_without_markup
 
 
 @pytest.mark.parametrize(
-    ("uri", "said"),
+    ("uri", "message"),
     [
         ("./mlruns", "`mlflow migrate-filestore`"),
         ("http://[bad", "(Invalid IPv6 URL)"),
@@ -114,10 +114,10 @@ def test_a_port_where_something_else_answers_is_told_in_its_words_without_markup
         ("sqlite:////proc/none/mlflow.db", "No such file or directory: '/proc/none'"),
     ],
 )
-def test_what_cannot_be_used_is_one_line_with_the_whole_reason(uri, said):
+def test_what_cannot_be_used_is_one_line_with_the_whole_reason(uri, message):
     line = _refusal(uri)
     assert line.startswith("MLflow at ")
-    assert said in line
+    assert message in line
     assert line.endswith("unset MLFLOW_TRACKING_URI to record in a local file.")
     assert "canary" not in line
 
@@ -126,8 +126,8 @@ def test_a_reason_is_whole_and_its_last_cause_comes_first():
     whole = f"{'a long way round ' * 20}to the end"
     error = RuntimeError(whole)
     error.__cause__ = ConnectionResetError(104, "Connection reset by peer")
-    assert reason_of(error) == f"Connection reset by peer: {whole}"
-    assert reason_of(ValueError("(sqlite3.Error) locked\n[SQL: SELECT 1]\n(Background on this error at: x)")) == (
+    assert describe_error(error) == f"Connection reset by peer: {whole}"
+    assert describe_error(ValueError("(sqlite3.Error) locked\n[SQL: SELECT 1]\n(Background on this error at: x)")) == (
         "(sqlite3.Error) locked"
     )
-    assert reason_of(KeyError()) == "KeyError"
+    assert describe_error(KeyError()) == "KeyError"

@@ -9,7 +9,7 @@ import pytest
 from tests.analysis.conftest import Driver
 from tests.servers import free_port, wait_until
 from toprung.errors import UserError
-from toprung.study_storage import storage_to_look_at
+from toprung.study_storage import read_only_storage
 from toprung.tracking import dashboard
 from toprung.tracking.server import stop_ui
 
@@ -26,7 +26,7 @@ def sweep(tmp_path_factory):
 def served(sweep):
     pytest.importorskip(dashboard.PACKAGE, reason="the extra toprung[dashboard] is not installed")
     port = free_port()
-    process = dashboard.serve_dashboard(sweep.made, port=port)
+    process = dashboard.serve_dashboard(sweep.sweep_dir, port=port)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: _answers(url), "optuna-dashboard")
@@ -45,12 +45,12 @@ def _answers(url):
 def test_it_shows_the_sweeps_study(served, sweep):
     with urllib.request.urlopen(f"{served}/api/studies/0?after=0", timeout=20) as answer:
         study = json.load(answer)
-    assert study["name"] == sweep.made.sweep_id
+    assert study["name"] == sweep.sweep_dir.sweep_id
     assert [trial["state"] for trial in study["trials"]] == ["Complete", "Pruned"]
 
 
 def test_what_is_typed_there_does_not_reach_the_ledger(served, sweep):
-    before = sweep.made.ledger_file.read_bytes()
+    before = sweep.sweep_dir.ledger_file.read_bytes()
     note = json.dumps({"body": "mine", "version": 1}).encode()
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{served}/api/studies/0/note", data=note, headers=headers, method="PUT")
@@ -58,12 +58,12 @@ def test_what_is_typed_there_does_not_reach_the_ledger(served, sweep):
         urllib.request.urlopen(request, timeout=20)
     refused.value.close()
     assert refused.value.code == 500
-    assert sweep.made.ledger_file.read_bytes() == before
+    assert sweep.sweep_dir.ledger_file.read_bytes() == before
     with pytest.raises(PermissionError, match="by its driver alone"):
-        storage_to_look_at(sweep.made)._backend.append_logs([{}])
+        read_only_storage(sweep.sweep_dir)._backend.append_logs([{}])
 
 
 def test_where_it_is_not_installed_one_line_says_what_to_type(sweep, monkeypatch):
     monkeypatch.setattr(dashboard, "PACKAGE", "no_such_package")
     with pytest.raises(UserError, match=r"pip install 'toprung\[dashboard\]'"):
-        dashboard.serve_dashboard(sweep.made, port=1)
+        dashboard.serve_dashboard(sweep.sweep_dir, port=1)

@@ -8,14 +8,14 @@ from toprung.doctor.services import check_tracking
 def test_a_server_that_answers_is_named_with_its_version(tracking_server):
     finding = check_tracking(tracking_server.uri)
     assert finding.state == "ok"
-    assert "version 3." in finding.seen
+    assert "version 3." in finding.observed
 
 
 def test_a_server_that_is_down_is_an_error(tracking_server):
     tracking_server.kill()
     finding = check_tracking(tracking_server.uri)
     assert finding.state == "error"
-    assert "cannot be used (Connection refused: " in finding.seen
+    assert "cannot be used (Connection refused: " in finding.observed
 
 
 def test_a_protected_server_wants_a_user_and_says_which_variables(protected_tracking_server, monkeypatch):

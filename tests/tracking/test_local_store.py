@@ -12,7 +12,7 @@ from toprung import catalog
 from toprung.errors import UserError
 from toprung.sweep import upkeep
 from toprung.tracking import server
-from toprung.tracking.attach import attach
+from toprung.tracking.attach import log_files
 from toprung.tracking.local_store import database_file, follow_move, sqlite_uri
 
 AWKWARD = ["proj#1", "a?b", "50%20off", "100%", "a b", "projét", "a@b:c"]
@@ -25,7 +25,7 @@ def original(tmp_path_factory):
     recorded = Recorded(root)
     recorded.whole("aa", num_epochs=1)
     recorded.close()
-    upkeep.sync(recorded.made)  # writes the sweep's run into status.json, as a driver does
+    upkeep.sync(recorded.sweep_dir)  # writes the sweep's run into status.json, as a driver does
     return root
 
 
@@ -36,7 +36,7 @@ def fresh_client():
 
 
 def _made(root):
-    return next(catalog.every(root))
+    return next(catalog.list_sweeps(root))
 
 
 def _run(root):
@@ -65,10 +65,10 @@ def test_records_and_artifacts_are_in_the_project_whatever_its_path_holds(tmp_pa
     recorded = Recorded(root)
     recorded.whole("aa", num_epochs=1)
     recorded.close()
-    assert_agrees(server.tracking_uri(root), recorded.made)
+    assert_agrees(server.tracking_uri(root), recorded.sweep_dir)
     assert [path.name for path in tmp_path.iterdir()] == ["a?b #1 50%20é"]
     assert {path.name for path in root.iterdir() if not path.name.startswith(".")} == {
-        recorded.made.sweep_id, "mlartifacts", "mlflow.db"
+        recorded.sweep_dir.sweep_id, "mlartifacts", "mlflow.db"
     }  # fmt: skip
     assert sum(file.endswith("model.pth") for file in _files(root / "mlartifacts")) == 1
 
@@ -78,16 +78,18 @@ def test_what_a_moved_or_copied_store_records_next_is_where_it_is_now(original, 
     shutil.copytree(original, new)
     assert str(original) in str(follow_move(new))
     assert follow_move(new) is None
-    again = Recorded(None, made=_made(new), behind=True)
+    again = Recorded(None, sweep_dir=_made(new), is_behind=True)
     again.whole("bb", num_epochs=1)
     again.close()
-    assert_agrees(server.tracking_uri(new), again.made)
+    assert_agrees(server.tracking_uri(new), again.sweep_dir)
     assert _files(original) == before
-    for run in [parent_of(server.tracking_uri(new), again.made.sweep_id), _run(new)]:
+    for run in [parent_of(server.tracking_uri(new), again.sweep_dir.sweep_id), _run(new)]:
         assert run.info.artifact_uri.startswith(f"{new.as_uri()}/mlartifacts/")
 
 
-@pytest.mark.parametrize("command", [upkeep.sync, lambda made: attach(made, [made.spec_file], folder="more")])
+@pytest.mark.parametrize(
+    "command", [upkeep.sync, lambda sweep_dir: log_files(sweep_dir, [sweep_dir.spec_file], folder="more")]
+)
 def test_commands_after_the_sweep_notice_a_move(command, original, tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     shutil.copytree(original, old)
@@ -103,8 +105,8 @@ def test_files_that_stayed_behind_are_found_where_they_are(original, tmp_path):
     follow_move(tmp_path)
     assert _run(tmp_path).info.artifact_uri.startswith(original.as_uri())
     client = MlflowClient(tracking_uri=server.tracking_uri(tmp_path))
-    found = client.get_experiment_by_name(_made(tmp_path).spec().name)
-    assert found.artifact_location == f"{tmp_path.as_uri()}/mlartifacts"
+    experiment = client.get_experiment_by_name(_made(tmp_path).spec().name)
+    assert experiment.artifact_location == f"{tmp_path.as_uri()}/mlartifacts"
 
 
 def test_an_experiment_of_the_users_own_keeps_its_artifacts_elsewhere(original, tmp_path):
@@ -136,7 +138,7 @@ def test_an_empty_database_has_nothing_to_correct(tmp_path):
 
 
 def test_show_names_the_store_where_it_is_now(original, tmp_path):
-    from toprung.analysis.ranking import summary
+    from toprung.analysis.ranking import sweep_summary
 
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
-    assert summary(_made(tmp_path))["tracking_uri"] == server.tracking_uri(tmp_path)
+    assert sweep_summary(_made(tmp_path))["tracking_uri"] == server.tracking_uri(tmp_path)

@@ -17,8 +17,8 @@ from toprung.errors import UserError
 from toprung.ledger import End
 from toprung.sweep import upkeep
 from toprung.tracking import writer as writers
-from toprung.tracking.attach import attach, record_run
-from toprung.tracking.batches import REFUSED
+from toprung.tracking.attach import log_files, record_run
+from toprung.tracking.batches import REJECTED
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +30,8 @@ def client_settings(monkeypatch):
         ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
     ):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(writers, "FIRST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(writers, "LONGEST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(writers, "MIN_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(writers, "MAX_BACKOFF_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def test_a_sweep_is_mirrored_with_everything_that_says_where_it_came_from(record
     recorded.epoch("cc", 1)
     recorded.end("cc", End("failed", cause="its process died"))
     recorded.close()
-    assert_agrees(url, recorded.made)
-    assert (recorded.writer.problems, recorded.writer.undelivered, recorded.refusals) == ([], None, [])
+    assert_agrees(url, recorded.sweep_dir)
+    assert (recorded.writer.problems, recorded.writer.tracking_error, recorded.refusals) == ([], None, [])
     assert recorded.kept == ["aa", "bb", "cc"]
-    runs, parent = runs_of(url, recorded.made.sweep_id), parent_of(url, recorded.made.sweep_id)
+    runs, parent = runs_of(url, recorded.sweep_dir.sweep_id), parent_of(url, recorded.sweep_dir.sweep_id)
     assert [run.run_id for run in recorded.opened] == [parent.info.run_id]
     for run in [parent, *runs.values()]:
         tags = run.data.tags
@@ -99,7 +99,7 @@ def test_a_report_is_one_request_at_most_whatever_the_number_of_its_metrics(reco
     assert all(map(_is_metrics, sent))
     recorded.end("aa")
     recorded.close()
-    assert_agrees(url, recorded.made)
+    assert_agrees(url, recorded.sweep_dir)
 
 
 @pytest.mark.parametrize("status", [500, 429])
@@ -114,11 +114,11 @@ def test_a_server_that_answers_with_errors_for_a_while_has_everything_in_the_end
     recorded.end("aa")
     recorded.whole("bb")
     wait_until(lambda: len(proxy.requests) > before + 3, "some attempts")
-    assert set(runs_of(url, recorded.made.sweep_id)) == {"aa"}
+    assert set(runs_of(url, recorded.sweep_dir.sweep_id)) == {"aa"}
     proxy.pass_on()
     recorded.close()
-    assert_agrees(url, recorded.made)
-    assert recorded.writer.undelivered is None
+    assert_agrees(url, recorded.sweep_dir)
+    assert recorded.writer.tracking_error is None
 
 
 def test_a_server_that_is_away_at_the_start_has_everything_in_the_end(recorded, proxy, url):
@@ -129,8 +129,8 @@ def test_a_server_that_is_away_at_the_start_has_everything_in_the_end(recorded, 
     recorded.epoch("bb", 1)
     recorded.end("bb")
     recorded.close()
-    assert_agrees(url, recorded.made)
-    assert parent_of(url, recorded.made.sweep_id).info.status == "FINISHED"
+    assert_agrees(url, recorded.sweep_dir)
+    assert parent_of(url, recorded.sweep_dir.sweep_id).info.status == "FINISHED"
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_answers_that_are_lost_lose_and_double_nothing(recorded, proxy, url, pat
     recorded.whole("aa")
     recorded.close()
     assert proxy.count(path) >= times
-    assert_agrees(url, recorded.made)
-    assert parent_of(url, recorded.made.sweep_id).info.status == "FINISHED"
+    assert_agrees(url, recorded.sweep_dir)
+    assert parent_of(url, recorded.sweep_dir.sweep_id).info.status == "FINISHED"
 
 
 def test_a_run_whose_making_was_never_answered_is_used_and_given_its_parameters(recorded, proxy, url):
@@ -164,7 +164,7 @@ def test_a_run_whose_making_was_never_answered_is_used_and_given_its_parameters(
     recorded.end("aa")
     recorded.end("bb")
     recorded.close()
-    assert_agrees(url, recorded.made)
+    assert_agrees(url, recorded.sweep_dir)
 
 
 @pytest.mark.parametrize("path", ["/runs/log-batch", "/runs/create", "/runs/update"])
@@ -184,7 +184,7 @@ def test_training_does_not_wait_for_a_server_that_hangs(recorded, proxy, url, pa
     proxy.pass_on()  # and what hung arrives late
     wait_until(lambda: recorded.delivered(url), "everything")
     recorded.close()
-    assert_agrees(url, recorded.made)
+    assert_agrees(url, recorded.sweep_dir)
 
 
 def test_trials_that_ended_before_the_server_answered_are_sent_in_few_requests(url, proxy, tmp_path):
@@ -197,7 +197,7 @@ def test_trials_that_ended_before_the_server_answered_are_sent_in_few_requests(u
     assert len([request for request in proxy.requests if _is_metrics(request)]) == 3  # one a trial
     recorded.whole("late")
     recorded.close()
-    assert_agrees(url, recorded.made)
+    assert_agrees(url, recorded.sweep_dir)
 
 
 def test_a_trials_run_has_its_best_value_and_epoch_as_they_improve(url, tmp_path):
@@ -207,7 +207,7 @@ def test_a_trials_run_has_its_best_value_and_epoch_as_they_improve(url, tmp_path
         recorded.epoch("aa", epoch, accuracy=value)
     recorded.end("aa")
     recorded.close()
-    run = runs_of(url, recorded.made.sweep_id)["aa"]
+    run = runs_of(url, recorded.sweep_dir.sweep_id)["aa"]
     assert (run.data.metrics["best/val/accuracy"], run.data.metrics["best/epoch"]) == (0.8, 2)
     assert run.data.metrics["val/accuracy"] == 0.7
     history = MlflowClient(tracking_uri=url).get_metric_history(run.info.run_id, "best/val/accuracy")
@@ -215,7 +215,7 @@ def test_a_trials_run_has_its_best_value_and_epoch_as_they_improve(url, tmp_path
 
 
 def test_closing_gives_up_after_its_time_and_says_so_and_sync_delivers_later(url, proxy, tmp_path, monkeypatch):
-    monkeypatch.setattr(writers, "LAST_TRY_SECONDS", 0.3)
+    monkeypatch.setattr(writers, "CLOSE_TIMEOUT_SECONDS", 0.3)
     recorded = Recorded(tmp_path)
     recorded.start("aa")
     recorded.epoch("aa", 1)
@@ -225,35 +225,37 @@ def test_closing_gives_up_after_its_time_and_says_so_and_sync_delivers_later(url
     recorded.end("aa")
     recorded.whole("bb")
     recorded.close()
-    assert recorded.writer.undelivered.startswith("too many 500 error responses: API request to ")
-    assert runs_of(url, recorded.made.sweep_id)["aa"].info.status == "RUNNING"
-    with pytest.raises(ValueError, match=rf"does not answer .*toprung sync {recorded.made.sweep_id}$"):
-        upkeep.sync(recorded.made)
+    assert recorded.writer.tracking_error.startswith("too many 500 error responses: API request to ")
+    assert runs_of(url, recorded.sweep_dir.sweep_id)["aa"].info.status == "RUNNING"
+    with pytest.raises(ValueError, match=rf"does not answer .*toprung sync {recorded.sweep_dir.sweep_id}$"):
+        upkeep.sync(recorded.sweep_dir)
     proxy.pass_on()
-    assert upkeep.sync(recorded.made) == []
-    assert_agrees(url, recorded.made)
-    assert parent_of(url, recorded.made.sweep_id).info.status == "FINISHED"
+    assert upkeep.sync(recorded.sweep_dir) == []
+    assert_agrees(url, recorded.sweep_dir)
+    assert parent_of(url, recorded.sweep_dir.sweep_id).info.status == "FINISHED"
     before = len(proxy.requests)
-    assert upkeep.sync(recorded.made) == []  # and has nothing more to send
-    children = {run.info.run_id for run in runs_of(url, recorded.made.sweep_id).values()}
-    assert not [each for each in proxy.requests[before:] if _is_metrics(each) and each.json["run_id"] in children]
-    assert_agrees(url, recorded.made)
+    assert upkeep.sync(recorded.sweep_dir) == []  # and has nothing more to send
+    children = {run.info.run_id for run in runs_of(url, recorded.sweep_dir.sweep_id).values()}
+    assert not [
+        request for request in proxy.requests[before:] if _is_metrics(request) and request.json["run_id"] in children
+    ]
+    assert_agrees(url, recorded.sweep_dir)
 
 
 def test_sync_makes_the_runs_of_a_sweep_that_never_reached_its_server(url, proxy, tmp_path, monkeypatch):
-    monkeypatch.setattr(writers, "LAST_TRY_SECONDS", 0.1)
+    monkeypatch.setattr(writers, "CLOSE_TIMEOUT_SECONDS", 0.1)
     recorded = Recorded(tmp_path)
     proxy.refuse()
     recorded.whole("aa")
     recorded.close(status="stopped", reason="stopped by the user")
-    assert recorded.writer.undelivered
+    assert recorded.writer.tracking_error
     proxy.pass_on()
-    assert upkeep.sync(recorded.made) == []
-    assert_agrees(url, recorded.made)
-    parent = parent_of(url, recorded.made.sweep_id)
+    assert upkeep.sync(recorded.sweep_dir) == []
+    assert_agrees(url, recorded.sweep_dir)
+    parent = parent_of(url, recorded.sweep_dir.sweep_id)
     assert (parent.info.status, parent.data.tags["stop_reason"]) == ("KILLED", "stopped by the user")
-    state = recorded.made.read(recorded.made.status_file)
-    assert (state["mlflow_run_id"], state["undelivered"]) == (parent.info.run_id, None)
+    state = recorded.sweep_dir.read(recorded.sweep_dir.status_file)
+    assert (state["mlflow_run_id"], state["tracking_error"]) == (parent.info.run_id, None)
 
 
 def test_what_a_dead_driver_left_open_is_closed_by_the_next_command_and_goes_on_when_it_is_resumed(url, tmp_path):
@@ -263,32 +265,32 @@ def test_what_a_dead_driver_left_open_is_closed_by_the_next_command_and_goes_on_
     dead.epoch("open", 1)
     wait_until(lambda: dead.delivered(url), "what there was")
     dead.epoch("open", 2)
-    dead.writer.close(conclude=False)
-    assert runs_of(url, dead.made.sweep_id)["open"].info.status == "RUNNING"
-    said = []
-    upkeep.close_dead(tmp_path, say=said.append)
-    (line,) = said
-    assert line.startswith(f"{dead.made.sweep_id}: its driver died; its open runs in MLflow are closed. ")
-    assert line.endswith(f"toprung resume {dead.made.sweep_id}")
-    assert {run.info.status for run in all_runs(url, dead.made.sweep_id)} == {"FINISHED", "KILLED"}
-    assert_agrees(url, dead.made)
-    assert runs_of(url, dead.made.sweep_id)["open"].data.tags["stop_reason"] == "the driver died"
-    said.clear()
-    upkeep.close_dead(tmp_path, say=said.append)
-    assert said == []
-    before = {run.info.run_id for run in all_runs(url, dead.made.sweep_id)}
+    dead.writer.close(finish=False)
+    assert runs_of(url, dead.sweep_dir.sweep_id)["open"].info.status == "RUNNING"
+    message = []
+    upkeep.close_orphaned(tmp_path, echo=message.append)
+    (line,) = message
+    assert line.startswith(f"{dead.sweep_dir.sweep_id}: its driver died; its open runs in MLflow are closed. ")
+    assert line.endswith(f"toprung resume {dead.sweep_dir.sweep_id}")
+    assert {run.info.status for run in all_runs(url, dead.sweep_dir.sweep_id)} == {"FINISHED", "KILLED"}
+    assert_agrees(url, dead.sweep_dir)
+    assert runs_of(url, dead.sweep_dir.sweep_id)["open"].data.tags["stop_reason"] == "the driver died"
+    message.clear()
+    upkeep.close_orphaned(tmp_path, echo=message.append)
+    assert message == []
+    before = {run.info.run_id for run in all_runs(url, dead.sweep_dir.sweep_id)}
     after = dead.again()
     after.epoch("open", 3)
     wait_until(lambda: after.delivered(url), "the third epoch")
-    assert runs_of(url, dead.made.sweep_id)["open"].info.status == "RUNNING"
-    assert parent_of(url, dead.made.sweep_id).info.status == "RUNNING"
+    assert runs_of(url, dead.sweep_dir.sweep_id)["open"].info.status == "RUNNING"
+    assert parent_of(url, dead.sweep_dir.sweep_id).info.status == "RUNNING"
     after.end("open")
     after.close()
-    assert_agrees(url, dead.made)
-    runs = runs_of(url, dead.made.sweep_id)
-    assert {run.info.status for run in all_runs(url, dead.made.sweep_id)} == {"FINISHED"}
+    assert_agrees(url, dead.sweep_dir)
+    runs = runs_of(url, dead.sweep_dir.sweep_id)
+    assert {run.info.status for run in all_runs(url, dead.sweep_dir.sweep_id)} == {"FINISHED"}
     assert not runs["open"].data.tags.get("stop_reason")
-    assert {run.info.run_id for run in all_runs(url, dead.made.sweep_id)} == before
+    assert {run.info.run_id for run in all_runs(url, dead.sweep_dir.sweep_id)} == before
 
 
 def test_a_run_that_someone_deletes_meanwhile_is_told_as_a_problem_and_ends_nothing(recorded, url):
@@ -296,8 +298,8 @@ def test_a_run_that_someone_deletes_meanwhile_is_told_as_a_problem_and_ends_noth
     recorded.epoch("aa", 1)
     wait_until(lambda: recorded.delivered(url), "the first epoch")
     client = MlflowClient(tracking_uri=url)
-    client.delete_run(runs_of(url, recorded.made.sweep_id)["aa"].info.run_id)
-    client.delete_run(parent_of(url, recorded.made.sweep_id).info.run_id)
+    client.delete_run(runs_of(url, recorded.sweep_dir.sweep_id)["aa"].info.run_id)
+    client.delete_run(parent_of(url, recorded.sweep_dir.sweep_id).info.run_id)
     recorded.epoch("aa", 2)
     recorded.end("aa")
     closing = threading.Thread(target=recorded.close, daemon=True)
@@ -305,7 +307,7 @@ def test_a_run_that_someone_deletes_meanwhile_is_told_as_a_problem_and_ends_noth
     closing.join(timeout=30)
     assert not closing.is_alive()
     assert any("deleted" in problem or "active" in problem for problem in recorded.writer.problems)
-    assert recorded.writer.undelivered is None
+    assert recorded.writer.tracking_error is None
 
 
 def test_a_server_that_refuses_ends_the_writing_with_one_line(url, proxy, tmp_path, monkeypatch):
@@ -316,7 +318,7 @@ def test_a_server_that_refuses_ends_the_writing_with_one_line(url, proxy, tmp_pa
     recorded.epoch("aa", 1)
     wait_until(lambda: recorded.refusals, "the refusal")
     recorded.close()
-    line = str(recorded.writer.refused)
+    line = str(recorded.writer.rejected)
     assert line.startswith(f"MLflow at {proxy.url.replace('http://', 'http://***@')} cannot be used (")
     assert "\n" not in line
     assert "canary" not in line
@@ -336,8 +338,8 @@ def test_a_study_that_is_locked_meanwhile_is_no_refusal_of_mlflows(url, tmp_path
     recorded = Recorded(tmp_path)
     recorded.whole("aa")
     recorded.close()
-    assert (failures, recorded.refusals, recorded.writer.undelivered) == ([], [], None)
-    assert_agrees(url, recorded.made)
+    assert (failures, recorded.refusals, recorded.writer.tracking_error) == ([], [], None)
+    assert_agrees(url, recorded.sweep_dir)
 
 
 def test_a_sweep_on_postgresql_is_mirrored_too(postgres_tracking_server, tmp_path, monkeypatch):
@@ -346,10 +348,10 @@ def test_a_sweep_on_postgresql_is_mirrored_too(postgres_tracking_server, tmp_pat
     recorded.whole("aa")
     recorded.start("bb")
     recorded.epoch("bb", 1)
-    recorded.end("bb", End("killed", cause="stopped by the user"))
+    recorded.end("bb", End("interrupted", cause="stopped by the user"))
     recorded.close(status="stopped", reason="stopped by the user")
-    assert_agrees(postgres_tracking_server.uri, recorded.made)
-    assert len(ledger.read(recorded.made)) == 2
+    assert_agrees(postgres_tracking_server.uri, recorded.sweep_dir)
+    assert len(ledger.read(recorded.sweep_dir)) == 2
     assert os.environ["MLFLOW_TRACKING_URI"] == postgres_tracking_server.uri
 
 
@@ -357,31 +359,31 @@ def test_experiment_and_sweep_carry_a_description_and_a_persons_own_stays(record
     recorded.whole("aa")
     wait_until(lambda: recorded.opened, "the sweep's run")
     client = MlflowClient(tracking_uri=url)
-    parent = parent_of(url, recorded.made.sweep_id)
+    parent = parent_of(url, recorded.sweep_dir.sweep_id)
     experiment = client.get_experiment(parent.info.experiment_id)
     assert "One parent run is one sweep" in experiment.tags["mlflow.note.content"]
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-    assert parent.data.tags["mlflow.note.content"].startswith(f"### {recorded.made.sweep_id}")
+    assert parent.data.tags["mlflow.note.content"].startswith(f"### {recorded.sweep_dir.sweep_id}")
     recorded.close()
-    note = parent_of(url, recorded.made.sweep_id).data.tags["mlflow.note.content"]
+    note = parent_of(url, recorded.sweep_dir.sweep_id).data.tags["mlflow.note.content"]
     assert "**finished**. Best val/accuracy: **0.3000**, trial 0, epoch 3" in note
     client.set_tag(parent.info.run_id, "mlflow.note.content", "the one to keep")
-    upkeep.sync(recorded.made)
-    assert parent_of(url, recorded.made.sweep_id).data.tags["mlflow.note.content"] == "the one to keep"
+    upkeep.sync(recorded.sweep_dir)
+    assert parent_of(url, recorded.sweep_dir.sweep_id).data.tags["mlflow.note.content"] == "the one to keep"
 
 
 def test_files_are_attached_to_the_sweeps_run_and_replaced(recorded, url, tmp_path):
     recorded.whole("aa")
     recorded.close()
     with pytest.raises(UserError, match="has no run of"):
-        attach(recorded.made, [], folder="report")
-    recorded.made.write(
-        recorded.made.status_file, {"mlflow_run_id": parent_of(url, recorded.made.sweep_id).info.run_id}
+        log_files(recorded.sweep_dir, [], folder="report")
+    recorded.sweep_dir.write(
+        recorded.sweep_dir.status_file, {"mlflow_run_id": parent_of(url, recorded.sweep_dir.sweep_id).info.run_id}
     )
     page = tmp_path / "report.html"
     for content in ("old", "new"):
         page.write_text(content)
-        run_id = attach(recorded.made, [page], folder="report", tags={"toprung.verdict": content})
+        run_id = log_files(recorded.sweep_dir, [page], folder="report", tags={"toprung.verdict": content})
     client = MlflowClient(tracking_uri=url)
     kept = client.download_artifacts(run_id, "report/report.html", str(tmp_path))
     assert Path(kept).read_text() == "new"
@@ -391,18 +393,18 @@ def test_files_are_attached_to_the_sweeps_run_and_replaced(recorded, url, tmp_pa
 def test_a_server_that_takes_no_files_is_told_in_a_line(recorded, proxy, url, tmp_path):
     recorded.whole("aa")
     recorded.close()
-    recorded.made.write(
-        recorded.made.status_file, {"mlflow_run_id": parent_of(url, recorded.made.sweep_id).info.run_id}
+    recorded.sweep_dir.write(
+        recorded.sweep_dir.status_file, {"mlflow_run_id": parent_of(url, recorded.sweep_dir.sweep_id).info.run_id}
     )
     (tmp_path / "report.html").write_text("page")
     proxy.answer(503)
     with pytest.raises(UserError, match="has not taken it"):
-        attach(recorded.made, [tmp_path / "report.html"], folder="report", tags={"a": "b"})
+        log_files(recorded.sweep_dir, [tmp_path / "report.html"], folder="report", tags={"a": "b"})
 
 
 def _noted(url, sweep_id, trial_id):
     run = runs_of(url, sweep_id).get(trial_id)
-    return run is not None and all(f"metric {name[:50]}" in run.data.tags.get(REFUSED, "") for name in REFUSED_NAMES)
+    return run is not None and all(f"metric {name[:50]}" in run.data.tags.get(REJECTED, "") for name in REFUSED_NAMES)
 
 
 REFUSED_NAMES = ("val/acc@5", "a" * 251)
@@ -411,7 +413,7 @@ REFUSED_NAMES = ("val/acc@5", "a" * 251)
 def test_one_metric_or_parameter_that_mlflow_refuses_takes_nothing_else_along(recorded, proxy, url):
     recorded.start("aa", **{"lr@head": 0.5})
     recorded.epoch("aa", 1, more=REFUSED_NAMES)
-    wait_until(lambda: _noted(url, recorded.made.sweep_id, "aa"), "a note of what was refused")
+    wait_until(lambda: _noted(url, recorded.sweep_dir.sweep_id, "aa"), "a note of what was refused")
     before = len(proxy.requests)
     recorded.epoch("aa", 2, more=REFUSED_NAMES)
     wait_until(lambda: recorded.delivered(url), "the second epoch")
@@ -419,7 +421,7 @@ def test_one_metric_or_parameter_that_mlflow_refuses_takes_nothing_else_along(re
     recorded.end("aa")
     recorded.whole("bb")
     recorded.close()
-    runs = runs_of(url, recorded.made.sweep_id)
+    runs = runs_of(url, recorded.sweep_dir.sweep_id)
     assert runs["aa"].data.params == {"lr": "0.1", "augment": "None"}
     assert set(runs["aa"].data.metrics) == set(METRICS)
     assert runs["aa"].info.status == runs["bb"].info.status == "FINISHED"
@@ -430,8 +432,8 @@ def test_one_metric_or_parameter_that_mlflow_refuses_takes_nothing_else_along(re
         ("trial 0: metric " + "a" * 100)[:40],
     ]
     recorded.close()
-    assert upkeep.sync(recorded.made) == problems  # a later command knows it from the run itself
-    assert recorded.made.read(recorded.made.status_file)["not_in_mlflow"] == problems
+    assert upkeep.sync(recorded.sweep_dir) == problems  # a later command knows it from the run itself
+    assert recorded.sweep_dir.read(recorded.sweep_dir.status_file)["not_in_mlflow"] == problems
 
 
 def test_more_metrics_and_parameters_than_one_request_takes_are_all_delivered(recorded, url):
@@ -439,14 +441,14 @@ def test_more_metrics_and_parameters_than_one_request_takes_are_all_delivered(re
     recorded.epoch("aa", 1, more=[f"more/{number}" for number in range(1200)])
     recorded.end("aa")
     recorded.close()
-    run = runs_of(url, recorded.made.sweep_id)["aa"]
+    run = runs_of(url, recorded.sweep_dir.sweep_id)["aa"]
     assert (len(run.data.params), len(run.data.metrics)) == (152, 1204)
     assert recorded.writer.problems == []
-    recorded.made.write(
-        recorded.made.status_file, {"mlflow_run_id": parent_of(url, recorded.made.sweep_id).info.run_id}
+    recorded.sweep_dir.write(
+        recorded.sweep_dir.status_file, {"mlflow_run_id": parent_of(url, recorded.sweep_dir.sweep_id).info.run_id}
     )
     history = {epoch: dict.fromkeys(METRICS, 0.5) for epoch in range(1, 301)}
-    run_id = record_run(recorded.made, name="refit", params={"lr": 0.1}, history=history, files=[])
+    run_id = record_run(recorded.sweep_dir, name="refit", params={"lr": 0.1}, history=history, files=[])
     assert len(MlflowClient(tracking_uri=url).get_metric_history(run_id, "train/loss")) == 300
     with pytest.raises(UserError, match=r"^MLflow has the refit, but refused some of it: metric val/acc@5: "):
-        record_run(recorded.made, name="refit", params={}, history={1: {"val/acc@5": 0.5, "f1": 0.5}}, files=[])
+        record_run(recorded.sweep_dir, name="refit", params={}, history={1: {"val/acc@5": 0.5, "f1": 0.5}}, files=[])

@@ -24,14 +24,14 @@ from toprung.tracking.writer import TrackingWriter
 class _Driven(Recorded):
     """A sweep whose writer is a process; the writer's own log is ours."""
 
-    def _writer(self, *, behind):
+    def _writer(self, *, is_behind):
         return WriterProcess(
-            self.made,
+            self.sweep_dir,
             on_open=lambda run_id, experiment_id: self.opened.append((run_id, experiment_id)),
             on_run=self.note_run_id,
-            on_kept=self.kept.append,
-            on_refused=lambda: self.refusals.append(True),
-            behind=behind,
+            on_artifacts_logged=self.kept.append,
+            on_rejected=lambda: self.refusals.append(True),
+            is_behind=is_behind,
         )
 
 
@@ -45,13 +45,13 @@ def test_the_driver_hears_which_runs_there_are_and_what_is_kept(url, tmp_path):
     driven = _Driven(tmp_path)
     driven.whole("aa")
     driven.close()
-    assert_agrees(url, driven.made)
-    parent = parent_of(url, driven.made.sweep_id)
+    assert_agrees(url, driven.sweep_dir)
+    parent = parent_of(url, driven.sweep_dir.sweep_id)
     assert driven.opened == [(parent.info.run_id, parent.info.experiment_id)]
-    (record,) = ledger.read(driven.made)
-    assert record.mlflow_run_id == runs_of(url, driven.made.sweep_id)["aa"].info.run_id
+    (record,) = ledger.read(driven.sweep_dir)
+    assert record.mlflow_run_id == runs_of(url, driven.sweep_dir.sweep_id)["aa"].info.run_id
     assert driven.kept == ["aa"]
-    assert (driven.writer.problems, driven.writer.undelivered, driven.refusals) == ([], None, [])
+    assert (driven.writer.problems, driven.writer.tracking_error, driven.refusals) == ([], None, [])
     assert parent.info.status == "FINISHED"
 
 
@@ -65,22 +65,22 @@ def test_a_writer_that_is_killed_is_followed_by_another_that_catches_up(url, tmp
     driven.end("aa")
     driven.whole("bb")
     driven.close()
-    assert_agrees(url, driven.made)
-    assert parent_of(url, driven.made.sweep_id).info.status == "FINISHED"
-    assert driven.writer.undelivered is None
+    assert_agrees(url, driven.sweep_dir)
+    assert parent_of(url, driven.sweep_dir.sweep_id).info.status == "FINISHED"
+    assert driven.writer.tracking_error is None
 
 
 def test_a_writer_that_is_killed_again_and_again_is_given_up_and_said(url, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "MOST_STARTS", 1)
+    monkeypatch.setattr(processes, "MAX_STARTS", 1)
     driven = _Driven(tmp_path)
     driven.start("aa")
     driven.epoch("aa", 1)
     wait_until(lambda: driven.delivered(url), "the first epoch")
     os.kill(driven.writer._process.pid, signal.SIGKILL)
-    wait_until(lambda: driven.writer.undelivered, "the end of it")
+    wait_until(lambda: driven.writer.tracking_error, "the end of it")
     driven.epoch("aa", 2)  # the driver goes on
     driven.close()
-    assert "killed again and again" in driven.writer.undelivered
+    assert "killed again and again" in driven.writer.tracking_error
 
 
 def test_a_writer_that_was_refused_takes_notes_without_an_error(proxy, tmp_path, monkeypatch):
@@ -93,8 +93,8 @@ def test_a_writer_that_was_refused_takes_notes_without_an_error(proxy, tmp_path,
     driven.writer._listener.join()
     driven.epoch("aa", 2)
     driven.close()
-    assert str(driven.writer.refused).startswith("MLflow at http://***@")
-    assert "canary" not in str(driven.writer.refused)
+    assert str(driven.writer.rejected).startswith("MLflow at http://***@")
+    assert "canary" not in str(driven.writer.rejected)
 
 
 def test_the_driver_waits_until_mlflow_has_answered_and_the_same_process_writes(url, tmp_path):
@@ -105,7 +105,7 @@ def test_the_driver_waits_until_mlflow_has_answered_and_the_same_process_writes(
     driven.whole("aa")
     driven.close()
     assert driven.writer._process is asked
-    assert_agrees(url, driven.made)
+    assert_agrees(url, driven.sweep_dir)
 
 
 def test_a_refusal_before_the_first_trial_is_raised_and_leaves_nothing_there(
@@ -117,8 +117,8 @@ def test_a_refusal_before_the_first_trial_is_raised_and_leaves_nothing_there(
     driven.writer.start_check()
     with pytest.raises(UserError, match=r"^MLflow at http://\S+ cannot be used \(.*403"):
         driven.writer.wait_until_ready()
-    driven.writer.close(conclude=False)
-    assert all_runs(tracking_server.url, driven.made.sweep_id) == []
+    driven.writer.close(finish=False)
+    assert all_runs(tracking_server.url, driven.sweep_dir.sweep_id) == []
 
 
 def test_a_writer_that_dies_before_it_answers_keeps_nobody_waiting(url, tmp_path, monkeypatch):
@@ -134,16 +134,16 @@ def test_a_record_that_cannot_be_written_does_not_keep_the_writer_waiting(tmp_pa
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    made = SweepDirectory(tmp_path)
-    writer = WriterProcess(made, on_open=full, on_run=full, on_kept=full, on_refused=full)
+    sweep_dir = SweepDirectory(tmp_path)
+    writer = WriterProcess(sweep_dir, on_open=full, on_run=full, on_artifacts_logged=full, on_rejected=full)
     events = [
         {"event": "open", "run_id": "run", "experiment_id": "1"},
         {"event": "run", "trial_id": "aa", "run_id": "run"},
-        {"event": "done", "problems": [], "undelivered": "the server is away"},
+        {"event": "done", "problems": [], "tracking_error": "the server is away"},
     ]
     told = io.StringIO("".join(json.dumps(event) + "\n" for event in events))
     writer._listen(SimpleNamespace(stdout=told, stdin=io.StringIO(), wait=lambda: 0))
-    assert writer.undelivered == "the server is away"
+    assert writer.tracking_error == "the server is away"
 
 
 def test_a_writer_that_ends_by_a_fault_says_that_not_all_was_delivered(tmp_path):
@@ -151,13 +151,13 @@ def test_a_writer_that_ends_by_a_fault_says_that_not_all_was_delivered(tmp_path)
         raise RuntimeError("a fault")
 
     nothing = {name: lambda *_: None for name in ("on_open", "on_run", "on_kept", "on_refused")}
-    writer = TrackingWriter(fault, directory=SweepDirectory(tmp_path), **nothing)
+    writer = TrackingWriter(fault, sweep_dir=SweepDirectory(tmp_path), **nothing)
     writer.nudge()
-    writer.close(conclude=False)
-    assert writer.undelivered == "RuntimeError: a fault"
+    writer.close(finish=False)
+    assert writer.tracking_error == "RuntimeError: a fault"
 
 
 def test_the_writer_waits_for_each_delivery_whatever_the_shell_says(monkeypatch):
     monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")
-    connection.be_brief()
+    connection.configure_client()
     assert MLFLOW_ENABLE_ASYNC_LOGGING.get() is False

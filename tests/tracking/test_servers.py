@@ -109,7 +109,7 @@ def test_a_protected_server_takes_the_right_password_and_refuses_a_wrong_one_and
 
 
 def test_a_killed_server_refuses_and_has_its_runs_when_it_is_back(tracking_server, asks_once):
-    run_id = _new_run(tracking_server.uri, "killed")
+    run_id = _new_run(tracking_server.uri, "interrupted")
     client = MlflowClient(tracking_uri=tracking_server.uri)
     family = tracking_server.processes()
     assert len(family) > 1

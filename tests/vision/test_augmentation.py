@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from toprung.errors import UserError
-from toprung.vision import OPERATIONS, STRENGTHS, Strengths, build_augmentation
+from toprung.vision import OPERATIONS, STRENGTHS, AugmentationStrengths, build_augmentation
 
 CLASSES = 4
 
@@ -206,7 +206,7 @@ def test_the_same_seed_gives_the_same_images_and_another_seed_others():
 
 def test_what_the_card_does_not_call_meaningful_is_left_out_even_when_tuned():
     chosen = augmentation(level="heavy", card=("shift", "cutout"), flip=0.9, cutout=0.1).strengths
-    assert chosen == Strengths(shift=0.1, cutout=0.1)
+    assert chosen == AugmentationStrengths(shift=0.1, cutout=0.1)
 
 
 def test_a_strength_of_none_keeps_the_level_and_a_number_replaces_it():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from toprung.errors import UserError
-from toprung.vision import build_model, built_by, load_model
+from toprung.vision import build_model, build_with, load_model
 
 GREY_28 = {"num_classes": 10, "image_shape": (1, 28, 28), "mean": (0.3,), "std": (0.2,)}
 COLOUR_32 = {"num_classes": 7, "image_shape": (3, 32, 32), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.3)}
@@ -168,17 +168,17 @@ def test_a_model_of_a_workbench_is_built_again_by_its_own_function(tmp_path, mon
     monkeypatch.setattr(importlib.import_module("trainers"), "__path__", [str(tmp_path)])
     build = importlib.import_module("trainers.own").build
     try:
-        model = built_by(build, width=4)
+        model = build_with(build, width=4)
         torch.save(model.state_dict(), tmp_path / "model.pth")
         (tmp_path / "config.json").write_text(json.dumps({"architecture": model.architecture}))
         loaded = load_model(tmp_path)
         assert torch.equal(loaded(torch.ones(1, 4)), model(torch.ones(1, 4)))
         with pytest.raises(UserError, match="must be plain values"):
-            built_by(build, width=torch.tensor(4))
+            build_with(build, width=torch.tensor(4))
     finally:
         del sys.modules["trainers.own"]
 
 
 def test_a_builder_outside_the_trainers_is_refused_at_once():
     with pytest.raises(UserError, match=r"collections:OrderedDict cannot be built again from an export"):
-        built_by(collections.OrderedDict)
+        build_with(collections.OrderedDict)

@@ -1,6 +1,6 @@
 """The recipe of the four classical experiments: what is asked, and that everything else is equal."""
 
-from toprung.search.plan import Plan
+from toprung.search.plan import ExperimentPlan
 from trainers.convnet import DEFAULTS
 from tune import controlled
 
@@ -8,7 +8,7 @@ BY_LETTER = {"A": 1, "B": 1, "C": 2, "D": 2}
 
 
 def _config(name):
-    return next(each.config for each in controlled.EXPERIMENTS if each.name == name)
+    return next(experiment.config for experiment in controlled.EXPERIMENTS if experiment.name == name)
 
 
 def _changed(name, other):
@@ -17,7 +17,7 @@ def _changed(name, other):
 
 
 def test_the_four_classical_experiments_are_there():
-    letters = [each.name[0] for each in controlled.EXPERIMENTS]
+    letters = [experiment.name[0] for experiment in controlled.EXPERIMENTS]
     assert {letter: letters.count(letter) for letter in letters} == BY_LETTER
 
 
@@ -30,13 +30,15 @@ def test_each_differs_from_what_it_is_held_against_in_one_thing():
 
 
 def test_the_high_rates_are_above_a_hundredth_and_adams_is_its_usual_one():
-    assert all(each.config["lr"] > 1e-2 for each in controlled.EXPERIMENTS if each.name.startswith("C"))
+    assert all(
+        experiment.config["lr"] > 1e-2 for experiment in controlled.EXPERIMENTS if experiment.name.startswith("C")
+    )
     assert _config("B adaptive optimizer") == {"optimizer": "adam", "lr": 1e-3, "augment": "none"}
 
 
 def test_every_hyperparameter_is_one_that_the_trainer_reads():
     for recipe in (controlled.sweep, controlled.fashion_mnist):
         sweep = recipe()
-        plan = Plan(sweep, defaults=DEFAULTS)
+        plan = ExperimentPlan(sweep, defaults=DEFAULTS)
         assert len(plan) == sweep.num_trials == 6 * len(sweep.seeds)
         assert {*plan[0].config} - {*DEFAULTS} == {"num_epochs", "experiment", "seed"}

@@ -38,7 +38,7 @@ def train(data, folder, *, stop_after=None, seed=3, **settings):
             raise _Stopped
 
     config = {**convnet.DEFAULTS, "num_epochs": 4, "width": 4, "depth": 2, **settings}
-    with session.opened(session.Session(data=data, folder=folder, report=report, seed=seed)):
+    with session.open_session(session.Session(data=data, folder=folder, on_report=report, seed=seed)):
         try:
             convnet.train_loop_per_worker(config)
         except _Stopped:
@@ -81,7 +81,7 @@ def test_every_default_is_read_and_nothing_else(data, tmp_path, monkeypatch):
             return super().__getitem__(name)
 
     config = Recorded({**convnet.DEFAULTS, "num_epochs": 1})
-    with session.opened(session.Session(data=data, folder=tmp_path, report=lambda _: None)):
+    with session.open_session(session.Session(data=data, folder=tmp_path, on_report=lambda _: None)):
         convnet.train_loop_per_worker(config)
     assert read == {*convnet.DEFAULTS, "num_epochs"}
 
@@ -93,22 +93,22 @@ def test_the_defaults_can_be_read_without_importing_the_trainer():
 
 
 def test_the_defaults_lie_in_the_space_and_become_its_first_trial():
-    point = default_point(space, convnet.DEFAULTS, named="search_spaces.convnet")
+    point = default_point(space, convnet.DEFAULTS, space_name="search_spaces.convnet")
     assert point["optimizer"] == convnet.DEFAULTS["optimizer"]
     assert point == {name: convnet.DEFAULTS[plain_name(name)] for name in point}
 
 
 def test_the_space_suggests_only_what_the_trainer_reads_and_what_the_optimizer_uses():
-    seen = {"sgd": set(), "adam": set(), "adamw": set()}
+    observed = {"sgd": set(), "adam": set(), "adamw": set()}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(50):
         trial = study.ask()
         constants = space(trial) or {}
         names = {plain_name(name) for name in (*trial.params, *constants)}
         assert names <= set(convnet.DEFAULTS)
-        seen[trial.params["optimizer"]] |= names
-    assert {"lr", "weight_decay", "momentum"} <= seen["sgd"]
-    assert not seen["sgd"] & {"beta1", "beta2"}
+        observed[trial.params["optimizer"]] |= names
+    assert {"lr", "weight_decay", "momentum"} <= observed["sgd"]
+    assert not observed["sgd"] & {"beta1", "beta2"}
     for optimizer in ("adam", "adamw"):
-        assert {"lr", "weight_decay", "beta1", "beta2"} <= seen[optimizer]
-        assert "momentum" not in seen[optimizer]
+        assert {"lr", "weight_decay", "beta1", "beta2"} <= observed[optimizer]
+        assert "momentum" not in observed[optimizer]

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from toprung.analysis.curves import own_epochs, without_continued
-from toprung.analysis.rank_correlation import FEWEST_TRIALS, Correlation, rank_correlations
+from toprung.analysis.rank_correlation import MIN_TRIALS, Correlation, rank_correlations
 from toprung.ledger import TrialRecord
 
 TOP_SHARE = 0.10
@@ -30,7 +30,7 @@ class RungAudit:
 
     `cutoffs` are the best value that was stopped and the lowest that went on: they overlap, since a trial is judged by
     those before it. `kendall` and `spearman`, over the trials that ran to the end, are None below
-    `FEWEST_TRIALS` of these, or where a column is constant.
+    `MIN_TRIALS` of these, or where a column is constant.
     """
 
     rung: int
@@ -43,7 +43,7 @@ class RungAudit:
 
 
 @dataclass(frozen=True)
-class Killed:
+class LostTopTrials:
     """How often stopping killed a trial that would have ended among the best `TOP_SHARE`."""
 
     num_audited: int
@@ -56,7 +56,7 @@ class Killed:
 
 
 @dataclass(frozen=True)
-class Support:
+class FirstRungReplay:
     """What the first cut would keep: of the trials ending on top, the share it lets pass, and the epochs it spends.
 
     `kept_low` is the lower end of the exact 95 % interval on that share.
@@ -73,13 +73,13 @@ class Support:
 
 @dataclass(frozen=True)
 class Audit:
-    """The whole audit; `killed` is None without audited trials."""
+    """The whole audit; `lost_top_trials` is None without audited trials."""
 
     rungs: list[RungAudit]
     epochs_spent: int
     epochs_in_full: int
-    killed: Killed | None
-    support: list[Support]
+    lost_top_trials: LostTopTrials | None
+    first_rung_replays: list[FirstRungReplay]
 
     @property
     def epochs_saved(self) -> float:
@@ -87,9 +87,13 @@ class Audit:
         return 1 - self.epochs_spent / self.epochs_in_full if self.epochs_in_full else 0.0
 
     @property
-    def supported(self) -> Support | None:
+    def safe_first_rung(self) -> FirstRungReplay | None:
         """The cheapest first cut that would have kept every trial that ended on top."""
-        return min((each for each in self.support if each.kept_top == 1), key=lambda e: e.epochs_share, default=None)
+        return min(
+            (replay for replay in self.first_rung_replays if replay.kept_top == 1),
+            key=lambda e: e.epochs_share,
+            default=None,
+        )
 
 
 def audit(
@@ -132,8 +136,8 @@ def audit(
         rungs=[_rung(rung, whole, curves, final, sign, passed, weights) for rung in rungs[:-1]],
         epochs_spent=sum(own_epochs(trial) for trial in trials if trial.status in ("finished", "stopped")),
         epochs_in_full=len(ended) * full,
-        killed=_killed(ran_on, final, weights, sign),
-        support=_support(curves, final, weights, full),
+        lost_top_trials=_count_lost_top_trials(ran_on, final, weights, sign),
+        first_rung_replays=_replay_first_rungs(curves, final, weights, full),
     )
 
 
@@ -151,31 +155,31 @@ def _rung(
     beyond = {trial_id: curve[rung] for trial_id, curve in curves.items() if rung in curve and max(curve) > rung}
     passed = [value for trial_id, value in beyond.items() if trial_id not in spared]
     values = [curve[rung] for trial in stopped if rung in (curve := curves.get(trial.trial_id, {}))]
-    seen = [trial_id for trial_id in final if rung in curves[trial_id]]
-    at_rung, at_end = [curves[trial_id][rung] for trial_id in seen], [final[trial_id] for trial_id in seen]
-    found = rank_correlations(at_rung, at_end, weights=[weights[trial_id] for trial_id in seen])
-    kendall, spearman = found or (None, None)
+    judged = [trial_id for trial_id in final if rung in curves[trial_id]]
+    at_rung, at_end = [curves[trial_id][rung] for trial_id in judged], [final[trial_id] for trial_id in judged]
+    correlations = rank_correlations(at_rung, at_end, weights=[weights[trial_id] for trial_id in judged])
+    kendall, spearman = correlations or (None, None)
     return RungAudit(
         rung=rung,
         num_judged=len(beyond) + len(values),
         num_stopped=len(stopped) + sum(at == rung for at in audited.values()),
         cutoffs=(sign * max(values), sign * min(passed)) if values and passed else None,
-        num_finished=len(seen),
+        num_finished=len(judged),
         kendall=kendall,
         spearman=spearman,
     )
 
 
-def _killed(
+def _count_lost_top_trials(
     ran_on: Sequence[str], final: Mapping[str, float], weights: Mapping[str, float], sign: float
-) -> Killed | None:
+) -> LostTopTrials | None:
     if not ran_on:
         return None
-    top = _top(final, weights)
+    top = _top_threshold(final, weights)
     hits = [trial_id for trial_id in ran_on if final[trial_id] >= top]
     low, high = stats.binomtest(len(hits), len(ran_on)).proportion_ci(0.95, method="exact")
     above = sum(weights[trial_id] for trial_id in final if final[trial_id] >= top)
-    return Killed(
+    return LostTopTrials(
         num_audited=len(ran_on),
         num_top=len(hits),
         share=len(hits) / len(ran_on),
@@ -186,28 +190,28 @@ def _killed(
     )
 
 
-def _top(final: Mapping[str, float], weights: Mapping[str, float]) -> float:
+def _top_threshold(final: Mapping[str, float], weights: Mapping[str, float]) -> float:
     """The value that the best `TOP_SHARE` of all trials reach, audited ones counted for those they stand for."""
-    wanted = TOP_SHARE * sum(weights[trial_id] for trial_id in final)
+    top_weight = TOP_SHARE * sum(weights[trial_id] for trial_id in final)
     reached = 0.0
-    for trial_id in sorted(final, key=lambda each: -final[each]):
+    for trial_id in sorted(final, key=lambda trial_id: -final[trial_id]):
         reached += weights[trial_id]
-        if reached >= wanted - 1e-9:
+        if reached >= top_weight - 1e-9:
             return final[trial_id]
     raise AssertionError("the weights add up to their sum")
 
 
-def _support(
+def _replay_first_rungs(
     curves: Mapping[str, Mapping[int, float]], final: Mapping[str, float], weights: Mapping[str, float], full: int
-) -> list[Support]:
+) -> list[FirstRungReplay]:
     """Replay the first cut on whole curves, for every grace period below half the budget and every usual factor.
 
     Values are weighted by what each trial stands for; later cuts and the order of arrival are left out.
     """
-    if len(final) < FEWEST_TRIALS:
+    if len(final) < MIN_TRIALS:
         return []
-    top, ids = _top(final, weights), list(final)
-    found = []
+    top, ids = _top_threshold(final, weights), list(final)
+    replays = []
     for grace in range(1, full // 2 + 1):
         if any(grace not in curves[trial_id] for trial_id in ids):
             continue
@@ -215,26 +219,26 @@ def _support(
         weight = np.array([weights[trial_id] for trial_id in ids])
         is_top = np.array([final[trial_id] >= top for trial_id in ids])
         for factor in FACTORS:
-            kept = _best_share(at_grace, weight, 1 / factor)
-            passing = float(weight[kept].sum() / weight.sum())
-            interval = stats.binomtest(int((kept & is_top).sum()), int(is_top.sum())).proportion_ci(0.95)
-            found.append(
-                Support(
+            is_kept = _best_share(at_grace, weight, 1 / factor)
+            passing = float(weight[is_kept].sum() / weight.sum())
+            interval = stats.binomtest(int((is_kept & is_top).sum()), int(is_top.sum())).proportion_ci(0.95)
+            replays.append(
+                FirstRungReplay(
                     grace_epochs=grace,
                     reduction_factor=factor,
-                    kept_top=float(weight[kept & is_top].sum() / weight[is_top].sum()),
+                    kept_top=float(weight[is_kept & is_top].sum() / weight[is_top].sum()),
                     kept_low=float(interval.low),
                     num_top=int(is_top.sum()),
                     num_trials=len(ids),
                     epochs_share=(grace + passing * (full - grace)) / full,
                 )
             )
-    return found
+    return replays
 
 
 def _best_share(values: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
     """Which values are among the best weighted share; ties with the last one are kept."""
     order = np.argsort(-values, kind="stable")
     count = np.searchsorted(np.cumsum(weights[order]), share * weights.sum() - 1e-9) + 1
-    kept: np.ndarray = values >= values[order][min(math.ceil(count), len(values)) - 1]
-    return kept
+    is_kept: np.ndarray = values >= values[order][min(math.ceil(count), len(values)) - 1]
+    return is_kept

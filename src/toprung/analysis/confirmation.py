@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from toprung import ledger
-from toprung.analysis.comparison.intervals import CONFIDENCE, Interval, as_good_as_best, difference, mean_interval
+from toprung.analysis.comparison.intervals import CONFIDENCE, Interval, difference, mean_interval, tied_with_best
 from toprung.analysis.seeds import values_by_seed
 from toprung.directory import SweepDirectory
 
@@ -24,12 +24,12 @@ Mode = Literal["max", "min"]
 
 
 @dataclass(frozen=True)
-class Confirmed:
+class ConfirmedConfig:
     """One configuration on fresh seeds.
 
     `mean` is None where no seed finished; `beyond_default` is its gap to the default (positive: higher), with an
     interval that holds for all leaders together; None for the default, and where one of the two has no value.
-    `in_sweep` is what its trial reached in the sweep, `shrunk` what that is worth.
+    `in_sweep` is what its trial reached in the sweep, `shrunken_value` what that is worth.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Confirmed:
     mean: Interval | None
     beyond_default: Interval | None
     in_sweep: float | None
-    shrunk: float | None
+    shrunken_value: float | None
     num_changed: int
 
 
@@ -45,15 +45,15 @@ class Confirmed:
 class Confirmation:
     """All of them, best mean first, and what follows."""
 
-    configurations: tuple[Confirmed, ...]
+    configurations: tuple[ConfirmedConfig, ...]
     num_seeds: int
     winner: str | None
     simplest: str | None
-    as_good: tuple[str, ...]
+    tied_best: tuple[str, ...]
     verdict: str
 
 
-def confirmation(
+def judge_confirmation(
     values: Mapping[str, Mapping[int, float]],
     *,
     configs: Mapping[str, Mapping[str, Any]],
@@ -80,35 +80,37 @@ def confirmation(
     default = values.get(DEFAULT, {})
     num_leaders = max(1, sum(name != DEFAULT for name in values))
     confidence = 1 - (1 - CONFIDENCE) / num_leaders  # Bonferroni: right for all leaders together, however they depend
-    found = []
+    confirmed = []
     for name, by_seed in values.items():
         beyond = None
         if name != DEFAULT and by_seed and default:
             beyond, _ = difference(by_seed, default, confidence=confidence)
         mean = mean_interval([*by_seed.values()]) if by_seed else None
         value = in_sweep.get(name)
-        less_lucky = None if value is None else shrunk(value, finished_in_sweep, seed_variance(values))
-        found.append(Confirmed(name, dict(by_seed), mean, beyond, value, less_lucky, num_changed(name, configs)))
+        less_lucky = None if value is None else shrunken_value(value, finished_in_sweep, seed_variance(values))
+        confirmed.append(
+            ConfirmedConfig(name, dict(by_seed), mean, beyond, value, less_lucky, num_changed(name, configs))
+        )
     sign = -1 if mode == "max" else 1
-    found.sort(key=lambda each: sign * each.mean.mean if each.mean else float("inf"))
-    measured = {each.name: [*each.values.values()] for each in found if each.mean}
-    as_good = tuple(as_good_as_best(measured, mode=mode))
-    simplest = min(as_good, key=lambda name: (num_changed(name, configs), as_good.index(name)), default=None)
-    winner = found[0].name if found[0].mean else None
-    return Confirmation(tuple(found), num_seeds, winner, simplest, as_good, _verdict(found, mode=mode))
+    confirmed.sort(key=lambda config: sign * config.mean.mean if config.mean else float("inf"))
+    measured = {config.name: [*config.values.values()] for config in confirmed if config.mean}
+    tied_best = tuple(tied_with_best(measured, mode=mode))
+    simplest = min(tied_best, key=lambda name: (num_changed(name, configs), tied_best.index(name)), default=None)
+    winner = confirmed[0].name if confirmed[0].mean else None
+    return Confirmation(tuple(confirmed), num_seeds, winner, simplest, tied_best, _verdict(confirmed, mode=mode))
 
 
-def judged(made: SweepDirectory, again: SweepDirectory) -> Confirmation:
+def read_confirmation(sweep_dir: SweepDirectory, again: SweepDirectory) -> Confirmation:
     """What a confirmation that ended says of a sweep."""
-    sweep, trials, known = again.spec(), ledger.read(again), ledger.read(made)
+    sweep, trials, known = again.spec(), ledger.read(again), ledger.read(sweep_dir)
     in_sweep = {f"trial {trial.number}": trial.value for trial in known if trial.value is not None}
     for trial in known:
         if trial.is_default and trial.value is not None:
             in_sweep[DEFAULT] = trial.value
     reached = values_by_seed(trials)
-    return confirmation(
-        {each.name: reached.get(each.name, {}) for each in sweep.experiments},
-        configs={each.name: each.config for each in sweep.experiments},
+    return judge_confirmation(
+        {experiment.name: reached.get(experiment.name, {}) for experiment in sweep.experiments},
+        configs={experiment.name: experiment.config for experiment in sweep.experiments},
         in_sweep=in_sweep,
         finished_in_sweep=[trial.value for trial in known if trial.status == "finished" and trial.value is not None],
         num_seeds=len(sweep.seeds),
@@ -125,7 +127,7 @@ def seed_variance(values: Mapping[str, Mapping[int, float]]) -> float | None:
     return squares / sum(len(sample) - 1 for sample in samples)
 
 
-def shrunk(value: float, finished: Sequence[float], variance_of_seeds: float | None) -> float | None:
+def shrunken_value(value: float, finished: Sequence[float], variance_of_seeds: float | None) -> float | None:
     """A value of a sweep, without the share of its lead that is luck on average.
 
     Args:
@@ -148,29 +150,30 @@ def num_changed(name: str, configs: Mapping[str, Mapping[str, Any]]) -> int:
     """How many hyperparameters a configuration sets otherwise than the default: the fewer, the simpler it is."""
     ours, default = configs.get(name, {}), configs.get(DEFAULT, {})
     names = {*ours, *default} - set(NOT_A_CHOICE)
-    return sum(ours.get(each) != default.get(each) for each in names)
+    return sum(ours.get(name) != default.get(name) for name in names)
 
 
-def _verdict(found: Sequence[Confirmed], *, mode: Mode) -> str:
-    best, default = found[0], next((each for each in found if each.name == DEFAULT), None)
+def _verdict(configs: Sequence[ConfirmedConfig], *, mode: Mode) -> str:
+    best, default = configs[0], next((config for config in configs if config.name == DEFAULT), None)
     if best.mean is None:
         return "Nothing is confirmed: no training finished."
     if default is None or default.mean is None:
-        return f"{_capital(best.name)} has the best mean; the default has no value to hold it against."
+        return f"{_capitalise(best.name)} has the best mean; the default has no value to hold it against."
     if best.name == DEFAULT:
         return "The default has the best mean: the search has found nothing better."
     gap = best.beyond_default
     assert gap is not None
     if gap.low is None or gap.high is None:
         return (
-            f"{_capital(best.name)} has the best mean, of a single seed: whether it is better than the default is open."
+            f"{_capitalise(best.name)} has the best mean, of a single seed: whether it is better than the default "
+            "is open."
         )
     between = f"{gap.mean:+.4f}, interval {gap.low:+.4f} to {gap.high:+.4f}"
     is_better = gap.excludes_zero and (gap.mean > 0) == (mode == "max")
     if is_better:
-        return f"{_capital(best.name)} is better than the default ({between})."
-    return f"{_capital(best.name)} has the best mean, and is not significantly better than the default ({between})."
+        return f"{_capitalise(best.name)} is better than the default ({between})."
+    return f"{_capitalise(best.name)} has the best mean, and is not significantly better than the default ({between})."
 
 
-def _capital(text: str) -> str:
+def _capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]

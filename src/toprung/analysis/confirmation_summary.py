@@ -12,33 +12,38 @@ COLUMNS = ("configuration", "mean over fresh seeds", "beyond the default", "in t
 
 
 def markdown(
-    found: Confirmation, *, sweep_id: str, confirmed_by: str, metric: str, openings: Sequence[Mapping[str, Any]]
+    confirmation: Confirmation, *, sweep_id: str, confirmed_by: str, metric: str, openings: Sequence[Mapping[str, Any]]
 ) -> str:
     """Fill it in.
 
     Args:
-        found: the judgement.
+        confirmation: the judgement.
         sweep_id: of the sweep that was confirmed.
         confirmed_by: the id of the confirmation's own sweep.
         metric: by which both are judged.
         openings: of the test split, oldest first.
     """
+    tied = confirmation.tied_best if len(confirmation.tied_best) > 1 else ()
     rows = [
         [
-            f"{each.name}{' (as good as the best)' if each.name in found.as_good and len(found.as_good) > 1 else ''}",
-            _interval(each.mean),
-            _interval(each.beyond_default),
-            *("" if value is None else f"{value:.4f}" for value in (each.in_sweep, each.shrunk)),
-            f"{len(each.values)} of {found.num_seeds}",
+            f"{config.name}{' (as good as the best)' if config.name in tied else ''}",
+            _interval(config.mean),
+            _interval(config.beyond_default),
+            *("" if value is None else f"{value:.4f}" for value in (config.in_sweep, config.shrunken_value)),
+            f"{len(config.values)} of {confirmation.num_seeds}",
         ]
-        for each in found.configurations
+        for config in confirmation.configurations
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows))
-    tested = "\n".join(f"- {each['time']}: {_score(each)}" for each in openings) or "It was not opened."
-    simplest = f"\nThe simplest that is as good: {found.simplest}.\n" if found.simplest != found.winner else ""
+    tested = "\n".join(f"- {opening['time']}: {_score(opening)}" for opening in openings) or "It was not opened."
+    simplest = (
+        f"\nThe simplest that is as good: {confirmation.simplest}.\n"
+        if confirmation.simplest != confirmation.winner
+        else ""
+    )
     return f"""# {sweep_id}, confirmed by {confirmed_by}
 
-**{found.verdict}**
+**{confirmation.verdict}**
 {simplest}
 {metric}; 95 % intervals, those beyond the default hold for all leaders together.
 
@@ -56,9 +61,9 @@ def _score(opening: Mapping[str, Any]) -> str:
     return f"accuracy {opening['accuracy']:.4f} on {opening['num_images']} images ({opening.get('who', 'unknown')})"
 
 
-def _interval(found: Interval | None) -> str:
-    if found is None:
+def _interval(interval: Interval | None) -> str:
+    if interval is None:
         return ""
-    if found.low is None or found.high is None:
-        return f"{found.mean:.4f}"
-    return f"{found.mean:.4f} ({found.low:.4f} to {found.high:.4f})"
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:.4f}"
+    return f"{interval.mean:.4f} ({interval.low:.4f} to {interval.high:.4f})"

@@ -48,7 +48,7 @@ class Curve:
     epoch_seconds: tuple[float, ...]
 
 
-def curve_of(trial: TrialRecord) -> Curve | None:
+def build_curve(trial: TrialRecord) -> Curve | None:
     """A trial's curve; None where it has no epoch, or its loop reports other metrics than the four used here."""
     reported = sorted(trial.epochs_by_number.items())
     names = (TRAIN_LOSS, VAL_LOSS, ACCURACY, EPOCH_SECONDS)
@@ -77,24 +77,24 @@ def epochs_to_share(curve: Curve, share: float) -> float:
 
     What is reached within the first epoch counts as 1: nothing was measured before.
     """
-    place, part = _reached(curve, share)
-    return curve.epochs[place] - (1 - part) * (curve.epochs[place] - curve.epochs[max(0, place - 1)])
+    index, part = _reached(curve, share)
+    return curve.epochs[index] - (1 - part) * (curve.epochs[index] - curve.epochs[max(0, index - 1)])
 
 
 def seconds_to_share(curve: Curve, share: float) -> float:
     """Training seconds until then."""
-    place, part = _reached(curve, share)
-    return sum(curve.epoch_seconds[:place]) + part * curve.epoch_seconds[place]
+    index, part = _reached(curve, share)
+    return sum(curve.epoch_seconds[:index]) + part * curve.epoch_seconds[index]
 
 
 def _reached(curve: Curve, share: float) -> tuple[int, float]:
     """In which epoch (its place) the accuracy is reached, and after which part of it (0..1)."""
-    wanted = share * curve.accuracy[-1]
-    place = next(at for at, value in enumerate(curve.accuracy) if value >= wanted - 1e-12)
-    if place == 0:
+    target = share * curve.accuracy[-1]
+    index = next(at for at, value in enumerate(curve.accuracy) if value >= target - 1e-12)
+    if index == 0:
         return 0, 1.0
-    before, after = curve.accuracy[place - 1], curve.accuracy[place]
-    return place, min(1.0, (wanted - before) / (after - before))
+    before, after = curve.accuracy[index - 1], curve.accuracy[index]
+    return index, min(1.0, (target - before) / (after - before))
 
 
 def instability(losses: Sequence[float]) -> float | None:
@@ -109,7 +109,7 @@ def generalisation_gap(curve: Curve) -> float:
     return curve.val_loss[-1] - curve.train_loss[-1]
 
 
-def fit_of(curve: Curve, *, best_accuracy: float) -> Fit:
+def judge_fit(curve: Curve, *, best_accuracy: float) -> Fit:
     """Whether a curve overfits, underfits or fits, by `FIT_RULE`.
 
     Args:

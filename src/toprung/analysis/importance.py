@@ -19,10 +19,10 @@ from optuna.importance import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-FEWEST_FINISHED = 15
+MIN_FINISHED = 15
 RESAMPLES = 20
 TREES = 8  # a resample; over all resamples 160, where Optuna takes 64 of one sample
-MOST_TRIALS = 100  # fANOVA's time grows faster than the number of trials
+MAX_TRIALS = 100  # fANOVA's time grows faster than the number of trials
 CONFIDENCE = 0.80  # of so few resamples, the outer two at each end are left out
 
 FANOVA, PED_ANOVA = "fANOVA", "PED-ANOVA"
@@ -68,20 +68,20 @@ def importances(study: optuna.Study, *, seed: int = 0) -> Importances:
     if (too_few := _too_few(finished, varied)) is not None:
         return Importances(len(finished), [], conditional, too_few)
     random = np.random.default_rng(seed)
-    found: dict[str, list[dict[str, float]]] = {FANOVA: [], PED_ANOVA: []}
+    importances: dict[str, list[dict[str, float]]] = {FANOVA: [], PED_ANOVA: []}
     for resample in range(RESAMPLES):
-        drawn = random.integers(len(finished), size=min(len(finished), MOST_TRIALS))
-        resampled = _study_of([finished[place] for place in drawn], study.direction)
-        found[FANOVA].append(_shares(resampled, FanovaImportanceEvaluator(n_trees=TREES, seed=resample), varied))
-        found[PED_ANOVA].append(_shares(resampled, PedAnovaImportanceEvaluator(), varied))
-    shares = [_summed_up(name, evaluator, found[evaluator]) for evaluator in found for name in varied]
-    return Importances(len(finished), sorted(shares, key=lambda each: -each.share), conditional)
+        drawn = random.integers(len(finished), size=min(len(finished), MAX_TRIALS))
+        resampled = _build_study([finished[place] for place in drawn], study.direction)
+        importances[FANOVA].append(_shares(resampled, FanovaImportanceEvaluator(n_trees=TREES, seed=resample), varied))
+        importances[PED_ANOVA].append(_shares(resampled, PedAnovaImportanceEvaluator(), varied))
+    shares = [_summarise(name, evaluator, importances[evaluator]) for evaluator in importances for name in varied]
+    return Importances(len(finished), sorted(shares, key=lambda importance: -importance.share), conditional)
 
 
 def _too_few(finished: Sequence[FrozenTrial], varied: Sequence[str]) -> str | None:
-    if len(finished) < FEWEST_FINISHED:
+    if len(finished) < MIN_FINISHED:
         return (
-            f"Too few finished trials: {len(finished)}, and importance is given from {FEWEST_FINISHED} on. Trials that "
+            f"Too few finished trials: {len(finished)}, and importance is given from {MIN_FINISHED} on. Trials that "
             "were stopped early do not count."
         )
     if len(varied) < 2 or len({trial.value for trial in finished}) < 2:
@@ -89,7 +89,7 @@ def _too_few(finished: Sequence[FrozenTrial], varied: Sequence[str]) -> str | No
     return None
 
 
-def _study_of(trials: Sequence[FrozenTrial], direction: optuna.study.StudyDirection) -> optuna.Study:
+def _build_study(trials: Sequence[FrozenTrial], direction: optuna.study.StudyDirection) -> optuna.Study:
     study = optuna.create_study(direction=direction)
     study.add_trials(trials)
     return study
@@ -100,11 +100,11 @@ def _shares(
 ) -> dict[str, float]:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        found = get_param_importances(study, evaluator=evaluator, params=list(names))
-    return {name: float(found.get(name, 0.0)) for name in names}
+        shares = get_param_importances(study, evaluator=evaluator, params=list(names))
+    return {name: float(shares.get(name, 0.0)) for name in names}
 
 
-def _summed_up(name: str, evaluator: str, resamples: Sequence[dict[str, float]]) -> Importance:
-    values = [each[name] for each in resamples]
+def _summarise(name: str, evaluator: str, resamples: Sequence[dict[str, float]]) -> Importance:
+    values = [resample[name] for resample in resamples]
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Importance(name, evaluator, float(np.mean(values)), float(low), float(high))

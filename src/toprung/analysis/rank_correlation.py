@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
-FEWEST_TRIALS = 5
-MOST_TRIALS = 2000  # of more, a random sample: the matrix holds a pair a cell
+MIN_TRIALS = 5
+MAX_TRIALS = 2000  # of more, a random sample: the matrix holds a pair a cell
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ def rank_correlations(
         one: N values.
         other: N values.
         weights: how many trials each row stands for.
-        seed: of the sample, where there are more than `MOST_TRIALS`.
+        seed: of the sample, where there are more than `MAX_TRIALS`.
 
     Returns:
-        None below `FEWEST_TRIALS` rows, and where a column is constant.
+        None below `MIN_TRIALS` rows, and where a column is constant.
     """
     columns = np.array([one, other, weights], dtype=float)
-    if columns.shape[1] > MOST_TRIALS:
-        drawn = np.random.default_rng(seed).choice(columns.shape[1], MOST_TRIALS, replace=False)
+    if columns.shape[1] > MAX_TRIALS:
+        drawn = np.random.default_rng(seed).choice(columns.shape[1], MAX_TRIALS, replace=False)
         columns = columns[:, drawn]
     x_N, y_N, weights_N = columns
-    if len(x_N) < FEWEST_TRIALS or np.ptp(x_N) == 0 or np.ptp(y_N) == 0:
+    if len(x_N) < MIN_TRIALS or np.ptp(x_N) == 0 or np.ptp(y_N) == 0:
         return None
     signs_x_NN, signs_y_NN = (np.sign(values[:, None] - values[None, :]) for values in (x_N, y_N))
 

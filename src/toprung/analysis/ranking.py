@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from toprung import storage, study_storage
-from toprung.catalog import name_of
+from toprung.catalog import read_name
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import TrialRecord, read
@@ -15,42 +15,42 @@ from toprung.spec import Sweep
 from toprung.tracking import local_store
 
 
-def ranked(trials: Iterable[TrialRecord], *, mode: Literal["max", "min"]) -> list[TrialRecord]:
+def rank_trials(trials: Iterable[TrialRecord], *, mode: Literal["max", "min"]) -> list[TrialRecord]:
     """Trials that have a value and did not fail, best first; of equals, the one that needed fewer epochs."""
     scored = [trial for trial in trials if trial.value is not None and trial.status != "failed"]
-    return sorted(scored, key=lambda trial: merit(trial.value, trial.epoch or 0, trial.number, mode=mode))
+    return sorted(scored, key=lambda trial: sort_key(trial.value, trial.epoch or 0, trial.number, mode=mode))
 
 
-def merit(value: float | None, epoch: int, number: int, *, mode: Literal["max", "min"]) -> tuple[float, int, int]:
+def sort_key(value: float | None, epoch: int, number: int, *, mode: Literal["max", "min"]) -> tuple[float, int, int]:
     """What trials are sorted by, best first: value, then fewer epochs, then the one that was asked for first."""
     return ((-1 if mode == "max" else 1) * float(value or 0), epoch, number)
 
 
-def summary(directory: SweepDirectory) -> dict[str, Any]:
+def sweep_summary(sweep_dir: SweepDirectory) -> dict[str, Any]:
     """Everything `toprung show --json` says about a sweep.
 
     Raises:
         UserError: a file of the sweep cannot be read.
     """
-    sweep, trials = directory.spec(), read(directory)
-    status = directory.read(directory.status_file) if directory.status_file.is_file() else {}
-    order = ranked(trials, mode=sweep.mode)
+    sweep, trials = sweep_dir.spec(), read(sweep_dir)
+    status = sweep_dir.read(sweep_dir.status_file) if sweep_dir.status_file.is_file() else {}
+    order = rank_trials(trials, mode=sweep.mode)
     best = order[0] if order else None
     return {
-        "sweep_id": directory.sweep_id,
-        "name": name_of(directory),
-        "status": _standing(directory, status.get("status", "unknown")),
+        "sweep_id": sweep_dir.sweep_id,
+        "name": read_name(sweep_dir),
+        "status": _actual_status(sweep_dir, status.get("status", "unknown")),
         "reason": status.get("reason"),
         "started": status.get("started"),
         "seconds": status.get("seconds"),
-        "tracking_uri": _tracking_uri(directory, status),
+        "tracking_uri": _tracking_uri(sweep_dir, status),
         "mlflow_run_id": status.get("mlflow_run_id"),
         "mlflow_experiment_id": status.get("mlflow_experiment_id"),
-        "optuna_storage": study_storage.address(directory),
-        "optuna_study": directory.sweep_id,
-        "export_dir": str(directory.export_folder) if directory.export_folder.is_dir() else None,
-        "log": str(directory.log_file),
-        "undelivered": status.get("undelivered"),
+        "optuna_storage": study_storage.display_uri(sweep_dir),
+        "optuna_study": sweep_dir.sweep_id,
+        "export_dir": str(sweep_dir.export_folder) if sweep_dir.export_folder.is_dir() else None,
+        "log": str(sweep_dir.log_file),
+        "tracking_error": status.get("tracking_error"),
         "not_in_mlflow": status.get("not_in_mlflow", []),
         "metric": sweep.metric,
         "best": None
@@ -66,26 +66,26 @@ def summary(directory: SweepDirectory) -> dict[str, Any]:
     }
 
 
-def _standing(directory: SweepDirectory, written: str) -> str:
+def _actual_status(sweep_dir: SweepDirectory, written: str) -> str:
     """What the sweep's state says, unless the driver that wrote it is no more; it may run on another machine."""
-    if written != "running" or directory.is_driven() or storage.driven_elsewhere(directory):
+    if written != "running" or sweep_dir.has_live_driver() or storage.has_remote_driver(sweep_dir):
         return written
     return "interrupted"
 
 
-def _tracking_uri(directory: SweepDirectory, status: dict[str, Any]) -> str | None:
+def _tracking_uri(sweep_dir: SweepDirectory, status: dict[str, Any]) -> str | None:
     """Return the server that was recorded, or, since its folder may have moved, where the local store is now."""
     if not status:
         return None
-    return status.get("tracking_uri") or local_store.database_uri(directory.path.parent)
+    return status.get("tracking_uri") or local_store.database_uri(sweep_dir.path.parent)
 
 
-def brief(directory: SweepDirectory) -> dict[str, Any]:
-    """One line of `toprung list`: the same words as `summary`, without the trials. A broken sweep says so."""
+def brief(sweep_dir: SweepDirectory) -> dict[str, Any]:
+    """One line of `toprung list`: the same words as `sweep_summary`, without the trials. A broken sweep says so."""
     try:
-        whole = summary(directory)
+        whole = sweep_summary(sweep_dir)
     except UserError as error:
-        return {"sweep_id": directory.sweep_id, "status": "unreadable", "reason": str(error)}
+        return {"sweep_id": sweep_dir.sweep_id, "status": "unreadable", "reason": str(error)}
     trials = whole.pop("trials")
     return {**whole, "num_trials": len(trials)}
 
@@ -123,7 +123,7 @@ SHORT = {
 FIRST = ("experiment", "optimizer", "lr", "augment", "schedule", "batch_size")
 
 
-def describe(config: dict[str, Any]) -> str:
+def format_config(config: dict[str, Any]) -> str:
     """A configuration in one short line, what matters most first: `adamw  lr 2.3e-3  light  cosine  batch 64`."""
     parts = []
     order = [*(name for name in FIRST if name in config), *(name for name in config if name not in FIRST)]

@@ -16,23 +16,23 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.01  # one harmless change in a hundred is called worse
+ALPHA = 0.01  # one harmless change in a hundred is called worse
 POWER = 0.8
 RESAMPLES = 9_999
 
-Finding = Literal["the same", "worse", "better", "no significant difference"]
+Verdict = Literal["the same", "worse", "better", "no significant difference"]
 
 
 @dataclass(frozen=True)
 class RankTest:
     """What two samples say.
 
-    `pvalue` is that of the one-sided test in the direction of `finding` (of "worse" where there is none);
+    `pvalue` is that of the one-sided test in the direction of `verdict` (of "worse" where there is none);
     `probability_better` is how often one of ours beats one of theirs, ties counted half (Vargha and Delaney 2000);
     `smallest_drop` is what is found four times in five, in the metric's own units; None where the spread is not known.
     """
 
-    finding: Finding
+    verdict: Verdict
     pvalue: float
     level: float
     probability_better: float
@@ -44,7 +44,7 @@ def rank_test(
     theirs: Sequence[float | None],
     *,
     mode: Literal["max", "min"],
-    level: float = LEVEL,
+    level: float = ALPHA,
 ) -> RankTest:
     """Mann and Whitney's test (1947): exact where no values are tied, else by permutation.
 
@@ -80,12 +80,12 @@ def _pvalue(left: np.ndarray, right: np.ndarray, alternative: Literal["less", "g
     ranks = stats.rankdata(np.concatenate([left, right]))  # finite, whatever failed
     tied = len(np.unique(ranks)) < len(ranks)
     method = stats.PermutationMethod(n_resamples=RESAMPLES, rng=0) if tied else "exact"
-    found = stats.mannwhitneyu(ranks[: len(left)], ranks[len(left) :], alternative=alternative, method=method)
-    return float(found.pvalue)
+    result = stats.mannwhitneyu(ranks[: len(left)], ranks[len(left) :], alternative=alternative, method=method)
+    return float(result.pvalue)
 
 
 def smallest_drop(
-    ours: Sequence[float], theirs: Sequence[float], num_ours: int, num_theirs: int, *, level: float = LEVEL
+    ours: Sequence[float], theirs: Sequence[float], num_ours: int, num_theirs: int, *, level: float = ALPHA
 ) -> float | None:
     """The shift that the test finds with a power of 0.8, by Noether's formula (1987), for values near normal.
 

@@ -19,7 +19,7 @@ def values_by_seed(trials: Sequence[TrialRecord]) -> dict[str, dict[int, float]]
     return values
 
 
-def of_configuration(trials: Sequence[TrialRecord], experiment: str) -> list[TrialRecord]:
+def trials_of_experiment(trials: Sequence[TrialRecord], experiment: str) -> list[TrialRecord]:
     """The finished trials of one configuration, a seed each."""
     return [trial for trial in trials if trial.status == "finished" and trial.config["experiment"] == experiment]
 

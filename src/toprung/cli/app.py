@@ -15,13 +15,23 @@ from toprung.cli.console import check_arguments, open_console, prepare_streams, 
 from toprung.cli.data import data_app
 from toprung.cli.doctor import doctor_app
 from toprung.cli.init import init_app
-from toprung.cli.lives import lives_app
-from toprung.cli.places import Address, Json, Named, Storage, exit_code, print_json, root_of, say, short
+from toprung.cli.lives import lifecycle_app
+from toprung.cli.places import (
+    Address,
+    Json,
+    Storage,
+    SweepName,
+    echo_err,
+    exit_code,
+    print_json,
+    short_path,
+    storage_root,
+)
 from toprung.cli.report import report_app
 from toprung.cli.submit import submit_app
 from toprung.cli.ui import ui_app
 from toprung.errors import UserError
-from toprung.settings import apply_overrides, parse_settings
+from toprung.settings import apply_overrides, parse_overrides
 from toprung.spec import Data
 
 app = typer.Typer(
@@ -33,7 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(init_app)
-app.add_typer(lives_app)
+app.add_typer(lifecycle_app)
 app.add_typer(report_app)
 app.add_typer(confirm_app)
 app.add_typer(submit_app)
@@ -76,29 +86,29 @@ def sweep(
 ) -> None:
     """Search: run a recipe's trials and export the best model."""
     from toprung import catalog
-    from toprung.cli.display import watcher_for
+    from toprung.cli.display import open_display
     from toprung.sweep import upkeep, workbench
     from toprung.sweep.run import run
 
     project = workbench.find_project(Path.cwd())
     workbench.activate(project)
     asked = apply_overrides(workbench.load_recipe(project, recipe), settings or [])
-    root = root_of(asked.storage)
-    upkeep.close_dead(root, say=say)
-    source = catalog.find(root, warm_start) if warm_start else None
-    with watcher_for(sys.stdout) as watcher:
+    root = storage_root(asked.storage)
+    upkeep.close_orphaned(root, echo=echo_err)
+    source = catalog.find_sweep(root, warm_start) if warm_start else None
+    with open_display(sys.stdout) as listener:
         outcome = run(
             project,
             asked,
             name=name,
-            watcher=watcher,
+            listener=listener,
             recipe=recipe,
             settings=settings or [],
             warm_start=source,
             accept_data_change=accept_data_change,
             address=address,
         )
-        watcher.summarise(outcome)
+        listener.summarise(outcome)
     sys.exit(exit_code(outcome.status))
 
 
@@ -115,24 +125,26 @@ def train(
     """Train one configuration here, without Ray."""
     from toprung.storage import is_uri
     from toprung.sweep import workbench
-    from toprung.sweep.alone import train_alone
+    from toprung.sweep.alone import train_standalone
 
     if is_uri(storage):
         raise UserError(f"--storage {storage}: toprung train keeps what it makes in a folder. Give one.")
     project = workbench.find_project(Path.cwd())
     workbench.activate(project)
-    done = train_alone(
+    done = train_standalone(
         project,
         trainer,
-        settings=parse_settings(settings or []),
-        wanted=Data().model_copy(update={"name": dataset}),
+        settings=parse_overrides(settings or []),
+        data_settings=Data().model_copy(update={"name": dataset}),
         num_epochs=epochs,
         seed=seed,
         num_threads=threads,
         storage=project / storage,
-        say=print,
+        echo=print,
     )
-    print(f"Best {done.metric} {done.value:.4f} in epoch {done.epoch}; model and checkpoint in {short(done.folder)}")
+    print(
+        f"Best {done.metric} {done.value:.4f} in epoch {done.epoch}; model and checkpoint in {short_path(done.folder)}"
+    )
 
 
 @app.command("list")
@@ -140,12 +152,12 @@ def list_sweeps(as_json: Json = False, storage: Storage = "runs") -> None:
     """List the sweeps, newest first."""
     from toprung import catalog
     from toprung.analysis.ranking import brief
-    from toprung.storage import is_kept_in
-    from toprung.sweep.upkeep import close_dead
+    from toprung.storage import is_stored_at
+    from toprung.sweep.upkeep import close_orphaned
 
-    root = root_of(storage)
-    close_dead(root, say=say)
-    sweeps = [brief(each) for each in catalog.every(root) if is_kept_in(each, storage)]
+    root = storage_root(storage)
+    close_orphaned(root, echo=echo_err)
+    sweeps = [brief(sweep_dir) for sweep_dir in catalog.list_sweeps(root) if is_stored_at(sweep_dir, storage)]
     if as_json:
         print_json(sweeps)
         return
@@ -153,34 +165,34 @@ def list_sweeps(as_json: Json = False, storage: Storage = "runs") -> None:
         print("No sweeps yet. Type: toprung sweep tune.digits")
         return
     table = _table("sweep", "name", "status", "trials", "best", "started")
-    for each in sweeps:
-        best = each.get("best")
+    for sweep in sweeps:
+        best = sweep.get("best")
         table.add_row(
-            each["sweep_id"],
-            each.get("name") or "",
-            each["status"],
-            str(each.get("num_trials", "")),
+            sweep["sweep_id"],
+            sweep.get("name") or "",
+            sweep["status"],
+            str(sweep.get("num_trials", "")),
             f"{best['value']:.4f}" if best else "",
-            (each.get("started") or "")[:16].replace("T", " "),
+            (sweep.get("started") or "")[:16].replace("T", " "),
         )
     print_table(open_console(), table, num_optional=1)  # the id tells when it started, too
 
 
 @app.command()
 def show(
-    named: Named,
+    sweep_name: SweepName,
     as_json: Json = False,
     storage: Storage = "runs",
 ) -> None:
     """Show one sweep: its trials in order of merit."""
     from toprung import catalog
-    from toprung.analysis.ranking import summary
+    from toprung.analysis.ranking import sweep_summary
     from toprung.cli.tables import print_summary
-    from toprung.sweep.upkeep import close_dead
+    from toprung.sweep.upkeep import close_orphaned
 
-    root = root_of(storage)
-    close_dead(root, say=say)
-    content = summary(catalog.find(root, named))
+    root = storage_root(storage)
+    close_orphaned(root, echo=echo_err)
+    content = sweep_summary(catalog.find_sweep(root, sweep_name))
     if as_json:
         print_json(content)
     else:

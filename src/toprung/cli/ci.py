@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from toprung.cli.places import Storage, root_of, short
+from toprung.cli.places import Storage, short_path, storage_root
 from toprung.errors import UserError
 
 ci_app = typer.Typer()
@@ -38,14 +38,16 @@ def ci_base(
     seeds = train_base(project, recipe, sweep, commit=commit, settings=settings or [])
     _write(out, seeds.model_dump_json(indent=2))
     if seeds.problem is None:
-        print(f"{recipe} at {commit}: {len(seeds.values)} seeds, in {short(out)}")
+        print(f"{recipe} at {commit}: {len(seeds.values)} seeds, in {short_path(out)}")
     else:
-        print(f"{recipe} at {commit} could not be trained, which {short(out)} says: {seeds.problem}")
+        print(f"{recipe} at {commit} could not be trained, which {short_path(out)} says: {seeds.problem}")
 
 
 @ci_app.command("ci-report")
 def ci_report(
-    named: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="The mini-sweep, by its id or name.")] = None,
+    sweep_name: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP]", help="The mini-sweep, by its id or name.")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(metavar="SWEEP", help="This code's sweep of several seeds.")] = None,
     base: Annotated[Path | None, typer.Option(metavar="FILE", help="What ci-base wrote.")] = None,
     record: Annotated[
@@ -61,34 +63,34 @@ def ci_report(
 ) -> None:
     """Tell a pull request of its mini-sweep, in Markdown; exit code 1 where it is significantly worse than the base."""
     from toprung import catalog
-    from toprung.analysis.ci_report import comment, compared, measure, read_record, read_seeds, seeds_of_sweep
+    from toprung.analysis.ci_report import comment, measure, read_record, read_seeds, read_sweep_seeds, run_rank_test
 
-    if (named is None) == (record is None):
+    if (sweep_name is None) == (record is None):
         raise UserError("Say what it is about: toprung ci-report SWEEP, or toprung ci-report --record FILE")
     if record is not None:
         measured = read_record(record)
     else:
-        root = root_of(storage)
-        made = catalog.find(root, str(named))
-        ours = seeds_of_sweep(catalog.find(root, seeds)) if seeds else None
-        measured = measure(made, ours=ours, base=read_seeds(base) if base else None)
+        root = storage_root(storage)
+        sweep_dir = catalog.find_sweep(root, str(sweep_name))
+        ours = read_sweep_seeds(catalog.find_sweep(root, seeds)) if seeds else None
+        measured = measure(sweep_dir, ours=ours, base=read_seeds(base) if base else None)
         _write(out / RECORD, measured.model_dump_json(indent=2))
     text = comment(measured, level=level, run_url=run_url)
     _write(out / COMMENT, text)
     if summary is not None:
         _append(summary, text)
-    test = compared(measured, level=level)
-    print(f"{'Not compared' if test is None else test.finding.capitalize()}. {short(out / COMMENT)}")
-    if record is None and test is not None and test.finding == "worse":
+    test = run_rank_test(measured, level=level)
+    print(f"{'Not compared' if test is None else test.verdict.capitalize()}. {short_path(out / COMMENT)}")
+    if record is None and test is not None and test.verdict == "worse":
         sys.exit(1)
 
 
 def _write(file: Path, text: str) -> None:
-    aside = file.with_name(f".{file.name}.tmp")
+    staging = file.with_name(f".{file.name}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(file)
+        staging.write_text(text, encoding="utf-8")
+        staging.replace(file)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror or error}.") from None
 

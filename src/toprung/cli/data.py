@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from toprung.cli.data_remotes import note_hidden_data, remote_app, transfer_app
-from toprung.cli.places import Json, print_json, short
+from toprung.cli.places import Json, print_json, short_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from toprung.data import Card
+    from toprung.data import DatasetCard
 
 NUM_CLASSES_SHOWN = 40
 
@@ -32,21 +32,23 @@ def list_datasets(as_json: Json = False) -> None:
     from rich.table import Table
 
     from toprung.cli.console import open_console, print_table
-    from toprung.data.inventory import datasets
+    from toprung.data.inventory import list_datasets
 
-    found = datasets(_project())
+    datasets = list_datasets(_project())
     if as_json:
-        print_json([asdict(each) | {"card": each.card and each.card.model_dump(mode="json")} for each in found])
+        print_json(
+            [asdict(dataset) | {"card": dataset.card and dataset.card.model_dump(mode="json")} for dataset in datasets]
+        )
         return
     table = Table(box=None, header_style="dim", pad_edge=False)
     for column in ("dataset", "from", "prepared", "classes", "images", "DVC md5"):
         table.add_column(column, no_wrap=column != "images", min_width=14 if column == "images" else None)
-    for each in found:
-        prepared = "damaged" if each.problem else "yes" if each.card else "no"
-        shape = " x ".join(map(str, each.card.image_shape)) if each.card else ""
-        images = f"{each.card.num_train} + {each.card.num_test} of {shape}" if each.card else ""
-        classes = str(len(each.card.classes)) if each.card else ""
-        table.add_row(each.name, each.origin, prepared, classes, images, (each.prepared_md5 or "")[:12])
+    for dataset in datasets:
+        prepared = "damaged" if dataset.problem else "yes" if dataset.card else "no"
+        shape = " x ".join(map(str, dataset.card.image_shape)) if dataset.card else ""
+        images = f"{dataset.card.num_train} + {dataset.card.num_test} of {shape}" if dataset.card else ""
+        classes = str(len(dataset.card.classes)) if dataset.card else ""
+        table.add_row(dataset.name, dataset.origin, prepared, classes, images, (dataset.prepared_md5 or "")[:12])
     print_table(open_console(), table)
 
 
@@ -87,11 +89,13 @@ def add(
     project = _project()
     with _progress_bar("Copying") as progress:
         added = data.add(name, folder, project=project, settings=settings, nested=nested, progress=progress)
-    print(f"{name}: {added.num_images} images of {len(added.classes)} classes, tracked by {short(added.tracked_by)}.")
+    print(
+        f"{name}: {added.num_images} images of {len(added.classes)} classes, tracked by {short_path(added.tracked_by)}."
+    )
     _print_classes(added.classes, added.parts)
     if added.left_out:
         print(f"Left out: {added.left_out}.")
-    print(f"Prepare them: toprung data prepare {name}   Commit: git add {short(added.tracked_by)} dvc.yaml")
+    print(f"Prepare them: toprung data prepare {name}   Commit: git add {short_path(added.tracked_by)} dvc.yaml")
     note_hidden_data(hidden_files(project), project=project)
 
 
@@ -108,8 +112,8 @@ def prepare(
     project = _project()
     if name.startswith("tune."):
         workbench.activate(project)
-        wanted = workbench.load_recipe(project, name).data
-        name, folder = wanted.name, folder or (Path(wanted.folder) if wanted.folder else None)
+        data_settings = workbench.load_recipe(project, name).data
+        name, folder = data_settings.name, folder or (Path(data_settings.folder) if data_settings.folder else None)
     folder = folder.resolve() if folder else None
     with _progress_bar("Decoding") as progress:
         card = data.reproduce(name, project=project, folder=folder, progress=progress, skip_bad=skip_bad)
@@ -154,14 +158,14 @@ def card(
     for pair in duplicates.pairs[:5]:
         pictures = (pair.test_file or f"test image {pair.test}", pair.train_file or f"train image {pair.train}")
         print(f"               {pictures[0]} = {pictures[1]}")
-    print(f"  sheet        {short(image)}")
+    print(f"  sheet        {short_path(image)}")
 
 
 data_app.registered_commands += transfer_app.registered_commands
 data_app.add_typer(remote_app, name="remote")
 
 
-def _print_card(about: Card) -> None:
+def _print_card(about: DatasetCard) -> None:
     print(f"{about.name}: {_sizes(about)}.")
     print(f"  source       {about.source}")
     print(f"  test split   {about.test_split}")
@@ -194,7 +198,7 @@ def _print_classes(classes: Sequence[str], parts: Mapping[str, Sequence[int]]) -
         print("No train/ and test/ folders: preparing them sets a test split apart.")
 
 
-def _sizes(about: Card) -> str:
+def _sizes(about: DatasetCard) -> str:
     size = " x ".join(map(str, about.image_shape))
     return (
         f"{about.num_train} images to train and validate on, {about.num_test} to test on, {size}, "

@@ -34,7 +34,7 @@ def status(remote: RemoteName = None, as_json: Json = False) -> None:
     project = _project()
     here = local_status(project=project)
     there, differing = None, dict[str, str]()
-    if remote or any(each.is_default for each in read_remotes(project)):
+    if remote or any(remote.is_default for remote in read_remotes(project)):
         with _waiting("Comparing with the remote"):
             there, differing = remote_status(project=project, remote=remote)
     if as_json:
@@ -104,8 +104,8 @@ def add_remote(
 
     options: dict[str, str] = {}
     for setting in settings or []:
-        option, found, value = setting.partition("=")
-        if not (option and found and value):
+        option, result, value = setting.partition("=")
+        if not (option and result and value):
             raise UserError(f'--set "{setting}" is no OPTION=VALUE, such as --set region=eu-central-1.')
         options[option] = value
     added = add(name, url, project=_project(), key=key, options=options, default=default)
@@ -117,15 +117,17 @@ def add_remote(
 @remote_app.command("list")
 def list_remotes(as_json: Json = False) -> None:
     """List the remotes."""
-    from toprung.data.credentials import masked
+    from toprung.data.credentials import mask_secrets
     from toprung.data.dvc_config import read_remotes
 
     remotes = read_remotes(_project())
     if as_json:
-        print_json([{"name": each.name, "url": masked(each.url), "default": each.is_default} for each in remotes])
+        print_json(
+            [{"name": remote.name, "url": mask_secrets(remote.url), "default": remote.is_default} for remote in remotes]
+        )
         return
-    for each in remotes:
-        print(f"{each.name}  {masked(each.url)}{'  (default)' if each.is_default else ''}")
+    for remote in remotes:
+        print(f"{remote.name}  {mask_secrets(remote.url)}{'  (default)' if remote.is_default else ''}")
     if not remotes:
         print("No remote yet: toprung data remote add NAME URL")
 
@@ -136,7 +138,7 @@ def check_remote(
 ) -> None:
     """List, write, read and delete a small file there; say which permission is missing."""
     from toprung.data.remotes_check import check_remote as check
-    from toprung.data.remotes_check import problem_of
+    from toprung.data.remotes_check import first_problem
 
     with _waiting("Asking the remote"):
         remote, steps = check(name, project=_project())
@@ -144,7 +146,7 @@ def check_remote(
     for step in steps:
         outcome = "refused" if step.problem else "ok" if step.was_tried else "not tried"
         print(f"  {step.step:<7} {outcome:<9} ({step.permission})")
-    if problem := problem_of(remote, steps):
+    if problem := first_problem(remote, steps):
         raise UserError(problem)
 
 

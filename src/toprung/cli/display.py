@@ -16,11 +16,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from toprung.analysis.ranking import describe
+from toprung.analysis.ranking import format_config
 from toprung.cli.console import open_console
 from toprung.cli.tables import ROWS_SHOWN, print_end
 from toprung.spec import Sweep
-from toprung.sweep.board import Board, TrialView, Watcher
+from toprung.sweep.board import ProgressListener, SweepProgress, TrialView
 from toprung.sweep.driver import Outcome
 
 SAMPLERS = {"tpe": "TPE", "random": "random search"}
@@ -28,7 +28,7 @@ SPARKS = "▁▂▃▄▅▆▇█"
 WIDE = 60  # columns; a narrower terminal gets the live block's parts below each other
 
 
-class Screen(Watcher, Protocol):
+class Display(ProgressListener, Protocol):
     """A watcher that can also tell how it ended."""
 
     def summarise(self, outcome: Outcome) -> None:
@@ -46,7 +46,7 @@ class _Descriptor(io.FileIO):
 
 
 @contextlib.contextmanager
-def watcher_for(stream: TextIO) -> Iterator[Screen]:
+def open_display(stream: TextIO) -> Iterator[Display]:
     """A live block for a terminal, plain lines for anything else.
 
     The console keeps a descriptor of its own, because a sweep sends stdout into its log file meanwhile.
@@ -64,7 +64,7 @@ def watcher_for(stream: TextIO) -> Iterator[Screen]:
             yield PlainLines(own)
 
 
-def clock_text(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """`00:41`, `1:02:33`."""
     whole = int(seconds)
     if whole < 3600:
@@ -72,21 +72,21 @@ def clock_text(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
-def spark(values: list[float]) -> str:
+def sparkline(values: list[float]) -> str:
     """A learning curve in one word, scaled between its own lowest and highest value."""
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     return "".join(SPARKS[round((value - low) / span * (len(SPARKS) - 1))] for value in values[-12:])
 
 
-def _search(sweep: Sweep) -> str:
+def _search_label(sweep: Sweep) -> str:
     """How the trials come about, in the fewest words."""
     if sweep.experiments:
         return sweep.plan_text
     return f"Optuna {SAMPLERS[sweep.search.sampler]} × ASHA (rungs {' · '.join(map(str, sweep.rungs))})"
 
 
-def _named(trial: TrialView) -> str:
+def _trial_label(trial: TrialView) -> str:
     """`trial 12`, in a controlled experiment `trial 12 (A baseline, seed 2)`."""
     experiment = trial.config.get("experiment")
     return f"trial {trial.number}" + (f" ({experiment}, seed {trial.config.get('seed')})" if experiment else "")
@@ -98,11 +98,11 @@ class LiveBlock:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._stopping = ""
+        self._is_stopping = ""
 
-    def opened(self, board: Board) -> None:
+    def sweep_started(self, progress: SweepProgress) -> None:
         self._live = Live(
-            get_renderable=lambda: self._draw(board),
+            get_renderable=lambda: self._draw(progress),
             console=self._console,
             refresh_per_second=4,
             redirect_stdout=False,
@@ -111,26 +111,26 @@ class LiveBlock:
         )
         self._live.start()
 
-    def trial_reported(self, board: Board, trial: TrialView, *, new_best: bool) -> None:
+    def trial_reported(self, progress: SweepProgress, trial: TrialView, *, new_best: bool) -> None:
         pass
 
-    def trial_ended(self, board: Board, trial: TrialView, *, best_before: float | None) -> None:
+    def trial_ended(self, progress: SweepProgress, trial: TrialView, *, best_before: float | None) -> None:
         if trial.status == "failed":
             self._console.print(Text("  " + failure_line(trial), style="red"))
 
-    def trial_lost(self, board: Board, trial: TrialView, *, what: str) -> None:
-        self._console.print(Text("  " + loss_line(trial, what), style="yellow"))
+    def trial_restarting(self, progress: SweepProgress, trial: TrialView, *, what: str) -> None:
+        self._console.print(Text("  " + restart_line(trial, what), style="yellow"))
 
-    def workers_changed(self, board: Board) -> None:
+    def concurrency_changed(self, progress: SweepProgress) -> None:
         pass
 
-    def warned(self, board: Board, text: str) -> None:
+    def warning(self, progress: SweepProgress, text: str) -> None:
         self._console.print(Text(f"  warning  {text}", style="yellow"))
 
-    def stopping(self, board: Board, *, reason: str) -> None:
-        self._stopping = reason
+    def stopping(self, progress: SweepProgress, *, reason: str) -> None:
+        self._is_stopping = reason
 
-    def phase(self, board: Board) -> None:
+    def phase_changed(self, progress: SweepProgress) -> None:
         pass
 
     def close(self) -> None:
@@ -142,72 +142,72 @@ class LiveBlock:
         self.close()
         print_end(open_console(self._console.file), outcome)
 
-    def _draw(self, board: Board) -> Group:
-        sweep, width = board.sweep, self._console.width
-        left = Text.assemble((sweep.name, "bold"), f" · {_search(sweep)}")
-        remaining = board.seconds_left
-        of = f" of ~{clock_text(board.seconds + remaining)}" if remaining is not None else ""
-        num_workers = board.num_workers * sweep.resources.workers
-        workers = f"{num_workers} worker{'s' if num_workers != 1 else ''}"
-        right = f"{workers} · {clock_text(board.seconds)}{of}"
+    def _draw(self, progress: SweepProgress) -> Group:
+        sweep, width = progress.sweep, self._console.width
+        left = Text.assemble((sweep.name, "bold"), f" · {_search_label(sweep)}")
+        remaining = progress.seconds_left
+        of = f" of ~{format_clock(progress.seconds + remaining)}" if remaining is not None else ""
+        num_concurrent_trials = progress.num_concurrent_trials * sweep.resources.workers
+        workers = f"{num_concurrent_trials} worker{'s' if num_concurrent_trials != 1 else ''}"
+        right = f"{workers} · {format_clock(progress.seconds)}{of}"
         gap = max(3, width - len(left) - len(right))
-        done = sum(trial.end is not None for trial in board.trials.values())
+        done = sum(trial.end is not None for trial in progress.trials.values())
         lines: list[Any] = [Text.assemble(left, " " * gap, (right, "dim")), Text()]
 
         bar = Table.grid(padding=(0, 3 if width >= WIDE else 0, 0, 0))
-        counts = f"{done} of {sweep.num_trials} trials · {board.epochs_done} of ~{board.epochs_expected} epochs"
-        progress = ProgressBar(total=max(1, board.epochs_expected), completed=board.epochs_done, width=36)
-        text = Text(f"{board.phase} … {board.note}" if board.phase else counts)
-        for row in [(progress, text)] if width >= WIDE else [(progress,), (text,)]:
+        counts = f"{done} of {sweep.num_trials} trials · {progress.epochs_done} of ~{progress.epochs_expected} epochs"
+        bars = ProgressBar(total=max(1, progress.epochs_expected), completed=progress.epochs_done, width=36)
+        text = Text(f"{progress.phase} … {progress.note}" if progress.phase else counts)
+        for row in [(bars, text)] if width >= WIDE else [(bars,), (text,)]:
             bar.add_row(*row)
-        lines += [Padding(bar, (0, 0, 0, 2)), Text("  " + self._rungs(board)), Text()]
-        lines += [self._leaders(board), Text(), self._now(board)]
-        if self._stopping:
+        lines += [Padding(bar, (0, 0, 0, 2)), Text("  " + self._rungs(progress)), Text()]
+        lines += [self._leaders(progress), Text(), self._now(progress)]
+        if self._is_stopping:
             lines += [
                 Text(),
                 Text(
-                    f"  Stopping ({self._stopping}): running trials keep their last epoch. Ctrl-C again interrupts.",
+                    f"  Stopping ({self._is_stopping}): running trials keep their last epoch. Ctrl-C again interrupts.",
                     style="yellow",
                 ),
             ]
         return Group(*lines)
 
-    def _rungs(self, board: Board) -> str:
-        rungs, stopped = board.sweep.rungs, board.stopped_at()
-        parts = [f"rung {rungs[-1]}   {board.count('finished')} finished"]
+    def _rungs(self, progress: SweepProgress) -> str:
+        rungs, stopped = progress.sweep.rungs, progress.num_stopped_by_rung()
+        parts = [f"rung {rungs[-1]}   {progress.count('finished')} finished"]
         parts += [f"rung {rung}   {stopped[rung]} stopped" for rung in reversed(rungs[:-1])]
-        parts += [f"{board.count('running')} running", f"{board.count('failed')} failed"]
+        parts += [f"{progress.count('running')} running", f"{progress.count('failed')} failed"]
         return "      ".join(parts)
 
-    def _leaders(self, board: Board) -> Table:
+    def _leaders(self, progress: SweepProgress) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0), expand=True)
         table.add_column(style="dim", no_wrap=True, width=9)
         table.add_column(no_wrap=True, width=6)
         table.add_column(
-            no_wrap=True, width=len(f"trial {board.sweep.num_trials} · epoch {board.sweep.asha.max_epochs}")
+            no_wrap=True, width=len(f"trial {progress.sweep.num_trials} · epoch {progress.sweep.asha.max_epochs}")
         )
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-        leaders = board.leaders()
+        leaders = progress.leaders()
         rows = [("best", leaders[0])] if leaders else []
         rows += [("then", trial) for trial in leaders[1:3]]
         rows += [("default", trial) for trial in leaders[3:] if trial.is_default]
         is_wide = self._console.width >= WIDE
-        for word, trial in rows:
+        for status, trial in rows:
             where = f"trial {trial.number} · epoch {trial.best_epoch}"
-            config = describe(dict(trial.config)) if is_wide else ""  # cut to a few letters it says nothing
-            table.add_row(f"  {word}", f"{trial.best_value:.4f}", where, config)
+            config = format_config(dict(trial.config)) if is_wide else ""  # cut to a few letters it says nothing
+            table.add_row(f"  {status}", f"{trial.best_value:.4f}", where, config)
         return table
 
-    def _now(self, board: Board) -> Table:
+    def _now(self, progress: SweepProgress) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(style="dim", min_width=9)
-        running = board.running()
+        running = progress.running()
         for number, trial in enumerate(running[: max(2, ROWS_SHOWN // 2)]):
-            value = f"{trial.values[-1]:.4f} {spark(trial.values)}" if trial.values else "…"
+            value = f"{trial.values[-1]:.4f} {sparkline(trial.values)}" if trial.values else "…"
             table.add_row(
                 "  now" if number == 0 else "",
                 f"trial {trial.number}",
-                f"epoch {len(trial.values) + 1}/{board.sweep.asha.max_epochs}",
+                f"epoch {len(trial.values) + 1}/{progress.sweep.asha.max_epochs}",
                 value,
             )
         return table
@@ -220,65 +220,69 @@ class PlainLines:
         self._stream = stream
         self._console = open_console(stream)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
         self._stream.flush()
 
-    def opened(self, board: Board) -> None:
-        sweep = board.sweep
+    def sweep_started(self, progress: SweepProgress) -> None:
+        sweep = progress.sweep
         rungs = ", ".join(map(str, sweep.rungs))
         what = sweep.plan_text if sweep.experiments else f"{sweep.num_trials} trials, rungs {rungs}"
-        self._say(f"{board.sweep_id}: {what}, {board.num_workers} at a time")
-        self._say(board.note)
+        self._print(f"{progress.sweep_id}: {what}, {progress.num_concurrent_trials} at a time")
+        self._print(progress.note)
 
-    def trial_reported(self, board: Board, trial: TrialView, *, new_best: bool) -> None:
+    def trial_reported(self, progress: SweepProgress, trial: TrialView, *, new_best: bool) -> None:
         if trial.audited is not None and len(trial.values) == trial.audited.rung:
             needed = f"{trial.audited.value:.4f}, needed {trial.audited.needed:.4f}"
-            self._say(f"{_named(trial)} would stop at rung {trial.audited.rung} ({needed}): runs on for the audit")
-        elif new_best and len(trial.values) != board.sweep.asha.max_epochs:
-            self._say(f"{_named(trial)} epoch {len(trial.values)}: {trial.values[-1]:.4f} (best so far)")
+            self._print(
+                f"{_trial_label(trial)} would stop at rung {trial.audited.rung} ({needed}): runs on for the audit"
+            )
+        elif new_best and len(trial.values) != progress.sweep.asha.max_epochs:
+            self._print(f"{_trial_label(trial)} epoch {len(trial.values)}: {trial.values[-1]:.4f} (best so far)")
 
-    def trial_ended(self, board: Board, trial: TrialView, *, best_before: float | None) -> None:
+    def trial_ended(self, progress: SweepProgress, trial: TrialView, *, best_before: float | None) -> None:
         if trial.status == "failed":
-            self._say(failure_line(trial))
+            self._print(failure_line(trial))
         elif trial.status == "stopped" and trial.end is not None:
-            self._say(f"{_named(trial)} stopped at rung {trial.end.rung}: {(trial.end.cause or '')[6:]}")
-        elif trial.status == "killed" and trial.end is not None:
-            self._say(f"{_named(trial)} was cut short: {trial.end.cause}")
+            self._print(f"{_trial_label(trial)} stopped at rung {trial.end.rung}: {(trial.end.cause or '')[6:]}")
+        elif trial.status == "interrupted" and trial.end is not None:
+            self._print(f"{_trial_label(trial)} was cut short: {trial.end.cause}")
         else:
-            best = board.leader is trial
+            best = progress.leader is trial
             before = f", was {best_before:.4f}" if best_before is not None else ""
-            self._say(f"{_named(trial)} finished: {trial.best_value:.4f}{f' (new best{before})' if best else ''}")
+            self._print(
+                f"{_trial_label(trial)} finished: {trial.best_value:.4f}{f' (new best{before})' if best else ''}"
+            )
 
-    def trial_lost(self, board: Board, trial: TrialView, *, what: str) -> None:
-        self._say(loss_line(trial, what))
+    def trial_restarting(self, progress: SweepProgress, trial: TrialView, *, what: str) -> None:
+        self._print(restart_line(trial, what))
 
-    def workers_changed(self, board: Board) -> None:
-        self._say(f"the cluster has changed: {board.num_workers} at a time")
+    def concurrency_changed(self, progress: SweepProgress) -> None:
+        self._print(f"the cluster has changed: {progress.num_concurrent_trials} at a time")
 
-    def warned(self, board: Board, text: str) -> None:
-        self._say(f"warning: {text}")
+    def warning(self, progress: SweepProgress, text: str) -> None:
+        self._print(f"warning: {text}")
 
-    def stopping(self, board: Board, *, reason: str) -> None:
-        self._say(f"stopping ({reason}): {board.count('running')} running trials keep their last epoch")
+    def stopping(self, progress: SweepProgress, *, reason: str) -> None:
+        self._print(f"stopping ({reason}): {progress.count('running')} running trials keep their last epoch")
 
-    def phase(self, board: Board) -> None:
-        if board.phase:
-            self._say(board.phase)
+    def phase_changed(self, progress: SweepProgress) -> None:
+        if progress.phase:
+            self._print(progress.phase)
 
     def summarise(self, outcome: Outcome) -> None:
         print_end(self._console, outcome)
 
 
-def loss_line(trial: TrialView, what: str) -> str:
+def restart_line(trial: TrialView, what: str) -> str:
     """Such as `trial 12: its node was lost in epoch 3. It starts again from its last checkpoint.`."""
-    return f"{_named(trial)}: {what} in epoch {len(trial.values) + 1}. It starts again from its last checkpoint."
+    return f"{_trial_label(trial)}: {what} in epoch {len(trial.values) + 1}. It starts again from its last checkpoint."
 
 
 def failure_line(trial: TrialView) -> str:
     """Such as `trial 12 failed: loss is NaN in epoch 2 (sgd, lr 0.94). The searcher was told; ...`."""
     cause = trial.end.cause if trial.end else "unknown"
     if "experiment" in trial.config:
-        return f"{_named(trial)} failed: {cause}. The others go on."
-    config = ", ".join(describe({k: v for k, v in trial.config.items() if k in ("optimizer", "lr")}).split("  "))
+        return f"{_trial_label(trial)} failed: {cause}. The others go on."
+    config = ", ".join(format_config({k: v for k, v in trial.config.items() if k in ("optimizer", "lr")}).split("  "))
     return f"trial {trial.number} failed: {cause} ({config}). The searcher was told; the sweep goes on."

@@ -51,22 +51,22 @@ def doctor(
     where = f"the cluster at {address}" if address else "this machine"
     with _waiting(f"Looking at {where}"):
         if address and "://" in address:
-            findings = _examine_from_afar(project, address=address, storage=storage, prepared=prepared)
+            findings = _run_doctor_job(project, address=address, storage=storage, prepared=prepared)
         else:
-            findings = _examine(project, address=address, storage=storage)
-    problems = sum(each.state == "error" for each in findings)
+            findings = _run_checks(project, address=address, storage=storage)
+    problems = sum(finding.state == "error" for finding in findings)
     if as_json:
-        print_json({"address": address, "ok": not problems, "findings": [asdict(each) for each in findings]})
+        print_json({"address": address, "ok": not problems, "findings": [asdict(finding) for finding in findings]})
     else:
         _print(findings, title=f"{where[0].upper()}{where[1:]}", seconds=time.monotonic() - started)
     sys.exit(1 if problems else 0)
 
 
-def _examine(project: Path, *, address: str | None, storage: str) -> list[Finding]:
+def _run_checks(project: Path, *, address: str | None, storage: str) -> list[Finding]:
     """The examination, with what Ray and the libraries print sent aside."""
     from toprung import cluster
     from toprung.sweep import workbench
-    from toprung.sweep.process import output_to
+    from toprung.sweep.process import redirect_output
     from toprung.tracking.server import tracking_uri
 
     if address is None:
@@ -79,10 +79,10 @@ def _examine(project: Path, *, address: str | None, storage: str) -> list[Findin
         code.mkdir()
         with suppress(UserError):  # the examination's line on git has the reason
             workbench.snapshot(project, code)
-        with output_to(Path(folder, "log")):
-            from toprung.doctor import examine
+        with redirect_output(Path(folder, "log")):
+            from toprung.doctor import run_checks
 
-            return examine(
+            return run_checks(
                 address=address,
                 project=project,
                 code=code,
@@ -91,31 +91,35 @@ def _examine(project: Path, *, address: str | None, storage: str) -> list[Findin
             )
 
 
-def _examine_from_afar(project: Path, *, address: str, storage: str, prepared: str | None) -> list[Finding]:
+def _run_doctor_job(project: Path, *, address: str, storage: str, prepared: str | None) -> list[Finding]:
     """The examination on the head of a cluster that this machine is no node of."""
-    from toprung.sweep.process import output_to
+    from toprung.sweep.process import redirect_output
 
-    with tempfile.TemporaryDirectory(prefix="toprung-doctor-") as folder, output_to(Path(folder, "log")):
-        from toprung.submission.examination import examine_from_afar
+    with tempfile.TemporaryDirectory(prefix="toprung-doctor-") as folder, redirect_output(Path(folder, "log")):
+        from toprung.submission.examination import run_doctor_job
 
-        return examine_from_afar(project, address=address, storage=storage, prepared=prepared)
+        return run_doctor_job(project, address=address, storage=storage, prepared=prepared)
 
 
 def _print(findings: Sequence[Finding], *, title: str, seconds: float) -> None:
     console = open_console()
-    width = max(len(each.name) for each in findings)
+    width = max(len(finding.name) for finding in findings)
     console.print(f"{title}, looked at in {seconds:.0f} s\n")
-    for each in findings:
-        style, where = STYLES[each.state], f"{each.node}: " if each.node else ""
-        rest = "dim" if each.state == "ok" else ""
-        line = ((f"  {each.state:<8} ", style), (f"{each.name:<{width}}  ", ""), (f"{where}{each.seen}", rest))
+    for finding in findings:
+        style, where = STYLES[finding.state], f"{finding.node}: " if finding.node else ""
+        rest = "dim" if finding.state == "ok" else ""
+        line = (
+            (f"  {finding.state:<8} ", style),
+            (f"{finding.name:<{width}}  ", ""),
+            (f"{where}{finding.observed}", rest),
+        )
         console.print(Text.assemble(*line))
-        if each.remedy:
-            console.print(Text(f"{'':{width + 13}}{each.remedy}", style=rest or "cyan"))
+        if finding.remedy:
+            console.print(Text(f"{'':{width + 13}}{finding.remedy}", style=rest or "cyan"))
     counts = [
         f"{count} {state}{'s' if count != 1 else ''}"
         for state in ("error", "warning")
-        if (count := sum(each.state == state for each in findings))
+        if (count := sum(finding.state == state for finding in findings))
     ]
     console.print(f"\n{', '.join(counts) or 'Nothing is wrong'}.")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toprung.cli.places import short
+from toprung.cli.places import short_path
 
 init_app = typer.Typer()
 
@@ -22,7 +22,7 @@ def init(
     written = scaffold(folder)
     print(f"{folder}: a workbench of {len(written)} files. Its README.md says what each is for. Next:\n")
     if folder.resolve() != Path.cwd():
-        print(f"  cd {short(folder)}")
+        print(f"  cd {short_path(folder)}")
     print("  toprung data add mine FOLDER        # your images: a folder for each class")
     print("  toprung data prepare mine")
     print("  toprung sweep tune.mine")

@@ -11,143 +11,157 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toprung.cli.places import Address, Json, Named, Storage, exit_code, root_of, say
+from toprung.cli.places import Address, Json, Storage, SweepName, echo_err, exit_code, storage_root
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
     from toprung.directory import SweepDirectory
 
-lives_app = typer.Typer()
+lifecycle_app = typer.Typer()
 
 
-@lives_app.command()
-def resume(named: Named, address: Address = None, storage: Storage = "runs") -> None:
+@lifecycle_app.command()
+def resume(sweep_name: SweepName, address: Address = None, storage: Storage = "runs") -> None:
     """Go on with a sweep that died or was stopped."""
-    from toprung.cli.display import watcher_for
+    from toprung.cli.display import open_display
     from toprung.sweep import workbench
     from toprung.sweep.run import resume as resume_sweep
 
-    project, made = workbench.find_project(Path.cwd()), _find(named, storage)
-    with watcher_for(sys.stdout) as watcher:
-        outcome = resume_sweep(project, made, watcher=watcher, address=address)
-        watcher.summarise(outcome)
+    project, sweep_dir = workbench.find_project(Path.cwd()), _find(sweep_name, storage)
+    with open_display(sys.stdout) as listener:
+        outcome = resume_sweep(project, sweep_dir, listener=listener, address=address)
+        listener.summarise(outcome)
     sys.exit(exit_code(outcome.status))
 
 
-@lives_app.command()
+@lifecycle_app.command()
 def extend(
-    named: Named,
+    sweep_name: SweepName,
     trials: Annotated[int, typer.Option(min=0, help="So many more trials.")] = 0,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="A longer budget, for the survivors too.")] = None,
     address: Address = None,
     storage: Storage = "runs",
 ) -> None:
     """More trials, or a longer budget, for a sweep that ended."""
-    from toprung.cli.display import watcher_for
+    from toprung.cli.display import open_display
     from toprung.sweep import workbench
     from toprung.sweep.run import extend as extend_sweep
 
-    project, made = workbench.find_project(Path.cwd()), _find(named, storage)
-    with watcher_for(sys.stdout) as watcher:
-        outcome = extend_sweep(project, made, num_more=trials, max_epochs=max_epochs, watcher=watcher, address=address)
-        watcher.summarise(outcome)
+    project, sweep_dir = workbench.find_project(Path.cwd()), _find(sweep_name, storage)
+    with open_display(sys.stdout) as listener:
+        outcome = extend_sweep(
+            project, sweep_dir, num_new_trials=trials, max_epochs=max_epochs, listener=listener, address=address
+        )
+        listener.summarise(outcome)
     sys.exit(exit_code(outcome.status))
 
 
-@lives_app.command()
+@lifecycle_app.command()
 def stop(
-    named: Named,
+    sweep_name: SweepName,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for its end.")] = 120,
     storage: Storage = "runs",
 ) -> None:
     """Stop a sweep that runs, from another terminal, as Ctrl-C does in its own."""
     from toprung.sweep import upkeep
 
-    made = _find(named, storage)
-    state = upkeep.stop(made, timeout_seconds=wait)
-    print(f"{made.sweep_id}: {state.get('reason') or state['status']}. Go on with: toprung resume {made.sweep_id}")
+    sweep_dir = _find(sweep_name, storage)
+    state = upkeep.stop(sweep_dir, timeout_seconds=wait)
+    print(
+        f"{sweep_dir.sweep_id}: {state.get('reason') or state['status']}. Go on with: toprung resume "
+        f"{sweep_dir.sweep_id}"
+    )
 
 
-@lives_app.command()
-def watch(named: Named, storage: Storage = "runs") -> None:
+@lifecycle_app.command()
+def watch(sweep_name: SweepName, storage: Storage = "runs") -> None:
     """Follow a sweep that runs in another terminal, until it ends; Ctrl-C ends the watching alone."""
-    from toprung.cli.display import watcher_for
-    from toprung.storage import driven_elsewhere
-    from toprung.sweep.following import follow
+    from toprung.cli.display import open_display
+    from toprung.storage import has_remote_driver
+    from toprung.sweep.following import watch_sweep
 
-    made = _find(named, storage)
-    if not made.is_driven():
-        state = made.read(made.status_file).get("status", "unknown") if made.status_file.is_file() else "not begun"
-        if state == "running" and driven_elsewhere(made):
-            print(f"{made.sweep_id} runs on another machine, and is watched there. Type: toprung show {made.sweep_id}")
+    sweep_dir = _find(sweep_name, storage)
+    if not sweep_dir.has_live_driver():
+        state = (
+            sweep_dir.read(sweep_dir.status_file).get("status", "unknown")
+            if sweep_dir.status_file.is_file()
+            else "not begun"
+        )
+        if state == "running" and has_remote_driver(sweep_dir):
+            print(
+                f"{sweep_dir.sweep_id} runs on another machine, and is watched there. Type: toprung show "
+                f"{sweep_dir.sweep_id}"
+            )
             return
-        word = "interrupted: its driver died" if state == "running" else state
-        print(f"{made.sweep_id} is not running ({word}). Type: toprung show {made.sweep_id}")
+        status = "interrupted: its driver died" if state == "running" else state
+        print(f"{sweep_dir.sweep_id} is not running ({status}). Type: toprung show {sweep_dir.sweep_id}")
         return
-    with watcher_for(sys.stdout) as watcher:
-        outcome = follow(made, watcher=watcher)
-        watcher.summarise(outcome)
+    with open_display(sys.stdout) as listener:
+        outcome = watch_sweep(sweep_dir, listener=listener)
+        listener.summarise(outcome)
 
 
-@lives_app.command()
-def sync(named: Named, storage: Storage = "runs") -> None:
+@lifecycle_app.command()
+def sync(sweep_name: SweepName, storage: Storage = "runs") -> None:
     """Deliver to MLflow what it has not got."""
     from toprung.sweep import upkeep
 
-    made = _find(named, storage)
-    problems = upkeep.sync(made)
+    sweep_dir = _find(sweep_name, storage)
+    problems = upkeep.sync(sweep_dir)
     for problem in problems:
-        say(f"Not in MLflow: {problem}")
+        echo_err(f"Not in MLflow: {problem}")
     if problems:
-        print(f"{made.sweep_id}: MLflow has everything else.")
+        print(f"{sweep_dir.sweep_id}: MLflow has everything else.")
         sys.exit(1)
-    print(f"{made.sweep_id}: MLflow has everything.")
+    print(f"{sweep_dir.sweep_id}: MLflow has everything.")
 
 
-@lives_app.command("events")
-def list_events(named: Named, as_json: Json = False, storage: Storage = "runs") -> None:
+@lifecycle_app.command("events")
+def list_events(sweep_name: SweepName, as_json: Json = False, storage: Storage = "runs") -> None:
     """Print a sweep's ledger in order: what was asked, reported, decided, told, ended."""
     from toprung import ledger
-    from toprung.analysis.events import events
+    from toprung.analysis.events import list_events
 
-    made = _find(named, storage)
-    spec = made.spec()
-    found = events(ledger.read_all(made), metric=spec.metric, rungs=spec.rungs)
+    sweep_dir = _find(sweep_name, storage)
+    spec = sweep_dir.spec()
+    events = list_events(ledger.read_all(sweep_dir), metric=spec.metric, rungs=spec.rungs)
     if as_json:
-        print(json.dumps([asdict(event) for event in found], indent=2))
+        print(json.dumps([asdict(event) for event in events], indent=2))
         return
-    for event in found:
+    for event in events:
         at = datetime.fromtimestamp(event.time_ms / 1000)
         who = "sweep" if event.number is None else f"trial {event.number}"
         print(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  {who:<10} {event.what:<9} {event.text}".rstrip())
 
 
-@lives_app.command()
+@lifecycle_app.command()
 def rm(
-    named: Named,
+    sweep_name: SweepName,
     keep_export: Annotated[bool, typer.Option("--keep-export", help="Keep the winner's folder.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     storage: Storage = "runs",
 ) -> None:
     """Remove a sweep's directory and those of its confirmations. What MLflow has of them stays."""
-    from toprung.catalog import confirmations
+    from toprung.catalog import list_confirmations
     from toprung.sweep import upkeep
 
-    made = _find(named, storage)
-    if made.is_driven():
-        raise UserError(f"{made.sweep_id} is running. Type: toprung stop {made.sweep_id}")
+    sweep_dir = _find(sweep_name, storage)
+    if sweep_dir.has_live_driver():
+        raise UserError(f"{sweep_dir.sweep_id} is running. Type: toprung stop {sweep_dir.sweep_id}")
     what = "all but its export" if keep_export else "its export too"
-    along = [each.sweep_id for each in confirmations(made)]
+    along = [sweep_dir.sweep_id for sweep_dir in list_confirmations(sweep_dir)]
     what += f"; with what confirms it: {', '.join(along)}" if along else ""
-    if not yes and not typer.confirm(f"Remove {made.path} ({what})?"):
+    if not yes and not typer.confirm(f"Remove {sweep_dir.path} ({what})?"):
         print("Nothing was removed.")
         sys.exit(1)
-    upkeep.remove(made, keep_export=keep_export)
-    kept = f" Its export stays in {made.export_folder}." if keep_export and made.export_folder.is_dir() else ""
-    print(f"Removed {', '.join([made.sweep_id, *along])}.{kept}")
+    upkeep.remove(sweep_dir, keep_export=keep_export)
+    note = (
+        f" Its export stays in {sweep_dir.export_folder}." if keep_export and sweep_dir.export_folder.is_dir() else ""
+    )
+    print(f"Removed {', '.join([sweep_dir.sweep_id, *along])}.{note}")
 
 
-def _find(named: str, storage: str) -> SweepDirectory:
+def _find(sweep_name: str, storage: str) -> SweepDirectory:
     from toprung import catalog
 
-    return catalog.find(root_of(storage), named)
+    return catalog.find_sweep(storage_root(storage), sweep_name)

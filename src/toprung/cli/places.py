@@ -11,7 +11,7 @@ import typer
 
 from toprung.errors import UserError
 
-Named = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's id or name.")]
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's id or name.")]
 Storage = Annotated[
     str, typer.Option(metavar="FOLDER|URI", help="What holds all sweeps: a folder, s3://... or gs://...")
 ]
@@ -22,12 +22,12 @@ Address = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def root_of(storage: str) -> Path:
+def storage_root(storage: str) -> Path:
     """The storage root: relative to the workbench where there is one, else to where we are.
 
     Sweeps that are kept on object storage are brought up to date in a local folder first.
     """
-    from toprung.storage import fetch_all, is_uri, local_root
+    from toprung.storage import download_all, is_uri, local_root
     from toprung.sweep import workbench
 
     try:
@@ -35,11 +35,11 @@ def root_of(storage: str) -> Path:
     except UserError:
         root = local_root(Path.cwd(), storage)
     if is_uri(storage):
-        fetch_all(storage, root)
+        download_all(storage, root)
     return root
 
 
-def short(path: Path) -> str:
+def short_path(path: Path) -> str:
     """Relative to here where that is shorter to read."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
@@ -47,7 +47,7 @@ def short(path: Path) -> str:
         return str(path)
 
 
-def say(line: str) -> None:
+def echo_err(line: str) -> None:
     """A line beside the answer, which may be JSON."""
     print(line, file=sys.stderr)
 

@@ -10,13 +10,13 @@ import typer
 from rich.table import Table
 
 from toprung.cli.console import open_console, print_table
-from toprung.cli.places import Json, Named, Storage, print_json, root_of, say, short
+from toprung.cli.places import Json, Storage, SweepName, echo_err, print_json, short_path, storage_root
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from toprung.analysis.comparison import Compared, Group
+    from toprung.analysis.comparison import Group, SweepComparison
 
 ROWS_SHOWN = 20
 SHOWN = {  # column: measure; where the screen is narrow, the last ones are left out
@@ -32,30 +32,30 @@ report_app = typer.Typer()
 
 
 @report_app.command()
-def report(named: Named, storage: Storage = "runs") -> None:
+def report(sweep_name: SweepName, storage: Storage = "runs") -> None:
     """Write a sweep's report: an HTML file that opens offline, pictures, a summary; kept in MLflow too."""
     from toprung import catalog, data
     from toprung.analysis.report import write_report
     from toprung.sweep import workbench
-    from toprung.tracking.attach import attach
+    from toprung.tracking.attach import log_files
 
     project = workbench.find_project(Path.cwd())
     workbench.activate(project)  # the winner's model may be built there
-    made = catalog.find(root_of(storage), named)
-    written = write_report(made, prepared_root=project / data.PREPARED)
-    print(f"  report    {short(written.page)}")
-    print(f"  summary   {short(written.summary)}")
+    sweep_dir = catalog.find_sweep(storage_root(storage), sweep_name)
+    written = write_report(sweep_dir, prepared_root=project / data.PREPARED)
+    print(f"  report    {short_path(written.page)}")
+    print(f"  summary   {short_path(written.summary)}")
     print(f"  pictures  {len(written.pictures)} beside them")
     try:
-        attach(made, [written.page, written.summary, *written.pictures], folder=written.folder.name)
+        log_files(sweep_dir, [written.page, written.summary, *written.pictures], folder=written.folder.name)
         print('  MLflow    artifact "report" of the sweep\'s run')
     except UserError as error:
-        say(f"The report is not in MLflow: {error}")
+        echo_err(f"The report is not in MLflow: {error}")
 
 
 @report_app.command()
 def compare(
-    named: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Sweeps by their ids or names.")],
+    sweep_names: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Sweeps by their ids or names.")],
     by: Annotated[
         str | None,
         typer.Option(
@@ -70,18 +70,18 @@ def compare(
     from toprung import catalog
     from toprung.analysis.comparison import compare_sweeps
 
-    root = root_of(storage)
-    found = [catalog.find(root, each) for each in dict.fromkeys(named)]
-    compared = compare_sweeps(found, by=by or ("configuration" if len(found) == 1 else "sweep"))
+    root = storage_root(storage)
+    sweep_dirs = [catalog.find_sweep(root, name) for name in dict.fromkeys(sweep_names)]
+    compared = compare_sweeps(sweep_dirs, by=by or ("configuration" if len(sweep_dirs) == 1 else "sweep"))
     for warning in compared.warnings:
-        say(warning)
+        echo_err(warning)
     if as_json:
         print_json(asdict(compared))
     else:
         _print(open_console(), compared)
 
 
-def _print(console: Console, compared: Compared) -> None:
+def _print(console: Console, compared: SweepComparison) -> None:
     from toprung.analysis.curves import FIT_RULE, GAP_RULE, INSTABILITY_RULE
 
     if len(compared.sweeps) > 1:
@@ -101,7 +101,7 @@ def _print(console: Console, compared: Compared) -> None:
     console.print(f"\n{rules}", style="dim", soft_wrap=False)
 
 
-def _sweeps(compared: Compared) -> Table:
+def _sweeps(compared: SweepComparison) -> Table:
     table = _table("sweep", "trials", "finished", "failed", "epochs", "seconds", "best", "trial", right=range(1, 8))
     table.add_column("configuration", overflow="fold")
     for line in compared.sweeps:
@@ -111,14 +111,14 @@ def _sweeps(compared: Compared) -> Table:
     return table
 
 
-def _groups(compared: Compared, *, width: int) -> Table:
+def _groups(compared: SweepComparison, *, width: int) -> Table:
     shown = dict([*SHOWN.items()][: max(1, (width - WIDTH_WITHOUT_THEM) // WIDTH_OF_ONE)])
     table = _table("", "trials", compared.metric, *shown, right=range(3 + len(shown)))
     table.add_column("fit", overflow="fold", min_width=12)
     table.add_column("group", overflow="fold", min_width=24)
-    as_good = set(compared.comparison.as_good)
-    for place, group in enumerate(compared.comparison.groups[:ROWS_SHOWN], start=1):
-        rank = f"{place}{'=' if group.name in as_good and len(as_good) > 1 else ''}"
+    tied_best = set(compared.comparison.tied_best)
+    for index, group in enumerate(compared.comparison.groups[:ROWS_SHOWN], start=1):
+        rank = f"{index}{'=' if group.name in tied_best and len(tied_best) > 1 else ''}"
         trials = f"{group.num_finished}/{group.num_trials}"
         fit = ", ".join(f"{count} {kind}" for kind, count in group.fits.items())
         figures = [_figure(group, measure, digits=3) for measure in shown.values()]
@@ -129,15 +129,15 @@ def _groups(compared: Compared, *, width: int) -> Table:
 
 
 def _figure(group: Group, measure: str, *, digits: int) -> str:
-    found = group.interval(measure)
-    if found is None:
+    interval = group.interval(measure)
+    if interval is None:
         return ""
-    half = "" if found.high is None else f" ±{found.high - found.mean:.2g}"
-    return f"{found.mean:.{digits}g}{half}"
+    half = "" if interval.high is None else f" ±{interval.high - interval.mean:.2g}"
+    return f"{interval.mean:.{digits}g}{half}"
 
 
 def _table(*columns: str, right: range) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place in right else "left", no_wrap=True)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index in right else "left", no_wrap=True)
     return table

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toprung.cli.places import say
+from toprung.cli.places import echo_err
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 submit_app = typer.Typer()
 
-HERE_ONLY = ("MLFLOW_TRACKING_URI", "TOPRUNG_STUDY_URI")  # may hold a password, and mean a server of this machine
+LOCAL_VARIABLES = ("MLFLOW_TRACKING_URI", "TOPRUNG_STUDY_URI")  # may hold a password, and mean a server of this machine
 
 
 @submit_app.command()
 def submit(
-    named: Annotated[
+    sweep_name: Annotated[
         str | None, typer.Argument(metavar="[RECIPE|SWEEP|JOB]", help="A recipe; or what an option below asks for.")
     ] = None,
     address: Annotated[
@@ -56,30 +56,32 @@ def submit(
         raise UserError("--resume, --attach and --stop exclude each other. Give one.")
     if attach or stop:
         cluster = jobs.Jobs(address)
-        job = cluster.find(named)
+        job = cluster.find(sweep_name)
         if stop:
             was = "is asked to stop" if cluster.stop(job) else "was over already"
-            print(f"{job} {was}. Its last lines: {jobs.come_back(job, address)}")
+            print(f"{job} {was}. Its last lines: {jobs.reattach_command(job, address)}")
             return
         sys.exit(_follow(cluster, job))
-    if named is None:
+    if sweep_name is None:
         raise UserError("Which recipe? Type: toprung submit tune.digits --storage /mnt/shared/runs")
-    for variable in HERE_ONLY:
+    for variable in LOCAL_VARIABLES:
         if os.environ.get(variable):
-            say(f"{variable} of this machine stays here. For the cluster set it where its head starts Ray: toprung.env")
+            echo_err(
+                f"{variable} of this machine stays here. For the cluster set it where its head starts Ray: toprung.env"
+            )
     job, cluster = _send(
-        named, address, resume=resume, settings=settings or [], name=name, storage=storage, prepared=prepared,
+        sweep_name, address, resume=resume, settings=settings or [], name=name, storage=storage, prepared=prepared,
         warm_start=warm_start,
     )  # fmt: skip
     print(f"Sent as {job} to {address}. Ctrl-C leaves it running.", flush=True)
     if no_wait:
-        print(f"Follow it with: {jobs.come_back(job, address)}")
+        print(f"Follow it with: {jobs.reattach_command(job, address)}")
         return
     sys.exit(_follow(cluster, job))
 
 
 def _send(
-    named: str,
+    sweep_name: str,
     address: str,
     *,
     resume: bool,
@@ -101,16 +103,16 @@ def _send(
     if resume:
         if settings or name or warm_start:
             raise UserError("A sweep goes on as it began: leave --set, --name and --warm-start out.")
-        where = package.places(storage or "runs", prepared)
-        words = ["resume", named, "--storage", where.storage, "--address", "auto"]
+        where = package.cluster_paths(storage or "runs", prepared)
+        words = ["resume", sweep_name, "--storage", where.storage, "--address", "auto"]
         command = jobs.entry_point(words, prepared=where.prepared)
-        called = named
+        called = sweep_name
     else:
-        asked = apply_overrides(workbench.load_recipe(project, named), settings)
-        recipe = workbench.source_file(project, named, kind="recipe")  # loaded anew there
+        asked = apply_overrides(workbench.load_recipe(project, sweep_name), settings)
+        recipe = workbench.find_source_file(project, sweep_name, kind="recipe")  # loaded anew there
         check_dependencies(project, [*sources(project, asked), recipe])
-        where = package.places(storage or asked.storage, prepared)
-        words = ["sweep", named, "--address", "auto"]
+        where = package.cluster_paths(storage or asked.storage, prepared)
+        words = ["sweep", sweep_name, "--address", "auto"]
         for setting in (*settings, f"storage={where.storage}"):
             words += ["--set", setting]
         words += ["--name", name] if name else []
@@ -120,7 +122,7 @@ def _send(
     cluster = jobs.Jobs(address)
     with tempfile.TemporaryDirectory(prefix="toprung-job-") as folder:
         package.stage(project, Path(folder), where=where)
-        job = cluster.send(command, named=called, runtime_env=package.runtime_env(Path(folder)))
+        job = cluster.submit(command, label=called, runtime_env=package.runtime_env(Path(folder)))
     return job, cluster
 
 
@@ -138,8 +140,8 @@ def _follow(cluster: Jobs, job: str) -> int:
         return cluster.follow(job, write=write)
     except KeyboardInterrupt:
         print(
-            f"\nDetached: {job} goes on. Come back: {jobs.come_back(job, cluster.address)}\n"
+            f"\nDetached: {job} goes on. Come back: {jobs.reattach_command(job, cluster.address)}\n"
             f"Stop it: toprung submit --stop {job} --address {cluster.address}",
             flush=True,
         )
-        return jobs.STOPPED
+        return jobs.STOPPED_EXIT_CODE

@@ -8,20 +8,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from toprung.analysis.ranking import describe
+from toprung.analysis.ranking import format_config
 from toprung.cli.console import print_table
-from toprung.cli.places import short
+from toprung.cli.places import short_path
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.storage import is_uri
-from toprung.sweep.board import Board
+from toprung.sweep.board import SweepProgress
 from toprung.sweep.driver import Outcome
 
 ROWS_SHOWN = 10
 PROBLEMS_SHOWN = 3
 
 
-def seconds_text(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """`41 s`, `1 min 34 s`, `2 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
@@ -33,49 +33,51 @@ def seconds_text(seconds: float) -> str:
 
 def print_end(console: Console, outcome: Outcome) -> None:
     """The lines that stay in the scrollback."""
-    board, sweep = outcome.board, outcome.board.sweep
-    leaders, made = board.leaders(), outcome.directory
+    progress, sweep = outcome.progress, outcome.progress.sweep
+    leaders, sweep_dir = progress.leaders(), outcome.sweep_dir
     how = {"finished": "finished in", "stopped": "stopped after", "failed": "failed after"}[outcome.status]
     whole = "finished" if sweep.experiments else "to the top rung"
     console.print(
-        f"{board.sweep_id} {how} {seconds_text(board.seconds)}: {len(board.trials)} trials, "
-        f"{board.epochs_done} epochs, {board.count('finished')} {whole}, {board.count('failed')} failed."
+        f"{progress.sweep_id} {how} {format_seconds(progress.seconds)}: {len(progress.trials)} trials, "
+        f"{progress.epochs_done} epochs, {progress.count('finished')} {whole}, {progress.count('failed')} failed."
     )
     if outcome.reason:
         console.print(f"{outcome.reason[0].upper()}{outcome.reason[1:]}.")
     if leaders:
         console.print()
-        print_table(console, _ranking(board, metric=sweep.metric))
+        print_table(console, _ranking(progress, metric=sweep.metric))
     console.print()
-    if made.export_folder.is_dir():
-        value = _verified(made, sweep.metric)
+    if sweep_dir.export_folder.is_dir():
+        value = _verified(sweep_dir, sweep.metric)
         scores = (
             "loads the model" if value is None else f"scores {value:.4f}"
         )  # a metric of the loop's own is not scored
-        if len(board.trials) > 1 and not sweep.experiments:
+        if len(progress.trials) > 1 and not sweep.experiments:
             console.print(
-                f"The best value is the luckiest of {len(board.trials)}: "
-                f"`toprung confirm {made.sweep_id}` tells whether it holds.\n"
+                f"The best value is the luckiest of {len(progress.trials)}: "
+                f"`toprung confirm {sweep_dir.sweep_id}` tells whether it holds.\n"
             )
-        console.print(f"  model    {short(made.export_folder)}       (verified: a fresh process {scores})")
+        console.print(f"  model    {short_path(sweep_dir.export_folder)}       (verified: a fresh process {scores})")
     if sweep.experiments:
-        console.print(f"  answers  toprung compare {made.sweep_id}")
-    console.print(f"  trials   toprung show {made.sweep_id}")
+        console.print(f"  answers  toprung compare {sweep_dir.sweep_id}")
+    console.print(f"  trials   toprung show {sweep_dir.sweep_id}")
     if is_uri(sweep.storage):
-        show = f"toprung show {made.sweep_id} --storage {sweep.storage}"
+        show = f"toprung show {sweep_dir.sweep_id} --storage {sweep.storage}"
         console.print(f"  copy     {show}       (on any machine)")
     console.print(f'  compare  toprung ui       (MLflow, experiment "{sweep.name}")')
-    console.print(f"  log      {short(made.log_file)}")
+    console.print(f"  log      {short_path(sweep_dir.log_file)}")
     if outcome.status == "stopped":
-        console.print(f"\nGo on with: toprung resume {made.sweep_id}")
-    _print_not_in_mlflow(console, outcome.tracking_problems, made.sweep_id)
-    if outcome.unsent:
+        console.print(f"\nGo on with: toprung resume {sweep_dir.sweep_id}")
+    _print_not_in_mlflow(console, outcome.tracking_problems, sweep_dir.sweep_id)
+    if outcome.upload_error:
         console.print(
-            f"{sweep.storage} has not got everything ({outcome.unsent}). When it is back: toprung sync {made.sweep_id}"
+            f"{sweep.storage} has not got everything ({outcome.upload_error}). When it is back: toprung sync "
+            f"{sweep_dir.sweep_id}"
         )
-    if outcome.undelivered:
+    if outcome.tracking_error:
         console.print(
-            f"MLflow has not got everything ({outcome.undelivered}). When it is back: toprung sync {made.sweep_id}"
+            f"MLflow has not got everything ({outcome.tracking_error}). When it is back: toprung sync "
+            f"{sweep_dir.sweep_id}"
         )
 
 
@@ -88,33 +90,33 @@ def _print_not_in_mlflow(console: Console, problems: list[str], sweep_id: str | 
         console.print(f"Not in MLflow: {len(problems) - len(shown)} more. Type: toprung show {sweep_id}")
 
 
-def _verified(made: SweepDirectory, metric: str) -> float | None:
+def _verified(sweep_dir: SweepDirectory, metric: str) -> float | None:
     """What a fresh process scored the exported model, by that metric."""
     try:
-        value = made.read(made.export_folder / "metrics.json")["verified"].get(metric)
+        value = sweep_dir.read(sweep_dir.export_folder / "metrics.json")["verified"].get(metric)
     except (UserError, KeyError, AttributeError):
         return None
     return float(value) if value is not None else None
 
 
-def _ranking(board: Board, *, metric: str) -> Table:
-    leaders = board.leaders()
+def _ranking(progress: SweepProgress, *, metric: str) -> Table:
+    leaders = progress.leaders()
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in (" rank", "trial", metric, "epoch"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("ended", overflow="fold", min_width=10)
     table.add_column("configuration", overflow="fold")
-    rows = [(str(place), trial) for place, trial in enumerate(leaders[:ROWS_SHOWN], start=1)]
+    rows = [(str(position), trial) for position, trial in enumerate(leaders[:ROWS_SHOWN], start=1)]
     rows += [("def", trial) for trial in leaders[ROWS_SHOWN:] if trial.is_default]
-    for place, trial in rows:
+    for position, trial in rows:
         ended = f"stopped at {trial.end.rung}" if trial.end and trial.end.rung is not None else trial.status
         if trial.audited is not None:
             ended += f" (audit of rung {trial.audited.rung})"
-        if trial.continues in board.trials:
-            ended += f" (continues {board.trials[trial.continues].number})"
-        name = f"{trial.number}{' (default)' if trial.is_default and place != 'def' else ''}"
+        if trial.continues in progress.trials:
+            ended += f" (continues {progress.trials[trial.continues].number})"
+        name = f"{trial.number}{' (default)' if trial.is_default and position != 'def' else ''}"
         table.add_row(
-            place, name, f"{trial.best_value:.4f}", str(trial.best_epoch), ended, describe(dict(trial.config))
+            position, name, f"{trial.best_value:.4f}", str(trial.best_epoch), ended, format_config(dict(trial.config))
         )
     return table
 
@@ -122,7 +124,7 @@ def _ranking(board: Board, *, metric: str) -> Table:
 def print_summary(console: Console, content: dict[str, Any]) -> None:
     """`toprung show`: the same table from the ledger."""
     reason = f" ({content['reason']})" if content["reason"] else ""
-    seconds = f" in {seconds_text(content['seconds'])}" if content["seconds"] else ""
+    seconds = f" in {format_seconds(content['seconds'])}" if content["seconds"] else ""
     console.print(f"{content['sweep_id']}: {content['status']}{reason}{seconds}, {len(content['trials'])} trials.\n")
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("trial", content["metric"], "epoch", "epochs"):
@@ -141,12 +143,12 @@ def print_summary(console: Console, content: dict[str, Any]) -> None:
             str(trial["epoch"] or ""),
             str(trial["epochs"]),
             ended,
-            cause + describe(trial["config"]),
+            cause + format_config(trial["config"]),
         )
     print_table(console, table)
     console.print()
     if content["export_dir"]:
-        console.print(f"  model    {short(Path(content['export_dir']))}")
+        console.print(f"  model    {short_path(Path(content['export_dir']))}")
     console.print(f"  MLflow   {content['tracking_uri']}")
-    console.print(f"  log      {short(Path(content['log']))}")
+    console.print(f"  log      {short_path(Path(content['log']))}")
     _print_not_in_mlflow(console, content["not_in_mlflow"])

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from toprung.cli.places import Storage, root_of, say
+from toprung.cli.places import Storage, echo_err, storage_root
 from toprung.errors import UserError
 
-LOOK_EVERY_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 ui_app = typer.Typer()
 
@@ -29,11 +29,11 @@ def ui(
     storage: Storage = "runs",
 ) -> None:
     """Open MLflow's pages, and optuna-dashboard where it is installed, on this machine, until Ctrl-C."""
-    from toprung.sweep.upkeep import close_dead
+    from toprung.sweep.upkeep import close_orphaned
     from toprung.tracking.server import masked, serve_ui, stop_ui, tracking_uri
 
-    root = root_of(storage)
-    close_dead(root, say=say)
+    root = storage_root(storage)
+    close_orphaned(root, echo=echo_err)
     uri = tracking_uri(root)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # A closed terminal ends the servers too, and Ctrl-C does where whoever started this ignores it.
@@ -48,7 +48,7 @@ def ui(
         dashboard = _dashboard(root, study, port=study_port)
         servers += [dashboard] if dashboard else []
         while servers and all(server.poll() is None for server in servers):
-            time.sleep(LOOK_EVERY_SECONDS)
+            time.sleep(POLL_SECONDS)
         raise typer.Exit(max((server.poll() or 0 for server in servers), default=0))
     except KeyboardInterrupt:
         pass
@@ -67,17 +67,17 @@ def _dashboard(root: Path, study: str | None, *, port: int) -> subprocess.Popen[
     from toprung import catalog
     from toprung.tracking.dashboard import serve_dashboard
 
-    made = catalog.find(root, study) if study else next(catalog.every(root), None)
-    if made is None:
+    sweep_dir = catalog.find_sweep(root, study) if study else next(catalog.list_sweeps(root), None)
+    if sweep_dir is None:
         return None
     try:
-        process = serve_dashboard(made, port=port)
+        process = serve_dashboard(sweep_dir, port=port)
     except UserError as error:
         if study:
             raise
-        say(f"Optuna: {error}")
+        echo_err(f"Optuna: {error}")
         return None
-    print(f"Optuna: http://127.0.0.1:{port}/dashboard    (the study of {made.sweep_id}, to read)", flush=True)
+    print(f"Optuna: http://127.0.0.1:{port}/dashboard    (the study of {sweep_dir.sweep_id}, to read)", flush=True)
     return process
 
 
@@ -86,6 +86,6 @@ def _newest_page(root: Path) -> str:
     from toprung import catalog
     from toprung.analysis.ranking import brief
 
-    newest = next((brief(each) for each in catalog.every(root)), {})
+    newest = next((brief(sweep_dir) for sweep_dir in catalog.list_sweeps(root)), {})
     experiment = newest.get("mlflow_experiment_id")
     return f"#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""

@@ -1,33 +1,39 @@
 """Where trials run: a private Ray on this machine, or a cluster that is there; what fits, and the code that travels."""
 
-from toprung.cluster.attached import AttachedRay, attach
+from toprung.cluster.attached import ConnectedCluster, connect
 from toprung.cluster.capacity import (
     Node,
-    nodes_to_come,
-    num_trials_at_once,
-    refuse_unplaceable,
-    room_for_images,
+    autoscaler_nodes,
+    check_placeable,
+    count_placeable_trials,
+    image_budget_bytes,
 )
-from toprung.cluster.code import imported_code, link_included, other_code, runtime_env, sent_code
+from toprung.cluster.code import (
+    code_mismatch_message,
+    expected_code_hash,
+    imported_code_hash,
+    link_included,
+    runtime_env,
+)
 from toprung.cluster.environment import import_ray, prepare_environment
-from toprung.cluster.local import LocalRay, local_capacity, local_node
+from toprung.cluster.local import LocalCluster, local_capacity, local_node
 
 __all__ = [
-    "AttachedRay",
-    "LocalRay",
+    "ConnectedCluster",
+    "LocalCluster",
     "Node",
-    "attach",
+    "autoscaler_nodes",
+    "check_placeable",
+    "code_mismatch_message",
+    "connect",
+    "count_placeable_trials",
+    "expected_code_hash",
+    "image_budget_bytes",
     "import_ray",
-    "imported_code",
+    "imported_code_hash",
     "link_included",
     "local_capacity",
     "local_node",
-    "nodes_to_come",
-    "num_trials_at_once",
-    "other_code",
     "prepare_environment",
-    "refuse_unplaceable",
-    "room_for_images",
     "runtime_env",
-    "sent_code",
 ]

@@ -18,17 +18,17 @@ from toprung.cluster.code import runtime_env_for_cluster
 from toprung.cluster.environment import import_ray, token_source
 from toprung.errors import UserError
 
-REACH_SECONDS = 5
-LOOK_AT_HEAD_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 5
+POLL_SECONDS = 5.0
 # Ray's own word for how often it tries to reach a cluster, a second each; its default is 20.
 TRIES = "RAY_gcs_server_port_wait_time_s"
 
 
-class AttachedRay:
-    """A connection to a running cluster; what `LocalRay` is for a private one."""
+class ConnectedCluster:
+    """A connection to a running cluster; what `LocalCluster` is for a private one."""
 
     def __init__(self, address: str) -> None:
-        """Take over a connection that `attach` has made.
+        """Take over a connection that `connect` has made.
 
         Args:
             address: as the user gave it.
@@ -44,27 +44,27 @@ class AttachedRay:
         """The nodes that live now."""
         return alive_nodes()
 
-    def watch_head(self, on_silent: Callable[[str], object]) -> None:
+    def watch_head(self, on_unreachable: Callable[[str], object]) -> None:
         """Look whether the head answers, until `stop`: where it does not, Ray ends this process without a word.
 
         That is after a minute (`RAY_gcs_rpc_server_reconnect_timeout_s`).
 
         Args:
-            on_silent: told once, in a thread of its own, when the head does not answer; is given its address.
+            on_unreachable: told once, in a thread of its own, when the head does not answer; is given its address.
         """
         import ray
 
         head = ray.get_runtime_context().gcs_address
 
-        def look() -> None:
-            while not self._stopped.wait(LOOK_AT_HEAD_SECONDS):
+        def poll() -> None:
+            while not self._stopped.wait(POLL_SECONDS):
                 try:
-                    _knock(head)
+                    _check_port(head)
                 except OSError:
-                    on_silent(head)
+                    on_unreachable(head)
                     return
 
-        threading.Thread(target=look, name="cluster-head", daemon=True).start()
+        threading.Thread(target=poll, name="cluster-head", daemon=True).start()
 
     def stop(self) -> None:
         """Disconnect: Ray ends this sweep's actors and gives back its placement groups; the cluster lives on."""
@@ -76,7 +76,7 @@ class AttachedRay:
             ray.shutdown()
 
 
-def attach(address: str, *, code: Path) -> AttachedRay:
+def connect(address: str, *, code: Path) -> ConnectedCluster:
     """Connect to a running cluster; call `prepare_environment(address)` first.
 
     Args:
@@ -87,10 +87,10 @@ def attach(address: str, *, code: Path) -> AttachedRay:
         UserError: nothing answers there, it does not take our token, it runs another Ray or Python, or this machine
             is none of its nodes.
     """
-    _refuse_unreachable(address)
-    ray, said = import_ray(), ""
+    _check_reachable(address)
+    ray, stderr_text = import_ray(), ""
     try:
-        with _stderr_kept() as kept, _few_tries():
+        with _captured_stderr() as captured, _limited_retries():
             try:
                 ray.init(
                     address=address,
@@ -98,15 +98,15 @@ def attach(address: str, *, code: Path) -> AttachedRay:
                     logging_level=logging.ERROR,
                 )
             finally:
-                said = kept()
+                stderr_text = captured()
     except Exception as error:
-        raise UserError(_reason(address, error, said)) from error
-    if said:
-        sys.stderr.write(said)
-    return AttachedRay(address)
+        raise UserError(_reason(address, error, stderr_text)) from error
+    if stderr_text:
+        sys.stderr.write(stderr_text)
+    return ConnectedCluster(address)
 
 
-def _refuse_unreachable(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """A port that nobody listens on is told at once; Ray would try for most of a minute."""
     if address == "auto":
         return
@@ -116,7 +116,7 @@ def _refuse_unreachable(address: str) -> None:
     if not host or not port.isdecimal():
         raise UserError(f'--address "{address}" names no cluster: give auto or HOST:PORT, such as 10.0.0.2:6379.')
     try:
-        _knock(address)
+        _check_port(address)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
@@ -124,13 +124,13 @@ def _refuse_unreachable(address: str) -> None:
         ) from None
 
 
-def _knock(address: str) -> None:
+def _check_port(address: str) -> None:
     """Open a connection, and close it."""
     host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
 
 
-def _reason(address: str, error: BaseException, said: str) -> str:
+def _reason(address: str, error: BaseException, message: str) -> str:
     """One line for a person out of what Ray raised, and what its core wrote to stderr."""
     where = "that `auto` found" if address == "auto" else f"at {address}"
     causes = [error]
@@ -143,7 +143,7 @@ def _reason(address: str, error: BaseException, said: str) -> str:
             f"The cluster {where} runs Ray {ray_versions[0]} on Python {python_versions[0]}, this is Ray "
             f"{ray_versions[1]} on Python {python_versions[1]}. Use the same versions in both places."
         )
-    if re.search(r"AuthToken|Unauthenticated|authentication token", text + said, re.IGNORECASE):
+    if re.search(r"AuthToken|Unauthenticated|authentication token", text + message, re.IGNORECASE):
         source = token_source()
         what = f"the token from {source}" if source else "a client without a token"
         return (
@@ -161,12 +161,12 @@ def _reason(address: str, error: BaseException, said: str) -> str:
 
 
 @contextlib.contextmanager
-def _few_tries() -> Iterator[None]:
+def _limited_retries() -> Iterator[None]:
     """Ray gives up after some seconds, unless the user says otherwise."""
     if TRIES in os.environ:
         yield
         return
-    os.environ[TRIES] = str(REACH_SECONDS)
+    os.environ[TRIES] = str(CONNECT_TIMEOUT_SECONDS)
     try:
         yield
     finally:
@@ -174,20 +174,20 @@ def _few_tries() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stderr_kept() -> Iterator[Callable[[], str]]:
+def _captured_stderr() -> Iterator[Callable[[], str]]:
     """Keep what Ray's core writes to stderr: it says only there why it was refused."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
-        saved = os.dup(2)
+        saved_fd = os.dup(2)
         os.dup2(file.fileno(), 2)
 
-        def kept() -> str:
+        def read() -> str:
             file.seek(0)
             return file.read().decode(errors="replace")
 
         try:
-            yield kept
+            yield read
         finally:
             sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
+            os.dup2(saved_fd, 2)
+            os.close(saved_fd)

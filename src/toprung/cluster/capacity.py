@@ -11,10 +11,10 @@ from typing import Any
 from toprung.errors import UserError
 from toprung.spec import Resources
 
-NEARLY = 1e-6  # fractions of GPUs are summed in floats
+TOLERANCE = 1e-6  # fractions of GPUs are summed in floats
 OBJECT_STORE = "object_store_memory"
 BOOTSTRAP_FILE = "ray_bootstrap_config.yaml"
-MOST_TO_COME = 1000  # where an autoscaler names no limit
+MAX_AUTOSCALER_NODES = 1000  # where an autoscaler names no limit
 IMAGES_SHARE = 0.5  # of the object store: trials put other things there too
 
 
@@ -41,17 +41,17 @@ class _Free:
         self.resources = {name: have for name, have in self.node.resources.items() if name != "GPU"}
         self.gpus = [1.0] * int(self.node.resources.get("GPU", 0))
 
-    def takes(self, bundle: Mapping[str, float], selector: Mapping[str, str]) -> bool:
+    def try_place(self, bundle: Mapping[str, float], selector: Mapping[str, str]) -> bool:
         """Whether the bundle fits; where it does, it is taken."""
-        if not all(label_fits(self.node.labels.get(key), wanted) for key, wanted in selector.items()):
+        if not all(label_fits(self.node.labels.get(key), pattern) for key, pattern in selector.items()):
             return False
         gpus = bundle.get("GPU", 0)
         others = {name: need for name, need in bundle.items() if name != "GPU" and need}
-        if any(self.resources.get(name, 0) + NEARLY < need for name, need in others.items()):
+        if any(self.resources.get(name, 0) + TOLERANCE < need for name, need in others.items()):
             return False
         devices = sorted(range(len(self.gpus)), key=self.gpus.__getitem__)  # the fullest first
         share = gpus if gpus < 1 else 1.0
-        devices = [device for device in devices if self.gpus[device] + NEARLY >= share][: math.ceil(gpus)]
+        devices = [device for device in devices if self.gpus[device] + TOLERANCE >= share][: math.ceil(gpus)]
         if len(devices) < math.ceil(gpus):
             return False
         for device in devices:
@@ -61,23 +61,23 @@ class _Free:
         return True
 
 
-def num_trials_at_once(resources: Resources, nodes: Iterable[Node], *, most: int) -> int:
+def count_placeable_trials(resources: Resources, nodes: Iterable[Node], *, limit: int) -> int:
     """How many trials run at once: laid out one after another, as Ray places them, until one does not fit.
 
     Args:
         resources: of one trial.
         nodes: all of them.
-        most: an upper limit, such as the number of trials.
+        limit: an upper limit, such as the number of trials.
     """
     free = [_Free(node) for node in nodes]
-    for count in range(most):
+    for count in range(limit):
         for bundle in resources.bundles:
-            if not any(node.takes(bundle, resources.label_selector) for node in free):
+            if not any(node.try_place(bundle, resources.label_selector) for node in free):
                 return count
-    return most
+    return limit
 
 
-def refuse_unplaceable(resources: Resources, nodes: Sequence[Node]) -> None:
+def check_placeable(resources: Resources, nodes: Sequence[Node]) -> None:
     """Refuse a sweep whose trials no cluster of these nodes can ever hold, however idle it is.
 
     Args:
@@ -87,28 +87,30 @@ def refuse_unplaceable(resources: Resources, nodes: Sequence[Node]) -> None:
     Raises:
         UserError: with what is missing.
     """
-    if num_trials_at_once(resources, nodes, most=1):
+    if count_placeable_trials(resources, nodes, limit=1):
         return
     where = nodes[0].host if len(nodes) == 1 and nodes[0].exists and not nodes[0].node_id else "no node"
     fields = {"CPU": "resources.cpus", "GPU": "resources.gpus"}
     advice = "or give --address" if where == "this machine" else "or add a node that has it"
-    labelled = [node for node in nodes if _Free(node).takes({}, resources.label_selector)]
+    labelled = [node for node in nodes if _Free(node).try_place({}, resources.label_selector)]
     if not labelled:
-        wanted = ", ".join(f"{key}={value}" for key, value in resources.label_selector.items())
+        labels = ", ".join(f"{key}={value}" for key, value in resources.label_selector.items())
         raise UserError(
-            f"No trial can ever start: one needs a node labelled {wanted}, and there is none. Change "
+            f"No trial can ever start: one needs a node labelled {labels}, and there is none. Change "
             "resources.label_selector, or start a node so: ray start --labels KEY=VALUE"
         )
     for name, need in resources.bundles[0].items():
         most = max(node.resources.get(name, 0) for node in labelled)
-        if need > most + NEARLY:
+        if need > most + TOLERANCE:
             what = f"{need:g} {name}{'s' if need != 1 else ''}" if name in fields else f"{need:g} of {name}"
             has = f"{where} has {most:g}" if where == "this machine" else f"the largest node has {most:g}"
             raise UserError(
                 f"No trial can ever start: one needs {what}, {has}. "
                 f"Lower {fields.get(name, f'resources.custom.{name}')} {advice}."
             )
-    if len(resources.bundles) > 1 and num_trials_at_once(resources.model_copy(update={"workers": 1}), nodes, most=1):
+    if len(resources.bundles) > 1 and count_placeable_trials(
+        resources.model_copy(update={"workers": 1}), nodes, limit=1
+    ):
         raise UserError(
             f"No trial can ever start: one needs {len(resources.bundles)} workers at once, and the nodes hold fewer. "
             f"Lower resources.workers, {advice}."
@@ -119,15 +121,15 @@ def refuse_unplaceable(resources: Resources, nodes: Sequence[Node]) -> None:
     )
 
 
-def room_for_images(nodes: Iterable[Node]) -> int:
+def image_budget_bytes(nodes: Iterable[Node]) -> int:
     """Bytes that images may take of each node's object store: half of the smallest one."""
     stores = [node.resources[OBJECT_STORE] for node in nodes if node.resources.get(OBJECT_STORE)]
     return int(min(stores, default=0) * IMAGES_SHARE)
 
 
-def label_fits(label: str | None, wanted: str) -> bool:
+def label_fits(label: str | None, selector: str) -> bool:
     """Whether a node's label fits Ray's selector: `v`, `!v`, `in(a,b)` or `!in(a,b)`."""
-    negated, text = wanted.startswith("!"), wanted.removeprefix("!")
+    negated, text = selector.startswith("!"), selector.removeprefix("!")
     values = text.removeprefix("in(").removesuffix(")").split(",") if text.startswith("in(") else [text]
     return (label in [value.strip() for value in values]) is not negated
 
@@ -138,17 +140,17 @@ def alive_nodes() -> list[Node]:
 
     return [
         Node(
-            each["NodeID"],
-            each["NodeManagerHostname"] or each["NodeManagerAddress"],
-            each["Resources"],
-            each.get("Labels", {}),
+            node["NodeID"],
+            node["NodeManagerHostname"] or node["NodeManagerAddress"],
+            node["Resources"],
+            node.get("Labels", {}),
         )
-        for each in ray.nodes()  # type: ignore[no-untyped-call]
-        if each["Alive"]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
     ]
 
 
-def nodes_to_come() -> list[Node]:
+def autoscaler_nodes() -> list[Node]:
     """A node for each one that the cluster's autoscaler may add, as far as that is known here; none without one.
 
     Ray's public API does not tell. What an autoscaler reports to the cluster is read by `ray._private.state`, here
@@ -161,15 +163,15 @@ def nodes_to_come() -> list[Node]:
     if config is not None:
         groups = [(group.name, group.resources, {}, group.max_count) for group in config.node_group_configs]
     else:
-        groups = list(_bootstrapped(Path.home() / BOOTSTRAP_FILE))
+        groups = list(_worker_types(Path.home() / BOOTSTRAP_FILE))
     return [
         Node("", name, dict(resources), dict(labels), exists=False)
         for name, resources, labels, count in groups
-        for _ in range(count if count >= 0 else MOST_TO_COME)
+        for _ in range(count if count >= 0 else MAX_AUTOSCALER_NODES)
     ]
 
 
-def _bootstrapped(file: Path) -> Iterator[tuple[str, Mapping[str, float], Mapping[str, str], int]]:
+def _worker_types(file: Path) -> Iterator[tuple[str, Mapping[str, float], Mapping[str, str], int]]:
     """The types of workers in the configuration that `ray up` has put on the head: name, resources, labels, number."""
     if not file.is_file():
         return

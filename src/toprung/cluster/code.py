@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import toprung
-from toprung.cluster.environment import EVERYWHERE, IN_WORKERS, REQUIRED
+from toprung.cluster.environment import COMMON_ENV, REQUIRED, WORKER_ENV
 from toprung.errors import UserError
 from toprung.included import read_include
 
-WORKBENCH = ("search_spaces", "trainers", "tune")
+USER_PACKAGES = ("search_spaces", "trainers", "tune")
 ENGINE = Path(toprung.__file__).parent
 
 
@@ -26,24 +26,24 @@ def runtime_env(code: Path) -> dict[str, Any]:
 
 def runtime_env_for_cluster(code: Path) -> dict[str, Any]:
     """The same with the environment variables that the workers of a private Ray inherit."""
-    return {**runtime_env(code), "env_vars": {**EVERYWHERE, **REQUIRED, **IN_WORKERS}}
+    return {**runtime_env(code), "env_vars": {**COMMON_ENV, **REQUIRED, **WORKER_ENV}}
 
 
-def sent_code(folder: Path) -> str:
-    """What `imported_code` must give on every worker, where `folder` holds the workbench that was sent."""
+def expected_code_hash(folder: Path) -> str:
+    """What `imported_code_hash` must give on every worker, where `folder` holds the workbench that was sent."""
     return f"{engine_hash()}-{workbench_hash(folder)}"
 
 
 @cache
-def imported_code() -> str:
+def imported_code_hash() -> str:
     """Hashes of the engine and the workbench that this process imports, wherever its path has them from."""
     return f"{engine_hash()}-{imported_workbench_hash()}"
 
 
-def other_code(who: str, found: str, sent: str) -> str:
+def code_mismatch_message(who: str, result: str, expected: str) -> str:
     """What is said where a worker imports other code than was sent."""
     return (
-        f"{who} runs other code than this sweep ({found}, sent {sent}): another copy comes first on its path. "
+        f"{who} runs other code than this sweep ({result}, sent {expected}): another copy comes first on its path. "
         "Unset PYTHONPATH where Ray was started, or uninstall toprung there; then restart Ray"
     )
 
@@ -56,21 +56,21 @@ def engine_hash() -> str:
 def workbench_hash(folder: Path) -> str:
     """Of the workbench's source files below a folder, and of all that it includes."""
     included = {entry: folder / entry for entry in read_include(folder)}
-    return code_hash({name: folder / name for name in WORKBENCH if (folder / name).is_dir()}, included)
+    return code_hash({name: folder / name for name in USER_PACKAGES if (folder / name).is_dir()}, included)
 
 
 def imported_workbench_hash() -> str:
     """Of the folders that `import trainers` and the like find in this process, and of what is included beside them."""
-    found = {}
-    for name in WORKBENCH:
+    folders = {}
+    for name in USER_PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.submodule_search_locations:
-            found[name] = Path(next(iter(spec.submodule_search_locations)))
+            folders[name] = Path(next(iter(spec.submodule_search_locations)))
     included = {}
     if (root := imported_root()) is not None:
         with contextlib.suppress(UserError):  # of another project, which comes first on the path: the hashes differ
             included = {entry: _imported_place(entry, root) for entry in read_include(root)}
-    return code_hash(found, included)
+    return code_hash(folders, included)
 
 
 def link_included(folder: Path) -> None:

@@ -23,7 +23,7 @@ REQUIRED_PRIVATE = {
     "RAY_AUTH_MODE": "token",
 }
 # In every driver, and in the workers of a cluster, which come with an environment of their own.
-EVERYWHERE = {
+COMMON_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard file for every result
@@ -32,17 +32,17 @@ EVERYWHERE = {
 # In every worker. A trial's loop runs in a thread of its worker: give it the process's main heap, which keeps freed
 # pages for the next step. Measured: 2.35 GB became 2.17 GB over the whole process tree (bench/overhead.py, 10 trials,
 # n = 1).
-IN_WORKERS = {
+WORKER_ENV = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": str(512 * 1024**2),
     "MALLOC_MMAP_THRESHOLD_": str(1024**3),
 }
 # Only where Ray's processes are this sweep's own.
-PRIVATE = {
+LOCAL_ENV = {
     "RAY_worker_niceness": "0",  # trials are the work here; Ray's default is 15
     # No workers ahead of need: Tune's actors have an environment of their own and never move into them.
     "RAY_prestart_worker_first_driver": "0",
-    **IN_WORKERS,
+    **WORKER_ENV,
 }
 
 
@@ -52,7 +52,7 @@ def prepare_environment(address: str | None = None) -> None:
     Args:
         address: of a running cluster, whose token the user has; None for a private Ray, which gets a token of its own.
     """
-    for name, value in {**EVERYWHERE, **({} if address else PRIVATE)}.items():
+    for name, value in {**COMMON_ENV, **({} if address else LOCAL_ENV)}.items():
         os.environ.setdefault(name, value)
     os.environ.update(REQUIRED)
     if address is None:

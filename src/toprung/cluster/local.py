@@ -31,7 +31,7 @@ def local_node() -> Node:
     return Node("", "this machine", {"CPU": cpus, "GPU": gpus, OBJECT_STORE: detection.object_store_bytes()}, {})
 
 
-class LocalRay:
+class LocalCluster:
     """Ray started in the background while the driver goes on importing; `wait` before first use."""
 
     address: str | None = None
@@ -57,10 +57,10 @@ class LocalRay:
         self._error: BaseException | None = None
         self._settled, self._finished = threading.Event(), threading.Event()
         # A daemon: a driver that ends without `stop` must not wait for it; Ray shuts down at exit by itself.
-        self._thread = threading.Thread(target=self._live, name="ray", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="ray", daemon=True)
         self._thread.start()
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         """Start Ray, and stay: Linux ends Ray's processes when the thread that started them ends (PR_SET_PDEATHSIG)."""
         try:
             # Inherited by Ray's processes: a terminal that closes would end them before the sweep has ended in good

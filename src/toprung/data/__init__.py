@@ -4,18 +4,18 @@ Importing this room costs NumPy and pydantic only; Pillow, torchvision and sciki
 a source.
 """
 
-from toprung.data.add import Added, add
+from toprung.data.add import AddedDataset, add
 from toprung.data.arrays import split_arrays
-from toprung.data.card import OPERATIONS, Card, Operation, UnreadableFile
+from toprung.data.card import OPERATIONS, DatasetCard, Operation, UnreadableFile
 from toprung.data.duplicates import Duplicates, near_duplicates
 from toprung.data.folds import stratified_folds
-from toprung.data.grouped import grouped_split
+from toprung.data.grouped import group_split
 from toprung.data.image_folder.settings import FolderSettings
-from toprung.data.placement import Placed, mapped_images, place
+from toprung.data.placement import ImageArrays, load_arrays, open_mmap_images
 from toprung.data.prepare import prepare
 from toprung.data.prepare.folder import prepare_folder
 from toprung.data.prepared import PREPARED, Prepared, open_prepared, open_test_split
-from toprung.data.repository import RAW, Locked, locked
+from toprung.data.repository import RAW, LockedHashes, read_lock
 from toprung.data.sheet import write_sample_sheet
 from toprung.data.source import Arrays, Source
 from toprung.data.sources import SOURCES
@@ -28,14 +28,14 @@ __all__ = [
     "PREPARED",
     "RAW",
     "SOURCES",
-    "Added",
+    "AddedDataset",
     "Arrays",
-    "Card",
+    "DatasetCard",
     "Duplicates",
     "FolderSettings",
-    "Locked",
+    "ImageArrays",
+    "LockedHashes",
     "Operation",
-    "Placed",
     "Prepared",
     "Source",
     "SplitIndices",
@@ -43,15 +43,15 @@ __all__ = [
     "add",
     "check_unchanged",
     "folder_settings",
-    "grouped_split",
-    "locked",
-    "mapped_images",
+    "group_split",
+    "load_arrays",
     "near_duplicates",
+    "open_mmap_images",
     "open_prepared",
     "open_test_split",
-    "place",
     "prepare",
     "prepare_folder",
+    "read_lock",
     "reproduce",
     "split_arrays",
     "stratified_folds",

@@ -11,17 +11,17 @@ from pathlib import Path
 
 from toprung.data.image_folder.chunks import Progress
 from toprung.data.image_folder.settings import FolderSettings
-from toprung.data.image_folder.tree import GROUPS_FILE, Tree, check_layout, counted, shown
-from toprung.data.prepare.folder import check_same_size, look_at
+from toprung.data.image_folder.tree import GROUPS_FILE, ImageListing, check_layout, format_counts, quoted
+from toprung.data.prepare.folder import check_same_size, list_folder
 from toprung.data.prepared import PREPARED
-from toprung.data.repository import RAW, dvc, is_dvc_repository, stage_commands, stage_of
+from toprung.data.repository import RAW, is_dvc_repository, run_dvc, stage_commands, stage_name
 from toprung.data.sources import SOURCES
 from toprung.data.stages import restored_on_failure, write_folder_stage
 from toprung.errors import UserError
 
 
 @dataclass(frozen=True)
-class Added:
+class AddedDataset:
     """What was added: `tracked_by` is the .dvc file, to be committed together with dvc.yaml.
 
     `parts` has the number of images of each class, by part: "train" and "test", or "all" if they are split later.
@@ -43,7 +43,7 @@ def add(
     settings: FolderSettings | None = None,
     nested: bool = False,
     progress: Progress | None = None,
-) -> Added:
+) -> AddedDataset:
     """Add a class-per-folder tree as the dataset `name`; `toprung.data.reproduce` prepares it then.
 
     The images (and groups.csv), no other files, are copied to `data/raw/<name>`; a folder that already lies there
@@ -65,7 +65,7 @@ def add(
     target = project / RAW / name
     in_place = target.exists() and folder.resolve() == target.resolve()
     _check_name(name, project=project, in_place=in_place)
-    tree, _ = look_at(folder, chosen)
+    tree, _ = list_folder(folder, chosen)
     if not nested:
         check_layout(tree)
     if chosen.size is None:
@@ -78,7 +78,7 @@ def add(
         try:
             if not in_place:
                 _copy(tree, target, progress)
-            dvc("add", (RAW / name).as_posix(), project=project)
+            run_dvc("add", (RAW / name).as_posix(), project=project)
             write_folder_stage(name, chosen, project=project)
         except BaseException:
             if not in_place:
@@ -87,12 +87,12 @@ def add(
     parts = {"all": tree.counts()}
     if tree.is_test_N is not None:
         parts = {"train": tree.counts("train"), "test": tree.counts("test")}
-    return Added(len(tree.files), tree.classes, pointer, parts, _left_out(tree))
+    return AddedDataset(len(tree.files), tree.classes, pointer, parts, _left_out(tree))
 
 
 def _check_name(name: str, *, project: Path, in_place: bool) -> None:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        raise UserError(f"A dataset cannot be called {shown(name)}: use lower-case letters, digits, - and _.")
+        raise UserError(f"A dataset cannot be called {quoted(name)}: use lower-case letters, digits, - and _.")
     if name in SOURCES:
         raise UserError(f"{name} is built in. Give another name, or type: toprung data prepare {name}")
     if not is_dvc_repository(project):
@@ -104,7 +104,7 @@ def _check_name(name: str, *, project: Path, in_place: bool) -> None:
         for path in (RAW / name, PREPARED / name)
         if (project / path).exists() and not (in_place and path == RAW / name)
     ]
-    tracked = [stage_of(name)] if stage_of(name) in stage_commands(project) else []
+    tracked = [stage_name(name)] if stage_name(name) in stage_commands(project) else []
     tracked += [(RAW / f"{name}.dvc").as_posix()] if (project / RAW / f"{name}.dvc").exists() else []
     if folders or tracked:
         remove = [
@@ -116,14 +116,14 @@ def _check_name(name: str, *, project: Path, in_place: bool) -> None:
         )
 
 
-def _left_out(tree: Tree) -> str:
-    words = [counted(tree.left_out)] if tree.left_out else []
+def _left_out(tree: ImageListing) -> str:
+    words = [format_counts(tree.left_out)] if tree.left_out else []
     if tree.num_unclassified:
         words.append(f"{tree.num_unclassified:,} images outside the class folders")
     return ", ".join(words)
 
 
-def _copy(tree: Tree, target: Path, progress: Progress | None) -> None:
+def _copy(tree: ImageListing, target: Path, progress: Progress | None) -> None:
     """Copy what belongs to the dataset aside, then rename: links become the files they lead to."""
     files = list(tree.files)
     if (tree.root / GROUPS_FILE).is_file():

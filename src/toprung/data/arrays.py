@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.grouped import grouped_split
+from toprung.data.grouped import group_split
 from toprung.data.prepared import Prepared, open_prepared
 from toprung.data.split import SplitIndices, stratified_split
 from toprung.spec import Data
 
 
-def split_arrays(wanted: Data, *, root: Path) -> tuple[dict[str, NDArray[Any]], str]:
+def split_arrays(data_settings: Data, *, root: Path) -> tuple[dict[str, NDArray[Any]], str]:
     """Cut a prepared dataset as a spec says.
 
     Args:
-        wanted: the spec's data part.
+        data_settings: the spec's data part.
         root: the folder of all prepared datasets.
 
     Returns:
@@ -28,8 +28,8 @@ def split_arrays(wanted: Data, *, root: Path) -> tuple[dict[str, NDArray[Any]], 
     Raises:
         UserError: the dataset is not prepared or damaged, or cannot be split so.
     """
-    prepared = open_prepared(wanted.name, root=root)
-    split = split_indices(wanted, prepared)
+    prepared = open_prepared(data_settings.name, root=root)
+    split = split_indices(data_settings, prepared)
     arrays = {}
     for part, indices in (("train", split.train), ("val", split.val)):
         arrays[f"{part}_images"] = np.ascontiguousarray(prepared.images_NCHW[indices])
@@ -37,14 +37,14 @@ def split_arrays(wanted: Data, *, root: Path) -> tuple[dict[str, NDArray[Any]], 
     return arrays, split.fingerprint
 
 
-def split_indices(wanted: Data, prepared: Prepared) -> SplitIndices:
+def split_indices(data_settings: Data, prepared: Prepared) -> SplitIndices:
     """Which of a prepared dataset's images train and which validate: whole groups, where it has groups.
 
     Raises:
         UserError: the dataset cannot be split so.
     """
-    limits = {"max_train": wanted.max_train, "max_val": wanted.max_val}
-    fraction, seed = wanted.val_fraction, wanted.split_seed
-    if wanted.groups and prepared.groups_N is not None:
-        return grouped_split(prepared.labels_N, prepared.groups_N, val_fraction=fraction, seed=seed, **limits)
+    limits = {"max_train": data_settings.max_train, "max_val": data_settings.max_val}
+    fraction, seed = data_settings.val_fraction, data_settings.split_seed
+    if data_settings.groups and prepared.groups_N is not None:
+        return group_split(prepared.labels_N, prepared.groups_N, val_fraction=fraction, seed=seed, **limits)
     return stratified_split(prepared.labels_N, val_fraction=fraction, seed=seed, **limits)

@@ -1,4 +1,4 @@
-"""`Card`: what is known about a prepared dataset, kept beside its arrays as `card.json`.
+"""`DatasetCard`: what is known about a prepared dataset, kept beside its arrays as `card.json`.
 
 The card's fingerprint names the bytes of the arrays. It can be checked without toprung: in the dataset's
 folder, `LC_ALL=C sha256sum *.npy | sha256sum` prints it.
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from toprung.errors import UserError, explain
+from toprung.errors import UserError, format_validation_error
 
 Operation = Literal["flip", "shift", "affine", "color", "cutout", "mixup"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -37,7 +37,7 @@ class UnreadableFile(BaseModel):
     reason: str
 
 
-class Card(BaseModel):
+class DatasetCard(BaseModel):
     """What a prepared dataset holds: classes, shapes, channel statistics, augmentations, fingerprint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -88,13 +88,13 @@ class Card(BaseModel):
         return self
 
 
-def write_card(card: Card, folder: Path) -> None:
+def write_card(card: DatasetCard, folder: Path) -> None:
     """Write `card.json`: sorted keys, no time stamp and no path, so that equal data gives equal bytes."""
     text = json.dumps(card.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
     (folder / CARD_FILE).write_bytes(f"{text}\n".encode())
 
 
-def read_card(folder: Path) -> Card:
+def read_card(folder: Path) -> DatasetCard:
     """Read and check a prepared dataset's card.
 
     Raises:
@@ -106,24 +106,26 @@ def read_card(folder: Path) -> Card:
         if not isinstance(content, dict):
             raise ValueError("it holds no JSON object")
     except FileNotFoundError:
-        raise UserError(f"{folder} has no {CARD_FILE}. {prepare_again(folder.name)}") from None
+        raise UserError(f"{folder} has no {CARD_FILE}. {prepare_command(folder.name)}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}. {prepare_again(folder.name)}") from None
+        raise UserError(f"{path} cannot be read: {error}. {prepare_command(folder.name)}") from None
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path} is of format {json.dumps(content.get('format'))}; this toprung reads format {FORMAT}. "
-            f"{prepare_again(folder.name)}"
+            f"{prepare_command(folder.name)}"
         )
     try:
-        card = Card.model_validate(content)
+        card = DatasetCard.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path}: {explain(error, Card)} {prepare_again(folder.name)}") from None
+        raise UserError(
+            f"{path}: {format_validation_error(error, DatasetCard)} {prepare_command(folder.name)}"
+        ) from None
     if card.name != folder.name:
-        raise UserError(f'{path} is the card of "{card.name}". {prepare_again(folder.name)}')
+        raise UserError(f'{path} is the card of "{card.name}". {prepare_command(folder.name)}')
     return card
 
 
-def prepare_again(name: str) -> str:
+def prepare_command(name: str) -> str:
     """What to type when a prepared dataset cannot be used."""
     return f"Prepare it again: toprung data prepare {name}"
 

@@ -25,8 +25,8 @@ SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_T
 
 def google_key_from_environment() -> Path | None:
     """The service account's key that `GOOGLE_APPLICATION_CREDENTIALS` names."""
-    named = os.environ.get(GOOGLE_KEY)
-    return Path(named).expanduser() if named else None
+    path = os.environ.get(GOOGLE_KEY)
+    return Path(path).expanduser() if path else None
 
 
 def check_key(path: Path, *, project: Path, is_google: bool) -> Path:
@@ -46,9 +46,9 @@ def check_key(path: Path, *, project: Path, is_google: bool) -> Path:
     key = path.expanduser().resolve()
     if not key.is_file():
         raise UserError(f"There is no key {path}. Give the file that you downloaded: --key FILE, or {GOOGLE_KEY}=FILE")
-    repository = repository_around(project)
-    for place in (path.expanduser().absolute(), key):
-        if place.is_relative_to(repository):
+    repository = find_repository(project)
+    for resolved in (path.expanduser().absolute(), key):
+        if resolved.is_relative_to(repository):
             raise UserError(
                 f"The key {path} lies inside the repository {repository}: one `git add` away from the public. "
                 f"Move it out: mkdir -p ~/.config/toprung && mv {path} ~/.config/toprung/"
@@ -58,14 +58,14 @@ def check_key(path: Path, *, project: Path, is_google: bool) -> Path:
     try:
         content = key.read_text(encoding="utf-8")
         if is_google:
-            account_of(json.loads(content))
+            key_account(json.loads(content))
     except (OSError, ValueError) as error:
         reason = "it is no JSON" if isinstance(error, json.JSONDecodeError) else error
         raise UserError(f"{path} is no Google key: {reason}. Download one: docs/data-remotes.md") from None
     return key
 
 
-def account_of(key: object) -> str:
+def key_account(key: object) -> str:
     """The account that a Google key speaks for, as its email address or what stands for one.
 
     Raises:
@@ -81,13 +81,13 @@ def account_of(key: object) -> str:
     return str(key["client_email"])
 
 
-def repository_around(project: Path) -> Path:
+def find_repository(project: Path) -> Path:
     """The git repository that the project lies in; the project itself where there is none."""
     root = project.resolve()
     return next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), root)
 
 
-def masked(text: str, *, secrets: Iterable[str] = ()) -> str:
+def mask_secrets(text: str, *, secrets: Iterable[str] = ()) -> str:
     """A text without passwords in its addresses, without AWS' keys of this environment, and without `secrets`."""
     text = re.sub(r"(?<=://)[^/@\s]*:[^/@\s]*@", "***@", text)
     for secret in sorted({*secrets, *(os.environ.get(name, "") for name in SECRET_VARIABLES)}, key=len, reverse=True):

@@ -85,8 +85,8 @@ def near_duplicates(name: str, *, root: Path, progress: Progress | None = None) 
             num_found += 1
             if len(pairs) < MAX_PAIRS:
                 train = int(near[best])
-                named = (files["train"][train], files["test"][test]) if files else ("", "")
-                pairs.append(Pair(train, test, int(distance_N[train]), round(correlations[best], 4), *named))
+                file_names = (files["train"][train], files["test"][test]) if files else ("", "")
+                pairs.append(Pair(train, test, int(distance_N[train]), round(correlations[best], 4), *file_names))
     return Duplicates(len(test_NCHW), num_found, tuple(sorted(pairs, key=lambda pair: -pair.correlation)))
 
 
@@ -96,11 +96,11 @@ def _hashes(images_NCHW: NDArray[np.uint8], progress: Progress | None, *, done: 
     from PIL import Image
 
     bits_NB = np.empty((len(images_NCHW), 8), dtype=np.uint8)
-    for place, image_CHW in enumerate(images_NCHW):
-        if progress and place % 500 == 0:
-            progress(done + place, total)
+    for index, image_CHW in enumerate(images_NCHW):
+        if progress and index % 500 == 0:
+            progress(done + index, total)
         grey = image_CHW.mean(axis=0).astype(np.uint8) if len(image_CHW) > 1 else image_CHW[0]
-        bits_NB[place] = np.packbits(imagehash.phash(Image.fromarray(grey)).hash)
+        bits_NB[index] = np.packbits(imagehash.phash(Image.fromarray(grey)).hash)
     if progress:
         progress(done + len(images_NCHW), total)
     return bits_NB.view(np.uint64)[:, 0]

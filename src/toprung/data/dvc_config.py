@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from toprung.data.credentials import SECRET_OPTIONS, masked
+from toprung.data.credentials import SECRET_OPTIONS, mask_secrets
 from toprung.errors import UserError
 
 SHARED, LOCAL = ".dvc/config", ".dvc/config.local"
@@ -40,7 +40,7 @@ class Remote:
         return Path(self.options[option]) if option in self.options else None
 
     def __str__(self) -> str:
-        return f'Remote "{self.name}" ({masked(self.url)})'
+        return f'Remote "{self.name}" ({mask_secrets(self.url)})'
 
 
 def read_remotes(project: Path) -> list[Remote]:
@@ -55,7 +55,7 @@ def read_remotes(project: Path) -> list[Remote]:
         for title, section in settings.items():
             if title.startswith('remote "') and title.endswith('"'):
                 sections.setdefault(title[len('remote "') : -1], {}).update(section)
-    _refuse_secrets(shared)
+    _check_no_secrets(shared)
     default = {**shared.get("core", {}), **local.get("core", {})}.get("remote")
     remotes = []
     for name, options in sections.items():
@@ -110,7 +110,7 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
     }
 
 
-def _refuse_secrets(shared: dict[str, dict[str, str]]) -> None:
+def _check_no_secrets(shared: dict[str, dict[str, str]]) -> None:
     for title, section in shared.items():
         name = title.removeprefix("remote ").strip('"')
         for option in section:

@@ -12,7 +12,7 @@ from pathlib import Path
 from toprung.data.card import CARD_FILE
 from toprung.data.dvc_config import read_remotes
 from toprung.data.prepared import PREPARED
-from toprung.data.repository import RAW, locked, read_yaml
+from toprung.data.repository import RAW, read_lock, read_yaml
 
 CACHE = Path(".dvc/cache/files/md5")  # where DVC keeps a folder's listing, unless told otherwise
 
@@ -26,7 +26,7 @@ def raw_md5(name: str, *, project: Path) -> str | None:
     Raises:
         UserError: a file of DVC's cannot be read.
     """
-    return locked(name, project=project).raw_md5 or tracked_md5(name, project=project)
+    return read_lock(name, project=project).raw_md5 or tracked_md5(name, project=project)
 
 
 def tracked_md5(name: str, *, project: Path) -> str | None:
@@ -50,7 +50,7 @@ def prepared_md5(name: str, *, project: Path) -> str | None:
     Raises:
         UserError: dvc.lock cannot be read.
     """
-    return locked(name, project=project).prepared_md5
+    return read_lock(name, project=project).prepared_md5
 
 
 def is_other_than_locked(name: str, *, project: Path) -> bool:
@@ -67,7 +67,7 @@ def is_other_than_locked(name: str, *, project: Path) -> bool:
     listing = project / CACHE / md5[:2] / md5[2:] if md5 else None
     if listing is None or not listing.is_file() or not card.is_file():
         return False
-    known = {each["relpath"]: each["md5"] for each in json.loads(listing.read_bytes())}
+    known = {load["relpath"]: load["md5"] for load in json.loads(listing.read_bytes())}
     return known.get(CARD_FILE) != hashlib.md5(card.read_bytes(), usedforsecurity=False).hexdigest()
 
 

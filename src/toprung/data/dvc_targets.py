@@ -1,7 +1,7 @@
 """Name what DVC is to push, pull or compare.
 
 Without targets DVC takes what it finds by walking the project, and leaves out the .dvc files that a rule of .gitignore
-or .dvcignore hides from it. `dvc checkout` and `dvc pull` then take their data for leftovers and delete them.
+or .dvcignore hides from it. `run_dvc checkout` and `run_dvc pull` then take their data for leftovers and delete them.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from toprung.data.repository import PREFIX, RAW, dvc, is_dvc_repository, read_yaml, stage_of
+from toprung.data.repository import PREFIX, RAW, is_dvc_repository, read_yaml, run_dvc, stage_name
 from toprung.errors import UserError
 
 # DVC's matcher takes `/data/*` for a match of the folder data/ itself; git does not.
 REPLACEMENTS = {"/data/*": "/data/?*", "/data/raw/*": "/data/raw/?*"}
 
 
-def targets_of(
+def list_targets(
     names: Sequence[str], *, project: Path, visible: Collection[str], prepared_only: bool = False
 ) -> list[str]:
     """Return DVC's targets of the datasets: their .dvc files and their stages.
@@ -31,21 +31,21 @@ def targets_of(
     Raises:
         UserError: DVC does not know one of the datasets.
     """
-    known = known_names(project)
+    known = list_names(project)
     targets = []
     for name in names or known:
         if name not in known:
             raise UserError(f'DVC knows no dataset "{name}" here. Known are: {", ".join(known) or "none"}.')
         if (project / RAW / f"{name}.dvc").is_file() and not prepared_only:
             targets.append((RAW / f"{name}.dvc").as_posix())
-        if stage_of(name) in visible:
-            targets.append(stage_of(name))
+        if stage_name(name) in visible:
+            targets.append(stage_name(name))
     if not names and not prepared_only:
         targets += [target for target in visible if target not in targets]
     return targets
 
 
-def known_names(project: Path) -> list[str]:
+def list_names(project: Path) -> list[str]:
     """The datasets that DVC knows: those with raw files that it tracks, and those with a stage."""
     stages = (read_yaml(project / "dvc.yaml").get("stages") or {}).keys()
     tracked = {path.stem for path in (project / RAW).glob("*.dvc")}
@@ -60,10 +60,10 @@ def visible_targets(project: Path) -> list[str]:
     """
     if not is_dvc_repository(project):
         raise UserError(f"{project} is no DVC repository with a dvc.yaml. Type there: git init && dvc init")
-    return dvc("stage", "list", "--all", "--name-only", project=project).splitlines()
+    return run_dvc("stage", "list", "--all", "--name-only", project=project).splitlines()
 
 
-def outputs_of(target: str, *, project: Path) -> dict[str, str]:
+def read_outputs(target: str, *, project: Path) -> dict[str, str]:
     """Return DVC's md5 of each output of a target, by its path; nothing for a stage that never ran.
 
     Raises:
@@ -77,7 +77,9 @@ def outputs_of(target: str, *, project: Path) -> dict[str, str]:
         lock = project / folder / "dvc.lock"
         entry = (read_yaml(lock).get("stages") or {}).get(stage) or {} if lock.is_file() else {}
     outputs: Iterable[dict[str, Any]] = entry.get("outs") or []
-    return {str(folder / each["path"]): str(each["md5"]) for each in outputs if "path" in each and "md5" in each}
+    return {
+        str(folder / output["path"]): str(output["md5"]) for output in outputs if "path" in output and "md5" in output
+    }
 
 
 def hidden_files(project: Path, *, visible: Collection[str] | None = None) -> tuple[str, ...]:
@@ -91,8 +93,8 @@ def hidden_files(project: Path, *, visible: Collection[str] | None = None) -> tu
         UserError: a file of DVC's cannot be read.
     """
     files = [(RAW / path.name).as_posix() for path in sorted((project / RAW).glob("*.dvc"))]
-    found = visible_targets(project) if files and visible is None else visible or ()
-    return tuple(file for file in files if file not in found)
+    lines = visible_targets(project) if files and visible is None else visible or ()
+    return tuple(file for file in files if file not in lines)
 
 
 def hidden_note(hidden: Sequence[str], *, project: Path) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from toprung.data.grouped import groups_of
-from toprung.data.split import Indices, SplitIndices, checked_labels, cut
+from toprung.data.grouped import list_groups
+from toprung.data.split import Indices, SplitIndices, build_split, check_labels
 from toprung.errors import UserError
 
 ALWAYS_TRAINS = -1
@@ -31,13 +31,15 @@ def stratified_folds(
     """
     if num_folds < 2:
         raise UserError(f"num_folds is {num_folds}; give 2 or more.")
-    labels = checked_labels(labels_N, val_fraction=1 / num_folds, seed=seed)
+    labels = check_labels(labels_N, val_fraction=1 / num_folds, seed=seed)
     fold_N = _by_image(labels, num_folds, seed) if groups_N is None else _by_group(labels, groups_N, num_folds, seed)
     if np.unique(fold_N[fold_N != ALWAYS_TRAINS]).size < num_folds:
         what = "images" if groups_N is None else "groups"
         raise UserError(f"{num_folds} folds need as many {what} of classes with two or more. Ask for fewer folds.")
     return tuple(
-        cut(np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold), labels, max_train=None, max_val=None)
+        build_split(
+            np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold), labels, max_train=None, max_val=None
+        )
         for fold in range(num_folds)
     )
 
@@ -53,13 +55,13 @@ def _by_image(labels: NDArray[np.integer], num_folds: int, seed: int) -> Indices
 
 def _by_group(labels: NDArray[np.integer], groups_N: ArrayLike, num_folds: int, seed: int) -> Indices:
     """Large groups first, each into the fold that has least of its classes."""
-    groups, number_N = groups_of(labels, groups_N)
+    groups, number_N = list_groups(labels, groups_N)
     keys = np.random.PCG64(seed).random_raw(len(groups))
     total_K = np.bincount(labels, minlength=1)
     groups_K = np.bincount(np.concatenate([group.classes for group in groups]), minlength=1) if groups else total_K
     have_FK = np.zeros((num_folds, total_K.size))
     fold_G = np.full(len(groups), ALWAYS_TRAINS)
-    for group in sorted(groups, key=lambda each: (-int(each.counts.sum()), int(keys[each.number]))):
+    for group in sorted(groups, key=lambda group: (-int(group.counts.sum()), int(keys[group.number]))):
         if (groups_K[group.classes] == 1).any():
             continue
         crowding_F = (have_FK[:, group.classes] * group.counts / total_K[group.classes]).sum(axis=1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from toprung.data.split import Indices, SplitIndices, checked_labels, cut, interleaved
+from toprung.data.split import Indices, SplitIndices, build_split, check_labels, stratified_order
 from toprung.errors import UserError
 
 
@@ -24,7 +24,7 @@ class Group:
     counts: Indices
 
 
-def grouped_split(
+def group_split(
     labels_N: ArrayLike,
     groups_N: ArrayLike,
     *,
@@ -49,16 +49,16 @@ def grouped_split(
     Raises:
         UserError: an argument is out of range, or no group can be spared to validate.
     """
-    labels = checked_labels(labels_N, val_fraction=val_fraction, seed=seed)
+    labels = check_labels(labels_N, val_fraction=val_fraction, seed=seed)
     generator = np.random.PCG64(seed)
-    groups, number_N = groups_of(labels, groups_N)
+    groups, number_N = list_groups(labels, groups_N)
     order = np.argsort(generator.random_raw(len(groups)), kind="stable").tolist()
     target_K = val_fraction * np.bincount(labels, minlength=1)
     val_K = np.zeros(target_K.size)
     left_K = np.bincount(np.concatenate([group.classes for group in groups]), minlength=1) if groups else val_K
     in_val = np.zeros(len(groups), dtype=bool)
 
-    def take(group: Group) -> None:
+    def assign(group: Group) -> None:
         in_val[group.number] = True
         val_K[group.classes] += group.counts
         left_K[group.classes] -= 1
@@ -68,21 +68,21 @@ def grouped_split(
         gap_K = val_K[group.classes] - target_K[group.classes]
         change = (((gap_K + group.counts) ** 2 - gap_K**2) / target_K[group.classes]).sum()
         if change < 0 and (left_K[group.classes] > 1).all():
-            take(group)
-    for number in sorted(order, key=lambda each: int(groups[each].counts.sum())):  # small ones for what is missing
+            assign(group)
+    for number in sorted(order, key=lambda number: int(groups[number].counts.sum())):  # small ones for what is missing
         group = groups[number]
         if not in_val[number] and (val_K[group.classes] == 0).any() and (left_K[group.classes] > 1).all():
-            take(group)
+            assign(group)
     if not in_val.any():
         raise UserError(f"{len(groups)} groups cannot be split: each is needed to train some class.")
 
     pool = np.argsort(generator.random_raw(labels.size), kind="stable")
     validates = in_val[number_N[pool]]
-    train, val = interleaved(pool[~validates], labels), interleaved(pool[validates], labels)
-    return cut(train, val, labels, max_train=max_train, max_val=max_val)
+    train, val = stratified_order(pool[~validates], labels), stratified_order(pool[validates], labels)
+    return build_split(train, val, labels, max_train=max_train, max_val=max_val)
 
 
-def groups_of(labels_N: NDArray[np.integer], groups_N: ArrayLike) -> tuple[list[Group], Indices]:
+def list_groups(labels_N: NDArray[np.integer], groups_N: ArrayLike) -> tuple[list[Group], Indices]:
     """The groups in the order of their numbers, and for each image which of them it is in.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from toprung.data.card import CARD_FILE, Card, read_card
+from toprung.data.card import CARD_FILE, DatasetCard, read_card
 from toprung.data.dvc_lineage import prepared_md5, tracked_md5
 from toprung.data.prepared import PREPARED
 from toprung.data.repository import PREFIX, RAW, read_yaml
@@ -19,13 +19,13 @@ class Dataset:
 
     name: str
     origin: str
-    card: Card | None
+    card: DatasetCard | None
     problem: str | None
     raw_md5: str | None
     prepared_md5: str | None
 
 
-def datasets(project: Path) -> list[Dataset]:
+def list_datasets(project: Path) -> list[Dataset]:
     """Every dataset of the project, by name.
 
     Raises:

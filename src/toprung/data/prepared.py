@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.card import GROUPS_ARRAY, Card, prepare_again, read_card
+from toprung.data.card import GROUPS_ARRAY, DatasetCard, prepare_command, read_card
 from toprung.data.sources import SOURCES
 from toprung.errors import UserError
 
@@ -31,7 +31,7 @@ class Prepared:
     `images_NCHW` is uint8, `labels_N` int64; `groups_N` (int64) names each image's group; None: no groups.
     """
 
-    card: Card
+    card: DatasetCard
     images_NCHW: NDArray[np.uint8]
     labels_N: NDArray[np.int64]
     folder: Path
@@ -104,7 +104,7 @@ def _folder_of(name: str, *, root: Path) -> Path:
 
 
 def open_arrays(
-    folder: Path, card: Card, *, part: Literal["train", "test"]
+    folder: Path, card: DatasetCard, *, part: Literal["train", "test"]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Map a part's images and labels, whole and as the card says. For this room: others ask `open_test_split`.
 
@@ -118,7 +118,7 @@ def open_arrays(
     if labels_N.min() < 0 or labels_N.max() >= len(card.classes):
         raise UserError(
             f"{labels_path} has labels {labels_N.min()} to {labels_N.max()} for {len(card.classes)} classes. "
-            f"{prepare_again(folder.name)}"
+            f"{prepare_command(folder.name)}"
         )
     return images_NCHW, labels_N
 
@@ -128,14 +128,14 @@ def _open_array(path: Path, *, dtype: str, shape: tuple[int, ...]) -> NDArray[An
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
-        raise UserError(f"{path} is missing. {prepare_again(path.parent.name)}") from None
+        raise UserError(f"{path} is missing. {prepare_command(path.parent.name)}") from None
     except (OSError, ValueError, TypeError, OverflowError, EOFError, TokenError, MemoryError) as error:
-        raise UserError(f"{path} is truncated or no array file: {error}. {prepare_again(path.parent.name)}") from None
+        raise UserError(f"{path} is truncated or no array file: {error}. {prepare_command(path.parent.name)}") from None
     if array.dtype != np.dtype(dtype) or array.shape != shape or not array.flags.c_contiguous:
         raise UserError(
             f"{path} holds {array.dtype} of shape {array.shape}; its card says {np.dtype(dtype)} of shape "
-            f"{shape}. {prepare_again(path.parent.name)}"
+            f"{shape}. {prepare_command(path.parent.name)}"
         )
     if path.stat().st_size != array.offset + array.nbytes:
-        raise UserError(f"{path} is longer than its array. {prepare_again(path.parent.name)}")
+        raise UserError(f"{path} is longer than its array. {prepare_command(path.parent.name)}")
     return array

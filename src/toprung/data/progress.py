@@ -11,18 +11,18 @@ ENVIRONMENT = "TOPRUNG_PROGRESS"
 MIN_SECONDS = 0.1
 
 
-def progress_into(path: Path) -> Progress:
+def write_progress(path: Path) -> Progress:
     """A progress callback that writes "done total" into `path`, ten times a second at most, and at the end."""
     written = 0.0
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         nonlocal written
         now = time.monotonic()
         if done == total or now - written >= MIN_SECONDS:
             written = now
             path.write_text(f"{done} {total}\n", encoding="ascii")
 
-    return tell
+    return report
 
 
 def read_progress(path: Path) -> tuple[int, int] | None:

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from toprung.data.credentials import GOOGLE_KEY, SECRET_OPTIONS, check_key, google_key_from_environment, masked
-from toprung.data.credentials import repository_around as _repository_around
+from toprung.data.credentials import GOOGLE_KEY, SECRET_OPTIONS, check_key, google_key_from_environment, mask_secrets
+from toprung.data.credentials import find_repository as _repository_around
 from toprung.data.dvc_config import KINDS, LOCAL, Remote, find_remote, read_remotes
-from toprung.data.repository import dvc, is_dvc_repository
+from toprung.data.repository import is_dvc_repository, run_dvc
 from toprung.errors import UserError
 from toprung.git_command import query_git
 
@@ -54,10 +54,10 @@ def add_remote(
     before = read_remotes(project)
     _check_name(name, before)
     options = dict(options or {})
-    kind = _checked_kind(url, options)
+    kind = _check_kind(url, options)
     local = _local_options(kind, key, project=project)
     if kind == "local":
-        url = _made_folder(url, project=project, here=here or Path.cwd())
+        url = _make_folder(url, project=project, here=here or Path.cwd())
     if kind == "gdrive":
         options.setdefault("gdrive_use_service_account", "true")
         options.setdefault("gdrive_trash_only", "true")  # to delete for good takes a manager of the shared drive
@@ -65,15 +65,15 @@ def add_remote(
         _require_ignored(project)
 
     as_default = default if default is not None else not any(remote.is_default for remote in before)
-    dvc("remote", "add", "--quiet", *(["--default"] if as_default else []), name, url, project=project)
+    run_dvc("remote", "add", "--quiet", *(["--default"] if as_default else []), name, url, project=project)
     try:
         for option, value in options.items():
-            dvc("remote", "modify", "--quiet", name, option, value, project=project)
+            run_dvc("remote", "modify", "--quiet", name, option, value, project=project)
         for option, value in local.items():
-            dvc("remote", "modify", "--quiet", "--local", name, option, value, project=project)
+            run_dvc("remote", "modify", "--quiet", "--local", name, option, value, project=project)
             (project / LOCAL).chmod(0o600)
     except BaseException:
-        dvc("remote", "remove", "--quiet", name, project=project)
+        run_dvc("remote", "remove", "--quiet", name, project=project)
         raise
     return find_remote(name, project=project)
 
@@ -86,15 +86,17 @@ def _check_name(name: str, before: list[Remote]) -> None:
             raise UserError(f"{remote} is there already. Give another name, or: dvc remote remove {name}")
 
 
-def _checked_kind(url: str, options: Mapping[str, str]) -> str:
+def _check_kind(url: str, options: Mapping[str, str]) -> str:
     """The kind of an address that can be used."""
     address = urlsplit(url)
     kind = address.scheme if "://" in url else "local"
     if kind not in KINDS:
         known = ", ".join(f"{scheme}://" for scheme in KINDS if scheme != "local")
-        raise UserError(f'"{masked(url)}" is no address of a remote: give a folder, or one that begins with {known}.')
+        raise UserError(
+            f'"{mask_secrets(url)}" is no address of a remote: give a folder, or one that begins with {known}.'
+        )
     if address.password:
-        raise UserError(f'"{masked(url)}" holds a password: leave it out; {_how_to_log_in(kind)}.')
+        raise UserError(f'"{mask_secrets(url)}" holds a password: leave it out; {_how_to_log_in(kind)}.')
     if kind != "local" and not address.hostname:
         raise UserError(f'"{url}" names no {"host" if kind == "ssh" else "bucket or folder"} after {kind}://.')
     if kind == "ssh" and address.path in ("", "/"):
@@ -125,7 +127,7 @@ def _local_options(kind: str, key: Path | None, *, project: Path) -> dict[str, s
     return {KEY_OPTIONS[kind]: str(check_key(key, project=project, is_google=kind != "ssh"))}
 
 
-def _made_folder(url: str, *, project: Path, here: Path) -> str:
+def _make_folder(url: str, *, project: Path, here: Path) -> str:
     """The folder, made; as DVC's command line wants it: relative to the project where it was given relative."""
     folder = (here / Path(url).expanduser()).resolve()
     if folder.is_relative_to(_repository_around(project)):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from toprung.data.credentials import GOOGLE_KEY, account_of, google_key_from_environment, masked
+from toprung.data.credentials import GOOGLE_KEY, google_key_from_environment, key_account, mask_secrets
 from toprung.data.dvc_config import EXTRAS, KINDS, Remote
 
 GUIDE = "docs/data-remotes.md"
@@ -32,7 +32,7 @@ def permission(remote: Remote, step: str) -> str:
     return PERMISSIONS.get(remote.kind, {}).get(step, step)
 
 
-def key_in_use(remote: Remote) -> Path | None:
+def active_key(remote: Remote) -> Path | None:
     """The Google key that DVC will use: the one of its settings, else the one of the environment."""
     if remote.kind not in ("gs", "gdrive") or remote.options.get("allow_anonymous_login") == "true":
         return None
@@ -41,13 +41,13 @@ def key_in_use(remote: Remote) -> Path | None:
 
 def explain(remote: Remote, problem: dict[str, str], *, steps: Sequence[str] = ("list",)) -> str:
     """One line: the remote, what it said, what to do; `steps` are those that were refused."""
-    reason, said = problem["reason"], masked(problem["said"], secrets=_secrets(remote)).rstrip(".")
+    reason, message = problem["reason"], mask_secrets(problem["said"], secrets=_secrets(remote)).rstrip(".")
     what, todo = _REASONS.get(reason, ("cannot be used: {said}", f"See {GUIDE}"))
     if reason == "denied":
         what, todo = _denied(remote, steps), _grant(remote, steps)
     if reason == "missing" and remote.kind in ("gs", "s3"):
         what, todo = _REASONS["no_bucket"]
-    parts = _parts(remote) | {"said": said}
+    parts = _parts(remote) | {"said": message}
     return f"{remote} {what.format(**parts)}. {_todo(remote, reason, todo).format(**parts)}"
 
 
@@ -131,9 +131,9 @@ def _parts(remote: Remote) -> dict[str, str]:
 def _account(remote: Remote, host: str) -> str:
     if remote.kind == "ssh":
         return host.rpartition(" ")[2]
-    if remote.kind in ("gs", "gdrive") and (key := key_in_use(remote)):
+    if remote.kind in ("gs", "gdrive") and (key := active_key(remote)):
         try:
-            return account_of(json.loads(key.read_text(encoding="utf-8")))
+            return key_account(json.loads(key.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return str(key)
     return {"s3": "this AWS key", "local": "you"}.get(remote.kind, f"you ({KINDS.get(remote.kind, remote.kind)})")

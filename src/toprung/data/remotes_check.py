@@ -15,15 +15,15 @@ from pathlib import Path
 from toprung.data.credentials import check_key
 from toprung.data.dvc_config import Remote, find_remote
 from toprung.data.dvc_environment import dvc_environment
-from toprung.data.remotes_advice import explain, key_in_use, permission
+from toprung.data.remotes_advice import active_key, explain, permission
 from toprung.data.remotes_probe import STEPS
 from toprung.errors import UserError
 
-ANSWER_WITHIN_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Step:
+class ProbeStep:
     """One thing that was tried: `problem` is None where it worked, `permission` is what it needs."""
 
     step: str
@@ -32,7 +32,7 @@ class Step:
     problem: dict[str, str] | None
 
 
-def check_remote(name: str | None = None, *, project: Path) -> tuple[Remote, list[Step]]:
+def check_remote(name: str | None = None, *, project: Path) -> tuple[Remote, list[ProbeStep]]:
     """List, write, read and delete a small file under a remote's address.
 
     Args:
@@ -40,7 +40,7 @@ def check_remote(name: str | None = None, *, project: Path) -> tuple[Remote, lis
         project: the workbench's root.
 
     Returns:
-        the remote, and the four steps; `problem_of` says what is wrong with them.
+        the remote, and the four steps; `first_problem` says what is wrong with them.
 
     Raises:
         UserError: there is no such remote; it cannot be reached at all, or refuses the key.
@@ -55,11 +55,11 @@ def require_reachable(remote: Remote, *, project: Path) -> None:
     Raises:
         UserError: with the reason and the remedy.
     """
-    if problem := problem_of(remote, _steps(remote, STEPS[:1], project=project)):
+    if problem := first_problem(remote, _steps(remote, STEPS[:1], project=project)):
         raise UserError(problem)
 
 
-def problem_of(remote: Remote, steps: Sequence[Step]) -> str | None:
+def first_problem(remote: Remote, steps: Sequence[ProbeStep]) -> str | None:
     """One line for what did not work, or None where all did."""
     failed = [step for step in steps if step.problem]
     refused = [step.step for step in failed if step.problem and step.problem["reason"] == "denied"]
@@ -81,13 +81,13 @@ def environment_for(remote: Remote, *, project: Path) -> dict[str, str]:
     environment = dvc_environment(project)
     # gcsfs would ask each bucket by gRPC whether it has folders; DVC's files need none, and an emulator has no answer.
     environment.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    key = key_in_use(remote)
+    key = active_key(remote)
     if remote.kind == "gdrive" and key and not remote.key_file:
         environment.setdefault("GDRIVE_CREDENTIALS_DATA", key.read_text(encoding="utf-8"))
     return environment
 
 
-def run_apart(
+def run_without_terminal(
     command: Sequence[str], *, remote: Remote, project: Path, timeout_seconds: float | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command without a terminal, where no client can ask for a password and wait; Ctrl-C ends it too.
@@ -118,26 +118,26 @@ def run_apart(
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
-def _steps(remote: Remote, wanted: Sequence[str], *, project: Path) -> list[Step]:
+def _steps(remote: Remote, steps: Sequence[str], *, project: Path) -> list[ProbeStep]:
     if remote.kind == "local" and not Path(remote.url).is_dir():  # DVC would make it, on whatever disk is there
         raise UserError(explain(remote, {"reason": "missing", "said": ""}))
-    if key := key_in_use(remote):
+    if key := active_key(remote):
         check_key(key, project=project, is_google=True)
     if remote.kind == "ssh" and "keyfile" in remote.options:
         check_key(Path(remote.options["keyfile"]), project=project, is_google=False)
-    command = ["-m", "toprung.data.remotes_probe", remote.name, *wanted]
+    command = ["-m", "toprung.data.remotes_probe", remote.name, *steps]
     try:
-        ran = run_apart(command, remote=remote, project=project, timeout_seconds=ANSWER_WITHIN_SECONDS)
+        ran = run_without_terminal(command, remote=remote, project=project, timeout_seconds=TIMEOUT_SECONDS)
         results = json.loads(ran.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        said = f"nothing within {ANSWER_WITHIN_SECONDS:.0f} s"
-        raise UserError(explain(remote, {"reason": "silent", "said": said})) from None
+        message = f"nothing within {TIMEOUT_SECONDS:.0f} s"
+        raise UserError(explain(remote, {"reason": "silent", "said": message})) from None
     except (IndexError, ValueError):
-        said = (ran.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        raise UserError(explain(remote, {"reason": "other", "said": said})) from None
+        message = (ran.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        raise UserError(explain(remote, {"reason": "other", "said": message})) from None
     if results[0]["step"] == "connect":
         raise UserError(explain(remote, results[0]["problem"]))
     return [
-        Step(each["step"], permission(remote, each["step"]), each.get("done", True), each["problem"])
-        for each in results
+        ProbeStep(result["step"], permission(remote, result["step"]), result.get("done", True), result["problem"])
+        for result in results
     ]

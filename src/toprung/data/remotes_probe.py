@@ -17,7 +17,7 @@ from typing import Any
 from toprung.data.remotes_reasons import describe
 
 STEPS = ("list", "write", "read", "delete")
-PROBE = "toprung-probe"
+PROBE_NAME = "toprung-probe"
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         except Exception as error:
             results = [{"step": "connect", "problem": describe(error)}]
         else:
-            results = [prober.tried(step) for step in steps]
+            results = [prober.try_step(step) for step in steps]
     sys.stdout.write(f"\n{json.dumps(results)}\n")
     sys.stdout.flush()
     os._exit(0)  # some clients' threads never end once their connection broke
@@ -45,7 +45,7 @@ class _Prober:
         self._protocol = cls.protocol
         self._fs: Any = cls(**settings)
         self._folder = folder
-        self._file = self._fs.join(self._root, f"{PROBE}-{os.urandom(4).hex()}")
+        self._file = self._fs.join(self._root, f"{PROBE_NAME}-{os.urandom(4).hex()}")
         self._content = os.urandom(64)
         self._written = False
         if self._protocol == "gs":
@@ -53,7 +53,7 @@ class _Prober:
         elif self._protocol == "s3":
             self._fs.fs.retries = 1
 
-    def tried(self, step: str) -> dict[str, Any]:
+    def try_step(self, step: str) -> dict[str, Any]:
         try:
             done = getattr(self, f"_{step}")()
         except Exception as error:

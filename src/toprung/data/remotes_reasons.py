@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 # What is looked for in an exception's types, codes and words, in this order; the first that is found is the reason.
-_SIGNS = {
+_ERROR_PATTERNS = {
     "package": r"RemoteMissingDepsError | ModuleNotFoundError | ImportError | requires\ '.+'\ to\ be\ installed",
     "quota": r"storageQuotaExceeded | teamDriveFileLimitExceeded | QuotaExceeded | ENOSPC | EDQUOT | No\ space\ left",
     "rate": r"userRateLimitExceeded | rateLimitExceeded | dailyLimitExceeded | SlowDown | TooManyRequests",
@@ -33,25 +33,25 @@ _SIGNS = {
 def describe(error: BaseException) -> dict[str, str]:
     """The reason, and the line in which the library that knows best says it."""
     chain = list(_chain(error))
-    for reason, sign in _SIGNS.items():
-        for each in reversed(chain):  # the root cause says it best
-            if re.search(sign, _evidence(each), re.VERBOSE):
-                return {"reason": reason, "said": _line(str(each) or type(each).__name__)}
+    for reason, sign in _ERROR_PATTERNS.items():
+        for cause in reversed(chain):  # the root cause says it best
+            if re.search(sign, _evidence(cause), re.VERBOSE):
+                return {"reason": reason, "said": _line(str(cause) or type(cause).__name__)}
     return {"reason": "other", "said": _line(str(chain[-1]) or type(chain[-1]).__name__)}
 
 
-def describe_text(said: str) -> dict[str, str]:
+def describe_text(text: str) -> dict[str, str]:
     """The same for an exception of which only the words are left."""
-    reasons = (reason for reason, sign in _SIGNS.items() if re.search(sign, said, re.VERBOSE))
-    return {"reason": next(reasons, "other"), "said": _line(said)}
+    reasons = (reason for reason, sign in _ERROR_PATTERNS.items() if re.search(sign, text, re.VERBOSE))
+    return {"reason": next(reasons, "other"), "said": _line(text)}
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """The error, what caused it, what caused that; each once."""
-    seen: set[int] = set()
+    visited: set[int] = set()
     following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        seen.add(id(following))
+    while following is not None and id(following) not in visited:
+        visited.add(id(following))
         yield following
         following = following.__cause__ or following.__context__
 
@@ -66,6 +66,6 @@ def _evidence(error: BaseException) -> str:
 def _line(text: str) -> str:
     text = " ".join(text.split())
     for inner in (r"'error_description': '([^']+)'", r'returned "(.+?)"\. Details'):  # google-auth, googleapiclient
-        if found := re.search(inner, text):
-            text = found[1]
+        if match := re.search(inner, text):
+            text = match[1]
     return text if len(text) <= 300 else f"{text[:297]}..."

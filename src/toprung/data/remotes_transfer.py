@@ -9,14 +9,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from toprung.data.credentials import masked
+from toprung.data.credentials import mask_secrets
 from toprung.data.dvc_config import Remote, cache_folder, find_remote
-from toprung.data.dvc_targets import hidden_files, outputs_of, targets_of, visible_targets
+from toprung.data.dvc_targets import hidden_files, list_targets, read_outputs, visible_targets
 from toprung.data.prepared import PREPARED
 from toprung.data.remotes_advice import explain
-from toprung.data.remotes_check import require_reachable, run_apart
+from toprung.data.remotes_check import require_reachable, run_without_terminal
 from toprung.data.remotes_reasons import describe_text
-from toprung.data.repository import RAW, dvc
+from toprung.data.repository import RAW, run_dvc
 from toprung.errors import UserError
 
 _MISSING = "Missing cache files"  # in DVC's warning about files that are neither in the cache nor on the remote
@@ -57,7 +57,7 @@ def push(
     require_reachable(to, project=project)
     if not targets:
         return Transfer(to, 0, (), hidden)
-    ran = run_apart(["-m", "dvc", "push", "--remote", to.name, *targets], remote=to, project=project)
+    ran = run_without_terminal(["-m", "dvc", "push", "--remote", to.name, *targets], remote=to, project=project)
     if ran.returncode:
         raise UserError(_failure("push", ran.stderr, remote=to, project=project, targets=targets))
     if _MISSING in ran.stderr:  # DVC calls that success
@@ -89,11 +89,11 @@ def pull(
     if not targets:
         return Transfer(None, 0, (), hidden)
     if _is_cached(targets, project=project):  # else checking out asks the remote, for minutes where it refuses
-        ran = run_apart(["-m", "dvc", "checkout", *targets], remote=origin, project=project)
+        ran = run_without_terminal(["-m", "dvc", "checkout", *targets], remote=origin, project=project)
         if ran.returncode == 0:
             return Transfer(None, 0, targets, hidden)
     require_reachable(origin, project=project)
-    ran = run_apart(["-m", "dvc", "pull", "--remote", origin.name, *targets], remote=origin, project=project)
+    ran = run_without_terminal(["-m", "dvc", "pull", "--remote", origin.name, *targets], remote=origin, project=project)
     if ran.returncode:
         raise UserError(_failure("pull", ran.stderr, remote=origin, project=project, targets=targets))
     return Transfer(origin, _count(ran.stdout, r"(\d+) files? fetched"), targets, hidden)
@@ -114,14 +114,14 @@ def status(*, project: Path, remote: str | None = None) -> tuple[Remote, dict[st
     if not targets:
         return other, {}
     command = ["-m", "dvc", "status", "--cloud", "--json", "--remote", other.name, *targets]
-    ran = run_apart(command, remote=other, project=project)
+    ran = run_without_terminal(command, remote=other, project=project)
     if ran.returncode:
         raise UserError(_failure("status", ran.stderr, remote=other, project=project, targets=targets))
-    outputs = {path: md5 for target in targets for path, md5 in outputs_of(target, project=project).items()}
+    outputs = {path: md5 for target in targets for path, md5 in read_outputs(target, project=project).items()}
     # A folder whose list of files is nowhere is "in sync" for DVC, with a warning.
     missing = {path: "missing" for path, md5 in outputs.items() if _MISSING in ran.stderr and md5 in ran.stderr}
-    said = json.loads(ran.stdout or "{}")
-    return other, {str(path): str(how) for path, how in said.items()} | missing
+    output = json.loads(ran.stdout or "{}")
+    return other, {str(path): str(how) for path, how in output.items()} | missing
 
 
 def local_status(*, project: Path) -> dict[str, str]:
@@ -130,9 +130,9 @@ def local_status(*, project: Path) -> dict[str, str]:
     Raises:
         UserError: the project is no DVC repository; DVC failed.
     """
-    targets = targets_of((), project=project, visible=visible_targets(project))
-    said = json.loads(dvc("status", "--json", *targets, project=project) or "{}") if targets else {}
-    changes = [change for each in said.values() for change in each if isinstance(change, dict)]
+    targets = list_targets((), project=project, visible=visible_targets(project))
+    output = json.loads(run_dvc("status", "--json", *targets, project=project) or "{}") if targets else {}
+    changes = [change for entries in output.values() for change in entries if isinstance(change, dict)]
     return {path: how for change in changes for paths in change.values() for path, how in paths.items()}
 
 
@@ -144,18 +144,18 @@ def _with_outputs(
     Raises:
         UserError: DVC does not know one of the datasets, or it was named and has nothing yet.
     """
-    targets = targets_of(names, project=project, visible=visible, prepared_only=prepared_only)
-    found = tuple(target for target in targets if outputs_of(target, project=project))
-    if names and not found:
+    targets = list_targets(names, project=project, visible=visible, prepared_only=prepared_only)
+    lines = tuple(target for target in targets if read_outputs(target, project=project))
+    if names and not lines:
         raise UserError(f"dvc.lock has no entry of {names[0]} yet. Type: toprung data prepare {names[0]}")
-    return found
+    return lines
 
 
 def _is_cached(targets: Sequence[str], *, project: Path) -> bool:
     """Whether DVC's cache has at least the lists of the files that make up the targets."""
     cache = cache_folder(project) / "files" / "md5"
-    wanted = [md5 for target in targets for md5 in outputs_of(target, project=project).values()]
-    return all((cache / md5[:2] / md5[2:]).exists() for md5 in wanted)
+    hashes = [md5 for target in targets for md5 in read_outputs(target, project=project).values()]
+    return all((cache / md5[:2] / md5[2:]).exists() for md5 in hashes)
 
 
 def _failure(verb: str, stderr: str, *, remote: Remote, project: Path, targets: Sequence[str]) -> str:
@@ -170,7 +170,10 @@ def _failure(verb: str, stderr: str, *, remote: Remote, project: Path, targets: 
             return explain(remote, problem, steps=["write" if verb == "push" else "read"])
         failed = re.search(r"(\d+) files? failed", stderr)
         count = failed[1] if failed else str(len(transfers))
-        return f"{remote}: {count} files did not arrive ({masked(problem['said'])}). Try again: what arrived is kept."
+        return (
+            f"{remote}: {count} files did not arrive ({mask_secrets(problem['said'])}). Try again: what arrived "
+            "is kept."
+        )
     if verb == "pull" and (_MISSING in stderr or "missing cache files" in stderr or "do not exist" in stderr):
         return _incomplete(remote)
     if "without a confirmation" in stderr:
@@ -180,12 +183,12 @@ def _failure(verb: str, stderr: str, *, remote: Remote, project: Path, targets: 
         )
     if "Unable to acquire lock" in stderr:
         return "Another DVC is at work in this project. Wait for it, then try again."
-    return f"{remote}: {verb} failed: {masked(lines[-1]) if lines else 'DVC did not say why'}"
+    return f"{remote}: {verb} failed: {mask_secrets(lines[-1]) if lines else 'DVC did not say why'}"
 
 
 def _count(stdout: str, pattern: str) -> int:
-    found = re.search(pattern, stdout)
-    return int(found[1]) if found else 0
+    match = re.search(pattern, stdout)
+    return int(match[1]) if match else 0
 
 
 def _incomplete(remote: Remote) -> str:

@@ -25,14 +25,14 @@ PREFIX = "prepare_"
 
 
 @dataclass(frozen=True)
-class Locked:
+class LockedHashes:
     """What dvc.lock says of a dataset: DVC's md5 of its raw files and of its arrays; None where it says nothing."""
 
     raw_md5: str | None
     prepared_md5: str | None
 
 
-def stage_of(name: str) -> str:
+def stage_name(name: str) -> str:
     """The name of the stage that prepares a dataset."""
     return f"{PREFIX}{name}"
 
@@ -45,7 +45,7 @@ def stage_commands(project: Path) -> dict[str, str]:
     """
     if not is_dvc_repository(project):
         return {}
-    names = dvc("stage", "list", "--name-only", project=project).split()  # DVC's own words where the file is broken
+    names = run_dvc("stage", "list", "--name-only", project=project).split()  # DVC's own words where the file is broken
     stages = read_yaml(project / "dvc.yaml").get("stages") or {}
     return {name: str((stages.get(name) or {}).get("cmd", "")) for name in names}
 
@@ -59,23 +59,23 @@ def add_stage(
         UserError: DVC refused.
     """
     options = [option for path in deps for option in ("--deps", path.as_posix())]
-    dvc(
-        "stage", "add", *(["--force"] if replace else []), "--name", stage_of(name), "--desc", desc,
+    run_dvc(
+        "stage", "add", *(["--force"] if replace else []), "--name", stage_name(name), "--desc", desc,
         *options, "--outs", (PREPARED / name).as_posix(), shlex.join(command),
         project=project,
     )  # fmt: skip
 
 
-def locked(name: str, *, project: Path) -> Locked:
+def read_lock(name: str, *, project: Path) -> LockedHashes:
     """What dvc.lock says of a dataset, for lineage.
 
     Raises:
         UserError: dvc.lock cannot be read.
     """
     path = project / "dvc.lock"
-    stage = (read_yaml(path).get("stages") or {}).get(stage_of(name)) or {} if path.is_file() else {}
-    md5 = {str(each.get("path")): each.get("md5") for key in ("deps", "outs") for each in stage.get(key) or []}
-    return Locked(md5.get((RAW / name).as_posix()), md5.get((PREPARED / name).as_posix()))
+    stage = (read_yaml(path).get("stages") or {}).get(stage_name(name)) or {} if path.is_file() else {}
+    md5 = {str(entry.get("path")): entry.get("md5") for key in ("deps", "outs") for entry in stage.get(key) or []}
+    return LockedHashes(md5.get((RAW / name).as_posix()), md5.get((PREPARED / name).as_posix()))
 
 
 def changed_outputs(name: str, *, project: Path) -> str:
@@ -86,11 +86,11 @@ def changed_outputs(name: str, *, project: Path) -> str:
     Raises:
         UserError: DVC failed.
     """
-    stage = stage_of(name)
+    stage = stage_name(name)
     if stage not in stage_commands(project):
         return ""
-    said = json.loads(dvc("status", "--json", stage, project=project) or "{}")
-    for change in said.get(stage, []):
+    output = json.loads(run_dvc("status", "--json", stage, project=project) or "{}")
+    for change in output.get(stage, []):
         if isinstance(change, dict) and "changed outs" in change:
             return ", ".join(sorted(set(change["changed outs"].values())))
     return ""
@@ -102,7 +102,7 @@ def is_dvc_repository(project: Path) -> bool:
     return in_git and (project / ".dvc").is_dir() and (project / "dvc.yaml").is_file()
 
 
-def dvc(*arguments: str, project: Path, folder: Path | None = None, progress: Progress | None = None) -> str:
+def run_dvc(*arguments: str, project: Path, folder: Path | None = None, progress: Progress | None = None) -> str:
     """Run DVC by this Python, which also comes first on PATH for the stage's own command.
 
     Returns:
@@ -115,11 +115,11 @@ def dvc(*arguments: str, project: Path, folder: Path | None = None, progress: Pr
     if folder:
         environment["TOPRUNG_DATA"] = str(folder)
     with (
-        _progress_file(progress) as told,
+        _progress_file(progress) as progress_file,
         subprocess.Popen(
             [sys.executable, "-P", "-m", "dvc", *arguments],  # -P: a secrets.py of the project must not shadow Python's
             cwd=project,
-            env=environment | ({PROGRESS_FILE: str(told)} if told else {}),
+            env=environment | ({PROGRESS_FILE: str(progress_file)} if progress_file else {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -128,7 +128,7 @@ def dvc(*arguments: str, project: Path, folder: Path | None = None, progress: Pr
         ) as process,
     ):
         try:
-            stdout, stderr = _communicate(process, told, progress)
+            stdout, stderr = _communicate(process, progress_file, progress)
         except BaseException:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=5)  # Ctrl-C reached DVC too: it gives its lock back
@@ -149,13 +149,15 @@ def _progress_file(progress: Progress | None) -> Iterator[Path | None]:
         yield Path(folder, "progress")
 
 
-def _communicate(process: subprocess.Popen[str], told: Path | None, progress: Progress | None) -> tuple[str, str]:
+def _communicate(
+    process: subprocess.Popen[str], progress_file: Path | None, progress: Progress | None
+) -> tuple[str, str]:
     last = None
     while True:
         try:
-            return process.communicate(timeout=0.2 if told else None)
+            return process.communicate(timeout=0.2 if progress_file else None)
         except subprocess.TimeoutExpired:
-            if told and progress and (now := read_progress(told)) not in (None, last):
+            if progress_file and progress and (now := read_progress(progress_file)) not in (None, last):
                 last = now
                 progress(*now)
 
@@ -178,7 +180,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _reason(stderr: str) -> str:
     """The line that says why: the stage's own last line where its command failed, else DVC's."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    errors = [place for place, line in enumerate(lines) if line.startswith("ERROR: ")]
+    errors = [index for index, line in enumerate(lines) if line.startswith("ERROR: ")]
     if not errors:  # a dvc.yaml that cannot be read: the file, then what is wrong in it
         return f"DVC: {' '.join(lines[:2])}" if lines else ""
     own = [line for line in lines[: errors[0]] if not line.startswith("WARNING: ")]

@@ -67,7 +67,7 @@ def sample_sheet(prepared: Prepared) -> Image:
     for row, name in enumerate(shown):
         top = MARGIN + HEAD + row * row_height
         of_class = np.flatnonzero(prepared.labels_N == row)
-        draw.text((MARGIN, top + tile_size[1] // 2 - 15), _shortened(name, draw, font), "black", font)
+        draw.text((MARGIN, top + tile_size[1] // 2 - 15), _shorten(name, draw, font), "black", font)
         draw.text((MARGIN, top + tile_size[1] // 2 + 2), f"class {row}, {of_class.size:,} images", "#666666", small)
         picked = of_class[np.unique(np.linspace(0, of_class.size - 1, min(NUM_SAMPLES, of_class.size)).astype(int))]
         for column, index in enumerate(picked.tolist()):
@@ -81,14 +81,14 @@ def _font(size: int) -> FreeTypeFont | ImageFont:
     from PIL import ImageFont
 
     matplotlib = importlib.util.find_spec("matplotlib")
-    for place in (matplotlib.submodule_search_locations or ()) if matplotlib else ():
-        path = Path(place, "mpl-data/fonts/ttf/DejaVuSans.ttf")
+    for font_file in (matplotlib.submodule_search_locations or ()) if matplotlib else ():
+        path = Path(font_file, "mpl-data/fonts/ttf/DejaVuSans.ttf")
         if path.is_file():
             return ImageFont.truetype(path, size)
     return ImageFont.load_default(size)
 
 
-def _shortened(name: str, draw: ImageDraw, font: FreeTypeFont | ImageFont) -> str:
+def _shorten(name: str, draw: ImageDraw, font: FreeTypeFont | ImageFont) -> str:
     """A class's name, cut where it would run into the images."""
     while draw.textlength(name, font=font) > LABEL_WIDTH - 10:
         name = name.removesuffix("…")[:-1] + "…"

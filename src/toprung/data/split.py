@@ -51,21 +51,21 @@ def stratified_split(
     Raises:
         UserError: an argument is out of range, or no class has two images.
     """
-    labels = checked_labels(labels_N, val_fraction=val_fraction, seed=seed)
+    labels = check_labels(labels_N, val_fraction=val_fraction, seed=seed)
     keys = np.random.PCG64(seed).random_raw(labels.size)
     pool = np.argsort(keys, kind="stable")
-    trains_anyway = _place_in_class(labels[pool]) == np.bincount(labels, minlength=1)[labels[pool]] - 1
-    candidates = interleaved(pool[~trains_anyway], labels)
+    trains_anyway = _index_in_class(labels[pool]) == np.bincount(labels, minlength=1)[labels[pool]] - 1
+    candidates = stratified_order(pool[~trains_anyway], labels)
     if not candidates.size:
         raise UserError(f"{labels.size} images with no class of two or more cannot be split into train and val.")
     num_val = max(round(labels.size * val_fraction), np.unique(labels[candidates]).size)
     val = candidates[:num_val]
-    train = interleaved(pool[~np.isin(pool, val)], labels)
+    train = stratified_order(pool[~np.isin(pool, val)], labels)
 
-    return cut(train, val, labels, max_train=max_train, max_val=max_val)
+    return build_split(train, val, labels, max_train=max_train, max_val=max_val)
 
 
-def checked_labels(labels_N: ArrayLike, *, val_fraction: float, seed: int) -> NDArray[np.integer]:
+def check_labels(labels_N: ArrayLike, *, val_fraction: float, seed: int) -> NDArray[np.integer]:
     """The labels as an array.
 
     Raises:
@@ -81,10 +81,10 @@ def checked_labels(labels_N: ArrayLike, *, val_fraction: float, seed: int) -> ND
     return labels
 
 
-def cut(
+def build_split(
     train: Indices, val: Indices, labels_N: NDArray[np.integer], *, max_train: int | None, max_val: int | None
 ) -> SplitIndices:
-    """The split of parts that are ordered as `interleaved` orders them, each no longer than its limit.
+    """The split of parts that are ordered as `stratified_order` orders them, each no longer than its limit.
 
     Raises:
         UserError: a limit is below the number of classes in its part.
@@ -94,22 +94,22 @@ def cut(
     return SplitIndices(train=train, val=val, fingerprint=_fingerprint(train, val))
 
 
-def _place_in_class(labels_N: NDArray[np.integer]) -> Indices:
+def _index_in_class(labels_N: NDArray[np.integer]) -> Indices:
     """How many of its own class come before each label."""
     by_class = np.argsort(labels_N, kind="stable")
     counts = np.bincount(labels_N, minlength=1)
     starts = np.cumsum(counts) - counts
-    place = np.empty(labels_N.size, dtype=np.int64)
-    place[by_class] = np.arange(labels_N.size) - starts[labels_N[by_class]]
-    return place
+    index = np.empty(labels_N.size, dtype=np.int64)
+    index[by_class] = np.arange(labels_N.size) - starts[labels_N[by_class]]
+    return index
 
 
-def interleaved(part: Indices, labels_N: NDArray[np.integer]) -> Indices:
+def stratified_order(part: Indices, labels_N: NDArray[np.integer]) -> Indices:
     """`part` ordered so that each beginning is stratified: one image of each class, then all evenly mixed."""
     labels = labels_N[part]
-    place = _place_in_class(labels)
-    position = (place + 0.5) / np.bincount(labels, minlength=1)[labels]
-    return part[np.lexsort((position, place > 0))]
+    index = _index_in_class(labels)
+    position = (index + 0.5) / np.bincount(labels, minlength=1)[labels]
+    return part[np.lexsort((position, index > 0))]
 
 
 def _at_most(part: Indices, labels_N: NDArray[np.integer], *, limit: int | None, field: str) -> Indices:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from toprung.data.card import Card, read_card
+from toprung.data.card import DatasetCard, read_card
 from toprung.data.image_folder.arguments import settings_of_command, stage_command
 from toprung.data.image_folder.chunks import Progress
 from toprung.data.image_folder.settings import FolderSettings
-from toprung.data.prepare import DOWNLOADS, prepare, source_named
+from toprung.data.prepare import DOWNLOADS, find_source, prepare
 from toprung.data.prepared import PREPARED
-from toprung.data.repository import PREFIX, RAW, add_stage, dvc, is_dvc_repository, stage_commands, stage_of
+from toprung.data.repository import PREFIX, RAW, add_stage, is_dvc_repository, run_dvc, stage_commands, stage_name
 from toprung.data.sources import SOURCES
 from toprung.errors import UserError
 
@@ -25,7 +25,7 @@ def reproduce(
     folder: Path | None = None,
     progress: Progress | None = None,
     skip_bad: bool = False,
-) -> Card:
+) -> DatasetCard:
     """Bring `<project>/data/prepared/<name>` up to date.
 
     Runs DVC's stage `prepare_<name>` where the project is a DVC repository (nothing happens when it is up to date,
@@ -44,22 +44,22 @@ def reproduce(
     """
     commands = stage_commands(project)
     if name not in SOURCES:
-        if stage_of(name) not in commands:
-            source_named(name, also=[stage.removeprefix(PREFIX) for stage in commands if stage.startswith(PREFIX)])
+        if stage_name(name) not in commands:
+            find_source(name, also=[stage.removeprefix(PREFIX) for stage in commands if stage.startswith(PREFIX)])
         if folder is not None:
             raise UserError(f"{name} was added with its folder, {RAW / name}; leave out {folder}.")
-        _check_raw_files(name, commands[stage_of(name)], project=project)
+        _check_raw_files(name, commands[stage_name(name)], project=project)
     elif skip_bad:
         raise UserError(f"{name} is no folder of images; leave out --skip-bad.")
     elif not is_dvc_repository(project):
         return prepare(name, out=project / PREPARED / name, folder=folder, downloads=project / DOWNLOADS)
     with restored_on_failure(project / "dvc.yaml"):
-        if stage_of(name) not in commands:
+        if stage_name(name) not in commands:
             command = ["python", "-P", "-m", "toprung.data.prepare", name, "--out", (PREPARED / name).as_posix()]
             add_stage(name, command, desc=SOURCES[name].origin, deps=[], project=project)
         if skip_bad and not (settings := folder_settings(name, project=project)).skip_bad:
             write_folder_stage(name, settings.model_copy(update={"skip_bad": True}), project=project, replace=True)
-        dvc("repro", stage_of(name), project=project, folder=folder, progress=progress)
+        run_dvc("repro", stage_name(name), project=project, folder=folder, progress=progress)
     return read_card(project / PREPARED / name)
 
 
@@ -79,7 +79,7 @@ def folder_settings(name: str, *, project: Path) -> FolderSettings:
     Raises:
         UserError: it has no stage, or one that prepares no folder of images.
     """
-    return settings_of_command(shlex.split(stage_commands(project).get(stage_of(name), "")), name=name)
+    return settings_of_command(shlex.split(stage_commands(project).get(stage_name(name), "")), name=name)
 
 
 def write_folder_stage(name: str, settings: FolderSettings, *, project: Path, replace: bool = False) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from toprung.data.arrays import split_indices
-from toprung.data.card import Card, channel_statistics, fingerprint_of, prepare_again
+from toprung.data.card import DatasetCard, channel_statistics, fingerprint_of, prepare_command
 from toprung.data.prepared import PREPARED, open_arrays, open_prepared
 from toprung.data.repository import changed_outputs
 from toprung.errors import UserError
 from toprung.spec import Data
 
 
-def verify(name: str, *, root: Path, project: Path | None = None) -> Card:
+def verify(name: str, *, root: Path, project: Path | None = None) -> DatasetCard:
     """Read every byte of a prepared dataset and check it against its card.
 
     Args:
@@ -30,10 +30,12 @@ def verify(name: str, *, root: Path, project: Path | None = None) -> Card:
     if fingerprint != card.fingerprint:
         raise UserError(
             f"{opened.folder} was changed since it was prepared: its arrays have fingerprint "
-            f"{fingerprint[:12]}, its card says {card.fingerprint[:12]}. {prepare_again(name)}"
+            f"{fingerprint[:12]}, its card says {card.fingerprint[:12]}. {prepare_command(name)}"
         )
     if channel_statistics(opened.images_NCHW) != (card.mean, card.std):
-        raise UserError(f"{opened.folder}: the card's mean and std are not those of its images. {prepare_again(name)}")
+        raise UserError(
+            f"{opened.folder}: the card's mean and std are not those of its images. {prepare_command(name)}"
+        )
     if project is not None and (changed := changed_outputs(name, project=project)):
         raise UserError(
             f"{PREPARED / name} is not what dvc.lock names ({changed}). Type: dvc checkout {PREPARED / name}   "
@@ -42,13 +44,13 @@ def verify(name: str, *, root: Path, project: Path | None = None) -> Card:
     return card
 
 
-def check_unchanged(wanted: Data, *, root: Path, data_fingerprint: str, split_fingerprint: str) -> None:
+def check_unchanged(data_settings: Data, *, root: Path, data_fingerprint: str, split_fingerprint: str) -> None:
     """Make sure that a sweep which goes on sees the images and the split it began with.
 
     Compares the card's fingerprint and cuts the split anew; `verify` reads the bytes too.
 
     Args:
-        wanted: the sweep's data part.
+        data_settings: the sweep's data part.
         root: the folder of all prepared datasets.
         data_fingerprint: of the dataset when the sweep began, from its lineage.
         split_fingerprint: of the split then.
@@ -56,17 +58,18 @@ def check_unchanged(wanted: Data, *, root: Path, data_fingerprint: str, split_fi
     Raises:
         UserError: either differs; the dataset is not prepared or damaged.
     """
-    prepared = open_prepared(wanted.name, root=root)
+    prepared = open_prepared(data_settings.name, root=root)
     if prepared.card.fingerprint != data_fingerprint:
         raise UserError(
-            f"The dataset {wanted.name} is not the one this sweep began with: its fingerprint is "
+            f"The dataset {data_settings.name} is not the one this sweep began with: its fingerprint is "
             f"{prepared.card.fingerprint[:12]}, the sweep's {data_fingerprint[:12]}. Check out the dvc.lock of that "
-            f"time and type: toprung data pull {wanted.name}   (or begin a new sweep)"
+            f"time and type: toprung data pull {data_settings.name}   (or begin a new sweep)"
         )
-    split = split_indices(wanted, prepared)
+    split = split_indices(data_settings, prepared)
     if split.fingerprint != split_fingerprint:
         raise UserError(
-            f"The split of {wanted.name} is not the one this sweep began with: {split.fingerprint[:12]}, the sweep's "
+            f"The split of {data_settings.name} is not the one this sweep began with: "
+            f"{split.fingerprint[:12]}, the sweep's "
             f"{split_fingerprint[:12]}. Its images are the same, so the way of splitting changed: begin a new "
             "sweep, or go back to the toprung of that time."
         )

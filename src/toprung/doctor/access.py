@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal
 from toprung.doctor.finding import Finding
 
 if TYPE_CHECKING:
-    from toprung.doctor.nodes import Answer
+    from toprung.doctor.nodes import NodeResponse
 
-Knock = Literal["opens", "refuses", "silent"]
+TokenCheck = Literal["opens", "refuses", "silent"]
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
-def knock_without_token(address: str, *, timeout_seconds: float = 60) -> Knock:
+def check_without_token(address: str, *, timeout_seconds: float = 60) -> TokenCheck:
     """Ask a cluster's head whether it is well, as somebody who has no token.
 
     In a process of its own: how Ray authenticates is read once, when it is imported.
@@ -37,37 +37,39 @@ def knock_without_token(address: str, *, timeout_seconds: float = 60) -> Knock:
     return "refuses" if "AuthenticationError" in ran.stderr else "silent"
 
 
-def check_access(answers: Sequence[Answer], *, without_token: Knock | None) -> list[Finding]:
+def check_access(responses: Sequence[NodeResponse], *, without_token: TokenCheck | None) -> list[Finding]:
     """Whether strangers can run code on a cluster.
 
     Args:
-        answers: of the nodes, with what they listen on.
+        responses: of the nodes, with what they listen on.
         without_token: what the head did when it was asked without a token.
     """
-    open_sockets = [place for each in answers if each.view for place in each.view.listening]
+    open_sockets = [socket for response in responses if response.report for socket in response.report.listening]
     where = f"beyond loopback ({open_sockets[0]} and others)" if open_sockets else "on loopback only"
     if without_token == "refuses":
         return [Finding("access", "ok", f"a token is asked for; Ray listens {where}")]
     if without_token == "silent":
         return [Finding("access", "warning", f"the head does not say whether it asks for a token; Ray listens {where}")]
     remedy = "Type on every node: ray get-auth-token --generate, and RAY_AUTH_MODE=token before each ray start."
-    seen = f"no token is asked for, and Ray listens {where}"
-    return [Finding("access", "error" if open_sockets else "warning", seen, remedy)]
+    observed = f"no token is asked for, and Ray listens {where}"
+    return [Finding("access", "error" if open_sockets else "warning", observed, remedy)]
 
 
-def check_private(answers: Sequence[Answer], sockets: Sequence[str]) -> list[Finding]:
+def check_private(responses: Sequence[NodeResponse], sockets: Sequence[str]) -> list[Finding]:
     """Whether a private Ray keeps to itself.
 
     Args:
-        answers: of its node.
+        responses: of its node.
         sockets: of its processes, that others than this machine can reach.
     """
-    open_sockets = sorted({*sockets, *(place for each in answers if each.view for place in each.view.listening)})
+    open_sockets = sorted(
+        {*sockets, *(socket for response in responses if response.report for socket in response.report.listening)}
+    )
     token = os.environ.get("RAY_AUTH_MODE") == "token"
     if open_sockets:
-        seen = f"a private Ray listens beyond loopback: {', '.join(open_sockets[:3])}"
+        observed = f"a private Ray listens beyond loopback: {', '.join(open_sockets[:3])}"
         remedy = "Report it: this Ray has been told to listen on loopback only."
-        return [Finding("access", "error", seen, remedy)]
+        return [Finding("access", "error", observed, remedy)]
     if not token:
         return [Finding("access", "error", "a private Ray asks for no token", "Type: unset RAY_AUTH_MODE")]
     return [Finding("access", "ok", "a private Ray: a token is asked for, on loopback only")]
@@ -84,6 +86,6 @@ def check_dashboard() -> Finding:
             ray.get_runtime_context().gcs_address, limit=1000, timeout=10, raise_on_missing_output=False
         )
     except Exception as error:  # requests', Ray's own, or a plain RuntimeError, by what is missing
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        return Finding("dashboard", "warning", f"the State API does not answer ({said.rstrip('.')})", remedy)
+        message = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        return Finding("dashboard", "warning", f"the State API does not answer ({message.rstrip('.')})", remedy)
     return Finding("dashboard", "ok", f"the State API answers ({len(listed)} nodes)")

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from toprung.doctor.finding import Finding, or_ok, size
+from toprung.doctor.finding import Finding, format_size, or_ok
 
 if TYPE_CHECKING:
-    from toprung.doctor.node import NodeView, Room
-    from toprung.doctor.nodes import Answer
+    from toprung.doctor.node import NodeReport, Usage
+    from toprung.doctor.nodes import NodeResponse
 
 # Ray's own limits: it kills workers above this share of memory, and stores no object on a disk that is fuller.
 FULL_MEMORY, FULL_DISK = 0.95, 0.95
@@ -19,15 +19,15 @@ LOW_DISK_BYTES = 5e9
 SMALLEST_STORE_BYTES = 100e6
 
 
-def check_cores(answers: Sequence[Answer]) -> list[Finding]:
+def check_cores(responses: Sequence[NodeResponse]) -> list[Finding]:
     """Ray's CPUs beside the cores that a machine has: two Ray nodes on one machine share them."""
     counted: dict[str, float] = defaultdict(float)
     cores: dict[str, int] = {}
-    for each in answers:
-        if each.view is not None:
-            counted[each.node.host] += each.node.resources.get("CPU", 0)
-            cores[each.node.host] = each.view.num_cores
-    found = [
+    for response in responses:
+        if response.report is not None:
+            counted[response.node.host] += response.node.resources.get("CPU", 0)
+            cores[response.node.host] = response.report.num_cores
+    findings = [
         Finding(
             "cores", "warning", f"Ray counts {counted[host]:g} CPUs on {cores[host]} cores: trials share them",
             f"Start Ray there with --num-cpus={cores[host]} (for all its Ray nodes together).", node=host,
@@ -36,38 +36,38 @@ def check_cores(answers: Sequence[Answer]) -> list[Finding]:
         if counted[host] > cores[host]
     ]  # fmt: skip
     total = sum(counted.values())
-    return or_ok(found, name="cores", seen=f"{total:g} CPUs for trials")
+    return or_ok(findings, name="cores", observed=f"{total:g} CPUs for trials")
 
 
-def check_torch(answers: Sequence[Answer]) -> list[Finding]:
+def check_torch(responses: Sequence[NodeResponse]) -> list[Finding]:
     """GPUs that torch sees beside those that Ray counts; torch's threads."""
-    found = []
-    seen = set()
-    for each in answers:
-        if each.view is None or each.view.torch is None:
+    findings = []
+    observed = set()
+    for response in responses:
+        if response.report is None or response.report.torch is None:
             continue
-        torch, counted = each.view.torch, int(each.node.resources.get("GPU", 0))
+        torch, counted = response.report.torch, int(response.node.resources.get("GPU", 0))
         if isinstance(torch, str):
             remedy = "On that node type: python -c 'import torch'"
-            found.append(Finding("torch", "error", torch, remedy, node=each.node.label))
+            findings.append(Finding("torch", "error", torch, remedy, node=response.node.label))
             continue
-        seen.add(f"{torch.num_gpus or 'no'} GPU{'s' if torch.num_gpus > 1 else ''}, {torch.num_threads} threads")
+        observed.add(f"{torch.num_gpus or 'no'} GPU{'s' if torch.num_gpus > 1 else ''}, {torch.num_threads} threads")
         if torch.num_gpus < counted:
             built = f"built for CUDA {torch.cuda}" if torch.cuda != "-" else "built without CUDA"
             what = f"torch ({built}) sees {torch.num_gpus} GPUs, Ray counts {counted}"
             remedy = "On that node look at: nvidia-smi; install torch for its CUDA, or start Ray with --num-gpus=0"
-            found.append(Finding("torch", "error", what, remedy, node=each.node.label))
+            findings.append(Finding("torch", "error", what, remedy, node=response.node.label))
         elif torch.num_gpus > counted:
             what = f"torch sees {torch.num_gpus} GPUs, Ray counts {counted}: the others stay idle"
             remedy = f"Start Ray there with --num-gpus={torch.num_gpus}"
-            found.append(Finding("torch", "warning", what, remedy, node=each.node.label))
-    return or_ok(found, name="torch", seen="; ".join(sorted(seen)) or "not asked")
+            findings.append(Finding("torch", "warning", what, remedy, node=response.node.label))
+    return or_ok(findings, name="torch", observed="; ".join(sorted(observed)) or "not asked")
 
 
-def check_memory(answers: Sequence[Answer]) -> list[Finding]:
+def check_memory(responses: Sequence[NodeResponse]) -> list[Finding]:
     """Free memory, before Ray begins to kill workers."""
     return _check_room(
-        answers,
+        responses,
         name="memory",
         room_of=lambda view: (view.memory, ""),
         low_bytes=LOW_MEMORY_BYTES,
@@ -77,46 +77,52 @@ def check_memory(answers: Sequence[Answer]) -> list[Finding]:
     )
 
 
-def check_shared_memory(answers: Sequence[Answer]) -> list[Finding]:
+def check_shared_memory(responses: Sequence[NodeResponse]) -> list[Finding]:
     """/dev/shm beside Ray's object store, which lies in it."""
-    found, least = [], None
-    for each in answers:
-        if each.view is None or each.view.shared_memory is None:
+    findings, least = [], None
+    for response in responses:
+        if response.report is None or response.report.shared_memory is None:
             continue
-        total, store = each.view.shared_memory.total_bytes, each.node.resources.get("object_store_memory", 0)
+        total, store = response.report.shared_memory.total_bytes, response.node.resources.get("object_store_memory", 0)
         least = min(total, least or total)
         if total < store:
-            seen = f"{size(total)}, the object store wants {size(store)}: Ray puts it on disk, which is slow"
+            observed = (
+                f"{format_size(total)}, the object store wants {format_size(store)}: Ray puts it on disk, which is slow"
+            )
             remedy = (
                 f"Enlarge it (docker run --shm-size={store / 1e9:.0f}g), or start Ray with less --object-store-memory"
             )
-            found.append(Finding("/dev/shm", "warning", seen, remedy, node=each.node.label))
-    return or_ok(found, name="/dev/shm", seen=f"at least {size(least)}" if least else "there is none on this system")
+            findings.append(Finding("/dev/shm", "warning", observed, remedy, node=response.node.label))
+    return or_ok(
+        findings,
+        name="/dev/shm",
+        observed=f"at least {format_size(least)}" if least else "there is none on this system",
+    )
 
 
-def check_object_store(answers: Sequence[Answer], *, image_bytes: int) -> list[Finding]:
+def check_object_store(responses: Sequence[NodeResponse], *, image_bytes: int) -> list[Finding]:
     """Ray's object store beside the images that it will hold.
 
     Args:
-        answers: of the nodes.
+        responses: of the nodes.
         image_bytes: of the dataset; half of the store is left for everything else.
     """
-    found, least = [], None
-    for each in answers:
-        store = each.node.resources.get("object_store_memory", 0)
+    findings, least = [], None
+    for response in responses:
+        store = response.node.resources.get("object_store_memory", 0)
         least = min(store, least if least is not None else store)
         needed = max(SMALLEST_STORE_BYTES, 2 * image_bytes)
         if store < needed:
-            seen = f"{size(store)}, images take {size(image_bytes)}: Ray would spill them to disk"
-            remedy = f"Start Ray there with --object-store-memory={needed:.0f}, or --set data.placement=mapped"
-            found.append(Finding("object store", "warning", seen, remedy, node=each.node.label))
-    return or_ok(found, name="object store", seen=f"at least {size(least or 0)} a node")
+            observed = f"{format_size(store)}, images take {format_size(image_bytes)}: Ray would spill them to disk"
+            remedy = f"Start Ray there with --object-store-memory={needed:.0f}, or --set data.placement=mmap"
+            findings.append(Finding("object store", "warning", observed, remedy, node=response.node.label))
+    return or_ok(findings, name="object store", observed=f"at least {format_size(least or 0)} a node")
 
 
-def check_disk(answers: Sequence[Answer]) -> list[Finding]:
+def check_disk(responses: Sequence[NodeResponse]) -> list[Finding]:
     """The disk that Ray writes its logs and spilled objects to."""
     return _check_room(
-        answers,
+        responses,
         name="disk",
         room_of=lambda view: (view.disk, f" under {view.disk_path}"),
         low_bytes=LOW_DISK_BYTES,
@@ -129,26 +135,28 @@ def check_disk(answers: Sequence[Answer]) -> list[Finding]:
 
 
 def _check_room(
-    answers: Sequence[Answer],
+    responses: Sequence[NodeResponse],
     *,
     name: str,
-    room_of: Callable[[NodeView], tuple[Room, str]],
+    room_of: Callable[[NodeReport], tuple[Usage, str]],
     low_bytes: float,
     full: float,
     when_full: str,
-    remedy_of: Callable[[NodeView], str],
+    remedy_of: Callable[[NodeReport], str],
 ) -> list[Finding]:
     """What is free of something that Ray gives up on above a share `full` of it; `room_of` also says where it is."""
-    found, least = [], None
-    for each in answers:
-        if each.view is None:
+    findings, least = [], None
+    for response in responses:
+        if response.report is None:
             continue
-        room, where = room_of(each.view)
+        room, where = room_of(response.report)
         least = room if least is None or room.free_bytes < least.free_bytes else least
-        seen = f"{size(room.free_bytes)} of {size(room.total_bytes)} free{where}"
+        observed = f"{format_size(room.free_bytes)} of {format_size(room.total_bytes)} free{where}"
         if room.free_bytes < (1 - full) * room.total_bytes:
-            seen += f": {when_full} above {full:.0%}"
-            found.append(Finding(name, "error", seen, remedy_of(each.view), node=each.node.label))
+            observed += f": {when_full} above {full:.0%}"
+            findings.append(Finding(name, "error", observed, remedy_of(response.report), node=response.node.label))
         elif room.free_bytes < low_bytes:
-            found.append(Finding(name, "warning", seen, remedy_of(each.view), node=each.node.label))
-    return or_ok(found, name=name, seen=f"at least {size(least.free_bytes)} free" if least else "not asked")
+            findings.append(Finding(name, "warning", observed, remedy_of(response.report), node=response.node.label))
+    return or_ok(
+        findings, name=name, observed=f"at least {format_size(least.free_bytes)} free" if least else "not asked"
+    )

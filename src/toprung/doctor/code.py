@@ -10,31 +10,33 @@ from toprung.cluster.code import engine_hash, workbench_hash
 from toprung.doctor.finding import Finding, or_ok
 
 if TYPE_CHECKING:
-    from toprung.doctor.nodes import Answer
+    from toprung.doctor.nodes import NodeResponse
 
 
-def check_code(answers: Sequence[Answer], *, code: Path) -> list[Finding]:
+def check_code(responses: Sequence[NodeResponse], *, code: Path) -> list[Finding]:
     """Compare what each node imports with what is here.
 
     Args:
-        answers: of the nodes.
+        responses: of the nodes.
         code: the folder whose workbench was sent.
     """
     engine, workbench = engine_hash(), workbench_hash(code)
-    found = []
-    for each in answers:
-        if each.view is None:
+    findings = []
+    for response in responses:
+        if response.report is None:
             continue
         for what, theirs, ours in (
-            ("engine", each.view.engine_hash, engine),
-            ("workbench", each.view.workbench_hash, workbench),
+            ("engine", response.report.engine_hash, engine),
+            ("workbench", response.report.workbench_hash, workbench),
         ):
             if theirs != ours:
-                seen = f"workers import {what} {theirs or 'none'}, here it is {ours or 'none'}"
+                observed = f"workers import {what} {theirs or 'none'}, here it is {ours or 'none'}"
                 remedy = (
                     "Another copy comes first there: unset PYTHONPATH where Ray was started, and restart it."
                     if theirs
                     else "Nothing of it arrived there: look for runtime_env in that node's Ray logs."
                 )
-                found.append(Finding("code", "error", seen, remedy, node=each.node.label))
-    return or_ok(found, name="code", seen=f"engine {engine}, workbench {workbench or 'none'}, as workers import them")
+                findings.append(Finding("code", "error", observed, remedy, node=response.node.label))
+    return or_ok(
+        findings, name="code", observed=f"engine {engine}, workbench {workbench or 'none'}, as workers import them"
+    )

@@ -15,22 +15,22 @@ from toprung.doctor import access, capacity, nodes, services, shared_storage
 from toprung.doctor.clock import check_clocks
 from toprung.doctor.code import check_code
 from toprung.doctor.finding import Finding
-from toprung.doctor.node import Look
-from toprung.doctor.sockets import beyond_loopback
-from toprung.doctor.versions import check_lock, check_versions, versions_here
+from toprung.doctor.node import ProbeOptions
+from toprung.doctor.sockets import exposed_sockets
+from toprung.doctor.versions import check_lock, check_versions, local_versions
 from toprung.errors import UserError
-from toprung.storage import StorageAway
+from toprung.storage import StorageUnavailable
 
-ANSWER_WITHIN_SECONDS = 120.0  # the first task on a node starts a worker, and brings the code there
+TIMEOUT_SECONDS = 120.0  # the first task on a node starts a worker, and brings the code there
 
 
-def quick(
+def preflight(
     *,
     code: Path,
     storage: str,
     image_bytes: int,
-    mapped: Path | None = None,
-    timeout_seconds: float = ANSWER_WITHIN_SECONDS,
+    mmap_dir: Path | None = None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> list[Finding]:
     """What can spoil a sweep on a cluster that this process is attached to; some seconds.
 
@@ -38,19 +38,19 @@ def quick(
         code: the folder whose workbench was sent to the workers.
         storage: the sweep's storage root: a folder, or the address of object storage.
         image_bytes: of the images that the object store will hold.
-        mapped: the folder that trials will map images from; None where the object store holds them.
+        mmap_dir: the folder that trials will map images from; None where the object store holds them.
         timeout_seconds: for the nodes' answers.
 
     Returns:
         a finding for each check; where one is an error the sweep must not start (`errors`).
     """
-    look = Look(mapped=None if mapped is None else str(mapped))
-    return _ask_nodes(code=code, storage=storage, image_bytes=image_bytes, look=look, timeout_seconds=timeout_seconds)[
-        0
-    ]
+    options = ProbeOptions(mmap_dir=None if mmap_dir is None else str(mmap_dir))
+    return _check_nodes(
+        code=code, storage=storage, image_bytes=image_bytes, options=options, timeout_seconds=timeout_seconds
+    )[0]
 
 
-def examine(*, address: str | None, project: Path, code: Path, storage: str, tracking_uri: str) -> list[Finding]:
+def run_checks(*, address: str | None, project: Path, code: Path, storage: str, tracking_uri: str) -> list[Finding]:
     """Everything, on this machine and, where an address is given, on a cluster.
 
     Args:
@@ -65,84 +65,86 @@ def examine(*, address: str | None, project: Path, code: Path, storage: str, tra
         remote = pool.submit(services.check_data_remote, project)
         dvc_files = pool.submit(services.check_dvc_files, project)
         prepared = services.prepared_bytes(project)
-        here = versions_here()
-        found = [services.check_git(project), *check_lock(project / "requirements.lock", here=here)]
+        here = local_versions()
+        findings = [services.check_git(project), *check_lock(project / "requirements.lock", here=here)]
         image_bytes = max(prepared.values(), default=0)
-        found += _of_ray(address, code=code, storage=storage, image_bytes=image_bytes, pool=pool)
-        return [*found, services.check_data(prepared), tracking.result(), remote.result(), dvc_files.result()]
+        findings += _check_ray(address, code=code, storage=storage, image_bytes=image_bytes, pool=pool)
+        return [*findings, services.check_data(prepared), tracking.result(), remote.result(), dvc_files.result()]
 
 
-def _of_ray(
+def _check_ray(
     address: str | None, *, code: Path, storage: str, image_bytes: int, pool: ThreadPoolExecutor
 ) -> list[Finding]:
     """What concerns Ray and its nodes; one line where it cannot be used at all."""
-    look = Look(with_torch=True, with_sockets=True)
+    options = ProbeOptions(with_torch=True, with_sockets=True)
     try:
-        with attached(address, code=code):
-            without_token = pool.submit(access.knock_without_token, address) if address else None
-            found, answers = _ask_nodes(
-                code=code, storage=storage, image_bytes=image_bytes, look=look, timeout_seconds=ANSWER_WITHIN_SECONDS
+        with connected(address, code=code):
+            without_token = pool.submit(access.check_without_token, address) if address else None
+            findings, responses = _check_nodes(
+                code=code, storage=storage, image_bytes=image_bytes, options=options, timeout_seconds=TIMEOUT_SECONDS
             )
-            found += capacity.check_torch(answers)
+            findings += capacity.check_torch(responses)
             if address is None:
                 processes = psutil.Process().children(recursive=True)
-                found += access.check_private(answers, beyond_loopback(processes))
+                findings += access.check_private(responses, exposed_sockets(processes))
             else:
-                found += access.check_access(answers, without_token=without_token.result() if without_token else None)
-                found.append(access.check_dashboard())
-            return found
+                findings += access.check_access(
+                    responses, without_token=without_token.result() if without_token else None
+                )
+                findings.append(access.check_dashboard())
+            return findings
     except UserError as error:
-        seen, _, remedy = str(error).partition(". ")
-        return [Finding("ray", "error", seen, remedy)]
+        observed, _, remedy = str(error).partition(". ")
+        return [Finding("ray", "error", observed, remedy)]
 
 
-def _ask_nodes(
-    *, code: Path, storage: str, image_bytes: int, look: Look, timeout_seconds: float
-) -> tuple[list[Finding], list[nodes.Answer]]:
+def _check_nodes(
+    *, code: Path, storage: str, image_bytes: int, options: ProbeOptions, timeout_seconds: float
+) -> tuple[list[Finding], list[nodes.NodeResponse]]:
     """Ask every node, and judge what they say."""
-    living, dead = nodes.listed()
+    living, dead = nodes.list_nodes()
     with contextlib.ExitStack() as stack:
-        found: list[Finding] = []
+        findings: list[Finding] = []
         try:
-            question = stack.enter_context(shared_storage.question_in(storage))
-        except (StorageAway, UserError) as error:
+            question = stack.enter_context(shared_storage.write_storage_probe(storage))
+        except (StorageUnavailable, UserError) as error:
             question = None
-            found = [shared_storage.refused(storage, error)]
-        answers = nodes.ask(living, replace(look, question=question), timeout_seconds=timeout_seconds)
+            findings = [shared_storage.unwritable(storage, error)]
+        responses = nodes.query_nodes(living, replace(options, storage_probe=question), timeout_seconds=timeout_seconds)
         if question is not None:
-            found = shared_storage.check_storage(answers, question)
-    heard = nodes.check_nodes(answers, dead, timeout_seconds=timeout_seconds)
+            findings = shared_storage.check_storage(responses, question)
+    heard = nodes.check_nodes(responses, dead, timeout_seconds=timeout_seconds)
     return [
         *heard,
-        *check_versions(answers, here=versions_here()),
-        *check_code(answers, code=code),
-        *found,
-        *(shared_storage.check_mapped(answers, look.mapped) if look.mapped else []),
-        *check_clocks(answers),
-        *capacity.check_cores(answers),
-        *capacity.check_memory(answers),
-        *capacity.check_shared_memory(answers),
-        *capacity.check_object_store(answers, image_bytes=image_bytes),
-        *capacity.check_disk(answers),
-    ], answers
+        *check_versions(responses, here=local_versions()),
+        *check_code(responses, code=code),
+        *findings,
+        *(shared_storage.check_mmap_dir(responses, options.mmap_dir) if options.mmap_dir else []),
+        *check_clocks(responses),
+        *capacity.check_cores(responses),
+        *capacity.check_memory(responses),
+        *capacity.check_shared_memory(responses),
+        *capacity.check_object_store(responses, image_bytes=image_bytes),
+        *capacity.check_disk(responses),
+    ], responses
 
 
 @contextlib.contextmanager
-def attached(address: str | None, *, code: Path) -> Iterator[None]:
+def connected(address: str | None, *, code: Path) -> Iterator[None]:
     """A private Ray on this machine, or a cluster that is there; let go of in the end.
 
     Raises:
         UserError: it does not start, does not answer, or refuses this environment's token.
     """
     if address is None:
-        private = cluster.LocalRay(code=code, node=cluster.local_node())
+        private = cluster.LocalCluster(code=code, node=cluster.local_node())
         try:
             private.wait()
             yield
         finally:
             private.stop()
         return
-    there = cluster.attach(address, code=code)
+    there = cluster.connect(address, code=code)
     try:
         yield
     finally:

@@ -14,17 +14,17 @@ import psutil
 
 from toprung.cluster import detection
 from toprung.cluster.code import engine_hash, imported_workbench_hash
-from toprung.doctor.shared_storage import Question, read_and_write
-from toprung.doctor.sockets import beyond_loopback
-from toprung.doctor.versions import versions_here
+from toprung.doctor.shared_storage import StorageProbe, read_and_write
+from toprung.doctor.sockets import exposed_sockets
+from toprung.doctor.versions import local_versions
 from toprung.machine import num_cpus
 
-ASK_TORCH = "import torch; print(torch.cuda.device_count(), torch.get_num_threads(), torch.version.cuda or '-')"
+TORCH_PROBE = "import torch; print(torch.cuda.device_count(), torch.get_num_threads(), torch.version.cuda or '-')"
 SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
-class Room:
+class Usage:
     """A place with an end: bytes in all, and free."""
 
     total_bytes: int
@@ -41,62 +41,62 @@ class Torch:
 
 
 @dataclass(frozen=True)
-class Look:
+class ProbeOptions:
     """What to look at beside the rest.
 
     Attributes:
-        question: what the driver has put into the storage for nodes to read; None leaves the storage out.
-        mapped: a folder that trials will map images from; None where they lie in Ray's object store.
+        storage_probe: what the driver has put into the storage for nodes to read; None leaves the storage out.
+        mmap_dir: a folder that trials will map images from; None where they lie in Ray's object store.
         with_torch: import torch, which takes seconds.
         with_sockets: list what Ray listens on.
     """
 
-    question: Question | None = None
-    mapped: str | None = None
+    storage_probe: StorageProbe | None = None
+    mmap_dir: str | None = None
     with_torch: bool = False
     with_sockets: bool = False
 
 
 @dataclass(frozen=True)
-class NodeView:
+class NodeReport:
     """One node, as it sees itself."""
 
     versions: dict[str, str]
     engine_hash: str
     workbench_hash: str
     num_cores: int
-    memory: Room
-    shared_memory: Room | None
-    disk: Room
+    memory: Usage
+    shared_memory: Usage | None
+    disk: Usage
     disk_path: str
     storage_problem: str | None
-    sees_mapped: bool
+    sees_mmap_dir: bool
     torch: Torch | str | None
     listening: tuple[str, ...]
 
 
-def view(look: Look, node_id: str) -> NodeView:
+def probe_node(options: ProbeOptions, node_id: str) -> NodeReport:
     """Look around on this machine.
 
     Args:
-        look: what to look at.
+        options: what to look at.
         node_id: the name that this node answers the question under.
     """
     folder = session_folder()
     raylet = psutil.Process(_raylet_pid())
-    return NodeView(
-        versions=versions_here(),
+    return NodeReport(
+        versions=local_versions(),
         engine_hash=engine_hash(),
         workbench_hash=imported_workbench_hash(),
         num_cores=num_cpus(),
-        memory=Room(*detection.memory_bytes()),
-        shared_memory=room(SHARED_MEMORY) if SHARED_MEMORY.is_dir() else None,
-        disk=room(folder),
+        memory=Usage(*detection.memory_bytes()),
+        shared_memory=disk_usage(SHARED_MEMORY) if SHARED_MEMORY.is_dir() else None,
+        disk=disk_usage(folder),
         disk_path=str(folder),
-        storage_problem=read_and_write(look.question, node_id=node_id) if look.question else None,
-        sees_mapped=look.mapped is None or Path(look.mapped).is_dir(),
-        torch=ask_torch() if look.with_torch else None,
-        listening=tuple(beyond_loopback([raylet, *raylet.children(recursive=True)])) if look.with_sockets else (),
+        storage_problem=read_and_write(options.storage_probe, node_id=node_id) if options.storage_probe else None,
+        sees_mmap_dir=options.mmap_dir is None or Path(options.mmap_dir).is_dir(),
+        torch=query_torch() if options.with_torch else None,
+        listening=tuple(exposed_sockets([raylet, *raylet.children(recursive=True)])) if options.with_sockets else (),
     )
 
 
@@ -105,10 +105,10 @@ def now() -> float:
     return time.time()
 
 
-def room(path: Path) -> Room:
+def disk_usage(path: Path) -> Usage:
     """Of the file system that holds a folder."""
     usage = shutil.disk_usage(path)
-    return Room(usage.total, usage.free)
+    return Usage(usage.total, usage.free)
 
 
 def _raylet_pid() -> int:
@@ -122,7 +122,7 @@ def session_folder() -> Path:
     return Path(next(word.partition("=")[2] for word in words if word.startswith("--session_dir=")))
 
 
-def ask_torch(*, timeout_seconds: float = 60) -> Torch | str:
+def query_torch(*, timeout_seconds: float = 60) -> Torch | str:
     """Import torch in a fresh process, where it sees all devices of the node: to a worker without a GPU Ray shows none.
 
     Returns:
@@ -134,7 +134,7 @@ def ask_torch(*, timeout_seconds: float = 60) -> Torch | str:
     environment |= {name: node[name] for name in of_workers if name in node}
     try:
         ran = subprocess.run(
-            [sys.executable, "-P", "-c", ASK_TORCH],
+            [sys.executable, "-P", "-c", TORCH_PROBE],
             env=environment,
             capture_output=True,
             encoding="utf-8",

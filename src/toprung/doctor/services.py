@@ -9,7 +9,7 @@ from toprung import data
 from toprung.data.dvc_config import read_remotes
 from toprung.data.dvc_targets import hidden_files, hidden_note
 from toprung.data.repository import is_dvc_repository
-from toprung.doctor.finding import Finding, size
+from toprung.doctor.finding import Finding, format_size
 from toprung.errors import UserError
 from toprung.git_command import is_checkout, query_git
 from toprung.tracking.local_store import database_file
@@ -21,10 +21,10 @@ def check_git(project: Path) -> Finding:
     try:
         commit = is_checkout(project) and query_git(project, "rev-parse", "--verify", "--quiet", "HEAD")
     except UserError as error:
-        seen, _, remedy = str(error).partition(". ")
-        return Finding("git", "error", seen, remedy)
-    seen = f"commit {commit.decode().strip()[:12]}" if commit else "no commit: a sweep records none"
-    return Finding("git", "ok", seen)
+        observed, _, remedy = str(error).partition(". ")
+        return Finding("git", "error", observed, remedy)
+    observed = f"commit {commit.decode().strip()[:12]}" if commit else "no commit: a sweep records none"
+    return Finding("git", "ok", observed)
 
 
 def check_tracking(uri: str) -> Finding:
@@ -37,8 +37,8 @@ def check_tracking(uri: str) -> Finding:
     try:
         connection.check(uri)
     except UserError as error:
-        seen, _, remedy = str(error).rpartition("). ")
-        return Finding("MLflow", "error", f"{seen})", remedy)
+        observed, _, remedy = str(error).rpartition("). ")
+        return Finding("MLflow", "error", f"{observed})", remedy)
     ours, theirs = metadata.version("mlflow"), _server_version(uri)
     if theirs is not None and theirs.split(".")[:2] != ours.split(".")[:2]:
         remedy = f"Type on the server: pip install mlflow=={ours}"
@@ -66,14 +66,14 @@ def check_data_remote(project: Path) -> Finding:
 
     try:
         remotes = read_remotes(project)
-        default = next((each for each in remotes if each.is_default), None)
+        default = next((remote for remote in remotes if remote.is_default), None)
         if default is None:
             some = f"{len(remotes)} remotes, none is the default" if remotes else "none: the data stay on this machine"
             return Finding("DVC remote", "ok", some, "To share them: toprung data remote add NAME URL")
         require_reachable(default, project=project)
     except UserError as error:
-        seen, _, remedy = str(error).partition(". ")
-        return Finding("DVC remote", "error", seen, remedy or "Type: toprung data remote check")
+        observed, _, remedy = str(error).partition(". ")
+        return Finding("DVC remote", "error", observed, remedy or "Type: toprung data remote check")
     return Finding("DVC remote", "ok", f'"{default.name}" ({masked(default.url)}) answers')
 
 
@@ -84,23 +84,23 @@ def check_dvc_files(project: Path) -> Finding:
         note = hidden_note(hidden, project=project) if hidden else ""
     except UserError as error:
         note = str(error)
-    seen, _, remedy = note.partition(". ")
+    observed, _, remedy = note.partition(". ")
     if note:
-        return Finding("DVC files", "warning", seen.rstrip("."), remedy)
+        return Finding("DVC files", "warning", observed.rstrip("."), remedy)
     return Finding("DVC files", "ok", f"DVC finds every .dvc file in {data.RAW}")
 
 
 def prepared_bytes(project: Path) -> dict[str, int]:
     """Bytes of images of every prepared dataset, by name; a damaged one has none."""
     folder = project / data.PREPARED
-    found = {}
-    for each in sorted(folder.iterdir()) if folder.is_dir() else []:
+    num_bytes_by_name = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         try:
-            images_NCHW = data.open_prepared(each.name, root=folder).images_NCHW
+            images_NCHW = data.open_prepared(path.name, root=folder).images_NCHW
         except UserError:
             continue
-        found[each.name] = images_NCHW.size * images_NCHW.itemsize
-    return found
+        num_bytes_by_name[path.name] = images_NCHW.size * images_NCHW.itemsize
+    return num_bytes_by_name
 
 
 def check_data(prepared: dict[str, int]) -> Finding:
@@ -109,5 +109,5 @@ def check_data(prepared: dict[str, int]) -> Finding:
     remedy = f"Type: toprung data prepare {missing[0]}" if missing else ""
     if not prepared:
         return Finding("data", "warning", "no dataset is prepared", remedy)
-    listed = ", ".join(f"{name} ({size(num_bytes)})" for name, num_bytes in prepared.items())
+    listed = ", ".join(f"{name} ({format_size(num_bytes)})" for name, num_bytes in prepared.items())
     return Finding("data", "ok", f"prepared: {listed}")

@@ -8,18 +8,18 @@ from collections.abc import Iterable
 import psutil
 
 
-def beyond_loopback(processes: Iterable[psutil.Process]) -> list[str]:
+def exposed_sockets(processes: Iterable[psutil.Process]) -> list[str]:
     """Sockets of some processes that others than this machine can reach, as `address:port (process)`."""
-    found = set()
+    sockets = set()
     for process in processes:
         try:
-            name, sockets = process.name(), process.net_connections(kind="inet")
+            name, connections = process.name(), process.net_connections(kind="inet")
         except psutil.Error:
             continue
-        for socket in sockets:
+        for socket in connections:
             if socket.status == psutil.CONN_LISTEN and not is_loopback(socket.laddr.ip):
-                found.add(f"{socket.laddr.ip}:{socket.laddr.port} ({name})")
-    return sorted(found)
+                sockets.add(f"{socket.laddr.ip}:{socket.laddr.port} ({name})")
+    return sorted(sockets)
 
 
 def is_loopback(text: str) -> bool:

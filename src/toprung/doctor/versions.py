@@ -11,31 +11,31 @@ from toprung.doctor.finding import Finding, or_ok
 from toprung.lineage import installed_versions
 
 if TYPE_CHECKING:
-    from toprung.doctor.nodes import Answer
+    from toprung.doctor.nodes import NodeResponse
 
 NAME = "versions"
 SHOWN = ("python", "toprung", "ray", "torch", "optuna", "mlflow")
 
 
-def versions_here() -> dict[str, str]:
+def local_versions() -> dict[str, str]:
     """Python and the packages that a result depends on, without importing them."""
     return {"python": platform.python_version(), **installed_versions()}
 
 
-def check_versions(answers: Sequence[Answer], *, here: Mapping[str, str]) -> list[Finding]:
+def check_versions(responses: Sequence[NodeResponse], *, here: Mapping[str, str]) -> list[Finding]:
     """Compare each node's versions with those here.
 
     The engine itself travels to the nodes, and `check_code` compares it: its installed version does not matter there.
 
     Args:
-        answers: of the nodes.
+        responses: of the nodes.
         here: versions by package, `python` among them.
     """
-    found = []
-    for each in answers:
-        if each.view is None:
+    findings = []
+    for response in responses:
+        if response.report is None:
             continue
-        theirs = each.view.versions
+        theirs = response.report.versions
         other = [
             f"{name} {theirs.get(name, 'missing')} (here {here.get(name, 'missing')})"
             for name in sorted({*here, *theirs} - {"toprung"})
@@ -43,8 +43,8 @@ def check_versions(answers: Sequence[Answer], *, here: Mapping[str, str]) -> lis
         ]
         if other:
             remedy = "On that node type: pip install -r requirements.lock"
-            found.append(Finding(NAME, "error", ", ".join(other), remedy, node=each.node.label))
-    return or_ok(found, name=NAME, seen=", ".join(f"{name} {here[name]}" for name in SHOWN if name in here))
+            findings.append(Finding(NAME, "error", ", ".join(other), remedy, node=response.node.label))
+    return or_ok(findings, name=NAME, observed=", ".join(f"{name} {here[name]}" for name in SHOWN if name in here))
 
 
 def check_lock(lock: Path, *, here: Mapping[str, str]) -> list[Finding]:

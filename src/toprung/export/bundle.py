@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toprung.data import Card
-from toprung.directory import ABOUT_FILE, CONFIG_FILE, WEIGHTS_FILE, SweepDirectory, write_json
+from toprung.data import DatasetCard
+from toprung.directory import CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, SweepDirectory, write_json
 from toprung.ledger import TrialRecord
 from toprung.lineage import Lineage
 from toprung.spec import Sweep
@@ -24,10 +24,10 @@ class ExportFailed(RuntimeError):
 def export_winner(
     winner: TrialRecord,
     *,
-    directory: SweepDirectory,
+    sweep_dir: SweepDirectory,
     sweep: Sweep,
     lineage: Lineage,
-    card: Card,
+    card: DatasetCard,
     prepared_root: Path,
     num_trials: int,
 ) -> Path:
@@ -35,7 +35,7 @@ def export_winner(
 
     Args:
         winner: the trial, as the ledger has it.
-        directory: the sweep's.
+        sweep_dir: the sweep's.
         sweep: its spec.
         lineage: what it was made of.
         card: of its dataset.
@@ -48,25 +48,25 @@ def export_winner(
     Raises:
         ExportFailed: the weights are missing or unreadable, or a fresh process scores another figure.
     """
-    source, aside = directory.trial_folder(winner.trial_id), directory.path / ".export.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+    source, staging = sweep_dir.trial_folder(winner.trial_id), sweep_dir.path / ".export.tmp"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
     try:
-        shutil.copyfile(source / WEIGHTS_FILE, aside / WEIGHTS_FILE)
-        about = directory.read(source / ABOUT_FILE)
-        config = directory.read(source / CONFIG_FILE)
+        shutil.copyfile(source / WEIGHTS_FILE, staging / WEIGHTS_FILE)
+        about = sweep_dir.read(source / WEIGHTS_META_FILE)
+        config = sweep_dir.read(source / CONFIG_FILE)
         write_json(
-            aside / "config.json", {"architecture": about["architecture"], **config, "seed": _seed(winner, sweep)}
+            staging / "config.json", {"architecture": about["architecture"], **config, "seed": _seed(winner, sweep)}
         )
-        write_json(aside / "labels.json", {"classes": list(card.classes)})
-        verified = _score_elsewhere(aside, directory=directory, sweep=sweep, prepared_root=prepared_root)
-        metrics = _agreed(about, verified, winner=winner, sweep=sweep, lineage=lineage)
-        write_json(aside / "metrics.json", metrics)
-        (aside / "MODEL_CARD.md").write_text(
+        write_json(staging / "labels.json", {"classes": list(card.classes)})
+        verified = _score_in_fresh_process(staging, sweep_dir=sweep_dir, sweep=sweep, prepared_root=prepared_root)
+        metrics = _check_scores(about, verified, winner=winner, sweep=sweep, lineage=lineage)
+        write_json(staging / "metrics.json", metrics)
+        (staging / "MODEL_CARD.md").write_text(
             model_card(
                 winner,
                 metrics,
-                directory=directory,
+                sweep_dir=sweep_dir,
                 sweep=sweep,
                 lineage=lineage,
                 card=card,
@@ -74,16 +74,18 @@ def export_winner(
             ),
             encoding="utf-8",
         )
-        shutil.rmtree(directory.export_folder, ignore_errors=True)
-        os.replace(aside, directory.export_folder)
+        shutil.rmtree(sweep_dir.export_folder, ignore_errors=True)
+        os.replace(staging, sweep_dir.export_folder)
     except (OSError, KeyError, ValueError) as error:
         raise ExportFailed(f"trial {winner.number} cannot be exported: {error}") from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return directory.export_folder
+        shutil.rmtree(staging, ignore_errors=True)
+    return sweep_dir.export_folder
 
 
-def _score_elsewhere(folder: Path, *, directory: SweepDirectory, sweep: Sweep, prepared_root: Path) -> dict[str, Any]:
+def _score_in_fresh_process(
+    folder: Path, *, sweep_dir: SweepDirectory, sweep: Sweep, prepared_root: Path
+) -> dict[str, Any]:
     task = {
         "folder": str(folder),
         "data": sweep.data.model_dump(),
@@ -91,18 +93,18 @@ def _score_elsewhere(folder: Path, *, directory: SweepDirectory, sweep: Sweep, p
         "num_threads": sweep.resources.num_threads,
     }
     try:
-        return in_fresh_process("toprung.export.verify", task, directory=directory)
+        return run_in_fresh_process("toprung.export.verify", task, sweep_dir=sweep_dir)
     except ExportFailed as error:
         raise ExportFailed(f"a fresh process could not load the exported model: {error}") from None
 
 
-def in_fresh_process(module: str, task: dict[str, Any], *, directory: SweepDirectory) -> dict[str, Any]:
+def run_in_fresh_process(module: str, task: dict[str, Any], *, sweep_dir: SweepDirectory) -> dict[str, Any]:
     """Run a module that takes a task as JSON and prints JSON, with the sweep's own copy of the workbench on its path.
 
     Raises:
         ExportFailed: it ended badly; the message is the last line that it left.
     """
-    path = os.pathsep.join(filter(None, [str(directory.code_folder), os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [str(sweep_dir.code_folder), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
         [sys.executable, "-P", "-m", module, json.dumps(task)],
         capture_output=True, encoding="utf-8", errors="replace", check=False, env={**os.environ, "PYTHONPATH": path},
@@ -113,7 +115,7 @@ def in_fresh_process(module: str, task: dict[str, Any], *, directory: SweepDirec
     return answer
 
 
-def _agreed(
+def _check_scores(
     about: dict[str, Any], verified: dict[str, Any], *, winner: TrialRecord, sweep: Sweep, lineage: Lineage
 ) -> dict[str, Any]:
     if verified["split_fingerprint"] != lineage.split_fingerprint:
@@ -132,10 +134,10 @@ def model_card(
     winner: TrialRecord,
     metrics: dict[str, Any],
     *,
-    directory: SweepDirectory,
+    sweep_dir: SweepDirectory,
     sweep: Sweep,
     lineage: Lineage,
-    card: Card,
+    card: DatasetCard,
     num_trials: int,
 ) -> str:
     """What the model is, what it was made of, and how it was chosen, for a reader who has only this folder."""
@@ -143,7 +145,7 @@ def model_card(
     verified = ", ".join(f"{name} {value:.6g}" for name, value in metrics["verified"].items()) or "nothing comparable"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(lineage.versions.items()))
     commit = f"{lineage.commit}{' with uncommitted changes' if lineage.dirty else ''}" if lineage.commit else "unknown"
-    return f"""# {sweep.name}: trial {winner.number} of {directory.sweep_id}
+    return f"""# {sweep.name}: trial {winner.number} of {sweep_dir.sweep_id}
 
 An image classifier for {len(card.classes)} classes, images {" x ".join(map(str, card.image_shape))} (C x H x W).
 

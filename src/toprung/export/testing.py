@@ -13,7 +13,7 @@ from scipy import stats
 
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
-from toprung.export.bundle import in_fresh_process
+from toprung.export.bundle import run_in_fresh_process
 from toprung.spec import Sweep
 
 CONFIDENCE = 0.95
@@ -32,36 +32,36 @@ class TestScore:
     num_images: int
 
 
-def openings(directory: SweepDirectory) -> list[dict[str, Any]]:
+def openings(sweep_dir: SweepDirectory) -> list[dict[str, Any]]:
     """Every opening of the test split for a sweep, oldest first; one that was cut short has no `accuracy`.
 
     Raises:
         UserError: the log cannot be read.
     """
-    log = directory.test_log
+    log = sweep_dir.test_log
     if not log.is_file():
         return []
-    found: list[dict[str, Any]] = []
+    openings: list[dict[str, Any]] = []
     try:
         for line in log.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             if "scored" in entry:
-                found[-1] |= entry["scored"]
+                openings[-1] |= entry["scored"]
             else:
-                found.append(entry)
+                openings.append(entry)
     except (OSError, ValueError, TypeError, IndexError) as error:
         raise UserError(f"{log} cannot be read ({error}): whether the test split was opened is not known.") from None
-    return found
+    return openings
 
 
 def score_on_test(
-    exported: Path, *, directory: SweepDirectory, sweep: Sweep, prepared_root: Path, again: bool
+    exported: Path, *, sweep_dir: SweepDirectory, sweep: Sweep, prepared_root: Path, again: bool
 ) -> TestScore:
     """Open the test split and let a fresh process score an exported model on it.
 
     Args:
         exported: the model's folder.
-        directory: of the sweep that the opening is on record for.
+        sweep_dir: of the sweep that the opening is on record for.
         sweep: its spec.
         prepared_root: where prepared datasets lie.
         again: open it although it was opened before.
@@ -70,23 +70,26 @@ def score_on_test(
         UserError: it was opened before; the dataset is damaged; the log cannot be written.
         ExportFailed: the process failed.
     """
-    if (before := openings(directory)) and not again:
-        raise UserError(f"The test split was opened for {directory.sweep_id} on {before[0]['time']}. Again: --again")
+    if (before := openings(sweep_dir)) and not again:
+        raise UserError(f"The test split was opened for {sweep_dir.sweep_id} on {before[0]['time']}. Again: --again")
     task = {
         "folder": str(exported),
         "data": sweep.data.name,
         "prepared_root": str(prepared_root),
-        "log": str(directory.test_log),
-        "opened_by": f"{directory.sweep_id}: {exported.parent.name}/{exported.name}",
+        "log": str(sweep_dir.test_log),
+        "opened_by": f"{sweep_dir.sweep_id}: {exported.parent.name}/{exported.name}",
         "num_threads": sweep.resources.num_threads,
     }
-    scored = in_fresh_process("toprung.export.testing", task, directory=directory)
+    scored = run_in_fresh_process("toprung.export.testing", task, sweep_dir=sweep_dir)
     count = scored["num_images"]
     interval = stats.binomtest(round(scored["accuracy"] * count), count).proportion_ci(CONFIDENCE, method="wilson")
-    found = TestScore(scored["accuracy"], float(interval.low), float(interval.high), scored["loss"], count)
-    with directory.test_log.open("a", encoding="utf-8") as log:
-        log.write(json.dumps({"scored": {"accuracy": found.accuracy, "loss": found.loss, "num_images": count}}) + "\n")
-    return found
+    test_score = TestScore(scored["accuracy"], float(interval.low), float(interval.high), scored["loss"], count)
+    with sweep_dir.test_log.open("a", encoding="utf-8") as log:
+        log.write(
+            json.dumps({"scored": {"accuracy": test_score.accuracy, "loss": test_score.loss, "num_images": count}})
+            + "\n"
+        )
+    return test_score
 
 
 def score(task: dict[str, Any]) -> dict[str, float]:

@@ -25,15 +25,15 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     from toprung.spec import Data
 
     torch.set_num_threads(task["num_threads"])
-    wanted = Data.model_validate(task["data"])
-    wanted = wanted.model_copy(update={"placement": "mapped"})  # only what is scored is read
-    placed = data.place(wanted, root=Path(task["prepared_root"]), room_bytes=0)
-    assert placed.mapped is not None
+    data_settings = Data.model_validate(task["data"])
+    data_settings = data_settings.model_copy(update={"placement": "mmap"})  # only what is scored is read
+    placed = data.load_arrays(data_settings, root=Path(task["prepared_root"]), budget_bytes=0)
+    assert placed.mmap_dir is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = vision.load_model(Path(task["folder"])).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor do we write
-        images_NCHW = torch.from_numpy(data.mapped_images(placed.mapped))
+        images_NCHW = torch.from_numpy(data.open_mmap_images(placed.mmap_dir))
     parts = ("train", "val") if task.get("part") == "seen" else ("val",)
     labels_N, rows_N = (
         torch.cat([torch.from_numpy(placed.arrays[f"{part}_{what}"]) for part in parts]) for what in ("labels", "rows")

@@ -19,8 +19,8 @@ from toprung.git_command import run_git
 
 FILES = Path(__file__).parent / "workbench"
 TEMPLATE = ".jinja"
-DOTTED = {name: f".{name}" for name in ("dvc", "dvcignore", "github", "gitignore")}
-MAY_BE_THERE = {".git"}  # `git init` may come first
+DOTFILES = {name: f".{name}" for name in ("dvc", "dvcignore", "github", "gitignore")}
+ALLOWED_NAMES = {".git"}  # `git init` may come first
 
 
 def scaffold(folder: Path) -> list[Path]:
@@ -36,15 +36,15 @@ def scaffold(folder: Path) -> list[Path]:
         UserError: the folder is a file or not empty, cannot be written, or Git is not there; nothing is left behind.
     """
     folder = folder.resolve()
-    _refuse_occupied(folder)
+    _check_empty(folder)
     was_there, done = folder.is_dir(), []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            aside = Path(temporary)
-            written = _write(aside, name=project_name(folder))
-            _refuse_occupied(folder)
-            for entry in aside.iterdir():
+            staging = Path(temporary)
+            written = _write(staging, name=project_name(folder))
+            _check_empty(folder)
+            for entry in staging.iterdir():
                 done.append(folder / entry.name)
                 entry.rename(folder / entry.name)
         if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
@@ -65,10 +65,10 @@ def project_name(folder: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-") or "workbench"
 
 
-def _refuse_occupied(folder: Path) -> None:
+def _check_empty(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file. Name a new folder: toprung init DIR")
-    there = sorted({entry.name for entry in folder.iterdir()} - MAY_BE_THERE) if folder.is_dir() else []
+    there = sorted({entry.name for entry in folder.iterdir()} - ALLOWED_NAMES) if folder.is_dir() else []
     if there:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise UserError(f"{folder} is not empty: it has {there[0]}{more}. Name a new folder: toprung init DIR")
@@ -78,7 +78,7 @@ def _write(target: Path, *, name: str) -> list[Path]:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
     given, written = {"name": name, "toprung": metadata.version("toprung")}, []
     for source in sorted(path for path in FILES.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        steps = [DOTTED.get(step, step) for step in source.relative_to(FILES).parts]
+        steps = [DOTFILES.get(step, step) for step in source.relative_to(FILES).parts]
         file = Path(*steps).with_name(steps[-1].removesuffix(TEMPLATE))
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         if source.suffix == TEMPLATE:

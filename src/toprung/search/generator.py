@@ -11,7 +11,7 @@ from ray.tune.search import SearchGenerator
 if TYPE_CHECKING:
     from toprung.search.searcher import LedgerSearch
 
-IsLoss = Callable[[str, Any], bool]
+ShouldRestart = Callable[[str, Any], bool]
 
 
 class RestartableTrial(Trial):
@@ -20,16 +20,16 @@ class RestartableTrial(Trial):
     Ray Tune has one limit for every error. Here an error that is no loss fails the trial at once.
     """
 
-    def __init__(self, *args: Any, is_loss: IsLoss, **settings: Any) -> None:
+    def __init__(self, *args: Any, should_restart: ShouldRestart, **settings: Any) -> None:
         """Create the trial as Ray Tune does.
 
         Args:
             *args: Ray Tune's.
-            is_loss: decides by the trial's id and an error whether the trial starts again.
+            should_restart: decides by the trial's id and an error whether the trial starts again.
             **settings: Ray Tune's.
         """
         super().__init__(*args, **settings)
-        self._is_loss = is_loss
+        self._should_restart = should_restart
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what Ray Tune writes to disk; the policy belongs to this process."""
@@ -39,24 +39,26 @@ class RestartableTrial(Trial):
 
     def handle_error(self, exc: Any = None) -> None:
         """Count the error as Ray Tune does, unless it is a loss (a test watches that Tune still calls this)."""
-        if not self._is_loss(self.trial_id, exc):
+        if not self._should_restart(self.trial_id, exc):
             super().handle_error(exc)
 
 
-class SweepTrials(SearchGenerator):
+class SweepTrialGenerator(SearchGenerator):
     """Create trials from what the searcher proposes, under the ids that the ledger knows them by."""
 
     searcher: LedgerSearch
 
-    def __init__(self, searcher: LedgerSearch, *, is_loss: IsLoss = lambda trial_id, error: False) -> None:
+    def __init__(
+        self, searcher: LedgerSearch, *, should_restart: ShouldRestart = lambda trial_id, error: False
+    ) -> None:
         """Wrap the searcher.
 
         Args:
             searcher: proposes the configurations.
-            is_loss: decides by a trial's id and an error whether the trial starts again.
+            should_restart: decides by a trial's id and an error whether the trial starts again.
         """
         super().__init__(searcher)
-        self._is_loss = is_loss
+        self._should_restart = should_restart
 
     def create_trial_if_possible(self, experiment_spec: dict[str, Any]) -> Trial | None:
         """Create the next trial, or none while enough trials run.
@@ -68,10 +70,10 @@ class SweepTrials(SearchGenerator):
         if config is None:
             return None
         self._counter += 1
-        trial_id = self.searcher.known_id(tune_id)
+        trial_id = self.searcher.original_id(tune_id)
         return RestartableTrial(
             experiment_spec["run"],
-            is_loss=self._is_loss,
+            should_restart=self._should_restart,
             config=config,
             trial_id=trial_id,
             storage=experiment_spec["storage"],

@@ -21,7 +21,7 @@ EXPERIMENT, SEED = "experiment", "seed"
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTrial:
     """One trial to come: its whole configuration, and which of it are Optuna's parameters."""
 
     experiment: str
@@ -35,7 +35,7 @@ class Planned:
         return {EXPERIMENT: self.experiment, SEED: self.seed}
 
 
-class Plan:
+class ExperimentPlan:
     """All trials of a controlled experiment, in the order they are asked for: one seed's block after another.
 
     A hyperparameter that any configuration gives stands in all of them, with the trainer's default where it is left
@@ -49,32 +49,37 @@ class Plan:
             sweep: with experiments and seeds.
             defaults: of the trainer.
         """
-        given = dict.fromkeys(name for each in sweep.experiments for name in each.config)
-        whole = {each.name: {name: _value(name, each, defaults) for name in given} for each in sweep.experiments}
+        given = dict.fromkeys(name for experiment in sweep.experiments for name in experiment.config)
+        whole = {
+            experiment.name: {name: _value(name, experiment, defaults) for name in given}
+            for experiment in sweep.experiments
+        }
         self.choices = {name: _distinct(config[name] for config in whole.values()) for name in given}
         self.choices = {name: values for name, values in self.choices.items() if len(values) > 1}
         shared = {**sweep.constants, "num_epochs": sweep.asha.max_epochs}
         self.trials = [
-            Planned(
-                each.name,
+            PlannedTrial(
+                experiment.name,
                 seed,
-                {**whole[each.name], **shared, EXPERIMENT: each.name, SEED: seed},
-                {name: whole[each.name][name] for name in self.choices},
+                {**whole[experiment.name], **shared, EXPERIMENT: experiment.name, SEED: seed},
+                {name: whole[experiment.name][name] for name in self.choices},
             )
             for seed in sweep.seeds
-            for each in sweep.experiments
+            for experiment in sweep.experiments
         ]
-        self._by_attributes = {(each.experiment, each.seed): each for each in self.trials}
+        self._by_attributes = {
+            (planned_trial.experiment, planned_trial.seed): planned_trial for planned_trial in self.trials
+        }
 
     def __len__(self) -> int:
         """How many trials there are."""
         return len(self.trials)
 
-    def __getitem__(self, place: int) -> Planned:
+    def __getitem__(self, index: int) -> PlannedTrial:
         """The trial that is asked for in that place."""
-        return self.trials[place]
+        return self.trials[index]
 
-    def of(self, trial: optuna.Trial) -> Planned:
+    def planned_trial(self, trial: optuna.Trial) -> PlannedTrial:
         """What an Optuna trial was planned to be."""
         attributes = trial.user_attrs
         return self._by_attributes[attributes[EXPERIMENT], attributes[SEED]]
@@ -95,8 +100,8 @@ def _value(name: str, experiment: Experiment, defaults: Mapping[str, Any]) -> An
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
-    found: list[Any] = []
+    distinct: list[Any] = []
     for value in values:
-        if value not in found:
-            found.append(value)
-    return found
+        if value not in distinct:
+            distinct.append(value)
+    return distinct

@@ -19,9 +19,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from toprung import ledger
 from toprung.errors import UserError
-from toprung.search.space import Space, configuration, plain_name, refuse_unknown
+from toprung.search.space import Space, build_config, check_known, plain_name
 from toprung.spec import Sweep
-from toprung.study_storage import storage_for_rehearsal, together
+from toprung.study_storage import batched_writes, storage_for_rehearsal
 
 PLAIN = (bool, int, float, str)  # what a recipe's constants and experiments take; JSON keeps each as it is
 
@@ -29,8 +29,8 @@ PLAIN = (bool, int, float, str)  # what a recipe's constants and experiments tak
 class _DefaultsSampler(optuna.samplers.BaseSampler):
     """Proposes the trainer's defaults, found under a qualified name too."""
 
-    def __init__(self, defaults: Mapping[str, Any], *, named: str) -> None:
-        self._defaults, self._named = defaults, named
+    def __init__(self, defaults: Mapping[str, Any], *, space_name: str) -> None:
+        self._defaults, self._space_name = defaults, space_name
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
         return {}
@@ -41,10 +41,11 @@ class _DefaultsSampler(optuna.samplers.BaseSampler):
     def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: BaseDistribution) -> Any:
         default, distribution = self._defaults.get(plain_name(param_name)), param_distribution
         if isinstance(distribution, CategoricalDistribution):
-            _check_plain(distribution.choices, param_name, named=self._named)
+            _check_plain(distribution.choices, param_name, space_name=self._space_name)
         if plain_name(param_name) not in self._defaults:
             raise UserError(
-                f'The space {self._named} gives "{plain_name(param_name)}", which has no default. Add it to DEFAULTS.'
+                f'The space {self._space_name} gives "{plain_name(param_name)}", which has no default. Add it '
+                "to DEFAULTS."
             )
         return default
 
@@ -55,22 +56,22 @@ def _study(sampler: optuna.samplers.BaseSampler, *, mode: str = "max") -> Iterat
         warnings.filterwarnings("ignore", message="Choices for a categorical distribution")  # refused, in one line
         storage = storage_for_rehearsal(Path(folder))
         direction = optuna.study.StudyDirection.MAXIMIZE if mode == "max" else optuna.study.StudyDirection.MINIMIZE
-        with together(storage):
+        with batched_writes(storage):
             yield optuna.create_study(storage=storage, sampler=sampler, direction=direction)
 
 
-def default_point(space: Space, defaults: Mapping[str, Any], *, named: str) -> dict[str, Any]:
+def default_point(space: Space, defaults: Mapping[str, Any], *, space_name: str) -> dict[str, Any]:
     """Return the author's default configuration as Optuna parameters, to be tried first.
 
     Args:
         space: with its constants held.
         defaults: the trainer's `DEFAULTS`, the sweep's constants over them.
-        named: the space's dotted name, for messages.
+        space_name: the space's dotted name, for messages.
 
     Raises:
         UserError: a default is outside the space, or the space fails or asks for a name that has no default.
     """
-    with _study(_DefaultsSampler(defaults, named=named)) as study:
+    with _study(_DefaultsSampler(defaults, space_name=space_name)) as study:
         trial = study.ask()
         try:
             space(trial)
@@ -78,39 +79,41 @@ def default_point(space: Space, defaults: Mapping[str, Any], *, named: str) -> d
             raise
         except ValueError as error:
             raise UserError(
-                f"The trainer's default configuration does not fit the space {named}: {error} "
+                f"The trainer's default configuration does not fit the space {space_name}: {error} "
                 "Put the default inside the range, or add it to DEFAULTS."
             ) from None
         except Exception as error:
-            raise UserError(f"The space {named} fails: {type(error).__name__}: {error}") from None
+            raise UserError(f"The space {space_name} fails: {type(error).__name__}: {error}") from None
         for name, distribution in trial.distributions.items():
-            _check_default(name, trial.params[name], distribution, default=defaults[plain_name(name)], named=named)
+            _check_default(
+                name, trial.params[name], distribution, default=defaults[plain_name(name)], space_name=space_name
+            )
         return trial.params
 
 
-def _check_default(name: str, value: Any, distribution: BaseDistribution, *, default: Any, named: str) -> None:
+def _check_default(name: str, value: Any, distribution: BaseDistribution, *, default: Any, space_name: str) -> None:
     if isinstance(distribution, FloatDistribution | IntDistribution):
         low, high, step = distribution.low, distribution.high, distribution.step
         if not low <= default <= high:
             raise UserError(
-                f"The trainer's default {plain_name(name)}={default} lies outside the space {named} "
+                f"The trainer's default {plain_name(name)}={default} lies outside the space {space_name} "
                 f"({name} from {low} to {high}). Widen the range or change DEFAULTS."
             )
         try:
             optuna.trial.create_trial(params={name: default}, distributions={name: distribution}, value=0)
         except ValueError:
             raise UserError(
-                f"The trainer's default {plain_name(name)}={default} is not on the grid of the space {named} "
+                f"The trainer's default {plain_name(name)}={default} is not on the grid of the space {space_name} "
                 f"({name} from {low} to {high} in steps of {step}). Change the range, the step or DEFAULTS."
             ) from None
     elif value != default:  # the only choice that there is
         raise UserError(
-            f"The trainer's default {plain_name(name)}={default} is not what the space {named} offers ({value}). "
+            f"The trainer's default {plain_name(name)}={default} is not what the space {space_name} offers ({value}). "
             "Offer it too, or change DEFAULTS."
         )
 
 
-def check_names(
+def validate_space(
     space: Space,
     sweep: Sweep,
     known: Iterable[str],
@@ -131,8 +134,8 @@ def check_names(
         UserError: the space fails, gives a name that the trainer does not know or a value that cannot be recorded, or
             sets an attribute that is the ledger's own.
     """
-    known, named = set(known), str(sweep.space)
-    refuse_unknown(sweep.constants, known, source="constants give", trainer=sweep.trainer)
+    known, space_name = set(known), str(sweep.space)
+    check_known(sweep.constants, known, source="constants give", trainer=sweep.trainer)
     with _study(optuna.samplers.RandomSampler(seed=0), mode=sweep.mode) as study:
         if prepare_study is not None:
             prepare_study(study)
@@ -141,31 +144,36 @@ def check_names(
             try:
                 returned = space(trial)
             except Exception as error:
-                raise UserError(f"The space {named} fails: {type(error).__name__}: {error}") from None
+                raise UserError(f"The space {space_name} fails: {type(error).__name__}: {error}") from None
             if returned is not None and not isinstance(returned, dict):
-                raise UserError(f"The space {named} returns {type(returned).__name__}; it may return a dict or None.")
+                raise UserError(
+                    f"The space {space_name} returns {type(returned).__name__}; it may return a dict or None."
+                )
             for name, distribution in trial.distributions.items():
                 if isinstance(distribution, CategoricalDistribution):
-                    _check_plain(distribution.choices, name, named=named)
+                    _check_plain(distribution.choices, name, space_name=space_name)
             for name, value in (returned or {}).items():
-                _check_plain([value], name, named=named)
+                _check_plain([value], name, space_name=space_name)
             sampled = {**trial.params, **(returned or {})}
             if nested := [name for name in sampled if "/" in name]:
                 raise UserError(
-                    f'The space {named} gives "{nested[0]}": Ray reads a slash as nesting. Use "_" instead.'
+                    f'The space {space_name} gives "{nested[0]}": Ray reads a slash as nesting. Use "_" instead.'
                 )
             names = {plain_name(name) for name in sampled}
-            refuse_unknown(names, known, source=f"space {named} gives", trainer=sweep.trainer)
+            check_known(names, known, source=f"space {space_name} gives", trainer=sweep.trainer)
             if own := next(filter(ledger.is_own_attribute, [*trial.user_attrs, *study.user_attrs]), None):
-                raise UserError(f'The space {named} sets the attribute "{own}", which is the ledger\'s own. Rename it.')
-            ledger.write_start(trial, trial_id=str(trial.number), config=configuration(sampled, sweep))
+                raise UserError(
+                    f'The space {space_name} sets the attribute "{own}", which is the ledger\'s own. Rename it.'
+                )
+            ledger.write_start(trial, trial_id=str(trial.number), config=build_config(sampled, sweep))
 
 
-def _check_plain(values: Iterable[Any], name: str, *, named: str) -> None:
+def _check_plain(values: Iterable[Any], name: str, *, space_name: str) -> None:
     for value in values:
         if value is not None and not isinstance(value, PLAIN):
             raise UserError(
-                f'The space {named} gives "{name}" the value {value!r}, a {type(value).__name__}: only numbers, text, '
+                f'The space {space_name} gives "{name}" the value {value!r}, a {type(value).__name__}: only '
+                "numbers, text, "
                 f"True, False and None can be recorded. Offer names, such as {json.dumps(_as_name(value))}, "
                 "and let the trainer look them up."
             )

@@ -12,7 +12,7 @@ import numpy as np
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from toprung.directory import Failure
-from toprung.ledger import Audited, TrialRecord
+from toprung.ledger import AuditEntry, TrialRecord
 from toprung.spec import Sweep
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 
-OF_THE_AUDIT = 0x415544  # keeps its random numbers apart from the sampler's, which has the same seed
+AUDIT_SEED = 0x415544  # keeps its random numbers apart from the sampler's, which has the same seed
 
 
 @dataclass(frozen=True)
-class Stop:
+class StopDecision:
     """Why a trial was stopped: its value at the rung, and the value that would have carried it on."""
 
     rung: int
@@ -53,22 +53,22 @@ class RungScheduler(ASHAScheduler):
         self._quantile = 1 - 1 / sweep.asha.reduction_factor
         self._sign = 1.0 if sweep.mode == "max" else -1.0
         self._values_at: dict[int, dict[str, float]] = {rung: {} for rung in self._rungs_below_top}
-        self.stops: dict[str, Stop] = {}
-        self.audited: dict[str, Audited] = {}
-        self._spared: set[str] = set()
-        self._drawn: set[str] = set()
-        self._draw = partial(is_drawn, share=sweep.asha.audit_fraction, seed=sweep.search.seed)
+        self.stops: dict[str, StopDecision] = {}
+        self.audited: dict[str, AuditEntry] = {}
+        self._exempted: set[str] = set()
+        self._audit_sample: set[str] = set()
+        self._is_in_audit_sample = partial(is_in_audit_sample, share=sweep.asha.audit_fraction, seed=sweep.search.seed)
 
-    def spare(self, trial_id: str) -> None:
+    def exempt(self, trial_id: str) -> None:
         """Let this trial run to the end whatever its rivals do: the default configuration, measured whole."""
-        self._spared.add(trial_id)
+        self._exempted.add(trial_id)
 
-    def draw(self, trial_id: str, *, number: int) -> None:
+    def sample_for_audit(self, trial_id: str, *, number: int) -> None:
         """Whether this trial would run on where it is stopped, decided before anything is known of it."""
-        if self._draw(number):
-            self._drawn.add(trial_id)
+        if self._is_in_audit_sample(number):
+            self._audit_sample.add(trial_id)
 
-    def remember(self, trials: Iterable[TrialRecord]) -> None:
+    def replay(self, trials: Iterable[TrialRecord]) -> None:
         """Fill the rungs with what an earlier driver's trials reached, as if they had reported here.
 
         A trial that was continued under another number counts once, as the one that continues it.
@@ -79,7 +79,7 @@ class RungScheduler(ASHAScheduler):
             if trial.trial_id in continued or not trial.trial_id:
                 continue
             if trial.is_default:
-                self.spare(trial.trial_id)
+                self.exempt(trial.trial_id)
             stand_in = cast("Trial", SimpleNamespace(trial_id=trial.trial_id))
             self.on_trial_add(cast("TuneController", None), stand_in)
             judged_to = trial.audited.rung if trial.audited else self._top_rung - 1
@@ -89,7 +89,7 @@ class RungScheduler(ASHAScheduler):
                     self.on_trial_result(cast("TuneController", None), stand_in, result)
             if trial.audited is not None:
                 self.audited[trial.trial_id] = trial.audited
-            self.draw(trial.trial_id, number=trial.number)
+            self.sample_for_audit(trial.trial_id, number=trial.number)
         self.stops.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RungScheduler:
@@ -102,17 +102,17 @@ class RungScheduler(ASHAScheduler):
         if trial.trial_id in self.audited and epoch != self._top_rung:
             return TrialScheduler.CONTINUE
         action: str = super().on_trial_result(tune_controller, trial, result)
-        if trial.trial_id in self._spared and epoch != self._top_rung:
+        if trial.trial_id in self._exempted and epoch != self._top_rung:
             action = TrialScheduler.CONTINUE
         if epoch in self._values_at:
             value, others = float(result[self._judged_by]), self._values_at[epoch]
             if action == TrialScheduler.STOP and others:
                 needed = self._sign * np.quantile([self._sign * other for other in others.values()], self._quantile)
-                if trial.trial_id in self._drawn:
-                    self.audited[trial.trial_id] = Audited(epoch, value, float(needed))
+                if trial.trial_id in self._audit_sample:
+                    self.audited[trial.trial_id] = AuditEntry(epoch, value, float(needed))
                     action = TrialScheduler.CONTINUE
                 else:
-                    self.stops[trial.trial_id] = Stop(rung=epoch, value=value, needed=float(needed))
+                    self.stops[trial.trial_id] = StopDecision(rung=epoch, value=value, needed=float(needed))
             others[trial.trial_id] = value
         return action
 
@@ -122,6 +122,6 @@ class RungScheduler(ASHAScheduler):
         super().on_trial_complete(tune_controller, trial, {} if has_no_place else result)
 
 
-def is_drawn(number: int, *, share: float, seed: int) -> bool:
+def is_in_audit_sample(number: int, *, share: float, seed: int) -> bool:
     """Whether a trial is in the audit's random share: told by its number alone, so that a resumed sweep agrees."""
-    return share > 0 and float(np.random.default_rng([seed, OF_THE_AUDIT, number]).random()) < share
+    return share > 0 and float(np.random.default_rng([seed, AUDIT_SEED, number]).random()) < share

@@ -22,12 +22,12 @@ from ray.tune.search.optuna import OptunaSearch
 
 from toprung import ledger
 from toprung.directory import DISK_FULL, Failure, SweepDirectory
-from toprung.ledger import Audited, End, TrialRecord
-from toprung.search.plan import Plan
+from toprung.ledger import AuditEntry, End, TrialRecord
+from toprung.search.plan import ExperimentPlan
 from toprung.search.scheduler import RungScheduler
-from toprung.search.space import Space, configuration
+from toprung.search.space import Space, build_config
 from toprung.spec import Search, Sweep
-from toprung.study_storage import together
+from toprung.study_storage import batched_writes
 
 
 def build_sampler(search: Search, *, num_asked: int = 0) -> optuna.samplers.BaseSampler:
@@ -54,11 +54,11 @@ def build_sampler(search: Search, *, num_asked: int = 0) -> optuna.samplers.Base
         )
 
 
-def open_study(storage: BaseStorage, *, directory: SweepDirectory, sweep: Sweep) -> optuna.Study:
+def open_study(storage: BaseStorage, *, sweep_dir: SweepDirectory, sweep: Sweep) -> optuna.Study:
     """The sweep's study, made if it is not there: its name is the sweep's id."""
     return optuna.create_study(
         storage=storage,
-        study_name=directory.sweep_id,
+        study_name=sweep_dir.sweep_id,
         direction="maximize" if sweep.mode == "max" else "minimize",
         load_if_exists=True,
     )
@@ -68,7 +68,7 @@ class Recorder(Protocol):
     """What the searcher records trials with (`toprung.sweep.recorder.TrialRecorder`)."""
 
     @property
-    def ends(self) -> Mapping[str, End]:
+    def trial_ends(self) -> Mapping[str, End]:
         """How each ended trial ended, by trial id."""
 
     def created(self, trial: optuna.Trial, *, trial_id: str, config: Mapping[str, Any], is_default: bool) -> None:
@@ -77,10 +77,10 @@ class Recorder(Protocol):
     def resumed(self, trial: optuna.Trial, record: TrialRecord) -> None:
         """Record that a trial of an earlier driver runs again."""
 
-    def reported(self, trial_id: str, result: Mapping[str, Any], *, audited: Audited | None) -> None:
+    def reported(self, trial_id: str, result: Mapping[str, Any], *, audited: AuditEntry | None) -> None:
         """Record an epoch."""
 
-    def ended(self, trial_id: str, end: End, *, last: Mapping[str, Any] | None, audited: Audited | None) -> None:
+    def ended(self, trial_id: str, end: End, *, last: Mapping[str, Any] | None, audited: AuditEntry | None) -> None:
         """Record how a trial ended, with its last epoch."""
 
 
@@ -94,7 +94,7 @@ class LedgerSearch(OptunaSearch):
         self,
         sweep: Sweep,
         *,
-        directory: SweepDirectory,
+        sweep_dir: SweepDirectory,
         storage: BaseStorage,
         space: Space,
         first_points: list[dict[str, Any]],
@@ -103,13 +103,13 @@ class LedgerSearch(OptunaSearch):
         read_failure: Callable[[str], Failure | None],
         on_fault: Callable[[str], object],
         max_concurrent: Callable[[], int],
-        plan: Plan | None = None,
+        plan: ExperimentPlan | None = None,
     ) -> None:
         """Open the study: its open trials are resumed before any new one is proposed.
 
         Args:
             sweep: the spec.
-            directory: the sweep's directory.
+            sweep_dir: the sweep's directory.
             storage: the study's storage, which has no other writer.
             space: the search space, with its constants held.
             first_points: Optuna parameters to try before anything is sampled, each for the full budget.
@@ -121,8 +121,8 @@ class LedgerSearch(OptunaSearch):
             plan: of a controlled experiment, whose trials are proposed in its order; `space` is its own.
         """
         self._sweep = sweep
-        self._batched = partial(together, storage)
-        self._directory = directory
+        self._batched = partial(batched_writes, storage)
+        self._sweep_dir = sweep_dir
         self.scheduler, self._recorder = scheduler, recorder
         self._read_failure, self._on_fault = read_failure, on_fault
         self._max_concurrent, self._plan = max_concurrent, plan
@@ -131,21 +131,21 @@ class LedgerSearch(OptunaSearch):
             metric=sweep.metric,
             mode=sweep.mode,
             sampler=build_sampler(sweep.search),
-            study_name=directory.sweep_id,
+            study_name=sweep_dir.sweep_id,
             storage=storage,
         )
-        own = self._own()
+        own = self._own_trials()
         if not own:
             for point in first_points:
                 self.study.enqueue_trial(point, user_attrs={"is_default": True})
         self.num_asked = sum(trial.state is not TrialState.WAITING for trial in own)
         self.study.sampler = build_sampler(sweep.search, num_asked=self.num_asked)
-        known = ledger.records(self.study).trials
-        scheduler.remember(known)
-        self.going_on = [trial for trial in known if trial.is_open and trial.optuna_state == "RUNNING"]
-        self._waiting_to_go_on = list(self.going_on)
-        self._known_ids: dict[str, str] = {}
-        self._live: set[str] = set()
+        known = ledger.parse_study(self.study).trials
+        scheduler.replay(known)
+        self.resumed_trials = [trial for trial in known if trial.is_open and trial.optuna_state == "RUNNING"]
+        self._waiting_resumed = list(self.resumed_trials)
+        self._original_ids: dict[str, str] = {}
+        self._running: set[str] = set()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LedgerSearch:
         """Return the searcher itself: a ledger has one writer."""
@@ -162,53 +162,55 @@ class LedgerSearch(OptunaSearch):
         assert study is not None  # made by the constructor, since a space is given
         return study
 
-    def known_id(self, drawn: str) -> str:
+    def original_id(self, tune_id: str) -> str:
         """Return the id of the trial that `suggest` gave for an id that Tune drew: the old one of a resumed trial."""
-        return self._known_ids.pop(drawn, drawn)
+        return self._original_ids.pop(tune_id, tune_id)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Return the next configuration, which the ledger then has; None while enough trials run."""
-        if len(self._live) >= self._max_concurrent():
+        if len(self._running) >= self._max_concurrent():
             return None
-        going_on = self._waiting_to_go_on.pop(0) if self._waiting_to_go_on else None
+        resumed = self._waiting_resumed.pop(0) if self._waiting_resumed else None
         with self._batched():
-            return self._take_up(going_on, trial_id) if going_on else self._new(trial_id)
+            return self._resume_trial(resumed, trial_id) if resumed else self._new_trial(trial_id)
 
-    def _own(self) -> list[optuna.trial.FrozenTrial]:
-        return [trial for trial in self.study.get_trials(deepcopy=False) if ledger.TOLD not in trial.user_attrs]
+    def _own_trials(self) -> list[optuna.trial.FrozenTrial]:
+        return [trial for trial in self.study.get_trials(deepcopy=False) if ledger.IMPORTED not in trial.user_attrs]
 
-    def _enqueue(self, plan: Plan) -> None:
+    def _enqueue(self, plan: ExperimentPlan) -> None:
         """Enqueue the next planned trial, unless a driver that died has already done so."""
-        own = self._own()
+        own = self._own_trials()
         if not own or own[-1].state is not TrialState.WAITING:
             planned = plan[len(own)]
             self.study.enqueue_trial(planned.params, user_attrs=planned.attributes)
 
-    def _new(self, trial_id: str) -> dict[str, Any] | None:
+    def _new_trial(self, trial_id: str) -> dict[str, Any] | None:
         if self._plan is not None and trial_id not in self._ot_trials:
             self._enqueue(self._plan)
         sampled = super().suggest(trial_id)
         if sampled is None:
             return None
         trial: optuna.Trial = self._ot_trials[trial_id]  # Ray keeps it in a private field too
-        config = configuration(sampled, self._sweep) if self._plan is None else dict(self._plan.of(trial).config)
+        config = (
+            build_config(sampled, self._sweep) if self._plan is None else dict(self._plan.planned_trial(trial).config)
+        )
         is_default = bool(trial.user_attrs.get("is_default"))
         if is_default:
-            self.scheduler.spare(trial_id)
-        self.scheduler.draw(trial_id, number=trial.number)
-        self._live.add(trial_id)
+            self.scheduler.exempt(trial_id)
+        self.scheduler.sample_for_audit(trial_id, number=trial.number)
+        self._running.add(trial_id)
         self._recorder.created(trial, trial_id=trial_id, config=config, is_default=is_default)
         return config
 
-    def _take_up(self, record: TrialRecord, drawn: str) -> dict[str, Any] | None:
+    def _resume_trial(self, record: TrialRecord, tune_id: str) -> dict[str, Any] | None:
         """Resume a trial of an earlier driver, or under the drawn id if it died before it had one."""
-        trial_id = record.trial_id or drawn
-        self._known_ids[drawn] = trial_id
+        trial_id = record.trial_id or tune_id
+        self._original_ids[tune_id] = trial_id
         self._ot_trials[trial_id] = ledger.open_trial(self.study, record.number)
         if not record.trial_id:
-            return self._new(trial_id)
+            return self._new_trial(trial_id)
         self._recorder.resumed(self._ot_trials[trial_id], record)
-        self._live.add(trial_id)
+        self._running.add(trial_id)
         return {**record.config, "num_epochs": self._sweep.asha.max_epochs}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -217,30 +219,30 @@ class LedgerSearch(OptunaSearch):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record the last epoch of a trial, and how it ended."""
-        if trial_id in self._recorder.ends:
+        if trial_id in self._recorder.trial_ends:
             return
-        self._live.discard(trial_id)
+        self._running.discard(trial_id)
         audited, last = self.scheduler.audited.get(trial_id), None
         failure = self._read_failure(trial_id) if error else Failure.of(result or {})
         if error or failure is not None:
-            end = self._end_of_failed(failure)
+            end = self._end_for_failure(failure)
         elif not result or self._sweep.metric not in result:
             end = End("failed", cause="the loop ended without reporting an epoch")
         else:
-            end, last = self._end_of_stopped(trial_id), result  # Tune reports the last epoch only here
+            end, last = self._end_for_stop(trial_id), result  # Tune reports the last epoch only here
         self._recorder.ended(trial_id, end, last=last, audited=audited)
 
-    def _end_of_failed(self, failure: Failure | None) -> End:
+    def _end_for_failure(self, failure: Failure | None) -> End:
         cause = failure.cause if failure else "its process died"
-        disk_full = failure.disk_full if failure else self._directory.is_full()
+        disk_full = failure.disk_full if failure else self._sweep_dir.is_disk_full()
         if disk_full:
             cause = DISK_FULL
-        if disk_full or (failure is not None and failure.other_code):
+        if disk_full or (failure is not None and failure.code_mismatch):
             self._on_fault(cause)
-            return End("killed", cause=cause)
+            return End("interrupted", cause=cause)
         return End("failed", cause=cause)
 
-    def _end_of_stopped(self, trial_id: str) -> End:
+    def _end_for_stop(self, trial_id: str) -> End:
         stop = self.scheduler.stops.get(trial_id)
         if stop is None:
             return End("finished")
@@ -248,7 +250,7 @@ class LedgerSearch(OptunaSearch):
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's copy of the searcher: only where the truth is."""
-        Path(checkpoint_path).write_text(json.dumps({"ledger": str(self._directory.ledger_file)}), encoding="utf-8")
+        Path(checkpoint_path).write_text(json.dumps({"ledger": str(self._sweep_dir.ledger_file)}), encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: the ledger is the state."""

@@ -24,7 +24,7 @@ def plain_name(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-class _Fixing:
+class _ConstantTrial:
     """A trial that answers a held hyperparameter with its constant and asks Optuna for the rest."""
 
     def __init__(self, trial: Any, constants: Mapping[str, Any]) -> None:
@@ -50,18 +50,18 @@ class _Fixing:
         return suggest
 
 
-def holding(space: Space, constants: Mapping[str, Any]) -> Space:
+def with_constants(space: Space, constants: Mapping[str, Any]) -> Space:
     """The space with `constants` held fixed: they are not sampled, and conditions see their values."""
-    return lambda trial: space(_Fixing(trial, constants))  # type: ignore[arg-type]
+    return lambda trial: space(_ConstantTrial(trial, constants))  # type: ignore[arg-type]
 
 
-def configuration(sampled: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
+def build_config(sampled: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
     """What the loop is given: sampled values by plain name, the constants, and the epoch budget."""
     plain = {plain_name(name): value for name, value in sampled.items()}
     return {**plain, **sweep.constants, "num_epochs": sweep.asha.max_epochs}
 
 
-def refuse_unknown(names: Iterable[str], known: set[str], *, source: str, trainer: str) -> None:
+def check_known(names: Iterable[str], known: set[str], *, source: str, trainer: str) -> None:
     """Compare hyperparameters from outside with those a trainer reads.
 
     Raises:
@@ -82,7 +82,7 @@ def refuse_unknown(names: Iterable[str], known: set[str], *, source: str, traine
             )
 
 
-def refuse_mistyped(values: Mapping[str, Any], defaults: Mapping[str, Any], *, trainer: str) -> None:
+def check_types(values: Mapping[str, Any], defaults: Mapping[str, Any], *, trainer: str) -> None:
     """Compare hyperparameters from outside with the kind of the trainer's defaults (None takes anything).
 
     Raises:

@@ -1,35 +1,35 @@
 """Sweeps on object storage: a copy that outlives the machine it was made on (s3://, gs://, file://)."""
 
 from toprung.storage.fetching import (
-    ask_to_stop,
-    discard,
-    driven_elsewhere,
-    fetch_all,
-    is_kept_in,
+    delete_remote,
+    download_all,
+    download_sweep,
+    has_remote_driver,
+    is_stored_at,
     local_root,
-    refresh,
+    request_stop,
 )
-from toprung.storage.objects import StorageAway, check_usable, is_uri, open_storage
-from toprung.storage.sweeps import SweepCopy, bring_failure, bring_newer, kept_up, storage_of
-from toprung.storage.trials import Kept, TrialCopy
+from toprung.storage.objects import StorageUnavailable, check_usable, is_uri, open_storage
+from toprung.storage.sweeps import SweepUploader, download_failure, download_newer, open_sweep_storage, uploading
+from toprung.storage.trials import RemoteLocation, TrialSync
 
 __all__ = [
-    "Kept",
-    "StorageAway",
-    "SweepCopy",
-    "TrialCopy",
-    "ask_to_stop",
-    "bring_failure",
-    "bring_newer",
+    "RemoteLocation",
+    "StorageUnavailable",
+    "SweepUploader",
+    "TrialSync",
     "check_usable",
-    "discard",
-    "driven_elsewhere",
-    "fetch_all",
-    "is_kept_in",
+    "delete_remote",
+    "download_all",
+    "download_failure",
+    "download_newer",
+    "download_sweep",
+    "has_remote_driver",
+    "is_stored_at",
     "is_uri",
-    "kept_up",
     "local_root",
     "open_storage",
-    "refresh",
-    "storage_of",
+    "open_sweep_storage",
+    "request_stop",
+    "uploading",
 ]

@@ -22,111 +22,111 @@ import psutil
 from toprung.storage.objects import ObjectStorage
 
 LEASE_FILE = "driver.json"
-LEASE_SECONDS, BEAT_SECONDS = 60.0, 10.0
+LEASE_SECONDS, HEARTBEAT_SECONDS = 60.0, 10.0
 SETTLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Holder:
+class LeaseOwner:
     """A driver: which process on which machine."""
 
     key: str
     host: str
     machine: str
     pid: int
-    began: float
+    started_at: float
 
     @classmethod
-    def here(cls) -> Holder:
+    def this_process(cls) -> LeaseOwner:
         """This process."""
         began = psutil.Process().create_time()
         return cls(secrets.token_hex(8), socket.gethostname(), _machine(), os.getpid(), began)
 
     @property
-    def is_gone(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether it is certain that the process has ended: it was on this machine, and is there no more."""
         if not self.machine or self.machine != _machine():
             return False
         try:
-            return bool(abs(psutil.Process(self.pid).create_time() - self.began) > 1)
+            return bool(abs(psutil.Process(self.pid).create_time() - self.started_at) > 1)
         except psutil.NoSuchProcess:
             return True
 
 
 @dataclass(frozen=True)
-class Held:
+class LeaseState:
     """A lease as it was found."""
 
-    holder: Holder
+    owner: LeaseOwner
     silent_seconds: float
 
     @property
     def is_live(self) -> bool:
         """Whether its driver must be taken to run."""
-        return self.silent_seconds < LEASE_SECONDS and not self.holder.is_gone
+        return self.silent_seconds < LEASE_SECONDS and not self.owner.has_ended
 
 
-def holder_of(storage: ObjectStorage, sweep_id: str) -> Holder | None:
+def read_owner(storage: ObjectStorage, sweep_id: str) -> LeaseOwner | None:
     """Whose lease a sweep is under; None where there is none.
 
     Raises:
-        StorageAway: it cannot be asked.
+        StorageUnavailable: it cannot be asked.
     """
     content = storage.get(f"{sweep_id}/{LEASE_FILE}")
     if content is None:
         return None
     try:
-        return Holder(**json.loads(content))
+        return LeaseOwner(**json.loads(content))
     except (TypeError, ValueError):
         return None  # by hand, or of another version: nobody's
 
 
-def look(storage: ObjectStorage, sweep_id: str) -> Held | None:
+def read_state(storage: ObjectStorage, sweep_id: str) -> LeaseState | None:
     """A sweep's lease, and how long its driver has been silent by the storage's clock.
 
     Raises:
-        StorageAway: it cannot be asked.
+        StorageUnavailable: it cannot be asked.
     """
-    holder = holder_of(storage, sweep_id)
-    put_at = storage.put_at(f"{sweep_id}/{LEASE_FILE}")
-    if holder is None or put_at is None:
+    owner = read_owner(storage, sweep_id)
+    modified_at = storage.modified_at(f"{sweep_id}/{LEASE_FILE}")
+    if owner is None or modified_at is None:
         return None
     clock = f".clock-{secrets.token_hex(4)}"
     storage.put(clock, b"")
     try:
-        now = storage.put_at(clock)
+        now = storage.modified_at(clock)
     finally:
         storage.delete([clock])
-    return Held(holder, max(0.0, (now or put_at) - put_at))
+    return LeaseState(owner, max(0.0, (now or modified_at) - modified_at))
 
 
-def take(storage: ObjectStorage, sweep_id: str, holder: Holder) -> bool:
+def acquire(storage: ObjectStorage, sweep_id: str, owner: LeaseOwner) -> bool:
     """Put a lease over one that is not live; says whether it stayed.
 
     Raises:
-        StorageAway: it could not be put.
+        StorageUnavailable: it could not be put.
     """
-    renew(storage, sweep_id, holder)
+    renew(storage, sweep_id, owner)
     time.sleep(SETTLE_SECONDS)  # another driver that saw what we saw has written its own by now
-    return holder_of(storage, sweep_id) == holder
+    return read_owner(storage, sweep_id) == owner
 
 
-def renew(storage: ObjectStorage, sweep_id: str, holder: Holder) -> None:
+def renew(storage: ObjectStorage, sweep_id: str, owner: LeaseOwner) -> None:
     """Say that the driver lives.
 
     Raises:
-        StorageAway: it could not be said.
+        StorageUnavailable: it could not be said.
     """
-    storage.put(f"{sweep_id}/{LEASE_FILE}", json.dumps(asdict(holder)).encode())
+    storage.put(f"{sweep_id}/{LEASE_FILE}", json.dumps(asdict(owner)).encode())
 
 
-def release(storage: ObjectStorage, sweep_id: str, holder: Holder) -> None:
+def release(storage: ObjectStorage, sweep_id: str, owner: LeaseOwner) -> None:
     """The driver is done, if the lease is still its own.
 
     Raises:
-        StorageAway: it could not be said.
+        StorageUnavailable: it could not be said.
     """
-    if holder_of(storage, sweep_id) == holder:
+    if read_owner(storage, sweep_id) == owner:
         storage.delete([f"{sweep_id}/{LEASE_FILE}"])
 
 

@@ -25,7 +25,7 @@ from toprung.errors import UserError
 
 SCHEMES = ("s3", "gs", "file")
 CONNECT_SECONDS = 5
-MOST_TRIES = 2  # of one request, by the cloud's own client; who needs more tries again later
+MAX_TRIES = 2  # of one request, by the cloud's own client; who needs more tries again later
 CHUNK_BYTES = 8 * 2**20
 
 # What the clients say, and what it means: AWS Error CODE, google::cloud::Status(CODE.
@@ -47,16 +47,16 @@ REASONS = {
 }
 
 
-class StorageAway(RuntimeError):
+class StorageUnavailable(RuntimeError):
     """The storage did not do what it was asked; the text says why, in a few words."""
 
 
 @dataclass(frozen=True)
-class Listed:
+class ObjectInfo:
     """One object: its size, and when it was put, by the storage's own clock (seconds since 1970)."""
 
     size: int
-    seconds: float
+    modified_at: float
 
 
 @dataclass(frozen=True)
@@ -65,41 +65,41 @@ class ObjectStorage:
 
     uri: str
     root: str
-    opened: Callable[[], Any]
+    open_filesystem: Callable[[], Any]
     is_folder: bool = False
 
     @cached_property
     def filesystem(self) -> Any:
         """The client, made when the storage is first asked: that may ask the network where a bucket lies."""
-        return self.opened()
+        return self.open_filesystem()
 
     def put(self, name: str, content: bytes) -> None:
         """Write a whole object.
 
         Raises:
-            StorageAway: it could not be written.
+            StorageUnavailable: it could not be written.
         """
-        with self._written(name) as out:
+        with self._open_for_writing(name) as out:
             out.write(content)
 
     def put_file(self, name: str, file: IO[bytes]) -> None:
         """Write a whole object from an open file, read from its beginning.
 
         Raises:
-            StorageAway: it could not be written.
+            StorageUnavailable: it could not be written.
         """
         file.seek(0)
-        with self._written(name) as out:
+        with self._open_for_writing(name) as out:
             shutil.copyfileobj(file, out, CHUNK_BYTES)
 
     def get(self, name: str) -> bytes | None:
         """Read a whole object; None where there is none.
 
         Raises:
-            StorageAway: it could not be read.
+            StorageUnavailable: it could not be read.
         """
         try:
-            with _asked(), self.filesystem.open_input_file(self._at(name)) as opened:
+            with _translate_errors(), self.filesystem.open_input_file(self._at(name)) as opened:
                 content: bytes = opened.read()
                 return content
         except FileNotFoundError:
@@ -109,85 +109,89 @@ class ObjectStorage:
         """Bring an object into a file, whole or not at all; says whether there was one.
 
         Raises:
-            StorageAway: it could not be read.
+            StorageUnavailable: it could not be read.
         """
-        aside = target.with_name(f".{target.name}.fetched")
+        staging = target.with_name(f".{target.name}.fetched")
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with _asked(), self.filesystem.open_input_stream(self._at(name)) as opened, aside.open("wb") as file:
+            with (
+                _translate_errors(),
+                self.filesystem.open_input_stream(self._at(name)) as opened,
+                staging.open("wb") as file,
+            ):
                 shutil.copyfileobj(opened, file, CHUNK_BYTES)
-            os.replace(aside, target)
+            os.replace(staging, target)
         except FileNotFoundError:
             return False
         finally:
-            aside.unlink(missing_ok=True)
+            staging.unlink(missing_ok=True)
         return True
 
-    def listed(self, below: str = "") -> dict[str, Listed]:
+    def list_objects(self, below: str = "") -> dict[str, ObjectInfo]:
         """Every object below a name, by its own name.
 
         Raises:
-            StorageAway: it could not be listed.
+            StorageUnavailable: it could not be listed.
         """
         from pyarrow.fs import FileSelector, FileType
 
         top = self._at(below) if below else self.root
-        with _asked():
-            found = self.filesystem.get_file_info(FileSelector(top, recursive=True, allow_not_found=True))
+        with _translate_errors():
+            infos = self.filesystem.get_file_info(FileSelector(top, recursive=True, allow_not_found=True))
         return {
-            each.path[len(self.root) + 1 :]: Listed(each.size, each.mtime.timestamp())
-            for each in found
-            if each.type == FileType.File
+            info.path[len(self.root) + 1 :]: ObjectInfo(info.size, info.mtime.timestamp())
+            for info in infos
+            if info.type == FileType.File
         }
 
-    def put_at(self, name: str) -> float | None:
+    def modified_at(self, name: str) -> float | None:
         """When an object was put, by the storage's own clock; None where there is none.
 
         Raises:
-            StorageAway: it could not be asked.
+            StorageUnavailable: it could not be asked.
         """
         from pyarrow.fs import FileType
 
-        with _asked():
-            found = self.filesystem.get_file_info(self._at(name))
-        seconds: float = found.mtime.timestamp() if found.type == FileType.File else 0.0
+        with _translate_errors():
+            info = self.filesystem.get_file_info(self._at(name))
+        seconds: float = info.mtime.timestamp() if info.type == FileType.File else 0.0
         return seconds or None
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects; one that is not there is no error.
 
         Raises:
-            StorageAway: one could not be removed.
+            StorageUnavailable: one could not be removed.
         """
         for name in names:
-            with contextlib.suppress(FileNotFoundError), _asked():
+            with contextlib.suppress(FileNotFoundError), _translate_errors():
                 self.filesystem.delete_file(self._at(name))
 
     def delete_all(self, below: str) -> None:
         """Remove everything below a name.
 
         Raises:
-            StorageAway: it could not be removed.
+            StorageUnavailable: it could not be removed.
         """
-        self.delete(self.listed(below))
+        self.delete(self.list_objects(below))
 
     def _at(self, name: str) -> str:
         return f"{self.root}/{name}"
 
     @contextlib.contextmanager
-    def _written(self, name: str) -> Iterator[Any]:
+    def _open_for_writing(self, name: str) -> Iterator[Any]:
         path = self._at(name)
-        aside = f"{path}.{secrets.token_hex(4)}.tmp" if self.is_folder else path
+        staging = f"{path}.{secrets.token_hex(4)}.tmp" if self.is_folder else path
         try:
-            with _asked():
+            with _translate_errors():
                 if self.is_folder:
                     self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-                with self.filesystem.open_output_stream(aside) as out:
+                with self.filesystem.open_output_stream(staging) as out:
                     yield out
                 if self.is_folder:
-                    self.filesystem.move(aside, path)
+                    self.filesystem.move(staging, path)
         except FileNotFoundError as error:
-            raise StorageAway(REASONS["NO_SUCH_BUCKET"]) from error
+            raise StorageUnavailable(REASONS["NO_SUCH_BUCKET"]) from error
 
 
 def is_uri(storage: str) -> bool:
@@ -204,7 +208,7 @@ def open_storage(uri: str) -> ObjectStorage:
     scheme, _, path = uri.partition("://")
     path = path.rstrip("/")
     if scheme not in SCHEMES:
-        known = ", ".join(f"{each}://" for each in SCHEMES)
+        known = ", ".join(f"{known_scheme}://" for known_scheme in SCHEMES)
         raise UserError(f'The storage "{scheme}://..." is none that is known: {known}, or a folder of this machine.')
     if "@" in path or "?" in path:
         raise UserError(
@@ -212,8 +216,8 @@ def open_storage(uri: str) -> ObjectStorage:
             "Credentials belong in the environment or in the cloud's own configuration files."
         )
     if not path or (scheme == "file" and not path.startswith("/")):
-        wanted = "file:///some/folder" if scheme == "file" else f"{scheme}://bucket/folder"
-        raise UserError(f'The storage "{uri}" names no place. Give {wanted}.')
+        example = "file:///some/folder" if scheme == "file" else f"{scheme}://bucket/folder"
+        raise UserError(f'The storage "{uri}" names no place. Give {example}.')
     if scheme == "file":
         from pyarrow.fs import LocalFileSystem
 
@@ -232,7 +236,7 @@ def _s3(bucket: str) -> Any:
         region=region,
         endpoint_override=endpoint,
         connect_timeout=CONNECT_SECONDS,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=MOST_TRIES),
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=MAX_TRIES),
         allow_delayed_open=True,  # a small object takes one request
     )
 
@@ -242,10 +246,10 @@ def _gcs() -> Any:
 
     patience = datetime.timedelta(seconds=CONNECT_SECONDS)
     if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
-        scheme, found, host = emulator.partition("://")
+        scheme, result, host = emulator.partition("://")
         return GcsFileSystem(
             anonymous=True,
-            scheme=scheme if found else "http",
+            scheme=scheme if result else "http",
             endpoint_override=host or emulator,
             retry_time_limit=patience,
         )
@@ -264,35 +268,35 @@ def check_usable(storage: ObjectStorage) -> None:
         storage.put(name, content)
         step = "read"
         if storage.get(name) != content:
-            raise StorageAway("what was written does not come back")
+            raise StorageUnavailable("what was written does not come back")
         step = "listed"
-        if name not in storage.listed():
-            raise StorageAway("what was written is not listed")
+        if name not in storage.list_objects():
+            raise StorageUnavailable("what was written is not listed")
         step = "cleaned up"
         storage.delete([name])
-    except StorageAway as error:
+    except StorageUnavailable as error:
         raise UserError(f"The storage {storage.uri} cannot be {step}: {error}.") from None
 
 
-def reason_of(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What a client of a cloud says, in a few words and without addresses."""
     text = str(error)
-    found = re.search(r"AWS Error (\w+)|google::cloud::Status\((\w+)", text)
-    code = (found.group(1) or found.group(2)) if found else ""
+    match = re.search(r"AWS Error (\w+)|google::cloud::Status\((\w+)", text)
+    code = (match.group(1) or match.group(2)) if match else ""
     if code in REASONS:
         return REASONS[code]
-    if isinstance(error, OSError) and error.errno and error.strerror and not found:
+    if isinstance(error, OSError) and error.errno and error.strerror and not match:
         return os.strerror(error.errno)
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return re.sub(r"\S+://\S+", "...", first)[:160]
 
 
 @contextlib.contextmanager
-def _asked() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Whatever goes wrong in here is the storage's, but for a file that is not there."""
     try:
         yield
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:  # pyarrow's own errors are of these two
-        raise StorageAway(reason_of(error)) from error
+        raise StorageUnavailable(describe_error(error)) from error

@@ -16,35 +16,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from toprung.directory import ABOUT_FILE, CONFIG_FILE, FAILURE_FILE, LAST_FILE, WEIGHTS_FILE, write_json
+from toprung.directory import CONFIG_FILE, FAILURE_FILE, LAST_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, write_json
 from toprung.storage.objects import ObjectStorage
 
 logger = logging.getLogger(__name__)
 
-SAVED_FILE = "saved.json"  # what the trial's files are: put last, so it never speaks of what is not there
-DELIVERED_FILE = ".delivered.json"  # which of the files here the storage has
-SENT = (CONFIG_FILE, LAST_FILE, WEIGHTS_FILE, ABOUT_FILE, FAILURE_FILE)
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
-AWAY_AFTER = 3  # failures in a row
-MOST_WAITING = 32  # trials of one process; beyond, the oldest is left to the driver
+MANIFEST_FILE = "manifest.json"  # what the trial's files are: put last, so it never speaks of what is not there
+UPLOADED_FILE = ".uploaded.json"  # which of the files here the storage has
+UPLOADED_FILES = (CONFIG_FILE, LAST_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, FAILURE_FILE)
+MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 10.0
+UNAVAILABLE_AFTER = 3  # failures in a row
+MAX_WAITING = 32  # trials of one process; beyond, the oldest is left to the driver
 
 Stamp = list[int]  # of a file: inode, size, time of change
 
 
 @dataclass
-class Saved:
-    """What `saved.json` says: how far the trial's files are, and everything it has reported."""
+class UploadManifest:
+    """What `manifest.json` says: how far the trial's files are, and everything it has reported."""
 
     epoch: int = 0
     reports: list[dict[str, float]] = field(default_factory=list)
     files: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, content: bytes | None) -> Saved:
+    def read(cls, content: bytes | None) -> UploadManifest:
         """From JSON; one that cannot be read says nothing."""
         try:
-            told = json.loads(content or b"{}")
-            return cls(int(told["epoch"]), list(told["reports"]), dict(told["files"]))
+            fields = json.loads(content or b"{}")
+            return cls(int(fields["epoch"]), list(fields["reports"]), dict(fields["files"]))
         except (KeyError, TypeError, ValueError):
             return cls()
 
@@ -54,45 +54,47 @@ class Saved:
 
 
 @dataclass
-class Parcel:
+class CheckpointUpload:
     """One epoch's files, opened when they were whole: what is renamed over them later changes nothing here."""
 
     folder: Path
     name: str
     trial_id: str
-    saved: Saved
+    manifest: UploadManifest
     files: dict[str, IO[bytes]]
     stamps: dict[str, Stamp]
 
     @classmethod
-    def of(cls, folder: Path, saved: Saved, *, name: str, trial_id: str) -> Parcel:
-        """Of what lies in a trial's folder now; `saved.json` is written there too."""
+    def from_folder(cls, folder: Path, manifest: UploadManifest, *, name: str, trial_id: str) -> CheckpointUpload:
+        """Of what lies in a trial's folder now; `manifest.json` is written there too."""
         with contextlib.ExitStack() as opened:
             files: dict[str, IO[bytes]] = {}
-            for file in SENT:
+            for file in UPLOADED_FILES:
                 with contextlib.suppress(FileNotFoundError):
                     files[file] = opened.enter_context((folder / file).open("rb"))
-            stamps = {file: _stamp(os.fstat(each.fileno())) for file, each in files.items()}
-            saved = Saved(saved.epoch, saved.reports, {file: stamp[1] for file, stamp in stamps.items()})
-            write_json(folder / SAVED_FILE, saved.content())
+            stamps = {file: _stamp(os.fstat(stream.fileno())) for file, stream in files.items()}
+            manifest = UploadManifest(
+                manifest.epoch, manifest.reports, {file: stamp[1] for file, stamp in stamps.items()}
+            )
+            write_json(folder / MANIFEST_FILE, manifest.content())
             opened.pop_all()
-        return cls(folder, name, trial_id, saved, files, stamps)
+        return cls(folder, name, trial_id, manifest, files, stamps)
 
-    def deliver(self, storage: ObjectStorage) -> None:
+    def upload(self, storage: ObjectStorage) -> None:
         """Send what the storage does not have yet, and note here that it has it.
 
         Raises:
-            StorageAway: not all of it could be sent.
+            StorageUnavailable: not all of it could be sent.
         """
-        known = _delivered(self.folder)
+        known = _uploaded(self.folder)
         for file, opened in self.files.items():
             if known.get(file) != self.stamps[file]:
                 storage.put_file(self.name + file, opened)
         if FAILURE_FILE in known and FAILURE_FILE not in self.files:
             storage.delete([self.name + FAILURE_FILE])
-        storage.put(self.name + SAVED_FILE, json.dumps(self.saved.content()).encode())
+        storage.put(self.name + MANIFEST_FILE, json.dumps(self.manifest.content()).encode())
         with contextlib.suppress(FileNotFoundError):  # the folder is gone meanwhile
-            note_delivered(self.folder, self.stamps)
+            record_uploaded(self.folder, self.stamps)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -100,49 +102,50 @@ class Parcel:
             opened.close()
 
 
-class Sender:
+class Uploader:
     """The thread of this process that sends parcels, for each trial the newest one."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._waiting: dict[str, tuple[Parcel, ObjectStorage]] = {}
+        self._waiting: dict[str, tuple[CheckpointUpload, ObjectStorage]] = {}
         self._in_hand: str | None = None
         self._num_failures = 0
         self._thread: threading.Thread | None = None
 
-    def send(self, parcel: Parcel, storage: ObjectStorage) -> None:
+    def enqueue(self, upload: CheckpointUpload, storage: ObjectStorage) -> None:
         """Have it sent, in place of an older one of its trial."""
         with self._changed:
-            if older := self._waiting.pop(parcel.trial_id, None):
+            if older := self._waiting.pop(upload.trial_id, None):
                 older[0].close()
-            self._waiting[parcel.trial_id] = parcel, storage
-            if len(self._waiting) > MOST_WAITING:
+            self._waiting[upload.trial_id] = upload, storage
+            if len(self._waiting) > MAX_WAITING:
                 self._waiting.pop(next(iter(self._waiting)))[0].close()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="trial-storage", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
-    def settle(self, storage: ObjectStorage, trial_id: str, *, timeout_seconds: float) -> None:
+    def wait_for_uploads(self, storage: ObjectStorage, trial_id: str, *, timeout_seconds: float) -> None:
         """Wait until the trial's parcels are sent; not for a storage that is away."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (
-                    self._num_failures >= AWAY_AFTER or (trial_id not in self._waiting and self._in_hand != trial_id)
+                    self._num_failures >= UNAVAILABLE_AFTER
+                    or (trial_id not in self._waiting and self._in_hand != trial_id)
                 ),
                 timeout=timeout_seconds,
             )
 
     def _run(self) -> None:
-        pause = FIRST_PAUSE_SECONDS
+        pause = MIN_BACKOFF_SECONDS
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._waiting))
                 trial_id = next(iter(self._waiting))
-                parcel, storage = self._waiting.pop(trial_id)
+                upload, storage = self._waiting.pop(trial_id)
                 self._in_hand = trial_id
             try:
-                parcel.deliver(storage)
+                upload.upload(storage)
                 failed: Exception | None = None
             except Exception as error:  # whatever it is, trials wait for this thread
                 failed = error
@@ -150,35 +153,35 @@ class Sender:
             with self._changed:
                 self._in_hand, self._num_failures = None, 0 if failed is None else self._num_failures + 1
                 if failed is not None and trial_id not in self._waiting:
-                    self._waiting[trial_id] = parcel, storage
+                    self._waiting[trial_id] = upload, storage
                 else:
-                    parcel.close()
+                    upload.close()
                 self._changed.notify_all()
             if failed is None:
-                pause = FIRST_PAUSE_SECONDS
+                pause = MIN_BACKOFF_SECONDS
             else:
                 time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                pause = min(2 * pause, MAX_BACKOFF_SECONDS)
 
 
-def undelivered(folder: Path) -> bool:
+def has_pending_upload(folder: Path) -> bool:
     """Whether a trial's folder holds something that the storage does not have."""
-    known = _delivered(folder)
-    return any((stamp := stamp_of(folder / file)) is not None and known.get(file) != stamp for file in SENT)
+    known = _uploaded(folder)
+    return any((stamp := stamp_of(folder / file)) is not None and known.get(file) != stamp for file in UPLOADED_FILES)
 
 
-def _delivered(folder: Path) -> dict[str, Stamp]:
+def _uploaded(folder: Path) -> dict[str, Stamp]:
     """Which files the storage has; those of another folder, of which this one is a copy, do not count."""
     try:
-        told = json.loads((folder / DELIVERED_FILE).read_text(encoding="utf-8"))
-        return dict(told["files"]) if told["folder"] == folder.name else {}
+        stamps = json.loads((folder / UPLOADED_FILE).read_text(encoding="utf-8"))
+        return dict(stamps["files"]) if stamps["folder"] == folder.name else {}
     except (OSError, KeyError, TypeError, ValueError):
         return {}
 
 
-def note_delivered(folder: Path, stamps: Mapping[str, Stamp]) -> None:
+def record_uploaded(folder: Path, stamps: Mapping[str, Stamp]) -> None:
     """Note in a trial's folder which of its files the storage has."""
-    write_json(folder / DELIVERED_FILE, {"folder": folder.name, "files": dict(stamps)})
+    write_json(folder / UPLOADED_FILE, {"folder": folder.name, "files": dict(stamps)})
 
 
 def stamp_of(path: Path) -> Stamp | None:

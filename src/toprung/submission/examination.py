@@ -14,13 +14,13 @@ from toprung.submission import jobs, package
 OF_THIS_MACHINE = ("DVC remote", "DVC files")  # a job brings no settings and no files of DVC's
 
 
-def examine_from_afar(project: Path, *, address: str, storage: str, prepared: str | None) -> list[Finding]:
+def run_doctor_job(project: Path, *, address: str, storage: str, prepared: str | None) -> list[Finding]:
     """Send `toprung doctor --address auto` to a cluster, as a sweep is sent, and wait for what it finds.
 
     Args:
         project: the workbench's root.
         address: of the cluster's dashboard, `http://HOST:8265`.
-        storage: the storage root on the cluster, as `package.places` wants it.
+        storage: the storage root on the cluster, as `package.cluster_paths` wants it.
         prepared: the folder of all prepared datasets on the cluster; None: beside the storage.
 
     Returns:
@@ -30,27 +30,27 @@ def examine_from_afar(project: Path, *, address: str, storage: str, prepared: st
     Raises:
         UserError: the storage is a folder of this machine.
     """
-    where = package.places(storage, prepared)
+    where = package.cluster_paths(storage, prepared)
     try:
-        found = _as_a_job(project, address=address, where=where)
+        findings = _run_job(project, address=address, where=where)
     except UserError as error:
-        seen, _, remedy = str(error).partition(". ")
-        found = [Finding("ray", "error", seen, remedy)]
+        observed, _, remedy = str(error).partition(". ")
+        findings = [Finding("ray", "error", observed, remedy)]
     return [
-        *(each for each in found if each.name not in OF_THIS_MACHINE),
+        *(finding for finding in findings if finding.name not in OF_THIS_MACHINE),
         check_data_remote(project),
         check_dvc_files(project),
     ]
 
 
-def _as_a_job(project: Path, *, address: str, where: package.Places) -> list[Finding]:
+def _run_job(project: Path, *, address: str, where: package.ClusterPaths) -> list[Finding]:
     command = ["doctor", "--address", "auto", "--storage", where.storage, "--json"]
     cluster = jobs.Jobs(address)
     with tempfile.TemporaryDirectory(prefix="toprung-job-") as folder:
         package.stage(project, Path(folder), where=where)
-        job = cluster.send(
+        job = cluster.submit(
             jobs.entry_point(command, prepared=where.prepared),
-            named="doctor",
+            label="doctor",
             runtime_env=package.runtime_env(Path(folder)),
             is_sweep=False,
         )
@@ -62,8 +62,8 @@ def _as_a_job(project: Path, *, address: str, where: package.Places) -> list[Fin
 def _findings(log: str, *, job: str, code: int) -> list[Finding]:
     """Out of the job's log, in which Ray may have said something before."""
     try:
-        told, _ = json.JSONDecoder().raw_decode(log, log.index("{\n"))
-        return [Finding(**each) for each in told["findings"]]
+        report, _ = json.JSONDecoder().raw_decode(log, log.index("{\n"))
+        return [Finding(**fields) for fields in report["findings"]]
     except (ValueError, KeyError, TypeError):
         last = (log.strip().splitlines() or ["it printed nothing"])[-1]
         raise UserError(

@@ -17,12 +17,12 @@ from toprung.errors import UserError
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
 
-OURS = "toprung"  # the metadata's key that marks a job as one of toprung's sweeps
-RECONNECTS = 30
-STOPPED = 130
+JOB_PREFIX = "toprung"  # the metadata's key that marks a job as one of toprung's sweeps
+MAX_RECONNECTS = 30
+STOPPED_EXIT_CODE = 130
 
 
-class Transcript:
+class ResumableLog:
     """A log that is sent anew from its beginning after each break, written once."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
@@ -33,11 +33,11 @@ class Transcript:
         """
         self._write, self._num_written, self._position = write, 0, 0
 
-    def begin(self) -> None:
+    def restart(self) -> None:
         """From here on the log comes from its beginning."""
         self._position = 0
 
-    def take(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """The log's next characters."""
         new = text[max(0, self._num_written - self._position) :]
         self._position += len(text)
@@ -86,25 +86,25 @@ class Jobs:
                 raise UserError("Jobs need more of Ray than is installed. Type: pip install 'ray[default]'") from None
             raise UserError(f"{address} does not answer as a Ray dashboard: {_first_line(error)}") from None
 
-    def send(self, command: Sequence[str], *, named: str, runtime_env: dict[str, Any], is_sweep: bool = True) -> str:
+    def submit(self, command: Sequence[str], *, label: str, runtime_env: dict[str, Any], is_sweep: bool = True) -> str:
         """Send a job; gives its id.
 
         Args:
             command: its entry point, word by word; anybody who reaches the cluster can read it.
-            named: what the id begins with.
+            label: what the id begins with.
             runtime_env: what travels with it.
             is_sweep: whether `find` finds it; no terminal comes back to anything else.
 
         Raises:
             UserError: the cluster refuses it.
         """
-        job = f"job-{named}-{datetime.now():%Y%m%d-%H%M%S}"
+        job = f"job-{label}-{datetime.now():%Y%m%d-%H%M%S}"
         try:
             return self._client.submit_job(
                 entrypoint=shlex.join(command),
                 submission_id=job,
                 runtime_env=runtime_env,
-                metadata={OURS: named} if is_sweep else {},
+                metadata={JOB_PREFIX: label} if is_sweep else {},
             )
         except (RuntimeError, ValueError) as error:
             raise UserError(f"The cluster at {self.address} refuses the job: {_first_line(error)}") from None
@@ -115,9 +115,11 @@ class Jobs:
         Raises:
             UserError: there is none.
         """
-        found: list[JobDetails] = [each for each in self._client.list_jobs() if OURS in (each.metadata or {})]
-        found.sort(key=lambda each: each.start_time or 0, reverse=True)
-        ids = [str(each.submission_id) for each in found]
+        jobs: list[JobDetails] = [
+            details for details in self._client.list_jobs() if JOB_PREFIX in (details.metadata or {})
+        ]
+        jobs.sort(key=lambda details: details.start_time or 0, reverse=True)
+        ids = [str(details.submission_id) for details in jobs]
         if job is None and ids:
             return ids[0]
         if job in ids:
@@ -136,32 +138,32 @@ class Jobs:
         """
         import aiohttp
 
-        transcript, broken = Transcript(write), 0
+        log, broken = ResumableLog(write), 0
         while True:
             try:
-                asyncio.run(self._tail(job, transcript))
+                asyncio.run(self._tail(job, log))
                 if self._client.get_job_status(job).is_terminal():
                     return self._exit_code(job, write=write)
             except (RuntimeError, OSError, aiohttp.ClientError) as error:
                 broken += 1
-                if broken > RECONNECTS:
+                if broken > MAX_RECONNECTS:
                     raise UserError(
                         f"The cluster at {self.address} cannot be reached any more ({_first_line(error)}). "
-                        f"The job may go on there; come back with: {come_back(job, self.address)}"
+                        f"The job may go on there; come back with: {reattach_command(job, self.address)}"
                     ) from None
             time.sleep(1)
 
-    async def _tail(self, job: str, transcript: Transcript) -> None:
-        transcript.begin()
+    async def _tail(self, job: str, log: ResumableLog) -> None:
+        log.restart()
         async for text in self._client.tail_job_logs(job):
-            transcript.take(text)
+            log.write(text)
 
     def _exit_code(self, job: str, *, write: Callable[[str], object]) -> int:
         about = self._client.get_job_info(job)
         if about.status == "SUCCEEDED":
             return 0
         if about.status == "STOPPED":
-            return STOPPED
+            return STOPPED_EXIT_CODE
         if about.driver_exit_code is None and about.message:
             write(f"{about.message}\n")
         code = about.driver_exit_code or 1
@@ -191,7 +193,7 @@ def entry_point(command: Sequence[str], *, prepared: str, dataset: str | None = 
     return [*words, *(["--dataset", dataset] if dataset else []), "--", *command]
 
 
-def come_back(job: str, address: str) -> str:
+def reattach_command(job: str, address: str) -> str:
     """The command that follows a job again."""
     return f"toprung submit --attach {job} --address {address}"
 

@@ -14,7 +14,7 @@ from toprung.errors import UserError
 from toprung.sweep import workbench
 
 # Beside the three folders: what a sweep's lineage is taken from. Never .git, data or runs.
-BESIDE = ("requirements.lock", "dvc.lock", "dvc.yaml")
+EXTRA_FILES = ("requirements.lock", "dvc.lock", "dvc.yaml")
 
 # Set for the job's driver and its trials. Nothing of this machine's environment travels: a runtime_env can be read by
 # whoever reaches the cluster, and a tracking URI may hold a password.
@@ -26,14 +26,14 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Places:
+class ClusterPaths:
     """Where a cluster keeps sweeps and prepared data: on something that every node reaches."""
 
     storage: str
     prepared: str
 
 
-def places(storage: str, prepared: str | None) -> Places:
+def cluster_paths(storage: str, prepared: str | None) -> ClusterPaths:
     """Where sweeps and prepared data lie on the cluster.
 
     Args:
@@ -58,10 +58,10 @@ def places(storage: str, prepared: str | None) -> Places:
         prepared = str(PurePosixPath(storage).parent / "data" / "prepared")
     if not PurePosixPath(prepared).is_absolute():
         raise UserError(f'--data "{prepared}" must be a full path, the same on every node: /mnt/shared/data/prepared')
-    return Places(storage, prepared)
+    return ClusterPaths(storage, prepared)
 
 
-def stage(project: Path, target: Path, *, where: Places) -> None:
+def stage(project: Path, target: Path, *, where: ClusterPaths) -> None:
     """Copy what travels into the empty folder `target`.
 
     Args:
@@ -71,10 +71,10 @@ def stage(project: Path, target: Path, *, where: Places) -> None:
     """
     (target / "cluster.json").write_text(json.dumps(asdict(where)) + "\n", encoding="utf-8")
     workbench.snapshot(project, target)
-    for name in BESIDE:
+    for name in EXTRA_FILES:
         if (project / name).is_file():
             shutil.copyfile(project / name, target / name)
-    lineage.write_origin(project, target)
+    lineage.write_source_commit(project, target)
     engine = Path(toprung.__file__).parent
     shutil.copytree(engine, target / engine.name, ignore=shutil.ignore_patterns("__pycache__"))
 

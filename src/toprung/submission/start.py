@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         if given.dataset is not None:
-            make_sure_of(given.dataset, prepared=given.prepared)
+            ensure_prepared(given.dataset, prepared=given.prepared)
     except UserError as error:
         print(error, file=sys.stderr)  # noqa: T201 (the job's log)
         sys.exit(2)
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "toprung", *given.command])
 
 
-def make_sure_of(dataset: str, *, prepared: Path) -> None:
+def ensure_prepared(dataset: str, *, prepared: Path) -> None:
     """Prepare a built-in dataset now, if the cluster has not got it yet.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def keep_keys_from_arguments() -> None:
+def strip_aws_credentials() -> None:
     """Take AWS' keys out of what Tune gives each trial's process; call it before a Tuner is built.
 
     Tune copies them from the driver's environment into the process's runtime environment, which Ray writes into the

@@ -13,14 +13,14 @@ from toprung import data, metric_names
 from toprung.directory import CONFIG_FILE, write_json
 from toprung.errors import UserError
 from toprung.machine import num_cpus
-from toprung.search.space import refuse_mistyped, refuse_unknown
+from toprung.search.space import check_known, check_types
 from toprung.spec import Data
 from toprung.sweep import workbench
 from toprung.sweep.trial import LOOP, trial_data
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """What came of it: the best epoch, and the folder with `model.pth` and `last.pth`."""
 
     folder: Path
@@ -29,44 +29,44 @@ class Trained:
     epoch: int
 
 
-def train_alone(
+def train_standalone(
     project: Path,
     trainer: str,
     *,
     settings: Mapping[str, Any],
-    wanted: Data,
+    data_settings: Data,
     num_epochs: int,
     seed: int,
     num_threads: int | None = None,
     storage: Path,
-    say: Callable[[str], None],
-) -> Trained:
+    echo: Callable[[str], None],
+) -> TrainResult:
     """Train one configuration in this process, or in all those that `torchrun` started for it.
 
     Args:
         project: the workbench's root, active on `sys.path`.
         trainer: its dotted name.
         settings: hyperparameters over the trainer's defaults.
-        wanted: dataset and split.
+        data_settings: dataset and split.
         num_epochs: how long.
         seed: of weights, shuffling and augmentation.
         num_threads: that torch may use; None: as many as there are CPUs. Other numbers of threads sum in other orders,
             so the last digits of a sweep's trial come out only with that trial's own number.
         storage: where a folder for the result is made.
-        say: told one line an epoch.
+        echo: told one line an epoch.
 
     Raises:
         UserError: the trainer, a setting or the dataset cannot be used; or the training cannot go on.
     """
     defaults = workbench.trainer_defaults(project, trainer)
-    refuse_unknown(settings, {*defaults, "num_epochs"}, source="command gives", trainer=trainer)
-    refuse_mistyped(settings, defaults, trainer=trainer)
-    arrays, _ = data.split_arrays(wanted, root=project / data.PREPARED)
-    card = data.open_prepared(wanted.name, root=project / data.PREPARED).card
-    loop = workbench.resolve(project, trainer, default=LOOP, kind="trainer")
+    check_known(settings, {*defaults, "num_epochs"}, source="command gives", trainer=trainer)
+    check_types(settings, defaults, trainer=trainer)
+    arrays, _ = data.split_arrays(data_settings, root=project / data.PREPARED)
+    card = data.open_prepared(data_settings.name, root=project / data.PREPARED).card
+    loop = workbench.import_dotted(project, trainer, default=LOOP, kind="trainer")
     config = {"num_epochs": num_epochs, **settings}
     folder = storage / f"train-{trainer.rpartition('.')[2].partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
-    about = {"trainer": trainer, "config": config, "defaults": defaults, "seed": seed}
+    settings_record = {"trainer": trainer, "config": config, "defaults": defaults, "seed": seed}
 
     from toprung import session
     from toprung.vision import ranks
@@ -74,7 +74,7 @@ def train_alone(
     started = time.perf_counter()
     best: list[tuple[float, int]] = []
 
-    def tell(metrics: dict[str, float]) -> None:
+    def report(metrics: dict[str, float]) -> None:
         epoch = int(metrics["epoch"])
         best.append((metrics["val/accuracy"], -epoch))
         shown = "  ".join(
@@ -82,19 +82,19 @@ def train_alone(
             for name, value in metrics.items()
             if metric_names.is_metric(name) and name != metric_names.EPOCH_SECONDS
         )
-        say(f"epoch {epoch}/{config['num_epochs']}  {shown}  {time.perf_counter() - started:.1f} s")
+        echo(f"epoch {epoch}/{config['num_epochs']}  {shown}  {time.perf_counter() - started:.1f} s")
 
-    with ranks.of_torchrun():
-        ranks.on_first(lambda: _begin(folder, about))
+    with ranks.torchrun_process_group():
+        ranks.on_rank_zero(lambda: _create_folder(folder, settings_record))
         one = session.Session(
             data=trial_data(arrays, card=card),
             folder=folder,
-            report=tell,
+            on_report=report,
             seed=seed,
-            num_threads=num_threads or max(1, num_cpus() // ranks.num_ranks()),
+            num_threads=num_threads or max(1, num_cpus() // ranks.world_size()),
         )
         try:
-            with session.opened(one):
+            with session.open_session(one):
                 loop({**defaults, **config})
         except session.TrainingFailed as error:
             raise UserError(f"The training cannot go on: {error}.") from None
@@ -103,10 +103,10 @@ def train_alone(
     if not best:
         raise UserError(f"The trainer {trainer} ended without reporting an epoch.")
     value, epoch = max(best)
-    return Trained(folder, "val/accuracy", value, -epoch)
+    return TrainResult(folder, "val/accuracy", value, -epoch)
 
 
-def _begin(folder: Path, about: Mapping[str, Any]) -> None:
+def _create_folder(folder: Path, about: Mapping[str, Any]) -> None:
     try:
         folder.mkdir(parents=True)
     except OSError as error:

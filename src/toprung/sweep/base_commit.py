@@ -23,7 +23,7 @@ from toprung.git_command import query_git, run_git
 from toprung.spec import Sweep
 
 NAME = "base"
-LONGEST_PROBLEM = 300
+MAX_PROBLEM_LENGTH = 300
 
 
 def train_base(project: Path, recipe: str, sweep: Sweep, *, commit: str, settings: list[str]) -> Seeds:
@@ -42,12 +42,12 @@ def train_base(project: Path, recipe: str, sweep: Sweep, *, commit: str, setting
     Raises:
         UserError: there is no such commit, or the project is no Git repository.
     """
-    found = query_git(project, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}")
-    if found is None:
+    commit_hash = query_git(project, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}")
+    if commit_hash is None:
         raise UserError(
             f'There is no commit "{commit}" in {project}. In a shallow clone, fetch more: git fetch --deepen=1'
         )
-    commit_id = found.decode().strip()
+    commit_id = commit_hash.decode().strip()
     whole: dict[str, Any] = {"recipe": recipe, "metric": sweep.metric, "mode": sweep.mode, "commit": commit_id}
     with tempfile.TemporaryDirectory(prefix="toprung-base-") as temporary:
         base = Path(temporary, "code")
@@ -56,11 +56,11 @@ def train_base(project: Path, recipe: str, sweep: Sweep, *, commit: str, setting
             (base / PREPARED).parent.mkdir(parents=True, exist_ok=True)
             (base / PREPARED).symlink_to((project / PREPARED).resolve())
         storage = Path(temporary, "runs")
-        flags = [word for setting in [*settings, f"storage={storage}"] for word in ("--set", setting)]
-        swept = _toprung(base, "sweep", recipe, "--name", NAME, *flags)
-        shown = None if swept.returncode else _toprung(base, "show", NAME, "--json", "--storage", str(storage))
+        flags = [argument for setting in [*settings, f"storage={storage}"] for argument in ("--set", setting)]
+        sweep_process = _toprung(base, "sweep", recipe, "--name", NAME, *flags)
+        shown = None if sweep_process.returncode else _toprung(base, "show", NAME, "--json", "--storage", str(storage))
     if shown is None or shown.returncode:
-        return Seeds(**whole, problem=_last_line(shown or swept))
+        return Seeds(**whole, problem=_last_line(shown or sweep_process))
     try:
         trials = json.loads(shown.stdout)["trials"]
         values = {t["config"]["seed"]: t["value"] if t["status"] == "finished" else None for t in trials}
@@ -70,8 +70,8 @@ def train_base(project: Path, recipe: str, sweep: Sweep, *, commit: str, setting
 
 
 def _last_line(command: subprocess.CompletedProcess[str]) -> str:
-    said = (command.stderr.strip() or command.stdout.strip()).splitlines() or ["it ended without a word"]
-    return said[-1][:LONGEST_PROBLEM]
+    lines = (command.stderr.strip() or command.stdout.strip()).splitlines() or ["it ended without a word"]
+    return lines[-1][:MAX_PROBLEM_LENGTH]
 
 
 def _extract(project: Path, commit_id: str, target: Path) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from toprung.analysis.ranking import is_better, merit
-from toprung.ledger import Audited, End, Status, TrialRecord
+from toprung.analysis.ranking import is_better, sort_key
+from toprung.ledger import AuditEntry, End, Status, TrialRecord
 from toprung.spec import Sweep
 
 
@@ -26,27 +26,27 @@ class TrialView:
     values: list[float] = field(default_factory=list)
     best_value: float | None = None
     best_epoch: int = 0
-    audited: Audited | None = None
+    audited: AuditEntry | None = None
     end: End | None = None
     started: float | None = None
 
 
 @dataclass
-class Board:
+class SweepProgress:
     """The whole sweep as it is shown."""
 
     sweep_id: str
     sweep: Sweep
-    num_workers: int
+    num_concurrent_trials: int
     trials: dict[str, TrialView] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     phase: str = "starting Ray"
     note: str = ""
-    earlier_seconds: float = 0.0
+    previous_seconds: float = 0.0
     busy_seconds: float = 0.0
     num_ended: int = 0
     epochs_done: int = 0
-    epochs_before: int = 0
+    resumed_epochs: int = 0
     ended_since_best: int = 0
     _top: list[TrialView] = field(default_factory=list)
 
@@ -58,7 +58,7 @@ class Board:
     @property
     def total_seconds(self) -> float:
         """With what earlier drivers of the sweep took."""
-        return self.earlier_seconds + self.seconds
+        return self.previous_seconds + self.seconds
 
     @property
     def trial_seconds(self) -> float:
@@ -90,33 +90,33 @@ class Board:
         """An estimate, once a trial has ended."""
         if not any(trial.end for trial in self.trials.values()) or not self.epochs_done:
             return None
-        here = self.epochs_done - self.epochs_before
+        here = self.epochs_done - self.resumed_epochs
         return self.seconds * (self.epochs_expected - self.epochs_done) / here if here > 0 else None
 
     def count(self, status: Status) -> int:
         """Trials of that status."""
         return sum(trial.status == status for trial in self.trials.values())
 
-    def stopped_at(self) -> Counter[int]:
+    def num_stopped_by_rung(self) -> Counter[int]:
         """Trials that ASHA stopped, by rung."""
         return Counter(trial.end.rung for trial in self.trials.values() if trial.end and trial.end.rung is not None)
 
     def leaders(self) -> list[TrialView]:
         """Trials with a value that did not fail, best first."""
         scored = [t for t in self.trials.values() if t.best_value is not None and t.status != "failed"]
-        return sorted(scored, key=self._merit)
+        return sorted(scored, key=self._sort_key)
 
-    def _merit(self, trial: TrialView) -> tuple[float, int, int]:
-        return merit(trial.best_value, trial.best_epoch, trial.number, mode=self.sweep.mode)
+    def _sort_key(self, trial: TrialView) -> tuple[float, int, int]:
+        return sort_key(trial.best_value, trial.best_epoch, trial.number, mode=self.sweep.mode)
 
     @property
     def leader(self) -> TrialView | None:
         """The best trial so far."""
         return self._top[0] if self._top else None
 
-    def best_but_for(self, trial: TrialView) -> float | None:
+    def best_excluding(self, trial: TrialView) -> float | None:
         """The best value of all the others."""
-        others = [each for each in self._top if each is not trial]
+        others = [other for other in self._top if other is not trial]
         return others[0].best_value if others else None
 
     def add(self, record: TrialRecord) -> TrialView:
@@ -134,7 +134,7 @@ class Board:
         view.values = [epoch.metrics[self.sweep.metric] for _, epoch in sorted(record.epochs_by_number.items())]
         self.trials[record.trial_id] = view
         self.epochs_done += len(view.values)
-        self.epochs_before += len(view.values)
+        self.resumed_epochs += len(view.values)
         self.busy_seconds += record.seconds
         if record.value is not None and record.status != "failed":
             self._rank(view)
@@ -179,32 +179,32 @@ class Board:
 
     def _rank(self, trial: TrialView) -> None:
         """Keep the two best at hand: sorting thousands of trials at each report would cost more than the report."""
-        self._top = sorted([*(each for each in self._top if each is not trial), trial], key=self._merit)[:2]
+        self._top = sorted([*(other for other in self._top if other is not trial), trial], key=self._sort_key)[:2]
 
 
-class Watcher(Protocol):
+class ProgressListener(Protocol):
     """Who is told what happens, as it happens; called from the driver's threads."""
 
-    def opened(self, board: Board) -> None:
+    def sweep_started(self, progress: SweepProgress) -> None:
         """The sweep exists."""
 
-    def trial_reported(self, board: Board, trial: TrialView, *, new_best: bool) -> None:
+    def trial_reported(self, progress: SweepProgress, trial: TrialView, *, new_best: bool) -> None:
         """A trial finished an epoch."""
 
-    def trial_ended(self, board: Board, trial: TrialView, *, best_before: float | None) -> None:
+    def trial_ended(self, progress: SweepProgress, trial: TrialView, *, best_before: float | None) -> None:
         """A trial finished, was stopped, or failed."""
 
-    def trial_lost(self, board: Board, trial: TrialView, *, what: str) -> None:
+    def trial_restarting(self, progress: SweepProgress, trial: TrialView, *, what: str) -> None:
         """A trial lost its process, and starts again from its last checkpoint."""
 
-    def workers_changed(self, board: Board) -> None:
-        """Nodes came or went: `board.num_workers` changed."""
+    def concurrency_changed(self, progress: SweepProgress) -> None:
+        """Nodes came or went: `progress.num_concurrent_trials` changed."""
 
-    def warned(self, board: Board, text: str) -> None:
+    def warning(self, progress: SweepProgress, text: str) -> None:
         """Something that a person should know of: before the first trial, or of the cluster's head (any thread)."""
 
-    def stopping(self, board: Board, *, reason: str) -> None:
+    def stopping(self, progress: SweepProgress, *, reason: str) -> None:
         """The sweep was asked to stop, by the user or by a rule."""
 
-    def phase(self, board: Board) -> None:
-        """`board.phase` changed."""
+    def phase_changed(self, progress: SweepProgress) -> None:
+        """`progress.phase` changed."""

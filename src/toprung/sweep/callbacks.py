@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from ray.tune import Callback
 
 from toprung.directory import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, SweepDirectory
-from toprung.sweep.board import Board
+from toprung.sweep.board import SweepProgress
 from toprung.sweep.recorder import TrialRecorder
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from toprung.storage import SweepCopy
+    from toprung.storage import SweepUploader
 
 
 class ProgressCallback(Callback):
@@ -38,25 +38,27 @@ class CheckpointCleaner:
     keep theirs: with a longer budget they could still win.
     """
 
-    def __init__(self, directory: SweepDirectory, board: Board, copy: SweepCopy | None = None) -> None:
-        self._directory, self._board, self._copy = directory, board, copy
+    def __init__(
+        self, sweep_dir: SweepDirectory, progress: SweepProgress, uploader: SweepUploader | None = None
+    ) -> None:
+        self._sweep_dir, self._progress, self._uploader = sweep_dir, progress, uploader
         self._deletable: set[str] = set()
 
     def on_artifacts_logged(self, trial_id: str) -> None:
         """Delete what is no longer needed, now that the trial's files are in MLflow."""
-        status = self._board.trials[trial_id].status
+        status = self._progress.trials[trial_id].status
         if status == "finished":
-            (self._directory.trial_folder(trial_id) / PREVIOUS_FILE).unlink(missing_ok=True)
+            (self._sweep_dir.trial_folder(trial_id) / PREVIOUS_FILE).unlink(missing_ok=True)
         if status in ("stopped", "failed"):
             self._deletable.add(trial_id)
-        leader = self._board.leader
+        leader = self._progress.leader
         for loser in [loser for loser in self._deletable if leader is None or loser != leader.trial_id]:
             self._delete_checkpoints(loser)
             self._deletable.discard(loser)
 
     def _delete_checkpoints(self, trial_id: str) -> None:
-        folder = self._directory.trial_folder(trial_id)
+        folder = self._sweep_dir.trial_folder(trial_id)
         for name in (LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE):
             (folder / name).unlink(missing_ok=True)
-        if self._copy is not None:
-            self._copy.forget(trial_id, (LAST_FILE, WEIGHTS_FILE))
+        if self._uploader is not None:
+            self._uploader.delete_trial_files(trial_id, (LAST_FILE, WEIGHTS_FILE))

@@ -15,16 +15,16 @@ from toprung.sweep.dependencies import check_dependencies
 
 
 @dataclass(frozen=True)
-class Checked:
+class PreparedSweep:
     """A sweep that can start: everything from outside has been looked at."""
 
     project: Path
     code: Path
     sweep: Sweep
     defaults: dict[str, Any]
-    card: data.Card
-    images: data.Placed
-    num_workers: int
+    card: data.DatasetCard
+    images: data.ImageArrays
+    num_concurrent_trials: int
     nodes: list[cluster.Node]
 
     @property
@@ -33,16 +33,16 @@ class Checked:
         return self.images.split_fingerprint
 
 
-def check(
-    project: Path, sweep: Sweep, *, code: Path | None = None, ray_there: cluster.AttachedRay | None = None
-) -> Checked:
+def prepare_sweep(
+    project: Path, sweep: Sweep, *, code: Path | None = None, ray_cluster: cluster.ConnectedCluster | None = None
+) -> PreparedSweep:
     """Check resources, trainer, dataset and space.
 
     Args:
         project: the workbench's root.
         sweep: the spec.
         code: where trainer and space come from, active on `sys.path`: the project, or the copy that a sweep keeps.
-        ray_there: the cluster to run on; None for this machine.
+        ray_cluster: the cluster to run on; None for this machine.
 
     Raises:
         UserError: the first thing that cannot be used.
@@ -50,34 +50,36 @@ def check(
     if code is None:
         code = project
         check_dependencies(project, sources(project, sweep))
-    nodes = [cluster.local_node()] if ray_there is None else ray_there.nodes()
-    num_workers = num_at_once(sweep, nodes, to_come=[] if ray_there is None else cluster.nodes_to_come())
+    nodes = [cluster.local_node()] if ray_cluster is None else ray_cluster.nodes()
+    num_concurrent_trials = count_concurrent_trials(
+        sweep, nodes, autoscaler_nodes=[] if ray_cluster is None else cluster.autoscaler_nodes()
+    )
     defaults = workbench.trainer_defaults(code, sweep.trainer)
     sources(code, sweep)
     prepared_root = project / data.PREPARED
     if storage.is_uri(sweep.storage):
         storage.check_usable(storage.open_storage(sweep.storage))
     card = data.open_prepared(sweep.data.name, root=prepared_root).card
-    images = data.place(sweep.data, root=prepared_root, room_bytes=cluster.room_for_images(nodes))
+    images = data.load_arrays(sweep.data, root=prepared_root, budget_bytes=cluster.image_budget_bytes(nodes))
     if sweep.experiments:
         _check_experiments(sweep, defaults)
     else:
         _check_space(code, sweep, defaults)
-    return Checked(project, code, sweep, defaults, card, images, num_workers, nodes)
+    return PreparedSweep(project, code, sweep, defaults, card, images, num_concurrent_trials, nodes)
 
 
-def num_at_once(sweep: Sweep, nodes: list[cluster.Node], *, to_come: list[cluster.Node]) -> int:
+def count_concurrent_trials(sweep: Sweep, nodes: list[cluster.Node], *, autoscaler_nodes: list[cluster.Node]) -> int:
     """How many trials run at once on these nodes, with those that the autoscaler may add.
 
     Raises:
         UserError: not even one, ever.
     """
-    cluster.refuse_unplaceable(sweep.resources, [*nodes, *to_come])
+    cluster.check_placeable(sweep.resources, [*nodes, *autoscaler_nodes])
     most = min(sweep.max_concurrent_trials or sweep.num_trials, sweep.num_trials)
-    return cluster.num_trials_at_once(sweep.resources, [*nodes, *to_come], most=most)
+    return cluster.count_placeable_trials(sweep.resources, [*nodes, *autoscaler_nodes], limit=most)
 
 
-def check_nodes(checked: Checked, made: SweepDirectory) -> list[str]:
+def check_nodes(prepared: PreparedSweep, sweep_dir: SweepDirectory) -> list[str]:
     """Look at every node of the cluster before the first trial: does it share the storage, does it import our code?
 
     Returns:
@@ -88,16 +90,16 @@ def check_nodes(checked: Checked, made: SweepDirectory) -> list[str]:
     """
     from toprung import doctor
 
-    images = checked.images
-    findings = doctor.quick(
-        code=made.code_folder,
-        storage=uri if storage.is_uri(uri := made.spec().storage) else str(made.path.parent),
-        image_bytes=0 if images.mapped is not None else images.num_bytes,
-        mapped=images.mapped,
+    images = prepared.images
+    findings = doctor.preflight(
+        code=sweep_dir.code_folder,
+        storage=uri if storage.is_uri(uri := sweep_dir.spec().storage) else str(sweep_dir.path.parent),
+        image_bytes=0 if images.mmap_dir is not None else images.num_bytes,
+        mmap_dir=images.mmap_dir,
     )
-    if found := doctor.errors(findings):
-        raise UserError(f"This cluster cannot run the sweep. {found[0]}")
-    return [str(each) for each in doctor.warnings(findings)]
+    if problems := doctor.errors(findings):
+        raise UserError(f"This cluster cannot run the sweep. {problems[0]}")
+    return [str(finding) for finding in doctor.warnings(findings)]
 
 
 def sources(project: Path, sweep: Sweep) -> list[Path]:
@@ -106,9 +108,9 @@ def sources(project: Path, sweep: Sweep) -> list[Path]:
     Raises:
         UserError: there is no such trainer or space.
     """
-    files = [workbench.source_file(project, sweep.trainer, kind="trainer")]
+    files = [workbench.find_source_file(project, sweep.trainer, kind="trainer")]
     if sweep.space is not None:
-        files.append(workbench.source_file(project, sweep.space, kind="search space"))
+        files.append(workbench.find_source_file(project, sweep.space, kind="search space"))
     return files
 
 
@@ -119,10 +121,10 @@ def _check_space(code: Path, sweep: Sweep, defaults: dict[str, Any]) -> None:
     from toprung.search import space as spaces
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    held = spaces.holding(space_of(code, sweep), sweep.constants)
-    spaces.refuse_mistyped(sweep.constants, defaults, trainer=sweep.trainer)
-    rehearsal.check_names(held, sweep, defaults)
-    rehearsal.default_point(held, {**defaults, **sweep.constants}, named=str(sweep.space))
+    held = spaces.with_constants(load_space(code, sweep), sweep.constants)
+    spaces.check_types(sweep.constants, defaults, trainer=sweep.trainer)
+    rehearsal.validate_space(held, sweep, defaults)
+    rehearsal.default_point(held, {**defaults, **sweep.constants}, space_name=str(sweep.space))
 
 
 def _check_experiments(sweep: Sweep, defaults: dict[str, Any]) -> None:
@@ -130,13 +132,13 @@ def _check_experiments(sweep: Sweep, defaults: dict[str, Any]) -> None:
 
     for source, given in (
         ("constants give", sweep.constants),
-        *((f'experiment "{each.name}" gives', each.config) for each in sweep.experiments),
+        *((f'experiment "{experiment.name}" gives', experiment.config) for experiment in sweep.experiments),
     ):
-        spaces.refuse_unknown(given, {*defaults}, source=source, trainer=sweep.trainer)
-        spaces.refuse_mistyped(given, defaults, trainer=sweep.trainer)
+        spaces.check_known(given, {*defaults}, source=source, trainer=sweep.trainer)
+        spaces.check_types(given, defaults, trainer=sweep.trainer)
 
 
-def space_of(code: Path, sweep: Sweep) -> Any:
+def load_space(code: Path, sweep: Sweep) -> Any:
     """The sweep's search space, imported."""
     assert sweep.space is not None
-    return workbench.resolve(code, sweep.space, default="space", kind="search space")
+    return workbench.import_dotted(code, sweep.space, default="space", kind="search space")

@@ -7,51 +7,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toprung import ledger
-from toprung.catalog import confirmed_by
+from toprung.catalog import confirmed_sweep_id
 from toprung.directory import DISK_FULL, SweepDirectory
 from toprung.spec import Sweep
 
 if TYPE_CHECKING:
-    from toprung.data import Card
+    from toprung.data import DatasetCard
     from toprung.lineage import Lineage
-    from toprung.storage import SweepCopy
-    from toprung.sweep.stopping import StopAsked
+    from toprung.storage import SweepUploader
+    from toprung.sweep.stopping import StopRequest
 
 
-def conclude(
-    made: SweepDirectory,
+def finish_sweep(
+    sweep_dir: SweepDirectory,
     *,
     sweep: Sweep,
-    asked: StopAsked | None,
+    stop_request: StopRequest | None,
     lineage: Lineage,
-    card: Card,
+    card: DatasetCard,
     prepared_root: Path,
-    copy: SweepCopy | None,
+    uploader: SweepUploader | None,
 ) -> tuple[str, str]:
     """Export the winner, and say how the sweep ended.
 
     Args:
-        made: the sweep; every trial of it has its end in the ledger.
+        sweep_dir: the sweep; every trial of it has its end in the ledger.
         sweep: its spec.
-        asked: who or what ended it before its trials did, if anything.
+        stop_request: who or what ended it before its trials did, if anything.
         lineage: what it was made of, for the export.
         card: the dataset's.
         prepared_root: the folder of prepared datasets, on which the export is verified.
-        copy: its copy on object storage, which may hold the winner's weights, if there is one.
+        uploader: its copy on object storage, which may hold the winner's weights, if there is one.
 
     Returns:
         "finished", "stopped" or "failed", and why; "" where everything ran to its end.
     """
-    from toprung.analysis.ranking import ranked
+    from toprung.analysis.ranking import rank_trials
     from toprung.analysis.seeds import representative
     from toprung.export.bundle import ExportFailed, export_winner
 
-    if asked is not None and asked.reason == DISK_FULL:
-        return "failed", f"{DISK_FULL}; make room, then type: toprung resume {made.sweep_id}"
-    if asked is not None and asked.is_fault:
-        return "failed", asked.reason
-    trials = ledger.read(made)
-    order = ranked(trials, mode=sweep.mode)
+    if stop_request is not None and stop_request.reason == DISK_FULL:
+        return "failed", f"{DISK_FULL}; make room, then type: toprung resume {sweep_dir.sweep_id}"
+    if stop_request is not None and stop_request.is_fault:
+        return "failed", stop_request.reason
+    trials = ledger.read(sweep_dir)
+    order = rank_trials(trials, mode=sweep.mode)
     if not order:
         causes = Counter(trial.cause for trial in trials if trial.status == "failed")
         if causes:
@@ -59,14 +59,14 @@ def conclude(
             return "failed", f"every trial failed, {count} of {len(trials)} because {cause}"
         return "stopped", "stopped by the user before a trial reported an epoch"
     winner = order[0]
-    if confirmed_by(made) is not None:
+    if confirmed_sweep_id(sweep_dir) is not None:
         winner = representative(trials, mode=sweep.mode) or winner
     try:
-        if copy is not None and winner.epoch is not None:
-            copy.bring_trial(winner.trial_id, epoch=winner.epoch)
+        if uploader is not None and winner.epoch is not None:
+            uploader.download_weights(winner.trial_id, epoch=winner.epoch)
         export_winner(
             winner,
-            directory=made,
+            sweep_dir=sweep_dir,
             sweep=sweep,
             lineage=lineage,
             card=card,
@@ -75,6 +75,6 @@ def conclude(
         )
     except ExportFailed as error:
         return "failed", f"the export failed: {error}"
-    if asked is None:
+    if stop_request is None:
         return "finished", ""
-    return ("finished" if asked.by_rule else "stopped"), asked.reason
+    return ("finished" if stop_request.by_rule else "stopped"), stop_request.reason

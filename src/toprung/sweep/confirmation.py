@@ -15,74 +15,77 @@ from typing import Any
 
 from toprung import catalog, ledger
 from toprung.analysis.confirmation import DEFAULT
-from toprung.analysis.ranking import ranked
+from toprung.analysis.ranking import rank_trials
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.spec import Sweep
 from toprung.sweep import workbench
-from toprung.sweep.board import Watcher
-from toprung.sweep.check import check
+from toprung.sweep.board import ProgressListener
+from toprung.sweep.check import prepare_sweep
 from toprung.sweep.driver import Outcome
-from toprung.sweep.earlier import refuse_changed_data
-from toprung.sweep.run import begin, ray_at
+from toprung.sweep.earlier import check_data_unchanged
+from toprung.sweep.run import connected_cluster, start
 
 
 def confirm(
     project: Path,
-    made: SweepDirectory,
+    sweep_dir: SweepDirectory,
     *,
     num_leaders: int,
     num_seeds: int,
-    watcher: Watcher,
+    listener: ProgressListener,
     address: str | None = None,
 ) -> Outcome:
     """Train a sweep's leaders and its default again, as a sweep of its own below it in MLflow.
 
     Args:
         project: the workbench's root, not yet active on `sys.path`.
-        made: a sweep that ended; its own copy of the workbench is used.
+        sweep_dir: a sweep that ended; its own copy of the workbench is used.
         num_leaders: how many of the best trials.
         num_seeds: how many fresh seeds each is trained with.
-        watcher: told what happens.
+        listener: told what happens.
         address: of a running cluster; None for a private Ray.
 
     Raises:
         UserError: the sweep runs, has no leaders or is itself a controlled experiment, or its data are others now.
         KeyboardInterrupt: stopped before the first trial.
     """
-    sweep = planned(made, num_leaders=num_leaders, num_seeds=num_seeds)
-    workbench.activate_instead(made.code_folder)
-    copy_code = partial(shutil.copytree, made.code_folder)
-    with ray_at(address, copy_code=copy_code) as ray_there:
-        checked = check(project, sweep, code=made.code_folder, ray_there=ray_there)
-        refuse_changed_data(made, checked)
-        new = catalog.create(made.path.parent, sweep, name=None, now=datetime.now(), confirms=made.sweep_id)
-        return begin(checked, new, watcher=watcher, copy_code=copy_code, ray_there=ray_there)
+    sweep = confirmation_spec(sweep_dir, num_leaders=num_leaders, num_seeds=num_seeds)
+    workbench.switch_to(sweep_dir.code_folder)
+    copy_code = partial(shutil.copytree, sweep_dir.code_folder)
+    with connected_cluster(address, copy_code=copy_code) as ray_cluster:
+        prepared = prepare_sweep(project, sweep, code=sweep_dir.code_folder, ray_cluster=ray_cluster)
+        check_data_unchanged(sweep_dir, prepared)
+        new = catalog.create_sweep(
+            sweep_dir.path.parent, sweep, name=None, now=datetime.now(), confirms=sweep_dir.sweep_id
+        )
+        return start(prepared, new, listener=listener, copy_code=copy_code, ray_cluster=ray_cluster)
 
 
-def planned(made: SweepDirectory, *, num_leaders: int, num_seeds: int) -> Sweep:
+def confirmation_spec(sweep_dir: SweepDirectory, *, num_leaders: int, num_seeds: int) -> Sweep:
     """The leaders and the default of a sweep as a controlled experiment on fresh seeds.
 
     Raises:
         UserError: the sweep runs, has no leaders, or is a controlled experiment.
     """
-    sweep = made.spec()
+    sweep = sweep_dir.spec()
     if sweep.experiments:
         raise UserError(
-            f"{made.sweep_id} is a controlled experiment and has its seeds already. "
-            f"Type: toprung compare {made.sweep_id}"
+            f"{sweep_dir.sweep_id} is a controlled experiment and has its seeds already. "
+            f"Type: toprung compare {sweep_dir.sweep_id}"
         )
-    if made.is_driven():
-        raise UserError(f"{made.sweep_id} is running. Confirm it when it has ended.")
-    trials = ledger.read(made)
-    order = ranked(trials, mode=sweep.mode)
+    if sweep_dir.has_live_driver():
+        raise UserError(f"{sweep_dir.sweep_id} is running. Confirm it when it has ended.")
+    trials = ledger.read(sweep_dir)
+    order = rank_trials(trials, mode=sweep.mode)
     if not order:
-        raise UserError(f"{made.sweep_id} has no trial with a value: there is nothing to confirm.")
+        raise UserError(f"{sweep_dir.sweep_id} has no trial with a value: there is nothing to confirm.")
     leaders = [trial for trial in order if not trial.is_default]
     if not leaders:
         raise UserError(
-            f"Only the default configuration of {made.sweep_id} has a value: there is no other to confirm. For more "
-            f"trials type: toprung extend {made.sweep_id} --trials 12"
+            f"Only the default configuration of {sweep_dir.sweep_id} has a value: there is no other to "
+            "confirm. For more "
+            f"trials type: toprung extend {sweep_dir.sweep_id} --trials 12"
         )
     configs: dict[str, Mapping[str, Any]] = {}
     for trial in leaders[:num_leaders]:
@@ -90,15 +93,18 @@ def planned(made: SweepDirectory, *, num_leaders: int, num_seeds: int) -> Sweep:
     default = next((trial for trial in trials if trial.is_default), None)
     if default is not None:
         configs[DEFAULT] = default.config
-    return sweep.controlled(configs, seeds=_fresh_seeds(made, sweep, num_seeds))
+    return sweep.as_controlled_experiment(configs, seeds=_fresh_seeds(sweep_dir, sweep, num_seeds))
 
 
-def _fresh_seeds(made: SweepDirectory, sweep: Sweep, count: int) -> list[int]:
+def _fresh_seeds(sweep_dir: SweepDirectory, sweep: Sweep, count: int) -> list[int]:
     """The next seeds after those that the sweep, and earlier confirmations of it, have used."""
-    used = [sweep.seed, *(seed for each in catalog.confirmations(made) for seed in each.spec().seeds)]
+    used = [
+        sweep.seed,
+        *(seed for sweep_dir in catalog.list_confirmations(sweep_dir) for seed in sweep_dir.spec().seeds),
+    ]
     return list(range(max(used) + 1, max(used) + 1 + count))
 
 
-def num_leaders_of(confirmation: SweepDirectory) -> int:
+def count_leaders(confirmation: SweepDirectory) -> int:
     """How many leaders a confirmation trains, beside the default."""
-    return sum(each.name != DEFAULT for each in confirmation.spec().experiments)
+    return sum(experiment.name != DEFAULT for experiment in confirmation.spec().experiments)

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from toprung.errors import UserError
 from toprung.included import NEVER_INCLUDED, include_line, read_include
-from toprung.sweep.workbench import FOLDERS, travelling_files
+from toprung.sweep.workbench import USER_PACKAGES, travelling_files
 
 MAX_NAME_LENGTH = 200
 # Where a process that was started outside the project finds modules.
@@ -67,7 +67,7 @@ def check_dependencies(project: Path, sources: Iterable[Path]) -> None:
         raise _refusal(missing, project)
 
 
-def left_behind(project: Path, reason: str) -> str:
+def missing_file_hint(project: Path, reason: str) -> str:
     """Return what to add to the reason why trials failed, if they missed a file that the project has; else nothing."""
     module = re.search(r"No module named '([^'.]+)", reason)
     file = re.search(r"No such file or directory: '([^'/][^']*)'", reason)
@@ -78,7 +78,8 @@ def left_behind(project: Path, reason: str) -> str:
     if path is None:
         return ""
     return (
-        f". {project / path} exists, but trials run in a copy of {', '.join(FOLDERS[:-1])} and {FOLDERS[-1]}, and of "
+        f". {project / path} exists, but trials run in a copy of {', '.join(USER_PACKAGES[:-1])} and "
+        f"{USER_PACKAGES[-1]}, and of "
         "what [tool.toprung] include in pyproject.toml names: add it there, or give its full path"
     )
 
@@ -88,11 +89,12 @@ def _refusal(missing: dict[str, str], project: Path) -> UserError:
     include, first = read_include(project), PurePosixPath(path).parts[0]
     if first in NEVER_INCLUDED:
         return UserError(f"{user} {path}, but {first} never travels to the trials. Move it to a folder of its own.")
-    if path.endswith(".py") and (first in FOLDERS or first in include):
+    if path.endswith(".py") and (first in USER_PACKAGES or first in include):
         return UserError(f"{user} {path}, which git ignores: it would not travel to the trials. Change .gitignore.")
     entries = tuple(dict.fromkeys((*include, *map(_entry, missing))))
     return UserError(
-        f"{user} {path}, but only Python files in {', '.join(FOLDERS[:-1])} and {FOLDERS[-1]} travel to the trials. "
+        f"{user} {path}, but only Python files in {', '.join(USER_PACKAGES[:-1])} and {USER_PACKAGES[-1]} "
+        "travel to the trials. "
         f"Let it travel too, below [tool.toprung] in pyproject.toml: {include_line(entries)}"
     )
 
@@ -100,7 +102,7 @@ def _refusal(missing: dict[str, str], project: Path) -> UserError:
 def _entry(path: str) -> str:
     """Return what to include: the whole package of a module, or the one file."""
     first = PurePosixPath(path).parts[0]
-    return first if path.endswith(".py") and first not in FOLDERS else path
+    return first if path.endswith(".py") and first not in USER_PACKAGES else path
 
 
 def _parsed(source: Path) -> ast.Module:
@@ -166,7 +168,7 @@ def _run_statements(node: ast.AST) -> Iterator[ast.AST]:
 
 def _installed(names: set[str], project: Path) -> set[str]:
     """Return those of a project's top-level names that are installed (`pip install -e .`) and so need not travel."""
-    modules = {name.removesuffix(".py"): name for name in names if name not in FOLDERS}
+    modules = {name.removesuffix(".py"): name for name in names if name not in USER_PACKAGES}
     if not modules:
         return set()
     with tempfile.TemporaryDirectory(prefix="toprung-import-") as folder:
@@ -179,10 +181,10 @@ def _installed(names: set[str], project: Path) -> set[str]:
             check=False,
             timeout=60,
         )
-    found = dict(line.partition("\t")[::2] for line in ran.stdout.splitlines())
+    by_key = dict(line.partition("\t")[::2] for line in ran.stdout.splitlines())
     return {
         modules[module]
-        for module, place in found.items()
+        for module, place in by_key.items()
         if Path(place).is_relative_to(project.resolve()) or _is_namespace(project / module)
     }
 

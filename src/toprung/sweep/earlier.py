@@ -17,7 +17,7 @@ from toprung.lineage import Lineage
 from toprung.settings import apply_overrides
 from toprung.spec import Sweep
 from toprung.sweep import workbench
-from toprung.sweep.check import Checked, space_of
+from toprung.sweep.check import PreparedSweep, load_space
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import optuna
 
 
-def seconds(made: SweepDirectory) -> float:
+def previous_seconds(sweep_dir: SweepDirectory) -> float:
     """What the sweep's earlier drivers took together, by the ledger's own times."""
-    known = ledger.read_all(made)
-    starts = [life.time_ms for life in known.lives]
+    known = ledger.read_all(sweep_dir)
+    starts = [driver_run.time_ms for driver_run in known.driver_runs]
     if not starts:
         return 0.0  # the driver died before the ledger's first lines
     events = sorted(
@@ -47,35 +47,35 @@ def seconds(made: SweepDirectory) -> float:
     return total / 1000
 
 
-def refuse_changed_recipe(project: Path, made: SweepDirectory, sweep: Sweep) -> None:
+def check_recipe_unchanged(project: Path, sweep_dir: SweepDirectory, sweep: Sweep) -> None:
     """Compare the sweep's spec with what its recipe says now. A recipe that is gone changes nothing.
 
     Raises:
         UserError: they differ; the message says in what.
     """
-    asked = made.read(made.spec_file)
-    recipe = asked.get("recipe")
-    if not recipe or str(recipe).removeprefix("tune.").partition(":")[0] not in workbench.recipes(project):
+    content = sweep_dir.read(sweep_dir.spec_file)
+    recipe = content.get("recipe")
+    if not recipe or str(recipe).removeprefix("tune.").partition(":")[0] not in workbench.list_recipes(project):
         return
-    workbench.activate_instead(project)
-    now = apply_overrides(workbench.load_recipe(project, recipe), asked.get("settings", []))
-    for extension in asked.get("extensions", []):
+    workbench.switch_to(project)
+    now = apply_overrides(workbench.load_recipe(project, recipe), content.get("settings", []))
+    for extension in content.get("extensions", []):
         asha = now.asha.model_copy(update={"max_epochs": extension["max_epochs"]})
         now = now.model_copy(update={"num_trials": extension["num_trials"], "asha": asha})
-    changed = differences(sweep, now)
+    changed = diff_specs(sweep, now)
     if changed:
-        more = "" if sweep.experiments else f"type toprung extend {made.sweep_id} for more of the same, "
-        told = "" if sweep.experiments else f" --warm-start {made.sweep_id}"
+        more = "" if sweep.experiments else f"type toprung extend {sweep_dir.sweep_id} for more of the same, "
+        difference = "" if sweep.experiments else f" --warm-start {sweep_dir.sweep_id}"
         raise UserError(
-            f"The recipe {recipe} has changed since {made.sweep_id} began:\n"
+            f"The recipe {recipe} has changed since {sweep_dir.sweep_id} began:\n"
             + "\n".join(f"  {line}" for line in changed)
-            + f"\nPut it back to resume, {more}or begin anew: toprung sweep {recipe}{told}"
+            + f"\nPut it back to resume, {more}or begin anew: toprung sweep {recipe}{difference}"
         )
 
 
-def differences(old: Sweep, new: Sweep) -> list[str]:
+def diff_specs(old: Sweep, new: Sweep) -> list[str]:
     """Fields that differ, a line each: `asha.max_epochs: 9, now 27`."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
     names = [*before, *(name for name in after if name not in before)]
     return [
         f"{name}: {before.get(name, 'not set')}, now {after.get(name, 'not set')}"
@@ -84,25 +84,25 @@ def differences(old: Sweep, new: Sweep) -> list[str]:
     ]
 
 
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in content.items():
         if name == "experiments":
-            value = {each["name"]: each["config"] for each in value}
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+            value = {experiment["name"]: experiment["config"] for experiment in value}
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
 
 
-def check_warm_start(source: SweepDirectory, checked: Checked, *, accept_data_change: bool) -> None:
+def check_warm_start(source: SweepDirectory, prepared: PreparedSweep, *, accept_data_change: bool) -> None:
     """Make sure that an earlier sweep's trials say anything about a new one, and that its study takes both.
 
     Raises:
         UserError: another metric, other data, another space's choices, or nothing to tell.
     """
     from toprung.search import space as spaces
-    from toprung.search.rehearsal import check_names
+    from toprung.search.rehearsal import validate_space
 
-    old, new = source.spec(), checked.sweep
+    old, new = source.spec(), prepared.sweep
     if (old.metric, old.mode) != (new.metric, new.mode):
         raise UserError(
             f"{source.sweep_id} was judged by {old.metric} ({old.mode}), this sweep is by {new.metric} ({new.mode}): "
@@ -111,16 +111,16 @@ def check_warm_start(source: SweepDirectory, checked: Checked, *, accept_data_ch
     if not any(trial.status in ("finished", "stopped") for trial in ledger.read(source)):
         raise UserError(f"{source.sweep_id} has no trial that finished or was stopped: nothing to start from.")
     known = Lineage.model_validate(source.read(source.lineage_file))
-    same = (known.data_fingerprint, known.split_fingerprint) == (checked.card.fingerprint, checked.split_fingerprint)
+    same = (known.data_fingerprint, known.split_fingerprint) == (prepared.card.fingerprint, prepared.split_fingerprint)
     if not same and not accept_data_change:
         raise UserError(
             f"{source.sweep_id} saw other data ({known.data_name} {known.data_fingerprint[:12]}, split "
-            f"{known.split_fingerprint[:12]}; now {checked.card.name} {checked.card.fingerprint[:12]}, split "
-            f"{checked.split_fingerprint[:12]}). If its trials still say something here, add --accept-data-change."
+            f"{known.split_fingerprint[:12]}; now {prepared.card.name} {prepared.card.fingerprint[:12]}, split "
+            f"{prepared.split_fingerprint[:12]}). If its trials still say something here, add --accept-data-change."
         )
-    space = spaces.holding(space_of(checked.code, new), new.constants)
+    space = spaces.with_constants(load_space(prepared.code, new), new.constants)
     try:
-        check_names(space, new, checked.defaults, prepare_study=partial(tell, source=source))
+        validate_space(space, new, prepared.defaults, prepare_study=partial(import_trials, source=source))
     except UserError as error:
         raise UserError(
             f"The trials of {source.sweep_id} do not fit this sweep's space: {error} Give each hyperparameter the "
@@ -128,7 +128,7 @@ def check_warm_start(source: SweepDirectory, checked: Checked, *, accept_data_ch
         ) from None
 
 
-def tell(study: optuna.Study, *, source: SweepDirectory) -> None:
+def import_trials(study: optuna.Study, *, source: SweepDirectory) -> None:
     """Tell a new study of an earlier sweep's trials that finished or were stopped; they are marked as told."""
     import optuna
 
@@ -149,14 +149,14 @@ def tell(study: optuna.Study, *, source: SweepDirectory) -> None:
                 distributions=trial.distributions,
                 intermediate_values=trial.intermediate_values,
                 user_attrs={
-                    ledger.TOLD: trial.user_attrs.get(ledger.TOLD)
+                    ledger.IMPORTED: trial.user_attrs.get(ledger.IMPORTED)
                     or {"sweep_id": source.sweep_id, "trial_id": start.get("trial_id")}
                 },
             )
         )
 
 
-def survivors(trials: Sequence[TrialRecord], sweep: Sweep, *, old_top: int) -> list[TrialRecord]:
+def find_survivors(trials: Sequence[TrialRecord], sweep: Sweep, *, old_max_epochs: int) -> list[TrialRecord]:
     """Finished trials that a longer ladder promotes from what was its top rung: the best one in `reduction_factor`.
 
     Those that were continued already are left out, but their values count.
@@ -164,17 +164,17 @@ def survivors(trials: Sequence[TrialRecord], sweep: Sweep, *, old_top: int) -> l
     import numpy as np
 
     continued = {trial.continues for trial in trials}
-    there = [trial for trial in trials if trial.status == "finished" and trial.epochs == old_top]
+    there = [trial for trial in trials if trial.status == "finished" and trial.epochs == old_max_epochs]
     if not there:
         return []
     sign = 1.0 if sweep.mode == "max" else -1.0
-    values = [sign * trial.epochs_by_number[old_top].metrics[sweep.metric] for trial in there]
+    values = [sign * trial.epochs_by_number[old_max_epochs].metrics[sweep.metric] for trial in there]
     needed = np.quantile(values, 1 - 1 / sweep.asha.reduction_factor)
     above = [trial for trial, value in zip(there, values, strict=True) if value >= needed]
     return [trial for trial in above if trial.trial_id not in continued]
 
 
-def continue_survivors(study: optuna.Study, *, directory: SweepDirectory, sweep: Sweep, old_top: int) -> None:
+def continue_survivors(study: optuna.Study, *, sweep_dir: SweepDirectory, sweep: Sweep, old_max_epochs: int) -> None:
     """Give each survivor a trial that goes on where it ended: a told trial is closed for good in Optuna.
 
     The new trial takes over parameters, epochs and checkpoint, and names the one that it continues.
@@ -182,9 +182,9 @@ def continue_survivors(study: optuna.Study, *, directory: SweepDirectory, sweep:
     import optuna
 
     frozen = study.get_trials(deepcopy=False)
-    for trial in survivors(ledger.records(study).trials, sweep, old_top=old_top):
+    for trial in find_survivors(ledger.parse_study(study).trials, sweep, old_max_epochs=old_max_epochs):
         trial_id = uuid.uuid4().hex[:8]
-        _copy_trial(directory.trial_folder(trial.trial_id), directory.trial_folder(trial_id))
+        _copy_trial(sweep_dir.trial_folder(trial.trial_id), sweep_dir.trial_folder(trial_id))
         old = frozen[trial.number]
         start = {
             "trial_id": trial_id,
@@ -206,26 +206,27 @@ def continue_survivors(study: optuna.Study, *, directory: SweepDirectory, sweep:
 
 
 def _copy_trial(source: Path, target: Path) -> None:
-    aside = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside, ignore=shutil.ignore_patterns(FAILURE_FILE, TRIAL_LOCK_FILE, "previous.pth"))
-    os.replace(aside, target)
+    staging = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.copytree(source, staging, ignore=shutil.ignore_patterns(FAILURE_FILE, TRIAL_LOCK_FILE, "previous.pth"))
+    os.replace(staging, target)
 
 
-def refuse_changed_data(made: SweepDirectory, checked: Checked) -> None:
+def check_data_unchanged(sweep_dir: SweepDirectory, prepared: PreparedSweep) -> None:
     """Make sure that a sweep which goes on, or is confirmed, sees the images and the split it began with.
 
     Raises:
         UserError: either differs.
     """
-    known = Lineage.model_validate(made.read(made.lineage_file))
+    known = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
     for what, was, now in (
-        ("The dataset", known.data_fingerprint, checked.card.fingerprint),
-        ("The split of the dataset", known.split_fingerprint, checked.split_fingerprint),
+        ("The dataset", known.data_fingerprint, prepared.card.fingerprint),
+        ("The split of the dataset", known.split_fingerprint, prepared.split_fingerprint),
     ):
         if was != now:
             raise UserError(
-                f"{what} {checked.card.name} has changed since {made.sweep_id} began ({was[:12]}, now {now[:12]}). "
-                f"Put it back (toprung data pull {checked.card.name}), or begin anew: "
-                f"toprung sweep RECIPE --warm-start {made.sweep_id} --accept-data-change"
+                f"{what} {prepared.card.name} has changed since {sweep_dir.sweep_id} began ({was[:12]}, now "
+                f"{now[:12]}). "
+                f"Put it back (toprung data pull {prepared.card.name}), or begin anew: "
+                f"toprung sweep RECIPE --warm-start {sweep_dir.sweep_id} --accept-data-change"
             )

@@ -14,32 +14,37 @@ logger = logging.getLogger(__name__)
 
 # How often a trial starts again without having reported an epoch in between. A process that died on a node that lives
 # may have died of its own configuration (memory); a node's death may be too, but seldom is.
-RESTARTS_AFTER_A_DEATH, RESTARTS_AFTER_A_LOST_NODE = 1, 10
+MAX_PROCESS_RESTARTS, MAX_NODE_RESTARTS = 1, 10
 
 
-class Losses:
+class RestartPolicy:
     """Judges the errors of a sweep's trials: a loss is no failure, an exception of the loop is one, at once."""
 
     def __init__(
         self,
         *,
-        epochs_of: Callable[[str], int],
-        nodes_of: Callable[[str], Sequence[str]],
-        nodes: Callable[[], Iterable[cluster.Node]],
-        on_loss: Callable[[str, str], object] = lambda trial_id, what: None,
+        get_epochs: Callable[[str], int],
+        get_nodes: Callable[[str], Sequence[str]],
+        list_nodes: Callable[[], Iterable[cluster.Node]],
+        on_restart: Callable[[str, str], object] = lambda trial_id, what: None,
     ) -> None:
         """Begin with no losses.
 
         Args:
-            epochs_of: how many epochs a trial has reported.
-            nodes_of: Ray's ids of the nodes of a trial's workers.
-            nodes: those that live.
-            on_loss: told of each trial that starts again, and why, in words.
+            get_epochs: how many epochs a trial has reported.
+            get_nodes: Ray's ids of the nodes of a trial's workers.
+            list_nodes: those that live.
+            on_restart: told of each trial that starts again, and why, in words.
         """
-        self._epochs_of, self._nodes_of, self._nodes, self._on_loss = epochs_of, nodes_of, nodes, on_loss
-        self._losses: dict[str, tuple[int, int, int]] = {}  # at that epoch: deaths, lost nodes
+        self._get_epochs, self._get_nodes, self._list_nodes, self._on_restart = (
+            get_epochs,
+            get_nodes,
+            list_nodes,
+            on_restart,
+        )
+        self._restarts: dict[str, tuple[int, int, int]] = {}  # at that epoch: deaths, lost nodes
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Losses:
+    def __deepcopy__(self, memo: dict[int, Any]) -> RestartPolicy:
         """The very same, where Tune asks for a copy of its set-up."""
         return self
 
@@ -52,17 +57,17 @@ class Losses:
         cause = error.cause if isinstance(error, RayTaskError) else error
         if not isinstance(cause, RayActorError) or cause.actor_init_failed:
             return False
-        epochs, node_lost = self._epochs_of(trial_id), self._is_node_lost(trial_id, cause)
-        at, deaths, lost_nodes = self._losses.get(trial_id, (epochs, 0, 0))
+        epochs, node_lost = self._get_epochs(trial_id), self._is_node_lost(trial_id, cause)
+        at, deaths, lost_nodes = self._restarts.get(trial_id, (epochs, 0, 0))
         if at != epochs:
             deaths = lost_nodes = 0
         deaths, lost_nodes = deaths + (not node_lost), lost_nodes + node_lost
-        self._losses[trial_id] = (epochs, deaths, lost_nodes)
-        again = deaths <= RESTARTS_AFTER_A_DEATH and lost_nodes <= RESTARTS_AFTER_A_LOST_NODE
+        self._restarts[trial_id] = (epochs, deaths, lost_nodes)
+        again = deaths <= MAX_PROCESS_RESTARTS and lost_nodes <= MAX_NODE_RESTARTS
         what = "its node was lost" if node_lost else "its process died"
         logger.warning("trial %s after epoch %d: %s%s", trial_id, epochs, what, ", it starts again" if again else "")
         if again:
-            self._on_loss(trial_id, what)
+            self._on_restart(trial_id, what)
         return again
 
     def _is_node_lost(self, trial_id: str, error: RayActorError) -> bool:
@@ -72,5 +77,5 @@ class Losses:
         """
         if isinstance(error, ActorUnavailableError) or error.preempted:
             return True
-        living = {each.node_id for each in self._nodes() if each.node_id}
-        return bool(living) and not living.issuperset(self._nodes_of(trial_id))
+        living = {node.node_id for node in self._list_nodes() if node.node_id}
+        return bool(living) and not living.issuperset(self._get_nodes(trial_id))

@@ -23,8 +23,8 @@ def stop_signals(on_stop: Callable[[], Any]) -> Iterator[None]:
     previous = {number: signal.getsignal(number) for number in STOPPING}
 
     def first(number: int, frame: Any) -> None:
-        for each in previous:
-            signal.signal(each, signal.default_int_handler)
+        for signal_number in previous:
+            signal.signal(signal_number, signal.default_int_handler)
         # Not here: a line on the screen may be half written, and Python refuses to write another one inside it.
         threading.Thread(target=on_stop, name="on-stop").start()
 
@@ -38,11 +38,11 @@ def stop_signals(on_stop: Callable[[], Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def output_to(log_file: Path) -> Iterator[None]:
+def redirect_output(log_file: Path) -> Iterator[None]:
     """Send what any library, this process's children included, writes to stdout and stderr into a file."""
     sys.stdout.flush()
     sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
+    saved_fds = os.dup(1), os.dup(2)
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.dup2(log, 1)
@@ -52,7 +52,7 @@ def output_to(log_file: Path) -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):  # a full disk: what follows must reach the terminal all the same
                 stream.flush()
-        for target, kept in zip((1, 2), saved, strict=True):
-            os.dup2(kept, target)
-            os.close(kept)
+        for target, saved_fd in zip((1, 2), saved_fds, strict=True):
+            os.dup2(saved_fd, target)
+            os.close(saved_fd)
         os.close(log)

@@ -13,11 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from toprung import ledger
-from toprung.directory import ABOUT_FILE, SweepDirectory
+from toprung.directory import WEIGHTS_META_FILE, SweepDirectory
 from toprung.errors import UserError
-from toprung.ledger import Attempt, Audited, End, TrialRecord, best_value, reported_metrics
-from toprung.study_storage import together
-from toprung.sweep.board import Board, Watcher
+from toprung.ledger import Attempt, AuditEntry, End, TrialRecord, best_value, reported_metrics
+from toprung.study_storage import batched_writes
+from toprung.sweep.board import ProgressListener, SweepProgress
 
 if TYPE_CHECKING:
     import optuna
@@ -36,29 +36,29 @@ class TrialRecorder:
         study: optuna.Study,
         *,
         storage: BaseStorage,
-        directory: SweepDirectory,
-        board: Board,
-        watcher: Watcher,
+        sweep_dir: SweepDirectory,
+        progress: SweepProgress,
+        listener: ProgressListener,
     ) -> None:
         """Read what earlier drivers of the sweep recorded, and complete it.
 
         Args:
             study: the sweep's study, open for writing.
             storage: the study's storage, which has no other writer.
-            directory: the sweep's directory.
-            board: the sweep's progress, updated here.
-            watcher: notified of each change of the progress.
+            sweep_dir: the sweep's directory.
+            progress: the sweep's progress, updated here.
+            listener: notified of each change of the progress.
         """
-        self._study, self._directory = study, directory
-        self._board, self._watcher = board, watcher
-        self._batched = partial(together, storage)
+        self._study, self._sweep_dir = study, sweep_dir
+        self._progress, self._listener = progress, listener
+        self._batched = partial(batched_writes, storage)
         self._trials: dict[str, optuna.Trial] = {}
         self._attempts: dict[str, Attempt] = {}
-        self._epochs_before: dict[str, int] = {}  # recorded when the trial's current process began
+        self._previous_epochs: dict[str, int] = {}  # recorded when the trial's current process began
         self._last_epoch: dict[str, int] = {}
         self._best: dict[str, float] = {}
-        self.ends: dict[str, End] = {}
-        for record in ledger.records(study).trials:
+        self.trial_ends: dict[str, End] = {}
+        for record in ledger.parse_study(study).trials:
             self._load(record)
 
     def _load(self, record: TrialRecord) -> None:
@@ -68,9 +68,9 @@ class TrialRecorder:
             self._study.tell(record.number, value, state=ledger.OPTUNA_STATES[record.status])
         if not record.trial_id:
             return
-        self._board.add(record)
+        self._progress.add(record)
         if end is not None and not record.is_open:
-            self.ends[record.trial_id] = end
+            self.trial_ends[record.trial_id] = end
         else:
             self._last_epoch[record.trial_id] = record.epochs
             if record.value is not None:
@@ -82,9 +82,9 @@ class TrialRecorder:
         """Record a new trial, before Ray Tune knows it."""
         self._trials[trial_id] = trial
         ledger.write_start(trial, trial_id=trial_id, config=config, is_default=is_default)
-        if trial_id not in self._board.trials:
+        if trial_id not in self._progress.trials:
             config = dict(config)
-            self._board.add(
+            self._progress.add(
                 TrialRecord(trial.number, trial_id, "waiting", config, {}, None, None, is_default=is_default)
             )
 
@@ -96,13 +96,13 @@ class TrialRecorder:
 
     def started(self, trial_id: str) -> None:
         """Record that a trial has its worker."""
-        view = self._board.trials[trial_id]
+        view = self._progress.trials[trial_id]
         view.status, view.started = "running", time.monotonic()
-        if self._board.phase:
-            self._board.phase = ""
-            self._watcher.phase(self._board)
+        if self._progress.phase:
+            self._progress.phase = ""
+            self._listener.phase_changed(self._progress)
 
-    def reported(self, trial_id: str, result: Mapping[str, Any], *, audited: Audited | None = None) -> None:
+    def reported(self, trial_id: str, result: Mapping[str, Any], *, audited: AuditEntry | None = None) -> None:
         """Record an epoch, once: a trial that restarts from a checkpoint reports its last epoch again.
 
         Args:
@@ -113,40 +113,40 @@ class TrialRecorder:
         with self._batched():
             is_new = self._write_epoch(trial_id, result, audited=audited)
         if is_new:
-            self._show_epoch(trial_id, result, audited=audited)
+            self._update_progress(trial_id, result, audited=audited)
 
-    def _write_epoch(self, trial_id: str, result: Mapping[str, Any], *, audited: Audited | None) -> bool:
+    def _write_epoch(self, trial_id: str, result: Mapping[str, Any], *, audited: AuditEntry | None) -> bool:
         """Write an epoch to the ledger; return whether it was not there yet."""
-        self._write_attempt(trial_id, Attempt.of(result))
+        self._write_attempt(trial_id, Attempt.from_result(result))
         epoch, time_ms = int(result["epoch"]), int(result["time_ms"])
-        if epoch <= self.epochs_of(trial_id):
+        if epoch <= self.get_epochs(trial_id):
             self._check_start_over(trial_id, epoch, time_ms=time_ms)
             return False
         metrics, trial = reported_metrics(result), self._trial(trial_id)
-        value = metrics[self._board.sweep.metric]
+        value = metrics[self._progress.sweep.metric]
         ledger.write_epoch(trial, epoch=epoch, value=value, metrics=metrics, time_ms=time_ms)
         if audited is not None and audited.rung == epoch:
-            ledger.write_audited(trial, audited)
+            ledger.write_audit_entry(trial, audited)
         self._last_epoch[trial_id] = epoch
-        self._best[trial_id] = best_value([value, self._best.get(trial_id, value)], mode=self._board.sweep.mode)
+        self._best[trial_id] = best_value([value, self._best.get(trial_id, value)], mode=self._progress.sweep.mode)
         return True
 
-    def _show_epoch(self, trial_id: str, result: Mapping[str, Any], *, audited: Audited | None) -> None:
+    def _update_progress(self, trial_id: str, result: Mapping[str, Any], *, audited: AuditEntry | None) -> None:
         epoch, metrics = int(result["epoch"]), reported_metrics(result)
-        new_best = self._board.report(trial_id, metrics[self._board.sweep.metric], epoch=epoch)
-        view = self._board.trials[trial_id]
+        new_best = self._progress.report(trial_id, metrics[self._progress.sweep.metric], epoch=epoch)
+        view = self._progress.trials[trial_id]
         view.audited = audited
-        self._watcher.trial_reported(self._board, view, new_best=new_best)
+        self._listener.trial_reported(self._progress, view, new_best=new_best)
 
     def restarting(self, trial_id: str, reason: str) -> None:
         """Record that a trial lost its process and waits for another one."""
         self.record_attempt_from_disk(trial_id)
-        view = self._board.trials[trial_id]
-        self._board.interrupt(trial_id)
-        self._watcher.trial_lost(self._board, view, what=reason)
+        view = self._progress.trials[trial_id]
+        self._progress.interrupt(trial_id)
+        self._listener.trial_restarting(self._progress, view, what=reason)
 
     def ended(
-        self, trial_id: str, end: End, *, last: Mapping[str, Any] | None = None, audited: Audited | None = None
+        self, trial_id: str, end: End, *, last: Mapping[str, Any] | None = None, audited: AuditEntry | None = None
     ) -> None:
         """Record how a trial ended, and tell Optuna the same; an interrupted one stays open, for it can be resumed.
 
@@ -163,14 +163,14 @@ class TrialRecorder:
             if end.status == "failed":
                 self.record_attempt_from_disk(trial_id)
             trial = self._trial(trial_id)
-            end = self.ends[trial_id] = ledger.write_end(trial, end)
+            end = self.trial_ends[trial_id] = ledger.write_end(trial, end)
             if end.status in ledger.OPTUNA_STATES:
                 value = self._best[trial_id] if end.status == "finished" else None
                 self._study.tell(trial, value, state=ledger.OPTUNA_STATES[end.status])
         if last is not None and is_new:
-            self._show_epoch(trial_id, last, audited=audited)
-        view = self._board.end(trial_id, end)
-        self._watcher.trial_ended(self._board, view, best_before=self._board.best_but_for(view))
+            self._update_progress(trial_id, last, audited=audited)
+        view = self._progress.end(trial_id, end)
+        self._listener.trial_ended(self._progress, view, best_before=self._progress.best_excluding(view))
 
     def end_open_trials(self, end: End) -> None:
         """End every trial that has no end yet. Call it when no trial's process is left.
@@ -178,25 +178,25 @@ class TrialRecorder:
         A trial saves its best weights, then reports. If it was killed in between, its weights are one epoch ahead of
         the ledger: that epoch is recorded first.
         """
-        for trial_id, view in self._board.trials.items():
+        for trial_id, view in self._progress.trials.items():
             if view.end is None:
                 self._recover_unreported_epoch(trial_id)
                 self.ended(trial_id, end, audited=view.audited)
 
     def _recover_unreported_epoch(self, trial_id: str) -> None:
         try:
-            about = self._directory.read(self._directory.trial_folder(trial_id) / ABOUT_FILE)
+            about = self._sweep_dir.read(self._sweep_dir.trial_folder(trial_id) / WEIGHTS_META_FILE)
         except UserError:
             return  # killed before its first epoch
-        if about["epoch"] == self.epochs_of(trial_id) + 1:
+        if about["epoch"] == self.get_epochs(trial_id) + 1:
             times = {"time/epoch_seconds": about["epoch_seconds"], "time_ms": about["time_ms"]}
             self.reported(trial_id, {"epoch": about["epoch"], **times, **about["metrics"]})
 
-    def epochs_of(self, trial_id: str) -> int:
+    def get_epochs(self, trial_id: str) -> int:
         """Return how many epochs of a trial the ledger has."""
         return self._last_epoch.get(trial_id, 0)
 
-    def nodes_of(self, trial_id: str) -> tuple[str, ...]:
+    def get_nodes(self, trial_id: str) -> tuple[str, ...]:
         """Return Ray's ids of the nodes where the trial's workers train, by rank; empty before they are known."""
         attempt = self._attempt_on_disk(trial_id) or self._attempts.get(
             trial_id
@@ -208,13 +208,13 @@ class TrialRecorder:
         self._write_attempt(trial_id, self._attempt_on_disk(trial_id))
 
     def _attempt_on_disk(self, trial_id: str) -> Attempt | None:
-        left = self._directory.attempt_of(trial_id)
-        return Attempt.of({f"attempt_{name}": value for name, value in left.items()})
+        content = self._sweep_dir.read_attempt(trial_id)
+        return Attempt.from_result({f"attempt_{name}": value for name, value in content.items()})
 
     def _write_attempt(self, trial_id: str, attempt: Attempt | None) -> None:
         if attempt is not None and self._attempts.get(trial_id) != attempt:
             self._attempts[trial_id] = attempt
-            self._epochs_before[trial_id] = self.epochs_of(trial_id)
+            self._previous_epochs[trial_id] = self.get_epochs(trial_id)
             ledger.write_attempt(self._trial(trial_id), attempt)
 
     def _check_start_over(self, trial_id: str, epoch: int, *, time_ms: int) -> None:
@@ -222,18 +222,18 @@ class TrialRecorder:
 
         A report that only repeats an earlier process's has that process's time.
         """
-        attempt, before = self._attempts.get(trial_id), self._epochs_before.get(trial_id, 0)
+        attempt, before = self._attempts.get(trial_id), self._previous_epochs.get(trial_id, 0)
         if attempt is not None and epoch == 1 <= before and time_ms >= attempt.time_ms:
-            self._epochs_before[trial_id] = 0
+            self._previous_epochs[trial_id] = 0
             recorded = f"{before} recorded epoch{'s' if before > 1 else ''}"
-            self._watcher.warned(
-                self._board,
-                f"trial {self._board.trials[trial_id].number} began again at epoch 1, in spite of {recorded}: its "
-                f"checkpoint could not be restored. The log says why: {self._directory.log_file}",
+            self._listener.warning(
+                self._progress,
+                f"trial {self._progress.trials[trial_id].number} began again at epoch 1, in spite of {recorded}: its "
+                f"checkpoint could not be restored. The log says why: {self._sweep_dir.log_file}",
             )
 
     def _trial(self, trial_id: str) -> optuna.Trial:
         """Return Optuna's handle of a trial, which may be one of an earlier driver that was not resumed."""
         if trial_id not in self._trials:
-            self._trials[trial_id] = ledger.open_trial(self._study, self._board.trials[trial_id].number)
+            self._trials[trial_id] = ledger.open_trial(self._study, self._progress.trials[trial_id].number)
         return self._trials[trial_id]

@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 
 from toprung import data, ledger
-from toprung.analysis.seeds import of_configuration, representative
+from toprung.analysis.seeds import representative, trials_of_experiment
 from toprung.directory import CONFIG_FILE, LAST_FILE, WEIGHTS_FILE, SweepDirectory, write_json
 from toprung.errors import UserError
-from toprung.export.bundle import in_fresh_process
+from toprung.export.bundle import run_in_fresh_process
 from toprung.export.refit_card import refit_card
 from toprung.ledger import TrialRecord
 from toprung.lineage import Lineage
 from toprung.spec import Sweep
 from toprung.sweep import workbench
-from toprung.sweep.check import check
-from toprung.sweep.earlier import refuse_changed_data
+from toprung.sweep.check import prepare_sweep
+from toprung.sweep.earlier import check_data_unchanged
 from toprung.sweep.trial import LOOP, trial_data
 from toprung.tracking import server
 
@@ -51,24 +51,26 @@ class Refit:
         return self.folder / "export"
 
 
-class _Enough(Exception):
+class _StopTraining(Exception):
     """The epoch after which the training is over."""
 
 
-def known_refit(made: SweepDirectory) -> dict[str, Any] | None:
+def read_refit(sweep_dir: SweepDirectory) -> dict[str, Any] | None:
     """The record of a refit that is there."""
-    file = made.refit_folder / RECORD_FILE
-    return made.read(file) if file.is_file() else None
+    file = sweep_dir.refit_folder / RECORD_FILE
+    return sweep_dir.read(file) if file.is_file() else None
 
 
-def refit(project: Path, made: SweepDirectory, confirmation: SweepDirectory, *, say: Callable[[str], object]) -> Refit:
+def refit(
+    project: Path, sweep_dir: SweepDirectory, confirmation: SweepDirectory, *, echo: Callable[[str], object]
+) -> Refit:
     """Train the winner of a confirmation on training and validation images; an older refit is replaced whole.
 
     Args:
         project: the workbench's root.
-        made: the sweep that was confirmed.
+        sweep_dir: the sweep that was confirmed.
         confirmation: the confirmation, finished.
-        say: told one line an epoch.
+        echo: told one line an epoch.
 
     Raises:
         UserError: nothing is confirmed, the data are others now, or the training cannot go on.
@@ -78,29 +80,29 @@ def refit(project: Path, made: SweepDirectory, confirmation: SweepDirectory, *, 
     winner = representative(ledger.read(confirmation), mode=sweep.mode)
     if winner is None:
         raise UserError(f"{confirmation.sweep_id} has no configuration that finished: there is nothing to refit.")
-    server.check_usable(made.path.parent)
-    workbench.activate_instead(made.code_folder)
-    checked = check(project, sweep, code=made.code_folder)
-    refuse_changed_data(made, checked)
-    num_epochs = budget(ledger.read(confirmation), winner)
-    aside = made.path / ".refit.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    export = aside / "export"
+    server.check_usable(sweep_dir.path.parent)
+    workbench.switch_to(sweep_dir.code_folder)
+    prepared = prepare_sweep(project, sweep, code=sweep_dir.code_folder)
+    check_data_unchanged(sweep_dir, prepared)
+    num_epochs = median_best_epoch(ledger.read(confirmation), winner)
+    staging = sweep_dir.path / ".refit.tmp"
+    shutil.rmtree(staging, ignore_errors=True)
+    export = staging / "export"
     export.mkdir(parents=True)
     try:
         architecture, history = _train(
-            aside,
+            staging,
             winner,
             sweep,
-            code=made.code_folder,
-            defaults=checked.defaults,
+            code=sweep_dir.code_folder,
+            defaults=prepared.defaults,
             prepared_root=project / data.PREPARED,
             num_epochs=num_epochs,
-            say=say,
+            echo=echo,
         )
-        about = {"trainer": sweep.trainer, "config": winner.config, "defaults": checked.defaults}
+        about = {"trainer": sweep.trainer, "config": winner.config, "defaults": prepared.defaults}
         write_json(export / CONFIG_FILE, {"architecture": architecture, **about, "seed": winner.config["seed"]})
-        write_json(export / "labels.json", {"classes": list(checked.card.classes)})
+        write_json(export / "labels.json", {"classes": list(prepared.card.classes)})
         task = {
             "folder": str(export),
             "data": sweep.data.model_dump(),
@@ -108,7 +110,7 @@ def refit(project: Path, made: SweepDirectory, confirmation: SweepDirectory, *, 
             "num_threads": sweep.resources.num_threads,
             "part": "seen",
         }
-        seen = in_fresh_process("toprung.export.verify", task, directory=made)["metrics"]
+        scores = run_in_fresh_process("toprung.export.verify", task, sweep_dir=sweep_dir)["metrics"]
         record = {
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
             "confirmation": confirmation.sweep_id,
@@ -116,25 +118,25 @@ def refit(project: Path, made: SweepDirectory, confirmation: SweepDirectory, *, 
             "config": winner.config,
             "epochs": num_epochs,
             "max_epochs": sweep.asha.max_epochs,
-            "num_images": sum(len(checked.images.arrays[f"{part}_labels"]) for part in PARTS),
-            "data_fingerprint": checked.card.fingerprint,
+            "num_images": sum(len(prepared.images.arrays[f"{part}_labels"]) for part in PARTS),
+            "data_fingerprint": prepared.card.fingerprint,
             "last": history[num_epochs],
-            "seen": {name.removeprefix("val/"): value for name, value in seen.items()},
+            "seen": {name.removeprefix("val/"): value for name, value in scores.items()},
         }
         write_json(export / "metrics.json", {name: record[name] for name in ("epochs", "last", "seen")})
-        card = refit_card(record, sweep=sweep, lineage=Lineage.model_validate(made.read(made.lineage_file)))
+        card = refit_card(record, sweep=sweep, lineage=Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file)))
         (export / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-        write_json(aside / RECORD_FILE, record)
-        shutil.rmtree(made.refit_folder, ignore_errors=True)
-        os.replace(aside, made.refit_folder)
+        write_json(staging / RECORD_FILE, record)
+        shutil.rmtree(sweep_dir.refit_folder, ignore_errors=True)
+        os.replace(staging, sweep_dir.refit_folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return Refit(made.refit_folder, record, history)
+        shutil.rmtree(staging, ignore_errors=True)
+    return Refit(sweep_dir.refit_folder, record, history)
 
 
-def budget(trials: list[TrialRecord], winner: TrialRecord) -> int:
+def median_best_epoch(trials: list[TrialRecord], winner: TrialRecord) -> int:
     """Epochs to train: the median over the seeds of the winner's best epoch."""
-    best = [trial.epoch for trial in of_configuration(trials, winner.config["experiment"]) if trial.epoch]
+    best = [trial.epoch for trial in trials_of_experiment(trials, winner.config["experiment"]) if trial.epoch]
     return int(statistics.median_high(best))
 
 
@@ -147,14 +149,14 @@ def _train(
     defaults: dict[str, Any],
     prepared_root: Path,
     num_epochs: int,
-    say: Callable[[str], object],
+    echo: Callable[[str], object],
 ) -> tuple[Any, dict[int, dict[str, float]]]:
     """The loop in this process; leaves `export/model.pth`. Gives the architecture and the training metrics."""
     import torch
 
     from toprung import session
 
-    placed = data.place(sweep.data.model_copy(update={"placement": "mapped"}), root=prepared_root, room_bytes=0)
+    placed = data.load_arrays(sweep.data.model_copy(update={"placement": "mmap"}), root=prepared_root, budget_bytes=0)
     both = {what: np.concatenate([placed.arrays[f"{part}_{what}"] for part in PARTS]) for what in ("rows", "labels")}
     order = np.argsort(both["rows"])
     arrays = {**placed.arrays, "train_rows": both["rows"][order], "train_labels": both["labels"][order]}
@@ -165,25 +167,27 @@ def _train(
         epoch = int(metrics["epoch"])
         history[epoch] = {name: value for name, value in metrics.items() if name.startswith(("train/", "time/"))}
         shown = "  ".join(f"{name} {value:.4f}" for name, value in history[epoch].items() if name.startswith("train/"))
-        say(f"refit: epoch {epoch}/{num_epochs}  {shown}")
+        echo(f"refit: epoch {epoch}/{num_epochs}  {shown}")
         if epoch >= num_epochs:
-            raise _Enough
+            raise _StopTraining
 
     opened = session.Session(
-        data=trial_data(arrays, card=card, mapped=placed.mapped),  # a loop looks at val: what it says of it is dropped
+        data=trial_data(
+            arrays, card=card, mmap_dir=placed.mmap_dir
+        ),  # a loop looks at val: what it says of it is dropped
         folder=folder,
-        report=report,
+        on_report=report,
         seed=winner.config["seed"],
         num_threads=sweep.resources.num_threads,
         metric=sweep.metric,
         mode=sweep.mode,
         num_epochs=sweep.asha.max_epochs,
     )
-    loop = workbench.resolve(code, sweep.trainer, default=LOOP, kind="trainer")
+    loop = workbench.import_dotted(code, sweep.trainer, default=LOOP, kind="trainer")
     try:
-        with session.opened(opened):
+        with session.open_session(opened):
             loop({**defaults, **winner.config})
-    except _Enough:
+    except _StopTraining:
         pass
     except session.TrainingFailed as error:
         raise UserError(f"The refit cannot go on: {error}.") from None
@@ -191,6 +195,6 @@ def _train(
         raise UserError(f"The trainer {sweep.trainer} ended after {len(history)} of {num_epochs} epochs: no refit.")
     last = torch.load(folder / LAST_FILE, map_location="cpu", weights_only=True)
     torch.save(last["model"], folder / "export" / WEIGHTS_FILE)
-    for each in [path for path in folder.iterdir() if path.is_file()]:
-        each.unlink()  # checkpoints, and weights that were chosen by images it had seen
+    for file in [path for path in folder.iterdir() if path.is_file()]:
+        file.unlink()  # checkpoints, and weights that were chosen by images it had seen
     return opened.architecture, history

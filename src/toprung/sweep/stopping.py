@@ -10,14 +10,16 @@ from typing import Any
 from ray.tune import Stopper
 
 from toprung.directory import SweepDirectory
-from toprung.sweep.board import Board
+from toprung.sweep.board import SweepProgress
 
-LOOK_EVERY_SECONDS = 0.5
-ALIKE_FAILURES = 3  # the default configuration and two others: what fails them all alike is no matter of configuration
+POLL_SECONDS = 0.5
+MIN_COMMON_FAILURES = (
+    3  # the default configuration and two others: what fails them all alike is no matter of configuration
+)
 
 
 @dataclass(frozen=True)
-class StopAsked:
+class StopRequest:
     """Who or what ended the sweep; `by_rule` where the recipe wanted it so, a good end; a fault is a bad one."""
 
     reason: str
@@ -25,27 +27,29 @@ class StopAsked:
     is_fault: bool = False
 
 
-def rule_that_holds(board: Board) -> str | None:
+def triggered_rule(progress: SweepProgress) -> str | None:
     """The first of the recipe's stop rules that holds, in words."""
-    rules, leader = board.sweep.stop, board.leader
+    rules, leader = progress.sweep.stop, progress.leader
     if rules.target is not None and leader is not None and leader.best_value is not None:
-        reached = leader.best_value >= rules.target if board.sweep.mode == "max" else leader.best_value <= rules.target
+        reached = (
+            leader.best_value >= rules.target if progress.sweep.mode == "max" else leader.best_value <= rules.target
+        )
         if reached:
             return f"target {rules.target:g} reached by trial {leader.number} ({leader.best_value:.4f})"
-    if rules.seconds is not None and board.total_seconds >= rules.seconds:
+    if rules.seconds is not None and progress.total_seconds >= rules.seconds:
         return f"wall clock: {rules.seconds:g} s are over"
-    if rules.plateau_trials is not None and board.ended_since_best >= rules.plateau_trials:
+    if rules.plateau_trials is not None and progress.ended_since_best >= rules.plateau_trials:
         return f"plateau: {rules.plateau_trials} trials ended without a new best"
-    if rules.max_cost is not None and board.cost >= rules.max_cost:
+    if rules.max_cost is not None and progress.cost >= rules.max_cost:
         return f"cost: {rules.max_cost:g} are spent"
     return None
 
 
-def common_failure(board: Board) -> str | None:
+def common_failure(progress: SweepProgress) -> str | None:
     """Return why all trials fail, once the first few have failed alike and no other trial got further than they did."""
-    trials = board.trials.values()
+    trials = progress.trials.values()
     failed = [trial for trial in trials if trial.status == "failed"]
-    if len(failed) < ALIKE_FAILURES or board.num_ended >= board.sweep.num_trials:
+    if len(failed) < MIN_COMMON_FAILURES or progress.num_ended >= progress.sweep.num_trials:
         return None
     causes = {trial.end.cause if trial.end else None for trial in failed}
     if len(causes) > 1 or None in causes:
@@ -56,24 +60,26 @@ def common_failure(board: Board) -> str | None:
     return f"the first {len(failed)} trials all failed alike: {causes.pop()}"
 
 
-class Stopping(Stopper):
+class SweepStopper(Stopper):
     """Ends the sweep in an orderly way once it is asked to, or once a rule holds."""
 
-    def __init__(self, board: Board, directory: SweepDirectory, *, on_asked: Callable[[StopAsked], object]) -> None:
-        self._board, self._directory, self._on_asked = board, directory, on_asked
-        self._failed_before = board.count("failed")  # under an earlier driver: a resumed sweep tries again
-        self._next_look = 0.0
-        self.asked: StopAsked | None = None
+    def __init__(
+        self, progress: SweepProgress, sweep_dir: SweepDirectory, *, on_request: Callable[[StopRequest], object]
+    ) -> None:
+        self._progress, self._sweep_dir, self._on_request = progress, sweep_dir, on_request
+        self._failed_before = progress.count("failed")  # under an earlier driver: a resumed sweep tries again
+        self._next_poll = 0.0
+        self.request: StopRequest | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing, where Tune pickles its set-up."""
         return {}
 
-    def ask(self, reason: str, *, by_rule: bool = False, is_fault: bool = False) -> None:
+    def request_stop(self, reason: str, *, by_rule: bool = False, is_fault: bool = False) -> None:
         """Stop soon; the first reason counts."""
-        if self.asked is None:
-            self.asked = StopAsked(reason, by_rule, is_fault)
-            self._on_asked(self.asked)
+        if self.request is None:
+            self.request = StopRequest(reason, by_rule, is_fault)
+            self._on_request(self.request)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never stop a single trial."""
@@ -81,15 +87,15 @@ class Stopping(Stopper):
 
     def stop_all(self) -> bool:
         """Whether to stop all of them."""
-        if self.asked is None and (rule := rule_that_holds(self._board)):
-            self.ask(rule, by_rule=True)
+        if self.request is None and (rule := triggered_rule(self._progress)):
+            self.request_stop(rule, by_rule=True)
         now = time.monotonic()
-        if self.asked is None and now >= self._next_look:
-            self._next_look = now + LOOK_EVERY_SECONDS
-            if self._directory.stop_file.exists():
-                self.ask("stopped by the user")
-            elif self._board.count("failed") >= self._failed_before + ALIKE_FAILURES and (
-                failure := common_failure(self._board)
+        if self.request is None and now >= self._next_poll:
+            self._next_poll = now + POLL_SECONDS
+            if self._sweep_dir.stop_file.exists():
+                self.request_stop("stopped by the user")
+            elif self._progress.count("failed") >= self._failed_before + MIN_COMMON_FAILURES and (
+                failure := common_failure(self._progress)
             ):
-                self.ask(failure, is_fault=True)
-        return self.asked is not None
+                self.request_stop(failure, is_fault=True)
+        return self.request is not None

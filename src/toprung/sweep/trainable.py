@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from toprung.spec import Sweep
-from toprung.sweep.trial import TrialTask, run_trial, stored
+from toprung.sweep.trial import TrialTask, put_arrays, run_trial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def trainable_for(sweep: Sweep, task: TrialTask, arrays: Mapping[str, NDArray[Any]]) -> Any:
+def build_trainable(sweep: Sweep, task: TrialTask, arrays: Mapping[str, NDArray[Any]]) -> Any:
     """Tune's trainable for the sweep's trials, with their resources as a placement group.
 
     Args:
@@ -25,6 +25,6 @@ def trainable_for(sweep: Sweep, task: TrialTask, arrays: Mapping[str, NDArray[An
     bundles, selector = list(sweep.resources.bundles), dict(sweep.resources.label_selector)
     placed: dict[str, Any] = {"bundle_label_selector": [selector for _ in bundles]} if selector else {}
     return ray_tune.with_resources(
-        ray_tune.with_parameters(run_trial, task=task, arrays=stored(arrays)),
+        ray_tune.with_parameters(run_trial, task=task, arrays=put_arrays(arrays)),
         ray_tune.PlacementGroupFactory(bundles, **placed),
     )

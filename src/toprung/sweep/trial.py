@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from toprung import cluster, storage
-from toprung.data import Card, mapped_images
+from toprung.data import DatasetCard, open_mmap_images
 from toprung.directory import (
     ATTEMPT_FILE,
     CONFIG_FILE,
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from toprung.sweep.worker_group import WorkerGroup
 
 LOOP = "train_loop_per_worker"
-STRAGGLER_SECONDS = 60
+LOCK_TIMEOUT_SECONDS = 60
 
 
-class OtherCode(RuntimeError):
+class CodeMismatch(RuntimeError):
     """The worker imported other code than the sweep's: whatever it trained would not be what the records say."""
 
 
@@ -53,19 +53,19 @@ class OtherCode(RuntimeError):
 class TrialTask:
     """What all trials of a sweep share, sent once: everything but the images and the configuration."""
 
-    directory: SweepDirectory
+    sweep_dir: SweepDirectory
     trainer: str
     defaults: Mapping[str, Any]
-    card: Card
+    card: DatasetCard
     metric: str
     mode: str
     seed: int | None  # None: each configuration has its own
     num_workers: int
     num_threads: int  # of each
     num_gpus: float  # of each
-    mapped: Path | None  # the folder of the images, where they are not among the arrays
+    mmap_dir: Path | None  # the folder of the images, where they are not among the arrays
     code: str  # the hash of the code that was sent
-    kept: storage.Kept | None = None  # where the sweep is kept, if that is no folder
+    remote_location: storage.RemoteLocation | None = None  # where the sweep is kept, if that is no folder
 
 
 def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, ray.ObjectRef[np.ndarray]]) -> None:
@@ -82,54 +82,60 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
     from toprung import checkpoint, session
 
     trial_id = ray_tune.get_context().get_trial_id()
-    copy = storage.TrialCopy(task.kept, directory=task.directory, trial_id=trial_id) if task.kept else None
-    folder = copy.folder if copy else task.directory.trial_folder(trial_id)
+    sync = (
+        storage.TrialSync(task.remote_location, sweep_dir=task.sweep_dir, trial_id=trial_id)
+        if task.remote_location
+        else None
+    )
+    folder = sync.folder if sync else task.sweep_dir.trial_folder(trial_id)
     folder.mkdir(parents=True, exist_ok=True)
     reported: list[Any] = []
-    attempt = Attempt(get_runtime_context().get_node_id(), cluster.imported_code(), now_ms())
+    attempt = Attempt(get_runtime_context().get_node_id(), cluster.imported_code_hash(), now_ms())
 
     def report(metrics: dict[str, float]) -> None:
-        for told in copy.saved(metrics) if copy else [metrics]:
-            reported.append(told["epoch"])
-            ray_tune.report({**told, **attempt.told})
+        for result in sync.upload_checkpoint(metrics) if sync else [metrics]:
+            reported.append(result["epoch"])
+            ray_tune.report({**result, **attempt.result_fields})
 
     failure: Failure | None = None
     try:
         write_json(folder / ATTEMPT_FILE, asdict(attempt))
-        with _alone_in(folder):
-            if copy:
+        with _trial_lock(folder):
+            if sync:
                 last = checkpoint.read_last(folder)
-                copy.fetch(local_epoch=last.progress.epochs if last else 0)
+                sync.download(local_epoch=last.progress.epochs if last else 0)
             (folder / FAILURE_FILE).unlink(missing_ok=True)
             about = {"trainer": task.trainer, "config": config, "defaults": dict(task.defaults)}
             write_json(folder / CONFIG_FILE, about)
             cluster.link_included(Path.cwd())
-            train = partial(train_as_a_rank, config, folder, task=task, arrays=arrays)
+            train = partial(train_in_session, config, folder, task=task, arrays=arrays)
             if task.num_workers == 1:
                 train(report)
             else:
                 from toprung.sweep import worker_group
 
-                group = worker_group.of_this_trial()
+                group = worker_group.current_worker_group()
                 attempt = replace(attempt, other_nodes=group.other_nodes)
                 write_json(folder / ATTEMPT_FILE, asdict(attempt))
-                _train_in(group, partial(train, report), others=partial(train, _said_by_rank_0), folder=folder)
-        if copy:
-            copy.settle()  # of a loop that ended by itself before a rung
+                _train_with_group(
+                    group, partial(train, report), train_other_ranks=partial(train, _discard_report), folder=folder
+                )
+        if sync:
+            sync.wait_for_uploads()  # of a loop that ended by itself before a rung
         if not reported:  # Tune would end the whole sweep over a result without the metric
             raise session.TrainingFailed("the loop ended without reporting an epoch")
     except Exception as error:
-        described = failure_of(error)
-        _leave(folder, described)
-        if copy:
-            copy.leave_failure()
+        described = describe_failure(error)
+        _write_failure(folder, described)
+        if sync:
+            sync.upload_failure()
         if is_process_broken(error):
             raise
-        failure = Failure(described["cause"], bool(described["disk_full"]), bool(described.get("other_code")))
+        failure = Failure(described["cause"], bool(described["disk_full"]), bool(described.get("code_mismatch")))
     if failure is not None:
         _free_memory()
         result = {"epoch": reported[-1] if reported else 0, task.metric: math.nan}
-        ray_tune.report({**result, **failure.as_result, **attempt.told, "done": True})
+        ray_tune.report({**result, **failure.as_result, **attempt.result_fields, "done": True})
 
 
 def is_process_broken(error: BaseException) -> bool:
@@ -156,7 +162,7 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def train_as_a_rank(
+def train_in_session(
     config: dict[str, Any],
     folder: Path,
     report: Callable[[dict[str, float]], None],
@@ -171,27 +177,27 @@ def train_as_a_rank(
 
     from toprung import session
 
-    if (imported := cluster.imported_code()) != task.code:
-        raise OtherCode(cluster.other_code(f"The node {socket.gethostname()}", imported, task.code))
+    if (imported := cluster.imported_code_hash()) != task.code:
+        raise CodeMismatch(cluster.code_mismatch_message(f"The node {socket.gethostname()}", imported, task.code))
     if task.num_gpus:
         check_gpu(task.num_gpus)
     module_name, _, loop_name = task.trainer.partition(":")
     loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
     values = dict(zip(arrays, ray.get([*arrays.values()]), strict=True))
     one = session.Session(
-        data=trial_data(values, card=task.card, mapped=task.mapped),
+        data=trial_data(values, card=task.card, mmap_dir=task.mmap_dir),
         folder=folder,
-        report=report,
+        on_report=report,
         seed=config["seed"] if task.seed is None else task.seed,
         num_threads=task.num_threads,
         metric=task.metric,
         mode=task.mode,
-        heard_epochs=0,  # a checkpoint reports its last epoch again: the driver takes each one once
+        recorded_epochs=0,  # a checkpoint reports its last epoch again: the driver takes each one once
         num_epochs=config["num_epochs"],
     )
 
     def train_loop_per_worker(hyperparameters: dict[str, Any]) -> None:
-        with session.opened(one):
+        with session.open_session(one):
             loop(hyperparameters)
 
     # Local mode: Ray Train runs the loop in this very process, which Tune keeps warm from trial to trial.
@@ -221,19 +227,21 @@ def check_gpu(num_gpus: float) -> None:
         ) from error
 
 
-def _train_in(group: WorkerGroup, train: Callable[[], None], *, others: Callable[[], None], folder: Path) -> None:
-    def give_up(failure: Mapping[str, Any]) -> None:
-        _leave(folder, failure)
+def _train_with_group(
+    group: WorkerGroup, train: Callable[[], None], *, train_other_ranks: Callable[[], None], folder: Path
+) -> None:
+    def on_deadlock(failure: Mapping[str, Any]) -> None:
+        _write_failure(folder, failure)
         os._exit(1)  # this process waits for one that is gone, and would for half an hour
 
-    group.run(train, others=others, describe=failure_of, on_stuck=give_up)
+    group.run(train, train_other_ranks=train_other_ranks, describe=describe_failure, on_deadlock=on_deadlock)
 
 
-def _said_by_rank_0(metrics: dict[str, float]) -> None:
+def _discard_report(metrics: dict[str, float]) -> None:
     raise AssertionError(f"only rank 0 reports: {metrics}")
 
 
-def stored(arrays: Mapping[str, np.ndarray]) -> dict[str, ray.ObjectRef[np.ndarray]]:
+def put_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, ray.ObjectRef[np.ndarray]]:
     """The arrays in Ray's object store, which gives every process of a node the same memory."""
     import ray
 
@@ -241,13 +249,13 @@ def stored(arrays: Mapping[str, np.ndarray]) -> dict[str, ray.ObjectRef[np.ndarr
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _trial_lock(folder: Path) -> Iterator[None]:
     """Train only when no process of an earlier driver does so any more: it may outlive its driver by a moment."""
-    with filelock.FileLock(folder / TRIAL_LOCK_FILE, timeout=STRAGGLER_SECONDS):
+    with filelock.FileLock(folder / TRIAL_LOCK_FILE, timeout=LOCK_TIMEOUT_SECONDS):
         yield
 
 
-def trial_data(arrays: Mapping[str, np.ndarray], *, card: Card, mapped: Path | None = None) -> Any:
+def trial_data(arrays: Mapping[str, np.ndarray], *, card: DatasetCard, mmap_dir: Path | None = None) -> Any:
     """The arrays as tensors over the same memory, or over the mapped file."""
     import torch
 
@@ -257,7 +265,7 @@ def trial_data(arrays: Mapping[str, np.ndarray], *, card: Card, mapped: Path | N
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor do we write
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        pool = torch.from_numpy(mapped_images(mapped)) if mapped is not None else None
+        pool = torch.from_numpy(open_mmap_images(mmap_dir)) if mmap_dir is not None else None
 
     def split(part: str) -> ImageSplit:
         labels_N = tensors[f"{part}_labels"]
@@ -268,24 +276,24 @@ def trial_data(arrays: Mapping[str, np.ndarray], *, card: Card, mapped: Path | N
     return TrialData(train=split("train"), val=split("val"), card=card)
 
 
-def failure_of(error: BaseException) -> dict[str, Any]:
+def describe_failure(error: BaseException) -> dict[str, Any]:
     """What is kept of a failure: its cause in one line, and where it happened."""
     from toprung.session import TrainingFailed
 
     if isinstance(failure := getattr(error, "failure", None), dict):  # another worker's, described where it happened
         return failure
     text = str(error).strip() or type(error).__name__
-    plain = isinstance(error, TrainingFailed | OtherCode)
+    plain = isinstance(error, TrainingFailed | CodeMismatch)
     return {
         "cause": text if plain else f"{type(error).__name__}: {text.splitlines()[0]}",
         "disk_full": isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT),
-        "other_code": isinstance(error, OtherCode),
+        "code_mismatch": isinstance(error, CodeMismatch),
         "traceback": "".join(traceback.format_exception(error)),
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
 
 
-def _leave(folder: Path, failure: Mapping[str, Any]) -> None:
+def _write_failure(folder: Path, failure: Mapping[str, Any]) -> None:
     with contextlib.suppress(OSError):  # on a full disk
         write_json(folder / FAILURE_FILE, failure)

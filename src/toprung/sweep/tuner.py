@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from toprung import cluster
 from toprung.directory import SweepDirectory
-from toprung.storage import Kept, bring_failure
-from toprung.sweep.check import Checked, space_of
+from toprung.storage import RemoteLocation, download_failure
+from toprung.sweep.check import PreparedSweep, load_space
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from ray.tune import Stopper, Tuner
 
     from toprung.search.searcher import LedgerSearch
-    from toprung.sweep.losses import Losses
+    from toprung.sweep.losses import RestartPolicy
     from toprung.sweep.recorder import TrialRecorder
-    from toprung.tracking.bridge import MLflowBridge
+    from toprung.tracking.bridge import SweepMLflowCallback
 
 
 def build_searcher(
-    checked: Checked,
-    made: SweepDirectory,
+    prepared: PreparedSweep,
+    sweep_dir: SweepDirectory,
     *,
     storage: BaseStorage,
     recorder: TrialRecorder,
@@ -32,35 +32,35 @@ def build_searcher(
     """Build the searcher: Optuna's sampler over the space, or the plan of a controlled experiment.
 
     Args:
-        checked: the sweep.
-        made: its directory.
+        prepared: the sweep.
+        sweep_dir: its directory.
         storage: of its study.
         recorder: records its trials.
         on_fault: called with a fault that ends the sweep.
         max_concurrent: returns how many trials may run at once, now.
     """
     from toprung.search import space as spaces
-    from toprung.search.plan import Plan
+    from toprung.search.plan import ExperimentPlan
     from toprung.search.rehearsal import default_point
     from toprung.search.scheduler import RungScheduler
     from toprung.search.searcher import LedgerSearch
 
-    sweep = checked.sweep
-    plan = Plan(sweep, defaults=checked.defaults) if sweep.experiments else None
+    sweep = prepared.sweep
+    plan = ExperimentPlan(sweep, defaults=prepared.defaults) if sweep.experiments else None
     if plan is not None:
         space, first_points = plan.space, []
     else:
-        space = spaces.holding(space_of(checked.code, sweep), sweep.constants)
-        defaults = {**checked.defaults, **sweep.constants}
-        first_points = [default_point(space, defaults, named=str(sweep.space))]
+        space = spaces.with_constants(load_space(prepared.code, sweep), sweep.constants)
+        defaults = {**prepared.defaults, **sweep.constants}
+        first_points = [default_point(space, defaults, space_name=str(sweep.space))]
 
     def read_failure(trial_id: str) -> Any:
-        bring_failure(made, trial_id)
-        return made.failure_of(trial_id)
+        download_failure(sweep_dir, trial_id)
+        return sweep_dir.read_failure(trial_id)
 
     return LedgerSearch(
         sweep,
-        directory=made,
+        sweep_dir=sweep_dir,
         storage=storage,
         space=space,
         first_points=first_points,
@@ -74,66 +74,66 @@ def build_searcher(
 
 
 def build_tuner(
-    checked: Checked,
-    made: SweepDirectory,
+    prepared: PreparedSweep,
+    sweep_dir: SweepDirectory,
     searcher: LedgerSearch,
     *,
     num_trials: int,
-    losses: Losses,
+    restart_policy: RestartPolicy,
     recorder: TrialRecorder,
-    mlflow_callback: MLflowBridge,
+    mlflow_callback: SweepMLflowCallback,
     stopper: Stopper,
-    kept: Kept | None,
+    remote_location: RemoteLocation | None,
 ) -> Tuner:
     """Build Ray Tune's experiment: what a trial runs, who proposes trials, who stops them, who is notified.
 
     Args:
-        checked: the sweep.
-        made: its directory.
+        prepared: the sweep.
+        sweep_dir: its directory.
         searcher: proposes the trials; its scheduler stops them.
         num_trials: how many are left.
-        losses: decides which errors restart a trial.
+        restart_policy: decides which errors restart a trial.
         recorder: records the trials.
         mlflow_callback: notifies the MLflow writer.
         stopper: ends the experiment.
-        kept: the sweep's place on object storage, if it has one.
+        remote_location: the sweep's place on object storage, if it has one.
     """
     from ray import tune as ray_tune
 
-    from toprung.search.generator import SweepTrials
-    from toprung.sweep.actor_environment import keep_keys_from_arguments
+    from toprung.search.generator import SweepTrialGenerator
+    from toprung.sweep.actor_environment import strip_aws_credentials
     from toprung.sweep.callbacks import ProgressCallback
-    from toprung.sweep.trainable import trainable_for
+    from toprung.sweep.trainable import build_trainable
     from toprung.sweep.trial import TrialTask
 
-    sweep = checked.sweep
+    sweep = prepared.sweep
     task = TrialTask(
-        directory=made,
+        sweep_dir=sweep_dir,
         trainer=sweep.trainer,
-        defaults=checked.defaults,
-        card=checked.card,
+        defaults=prepared.defaults,
+        card=prepared.card,
         metric=sweep.metric,
         mode=sweep.mode,
         seed=None if sweep.experiments else sweep.seed,
         num_workers=sweep.resources.workers,
         num_threads=sweep.resources.num_threads,
         num_gpus=sweep.resources.gpus,
-        mapped=checked.images.mapped,
-        code=cluster.sent_code(made.code_folder),
-        kept=kept,
+        mmap_dir=prepared.images.mmap_dir,
+        code=cluster.expected_code_hash(sweep_dir.code_folder),
+        remote_location=remote_location,
     )
-    keep_keys_from_arguments()
+    strip_aws_credentials()
     return ray_tune.Tuner(
-        trainable_for(sweep, task, checked.images.arrays),
+        build_trainable(sweep, task, prepared.images.arrays),
         tune_config=ray_tune.TuneConfig(
-            search_alg=SweepTrials(searcher, is_loss=losses),
+            search_alg=SweepTrialGenerator(searcher, should_restart=restart_policy),
             scheduler=searcher.scheduler,
             num_samples=num_trials,
             reuse_actors=True,
         ),
         run_config=ray_tune.RunConfig(
             name="tune",
-            storage_path=str(made.path),
+            storage_path=str(sweep_dir.path),
             callbacks=[ProgressCallback(recorder), mlflow_callback],
             stop=stopper,
             verbose=0,

@@ -22,12 +22,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from toprung import spec
-from toprung.errors import UserError, explain
+from toprung.errors import UserError, format_validation_error
 from toprung.git_command import is_checkout, run_git
 from toprung.included import module_names, read_include, write_include
 from toprung.metric_names import key_problem
 
-FOLDERS = ("tune", "trainers", "search_spaces")
+USER_PACKAGES = ("tune", "trainers", "search_spaces")
 GIT_LIST = ("--literal-pathspecs", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
 
 
@@ -38,10 +38,11 @@ def find_project(start: Path) -> Path:
         UserError: there is none.
     """
     for folder in (start, *start.parents):
-        if all((folder / name).is_dir() for name in FOLDERS):
+        if all((folder / name).is_dir() for name in USER_PACKAGES):
             return folder
     raise UserError(
-        f"{start} is not inside a workbench: a folder with {', '.join(FOLDERS[:-1])} and {FOLDERS[-1]}. Go to one."
+        f"{start} is not inside a workbench: a folder with {', '.join(USER_PACKAGES[:-1])} and "
+        f"{USER_PACKAGES[-1]}. Go to one."
     )
 
 
@@ -53,17 +54,17 @@ def activate(project: Path) -> None:
     """
     sys.path[:] = [str(project), *(entry for entry in sys.path if entry != str(project))]
     importlib.invalidate_caches()
-    for name in FOLDERS:
+    for name in USER_PACKAGES:
         loaded = sys.modules.get(name)
-        places = [Path(place).resolve() for place in getattr(loaded, "__path__", [])]
+        places = [Path(path).resolve() for path in getattr(loaded, "__path__", [])]
         if loaded is not None and (project / name).resolve() not in places:
             raise UserError(f'"{name}" is loaded from {places or loaded}, not from {project / name}.')
 
 
-def activate_instead(project: Path) -> None:
+def switch_to(project: Path) -> None:
     """`activate` a workbench after another one: what was imported from that is forgotten."""
     included = {name for name in module_names(read_include(project)) if _is_from_a_project(sys.modules.get(name))}
-    forgotten = {*FOLDERS, *included}
+    forgotten = {*USER_PACKAGES, *included}
     for name in [name for name in sys.modules if name.partition(".")[0] in forgotten]:
         del sys.modules[name]
     activate(project)
@@ -73,10 +74,10 @@ def _is_from_a_project(module: ModuleType | None) -> bool:
     """Whether a top-level module is beside the three folders, and not an installed one of the same name."""
     places = [*getattr(module, "__path__", []), getattr(module, "__file__", None)]
     parents = [Path(place).parent for place in places if place]
-    return any((parent / name).is_dir() for parent in parents[:1] for name in FOLDERS)
+    return any((parent / name).is_dir() for parent in parents[:1] for name in USER_PACKAGES)
 
 
-def recipes(project: Path) -> list[str]:
+def list_recipes(project: Path) -> list[str]:
     """Names of the recipes in `tune/`."""
     return sorted(f.stem for f in (project / "tune").glob("*.py") if not f.stem.startswith("_"))
 
@@ -89,7 +90,7 @@ def load_recipe(project: Path, name: str) -> spec.Sweep:
     """
     module_name, _, function_name = name.partition(":")
     function_name = function_name or "sweep"
-    known = recipes(project)
+    known = list_recipes(project)
     stem = module_name.removeprefix("tune.")
     if not module_name.startswith("tune.") or stem not in known:
         near = difflib.get_close_matches(stem, known, n=1)
@@ -99,20 +100,20 @@ def load_recipe(project: Path, name: str) -> spec.Sweep:
         recipe = getattr(importlib.import_module(module_name), function_name, None)
         if not callable(recipe):
             raise UserError(f"tune/{stem}.py has no function {function_name}() that returns a Sweep.")
-        made = recipe()
+        result = recipe()
     except UserError:
         raise
     except ValidationError as error:
         owner = getattr(spec, error.title, spec.Sweep)
-        raise UserError(f"The recipe {name} is wrong: {explain(error, owner)}") from None
+        raise UserError(f"The recipe {name} is wrong: {format_validation_error(error, owner)}") from None
     except Exception as error:
-        raise UserError(f"The recipe {name} fails: {_where(error, project)}") from None
-    if not isinstance(made, spec.Sweep):
-        raise UserError(f"The recipe {name} returns {type(made).__name__}; it must return a toprung.spec.Sweep.")
-    return made
+        raise UserError(f"The recipe {name} fails: {_error_location(error, project)}") from None
+    if not isinstance(result, spec.Sweep):
+        raise UserError(f"The recipe {name} returns {type(result).__name__}; it must return a toprung.spec.Sweep.")
+    return result
 
 
-def resolve(project: Path, dotted: str, *, default: str, kind: str) -> Any:
+def import_dotted(project: Path, dotted: str, *, default: str, kind: str) -> Any:
     """The function that a dotted name means, imported.
 
     Args:
@@ -124,18 +125,18 @@ def resolve(project: Path, dotted: str, *, default: str, kind: str) -> Any:
     Raises:
         UserError: no such module or function, or importing it fails.
     """
-    source_file(project, dotted, kind=kind)
+    find_source_file(project, dotted, kind=kind)
     module_name, _, name = dotted.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), name or default, None)
+        target = getattr(importlib.import_module(module_name), name or default, None)
     except Exception as error:
-        raise UserError(f"The {kind} {dotted} cannot be imported: {_where(error, project)}") from None
-    if not callable(found):
+        raise UserError(f"The {kind} {dotted} cannot be imported: {_error_location(error, project)}") from None
+    if not callable(target):
         raise UserError(f"The {kind} {dotted} has no function {name or default}().")
-    return found
+    return target
 
 
-def source_file(project: Path, dotted: str, *, kind: str) -> Path:
+def find_source_file(project: Path, dotted: str, *, kind: str) -> Path:
     """The file behind a dotted name, without importing it.
 
     Raises:
@@ -159,7 +160,7 @@ def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
     Raises:
         UserError: the trainer is not there, or DEFAULTS is no dictionary of plain values.
     """
-    file = source_file(project, dotted, kind="trainer")
+    file = find_source_file(project, dotted, kind="trainer")
     needed = f"{file.relative_to(project)} needs DEFAULTS = {{...}}: a dictionary of every hyperparameter it reads"
     try:
         source = importlib.util.decode_source(file.read_bytes())  # obeys a BOM and a coding cookie, as an import does
@@ -220,9 +221,9 @@ def travelling_files(project: Path) -> list[str]:
     """
     include = read_include(project)
     travelling = []
-    for name in _listed_files(project, (*FOLDERS, *include)):
+    for name in _listed_files(project, (*USER_PACKAGES, *include)):
         parents = {name, *(parent.as_posix() for parent in PurePosixPath(name).parents)}
-        if (name.endswith(".py") and name.partition("/")[0] in FOLDERS) or parents.intersection(include):
+        if (name.endswith(".py") and name.partition("/")[0] in USER_PACKAGES) or parents.intersection(include):
             travelling.append(name)
     for entry in include:
         if not any(name == entry or name.startswith(f"{entry}/") for name in travelling):
@@ -240,21 +241,21 @@ def _listed_files(project: Path, roots: Sequence[str]) -> list[str]:
         listed = os.fsdecode(run_git(project, *GIT_LIST, "--", *roots)).split("\0")
         if any(name.endswith(".py") for name in listed):
             names = listed
-    found: dict[str, None] = {}
+    listed_files: dict[str, None] = {}
     for name in filter(None, names):
         place = project / name
         for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
             path = file.relative_to(project)
             if file.is_file() and not {".git", "__pycache__"}.intersection(path.parts):
-                found[path.as_posix()] = None
-    return list(found)
+                listed_files[path.as_posix()] = None
+    return list(listed_files)
 
 
-def _where(error: BaseException, project: Path) -> str:
+def _error_location(error: BaseException, project: Path) -> str:
     """`NameError: name 'lr' is not defined (tune/digits.py line 7)`."""
     last = None
     for frame in traceback.extract_tb(error.__traceback__):
         if Path(frame.filename).is_relative_to(project):
             last = frame
-    place = f" ({Path(last.filename).relative_to(project)} line {last.lineno})" if last else ""
-    return f"{type(error).__name__}: {error}{place}"
+    location = f" ({Path(last.filename).relative_to(project)} line {last.lineno})" if last else ""
+    return f"{type(error).__name__}: {error}{location}"

@@ -25,9 +25,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented; its stubs leave it out
 
 LOOPBACK = "127.0.0.1"
-LOOK_EVERY_SECONDS = 1.0
+POLL_SECONDS = 1.0
 SETTLE_SECONDS = 5.0  # the others have nothing left to do when they are waited for
-STUCK_SECONDS = 20.0
+DEADLOCK_SECONDS = 20.0
 FAILURES = "failures"  # a counter in the store by which ranks meet: who fails first is the cause, the rest follow
 
 Describe = Callable[[BaseException], dict[str, Any]]
@@ -47,10 +47,10 @@ class WorkerFailed(RuntimeError):
 class WorkerLost(RayActorError):
     """Another rank's process is gone: for Ray Tune the same as if this one were."""
 
-    def __init__(self, rank: int, with_its_node: bool) -> None:
-        how = "was lost with its node" if with_its_node else "died"
-        super().__init__(error_msg=f"the process of its worker {rank} {how}", preempted=with_its_node)
-        self.args = rank, with_its_node
+    def __init__(self, rank: int, is_node_lost: bool) -> None:
+        how = "was lost with its node" if is_node_lost else "died"
+        super().__init__(error_msg=f"the process of its worker {rank} {how}", preempted=is_node_lost)
+        self.args = rank, is_node_lost
 
     @property
     def failure(self) -> dict[str, Any]:
@@ -59,49 +59,49 @@ class WorkerLost(RayActorError):
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """Where the ranks of one trial find each other."""
 
     address: str
     port: int
-    num_ranks: int
+    world_size: int
 
 
 @dataclass(frozen=True)
-class Ended:
+class RankResult:
     """How a rank's loop ended: the how-manieth to fail (0: it could not say so any more), and why."""
 
-    order: int = 0
+    failure_order: int = 0
     error: WorkerFailed | WorkerLost | None = None
 
 
-class Rank:
+class RankWorker:
     """Another rank's process; an actor."""
 
-    def where(self) -> tuple[str, str]:
+    def get_node(self) -> tuple[str, str]:
         """Its node's id and address; answered once the process is up."""
-        return _here()
+        return _local_node()
 
-    def run(self, train: Callable[[], None], meeting: Meeting, rank: int, describe: Describe) -> Ended:
+    def run(self, train: Callable[[], None], meeting: Rendezvous, rank: int, describe: Describe) -> RankResult:
         """Train as that rank, to whatever end."""
         store = TCPStore(meeting.address, meeting.port, is_master=False, wait_for_workers=False)
-        with joined(meeting, rank):
+        with process_group(meeting, rank):
             try:
                 train()
             except SystemExit:  # rank 0 was told to end
-                return Ended()
+                return RankResult()
             except Exception as error:
-                return Ended(store.add(FAILURES, 1), WorkerFailed(describe(error)))
-        return Ended()
+                return RankResult(store.add(FAILURES, 1), WorkerFailed(describe(error)))
+        return RankResult()
 
 
 @contextlib.contextmanager
-def joined(meeting: Meeting, rank: int) -> Iterator[None]:
+def process_group(meeting: Rendezvous, rank: int) -> Iterator[None]:
     """Set the variables by which Ray Train's local mode opens a process group, and close that group in the end."""
-    device = _interface_of(LOOPBACK if meeting.address == LOOPBACK else _here()[1])
+    device = _interface_of(LOOPBACK if meeting.address == LOOPBACK else _local_node()[1])
     given = {
         "RANK": rank,
-        "WORLD_SIZE": meeting.num_ranks,
+        "WORLD_SIZE": meeting.world_size,
         "LOCAL_RANK": 0,  # of the GPUs that Ray shows this process, which are its own
         "LOCAL_WORLD_SIZE": 1,
         "MASTER_ADDR": meeting.address,
@@ -124,7 +124,7 @@ def joined(meeting: Meeting, rank: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _here() -> tuple[str, str]:
+def _local_node() -> tuple[str, str]:
     """This node's id and address."""
     return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
 
@@ -132,7 +132,7 @@ def _here() -> tuple[str, str]:
 def _interface_of(address: str) -> str:
     """The network interface that has this address; what a rank listens on listens there alone."""
     interfaces: dict[str, Any] = psutil.net_if_addrs()
-    return next(name for name, has in interfaces.items() if address in {each.address for each in has})
+    return next(name for name, has in interfaces.items() if address in {entry.address for entry in has})
 
 
 class WorkerGroup:
@@ -146,16 +146,18 @@ class WorkerGroup:
         """Start them, each in its bundle."""
         self.placement_group = placement_group
         self._whole = True
-        self._others = [_placed(placement_group, index) for index in range(1, len(placement_group.bundle_specs))]
-        here = _here()
-        there = ray.get([each.where.remote() for each in self._others])
+        self._others = [
+            _create_rank_worker(placement_group, index) for index in range(1, len(placement_group.bundle_specs))
+        ]
+        here = _local_node()
+        there = ray.get([other.get_node.remote() for other in self._others])
         self.other_nodes = tuple(node for node, _ in there)
         self._address = LOOPBACK if set(self.other_nodes) == {here[0]} else here[1]
 
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether all of them are there for another trial."""
         try:
-            return self._whole and bool(ray.get([each.where.remote() for each in self._others]))
+            return self._whole and bool(ray.get([other.get_node.remote() for other in self._others]))
         except RayActorError:
             return False
 
@@ -163,17 +165,17 @@ class WorkerGroup:
         self,
         train: Callable[[], None],
         *,
-        others: Callable[[], None],
+        train_other_ranks: Callable[[], None],
         describe: Describe,
-        on_stuck: Callable[[Mapping[str, Any]], object],
+        on_deadlock: Callable[[Mapping[str, Any]], object],
     ) -> None:
         """Train on all ranks; returns when all are done.
 
         Args:
             train: what rank 0 does, in this very process.
-            others: what each other rank does; must be picklable.
+            train_other_ranks: what each other rank does; must be picklable.
             describe: makes a failure of an exception, where it happened.
-            on_stuck: told of the failure when another rank is gone and this one does not notice, which happens where
+            on_deadlock: told of the failure when another rank is gone and this one does not notice, which happens where
                 nothing says that a connection is dead; it must end this process.
 
         Raises:
@@ -186,86 +188,93 @@ class WorkerGroup:
             store = TCPStore(
                 self._address, port, is_master=True, wait_for_workers=False, master_listen_fd=os.dup(listening.fileno())
             )
-        meeting = Meeting(self._address, port, len(self._others) + 1)
+        meeting = Rendezvous(self._address, port, len(self._others) + 1)
         runs = {
-            each.run.remote(others, meeting, rank, describe): rank for rank, each in enumerate(self._others, start=1)
+            worker.run.remote(train_other_ranks, meeting, rank, describe): rank
+            for rank, worker in enumerate(self._others, start=1)
         }
         over = threading.Event()
-        threading.Thread(target=self._watch, args=(runs, over, on_stuck), name="other-workers", daemon=True).start()
+        threading.Thread(target=self._watch, args=(runs, over, on_deadlock), name="other-workers", daemon=True).start()
         order = 0  # in which this rank failed, among all
         try:
-            with joined(meeting, 0):
+            with process_group(meeting, 0):
                 try:
                     train()
                 except RuntimeError:  # such as that of a broken connection: another rank may be the cause
                     order = store.add(FAILURES, 1)
                     raise
         except SystemExit:
-            self._settle(runs)
+            self._collect_results(runs)
             raise
         except BaseException as error:
-            first = self._settle(runs, before=order) if order else None
+            first = self._collect_results(runs, before=order) if order else None
             self.end()
             if first is not None:
                 raise first from error
             raise
         else:
-            if (first := self._settle(runs)) is not None:
+            if (first := self._collect_results(runs)) is not None:
                 raise first
         finally:
             over.set()
 
-    def _settle(self, runs: Mapping[Any, int], *, before: int | None = None) -> WorkerFailed | WorkerLost | None:
+    def _collect_results(
+        self, runs: Mapping[Any, int], *, before: int | None = None
+    ) -> WorkerFailed | WorkerLost | None:
         """Let the others end; the first error among them, of those earlier than `before`. One that hangs is ended."""
         done, hanging = ray.wait([*runs], num_returns=len(runs), timeout=SETTLE_SECONDS)
-        ends = (self._end_of(each, rank=runs[each]) for each in done)
-        failed = sorted((end for end in ends if end.error is not None), key=lambda end: end.order)
+        ends = (self._rank_result(ref, rank=runs[ref]) for ref in done)
+        failed = sorted((end for end in ends if end.error is not None), key=lambda end: end.failure_order)
         if failed or hanging:
             self.end()
-        return failed[0].error if failed and (before is None or failed[0].order < before) else None
+        return failed[0].error if failed and (before is None or failed[0].failure_order < before) else None
 
     def _watch(
-        self, runs: Mapping[Any, int], over: threading.Event, on_stuck: Callable[[Mapping[str, Any]], object]
+        self, runs: Mapping[Any, int], over: threading.Event, on_deadlock: Callable[[Mapping[str, Any]], object]
     ) -> None:
         """Where another rank is gone and this one still waits for it, there is nothing left to wait for."""
         pending = [*runs]
-        while pending and not over.wait(LOOK_EVERY_SECONDS):
+        while pending and not over.wait(POLL_SECONDS):
             done, pending = ray.wait(pending, num_returns=len(pending), timeout=0)
-            for each in done:
-                error = self._end_of(each, rank=runs[each]).error
-                if error is not None and not over.wait(STUCK_SECONDS):
-                    on_stuck(error.failure)
+            for ref in done:
+                error = self._rank_result(ref, rank=runs[ref]).error
+                if error is not None and not over.wait(DEADLOCK_SECONDS):
+                    on_deadlock(error.failure)
 
-    def _end_of(self, run: Any, *, rank: int) -> Ended:
+    def _rank_result(self, run: Any, *, rank: int) -> RankResult:
         try:
-            ended: Ended = ray.get(run)
-            return ended
+            result: RankResult = ray.get(run)
+            return result
         except RayActorError as error:
             living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
-            return Ended(error=WorkerLost(rank, error.preempted or self.other_nodes[rank - 1] not in living))
+            return RankResult(error=WorkerLost(rank, error.preempted or self.other_nodes[rank - 1] not in living))
 
     def end(self) -> None:
         """End the other ranks' processes: the next trial gets fresh ones."""
         self._whole = False
-        for each in self._others:
-            ray.kill(each)
+        for other in self._others:
+            ray.kill(other)
 
 
-_warm: WorkerGroup | None = None
+_warm_group: WorkerGroup | None = None
 
 
-def of_this_trial() -> WorkerGroup:
+def current_worker_group() -> WorkerGroup:
     """The other ranks of the trial that this process trains: those of the trial before it, where they are whole."""
-    global _warm
+    global _warm_group
     placement_group = get_current_placement_group()
     assert placement_group is not None
-    if _warm is None or _warm.placement_group != placement_group or not _warm.lives():
-        _warm = WorkerGroup(placement_group)
-    return _warm
+    if _warm_group is None or _warm_group.placement_group != placement_group or not _warm_group.is_alive():
+        _warm_group = WorkerGroup(placement_group)
+    return _warm_group
 
 
-def _placed(placement_group: PlacementGroup, index: int) -> Any:
+def _create_rank_worker(placement_group: PlacementGroup, index: int) -> Any:
     custom = dict(placement_group.bundle_specs[index])
     cpus, gpus = custom.pop("CPU", 0), custom.pop("GPU", 0)
     where = PlacementGroupSchedulingStrategy(placement_group, placement_group_bundle_index=index)
-    return ray.remote(Rank).options(num_cpus=cpus, num_gpus=gpus, resources=custom, scheduling_strategy=where).remote()
+    return (
+        ray.remote(RankWorker)
+        .options(num_cpus=cpus, num_gpus=gpus, resources=custom, scheduling_strategy=where)
+        .remote()
+    )

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def attach(made: SweepDirectory, files: Iterable[Path], *, folder: str, tags: Mapping[str, str] | None = None) -> str:
+def log_files(
+    sweep_dir: SweepDirectory, files: Iterable[Path], *, folder: str, tags: Mapping[str, str] | None = None
+) -> str:
     """Log files to a sweep's own run; files of the same name are replaced. Gives the run's id.
 
     Args:
-        made: the sweep.
+        sweep_dir: the sweep.
         files: what to keep.
         folder: the artifact folder they go into.
         tags: set on the run.
@@ -28,8 +30,8 @@ def attach(made: SweepDirectory, files: Iterable[Path], *, folder: str, tags: Ma
     Raises:
         UserError: MLflow has no run of the sweep, does not answer, or refuses.
     """
-    run_id, client = _client(made)
-    with _said(made):
+    run_id, client = _client(sweep_dir)
+    with _translate_errors(sweep_dir):
         for file in files:
             client.log_artifact(run_id, str(file), artifact_path=folder)
         for name, value in (tags or {}).items():
@@ -38,7 +40,7 @@ def attach(made: SweepDirectory, files: Iterable[Path], *, folder: str, tags: Ma
 
 
 def record_run(
-    made: SweepDirectory,
+    sweep_dir: SweepDirectory,
     *,
     name: str,
     params: Mapping[str, Any],
@@ -48,7 +50,7 @@ def record_run(
     """A run of its own below a sweep's, for a training that was no trial. Gives its id.
 
     Args:
-        made: the sweep.
+        sweep_dir: the sweep.
         name: of the run, and its `toprung.kind`.
         params: of the training.
         history: metrics by epoch.
@@ -57,13 +59,13 @@ def record_run(
     Raises:
         UserError: MLflow has no run of the sweep, does not answer, or refuses (some of) it.
     """
-    parent_id, client = _client(made)
+    parent_id, client = _client(sweep_dir)
     from mlflow.entities import Metric, Param
 
     from toprung.tracking.batches import RunLog
-    from toprung.tracking.client import LONGEST_PARAM
+    from toprung.tracking.client import MAX_PARAM_LENGTH
 
-    with _said(made):
+    with _translate_errors(sweep_dir):
         parent = client.get_run(parent_id)
         tags = {key: value for key, value in parent.data.tags.items() if key.startswith("toprung.")}
         tags |= {"mlflow.parentRunId": parent_id, "toprung.kind": name, "toprung.status": "finished"}
@@ -73,43 +75,43 @@ def record_run(
         log.log(
             run_id,
             [
-                *(Param(key, str(value)[:LONGEST_PARAM]) for key, value in sorted(params.items())),
+                *(Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in sorted(params.items())),
                 *(
                     Metric(key, value, time_ms, epoch)
-                    for epoch, found in history.items()
-                    for key, value in found.items()
+                    for epoch, result in history.items()
+                    for key, value in result.items()
                 ),
             ],
         )
         for file in files:
             client.log_artifact(run_id, str(file))
         client.set_terminated(run_id)
-    if refused := log.refused(run_id):
+    if refused := log.rejected(run_id):
         raise UserError(f"MLflow has the {name}, but refused some of it: {'; '.join(refused)}.")
     return run_id
 
 
-def _client(made: SweepDirectory) -> tuple[str, MlflowClient]:
+def _client(sweep_dir: SweepDirectory) -> tuple[str, MlflowClient]:
     """The sweep's run, and a client; MLflow is imported where there is somebody to talk to."""
-    run_id, uri = made.mlflow_run_id, server.tracking_uri(made.path.parent)
+    run_id, uri = sweep_dir.mlflow_run_id, server.tracking_uri(sweep_dir.path.parent)
     if run_id is None:
-        raise UserError(f"MLflow has no run of {made.sweep_id}. Type: toprung sync {made.sweep_id}")
-    server.follow_move(made.path.parent)
+        raise UserError(f"MLflow has no run of {sweep_dir.sweep_id}. Type: toprung sync {sweep_dir.sweep_id}")
+    server.follow_move(sweep_dir.path.parent)
     from mlflow import MlflowClient
 
-    from toprung.tracking.connection import be_brief
+    from toprung.tracking.connection import configure_client
 
-    be_brief()
+    configure_client()
     return run_id, MlflowClient(tracking_uri=uri)
 
 
 @contextmanager
-def _said(made: SweepDirectory) -> Iterator[None]:
-    from toprung.tracking.client import Away, Refused, answers
+def _translate_errors(sweep_dir: SweepDirectory) -> Iterator[None]:
+    from toprung.tracking.client import RequestRejected, ServerUnavailable, translate_errors
 
     try:
-        with answers():
+        with translate_errors():
             yield
-    except (Away, Refused) as error:
-        uri = server.masked(server.tracking_uri(made.path.parent))
+    except (ServerUnavailable, RequestRejected) as error:
+        uri = server.masked(server.tracking_uri(sweep_dir.path.parent))
         raise UserError(f"MLflow at {uri} has not taken it ({error}).") from None

@@ -9,13 +9,13 @@ from typing import TypeAlias
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
-from toprung.tracking.client import Refused, answers
+from toprung.tracking.client import RequestRejected, translate_errors
 
 Item: TypeAlias = Metric | Param | RunTag
 
 MAX_PER_BATCH = {Metric: 1000, Param: 100, RunTag: 100}  # MLflow's own limits
 KINDS = {Metric: "metric", Param: "parameter", RunTag: "tag"}
-REFUSED = "toprung.refused"  # the tag that keeps what MLflow refused of a run
+REJECTED = "toprung.rejected"  # the tag that keeps what MLflow refused of a run
 MAX_SHOWN = 10  # in that tag, which MLflow cuts at some thousand characters
 
 
@@ -29,37 +29,37 @@ class RunLog:
             client: of the server.
         """
         self._client = client
-        self._refused: dict[str, dict[str, str]] = {}
+        self._rejected: dict[str, dict[str, str]] = {}
         self._unsaved: set[str] = set()  # runs whose tag does not say it yet
 
     def log(self, run_id: str, items: Iterable[Item]) -> None:
         """Log everything that MLflow accepts.
 
         Raises:
-            Away: the server did not answer.
-            Refused: nothing can be logged to this run.
+            ServerUnavailable: the server did not answer.
+            RequestRejected: nothing can be logged to this run.
         """
-        known = self._refused.get(run_id, {})
+        known = self._rejected.get(run_id, {})
         new = [item for item in items if _name(item) not in known]
         refused: dict[str, str] = {}
         for kind, size in MAX_PER_BATCH.items():
             batch = [item for item in new if isinstance(item, kind)]
             for start in range(0, len(batch), size):
                 refused |= self._log(run_id, batch[start : start + size])
-        self.note(run_id, refused)
+        self.record_rejected(run_id, refused)
 
     def _log(self, run_id: str, items: Sequence[Item]) -> dict[str, str]:
         """Log a batch, halving it until only refused items are left; return the reasons by their names."""
         try:
-            with answers():
+            with translate_errors():
                 self._client.log_batch(
                     run_id,
                     metrics=[item for item in items if isinstance(item, Metric)],
                     params=[item for item in items if isinstance(item, Param)],
                     tags=[item for item in items if isinstance(item, RunTag)],
                 )
-        except Refused as error:
-            with answers():  # a run that was deleted refuses everything
+        except RequestRejected as error:
+            with translate_errors():  # a run that was deleted refuses everything
                 if self._client.get_run(run_id).info.lifecycle_stage != "active":
                     raise
             if len(items) == 1:
@@ -68,33 +68,33 @@ class RunLog:
             return self._log(run_id, items[:middle]) | self._log(run_id, items[middle:])
         return {}
 
-    def note(self, run_id: str, refused: Mapping[str, str]) -> None:
+    def record_rejected(self, run_id: str, refused: Mapping[str, str]) -> None:
         """Keep what MLflow refused of a run in the run's tag, so that nobody takes the run for complete."""
-        known = self._refused.get(run_id, {})
+        known = self._rejected.get(run_id, {})
         if not refused.keys() <= known.keys():
-            known = self._refused[run_id] = {**known, **refused}
+            known = self._rejected[run_id] = {**known, **refused}
             self._unsaved.add(run_id)
         if run_id not in self._unsaved:
             return
         shown = {name[:100]: reason[:300] for name, reason in list(known.items())[:MAX_SHOWN]}
         if len(known) > MAX_SHOWN:
             shown["..."] = f"{len(known) - MAX_SHOWN} more"
-        with answers():
-            self._client.set_tag(run_id, REFUSED, json.dumps(shown, ensure_ascii=False))
+        with translate_errors():
+            self._client.set_tag(run_id, REJECTED, json.dumps(shown, ensure_ascii=False))
         self._unsaved.discard(run_id)
 
     def read(self, run: Run) -> None:
         """Take over what an earlier driver noted of a run."""
         try:
-            noted = json.loads(run.data.tags.get(REFUSED, "{}"))
+            noted = json.loads(run.data.tags.get(REJECTED, "{}"))
             earlier = {str(name): str(reason) for name, reason in noted.items()}
         except (ValueError, AttributeError):  # edited by hand
             earlier = {"...": "its tag cannot be read"}
-        self._refused[run.info.run_id] = {**earlier, **self._refused.get(run.info.run_id, {})}
+        self._rejected[run.info.run_id] = {**earlier, **self._rejected.get(run.info.run_id, {})}
 
-    def refused(self, run_id: str) -> list[str]:
+    def rejected(self, run_id: str) -> list[str]:
         """Return what MLflow refused of a run, each with its reason."""
-        return [f"{name[:100]}: {reason}" for name, reason in self._refused.get(run_id, {}).items()]
+        return [f"{name[:100]}: {reason}" for name, reason in self._rejected.get(run_id, {}).items()]
 
 
 def _name(item: Item) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 
-class MLflowBridge(MLflowLoggerCallback):
+class SweepMLflowCallback(MLflowLoggerCallback):
     """Wake the writer whenever Ray Tune has news; the writer reads from the ledger what they are."""
 
     def __init__(self, writer: WriterProcess) -> None:

@@ -12,48 +12,48 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from toprung.directory import ABOUT_FILE, CONFIG_FILE, FAILURE_FILE, WEIGHTS_FILE
+from toprung.directory import CONFIG_FILE, FAILURE_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.errors import UserError
 from toprung.ledger import End
 from toprung.lineage import Lineage
-from toprung.tracking.connection import be_brief, make_store, reason_of
-from toprung.tracking.described import dataset_of, tags_of
-from toprung.tracking.description import NOTE, is_ours
+from toprung.tracking.connection import configure_client, create_sqlite_schema, describe_error
+from toprung.tracking.described import lineage_dataset, lineage_tags
+from toprung.tracking.description import NOTE, is_own_note
 from toprung.tracking.server import masked
 
-RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "killed": "KILLED"}
-ARTIFACTS = (CONFIG_FILE, WEIGHTS_FILE, ABOUT_FILE, FAILURE_FILE)
-LONGEST_PARAM = 6000  # MLflow's own limit on a parameter's text
+RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
+ARTIFACTS = (CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, FAILURE_FILE)
+MAX_PARAM_LENGTH = 6000  # MLflow's own limit on a parameter's text
 MAX_TAG_LENGTH = 5000  # below MLflow's limit on a tag's text
-TRY_AGAIN = (408, 429)
+RETRY_STATUS_CODES = (408, 429)
 
 
-class Away(ConnectionError):
+class ServerUnavailable(ConnectionError):
     """The server did not answer, or not in its right mind: what was sent may or may not have arrived."""
 
 
-class Refused(ValueError):
+class RequestRejected(ValueError):
     """The server answered, and will not take this however often it is sent."""
 
 
 @contextlib.contextmanager
-def answers() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """MLflow's many exceptions as the two that matter."""
     try:
         yield
     except MlflowException as error:
         code: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
         raced = "IntegrityError" in str(error)  # two sweeps wrote the same new row: it is there the next time
-        unknown = 400 <= code < 500 and code not in TRY_AGAIN and not raced
-        raise (Refused if unknown else Away)(reason_of(error)) from None
+        unknown = 400 <= code < 500 and code not in RETRY_STATUS_CODES and not raced
+        raise (RequestRejected if unknown else ServerUnavailable)(describe_error(error)) from None
     except Exception as error:  # requests, urllib3, sqlalchemy, an operating system's error
-        if isinstance(error, Away | Refused):
+        if isinstance(error, ServerUnavailable | RequestRejected):
             raise
-        raise Away(reason_of(error)) from None
+        raise ServerUnavailable(describe_error(error)) from None
 
 
 @dataclass(frozen=True)
-class TrackedRun:
+class MlflowRun:
     """A trial's run as the server has it."""
 
     run_id: str
@@ -61,8 +61,8 @@ class TrackedRun:
     tags: Mapping[str, str]
 
 
-class TrackedSweep:
-    """The sweep's own run, and the runs below it. Every method raises `Away` or `Refused`."""
+class MlflowSweep:
+    """The sweep's own run, and the runs below it. Every method raises `ServerUnavailable` or `RequestRejected`."""
 
     def __init__(
         self,
@@ -94,25 +94,25 @@ class TrackedSweep:
 
         Raises:
             UserError: the server refuses.
-            Away: the server does not answer.
+            ServerUnavailable: the server does not answer.
         """
         from toprung.tracking.batches import RunLog
 
         self._uri, self._sweep_id, self._confirms = uri, sweep_id, confirms
         self._top_rung, self._note, self._experiment_tags = top_rung, note, dict(experiment_tags or {})
-        self._tags = {"toprung.sweep_id": sweep_id, **tags_of(lineage)}
-        self._dataset = dataset_of(lineage)
-        be_brief()
+        self._tags = {"toprung.sweep_id": sweep_id, **lineage_tags(lineage)}
+        self._dataset = lineage_dataset(lineage)
+        configure_client()
         try:
-            with answers():
-                make_store(uri)
+            with translate_errors():
+                create_sqlite_schema(uri)
                 self._client = MlflowClient(tracking_uri=uri)
                 self.log = RunLog(self._client)
                 self.experiment_id: str = self._experiment(experiment, artifact_location)
-                found = self._search("sweep")
-                self._drop(found[1:])
-                run = found[0] if found else self._new_sweep_run(started)
-        except Refused as error:
+                runs = self._search("sweep")
+                self._drop(runs[1:])
+                run = runs[0] if runs else self._new_sweep_run(started)
+        except RequestRejected as error:
             raise UserError(
                 f"MLflow at {masked(uri)} cannot be used ({error}). "
                 "Start it, or unset MLFLOW_TRACKING_URI to record in a local file."
@@ -121,19 +121,21 @@ class TrackedSweep:
         self.log.read(run)
 
     def _experiment(self, name: str, artifact_location: str | None) -> Any:
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             try:
                 return self._client.create_experiment(
                     name, artifact_location=artifact_location, tags=self._experiment_tags
                 )
             except MlflowException:
-                found = self._client.get_experiment_by_name(name)  # another sweep was faster
-                if found is None:
+                experiment = self._client.get_experiment_by_name(name)  # another sweep was faster
+                if experiment is None:
                     raise
-        if found.lifecycle_stage != "active":
-            raise Refused(f'the experiment "{name}" was deleted there; restore it, or give the recipe another name')
-        return found.experiment_id
+        if experiment.lifecycle_stage != "active":
+            raise RequestRejected(
+                f'the experiment "{name}" was deleted there; restore it, or give the recipe another name'
+            )
+        return experiment.experiment_id
 
     def _new_sweep_run(self, started: int) -> Run:
         tags = {**self._tags, "toprung.kind": "sweep", "toprung.status": "running"}
@@ -157,34 +159,34 @@ class TrackedSweep:
                 raise
             self._client.log_inputs(run_id, datasets=[self._dataset])
 
-    def children(self) -> dict[str, TrackedRun]:
+    def trial_runs(self) -> dict[str, MlflowRun]:
         """The runs of this sweep's trials, by trial id; where an unanswered request left two, the first one counts."""
-        with answers():
-            runs: dict[str, TrackedRun] = {}
+        with translate_errors():
+            runs: dict[str, MlflowRun] = {}
             doubles = []
             for run in self._search("trial"):
                 trial_id = run.data.tags.get("toprung.trial_id", "")
                 if trial_id in runs:
                     doubles.append(run)
                 else:
-                    runs[trial_id] = TrackedRun(run.info.run_id, run.info.status, run.data.tags)
+                    runs[trial_id] = MlflowRun(run.info.run_id, run.info.status, run.data.tags)
                     self.log.read(run)
             self._drop(doubles)
             return runs
 
     def _search(self, kind: str) -> list[Run]:
         """Runs of the sweep, oldest first."""
-        wanted = f"tags.toprung.sweep_id = '{self._sweep_id}' and tags.toprung.kind = '{kind}'"
-        found: list[Run] = []
+        query = f"tags.toprung.sweep_id = '{self._sweep_id}' and tags.toprung.kind = '{kind}'"
+        runs: list[Run] = []
         token = None
         while True:
             page = self._client.search_runs(
-                [self.experiment_id], wanted, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+                [self.experiment_id], query, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
             )
-            found += page
+            runs += page
             token = page.token
             if not token:
-                return found
+                return runs
 
     def _drop(self, runs: list[Run]) -> None:
         for run in runs:
@@ -192,7 +194,7 @@ class TrackedSweep:
 
     def last_step(self, run_id: str, metric: str) -> int:
         """The last epoch that the server has of a metric; 0 where it has none."""
-        with answers():
+        with translate_errors():
             return max((entry.step for entry in self._client.get_metric_history(run_id, metric)), default=0)
 
     def start_trial(
@@ -211,7 +213,7 @@ class TrackedSweep:
             tags["toprung.continues"] = continues
         if {"experiment", "seed"} <= config.keys():
             tags |= {"toprung.experiment": str(config["experiment"]), "toprung.seed": str(config["seed"])}
-        with answers():
+        with translate_errors():
             run = self._client.create_run(
                 self.experiment_id, start_time=time_ms, tags=tags, run_name=f"trial {number:03d}"
             )
@@ -220,13 +222,13 @@ class TrackedSweep:
 
     def log_config(self, run_id: str, config: Mapping[str, Any]) -> None:
         """Parameters and dataset of a trial; sent twice they change nothing."""
-        self.log.log(run_id, [Param(name, str(value)[:LONGEST_PARAM]) for name, value in sorted(config.items())])
-        with answers():
+        self.log.log(run_id, [Param(name, str(value)[:MAX_PARAM_LENGTH]) for name, value in sorted(config.items())])
+        with translate_errors():
             self._log_dataset(run_id)
 
     def reopen(self, run_id: str) -> None:
         """A run that was closed goes on."""
-        with answers():
+        with translate_errors():
             self._client.update_run(run_id, status="RUNNING")
             self._client.log_batch(run_id, tags=[RunTag("stop_reason", ""), RunTag("toprung.status", "running")])
 
@@ -246,15 +248,15 @@ class TrackedSweep:
                     for name, value in metrics.items()
                 ],
             )
-        except Refused as error:
-            with contextlib.suppress(Refused):
-                self.log.note(run_id, {f"epoch {epoch}": str(error) for epoch, _, _ in epochs})
+        except RequestRejected as error:
+            with contextlib.suppress(RequestRejected):
+                self.log.record_rejected(run_id, {f"epoch {epoch}": str(error) for epoch, _, _ in epochs})
             raise
 
     def end_trial(self, run_id: str, end: End, *, folder: Path) -> None:
         """The trial's files, its true status, and why it ended."""
         tags: dict[str, str] = {"toprung.status": end.status}
-        if end.status in ("stopped", "killed"):
+        if end.status in ("stopped", "interrupted"):
             tags["stop_reason"] = end.cause or "user"
         if end.status == "failed":
             tags["error"] = end.cause or "unknown"
@@ -283,15 +285,15 @@ class TrackedSweep:
             time_ms: milliseconds since 1970.
         """
         self.log.log(self.run_id, [Metric(name, value, time_ms, 0) for name, value in metrics.items()])
-        with answers():
+        with translate_errors():
             known = self._client.get_run(self.run_id).data.tags.get(NOTE, "")
-        if NOTE in tags and known and not is_ours(known, sweep_id=self._sweep_id):  # a person wrote there
+        if NOTE in tags and known and not is_own_note(known, sweep_id=self._sweep_id):  # a person wrote there
             tags = {name: value for name, value in tags.items() if name != NOTE}
         self._end(self.run_id, status, tags=tags, artifacts=artifacts, at=time_ms)
 
     def _end(self, run_id: str, status: str, *, tags: Mapping[str, str], artifacts: list[Path], at: int) -> None:
         self.log.log(run_id, [RunTag(name, value[:MAX_TAG_LENGTH]) for name, value in tags.items()])
-        with answers():
+        with translate_errors():
             for path in artifacts:
                 if path.is_dir():
                     self._client.log_artifacts(run_id, str(path), artifact_path=path.name)
@@ -300,4 +302,4 @@ class TrackedSweep:
             self._client.set_terminated(run_id, status, end_time=at)
 
 
-OpenSweep = Callable[[], TrackedSweep]
+OpenSweep = Callable[[], MlflowSweep]

@@ -19,7 +19,7 @@ DATABASES = ("postgresql", "mysql", "sqlite", "mssql")  # those that MLflow reco
 MAX_REASON_LENGTH = 2000
 
 
-def be_brief() -> None:
+def configure_client() -> None:
     """Settings of MLflow's client that are read at each call.
 
     It must not retry by itself: it would send `runs/create` again after an answer that was lost, and make two runs.
@@ -31,7 +31,7 @@ def be_brief() -> None:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 
-def make_store(uri: str) -> None:
+def create_sqlite_schema(uri: str) -> None:
     """Make the schema of a new sqlite file aside: MLflow cannot use, nor mend, a schema that was half made."""
     file = database_file(uri)
     if file is None or file.exists():
@@ -40,10 +40,10 @@ def make_store(uri: str) -> None:
     with filelock.FileLock(file.with_name(f".{file.name}.lock")):
         if file.exists():
             return
-        aside = file.with_name(f".{file.name}.new")
-        aside.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=sqlite_uri(aside)).search_experiments(max_results=1)
-        os.replace(aside, file)
+        staging = file.with_name(f".{file.name}.new")
+        staging.unlink(missing_ok=True)
+        MlflowClient(tracking_uri=sqlite_uri(staging)).search_experiments(max_results=1)
+        os.replace(staging, file)
 
 
 def _connect(uri: str) -> None:
@@ -58,10 +58,10 @@ def _connect(uri: str) -> None:
             engine.dispose()
 
 
-def ask(uri: str) -> None:
+def ping(uri: str) -> None:
     """Put one harmless question to a store; MLflow's many exceptions tell what is wrong with it."""
-    be_brief()
-    make_store(uri)
+    configure_client()
+    create_sqlite_schema(uri)
     MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
 
 
@@ -72,12 +72,14 @@ def check(uri: str) -> None:
         UserError: it cannot, with its whole reason, the last cause first, and what to do.
     """
     try:
-        ask(uri)
+        ping(uri)
     except Exception as error:  # MLflow's, requests', urllib3's, sqlalchemy's, an operating system's
-        raise UserError(f"MLflow at {masked(uri)} cannot be used ({reason_of(error)}). {remedy(uri, error)}") from None
+        raise UserError(
+            f"MLflow at {masked(uri)} cannot be used ({describe_error(error)}). {remedy(uri, error)}"
+        ) from None
 
 
-def reason_of(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return why MLflow's client failed on one line, the last cause first, without secrets, markup and SQL."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:

@@ -13,17 +13,17 @@ from pathlib import Path
 
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
-from toprung.study_storage import storage_to_look_at
+from toprung.study_storage import read_only_storage
 from toprung.tracking.server import check_port
 
 PACKAGE = "optuna_dashboard"
 
 
-def serve_dashboard(made: SweepDirectory, *, port: int) -> subprocess.Popen[bytes]:
+def serve_dashboard(sweep_dir: SweepDirectory, *, port: int) -> subprocess.Popen[bytes]:
     """Start optuna-dashboard on loopback.
 
     Args:
-        made: the sweep whose study is shown.
+        sweep_dir: the sweep whose study is shown.
         port: on this machine's loopback.
 
     Raises:
@@ -31,10 +31,10 @@ def serve_dashboard(made: SweepDirectory, *, port: int) -> subprocess.Popen[byte
     """
     if importlib.util.find_spec(PACKAGE) is None:
         raise UserError("optuna-dashboard is not installed. Type: pip install 'toprung[dashboard]'")
-    if storage_to_look_at(made) is None:
-        raise UserError(f"{made.sweep_id} has no study yet.")
+    if read_only_storage(sweep_dir) is None:
+        raise UserError(f"{sweep_dir.sweep_id} has no study yet.")
     check_port(port, option="--study-port")
-    task = json.dumps({"directory": str(made.path), "port": port})
+    task = json.dumps({"directory": str(sweep_dir.path), "port": port})
     # Its access log is no news; a session of its own, so that Ctrl-C reaches us alone.
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "toprung.tracking.dashboard", task],
@@ -47,7 +47,7 @@ def main(task: dict[str, str | int]) -> None:
     """Serve until ended."""
     from optuna_dashboard import run_server
 
-    storage = storage_to_look_at(SweepDirectory(Path(str(task["directory"]))))
+    storage = read_only_storage(SweepDirectory(Path(str(task["directory"]))))
     assert storage is not None
     run_server(storage, host="127.0.0.1", port=int(task["port"]))
 

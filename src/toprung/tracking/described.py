@@ -8,10 +8,10 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from toprung.lineage import Lineage
 
-LONGEST_DIGEST = 36  # MLflow's own limit on a dataset's digest
+MAX_DIGEST_LENGTH = 36  # MLflow's own limit on a dataset's digest
 
 
-def tags_of(lineage: Lineage) -> dict[str, str]:
+def lineage_tags(lineage: Lineage) -> dict[str, str]:
     """What every run of a sweep carries of its lineage."""
     return {
         "toprung.commit": lineage.commit or "unknown",
@@ -32,12 +32,12 @@ def _dvc(lineage: Lineage) -> dict[str, str]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def dataset_of(lineage: Lineage) -> DatasetInput:
+def lineage_dataset(lineage: Lineage) -> DatasetInput:
     """The dataset as an input of a run, named as DVC names it."""
     source = {"dataset": lineage.data_name, "split_fingerprint": lineage.split_fingerprint, **_dvc(lineage)}
     described = Dataset(
         name=lineage.data_name,
-        digest=lineage.data_fingerprint[:LONGEST_DIGEST],
+        digest=lineage.data_fingerprint[:MAX_DIGEST_LENGTH],
         source_type="toprung",
         source=json.dumps(source),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toprung.analysis.ranking import describe
+from toprung.analysis.ranking import format_config
 from toprung.ledger import TrialRecord
 from toprung.lineage import Lineage
 from toprung.spec import Sweep
@@ -12,7 +12,7 @@ KIND = "mlflow.experimentKind"  # without it they open on an overview for langua
 CUSTOM_MODEL = "custom_model_development"
 
 
-def of_experiment(sweep: Sweep) -> dict[str, str]:
+def experiment_tags(sweep: Sweep) -> dict[str, str]:
     """Tags of a new experiment: what is in it, and how to find something there."""
     by = ["`tags.toprung.kind = 'sweep'`: the sweeps", "`tags.toprung.status = 'stopped'`: what ASHA stopped"]
     by.append("`tags.toprung.rung = '1'`: what was stopped at the first rung" if not sweep.experiments else "")
@@ -26,7 +26,7 @@ def of_experiment(sweep: Sweep) -> dict[str, str]:
     return {NOTE: note, KIND: CUSTOM_MODEL}
 
 
-def of_sweep(sweep: Sweep, *, sweep_id: str, lineage: Lineage, confirms: str | None = None) -> str:
+def sweep_note(sweep: Sweep, *, sweep_id: str, lineage: Lineage, confirms: str | None = None) -> str:
     """A sweep's own run, from its beginning.
 
     Args:
@@ -49,20 +49,21 @@ def of_sweep(sweep: Sweep, *, sweep_id: str, lineage: Lineage, confirms: str | N
     )
 
 
-def of_ended(note: str, *, status: str, reason: str | None, best: TrialRecord | None, metric: str) -> str:
+def ended_note(note: str, *, status: str, reason: str | None, best: TrialRecord | None, metric: str) -> str:
     """The same with how it ended."""
     why = f" ({reason})" if reason else ""
     won = ""
     if best is not None and best.value is not None:
         won = (
-            f" Best {metric}: **{best.value:.4f}**, trial {best.number}, epoch {best.epoch}: {describe(best.config)}."
+            f" Best {metric}: **{best.value:.4f}**, trial {best.number}, epoch {best.epoch}: "
+            f"{format_config(best.config)}."
             " The best value is also the luckiest."
         )
     first, _, rest = note.partition("\n")
     return f"{first}\n\n**{status}**{why}.{won}\n{rest}"
 
 
-def is_ours(note: str, *, sweep_id: str) -> bool:
+def is_own_note(note: str, *, sweep_id: str) -> bool:
     """Whether a description is one of these, not a person's own."""
     return note.startswith(_first_line(sweep_id))
 

@@ -17,13 +17,13 @@ class LedgerTail:
     the trials that have not ended anew. So a call costs what is new, and one comparison a trial.
     """
 
-    def __init__(self, directory: SweepDirectory) -> None:
+    def __init__(self, sweep_dir: SweepDirectory) -> None:
         """Start at the ledger's first record.
 
         Args:
-            directory: the sweep's directory.
+            sweep_dir: the sweep's directory.
         """
-        self._directory = directory
+        self._sweep_dir = sweep_dir
         self._study: optuna.Study | None = None
         self._seen: list[optuna.trial.FrozenTrial | None] = []
 
@@ -42,17 +42,17 @@ class LedgerTail:
         if self._study is None:
             return []
         trials = self._study.get_trials(deepcopy=False)
-        seen = [*self._seen, *[None] * (len(trials) - len(self._seen))]
+        observed = [*self._seen, *[None] * (len(trials) - len(self._seen))]
         self._seen = list(trials)
-        changed = [trial for trial, before in zip(trials, seen, strict=True) if trial is not before]
-        return ledger.records_of(self._study, changed)
+        changed = [trial for trial, before in zip(trials, observed, strict=True) if trial is not before]
+        return ledger.parse_records(self._study, changed)
 
     def _open(self) -> optuna.Study | None:
-        storage = storage_for_reading(self._directory)
+        storage = storage_for_reading(self._sweep_dir)
         if storage is None:
             return None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            return optuna.load_study(study_name=self._directory.sweep_id, storage=storage)
+            return optuna.load_study(study_name=self._sweep_dir.sweep_id, storage=storage)
         except KeyError:
             return None  # the driver has not created the study yet

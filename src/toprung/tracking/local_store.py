@@ -110,8 +110,8 @@ def _artifact_folders(database: sqlite3.Connection) -> list[str]:
     """Return the locations of toprung's own kind that experiments have; a new, empty file has none."""
     if not database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'experiments'").fetchone():
         return []
-    found = database.execute("SELECT DISTINCT artifact_location FROM experiments")
-    return [each for (each,) in found if each and each.startswith("file:") and each.endswith(f"/{ARTIFACTS}")]
+    result = database.execute("SELECT DISTINCT artifact_location FROM experiments")
+    return [each for (each,) in result if each and each.startswith("file:") and each.endswith(f"/{ARTIFACTS}")]
 
 
 def _replace(database: sqlite3.Connection, former: str, here: str) -> None:

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from toprung import ledger
-from toprung.analysis.ranking import is_better, ranked
-from toprung.catalog import confirmed_by
+from toprung.analysis.ranking import is_better, rank_trials
+from toprung.catalog import confirmed_sweep_id
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import End, TrialRecord
 from toprung.lineage import Lineage
 from toprung.spec import Sweep
-from toprung.storage import StorageAway, bring_newer, storage_of
+from toprung.storage import StorageUnavailable, download_newer, open_sweep_storage
 from toprung.tracking import description, server
 
 if TYPE_CHECKING:
-    from toprung.tracking.client import TrackedSweep
+    from toprung.tracking.client import MlflowSweep
 
 PARENT_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 
@@ -35,43 +35,43 @@ class _Sent:
     number: str
     epoch: int | None
     status: str
-    word: str
+    status_tag: str
 
 
-def open_sweep(directory: SweepDirectory, *, sweep: Sweep) -> TrackedSweep:
+def open_sweep(sweep_dir: SweepDirectory, *, sweep: Sweep) -> MlflowSweep:
     """The sweep's run in MLflow, found or made.
 
     Raises:
         UserError: MLflow refuses, or the sweep's files cannot be read.
-        toprung.tracking.client.Away: it does not answer.
+        toprung.tracking.client.ServerUnavailable: it does not answer.
     """
-    from toprung.tracking.client import TrackedSweep
+    from toprung.tracking.client import MlflowSweep
 
-    root = directory.path.parent
+    root = sweep_dir.path.parent
     uri = server.tracking_uri(root)
-    lives = ledger.read_all(directory).lives
-    confirmed = confirmed_by(directory)
-    return TrackedSweep(
+    driver_runs = ledger.read_all(sweep_dir).driver_runs
+    confirmed = confirmed_sweep_id(sweep_dir)
+    return MlflowSweep(
         uri,
         artifact_location=server.artifact_location(root, uri),
         experiment=sweep.name,
-        sweep_id=directory.sweep_id,
-        started=lives[0].time_ms if lives else ledger.now_ms(),
-        lineage=_lineage(directory),
+        sweep_id=sweep_dir.sweep_id,
+        started=driver_runs[0].time_ms if driver_runs else ledger.now_ms(),
+        lineage=_lineage(sweep_dir),
         top_rung=sweep.rungs[-1],
-        note=_note(directory, sweep),
-        experiment_tags=description.of_experiment(sweep),
+        note=_sweep_note(sweep_dir, sweep),
+        experiment_tags=description.experiment_tags(sweep),
         confirms=None if confirmed is None else SweepDirectory(root / confirmed).mlflow_run_id,
     )
 
 
-def _lineage(directory: SweepDirectory) -> Lineage:
-    return Lineage.model_validate(directory.read(directory.lineage_file))
+def _lineage(sweep_dir: SweepDirectory) -> Lineage:
+    return Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
 
 
-def _note(directory: SweepDirectory, sweep: Sweep) -> str:
-    confirms = confirmed_by(directory)
-    return description.of_sweep(sweep, sweep_id=directory.sweep_id, lineage=_lineage(directory), confirms=confirms)
+def _sweep_note(sweep_dir: SweepDirectory, sweep: Sweep) -> str:
+    confirms = confirmed_sweep_id(sweep_dir)
+    return description.sweep_note(sweep, sweep_id=sweep_dir.sweep_id, lineage=_lineage(sweep_dir), confirms=confirms)
 
 
 class Mirror:
@@ -79,27 +79,27 @@ class Mirror:
 
     def __init__(
         self,
-        sweep: TrackedSweep,
+        sweep: MlflowSweep,
         *,
-        directory: SweepDirectory,
+        sweep_dir: SweepDirectory,
         on_run: Callable[[str, str], object] = lambda trial_id, run_id: None,
-        on_kept: Callable[[str], object] = lambda trial_id: None,
+        on_artifacts_logged: Callable[[str], object] = lambda trial_id: None,
         problems: list[str] | None = None,
     ) -> None:
         """Look at what the server has.
 
         Args:
             sweep: the open run.
-            directory: the sweep's.
+            sweep_dir: the sweep's.
             on_run: told a trial's id and its new run's id.
-            on_kept: told that a trial's files are in MLflow.
+            on_artifacts_logged: told that a trial's files are in MLflow.
             problems: what MLflow does not have and why is appended here; what it refused before is the beginning.
         """
-        self._sweep, self._directory, self._spec = sweep, directory, directory.spec()
-        self._on_run, self._on_kept = on_run, on_kept
+        self._sweep, self._sweep_dir, self._spec = sweep, sweep_dir, sweep_dir.spec()
+        self._on_run, self._on_artifacts_logged = on_run, on_artifacts_logged
         self._sent: dict[str, _Sent] = {}
         self.problems: list[str] = [] if problems is None else problems
-        self._storage = storage_of(directory)
+        self._storage = open_sweep_storage(sweep_dir)
         self.refresh()
 
     def refresh(self) -> None:
@@ -112,54 +112,59 @@ class Mirror:
                 run.status,
                 run.tags.get("toprung.status", ""),
             )
-            for trial_id, run in self._sweep.children().items()
+            for trial_id, run in self._sweep.trial_runs().items()
         }
         for sent in self._sent.values():
-            self._note_refused(sent)
+            self._record_rejected(sent)
 
     def runs(self) -> dict[str, str]:
         """Run ids by trial id."""
         return {trial_id: sent.run_id for trial_id, sent in self._sent.items()}
 
-    def sync(self, trials: Iterable[TrialRecord], *, driver_lives: bool) -> None:
+    def sync(self, trials: Iterable[TrialRecord], *, driver_alive: bool) -> None:
         """Send everything that the ledger has of some trials and the server has not.
 
         Args:
             trials: the trials that have changed, or all.
-            driver_lives: whether open trials are really running; those of a dead driver are closed.
+            driver_alive: whether open trials are really running; those of a dead driver are closed.
         """
-        from toprung.tracking.client import Refused
+        from toprung.tracking.client import RequestRejected
 
         for trial in trials:
             if not trial.trial_id:
                 continue
-            word = trial.end.status if trial.end else ("running" if driver_lives else "interrupted")
+            status_tag = trial.end.status if trial.end else ("running" if driver_alive else "interrupted")
             sent = self._sent.get(trial.trial_id)
-            if sent is not None and sent.word == word and sent.status != "RUNNING":
+            if sent is not None and sent.status_tag == status_tag and sent.status != "RUNNING":
                 continue
             try:
-                self._sync_trial(trial, driver_lives=driver_lives)
-            except (Refused, KeyError, TypeError, ValueError) as error:  # one bad trial must not end all the others
-                is_refusal = isinstance(error, Refused)
+                self._sync_trial(trial, driver_alive=driver_alive)
+            except (
+                RequestRejected,
+                KeyError,
+                TypeError,
+                ValueError,
+            ) as error:  # one bad trial must not end all the others
+                is_refusal = isinstance(error, RequestRejected)
                 self._note([f"trial {trial.number}: {error if is_refusal else repr(error)}"])
 
-    def _sync_trial(self, trial: TrialRecord, *, driver_lives: bool) -> None:
+    def _sync_trial(self, trial: TrialRecord, *, driver_alive: bool) -> None:
         sent = self._sent.get(trial.trial_id)
         if sent is not None and sent.epoch is None and sent.run_id != trial.mlflow_run_id:
             self._sweep.log_config(sent.run_id, trial.config)  # the answer was lost: perhaps only the run was created
             self._on_run(trial.trial_id, sent.run_id)
         if sent is None:
             sent = self._start_trial(trial)
-        elif driver_lives and not trial.end and sent.status != "RUNNING":
+        elif driver_alive and not trial.end and sent.status != "RUNNING":
             self._sweep.reopen(sent.run_id)
-            sent.status, sent.word = "RUNNING", "running"
+            sent.status, sent.status_tag = "RUNNING", "running"
         self._log_epochs(trial, sent)
         if trial.end:
             self._end_trial(trial, sent, trial.end)
-        elif not driver_lives:
+        elif not driver_alive:
             last = max((epoch.time_ms for epoch in trial.epochs_by_number.values()), default=trial.started_ms)
             self._sweep.interrupt(sent.run_id, time_ms=last)
-            sent.status, sent.word = "ENDED", "interrupted"
+            sent.status, sent.status_tag = "ENDED", "interrupted"
 
     def _start_trial(self, trial: TrialRecord) -> _Sent:
         run_id = self._sweep.start_trial(
@@ -171,7 +176,7 @@ class Mirror:
         )
         sent = self._sent[trial.trial_id] = _Sent(run_id, str(trial.number), 0, "RUNNING", "")
         self._on_run(trial.trial_id, run_id)
-        self._note_refused(sent)
+        self._record_rejected(sent)
         return sent
 
     def _log_epochs(self, trial: TrialRecord, sent: _Sent) -> None:
@@ -190,41 +195,41 @@ class Mirror:
         if epochs:
             self._sweep.log_epochs(sent.run_id, epochs)
             sent.epoch = epochs[-1][0]
-            self._note_refused(sent)
+            self._record_rejected(sent)
 
     def _end_trial(self, trial: TrialRecord, sent: _Sent, end: End) -> None:
         if self._storage is not None:
-            self._bring(trial.trial_id)
-        self._sweep.end_trial(sent.run_id, end, folder=self._directory.trial_folder(trial.trial_id))
-        self._note_refused(sent)
-        sent.status, sent.word = "ENDED", end.status
-        self._on_kept(trial.trial_id)
+            self._download_trial(trial.trial_id)
+        self._sweep.end_trial(sent.run_id, end, folder=self._sweep_dir.trial_folder(trial.trial_id))
+        self._record_rejected(sent)
+        sent.status, sent.status_tag = "ENDED", end.status
+        self._on_artifacts_logged(trial.trial_id)
 
-    def _bring(self, trial_id: str) -> None:
+    def _download_trial(self, trial_id: str) -> None:
         """Have the files of a trial that ran on another machine."""
         assert self._storage is not None
         try:
-            bring_newer(self._directory, self._storage, trial_id)
-        except StorageAway as error:
+            download_newer(self._sweep_dir, self._storage, trial_id)
+        except StorageUnavailable as error:
             self.problems.append(f"trial {trial_id}: its files were not at hand: {error}")
 
-    def _note_refused(self, sent: _Sent) -> None:
-        self._note(f"trial {sent.number}: {refusal}" for refusal in self._sweep.log.refused(sent.run_id))
+    def _record_rejected(self, sent: _Sent) -> None:
+        self._note(f"trial {sent.number}: {refusal}" for refusal in self._sweep.log.rejected(sent.run_id))
 
     def _note(self, problems: Iterable[str]) -> None:
         self.problems += [problem for problem in problems if problem not in self.problems]
 
-    def conclude(self, trials: list[TrialRecord]) -> None:
+    def finish(self, trials: list[TrialRecord]) -> None:
         """End the sweep's own run as `status.json` says it ended."""
-        directory, sweep = self._directory, self._spec
+        sweep_dir, sweep = self._sweep_dir, self._spec
         try:
-            state = directory.read(directory.status_file)
+            state = sweep_dir.read(sweep_dir.status_file)
         except UserError:
             state = {}
         status = str(state.get("status", "interrupted"))
         status = "interrupted" if status == "running" else status
         reason = state.get("reason") or ("the driver died" if status == "interrupted" else None)
-        order = ranked(trials, mode=sweep.mode)
+        order = rank_trials(trials, mode=sweep.mode)
         asked = [trial for trial in trials if trial.trial_id]
         metrics = {
             "toprung/trials": float(len(asked)),
@@ -236,8 +241,8 @@ class Mirror:
         if order and order[0].value is not None:
             metrics[f"best/{sweep.metric}"] = order[0].value
             tags["toprung.best_trial_id"] = order[0].trial_id
-        tags[description.NOTE] = description.of_ended(
-            _note(directory, sweep),
+        tags[description.NOTE] = description.ended_note(
+            _sweep_note(sweep_dir, sweep),
             status=status,
             reason=str(reason) if reason else None,
             best=order[0] if order else None,
@@ -247,11 +252,11 @@ class Mirror:
             PARENT_STATUS.get(status, "FAILED"),
             metrics=metrics,
             tags=tags,
-            artifacts=[directory.spec_file, directory.lineage_file, directory.export_folder],
+            artifacts=[sweep_dir.spec_file, sweep_dir.lineage_file, sweep_dir.export_folder],
             time_ms=ledger.now_ms(),
         )
-        self._note(f"the sweep: {refusal}" for refusal in self._sweep.log.refused(self._sweep.run_id))
+        self._note(f"the sweep: {refusal}" for refusal in self._sweep.log.rejected(self._sweep.run_id))
 
-    def take_up(self) -> None:
+    def reopen_sweep(self) -> None:
         """The sweep's own run is open (again)."""
         self._sweep.reopen(self._sweep.run_id)

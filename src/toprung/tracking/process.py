@@ -29,8 +29,8 @@ from toprung.tracking import server
 
 logger = logging.getLogger(__name__)
 
-MOST_STARTS = 4
-STRAGGLER_SECONDS = 60
+MAX_STARTS = 4
+LOCK_TIMEOUT_SECONDS = 60
 NICENESS = 5  # trials are the work here
 POLL_SECONDS = 0.1
 
@@ -43,35 +43,40 @@ class WriterProcess:
 
     def __init__(
         self,
-        directory: SweepDirectory,
+        sweep_dir: SweepDirectory,
         *,
         on_open: Callable[[str, str], object],
         on_run: Callable[[str, str], object],
-        on_kept: Callable[[str], object],
-        on_refused: Callable[[], object],
-        behind: bool = False,
+        on_artifacts_logged: Callable[[str], object],
+        on_rejected: Callable[[], object],
+        is_behind: bool = False,
     ) -> None:
         """Wait for the first note. All callables are called in a thread of this process.
 
         Args:
-            directory: the sweep's.
+            sweep_dir: the sweep's.
             on_open: told the ids of the sweep's run and its experiment.
             on_run: told a trial's id and its run's id.
-            on_kept: told that a trial's files are in MLflow.
-            on_refused: told that MLflow cannot be used at all.
-            behind: the ledger has trials already, of an earlier driver.
+            on_artifacts_logged: told that a trial's files are in MLflow.
+            on_rejected: told that MLflow cannot be used at all.
+            is_behind: the ledger has trials already, of an earlier driver.
         """
-        self._directory, self._behind = directory, behind
-        self._on_open, self._on_run, self._on_kept, self._on_refused = on_open, on_run, on_kept, on_refused
+        self._sweep_dir, self._is_behind = sweep_dir, is_behind
+        self._on_open, self._on_run, self._on_artifacts_logged, self._on_rejected = (
+            on_open,
+            on_run,
+            on_artifacts_logged,
+            on_rejected,
+        )
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._listener: threading.Thread | None = None
         self._num_starts = 0
         self._check, self._ready = False, threading.Event()
         self._closing: dict[str, Any] | None = None
-        self.refused: UserError | None = None
+        self.rejected: UserError | None = None
         self.problems: list[str] = []
-        self.undelivered: str | None = None
+        self.tracking_error: str | None = None
 
     def start_check(self) -> None:
         """Start the process now and let it ask MLflow whether it can record there."""
@@ -87,8 +92,8 @@ class WriterProcess:
         """
         while self._check and not self._ready.wait(POLL_SECONDS):
             if self._listener is None or not self._listener.is_alive():  # refused, or given up
-                uri = server.masked(server.tracking_uri(self._directory.path.parent))
-                raise self.refused or UserError(f"MLflow at {uri} cannot be used: {self.undelivered}.")
+                uri = server.masked(server.tracking_uri(self._sweep_dir.path.parent))
+                raise self.rejected or UserError(f"MLflow at {uri} cannot be used: {self.tracking_error}.")
 
     def nudge(self, *, begin: bool = True) -> None:
         """Say that the ledger has news.
@@ -102,17 +107,17 @@ class WriterProcess:
             elif begin:
                 self._begin()
 
-    def close(self, *, conclude: bool) -> None:
+    def close(self, *, finish: bool) -> None:
         """Deliver what is left, for as long as is reasonable, and end.
 
         Args:
-            conclude: end the sweep's own run too, as `status.json` says.
+            finish: end the sweep's own run too, as `status.json` says.
         """
-        if self._process is None and not conclude:
+        if self._process is None and not finish:
             return
-        if self.refused is None:
+        if self.rejected is None:
             with self._lock:
-                self._closing = {"note": "close", "conclude": conclude}
+                self._closing = {"note": "close", "conclude": finish}
                 if self._process is None:
                     self._begin()
                 else:
@@ -123,8 +128,8 @@ class WriterProcess:
     def _begin(self) -> None:
         self._num_starts += 1
         task = {
-            "directory": str(self._directory.path),
-            "behind": self._behind or self._num_starts > 1,
+            "directory": str(self._sweep_dir.path),
+            "behind": self._is_behind or self._num_starts > 1,
             "check": self._check and not self._ready.is_set(),
         }
         self._process = subprocess.Popen(
@@ -150,7 +155,7 @@ class WriterProcess:
         done = False
         for line in process.stdout:
             event = json.loads(line)
-            done = done or event["event"] in ("done", "refused")
+            done = done or event["event"] in ("done", "rejected")
             try:
                 self._take(event)
             except Exception:  # such as a full disk: the writer would wait until somebody reads on
@@ -162,8 +167,8 @@ class WriterProcess:
         if done:
             return
         with self._lock:  # it was killed: another one catches up from the ledger
-            if self._num_starts >= MOST_STARTS:
-                self.undelivered = "the process that writes to MLflow was killed again and again"
+            if self._num_starts >= MAX_STARTS:
+                self.tracking_error = "the process that writes to MLflow was killed again and again"
                 return
             self._begin()
 
@@ -175,13 +180,13 @@ class WriterProcess:
                 self._on_open(event["run_id"], event["experiment_id"])
             case "run":
                 self._on_run(event["trial_id"], event["run_id"])
-            case "kept":
-                self._on_kept(event["trial_id"])
-            case "refused":
-                self.refused, self.undelivered = UserError(event["message"]), event["message"]
-                self._on_refused()
+            case "artifacts_logged":
+                self._on_artifacts_logged(event["trial_id"])
+            case "rejected":
+                self.rejected, self.tracking_error = UserError(event["message"]), event["message"]
+                self._on_rejected()
             case "done":
-                self.problems, self.undelivered = event["problems"], event["undelivered"]
+                self.problems, self.tracking_error = event["problems"], event["tracking_error"]
 
 
 def main(task: dict[str, Any], notes: IO[str], tell: Callable[[dict[str, Any]], None]) -> None:
@@ -189,25 +194,25 @@ def main(task: dict[str, Any], notes: IO[str], tell: Callable[[dict[str, Any]], 
     from toprung.tracking import mirror
     from toprung.tracking.writer import TrackingWriter
 
-    def refuse(message: str) -> None:
-        tell({"event": "refused", "message": message})
+    def on_rejected(message: str) -> None:
+        tell({"event": "rejected", "message": message})
         os._exit(0)  # there is nobody to write to
 
-    made = SweepDirectory(Path(task["directory"]))
+    sweep_dir = SweepDirectory(Path(task["directory"]))
     writer = TrackingWriter(
-        lambda: mirror.open_sweep(made, sweep=made.spec()),  # read late: the driver may be extending it
-        directory=made,
+        lambda: mirror.open_sweep(sweep_dir, sweep=sweep_dir.spec()),  # read late: the driver may be extending it
+        sweep_dir=sweep_dir,
         on_open=lambda run: tell({"event": "open", "run_id": run.run_id, "experiment_id": run.experiment_id}),
         on_run=lambda trial_id, run_id: tell({"event": "run", "trial_id": trial_id, "run_id": run_id}),
-        on_kept=lambda trial_id: tell({"event": "kept", "trial_id": trial_id}),
-        on_refused=lambda: refuse(str(writer.refused)),
-        behind=task["behind"],
+        on_artifacts_logged=lambda trial_id: tell({"event": "artifacts_logged", "trial_id": trial_id}),
+        on_rejected=lambda: on_rejected(str(writer.rejected)),
+        is_behind=task["behind"],
     )
     for line in notes:
         note = json.loads(line)
         if note["note"] == "close":
-            writer.close(conclude=note["conclude"])
-            tell({"event": "done", "problems": writer.problems, "undelivered": writer.undelivered})
+            writer.close(finish=note["conclude"])
+            tell({"event": "done", "problems": writer.problems, "tracking_error": writer.tracking_error})
             return
         writer.nudge()
     os._exit(1)  # the driver is gone; a request under way is of no use any more
@@ -220,7 +225,7 @@ def _is_usable(task: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> 
     try:
         check(server.tracking_uri(Path(task["directory"]).parent))
     except UserError as error:
-        tell({"event": "refused", "message": str(error)})
+        tell({"event": "rejected", "message": str(error)})
         return False
     tell({"event": "ready"})
     return True
@@ -240,7 +245,7 @@ def _as_a_process() -> None:
     if task["check"] and not _is_usable(task, tell):
         return
     os.nice(NICENESS)
-    with filelock.FileLock(Path(task["directory"], "mlflow.lock"), timeout=STRAGGLER_SECONDS):
+    with filelock.FileLock(Path(task["directory"], "mlflow.lock"), timeout=LOCK_TIMEOUT_SECONDS):
         main(task, sys.stdin, tell)
     print(f"MLflow writer: {time.process_time():.2f} s of CPU", file=sys.stderr, flush=True)  # noqa: T201 (its log)
 

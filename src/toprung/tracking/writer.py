@@ -19,14 +19,14 @@ from toprung.study_storage import study_failure
 from toprung.tracking.ledger_tail import LedgerTail
 
 if TYPE_CHECKING:
-    from toprung.tracking.client import TrackedSweep
+    from toprung.tracking.client import MlflowSweep
     from toprung.tracking.mirror import Mirror
 
 logger = logging.getLogger(__name__)
 
 MIN_POLL_SECONDS = 0.1  # what is reported meanwhile goes in the same requests
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
-LAST_TRY_SECONDS = 30.0
+MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 15.0
+CLOSE_TIMEOUT_SECONDS = 30.0
 
 
 class TrackingWriter:
@@ -34,40 +34,45 @@ class TrackingWriter:
 
     def __init__(
         self,
-        open_sweep: Callable[[], TrackedSweep],
+        open_sweep: Callable[[], MlflowSweep],
         *,
-        directory: SweepDirectory,
-        on_open: Callable[[TrackedSweep], object],
+        sweep_dir: SweepDirectory,
+        on_open: Callable[[MlflowSweep], object],
         on_run: Callable[[str, str], object],
-        on_kept: Callable[[str], object],
-        on_refused: Callable[[], object],
-        behind: bool = False,
+        on_artifacts_logged: Callable[[str], object],
+        on_rejected: Callable[[], object],
+        is_behind: bool = False,
     ) -> None:
         """Wait for the first `nudge`. All callables are called in the writer's thread.
 
         Args:
             open_sweep: connects, and finds or starts the sweep's run.
-            directory: the sweep's directory.
+            sweep_dir: the sweep's directory.
             on_open: called with the sweep's run.
             on_run: called with a trial's id and its run's id.
-            on_kept: called with the id of a trial whose files are in MLflow.
-            on_refused: called when MLflow cannot be used at all.
-            behind: an earlier driver or writer has begun the sweep's run, and may have ended it.
+            on_artifacts_logged: called with the id of a trial whose files are in MLflow.
+            on_rejected: called when MLflow cannot be used at all.
+            is_behind: an earlier driver or writer has begun the sweep's run, and may have ended it.
         """
-        self._open_sweep, self._directory = open_sweep, directory
-        self._on_open, self._on_run, self._on_kept, self._on_refused = on_open, on_run, on_kept, on_refused
-        self._tail = LedgerTail(directory)
+        self._open_sweep, self._sweep_dir = open_sweep, sweep_dir
+        self._on_open, self._on_run, self._on_artifacts_logged, self._on_rejected = (
+            on_open,
+            on_run,
+            on_artifacts_logged,
+            on_rejected,
+        )
+        self._tail = LedgerTail(sweep_dir)
         self._thread: threading.Thread | None = None
         self._woken, self._closing = threading.Event(), threading.Event()
-        self._last_try = float("inf")
+        self._close_deadline = float("inf")
         self._mirror: Mirror | None = None
-        self._resumes = behind
+        self._resumes = is_behind
         self._is_stale = False  # a request went unanswered: only the server knows what it has
         self._was_stale = False
-        self._concluding = False
-        self.refused: UserError | None = None
+        self._finishing = False
+        self.rejected: UserError | None = None
         self.problems: list[str] = []
-        self.undelivered: str | None = None
+        self.tracking_error: str | None = None
 
     def nudge(self) -> None:
         """Say that the ledger has news."""
@@ -76,15 +81,15 @@ class TrackingWriter:
             self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
             self._thread.start()
 
-    def close(self, *, conclude: bool) -> None:
+    def close(self, *, finish: bool) -> None:
         """Deliver what is left, for as long as is reasonable, and end.
 
         Args:
-            conclude: end the sweep's own run too, as `status.json` says.
+            finish: end the sweep's own run too, as `status.json` says.
         """
-        if self._thread is None and not conclude:
+        if self._thread is None and not finish:
             return
-        self._concluding, self._last_try = conclude, time.monotonic() + LAST_TRY_SECONDS
+        self._finishing, self._close_deadline = finish, time.monotonic() + CLOSE_TIMEOUT_SECONDS
         self.nudge()
         self._closing.set()
         self._woken.set()
@@ -92,34 +97,34 @@ class TrackingWriter:
             self._thread.join()
 
     def _run(self) -> None:
-        from toprung.tracking.client import Away, Refused
+        from toprung.tracking.client import RequestRejected, ServerUnavailable
 
-        pause = FIRST_PAUSE_SECONDS
+        pause = MIN_BACKOFF_SECONDS
         while True:
             try:
                 if self._deliver():
                     return
-                pause = FIRST_PAUSE_SECONDS
-            except Refused as error:
-                self._note_problem(str(error))
+                pause = MIN_BACKOFF_SECONDS
+            except RequestRejected as error:
+                self._record_problem(str(error))
             except Exception as error:
                 if isinstance(error, UserError) and study_failure(error) is None:
-                    self.refused = error
-                    self._on_refused()
+                    self.rejected = error
+                    self._on_rejected()
                     return
-                if not isinstance(error, Away) and study_failure(error) is None:
+                if not isinstance(error, ServerUnavailable) and study_failure(error) is None:
                     logger.exception("MLflow: the writer ends")  # nobody else can say that what is left will not arrive
-                    self.undelivered = f"{type(error).__name__}: {error}"
+                    self.tracking_error = f"{type(error).__name__}: {error}"
                     return
                 logger.warning("MLflow waits: %s", error)
                 self._is_stale = self._was_stale = True
-                if time.monotonic() > self._last_try:
-                    self.undelivered = str(error)
+                if time.monotonic() > self._close_deadline:
+                    self.tracking_error = str(error)
                     return
                 self._closing.wait(pause)
                 if self._closing.is_set():
                     time.sleep(min(pause, 1.0))
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                pause = min(2 * pause, MAX_BACKOFF_SECONDS)
 
     def _deliver(self) -> bool:
         """Send what the server has not; return whether all is done."""
@@ -130,7 +135,7 @@ class TrackingWriter:
             self._is_stale = False
         closing = self._closing.is_set()
         self._woken.clear()
-        mirror.sync(self._tail.poll(), driver_lives=not (closing and self._concluding))
+        mirror.sync(self._tail.poll(), driver_alive=not (closing and self._finishing))
         if not closing:
             self._closing.wait(MIN_POLL_SECONDS)
             self._woken.wait()
@@ -138,8 +143,8 @@ class TrackingWriter:
         if self._was_stale:  # one look more: what seemed lost may have arrived late, and created a run a second time
             self._was_stale, self._is_stale = False, True
             return False
-        if self._concluding:
-            mirror.conclude(ledger.read(self._directory))
+        if self._finishing:
+            mirror.finish(ledger.read(self._sweep_dir))
         return True
 
     def _open(self) -> Mirror:
@@ -147,16 +152,20 @@ class TrackingWriter:
 
         sweep = self._open_sweep()
         mirror = Mirror(
-            sweep, directory=self._directory, on_run=self._on_run, on_kept=self._on_kept, problems=self.problems
+            sweep,
+            sweep_dir=self._sweep_dir,
+            on_run=self._on_run,
+            on_artifacts_logged=self._on_artifacts_logged,
+            problems=self.problems,
         )
         if self._resumes:
-            mirror.take_up()
+            mirror.reopen_sweep()
         self._tail.reset()
         self._mirror = mirror
         self._on_open(sweep)
         return mirror
 
-    def _note_problem(self, problem: str) -> None:
+    def _record_problem(self, problem: str) -> None:
         logger.warning("MLflow: %s", problem)
         if problem not in self.problems:
             self.problems.append(problem)

@@ -5,12 +5,12 @@ from toprung.vision.augmentation import (
     OPERATIONS,
     STRENGTHS,
     Augmentation,
-    Strengths,
+    AugmentationStrengths,
     build_augmentation,
 )
 from toprung.vision.batches import ImageSplit, batches, num_batches
 from toprung.vision.evaluation import evaluate
-from toprung.vision.models import Classifier, Normalise, build_model, built_by, load_model
+from toprung.vision.models import Classifier, Normalise, build_model, build_with, load_model
 from toprung.vision.optimizers import build_optimizer
 from toprung.vision.schedules import build_schedule
 
@@ -19,16 +19,16 @@ __all__ = [
     "OPERATIONS",
     "STRENGTHS",
     "Augmentation",
+    "AugmentationStrengths",
     "Classifier",
     "ImageSplit",
     "Normalise",
-    "Strengths",
     "batches",
     "build_augmentation",
     "build_model",
     "build_optimizer",
     "build_schedule",
-    "built_by",
+    "build_with",
     "evaluate",
     "load_model",
     "num_batches",

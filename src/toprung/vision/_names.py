@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from toprung.errors import UserError
 
 
-def unknown_name(given: str, *, kind: str, known: Iterable[str]) -> UserError:
+def unknown_name_error(given: str, *, kind: str, known: Iterable[str]) -> UserError:
     """The error for `given`: the nearest known name or, where none is near, the known names."""
     known = list(known)
     near = difflib.get_close_matches(given, known, n=1)

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toprung.errors import UserError
-from toprung.vision._names import unknown_name
+from toprung.vision._names import unknown_name_error
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strengths:
+class AugmentationStrengths:
     """How much of each operation; 0 leaves it out. Every image draws its own amount, up to this."""
 
     flip: float = 0.0
@@ -62,9 +62,9 @@ STRENGTHS = tuple(_LIMITS)
 OPERATIONS = tuple(dict.fromkeys(operation for _, operation in _LIMITS.values()))
 
 LEVELS = {
-    "none": Strengths(),
-    "light": Strengths(flip=0.5, shift=0.1),
-    "heavy": Strengths(
+    "none": AugmentationStrengths(),
+    "light": AugmentationStrengths(flip=0.5, shift=0.1),
+    "heavy": AugmentationStrengths(
         flip=0.5,
         shift=0.1,
         rotation_degrees=10,
@@ -90,17 +90,17 @@ def build_augmentation(
         level: none, light or heavy.
         card_augmentations: names from `OPERATIONS` that keep an image's label true; the others are left out.
         num_classes: K, the width of mixup's targets.
-        strengths: changes to the level by the names of `Strengths`' fields; None keeps the level's own.
+        strengths: changes to the level by the names of `AugmentationStrengths`' fields; None keeps the level's own.
 
     Raises:
         UserError: the level or a strength's name is unknown, or a strength is out of range.
     """
     if level not in LEVELS:
-        raise unknown_name(level, kind="augmentation level", known=LEVELS)
+        raise unknown_name_error(level, kind="augmentation level", known=LEVELS)
     changes = {name: value for name, value in (strengths or {}).items() if value is not None}
     for name in changes:
         if name not in STRENGTHS:
-            raise unknown_name(name, kind="augmentation", known=STRENGTHS)
+            raise unknown_name_error(name, kind="augmentation", known=STRENGTHS)
     chosen = replace(LEVELS[level], **changes)
     meaningless = [name for name, (_, operation) in _LIMITS.items() if operation not in card_augmentations]
     return Augmentation(replace(chosen, **dict.fromkeys(meaningless, 0.0)), num_classes=num_classes)
@@ -110,7 +110,7 @@ def build_augmentation(
 class Augmentation:
     """Call it with a batch; what it returns is new memory, and the batch is left as it was."""
 
-    strengths: Strengths
+    strengths: AugmentationStrengths
     num_classes: int
 
     def __call__(self, images_NCHW: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,7 +140,7 @@ class Augmentation:
         return images_NCHW, labels_N
 
 
-def _flip_and_shift(images_NCHW: Tensor, amount: Strengths) -> Tensor:
+def _flip_and_shift(images_NCHW: Tensor, amount: AugmentationStrengths) -> Tensor:
     """Whole pixels: the same as padding with black, cropping at random, and flipping."""
     N, C, H, W = images_NCHW.shape
     device = images_NCHW.device
@@ -158,7 +158,7 @@ def _flip_and_shift(images_NCHW: Tensor, amount: Strengths) -> Tensor:
     return padded.flatten(2).gather(2, index_NCP).view(N, C, H, W)
 
 
-def _sample_affine(images_NCHW: Tensor, amount: Strengths) -> Tensor:
+def _sample_affine(images_NCHW: Tensor, amount: AugmentationStrengths) -> Tensor:
     """Flip, rotate about the middle, scale and shift by one bilinear sampling."""
     N, _, H, W = images_NCHW.shape
     device = images_NCHW.device
@@ -179,7 +179,7 @@ def _sample_affine(images_NCHW: Tensor, amount: Strengths) -> Tensor:
     return F.grid_sample(images_NCHW, grid_NHW2, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _change_light(images_NCHW: Tensor, amount: Strengths) -> Tensor:
+def _change_light(images_NCHW: Tensor, amount: AugmentationStrengths) -> Tensor:
     """Brightness, then contrast, as one multiplication and one addition."""
     N = len(images_NCHW)
     brightness_N111 = 1 + _uniform(N, amount.brightness, images_NCHW.device).view(N, 1, 1, 1)

@@ -17,9 +17,9 @@ class ImageSplit:
     """Some images with their labels. May be backed by read-only memory: never write in place.
 
     Where `rows_N` is given the images are those rows of `images_NCHW`, which then is a larger array, mapped from disk:
-    read them by `take`, which reads no others.
+    read them by `images_at`, which reads no others.
 
-    Several processes that train one model each have the whole split and train on a part of it (`rank` of `num_ranks`),
+    Several processes that train one model each have the whole split and train on a part of it (`rank` of `world_size`),
     another one in every epoch: `len` says how large that part is.
     """
 
@@ -27,7 +27,7 @@ class ImageSplit:
     labels_N: Tensor  # int64
     rows_N: Tensor | None = None  # int64
     rank: int = 0
-    num_ranks: int = 1
+    world_size: int = 1
 
     @property
     def num_images(self) -> int:
@@ -36,9 +36,9 @@ class ImageSplit:
 
     def __len__(self) -> int:
         """How many of them this process trains on in an epoch; all parts are equal."""
-        return self.num_images // self.num_ranks
+        return self.num_images // self.world_size
 
-    def take(self, which: Tensor | slice) -> Tensor:
+    def images_at(self, which: Tensor | slice) -> Tensor:
         """Images by their place in the split (int64 places, or a slice): uint8, N x C x H x W."""
         return self.images_NCHW[which if self.rows_N is None else self.rows_N[which]]
 
@@ -64,8 +64,8 @@ def batches(
         images_NCHW (uint8) and labels_N (int64) on `device`, at most `batch_size` of them.
     """
     order_N = torch.randperm(split.num_images)
-    if split.num_ranks > 1:
-        order_N = ranks.from_first(order_N)[split.rank :: split.num_ranks][: len(split)]
+    if split.world_size > 1:
+        order_N = ranks.broadcast(order_N)[split.rank :: split.world_size][: len(split)]
     for indices_B in order_N.tensor_split(num_batches(split, batch_size=batch_size)):
-        images_NCHW, labels_N = split.take(indices_B), split.labels_N[indices_B]
+        images_NCHW, labels_N = split.images_at(indices_B), split.labels_N[indices_B]
         yield images_NCHW.to(device, non_blocking=True), labels_N.to(device, non_blocking=True)

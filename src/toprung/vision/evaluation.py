@@ -28,7 +28,7 @@ def evaluate(model: nn.Module, split: ImageSplit) -> dict[str, float]:
     Returns:
         `{"val/loss": ..., "val/accuracy": ...}`
     """
-    model = ranks.bare(model)
+    model = ranks.unwrap_ddp(model)
     weights = {name: _channels_last(tensor) for name, tensor in _weights(model).items()}
     device = next(iter(weights.values())).device
     starts = range(0, split.num_images, _BATCH_SIZE)
@@ -38,16 +38,16 @@ def evaluate(model: nn.Module, split: ImageSplit) -> dict[str, float]:
     model.eval()
     try:
         with torch.autocast(device.type, enabled=False), _uncompiled():
-            for place in range(ranks.rank(), len(starts), ranks.num_ranks()):
-                part = slice(starts[place], starts[place] + _BATCH_SIZE)
-                images_NCHW = split.take(part).to(device, non_blocking=True)
+            for index in range(ranks.rank(), len(starts), ranks.world_size()):
+                part = slice(starts[index], starts[index] + _BATCH_SIZE)
+                images_NCHW = split.images_at(part).to(device, non_blocking=True)
                 labels_N = split.labels_N[part].to(device, non_blocking=True)
                 logits_NK = torch.func.functional_call(model, weights, (images_NCHW,))
-                losses_S[place] = F.cross_entropy(logits_NK.double(), labels_N, reduction="sum")
-                correct_S[place] = (logits_NK.argmax(dim=1) == labels_N).sum()
+                losses_S[index] = F.cross_entropy(logits_NK.double(), labels_N, reduction="sum")
+                correct_S[index] = (logits_NK.argmax(dim=1) == labels_N).sum()
     finally:
         model.train(was_training)
-    losses_S, correct_S = ranks.summed(losses_S), ranks.summed(correct_S)
+    losses_S, correct_S = ranks.all_reduce_sum(losses_S), ranks.all_reduce_sum(correct_S)
     num_images = split.num_images
     return {"val/loss": sum(losses_S.tolist()) / num_images, "val/accuracy": sum(correct_S.tolist()) / num_images}
 
@@ -59,7 +59,7 @@ def _uncompiled() -> contextlib.AbstractContextManager[object]:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    buffers = {name: ranks.from_first(buffer) for name, buffer in model.named_buffers()}
+    buffers = {name: ranks.broadcast(buffer) for name, buffer in model.named_buffers()}
     return {**dict(model.named_parameters()), **buffers}
 
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from toprung.errors import UserError
-from toprung.vision._names import unknown_name
+from toprung.vision._names import unknown_name_error
 
 _BUILDER = "toprung.vision:build_model"
 _WORKBENCH_BUILDER = re.compile(r"trainers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")  # the only code a config.json can call
-_SMALLEST_SIDE = 4  # pixels: pooling stops here, so that 8 x 8 digits keep something to look at
+_MIN_SIDE = 4  # pixels: pooling stops here, so that 8 x 8 digits keep something to look at
 
 
 class Normalise(nn.Module):
@@ -90,7 +90,7 @@ def build_model(
     return model.to(memory_format=torch.channels_last)
 
 
-def built_by(builder: Callable[..., nn.Module], **arguments: Any) -> nn.Module:
+def build_with(builder: Callable[..., nn.Module], **arguments: Any) -> nn.Module:
     """A model of your own, which notes how it was built: so the winner can be exported, and built again elsewhere.
 
     Args:
@@ -116,7 +116,7 @@ def built_by(builder: Callable[..., nn.Module], **arguments: Any) -> nn.Module:
 def load_model(folder: Path) -> nn.Module:
     """The model of an exported folder, in eval mode: built by config.json, with the weights of model.pth.
 
-    One that `built_by` noted is built by your own function, which must be importable: run this in the workbench.
+    One that `build_with` noted is built by your own function, which must be importable: run this in the workbench.
 
     Raises:
         UserError: a file is missing or damaged, the two do not belong together, or the builder cannot be imported.
@@ -124,7 +124,7 @@ def load_model(folder: Path) -> nn.Module:
     try:
         architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"]
         if architecture is None:
-            raise UserError(f"{folder} does not say how to build its model: build it by vision.built_by in the loop.")
+            raise UserError(f"{folder} does not say how to build its model: build it by vision.build_with in the loop.")
         model: nn.Module = _builder(architecture["builder"], folder)(**architecture["arguments"])
         weights = torch.load(folder / "model.pth", map_location="cpu", weights_only=True)
         model.load_state_dict(weights)
@@ -146,10 +146,10 @@ def _builder(name: str, folder: Path) -> Callable[..., nn.Module]:
         raise UserError(f"{folder} asks for {name} to be called, which is no function of a trainer: it is not loaded.")
     module, _, function = name.partition(":")
     try:
-        found: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
+        builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{folder} was built by {name}: {error}. Run this in that workbench.") from None
-    return found
+    return builder
 
 
 def _convnet(num_classes: int, image_shape: Sequence[int], *, width: int, depth: int, dropout: float) -> nn.Module:
@@ -165,7 +165,7 @@ def _convnet(num_classes: int, image_shape: Sequence[int], *, width: int, depth:
     for stage in range(depth):
         out_channels = width * 2**stage
         layers.append(nn.Conv2d(channels, out_channels, kernel_size=3, padding=1, bias=False))
-        if side // 2 >= _SMALLEST_SIDE:
+        if side // 2 >= _MIN_SIDE:
             layers.append(nn.MaxPool2d(2))
             side //= 2
         layers += [nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
@@ -184,7 +184,7 @@ def _torchvision(name: str, num_classes: int, image_shape: Sequence[int]) -> nn.
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise unknown_name(name, kind="model", known=["convnet", *known])
+        raise unknown_name_error(name, kind="model", known=["convnet", *known])
     extra: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name in _WITH_SIDE_OUTPUTS else {}
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **extra)
     _adapt_first_convolution(network, channels=image_shape[0])
@@ -202,7 +202,7 @@ _WITH_SIDE_OUTPUTS = ("googlenet", "inception_v3")
 
 def _adapt_first_convolution(network: nn.Module, *, channels: int) -> None:
     """Put a convolution of `channels` inputs where the first one, made for 3, stands."""
-    name, old = next(named for named in network.named_modules() if isinstance(named[1], nn.Conv2d))
+    name, old = next(entry for entry in network.named_modules() if isinstance(entry[1], nn.Conv2d))
     assert isinstance(old, nn.Conv2d)
     if old.in_channels == channels:
         return

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from toprung.errors import UserError
-from toprung.vision._names import unknown_name
+from toprung.vision._names import unknown_name_error
 
 
 def build_optimizer(
@@ -43,4 +43,4 @@ def build_optimizer(
             return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
     except ValueError as error:
         raise UserError(f"The optimizer {optimizer} does not take this: {error}.") from None
-    raise unknown_name(optimizer, kind="optimizer", known=("sgd", "adam", "adamw"))
+    raise unknown_name_error(optimizer, kind="optimizer", known=("sgd", "adam", "adamw"))

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def of_torchrun() -> Iterator[None]:
+def torchrun_process_group() -> Iterator[None]:
     """Open the process group for which `torchrun` started this process, and close it; without torchrun do nothing."""
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield
@@ -36,74 +36,74 @@ def of_torchrun() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def num_ranks() -> int:
+def world_size() -> int:
     """How many processes train this model."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """Which of them this one is, from 0: the first keeps the checkpoints and talks to the sweep."""
-    return dist.get_rank() if num_ranks() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def wrapped(model: nn.Module, *, device: torch.device) -> nn.Module:
+def wrap_ddp(model: nn.Module, *, device: torch.device) -> nn.Module:
     """The model as all ranks train it: begun with rank 0's weights, its gradients averaged over the ranks."""
-    if num_ranks() == 1:
+    if world_size() == 1:
         return model
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
-def bare(model: nn.Module) -> nn.Module:
+def unwrap_ddp(model: nn.Module) -> nn.Module:
     """The model itself, whose weights have their own names."""
     return cast("nn.Module", model.module) if isinstance(model, DistributedDataParallel) else model
 
 
-def from_first(tensor: Tensor) -> Tensor:
+def broadcast(tensor: Tensor) -> Tensor:
     """Rank 0's tensor, on every rank; the others give one of the same shape and type, which is left as it is."""
-    if num_ranks() == 1:
+    if world_size() == 1:
         return tensor
     sent = tensor.detach().cpu().clone().contiguous()
     dist.broadcast(sent, src=0, group=_by_gloo())
     return sent.to(tensor.device)
 
 
-def summed(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum over the ranks, element by element, on every rank."""
-    if num_ranks() == 1:
+    if world_size() == 1:
         return tensor
     total = tensor.detach().cpu().clone().contiguous()
     dist.all_reduce(total, group=_by_gloo())
     return total.to(tensor.device)
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """What every rank gave, in the order of the ranks, on every rank."""
-    if num_ranks() == 1:
+    if world_size() == 1:
         return [value]
-    values: list[Any] = [None] * num_ranks()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value, group=_by_gloo())
     return values
 
 
-def on_first(action: Callable[[], T]) -> T:
+def on_rank_zero(action: Callable[[], T]) -> T:
     """Let rank 0 act while the others wait, and give its result to all.
 
     Raises:
         SystemExit: rank 0 could not, or was told to end: on the others, which end quietly (as Ray Tune ends a loop).
     """
-    if num_ranks() == 1:
+    if world_size() == 1:
         return action()
-    said: list[Any] = [False, None]
+    results: list[Any] = [False, None]
     if rank() == 0:
         try:
-            said = [True, action()]
+            results = [True, action()]
         except BaseException:
             with contextlib.suppress(RuntimeError):  # the others may be gone already
-                dist.broadcast_object_list(said, src=0, group=_by_gloo())
+                dist.broadcast_object_list(results, src=0, group=_by_gloo())
             raise
-    dist.broadcast_object_list(said, src=0, group=_by_gloo())
-    acted, result = said
-    if not acted:
+    dist.broadcast_object_list(results, src=0, group=_by_gloo())
+    outcome, result = results
+    if not outcome:
         raise SystemExit
     return cast("T", result)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from toprung.vision._names import unknown_name
+from toprung.vision._names import unknown_name_error
 
 
 def build_schedule(optimizer: Optimizer, *, schedule: str, num_epochs: int, steps_per_epoch: int) -> LRScheduler:
@@ -27,4 +27,4 @@ def build_schedule(optimizer: Optimizer, *, schedule: str, num_epochs: int, step
     if schedule == "onecycle":
         peaks = [group["lr"] for group in optimizer.param_groups]
         return OneCycleLR(optimizer, max_lr=peaks, total_steps=num_steps, cycle_momentum=False)
-    raise unknown_name(schedule, kind="schedule", known=("constant", "cosine", "onecycle"))
+    raise unknown_name_error(schedule, kind="schedule", known=("constant", "cosine", "onecycle"))

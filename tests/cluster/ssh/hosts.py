@@ -209,8 +209,8 @@ class Lab:
         self.switch = f"{self.mark}-switch"
         self.shared = folder / "mnt" / "shared"
         self.desk_folder = folder / "desk-work"
-        for each in (self.shared, self.desk_folder):
-            each.mkdir(parents=True)
+        for path in (self.shared, self.desk_folder):
+            path.mkdir(parents=True)
         self.key = folder / "key"
         self.desk = Host(self, "desk", f"{NETWORK}.2", with_sshd=False)
         self.head = Host(self, "head", f"{NETWORK}.10", with_sshd=True)

@@ -46,8 +46,8 @@ print(json.dumps(dataclasses.asdict(agreement(pathlib.Path(folder), uri=uri, num
 class Cluster:
     """The cluster on a lab's hosts, used from its desk: a workbench, and the project's own cluster file beside it."""
 
-    def __init__(self, lab: Lab, *, say: Callable[[str], object] = lambda line: None) -> None:
-        self.lab, self._say = lab, say
+    def __init__(self, lab: Lab, *, echo: Callable[[str], object] = lambda line: None) -> None:
+        self.lab, self._say = lab, echo
         self.storage = lab.shared / "runs"
         self._tunnel: subprocess.Popen[bytes] | None = None
         self._num_commands = 0
@@ -56,7 +56,7 @@ class Cluster:
         shutil.copytree(PROJECT / "clusters", lab.desk_folder / "clusters")
         config = yaml.safe_load((PROJECT / "clusters" / "local.yaml").read_text())
         # Exactly what the file says that its user changes.
-        config["provider"] |= {"head_ip": lab.head.address, "worker_ips": [each.address for each in lab.workers]}
+        config["provider"] |= {"head_ip": lab.head.address, "worker_ips": [host.address for host in lab.workers]}
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(lab.key)}
         (lab.desk_folder / "clusters" / "local.yaml").write_text(yaml.safe_dump(config))
 
@@ -116,8 +116,8 @@ class Cluster:
         listed = self.lab.run(
             *self.lab.ssh(self.lab.head, f"bash -ic 'ray list {what} --format json 2>/dev/null'"), check=False
         )
-        found = re.search(r"^\[.*\]$", listed, re.MULTILINE | re.DOTALL)
-        return json.loads(found[0]) if found else []
+        match = re.search(r"^\[.*\]$", listed, re.MULTILINE | re.DOTALL)
+        return json.loads(match[0]) if match else []
 
     def submit(self, *words: object) -> "Job":
         """`toprung submit ...`, going on in the background."""
@@ -131,7 +131,7 @@ class Cluster:
 
     def sweep(self, *settings: str) -> "Job":
         """Submit a small sweep: one trial a worker at a time."""
-        self._earlier = {each.sweep_id for each in catalog.every(self.storage)}
+        self._earlier = {sweep_dir.sweep_id for sweep_dir in catalog.list_sweeps(self.storage)}
         given = (*SMALL, "resources.cpus=2", *settings)
         return self.submit("tune.dying", *(word for setting in given for word in ("--set", setting)))
 
@@ -141,9 +141,11 @@ class Cluster:
         return job.reaches(lambda: self.num_first_epochs() >= num_trials, f"{num_trials} first epochs")
 
     @property
-    def made(self) -> SweepDirectory:
+    def sweep_dir(self) -> SweepDirectory:
         """The sweep that was submitted last."""
-        return next(each for each in catalog.every(self.storage) if each.sweep_id not in self._earlier)
+        return next(
+            sweep_dir for sweep_dir in catalog.list_sweeps(self.storage) if sweep_dir.sweep_id not in self._earlier
+        )
 
     def mend(self) -> None:
         """Boot what a test has killed, and wait until the autoscaler has Ray on it again."""
@@ -154,18 +156,24 @@ class Cluster:
 
     def num_first_epochs(self) -> int:
         """How many trials of the sweep that was submitted last have reported their first epoch."""
-        found = [each for each in catalog.every(self.storage) if each.sweep_id not in self._earlier]
-        lines = found[0].ledger_file.read_text(errors="replace") if found and found[0].ledger_file.exists() else ""
+        sweep_dirs = [
+            sweep_dir for sweep_dir in catalog.list_sweeps(self.storage) if sweep_dir.sweep_id not in self._earlier
+        ]
+        lines = (
+            sweep_dirs[0].ledger_file.read_text(errors="replace")
+            if sweep_dirs and sweep_dirs[0].ledger_file.exists()
+            else ""
+        )
         return lines.count('{"epoch/1":')
 
     def training(self) -> list[Host]:
         """The workers on which a trial trains now: it holds its trial's lock file open."""
-        found = []
+        result = []
         for host in self.lab.workers:
             opened = self.lab.run(*self.lab.ssh(host, "ls -l /proc/[0-9]*/fd 2>/dev/null"), check=False)
             if f"/{TRIAL_LOCK_FILE}" in opened:
-                found.append(host)
-        return found
+                result.append(host)
+        return result
 
     def kill_driver(self) -> None:
         """SIGKILL to the driver of the sweep, alone."""
@@ -179,7 +187,7 @@ class Cluster:
 
     def shown(self) -> dict:
         """What `toprung show --json` says of the newest sweep."""
-        told = self.lab.run("toprung", "show", self.made.sweep_id, "--json", "--storage", SHARED / "runs")
+        told = self.lab.run("toprung", "show", self.sweep_dir.sweep_id, "--json", "--storage", SHARED / "runs")
         return json.loads(told)
 
     def doctor(self) -> "Job":
@@ -196,7 +204,7 @@ class Cluster:
         """Do all records of the newest sweep say the same? Asked at the desk, where paths are the hosts' own."""
         storage = SHARED / "runs"
         told = self.lab.run(
-            "python", "-c", COMPARE, storage / self.made.sweep_id, f"sqlite:///{storage}/mlflow.db", NUM_TRIALS,
+            "python", "-c", COMPARE, storage / self.sweep_dir.sweep_id, f"sqlite:///{storage}/mlflow.db", NUM_TRIALS,
             PYTHONPATH=PROJECT,
         )  # fmt: skip
         return Agreement(**json.loads(told.splitlines()[-1]))
@@ -230,13 +238,13 @@ class Job:
     def reaches(self, check: Callable[[], object], what: str) -> "Job":
         """Return as soon as `check` is true; the command must live that long."""
 
-        def seen() -> bool:
+        def observed() -> bool:
             if check():
                 return True
             assert self.process.poll() is None, f"ended {self.process.returncode} before {what}:\n{self.text}"
             return False
 
-        wait_until(seen, f"{what}:\n{self._output}", timeout_seconds=SLOW_SECONDS)
+        wait_until(observed, f"{what}:\n{self._output}", timeout_seconds=SLOW_SECONDS)
         return self
 
     def interrupt(self) -> None:
@@ -254,14 +262,14 @@ class Job:
         return self
 
 
-def walk(cluster: Cluster, *, say: Callable[[str], object] = lambda line: None) -> Agreement:
+def walk(cluster: Cluster, *, echo: Callable[[str], object] = lambda line: None) -> Agreement:
     """A sweep on the cluster, one of whose workers is killed under a running trial; gives what its records say."""
     job = cluster.sweep_under_way()
     victim = cluster.training()[0]
-    say(f"{victim.name} trains a trial: kill -9 of everything on it")
+    echo(f"{victim.name} trains a trial: kill -9 of everything on it")
     victim.pull_the_plug()
     job.finish()
-    say(job.text)
+    echo(job.text)
     return cluster.agreement()
 
 
@@ -269,23 +277,23 @@ def main() -> None:
     """Walk through it, and print every step."""
     began = time.monotonic()
 
-    def say(text: str) -> None:
+    def echo(text: str) -> None:
         print(f"[{time.monotonic() - began:5.0f} s] {text}", flush=True)  # noqa: T201 (a person watches)
 
     if reason := missing():
         sys.exit(f"It cannot be done here: {reason}")
     folder = Path(tempfile.mkdtemp(prefix="toprung-hosts-"))
     with Lab(folder) as lab:
-        say(f"hosts: {', '.join(f'{host.name} {host.address}' for host in lab.hosts)}; their files: {folder}")
-        cluster = Cluster(lab, say=say)
+        echo(f"hosts: {', '.join(f'{host.name} {host.address}' for host in lab.hosts)}; their files: {folder}")
+        cluster = Cluster(lab, echo=echo)
         cluster.up()
         for node in cluster.nodes():
-            say(f"node {node['node_ip']} {node['node_id'][:12]} {node['state']}")
-        found = walk(cluster, say=say)
-        say(f"{found.num_trials} trials, {found.num_lost} lost, {found.num_doubled} doubled")
-        say("\n".join(found.problems) or "ledger, Tune and MLflow agree")
+            echo(f"node {node['node_ip']} {node['node_id'][:12]} {node['state']}")
+        result = walk(cluster, echo=echo)
+        echo(f"{result.num_trials} trials, {result.num_lost} lost, {result.num_doubled} doubled")
+        echo("\n".join(result.problems) or "ledger, Tune and MLflow agree")
         cluster.down()
-        say(f"Ray on the head: {cluster.has_ray(lab.head)}")
+        echo(f"Ray on the head: {cluster.has_ray(lab.head)}")
 
 
 if __name__ == "__main__":

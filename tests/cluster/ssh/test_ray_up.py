@@ -52,9 +52,9 @@ def two_wrong_workers(cluster):
         cluster.lab.run(*cluster.lab.ssh(host, f"umount --lazy {mount.split()[-1]}"))
 
 
-def _is_whole(found):
-    assert found.problems == []
-    assert (found.num_lost, found.num_doubled, found.num_running) == (0, 0, 0)
+def _is_whole(result):
+    assert result.problems == []
+    assert (result.num_lost, result.num_doubled, result.num_running) == (0, 0, 0)
 
 
 def _started_again(cluster):
@@ -68,27 +68,27 @@ def _states_of_placement_groups(cluster):
 
 def _goes_on(cluster):
     """The newest sweep ends well in a new job, which takes up the trials that ran."""
-    cluster.submit(cluster.made.sweep_id, "--resume").finish()
+    cluster.submit(cluster.sweep_dir.sweep_id, "--resume").finish()
     _is_whole(cluster.agreement())
     assert _started_again(cluster)
 
 
 def _faults(examined):
     """What the doctor called an error: its name, and the address of the node, if any."""
-    found = json.loads(examined.text)["findings"]
-    assert all(each["remedy"] for each in found if each["state"] == "error")
+    result = json.loads(examined.text)["findings"]
+    assert all(each["remedy"] for each in result if each["state"] == "error")
     return sorted(
-        (each["name"], each["node"].partition("(")[2].rstrip(")")) for each in found if each["state"] == "error"
+        (each["name"], each["node"].partition("(")[2].rstrip(")")) for each in result if each["state"] == "error"
     )
 
 
 def test_doctor_sees_from_the_desk_that_every_node_is_well(cluster):
     examined = cluster.doctor().finish()
-    seen = {each["name"]: each["seen"] for each in json.loads(examined.text)["findings"]}
+    observed = {each["name"]: each["observed"] for each in json.loads(examined.text)["findings"]}
     assert _faults(examined) == []
-    assert seen["nodes"].startswith("3 alive, all answered")
-    assert seen["storage"] == f"{SHARED / 'runs'}: written and read from every node"
-    assert seen["access"].startswith("a token is asked for")
+    assert observed["nodes"].startswith("3 alive, all answered")
+    assert observed["storage"] == f"{SHARED / 'runs'}: written and read from every node"
+    assert observed["access"].startswith("a token is asked for")
 
 
 def test_doctor_names_the_nodes_that_are_wrong_from_the_desk_and_on_the_head(cluster, two_wrong_workers):
@@ -143,7 +143,7 @@ def test_a_terminal_may_leave_a_job_come_back_and_stop_it_in_good_order(cluster)
     job.interrupt()
     job.finish(130)
     assert f"Detached: {job.job_id} goes on. Come back: toprung submit --attach {job.job_id}" in job.text
-    back = cluster.submit("--attach").reaches(lambda: cluster.made.is_driven(), "the sweep, going on")
+    back = cluster.submit("--attach").reaches(lambda: cluster.sweep_dir.has_live_driver(), "the sweep, going on")
     cluster.submit("--stop", job.job_id).finish()
     back.finish(130)
     assert "stopped by the user" in back.text

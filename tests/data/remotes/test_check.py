@@ -35,8 +35,8 @@ PERMISSIONS = {
 
 
 def test_a_remote_that_lets_us_do_everything(project, place):
-    said = project.succeed("remote", "check")
-    assert re.findall(r"^  (\w+) +ok ", said, re.MULTILINE) == ["list", "write", "read", "delete"]
+    message = project.succeed("remote", "check")
+    assert re.findall(r"^  (\w+) +ok ", message, re.MULTILINE) == ["list", "write", "read", "delete"]
     if place.kind == "local":
         assert not list(project.root.parent.joinpath(place.url).glob("toprung-probe*"))
 
@@ -48,10 +48,10 @@ def test_a_missing_permission_is_named(project, place, step):
         ran = project.toprung("remote", "check")
     assert ran.returncode == 2
     assert re.search(rf"^  {step} +refused ", ran.stdout, re.MULTILINE), ran.stdout
-    said = ran.stderr.strip()
-    assert f"does not let {'this AWS key' if place.kind == 's3' else ''}" in said
-    assert re.search(PERMISSIONS[place.kind][step], said), said
-    assert "\n" not in said
+    message = ran.stderr.strip()
+    assert f"does not let {'this AWS key' if place.kind == 's3' else ''}" in message
+    assert re.search(PERMISSIONS[place.kind][step], message), message
+    assert "\n" not in message
 
 
 @pytest.mark.slow

@@ -23,9 +23,9 @@ def pulling(project, place):
 @pytest.mark.parametrize("place", ["ssh", "gdrive"], indirect=True)
 def test_the_pull_ends_with_the_reason(pulling, place):
     place.relay.cut_after(BYTES_BEFORE_THE_CUT)
-    said = pulling.refuse("pull")
-    assert "cannot be reached" in said
-    assert said.endswith("what arrived is kept")
+    message = pulling.refuse("pull")
+    assert "cannot be reached" in message
+    assert message.endswith("what arrived is kept")
     assert 0 < pulling.num_cached() < 11
     place.relay.mend()
     pulling.succeed("pull")
@@ -65,8 +65,8 @@ def test_a_file_that_is_missing_from_a_folder(pulling, place, tmp_path):
     files = [path for path in (pulling.root.parent / place.url).rglob("*") if path.is_file() and path.suffix != ".dir"]
     lost = max(files, key=lambda path: path.stat().st_ctime_ns)  # just pushed: other tests have files there too
     shutil.move(lost, tmp_path / "lost")
-    said = pulling.refuse("pull")
-    assert f'Remote "origin" ({place.url}) does not have all files' in said
+    message = pulling.refuse("pull")
+    assert f'Remote "origin" ({place.url}) does not have all files' in message
     shutil.move(tmp_path / "lost", lost)
     pulling.succeed("pull")
     assert pulling.hashes() == pulling.before

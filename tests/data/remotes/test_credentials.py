@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from toprung.data.credentials import check_key, masked
+from toprung.data.credentials import check_key, mask_secrets
 from toprung.errors import UserError
 
 KEY = {"type": "service_account", "client_email": "a@b.example", "private_key": "-", "token_uri": "https://t.example"}
@@ -53,7 +53,7 @@ def test_a_key_that_others_can_read_is_refused(repository, tmp_path, mode):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("no JSON", "it is no JSON"),
         ("[]", 'it has no "type"'),
@@ -61,9 +61,9 @@ def test_a_key_that_others_can_read_is_refused(repository, tmp_path, mode):
         ({"type": "service_account", "client_email": "a@b.example"}, 'it has no "private_key"'),
     ],
 )
-def test_a_file_that_is_no_google_key_is_refused(repository, tmp_path, content, said):
+def test_a_file_that_is_no_google_key_is_refused(repository, tmp_path, content, message):
     key = _written(tmp_path / "key.json", content)
-    with pytest.raises(UserError, match=f"is no Google key: {said}") as caught:
+    with pytest.raises(UserError, match=f"is no Google key: {message}") as caught:
         check_key(key, project=repository, is_google=True)
     assert "\n" not in str(caught.value)
 
@@ -76,5 +76,5 @@ def test_a_missing_key_is_named(repository, tmp_path):
 def test_no_text_shows_a_secret(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     text = "ssh://me:hunter2@host/x and https://a:b@c.example/d, wJalrXUtnFEMI, given"
-    assert masked(text, secrets=["given"]) == "ssh://***@host/x and https://***@c.example/d, ***, ***"
-    assert masked("ssh://me@host/x") == "ssh://me@host/x"
+    assert mask_secrets(text, secrets=["given"]) == "ssh://***@host/x and https://***@c.example/d, ***, ***"
+    assert mask_secrets("ssh://me@host/x") == "ssh://me@host/x"

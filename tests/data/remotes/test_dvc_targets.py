@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from toprung.data.dvc_targets import hidden_files, hidden_note, outputs_of, targets_of
+from toprung.data.dvc_targets import hidden_files, hidden_note, list_targets, read_outputs
 from toprung.errors import UserError
 
 OLD_RULES = "/data/*\n!/data/raw/\n/data/raw/*\n!/data/raw/*.dvc\n"
@@ -37,17 +37,17 @@ def test_the_note_on_a_hidden_dataset_says_which_rules_to_change(root):
 
 def test_all_is_each_dataset_and_whatever_else_dvc_finds(root):
     visible = ["prepare_tiny", "models/best.dvc", "train"]
-    assert targets_of((), project=root, visible=visible) == [
+    assert list_targets((), project=root, visible=visible) == [
         "data/raw/tiny.dvc", "prepare_tiny", "models/best.dvc", "train",
     ]  # fmt: skip
-    assert targets_of((), project=root, visible=visible, prepared_only=True) == ["prepare_tiny"]
-    assert targets_of(["tiny"], project=root, visible=visible) == ["data/raw/tiny.dvc", "prepare_tiny"]
+    assert list_targets((), project=root, visible=visible, prepared_only=True) == ["prepare_tiny"]
+    assert list_targets(["tiny"], project=root, visible=visible) == ["data/raw/tiny.dvc", "prepare_tiny"]
     with pytest.raises(UserError, match=r'no dataset "other" here\. Known are: tiny'):
-        targets_of(["other"], project=root, visible=visible)
+        list_targets(["other"], project=root, visible=visible)
 
 
 def test_the_outputs_of_a_target_are_those_of_its_dvc_file_or_of_the_lock(root):
-    assert list(outputs_of("data/raw/tiny.dvc", project=root)) == ["data/raw/tiny"]
-    assert list(outputs_of("prepare_tiny", project=root)) == ["data/prepared/tiny"]
-    assert outputs_of("prepare_later", project=root) == {}
-    assert outputs_of("models/dvc.yaml:train", project=root) == {}
+    assert list(read_outputs("data/raw/tiny.dvc", project=root)) == ["data/raw/tiny"]
+    assert list(read_outputs("prepare_tiny", project=root)) == ["data/prepared/tiny"]
+    assert read_outputs("prepare_later", project=root) == {}
+    assert read_outputs("models/dvc.yaml:train", project=root) == {}

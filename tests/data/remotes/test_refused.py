@@ -28,9 +28,9 @@ ELSEWHERE = {
 def test_a_wrong_key(project, place):
     project.wipe()
     with place.wrong_key():
-        said = project.refuse("pull")
-    assert re.search(WRONG_KEY[place.kind], said), said
-    assert place.environ.get("AWS_SECRET_ACCESS_KEY", "PRIVATE KEY") not in said
+        message = project.refuse("pull")
+    assert re.search(WRONG_KEY[place.kind], message), message
+    assert place.environ.get("AWS_SECRET_ACCESS_KEY", "PRIVATE KEY") not in message
     assert project.hashes() == {}
 
 
@@ -38,8 +38,8 @@ def test_a_wrong_key(project, place):
 def test_a_revoked_key(project, place):
     project.wipe()
     with place.revoked():
-        said = project.refuse("pull")
-    assert re.search(REVOKED[place.kind], said), said
+        message = project.refuse("pull")
+    assert re.search(REVOKED[place.kind], message), message
 
 
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
@@ -52,31 +52,33 @@ def test_a_revoked_key_is_not_called_in_sync(project, place):
 def test_a_missing_bucket_or_folder(project, place):
     project.wipe()
     project.point_at(place.elsewhere)
-    said = project.refuse("pull")
-    assert re.search(ELSEWHERE[place.kind], said), said
+    message = project.refuse("pull")
+    assert re.search(ELSEWHERE[place.kind], message), message
 
 
 @WITH_KEYS
 def test_no_network(project, place):
     project.wipe()
     place.relay.cut()
-    said = project.refuse("pull")
-    assert re.search(r"cannot be reached: .+ Check the network, then try again: what arrived is kept$", said), said
+    message = project.refuse("pull")
+    assert re.search(r"cannot be reached: .+ Check the network, then try again: what arrived is kept$", message), (
+        message
+    )
 
 
 @pytest.mark.parametrize("place", ["gs"], indirect=True)
 def test_no_key_at_all(project, place):
     project.wipe()
-    said = project.refuse("pull", GOOGLE_APPLICATION_CREDENTIALS="", HOME=str(project.root))
-    assert "was given no credentials. Set GOOGLE_APPLICATION_CREDENTIALS to the service account's JSON key" in said
+    message = project.refuse("pull", GOOGLE_APPLICATION_CREDENTIALS="", HOME=str(project.root))
+    assert "was given no credentials. Set GOOGLE_APPLICATION_CREDENTIALS to the service account's JSON key" in message
 
 
 @pytest.mark.parametrize("place", ["local", SLOW("s3")], indirect=True)
 def test_files_that_were_never_pushed(new_project, place):
     new_project.add_remote(place.new_url())
     new_project.wipe()
-    said = new_project.refuse("pull")
-    assert said.endswith("On the machine that has them, type: toprung data push"), said
+    message = new_project.refuse("pull")
+    assert message.endswith("On the machine that has them, type: toprung data push"), message
 
 
 @pytest.mark.parametrize("place", ["local"], indirect=True)
@@ -93,6 +95,6 @@ def test_files_that_are_neither_here_nor_there_are_not_called_pushed(new_project
 def test_a_service_account_has_no_room_in_my_drive(new_project, place):
     new_project.add_remote("gdrive://in-my-drive")
     for command in (("push",), ("remote", "check")):
-        said = new_project.refuse(*command)
-        assert "has no room left: The user's Drive storage quota has been exceeded. A service account has no" in said
-        assert "use a shared drive, or better a bucket (gs://)" in said
+        message = new_project.refuse(*command)
+        assert "has no room left: The user's Drive storage quota has been exceeded. A service account has no" in message
+        assert "use a shared drive, or better a bucket (gs://)" in message

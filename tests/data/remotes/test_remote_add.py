@@ -44,7 +44,7 @@ def test_a_key_is_named_in_the_settings_of_this_machine_alone(root, key):
     assert str(key) in local.read_text()
     assert local.stat().st_mode & 0o077 == 0
     assert add_remote("second", "s3://bucket", project=root).is_default is False
-    assert [each.name for each in read_remotes(root)] == ["origin", "second"]
+    assert [remote.name for remote in read_remotes(root)] == ["origin", "second"]
 
 
 def test_drive_takes_the_key_of_the_environment(root, key, monkeypatch):
@@ -69,7 +69,7 @@ def test_a_relative_folder_is_relative_to_where_it_is_typed(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "url", "options", "said"),
+    ("name", "url", "options", "message"),
     [
         ("Origin", "s3://bucket", {}, 'cannot be called "Origin": use lower-case letters'),
         ("o", "ftp://host/x", {}, r'"ftp://host/x" is no address of a remote'),
@@ -91,9 +91,9 @@ def test_a_relative_folder_is_relative_to_where_it_is_typed(root, tmp_path):
         ("o", "data/store", {}, "data/store lies inside the repository, and would go into git with it"),
     ],
 )
-def test_what_cannot_be_a_remote_changes_nothing(root, name, url, options, said):
+def test_what_cannot_be_a_remote_changes_nothing(root, name, url, options, message):
     before = (root / ".dvc/config").read_bytes()
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         add_remote(name, url, project=root, options=options, here=root)
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
@@ -128,15 +128,15 @@ def test_settings_of_this_machine_that_git_would_see_are_refused(root, key):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("secret_access_key = wJalrXUtnFEMI", "holds the secret_access_key of remote o, and it goes into git"),
         ("url = https://me:hunter2@host/x", "holds a password in the address of remote o, and it goes into git"),
     ],
 )
-def test_a_secret_in_the_settings_that_go_into_git_is_refused(root, line, said):
+def test_a_secret_in_the_settings_that_go_into_git_is_refused(root, line, message):
     (root / ".dvc/config").write_text(f"['remote \"o\"']\n    {line}\n")
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_remotes(root)
     assert "wJalrXUtnFEMI" not in str(caught.value)
     assert "hunter2" not in str(caught.value)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from toprung.analysis.ci_report.record import Record, Seeds
-from toprung.analysis.regression import LEVEL, RankTest, rank_test
+from toprung.analysis.regression import ALPHA, RankTest, rank_test
 from toprung.analysis.report.style import BLUE, VERMILLION
 
 MARKER = "<!-- toprung ci-report -->"  # by which the next run finds the comment again
-FEWEST_SEEDS = 5
+MIN_SEEDS = 5
 
 QUARTERS = {"lowest": 0.0, "lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75, "highest": 1.0}
 TITLES = {
@@ -27,15 +27,15 @@ TITLES = {
 REPEAT = "The same on your machine: `toprung sweep`, `toprung ci-base`, `toprung ci-report`."
 
 
-def compared(record: Record, *, level: float = LEVEL) -> RankTest | None:
+def run_rank_test(record: Record, *, level: float = ALPHA) -> RankTest | None:
     """The rank test between the two sides; None where one of them is not there, or has too few seeds."""
     ours, base = record.ours, record.base
-    if ours is None or base is None or min(len(ours.values), len(base.values)) < FEWEST_SEEDS:
+    if ours is None or base is None or min(len(ours.values), len(base.values)) < MIN_SEEDS:
         return None
     return rank_test([*ours.values.values()], [*base.values.values()], mode=record.mode, level=level)
 
 
-def comment(record: Record, *, level: float = LEVEL, run_url: str | None = None) -> str:
+def comment(record: Record, *, level: float = ALPHA, run_url: str | None = None) -> str:
     """Write it.
 
     Args:
@@ -43,9 +43,9 @@ def comment(record: Record, *, level: float = LEVEL, run_url: str | None = None)
         level: of the rank test.
         run_url: where the artifact with the whole report lies.
     """
-    test = compared(record, level=level)
-    found = "not compared with the base" if test is None else TITLES[test.finding]
-    parts = [MARKER, f"### Mini-sweep: {found}", *_comparison(record, test), *_sweep(record)]
+    test = run_rank_test(record, level=level)
+    verdict = "not compared with the base" if test is None else TITLES[test.verdict]
+    parts = [MARKER, f"### Mini-sweep: {verdict}", *_comparison(record, test), *_sweep(record)]
     where = f"[this run]({run_url})" if run_url else "the run"
     parts.append(f"<sub>The whole report is in the artifact `mini-sweep` of {where}. {REPEAT}</sub>")
     return "\n\n".join(parts) + "\n"
@@ -79,19 +79,19 @@ def _why_not(ours: Seeds | None, base: Seeds | None) -> str:
             return f"{whose} was not trained with several seeds, so nothing is compared."
         if side.problem is not None:
             return f"{whose} could not be trained, so nothing is compared: {code(side.problem)}"
-    return f"Fewer than {FEWEST_SEEDS} seeds on a side say nothing, so nothing is compared."
+    return f"Fewer than {MIN_SEEDS} seeds on a side say nothing, so nothing is compared."
 
 
 def _verdict(test: RankTest, ours: Seeds, base: Seeds) -> str:
     commits = f"{_commit(ours)} against {_commit(base)}"
     counts = f"{len(ours.values)} and {len(base.values)} seeds"
-    if test.finding == "the same":
+    if test.verdict == "the same":
         text = f"**Every value is the same** ({commits}, {counts}): nothing that decides the score has changed."
     else:
         chance = f"a training here beats one of the base in {test.probability_better:.0%} of all pairs"
-        name = "worse" if test.finding == "no significant difference" else test.finding
+        name = "worse" if test.verdict == "no significant difference" else test.verdict
         rank = f"one-sided Mann-Whitney test for {name}: p = {test.pvalue:.2g}, level {test.level:g}"
-        text = f"**{test.finding.capitalize()}** ({commits}, {counts}): {chance} ({rank})."
+        text = f"**{test.verdict.capitalize()}** ({commits}, {counts}): {chance} ({rank})."
     if test.smallest_drop is None:
         return text
     return (
@@ -123,10 +123,10 @@ def _sweep(record: Record) -> list[str]:
         return [f"{head} None has a value."]
     rows = [
         [
-            f"{place}{' (default)' if row.is_default else ''}", str(row.number), f"{row.value:.4f}", str(row.epoch),
+            f"{index}{' (default)' if row.is_default else ''}", str(row.number), f"{row.value:.4f}", str(row.epoch),
             code(row.ended), code(row.config),
         ]
-        for place, row in enumerate(record.rows, start=1)
+        for index, row in enumerate(record.rows, start=1)
     ]  # fmt: skip
     columns = ["rank", "trial", record.metric, "epoch", "ended", "configuration"]
     parts = [f"{head} The best is the luckiest of them.", _table(columns, rows)]

@@ -14,16 +14,16 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from toprung import ledger
-from toprung.analysis.ranking import describe, is_better, ranked
+from toprung.analysis.ranking import format_config, is_better, rank_trials
 from toprung.analysis.seeds import values_by_seed
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.lineage import Lineage
 from toprung.spec import Sweep
 
-MOST_BYTES = 1_000_000
+MAX_BYTES = 1_000_000
 ROWS_SHOWN = 10
-MOST_POINTS = 60
+MAX_POINTS = 60
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$")]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}$")]
@@ -32,11 +32,11 @@ Seed = Annotated[int, Field(ge=0)]
 M = TypeVar("M", bound=BaseModel)
 
 
-class _Part(BaseModel):
+class _RecordModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Seeds(_Part):
+class Seeds(_RecordModel):
     """One configuration trained with several seeds; None for a seed whose training failed.
 
     Where nothing could be trained, `values` is empty and `problem` says why.
@@ -56,7 +56,7 @@ class Seeds(_Part):
         return self
 
 
-class Row(_Part):
+class Row(_RecordModel):
     """One trial of the ranked table."""
 
     number: int = Field(ge=0)
@@ -67,7 +67,7 @@ class Row(_Part):
     is_default: bool
 
 
-class Record(_Part):
+class Record(_RecordModel):
     """A sweep, and the seeds of both sides; `base` is None where there is nothing to compare with."""
 
     sweep_id: Name
@@ -78,16 +78,16 @@ class Record(_Part):
     statuses: dict[Name, int] = Field(max_length=20)
     num_epochs: int = Field(ge=0)
     rows: tuple[Row, ...] = Field(max_length=ROWS_SHOWN)
-    best_so_far: tuple[tuple[Seed, float], ...] = Field(max_length=MOST_POINTS)
+    best_so_far: tuple[tuple[Seed, float], ...] = Field(max_length=MAX_POINTS)
     ours: Seeds | None = None
     base: Seeds | None = None
 
 
-def measure(made: SweepDirectory, *, ours: Seeds | None, base: Seeds | None) -> Record:
+def measure(sweep_dir: SweepDirectory, *, ours: Seeds | None, base: Seeds | None) -> Record:
     """The record of a sweep.
 
     Args:
-        made: the mini-sweep.
+        sweep_dir: the mini-sweep.
         ours: the seeds of the change.
         base: those of what it is held against.
 
@@ -100,8 +100,8 @@ def measure(made: SweepDirectory, *, ours: Seeds | None, base: Seeds | None) -> 
             f"{ours.recipe} ({ours.metric}, {ours.mode}) cannot be held against {base.recipe} "
             f"({base.metric}, {base.mode}): give the base of the same recipe."
         )
-    sweep, trials = made.spec(), ledger.read(made)
-    status = made.read(made.status_file) if made.status_file.is_file() else {}
+    sweep, trials = sweep_dir.spec(), ledger.read(sweep_dir)
+    status = sweep_dir.read(sweep_dir.status_file) if sweep_dir.status_file.is_file() else {}
     statuses: dict[str, int] = {}
     for trial in trials:
         statuses[trial.status] = statuses.get(trial.status, 0) + 1
@@ -111,16 +111,16 @@ def measure(made: SweepDirectory, *, ours: Seeds | None, base: Seeds | None) -> 
             value=float(trial.value or 0),
             epoch=trial.epoch or 0,
             ended=trial.status + (f" at rung {trial.rung}" if trial.rung is not None else ""),
-            config=describe(trial.config)[:400],
+            config=format_config(trial.config)[:400],
             is_default=trial.is_default,
         )
-        for trial in ranked(trials, mode=sweep.mode)[:ROWS_SHOWN]
+        for trial in rank_trials(trials, mode=sweep.mode)[:ROWS_SHOWN]
     ]
-    return _told(
-        made,
+    return _validated(
+        sweep_dir,
         Record,
-        sweep_id=made.sweep_id,
-        recipe=made.read(made.spec_file).get("recipe"),
+        sweep_id=sweep_dir.sweep_id,
+        recipe=sweep_dir.read(sweep_dir.spec_file).get("recipe"),
         metric=sweep.metric,
         mode=sweep.mode,
         seconds=status.get("seconds"),
@@ -142,26 +142,26 @@ def _best_so_far(trials: list[ledger.TrialRecord], sweep: Sweep) -> tuple[tuple[
             best = epoch.metrics[sweep.metric]
         if best is not None:
             points.append((count, best))
-    kept = np.linspace(0, len(points) - 1, min(MOST_POINTS, len(points))).round().astype(int).tolist()
-    return tuple(points[place] for place in kept)
+    shown = np.linspace(0, len(points) - 1, min(MAX_POINTS, len(points))).round().astype(int).tolist()
+    return tuple(points[index] for index in shown)
 
 
-def seeds_of_sweep(made: SweepDirectory) -> Seeds:
+def read_sweep_seeds(sweep_dir: SweepDirectory) -> Seeds:
     """The seeds of a controlled experiment with one configuration, such as that of `tune.smoke:seeds`.
 
     Raises:
         UserError: it is another kind of sweep, or a name in it cannot stand in a comment.
     """
-    sweep = made.spec()
+    sweep = sweep_dir.spec()
     if len(sweep.experiments) != 1:
-        raise UserError(f"{made.sweep_id} is not one configuration with several seeds, as tune.smoke:seeds is.")
-    (name,) = (each.name for each in sweep.experiments)
-    reached = values_by_seed(ledger.read(made)).get(name, {})
-    lineage = Lineage.model_validate(made.read(made.lineage_file))
-    return _told(
-        made,
+        raise UserError(f"{sweep_dir.sweep_id} is not one configuration with several seeds, as tune.smoke:seeds is.")
+    (name,) = (experiment.name for experiment in sweep.experiments)
+    reached = values_by_seed(ledger.read(sweep_dir)).get(name, {})
+    lineage = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
+    return _validated(
+        sweep_dir,
         Seeds,
-        recipe=made.read(made.spec_file).get("recipe") or sweep.name,
+        recipe=sweep_dir.read(sweep_dir.spec_file).get("recipe") or sweep.name,
         metric=sweep.metric,
         mode=sweep.mode,
         commit=lineage.commit,
@@ -189,8 +189,8 @@ def read_seeds(file: Path) -> Seeds:
 
 def _read(file: Path, model: type[M], *, what: str) -> M:
     try:
-        if file.stat().st_size > MOST_BYTES:
-            raise UserError(f"{file} has {file.stat().st_size} bytes: a {what} has at most {MOST_BYTES}.")
+        if file.stat().st_size > MAX_BYTES:
+            raise UserError(f"{file} has {file.stat().st_size} bytes: a {what} has at most {MAX_BYTES}.")
         return model.model_validate_json(file.read_bytes())
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}.") from None
@@ -198,11 +198,11 @@ def _read(file: Path, model: type[M], *, what: str) -> M:
         raise UserError(f"{file} is no {what}: {_first(error)}.") from None
 
 
-def _told(made: SweepDirectory, model: type[M], **values: object) -> M:
+def _validated(sweep_dir: SweepDirectory, model: type[M], **values: object) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{made.sweep_id} cannot be told of in a comment: {_first(error)}.") from None
+        raise UserError(f"{sweep_dir.sweep_id} cannot be told of in a comment: {_first(error)}.") from None
 
 
 def _first(error: ValidationError) -> str:

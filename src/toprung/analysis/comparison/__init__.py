@@ -1,32 +1,32 @@
 """Sets of runs or sweeps side by side: ranked, each figure with its uncertainty, each question with a sentence."""
 
-from toprung.analysis.comparison.answers import Answer, answers
+from toprung.analysis.comparison.answers import Answer, list_answers
 from toprung.analysis.comparison.groups import (
     MEASURES,
     Comparison,
     Group,
     Groups,
-    by_configuration,
-    by_hyperparameter,
     compare,
+    group_by_configuration,
+    group_by_hyperparameter,
 )
-from toprung.analysis.comparison.intervals import Interval, as_good_as_best, difference, mean_interval
-from toprung.analysis.comparison.sweeps import Compared, compare_sweeps
+from toprung.analysis.comparison.intervals import Interval, difference, mean_interval, tied_with_best
+from toprung.analysis.comparison.sweeps import SweepComparison, compare_sweeps
 
 __all__ = [
     "MEASURES",
     "Answer",
-    "Compared",
     "Comparison",
     "Group",
     "Groups",
     "Interval",
-    "answers",
-    "as_good_as_best",
-    "by_configuration",
-    "by_hyperparameter",
+    "SweepComparison",
     "compare",
     "compare_sweeps",
     "difference",
+    "group_by_configuration",
+    "group_by_hyperparameter",
+    "list_answers",
     "mean_interval",
+    "tied_with_best",
 ]

@@ -20,8 +20,8 @@ from toprung.analysis.curves import Fit
 
 # Hyperparameters that belong to an optimizer: they may differ where optimizers are compared.
 OPTIMIZERS_OWN = frozenset({"lr", "weight_decay", "momentum", "nesterov", "beta1", "beta2"})
-FEWEST_FOR_TRADE_OFF = 4
-MOST_NAMED = 8
+MIN_GROUPS_FOR_TRADE_OFF = 4
+MAX_NAMED = 8
 
 SPEED_AND_END = ("epochs_to_90", "epochs_to_95", "epochs_to_99", "final_val_loss")
 QUESTIONS = {
@@ -44,11 +44,11 @@ class Answer:
     num_pairs: int = 0
 
 
-def answers(comparison: Comparison) -> list[Answer]:
+def list_answers(comparison: Comparison) -> list[Answer]:
     """Everything that the groups can answer, question by question; empty where they answer none."""
     measured = [group for group in comparison.groups if group.num_finished]
-    found = [_contrast(factor, measure, left, right) for factor, measure, left, right in _contrasts(measured)]
-    whole = [answer for answer in found if answer is not None]
+    contrasts = [_contrast(factor, measure, left, right) for factor, measure, left, right in _contrasts(measured)]
+    whole = [answer for answer in contrasts if answer is not None]
     return [*whole, *_fit_answers(measured), *_trade_off(measured), *_failures(comparison.groups)]
 
 
@@ -58,7 +58,7 @@ def _contrasts(groups: Sequence[Group]) -> Iterator[tuple[str, str, Group, Group
         for one, other in combinations(groups, 2):
             if _differ_only_in(one, other) != factor:
                 continue
-            if factor != "optimizer" or _place_of_rate(one, groups) == _place_of_rate(other, groups):
+            if factor != "optimizer" or _rate_index(one, groups) == _rate_index(other, groups):
                 left, right = sorted((one, other), key=lambda group: _strength(factor, group), reverse=True)
                 for measure in measures:
                     yield factor, measure, left, right
@@ -77,7 +77,7 @@ def _differ_only_in(one: Group, other: Group) -> str | None:
     return None
 
 
-def _place_of_rate(group: Group, groups: Sequence[Group]) -> int:
+def _rate_index(group: Group, groups: Sequence[Group]) -> int:
     """How many lower rates the same was trained at: one optimizer's lowest is held against the other's, and so on."""
     others = [other for other in groups if _differ_only_in(group, other) == "lr"]
     return sum(_strength("lr", other) < _strength("lr", group) for other in others)
@@ -95,27 +95,27 @@ def _contrast(factor: str, measure: str, left: Group, right: Group) -> Answer | 
     ours, theirs = left.values.get(measure, {}), right.values.get(measure, {})
     if not ours or not theirs:
         return None
-    found, num_pairs = difference(ours, theirs)
-    sentence = _sentence(measure, left, right, found, num_pairs)
-    return Answer(QUESTIONS[factor][0], sentence, measure, left.name, right.name, found, num_pairs)
+    interval, num_pairs = difference(ours, theirs)
+    sentence = _sentence(measure, left, right, interval, num_pairs)
+    return Answer(QUESTIONS[factor][0], sentence, measure, left.name, right.name, interval, num_pairs)
 
 
-def _sentence(measure: str, left: Group, right: Group, found: Interval, num_pairs: int) -> str:
+def _sentence(measure: str, left: Group, right: Group, interval: Interval, num_pairs: int) -> str:
     ours, theirs = left.interval(measure), right.interval(measure)
     assert ours is not None
     assert theirs is not None
-    what = f"{MEASURES[measure]}: {left.name} {figure(ours.mean)}, {right.name} {figure(theirs.mean)}"
-    if found.low is None or found.high is None:
-        return f"{_capital(what)}. A single trial on one side: nothing is known of its spread, so nothing follows."
+    what = f"{MEASURES[measure]}: {left.name} {format_figure(ours.mean)}, {right.name} {format_figure(theirs.mean)}"
+    if interval.low is None or interval.high is None:
+        return f"{_capitalise(what)}. A single trial on one side: nothing is known of its spread, so nothing follows."
     counts = f"{len(left.values[measure])} and {len(right.values[measure])} trials"
     rests_on = f"{num_pairs} pairs of seeds" if num_pairs else counts
-    between = f"difference {figure(found.mean, signed=True)}, {found.confidence:.0%} interval "
-    between += f"{figure(found.low, signed=True)} to {figure(found.high, signed=True)}, {rests_on}"
-    if not found.excludes_zero:
-        return f"{_capital(what)}: not significantly different ({between})."
-    more = "more" if found.mean > 0 else "less"
-    share = f", {abs(found.mean / theirs.mean):.0%} {more}" if ours.mean >= 0 and theirs.mean > 0 else ""
-    return f"{_capital(what)}{share} ({between})."
+    between = f"difference {format_figure(interval.mean, signed=True)}, {interval.confidence:.0%} interval "
+    between += f"{format_figure(interval.low, signed=True)} to {format_figure(interval.high, signed=True)}, {rests_on}"
+    if not interval.excludes_zero:
+        return f"{_capitalise(what)}: not significantly different ({between})."
+    more = "more" if interval.mean > 0 else "less"
+    share = f", {abs(interval.mean / theirs.mean):.0%} {more}" if ours.mean >= 0 and theirs.mean > 0 else ""
+    return f"{_capitalise(what)}{share} ({between})."
 
 
 def _fit_answers(groups: Sequence[Group]) -> list[Answer]:
@@ -128,8 +128,8 @@ def _fit_answers(groups: Sequence[Group]) -> list[Answer]:
         of_kind = [
             f"{group.name} ({group.fits[kind]} of {sum(group.fits.values())})" for group in judged if kind in group.fits
         ]
-        named = f"{len(of_kind)} of {len(judged)} groups" if len(of_kind) > MOST_NAMED else ", ".join(of_kind)
-        parts.append(f"{kind.removesuffix('s')}: {named or 'none'}")
+        names = f"{len(of_kind)} of {len(judged)} groups" if len(of_kind) > MAX_NAMED else ", ".join(of_kind)
+        parts.append(f"{kind.removesuffix('s')}: {names or 'none'}")
     return [Answer(question, f"By the stated rule, trials that {'; '.join(parts)}.")]
 
 
@@ -143,17 +143,17 @@ def _trade_off(groups: Sequence[Group]) -> list[Answer]:
     if len(points) < 2:
         return []
     unbeaten = [
-        f"{group.name} (epoch {figure(speed)}, instability {figure(unsteady)})"
+        f"{group.name} (epoch {format_figure(speed)}, instability {format_figure(unsteady)})"
         for group, speed, unsteady in points
         if not any(s <= speed and u <= unsteady and (s, u) != (speed, unsteady) for _, s, u in points)
     ]
     sentence = f"No other group is both faster to 95 % and steadier than {', '.join(unbeaten)}."
     speeds, unsteadies = [speed for _, speed, _ in points], [unsteady for *_, unsteady in points]
-    if len(points) >= FEWEST_FOR_TRADE_OFF and len(set(speeds)) > 1 and len(set(unsteadies)) > 1:
-        found = stats.spearmanr(speeds, unsteadies)
+    if len(points) >= MIN_GROUPS_FOR_TRADE_OFF and len(set(speeds)) > 1 and len(set(unsteadies)) > 1:
+        correlation = stats.spearmanr(speeds, unsteadies)
         sentence += (
             f" Over {len(points)} groups, epochs to 95 % and instability go together with Spearman's rank "
-            f"correlation {found.statistic:+.2f} (p = {found.pvalue:.2f}; negative: faster is less steady)."
+            f"correlation {correlation.statistic:+.2f} (p = {correlation.pvalue:.2f}; negative: faster is less steady)."
         )
     return [Answer("What does speed cost in stability?", sentence)]
 
@@ -165,10 +165,10 @@ def _failures(groups: Sequence[Group]) -> list[Answer]:
     return [Answer("Which configurations failed?", f"Failed, and in no mean above: {', '.join(failed)}.")]
 
 
-def figure(value: float, *, signed: bool = False) -> str:
+def format_figure(value: float, *, signed: bool = False) -> str:
     """Three significant digits, without exponents where it can be helped."""
     return f"{value:{'+' if signed else ''}.3g}"
 
 
-def _capital(text: str) -> str:
+def _capitalise(text: str) -> str:
     return text[:1].upper() + text[1:]

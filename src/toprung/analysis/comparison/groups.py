@@ -7,19 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from toprung.analysis.comparison.intervals import Interval, as_good_as_best, mean_interval
+from toprung.analysis.comparison.intervals import Interval, mean_interval, tied_with_best
 from toprung.analysis.curves import (
     Curve,
     Fit,
-    curve_of,
+    build_curve,
     epochs_to_share,
-    fit_of,
     generalisation_gap,
     instability,
+    judge_fit,
     seconds_to_share,
     without_continued,
 )
-from toprung.analysis.ranking import describe
+from toprung.analysis.ranking import format_config
 from toprung.ledger import TrialRecord
 
 Groups = Mapping[str, Sequence[TrialRecord]]
@@ -70,29 +70,29 @@ class Comparison:
     """Groups in order of merit, and which of them are as good as the best."""
 
     groups: list[Group]
-    as_good: list[str]
+    tied_best: list[str]
     mode: Literal["max", "min"]
 
 
-def by_configuration(trials: Iterable[TrialRecord]) -> dict[str, list[TrialRecord]]:
+def group_by_configuration(trials: Iterable[TrialRecord]) -> dict[str, list[TrialRecord]]:
     """Trials of one configuration together, whatever their seed; a named one (`experiment`) under its name."""
-    found: dict[str, list[TrialRecord]] = {}
+    groups: dict[str, list[TrialRecord]] = {}
     for trial in without_continued(trials):
         plain = {name: value for name, value in trial.config.items() if name not in NOT_THE_CONFIGURATION}
-        found.setdefault(str(trial.config.get("experiment") or describe(plain)), []).append(trial)
-    return found
+        groups.setdefault(str(trial.config.get("experiment") or format_config(plain)), []).append(trial)
+    return groups
 
 
-def by_hyperparameter(trials: Iterable[TrialRecord], name: str) -> dict[str, list[TrialRecord]]:
+def group_by_hyperparameter(trials: Iterable[TrialRecord], name: str) -> dict[str, list[TrialRecord]]:
     """Trials by the value of one hyperparameter."""
-    found: dict[str, list[TrialRecord]] = {}
+    groups: dict[str, list[TrialRecord]] = {}
     for trial in without_continued(trials):
         value = trial.config.get(name)
-        found.setdefault(WITHOUT_NAME if value is None else describe({name: value}), []).append(trial)
-    return found
+        groups.setdefault(WITHOUT_NAME if value is None else format_config({name: value}), []).append(trial)
+    return groups
 
 
-def seeds_of(trials: Sequence[TrialRecord]) -> list[Any]:
+def list_seeds(trials: Sequence[TrialRecord]) -> list[Any]:
     """What tells a group's trials apart: their seed, by which groups are paired, or else an id that pairs with none."""
     seeds = [trial.config.get("seed") for trial in trials]
     distinct = None not in seeds and len(set(seeds)) == len(seeds)
@@ -109,36 +109,36 @@ def compare(groups: Groups, *, mode: Literal["max", "min"]) -> Comparison:
         groups: by name; a controlled experiment gives each configuration's trials over the same seeds.
         mode: of the sweeps' metric.
     """
-    curves = {id(trial): curve_of(trial) for trials in groups.values() for trial in trials if _is_whole(trial)}
+    curves = {id(trial): build_curve(trial) for trials in groups.values() for trial in trials if _is_whole(trial)}
     best = max((max(curve.accuracy) for curve in curves.values() if curve), default=0.0)
-    measured = [_measured(name, trials, curves, best) for name, trials in groups.items()]
+    measured = [_measure_group(name, trials, curves, best) for name, trials in groups.items()]
     sign = 1 if mode == "max" else -1
 
-    def place(group: Group) -> tuple[bool, float]:
-        found = group.interval("value")
-        return (found is None, -sign * found.mean if found else 0.0)
+    def sort_key(group: Group) -> tuple[bool, float]:
+        interval = group.interval("value")
+        return (interval is None, -sign * interval.mean if interval else 0.0)
 
-    ranked = sorted(measured, key=place)
+    ranked = sorted(measured, key=sort_key)
     values = {group.name: [*group.values["value"].values()] for group in ranked if group.values.get("value")}
-    return Comparison(ranked, as_good_as_best(values, mode=mode), mode)
+    return Comparison(ranked, tied_with_best(values, mode=mode), mode)
 
 
 def _is_whole(trial: TrialRecord) -> bool:
     return trial.status == "finished"
 
 
-def _measured(
+def _measure_group(
     name: str, trials: Sequence[TrialRecord], curves: Mapping[int, Curve | None], best_accuracy: float
 ) -> Group:
     values: dict[str, dict[Any, float]] = {measure: {} for measure in MEASURES}
     fits: Counter[Fit] = Counter()
-    for seed, trial in zip(seeds_of(trials), trials, strict=True):
+    for seed, trial in zip(list_seeds(trials), trials, strict=True):
         if not _is_whole(trial) or trial.value is None:
             continue
         values["value"][seed] = trial.value
         if curve := curves[id(trial)]:
-            fits[fit_of(curve, best_accuracy=best_accuracy)] += 1
-            for measure, value in measures_of(curve).items():
+            fits[judge_fit(curve, best_accuracy=best_accuracy)] += 1
+            for measure, value in measure_curve(curve).items():
                 values[measure][seed] = value
     whole = [trial for trial in trials if _is_whole(trial)]
     return Group(
@@ -149,21 +149,21 @@ def _measured(
         num_finished=len(whole),
         num_failed=sum(trial.status == "failed" for trial in trials),
         budgets=tuple(sorted({trial.epochs for trial in whole})),
-        values={measure: found for measure, found in values.items() if found},
-        intervals={measure: mean_interval([*found.values()]) for measure, found in values.items() if found},
+        values={measure: by_key for measure, by_key in values.items() if by_key},
+        intervals={measure: mean_interval([*by_key.values()]) for measure, by_key in values.items() if by_key},
         fits=dict(fits.most_common()),
     )
 
 
-def measures_of(curve: Curve) -> dict[str, float]:
+def measure_curve(curve: Curve) -> dict[str, float]:
     """Every measure of one curve; what it cannot tell is left out."""
-    found = {f"epochs_to_{share * 100:.0f}": epochs_to_share(curve, share) for share in SHARES}
-    found["seconds_to_95"] = seconds_to_share(curve, 0.95)
-    found["final_val_loss"] = curve.val_loss[-1]
-    found["epoch_seconds"] = sum(curve.epoch_seconds) / len(curve.epoch_seconds)
-    found["gap"] = generalisation_gap(curve)
+    measures = {f"epochs_to_{share * 100:.0f}": epochs_to_share(curve, share) for share in SHARES}
+    measures["seconds_to_95"] = seconds_to_share(curve, 0.95)
+    measures["final_val_loss"] = curve.val_loss[-1]
+    measures["epoch_seconds"] = sum(curve.epoch_seconds) / len(curve.epoch_seconds)
+    measures["gap"] = generalisation_gap(curve)
     unsteady = instability(curve.train_loss)
-    return found if unsteady is None else {**found, "instability": unsteady}
+    return measures if unsteady is None else {**measures, "instability": unsteady}
 
 
 def _shared(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

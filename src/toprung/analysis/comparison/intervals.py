@@ -12,7 +12,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
-FEWEST_WITHOUT_SPREAD = 6  # of a sign test: 2 x 0.5^6 = 0.03
+MIN_WITHOUT_SPREAD = 6  # of a sign test: 2 x 0.5^6 = 0.03
 
 Method = Literal["t", "bootstrap"]
 
@@ -35,11 +35,11 @@ class Interval:
         """Whether a difference is significant.
 
         An interval without width (counts of epochs that agree in every seed) speaks only from
-        `FEWEST_WITHOUT_SPREAD` values on.
+        `MIN_WITHOUT_SPREAD` values on.
         """
         if self.low is None or self.high is None:
             return False
-        if self.low == self.high and self.num_values < FEWEST_WITHOUT_SPREAD:
+        if self.low == self.high and self.num_values < MIN_WITHOUT_SPREAD:
             return False
         return self.low > 0 or self.high < 0
 
@@ -60,8 +60,8 @@ def mean_interval(values: Sequence[float], *, confidence: float = CONFIDENCE, me
     if np.ptp(sample) == 0:
         return Interval(mean, mean, mean, count, confidence)
     if method == "bootstrap":
-        found = stats.bootstrap((sample,), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, rng=0)
-        low, high = found.confidence_interval
+        bootstrap = stats.bootstrap((sample,), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, rng=0)
+        low, high = bootstrap.confidence_interval
     else:
         low, high = stats.t.interval(confidence, count - 1, loc=mean, scale=stats.sem(sample))
     return Interval(mean, float(low), float(high), count, confidence)
@@ -100,7 +100,7 @@ def difference(
     return Interval(mean, float(low), float(high), count, confidence), 0
 
 
-def as_good_as_best(
+def tied_with_best(
     groups: Mapping[str, Sequence[float]], *, mode: Literal["max", "min"], confidence: float = CONFIDENCE
 ) -> list[str]:
     """Groups that cannot be told from the one with the best mean, that one first.
@@ -131,7 +131,7 @@ def pvalue(left: Sequence[float], right: Sequence[float], num_groups: int) -> fl
     ]
     errors = [variance / count for variance, count in zip(variances, counts, strict=True)]
     if sum(errors) == 0:  # no spread at all: apart where the values differ, and there are enough of them
-        return float(min(counts) < FEWEST_WITHOUT_SPREAD or means[0] == means[1])
+        return float(min(counts) < MIN_WITHOUT_SPREAD or means[0] == means[1])
     statistic = abs(means[0] - means[1]) / math.sqrt(sum(errors) / 2)
     freedom = sum(errors) ** 2 / sum(error**2 / (count - 1) for error, count in zip(errors, counts, strict=True))
     return float(stats.studentized_range.sf(statistic, num_groups, freedom))

@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from toprung import ledger
-from toprung.analysis.comparison.answers import Answer, answers
-from toprung.analysis.comparison.groups import Comparison, Groups, by_configuration, by_hyperparameter, compare
+from toprung.analysis.comparison.answers import Answer, list_answers
+from toprung.analysis.comparison.groups import (
+    Comparison,
+    Groups,
+    compare,
+    group_by_configuration,
+    group_by_hyperparameter,
+)
 from toprung.analysis.curves import own_epochs
-from toprung.analysis.ranking import describe, ranked
+from toprung.analysis.ranking import format_config, rank_trials
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import TrialRecord
@@ -39,7 +45,7 @@ class SweepLine:
 
 
 @dataclass(frozen=True)
-class Compared:
+class SweepComparison:
     """Several sweeps side by side, and what forbids to take their figures at face value."""
 
     metric: str
@@ -49,44 +55,51 @@ class Compared:
     answers: list[Answer]
 
 
-def compare_sweeps(directories: Sequence[SweepDirectory], *, by: str = "configuration") -> Compared:
+def compare_sweeps(sweep_dirs: Sequence[SweepDirectory], *, by: str = "configuration") -> SweepComparison:
     """Compare the trials of one or several sweeps.
 
     Args:
-        directories: of the sweeps.
+        sweep_dirs: of the sweeps.
         by: what makes a group: "configuration", "sweep", or a hyperparameter's name.
 
     Raises:
         UserError: a sweep cannot be read, the sweeps are judged by different metrics, no trial has that hyperparameter.
     """
-    specs = [directory.spec() for directory in directories]
+    specs = [sweep_dir.spec() for sweep_dir in sweep_dirs]
     if len({(spec.metric, spec.mode) for spec in specs}) > 1:
-        named = ", ".join(f"{d.sweep_id} by {s.metric} ({s.mode})" for d, s in zip(directories, specs, strict=True))
-        raise UserError(f"These sweeps are judged by different metrics: {named}.")
-    trials = [ledger.read(directory) for directory in directories]
-    comparison = compare(_groups(directories, trials, by), mode=specs[0].mode)
-    lines = [_line(d, t, spec) for d, t, spec in zip(directories, trials, specs, strict=True)]
-    warnings = [*_unlike(directories), *_budgets(comparison), *_alone(comparison), *_mixed(comparison)]
-    return Compared(specs[0].metric, lines, warnings, comparison, answers(comparison))
+        descriptions = ", ".join(
+            f"{d.sweep_id} by {s.metric} ({s.mode})" for d, s in zip(sweep_dirs, specs, strict=True)
+        )
+        raise UserError(f"These sweeps are judged by different metrics: {descriptions}.")
+    trials = [ledger.read(sweep_dir) for sweep_dir in sweep_dirs]
+    comparison = compare(_groups(sweep_dirs, trials, by), mode=specs[0].mode)
+    lines = [_line(d, t, spec) for d, t, spec in zip(sweep_dirs, trials, specs, strict=True)]
+    warnings = [
+        *_difference_warnings(sweep_dirs),
+        *_budget_warnings(comparison),
+        *_single_value_warnings(comparison),
+        *_mixed_group_warnings(comparison),
+    ]
+    return SweepComparison(specs[0].metric, lines, warnings, comparison, list_answers(comparison))
 
 
-def _groups(directories: Sequence[SweepDirectory], trials: Sequence[list[TrialRecord]], by: str) -> Groups:
+def _groups(sweep_dirs: Sequence[SweepDirectory], trials: Sequence[list[TrialRecord]], by: str) -> Groups:
     every = [trial for of_sweep in trials for trial in of_sweep]
     if by == "sweep":
-        return {d.sweep_id: of_sweep for d, of_sweep in zip(directories, trials, strict=True)}
+        return {d.sweep_id: of_sweep for d, of_sweep in zip(sweep_dirs, trials, strict=True)}
     if by == "configuration":
-        return by_configuration(every)
+        return group_by_configuration(every)
     known = {name for trial in every for name in trial.config}
     if by not in known:
         raise UserError(f'No trial has a hyperparameter "{by}"; there are {", ".join(sorted(known)) or "none"}.')
-    return by_hyperparameter(every, by)
+    return group_by_hyperparameter(every, by)
 
 
-def _line(directory: SweepDirectory, trials: Sequence[TrialRecord], spec: Sweep) -> SweepLine:
-    order = ranked(trials, mode=spec.mode)
+def _line(sweep_dir: SweepDirectory, trials: Sequence[TrialRecord], spec: Sweep) -> SweepLine:
+    order = rank_trials(trials, mode=spec.mode)
     best = order[0] if order else None
     return SweepLine(
-        sweep_id=directory.sweep_id,
+        sweep_id=sweep_dir.sweep_id,
         num_trials=len(trials),
         num_finished=sum(trial.status == "finished" for trial in trials),
         num_failed=sum(trial.status == "failed" for trial in trials),
@@ -94,42 +107,42 @@ def _line(directory: SweepDirectory, trials: Sequence[TrialRecord], spec: Sweep)
         trial_seconds=sum(trial.seconds for trial in trials),
         best_value=best.value if best else None,
         best_trial=best.number if best else None,
-        best_config=describe(best.config) if best else "",
+        best_config=format_config(best.config) if best else "",
     )
 
 
-def _unlike(directories: Sequence[SweepDirectory]) -> list[str]:
+def _difference_warnings(sweep_dirs: Sequence[SweepDirectory]) -> list[str]:
     lineages = {}
-    for directory in directories:
-        if directory.lineage_file.is_file():
-            lineages[directory.sweep_id] = Lineage.model_validate(directory.read(directory.lineage_file))
-    found = []
-    if missing := [directory.sweep_id for directory in directories if directory.sweep_id not in lineages]:
-        found.append(f"No lineage is recorded of {', '.join(missing)}: whether it saw the same data is unknown.")
+    for sweep_dir in sweep_dirs:
+        if sweep_dir.lineage_file.is_file():
+            lineages[sweep_dir.sweep_id] = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
+    warnings = []
+    if missing := [sweep_dir.sweep_id for sweep_dir in sweep_dirs if sweep_dir.sweep_id not in lineages]:
+        warnings.append(f"No lineage is recorded of {', '.join(missing)}: whether it saw the same data is unknown.")
     for field, words in SHARED.items():
-        seen = {sweep_id: str(getattr(lineage, field))[:12] for sweep_id, lineage in lineages.items()}
-        if len(set(seen.values())) > 1:
-            named = ", ".join(f"{sweep_id} {fingerprint}" for sweep_id, fingerprint in seen.items())
-            found.append(f"{words} ({named}): their values cannot be compared.")
+        fingerprints = {sweep_id: str(getattr(lineage, field))[:12] for sweep_id, lineage in lineages.items()}
+        if len(set(fingerprints.values())) > 1:
+            descriptions = ", ".join(f"{sweep_id} {fingerprint}" for sweep_id, fingerprint in fingerprints.items())
+            warnings.append(f"{words} ({descriptions}): their values cannot be compared.")
             break
-    return found
+    return warnings
 
 
-def _budgets(comparison: Comparison) -> list[str]:
+def _budget_warnings(comparison: Comparison) -> list[str]:
     budgets = sorted({budget for group in comparison.groups for budget in group.budgets})
     if len(budgets) < 2:
         return []
     return [f"Their full budgets differ ({', '.join(map(str, budgets))} epochs): a longer one alone may win."]
 
 
-def _alone(comparison: Comparison) -> list[str]:
+def _single_value_warnings(comparison: Comparison) -> list[str]:
     measured = [group for group in comparison.groups if group.num_finished]
     if not measured or any(group.num_finished > 1 for group in measured):
         return []
     return ["Every group rests on a single trial: the order may be luck, and no interval can be given."]
 
 
-def _mixed(comparison: Comparison) -> list[str]:
+def _mixed_group_warnings(comparison: Comparison) -> list[str]:
     if all(group.is_controlled for group in comparison.groups):
         return []
     return ["Groups hold configurations that the searcher chose: what else differs between them may be the cause."]

@@ -22,7 +22,7 @@ from toprung import ledger
 from toprung.analysis.audit import Audit, audit
 from toprung.analysis.curves import own_epochs, without_continued
 from toprung.analysis.importance import Importances, importances
-from toprung.analysis.ranking import ranked
+from toprung.analysis.ranking import rank_trials
 from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.ledger import TrialRecord
@@ -34,13 +34,13 @@ EPOCHS = "epochs"  # the fidelity, shown beside the hyperparameters
 
 
 @dataclass(frozen=True)
-class Findings:
+class ReportData:
     """A sweep, read.
 
     `trials` are all of them; `whole` leaves out those that another continues.
     """
 
-    directory: SweepDirectory
+    sweep_dir: SweepDirectory
     sweep: Sweep
     status: dict[str, Any]
     lineage: Lineage | None
@@ -57,7 +57,7 @@ class Findings:
     @cached_property
     def leaders(self) -> list[TrialRecord]:
         """Best first."""
-        return ranked(self.whole, mode=self.sweep.mode)
+        return rank_trials(self.whole, mode=self.sweep.mode)
 
     @property
     def winner(self) -> TrialRecord | None:
@@ -148,33 +148,33 @@ class Findings:
         return create_trial(state=TrialState.COMPLETE, value=trial.value, params=params, distributions=distributions)
 
 
-def gather(directory: SweepDirectory, *, prepared_root: Path) -> Findings:
+def read_report_data(sweep_dir: SweepDirectory, *, prepared_root: Path) -> ReportData:
     """Read a sweep.
 
     Args:
-        directory: the sweep's.
+        sweep_dir: the sweep's.
         prepared_root: where prepared datasets lie, to show the winner's mistakes.
 
     Raises:
         UserError: it has no trial yet, or a file of it cannot be read.
     """
-    storage = storage_for_reading(directory)
+    storage = storage_for_reading(sweep_dir)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.load_study(study_name=directory.sweep_id, storage=storage) if storage else None
+        study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage) if storage else None
     except (KeyError, ValueError):
         study = None
-    trials = ledger.records(study).trials if study else []
+    trials = ledger.parse_study(study).trials if study else []
     if study is None or not any(trial.epochs_by_number for trial in trials):
-        raise UserError(f"{directory.sweep_id} has nothing to report yet: no trial has finished an epoch.")
+        raise UserError(f"{sweep_dir.sweep_id} has nothing to report yet: no trial has finished an epoch.")
     frozen = [trial for trial in study.get_trials(deepcopy=False) if trial.params]
-    sweep = directory.spec()
-    lineage, status = directory.lineage_file, directory.status_file
-    return Findings(
-        directory=directory,
+    sweep = sweep_dir.spec()
+    lineage, status = sweep_dir.lineage_file, sweep_dir.status_file
+    return ReportData(
+        sweep_dir=sweep_dir,
         sweep=sweep,
-        status=directory.read(status) if status.is_file() else {},
-        lineage=Lineage.model_validate(directory.read(lineage)) if lineage.is_file() else None,
+        status=sweep_dir.read(status) if status.is_file() else {},
+        lineage=Lineage.model_validate(sweep_dir.read(lineage)) if lineage.is_file() else None,
         trials=trials,
         params={
             trial.number: {plain(name): value for name, value in trial.params.items() if plain(name) != EPOCHS}
@@ -196,19 +196,21 @@ def plain_distributions(every: Iterable[Mapping[str, BaseDistribution]]) -> dict
     for distributions in every:
         for name, distribution in distributions.items():
             ranges.setdefault(plain(name), {}).setdefault(name, distribution)
-    return {name: _union([*found.values()]) for name, found in ranges.items()}
+    return {name: _union([*distributions.values()]) for name, distributions in ranges.items()}
 
 
-def _union(found: Sequence[BaseDistribution]) -> BaseDistribution:
-    numbers = [each for each in found if isinstance(each, FloatDistribution | IntDistribution)]
-    if len(numbers) < len(found):
+def _union(distributions: Sequence[BaseDistribution]) -> BaseDistribution:
+    numbers = [
+        distribution for distribution in distributions if isinstance(distribution, FloatDistribution | IntDistribution)
+    ]
+    if len(numbers) < len(distributions):
         choices: list[CategoricalChoiceType] = []
-        for each in found:
-            if not isinstance(each, CategoricalDistribution):
-                return found[0]
-            choices += [choice for choice in each.choices if choice not in choices]
+        for distribution in distributions:
+            if not isinstance(distribution, CategoricalDistribution):
+                return distributions[0]
+            choices += [choice for choice in distribution.choices if choice not in choices]
         return CategoricalDistribution(choices)
-    low, high = min(each.low for each in numbers), max(each.high for each in numbers)
-    if all(isinstance(each, IntDistribution) for each in numbers):
+    low, high = min(distribution.low for distribution in numbers), max(distribution.high for distribution in numbers)
+    if all(isinstance(distribution, IntDistribution) for distribution in numbers):
         return IntDistribution(int(low), int(high))
-    return FloatDistribution(low, high, log=any(each.log for each in numbers) and low > 0)
+    return FloatDistribution(low, high, log=any(distribution.log for distribution in numbers) and low > 0)

@@ -9,33 +9,33 @@ import plotly.graph_objects as go
 
 from toprung.analysis.curves import GAP_RULE, TRAIN_LOSS, VAL_LOSS
 from toprung.analysis.report import style
-from toprung.analysis.report.findings import Findings
-from toprung.analysis.report.panel import Figure, Panel, Table, ended, number
+from toprung.analysis.report.findings import ReportData
+from toprung.analysis.report.panel import Figure, Panel, Table, end_label, format_number
 from toprung.ledger import TrialRecord
 
 
-def learning_curves(found: Findings) -> Panel:
+def learning_curves(data: ReportData) -> Panel:
     """Every trial's metric, epoch by epoch, coloured by where it ended."""
-    metric, plot = found.sweep.metric, go.Figure()
+    metric, plot = data.sweep.metric, go.Figure()
     groups: dict[str, list[TrialRecord]] = {}
-    for trial in sorted(found.whole, key=lambda trial: trial.rung or found.sweep.asha.max_epochs + 1):
+    for trial in sorted(data.whole, key=lambda trial: trial.rung or data.sweep.asha.max_epochs + 1):
         if trial.epochs_by_number:
-            groups.setdefault(ended(trial), []).append(trial)
-    for place, (how, trials) in enumerate(groups.items()):
+            groups.setdefault(end_label(trial), []).append(trial)
+    for index, (how, trials) in enumerate(groups.items()):
         name = f"{how} ({len(trials)})"
-        plot.add_trace(_curves(trials, metric, name, style.PALETTE[(place + 1) % len(style.PALETTE)], place + 1))
+        plot.add_trace(_curves(trials, metric, name, style.PALETTE[(index + 1) % len(style.PALETTE)], index + 1))
     special = [
-        ("winner", found.winner, "solid"),
-        ("default", next((t for t in found.whole if t.is_default), None), "dash"),
+        ("winner", data.winner, "solid"),
+        ("default", next((t for t in data.whole if t.is_default), None), "dash"),
     ]
     for name, shown, dash in special:
         if shown is not None:
             plot.add_trace(_curve(shown, metric, f"{name}: trial {shown.number}", dash))
-    rungs = found.sweep.rungs[:-1]
+    rungs = data.sweep.rungs[:-1]
     compared = f" ASHA compared trials at rung {', '.join(map(str, rungs))};" if rungs else ""
     text = (
         f"{metric} after each epoch.{compared} "
-        f"{found.sweep.asha.max_epochs} epochs are the full budget. A click on a name in the legend hides its curves."
+        f"{data.sweep.asha.max_epochs} epochs are the full budget. A click on a name in the legend hides its curves."
     )
     for rung in rungs:
         plot.add_vline(x=rung, line={"color": style.GREY, "width": 1, "dash": "dot"})
@@ -47,7 +47,7 @@ def learning_curves(found: Findings) -> Panel:
     return Panel("learning-curves", "Learning curves by rung", [text], figures, [Table("By their end", columns, rows)])
 
 
-def _curves(trials: Iterable[TrialRecord], metric: str, name: str, colour: str, place: int) -> go.Scatter:
+def _curves(trials: Iterable[TrialRecord], metric: str, name: str, colour: str, index: int) -> go.Scatter:
     """All curves of a group as one trace, broken between trials: thousands of traces would be slow."""
     x: list[int | None] = []
     y: list[float | None] = []
@@ -68,7 +68,7 @@ def _curves(trials: Iterable[TrialRecord], metric: str, name: str, colour: str, 
         name=name,
         opacity=0.75,
         line={"color": colour, "width": 1.2},
-        marker={"color": colour, "size": 5, "symbol": style.SYMBOLS[place % len(style.SYMBOLS)]},
+        marker={"color": colour, "size": 5, "symbol": style.SYMBOLS[index % len(style.SYMBOLS)]},
         hovertemplate="trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>",
     )
 
@@ -87,30 +87,30 @@ def _curve(trial: TrialRecord, metric: str, name: str, dash: str) -> go.Scatter:
 
 def _spread(trials: list[TrialRecord]) -> tuple[str, str]:
     values = [trial.value for trial in trials if trial.value is not None]
-    return number(min(values, default=None)), number(max(values, default=None))
+    return format_number(min(values, default=None)), format_number(max(values, default=None))
 
 
-def gap(found: Findings) -> Panel:
+def gap(data: ReportData) -> Panel:
     """Training against validation loss: at each trial's last epoch, and epoch by epoch for the winner."""
     title = "Training against validation"
-    if not any(_losses(trial) for trial in found.scored):
+    if not any(_losses(trial) for trial in data.scored):
         return Panel("gap", title, [f"The loop reports no {TRAIN_LOSS} and {VAL_LOSS}: there is no gap to show."])
-    plot, seen = go.Figure(), []
-    for trials, looks in ((found.finished, style.FINISHED), (found.cut_short, style.CUT_SHORT)):
+    plot, with_losses = go.Figure(), []
+    for trials, looks in ((data.finished, style.FINISHED), (data.cut_short, style.CUT_SHORT)):
         pairs = [(trial.number, *losses) for trial in trials if (losses := _losses(trial))]
-        seen += [value for _, *losses in pairs for value in losses]
+        with_losses += [value for _, *losses in pairs for value in losses]
         plot.add_trace(
             go.Scatter(
                 x=[train for _, train, _ in pairs],
                 y=[val for *_, val in pairs],
-                customdata=[place for place, *_ in pairs],
+                customdata=[index for index, *_ in pairs],
                 mode="markers",
                 name=looks["name"],
                 marker={"color": looks["color"], "symbol": looks["symbol"], "size": 7},
                 hovertemplate="trial %{customdata}: training %{x:.3f}, validation %{y:.3f}<extra></extra>",
             )
         )
-    ends = [min(seen), max(seen)]
+    ends = [min(with_losses), max(with_losses)]
     line = {"color": style.GREY, "dash": "dot"}
     plot.add_trace(go.Scatter(x=ends, y=ends, mode="lines", name="no gap", line=line, hoverinfo="skip"))
     style.settle(plot, xaxis_title=f"{TRAIN_LOSS}, last epoch", yaxis_title=f"{VAL_LOSS}, last epoch")
@@ -120,10 +120,10 @@ def gap(found: Findings) -> Panel:
     plot.update_yaxes(**axis)
     figures = [Figure("gap", plot, "Validation loss against training loss at each trial's last epoch.", "All trials")]
     tables = []
-    if found.winner and _losses(found.winner):
-        figures.append(_winners_losses(found.winner))
-        by_epoch = sorted(found.winner.epochs_by_number.items())
-        rows = [[str(n), number(e.metrics[TRAIN_LOSS]), number(e.metrics[VAL_LOSS])] for n, e in by_epoch]
+    if data.winner and _losses(data.winner):
+        figures.append(_winners_losses(data.winner))
+        by_epoch = sorted(data.winner.epochs_by_number.items())
+        rows = [[str(n), format_number(e.metrics[TRAIN_LOSS]), format_number(e.metrics[VAL_LOSS])] for n, e in by_epoch]
         tables = [Table("The winner's losses", ["epoch", TRAIN_LOSS, VAL_LOSS], rows)]
     text = [GAP_RULE, "Trials above the dotted line do better on the images they train on."]
     return Panel("gap", title, text, figures, tables, is_grid=True)
@@ -136,9 +136,9 @@ def _losses(trial: TrialRecord) -> tuple[float, float] | None:
 
 def _winners_losses(winner: TrialRecord) -> Figure:
     plot, steps = go.Figure(), sorted(winner.epochs_by_number)
-    for place, metric in enumerate((TRAIN_LOSS, VAL_LOSS)):
+    for index, metric in enumerate((TRAIN_LOSS, VAL_LOSS)):
         y = [winner.epochs_by_number[step].metrics[metric] for step in steps]
-        looks = {"color": style.PALETTE[place], "dash": style.DASHES[place]}
+        looks = {"color": style.PALETTE[index], "dash": style.DASHES[index]}
         plot.add_trace(go.Scatter(x=steps, y=y, mode="lines+markers", name=metric, line=looks))
     style.settle(plot, xaxis_title="epoch", yaxis_title="loss (nats)")
     alt = f"Training and validation loss of trial {winner.number} by epoch."

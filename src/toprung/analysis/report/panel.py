@@ -53,12 +53,12 @@ class Panel:
     is_grid: bool = False
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def format_number(value: float | None, digits: int = 4) -> str:
     """A figure of a table; a dash for none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def ended(trial: TrialRecord) -> str:
+def end_label(trial: TrialRecord) -> str:
     """How a trial ended, in two or three words."""
     if trial.audited is not None and trial.status == "finished":
         return f"ran on past rung {trial.audited.rung}"

@@ -16,30 +16,30 @@ from sklearn.metrics import ConfusionMatrixDisplay
 
 from toprung.analysis.importance import MEANINGS
 from toprung.analysis.report import style
-from toprung.analysis.report.findings import EPOCHS, Findings
-from toprung.analysis.report.panel import ended
-from toprung.analysis.report.winner import MOST_CLASSES, Judged
+from toprung.analysis.report.findings import EPOCHS, ReportData
+from toprung.analysis.report.panel import end_label
+from toprung.analysis.report.winner import MAX_CLASSES, WinnerEvaluation
 
 DOTS_AN_INCH = 110
 MARKERS = "odsx^+"
 
 
-def draw(found: Findings, seen: Judged | str, *, folder: Path) -> list[Path]:
+def draw_plots(data: ReportData, evaluation: WinnerEvaluation | str, *, folder: Path) -> list[Path]:
     """Write the pictures.
 
     Args:
-        found: the sweep.
-        seen: its winner on the validation split, where that could be judged.
+        data: the sweep.
+        evaluation: its winner on the validation split, where that could be judged.
         folder: to write into.
     """
     matplotlib.use("Agg")
     drawn: dict[str, Callable[[], Figure | None]] = {
-        "best-so-far": lambda: _history(found),
-        "learning-curves": lambda: _learning_curves(found),
-        "parallel-coordinates": lambda: _parallel_coordinates(found),
-        "slices": lambda: _slices(found),
-        "importance": lambda: _importance(found),
-        "confusion": lambda: None if isinstance(seen, str) else _confusion(seen),
+        "best-so-far": lambda: _history(data),
+        "learning-curves": lambda: _learning_curves(data),
+        "parallel-coordinates": lambda: _parallel_coordinates(data),
+        "slices": lambda: _slices(data),
+        "importance": lambda: _importance(data),
+        "confusion": lambda: None if isinstance(evaluation, str) else _confusion(evaluation),
     }
     written = []
     for name, make in drawn.items():
@@ -61,37 +61,37 @@ def _own_looks() -> Iterator[None]:
     pyplot.close("all")
 
 
-def _history(found: Findings) -> Figure:
-    axes = optuna_plots.plot_optimization_history(found.scored_study, target_name=found.sweep.metric)
+def _history(data: ReportData) -> Figure:
+    axes = optuna_plots.plot_optimization_history(data.scored_study, target_name=data.sweep.metric)
     axes.set(title="", xlabel="trial")
     return _whole(axes.figure)
 
 
-def _learning_curves(found: Findings) -> Figure:
+def _learning_curves(data: ReportData) -> Figure:
     figure, axes = pyplot.subplots(figsize=(9, 5))
-    groups = sorted({(trial.rung or found.sweep.asha.max_epochs + 1, ended(trial)) for trial in found.whole})
-    places = {how: place for place, (_, how) in enumerate(groups)}
-    for how, place in places.items():  # a group is one line, broken between trials: thousands of lines would be slow
+    groups = sorted({(trial.rung or data.sweep.asha.max_epochs + 1, end_label(trial)) for trial in data.whole})
+    places = {how: index for index, (_, how) in enumerate(groups)}
+    for how, index in places.items():  # a group is one line, broken between trials: thousands of lines would be slow
         steps: list[float] = []
         values: list[float] = []
-        for trial in [trial for trial in found.whole if ended(trial) == how]:
+        for trial in [trial for trial in data.whole if end_label(trial) == how]:
             by_epoch = sorted(trial.epochs_by_number.items())
             steps += [*(step for step, _ in by_epoch), float("nan")]
-            values += [*(epoch.metrics[found.sweep.metric] for _, epoch in by_epoch), float("nan")]
-        colour, marker = style.PALETTE[(place + 1) % 6], MARKERS[place % 6]
+            values += [*(epoch.metrics[data.sweep.metric] for _, epoch in by_epoch), float("nan")]
+        colour, marker = style.PALETTE[(index + 1) % 6], MARKERS[index % 6]
         axes.plot(steps, values, color=colour, marker=marker, markersize=3, linewidth=0.7, alpha=0.6, label=how)
-    axes.set(xlabel="epoch", ylabel=found.sweep.metric)
+    axes.set(xlabel="epoch", ylabel=data.sweep.metric)
     axes.legend(loc="lower right")
     return figure
 
 
-def _parallel_coordinates(found: Findings) -> Figure | None:
-    shown = [name for name in found.distributions if all(name in found.params[t.number] for t in found.scored)]
+def _parallel_coordinates(data: ReportData) -> Figure | None:
+    shown = [name for name in data.distributions if all(name in data.params[t.number] for t in data.scored)]
     if not shown:
         return None
-    epochs_differ = len({trial.epochs for trial in found.scored}) > 1  # matplotlib needs an axis with a length
+    epochs_differ = len({trial.epochs for trial in data.scored}) > 1  # matplotlib needs an axis with a length
     axes = optuna_plots.plot_parallel_coordinate(
-        found.scored_study, params=shown + [EPOCHS] * epochs_differ, target_name=found.sweep.metric
+        data.scored_study, params=shown + [EPOCHS] * epochs_differ, target_name=data.sweep.metric
     )
     axes.set_title("")
     figure = _whole(axes.figure)
@@ -99,29 +99,29 @@ def _parallel_coordinates(found: Findings) -> Figure | None:
     return figure
 
 
-def _slices(found: Findings) -> Figure | None:
-    if not found.distributions:
+def _slices(data: ReportData) -> Figure | None:
+    if not data.distributions:
         return None
-    axes = optuna_plots.plot_slice(found.scored_study, params=[*found.distributions], target_name=found.sweep.metric)
+    axes = optuna_plots.plot_slice(data.scored_study, params=[*data.distributions], target_name=data.sweep.metric)
     first = axes if hasattr(axes, "figure") else axes[0]
     first.figure.suptitle("")
     return _whole(first.figure)
 
 
-def _importance(found: Findings) -> Figure | None:
-    given = found.importances
+def _importance(data: ReportData) -> Figure | None:
+    given = data.importances
     if given.too_few:
         return None
-    names = list(dict.fromkeys(each.name for each in given.shares))[::-1]
+    names = list(dict.fromkeys(importance.name for importance in given.shares))[::-1]
     figure, axes = pyplot.subplots(figsize=(8, 1 + 0.5 * len(names)))
-    for place, evaluator in enumerate(MEANINGS):
-        by_name = {each.name: each for each in given.shares if each.evaluator == evaluator}
+    for index, evaluator in enumerate(MEANINGS):
+        by_name = {importance.name: importance for importance in given.shares if importance.evaluator == evaluator}
         shares = [by_name[name] for name in names]
         spread = [[e.share - e.low for e in shares], [e.high - e.share for e in shares]]
-        heights = [row + (0.2, -0.2)[place] for row in range(len(names))]
+        heights = [row + (0.2, -0.2)[index] for row in range(len(names))]
         axes.barh(
-            heights, [e.share for e in shares], 0.38, xerr=spread, color=style.PALETTE[place],
-            ecolor=style.GREY, hatch=("", "//")[place], label=evaluator,
+            heights, [e.share for e in shares], 0.38, xerr=spread, color=style.PALETTE[index],
+            ecolor=style.GREY, hatch=("", "//")[index], label=evaluator,
         )  # fmt: skip
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("share of the importance")
@@ -129,11 +129,11 @@ def _importance(found: Findings) -> Figure | None:
     return figure
 
 
-def _confusion(seen: Judged) -> Figure:
-    side = max(4.0, min(14.0, 0.5 * len(seen.classes)))
+def _confusion(evaluation: WinnerEvaluation) -> Figure:
+    side = max(4.0, min(14.0, 0.5 * len(evaluation.classes)))
     figure, axes = pyplot.subplots(figsize=(side, side))
-    drawn = ConfusionMatrixDisplay(seen.counts, display_labels=seen.classes)
-    small = len(seen.classes) <= MOST_CLASSES
+    drawn = ConfusionMatrixDisplay(evaluation.counts, display_labels=evaluation.classes)
+    small = len(evaluation.classes) <= MAX_CLASSES
     drawn.plot(ax=axes, cmap="cividis", colorbar=False, include_values=small, xticks_rotation="vertical")
     axes.set(xlabel="taken for", ylabel="true class")
     return figure

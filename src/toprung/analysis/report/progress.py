@@ -8,40 +8,40 @@ import plotly.graph_objects as go
 from optuna.visualization import plot_optimization_history
 
 from toprung.analysis.report import style
-from toprung.analysis.report.findings import Findings
-from toprung.analysis.report.panel import Figure, Panel, Table, ended, number
+from toprung.analysis.report.findings import ReportData
+from toprung.analysis.report.panel import Figure, Panel, Table, end_label, format_number
 from toprung.ledger import TrialRecord
 
-FEWEST_FOR_RANGE = 8
+MIN_FOR_RANGE = 8
 
 
-def best_so_far(found: Findings) -> Panel:
+def best_so_far(data: ReportData) -> Panel:
     """Against trials and against seconds."""
-    metric, better = found.sweep.metric, "highest" if found.sweep.mode == "max" else "lowest"
-    steps = improvements(found)
-    rows = [[f"{s:.1f}", str(trial.number), str(epoch), number(value)] for s, trial, epoch, value in steps]
+    metric, better = data.sweep.metric, "highest" if data.sweep.mode == "max" else "lowest"
+    steps = improvements(data)
+    rows = [[f"{s:.1f}", str(trial.number), str(epoch), format_number(value)] for s, trial, epoch, value in steps]
     text = f"The {better} {metric} of any epoch so far. A trial that was cut short counts with what it had reached."
-    text += f"{outside(found)} Seconds include the pauses between two drivers of the sweep."
+    text += f"{outside_range_note(data)} Seconds include the pauses between two drivers of the sweep."
     return Panel(
         "best-so-far",
         "Best so far",
         [text],
         [
-            Figure("history", _against_trials(found), f"Best {metric} so far against the number of trials."),
-            Figure("history-seconds", _against_seconds(found), f"Best {metric} so far against seconds."),
+            Figure("history", _against_trials(data), f"Best {metric} so far against the number of trials."),
+            Figure("history-seconds", _against_seconds(data), f"Best {metric} so far against seconds."),
         ],
         [Table("Each new best", ["seconds", "trial", "epoch", metric], rows)],
         is_grid=True,
     )
 
 
-def _against_trials(found: Findings) -> go.Figure:
-    plot = plot_optimization_history(found.scored_study, target_name=found.sweep.metric)
+def _against_trials(data: ReportData) -> go.Figure:
+    plot = plot_optimization_history(data.scored_study, target_name=data.sweep.metric)
     best = next(trace for trace in plot.data if trace.mode == "lines")
     best.update(name="best so far", line={"color": style.VERMILLION, "shape": "hv"})
-    parts = [_points(found.finished, style.FINISHED), _points(found.cut_short, style.CUT_SHORT), best]
+    parts = [_points(data.finished, style.FINISHED), _points(data.cut_short, style.CUT_SHORT), best]
     return style.settle(
-        go.Figure(parts), xaxis_title="trial", yaxis_title=found.sweep.metric, yaxis_range=value_range(found)
+        go.Figure(parts), xaxis_title="trial", yaxis_title=data.sweep.metric, yaxis_range=value_range(data)
     )
 
 
@@ -52,24 +52,24 @@ def _points(trials: list[TrialRecord], looks: dict[str, str]) -> go.Scatter:
         mode="markers",
         name=looks["name"],
         marker={"color": looks["color"], "symbol": looks["symbol"], "size": 7},
-        text=[ended(trial) for trial in trials],
+        text=[end_label(trial) for trial in trials],
         hovertemplate="trial %{x}: %{y:.4f}, %{text}<extra></extra>",
     )
 
 
-def improvements(found: Findings) -> list[tuple[float, TrialRecord, int, float]]:
+def improvements(data: ReportData) -> list[tuple[float, TrialRecord, int, float]]:
     """Each new best: seconds since the sweep began, the trial, its epoch, the value."""
-    metric, sign = found.sweep.metric, 1 if found.sweep.mode == "max" else -1
+    metric, sign = data.sweep.metric, 1 if data.sweep.mode == "max" else -1
     reports = sorted(
         (
             (epoch.time_ms, trial.number, step, epoch.metrics[metric], trial)
-            for trial in found.trials
+            for trial in data.trials
             if trial.status != "failed"
             for step, epoch in trial.epochs_by_number.items()
         ),
         key=lambda report: report[:3],
     )
-    began = min((trial.started_ms for trial in found.trials if trial.started_ms), default=0)
+    began = min((trial.started_ms for trial in data.trials if trial.started_ms), default=0)
     best: list[tuple[float, TrialRecord, int, float]] = []
     for time_ms, _, step, value, trial in reports:
         if not best or sign * value > sign * best[-1][3]:
@@ -77,10 +77,10 @@ def improvements(found: Findings) -> list[tuple[float, TrialRecord, int, float]]
     return best
 
 
-def _against_seconds(found: Findings) -> go.Figure:
-    steps = improvements(found)
-    last = max((e.time_ms for trial in found.trials for e in trial.epochs_by_number.values()), default=0)
-    began = min((trial.started_ms for trial in found.trials if trial.started_ms), default=0)
+def _against_seconds(data: ReportData) -> go.Figure:
+    steps = improvements(data)
+    last = max((e.time_ms for trial in data.trials for e in trial.epochs_by_number.values()), default=0)
+    began = min((trial.started_ms for trial in data.trials if trial.started_ms), default=0)
     plot = go.Figure(
         go.Scatter(
             x=[*(seconds for seconds, *_ in steps), (last - began) / 1000],
@@ -96,21 +96,21 @@ def _against_seconds(found: Findings) -> go.Figure:
     return style.settle(
         plot,
         xaxis_title="seconds since the first trial began",
-        yaxis_title=found.sweep.metric,
-        yaxis_range=value_range(found),
+        yaxis_title=data.sweep.metric,
+        yaxis_range=value_range(data),
     )
 
 
-def value_range(found: Findings) -> list[float] | None:
+def value_range(data: ReportData) -> list[float] | None:
     """The axis from the worst finished trial, or the median of all where that is lower, to the best.
 
     On the whole axis, wrecks cut short at the first rung would press everything that matters into one line.
     """
-    values = [trial.value for trial in found.scored if trial.value is not None]
-    finished = [trial.value for trial in found.finished if trial.value is not None]
-    if not finished or len(values) < FEWEST_FOR_RANGE:
+    values = [trial.value for trial in data.scored if trial.value is not None]
+    finished = [trial.value for trial in data.finished if trial.value is not None]
+    if not finished or len(values) < MIN_FOR_RANGE:
         return None
-    if found.sweep.mode == "max":
+    if data.sweep.mode == "max":
         low, high = min(*finished, median(values)), max(values)
     else:
         low, high = min(values), max(*finished, median(values))
@@ -118,9 +118,9 @@ def value_range(found: Findings) -> list[float] | None:
     return [low - margin, high + margin] if margin > 0 else None
 
 
-def outside(found: Findings) -> str:
+def outside_range_note(data: ReportData) -> str:
     """A sentence on what `value_range` leaves out."""
-    axis = value_range(found)
-    values = [trial.value for trial in found.scored if trial.value is not None]
+    axis = value_range(data)
+    values = [trial.value for trial in data.scored if trial.value is not None]
     count = 0 if axis is None else sum(not axis[0] <= value <= axis[1] for value in values)
     return f" {count} trials lie outside the axis; a double click shows them." if count else ""

@@ -12,26 +12,26 @@ from plotly.subplots import make_subplots
 
 from toprung.analysis.importance import CONFIDENCE, MEANINGS, RESAMPLES
 from toprung.analysis.report import style
-from toprung.analysis.report.findings import EPOCHS, Findings
-from toprung.analysis.report.panel import Figure, Panel, Table, number
-from toprung.analysis.report.progress import outside, value_range
+from toprung.analysis.report.findings import EPOCHS, ReportData
+from toprung.analysis.report.panel import Figure, Panel, Table, format_number
+from toprung.analysis.report.progress import outside_range_note, value_range
 from toprung.ledger import TrialRecord
 
 PANEL_BY, COLOUR_BY, ALONG = "augment", "optimizer", "lr"
 
 
-def parallel_coordinates(found: Findings) -> Panel:
+def parallel_coordinates(data: ReportData) -> Panel:
     """What every trial has, the epochs it trained among it, and its value; one trace, whatever the number of trials."""
     title = "Parallel coordinates"
-    shown = [name for name in found.distributions if all(name in found.params[t.number] for t in found.scored)]
+    shown = [name for name in data.distributions if all(name in data.params[t.number] for t in data.scored)]
     if not shown:
         return Panel("parallel-coordinates", title, ["No hyperparameter is shared by all trials."])
-    metric, values = found.sweep.metric, [trial.value for trial in found.scored]
+    metric, values = data.sweep.metric, [trial.value for trial in data.scored]
     plot = go.Figure(
         go.Parcoords(
             dimensions=[
-                *(_dimension(found, name) for name in shown),
-                {"label": EPOCHS, "values": [trial.epochs for trial in found.scored]},
+                *(_dimension(data, name) for name in shown),
+                {"label": EPOCHS, "values": [trial.epochs for trial in data.scored]},
                 {"label": metric, "values": values},
             ],
             line={
@@ -44,18 +44,18 @@ def parallel_coordinates(found: Findings) -> Panel:
         )
     )
     style.settle(plot, height=460, margin={"l": 90, "r": 60, "t": 70, "b": 40})
-    left_out = [name for name in found.distributions if name not in shown]
+    left_out = [name for name in data.distributions if name not in shown]
     text = ["One line a trial. Drag along an axis to keep the lines that pass there; a click on it lets them go."]
     if left_out:
         text.append(f"Not shown, since it exists only under some choices: {', '.join(left_out)}.")
-    alt = f"Parallel coordinates of {len(found.scored)} trials over {', '.join(shown)}, and {metric}."
+    alt = f"Parallel coordinates of {len(data.scored)} trials over {', '.join(shown)}, and {metric}."
     return Panel("parallel-coordinates", title, text, [Figure("parallel-coordinates", plot, alt, min_width="56rem")])
 
 
-def _dimension(found: Findings, name: str) -> dict[str, Any]:
-    distribution, given = found.distributions[name], [found.params[trial.number][name] for trial in found.scored]
+def _dimension(data: ReportData, name: str) -> dict[str, Any]:
+    distribution, given = data.distributions[name], [data.params[trial.number][name] for trial in data.scored]
     if isinstance(distribution, CategoricalDistribution):
-        places = {choice: place for place, choice in enumerate(distribution.choices)}
+        places = {choice: index for index, choice in enumerate(distribution.choices)}
         ticks = {"tickvals": [*places.values()], "ticktext": [str(choice) for choice in places]}
         return {"label": name, "values": [places[value] for value in given], "range": [0, len(places) - 1], **ticks}
     if isinstance(distribution, FloatDistribution) and distribution.log:
@@ -66,18 +66,18 @@ def _dimension(found: Findings, name: str) -> dict[str, Any]:
     return {"label": name, "values": given}
 
 
-def slices(found: Findings) -> Panel:
+def slices(data: ReportData) -> Panel:
     """Optuna's slice plot, one hyperparameter at a time."""
     figures: list[Figure] = []
-    metric = found.sweep.metric
+    metric = data.sweep.metric
     groups = (
-        (found.finished_study, found.finished, style.FINISHED),
-        (found.cut_short_study, found.cut_short, style.CUT_SHORT),
+        (data.finished_study, data.finished, style.FINISHED),
+        (data.cut_short_study, data.cut_short, style.CUT_SHORT),
     )
-    for name, distribution in found.distributions.items():
+    for name, distribution in data.distributions.items():
         plot = go.Figure()
         for study, trials, looks in groups:
-            if not any(name in found.params[trial.number] for trial in trials):
+            if not any(name in data.params[trial.number] for trial in trials):
                 continue
             drawn = plot_slice(study, params=[name], target_name=metric)
             trace = next(trace for trace in drawn.data if len(trace.x or ()))
@@ -85,11 +85,11 @@ def slices(found: Findings) -> Panel:
             trace.marker = {"color": looks["color"], "symbol": looks["symbol"], "size": 6}
             trace.update(name=looks["name"], customdata=numbers, showlegend=not figures)
             if isinstance(distribution, CategoricalDistribution):
-                trace.x = [str(found.params[number][name]) for number in numbers]
+                trace.x = [str(data.params[number][name]) for number in numbers]
             trace.hovertemplate = "trial %{customdata}: " + name + " %{x}, %{y:.4f}<extra></extra>"
             plot.add_trace(trace)
             plot.update_xaxes(drawn.layout.xaxis.to_plotly_json())
-        style.settle(plot, height=320, yaxis_title=metric, yaxis_range=value_range(found))
+        style.settle(plot, height=320, yaxis_title=metric, yaxis_range=value_range(data))
         if isinstance(distribution, FloatDistribution) and distribution.log:
             plot.update_xaxes(dtick=1, exponentformat="power")
         if isinstance(distribution, CategoricalDistribution):
@@ -97,37 +97,37 @@ def slices(found: Findings) -> Panel:
         figures.append(Figure(f"slice-{name}", plot, f"{metric} against {name}, one point a trial."))
     text = (
         f"Each trial's best {metric} against one hyperparameter at a time. Trials cut short reached less also because "
-        f"they trained less.{outside(found)}"
+        f"they trained less.{outside_range_note(data)}"
     )
     return Panel("slices", "One hyperparameter at a time", [text], figures, is_grid=True)
 
 
-def importance(found: Findings) -> Panel:
+def importance(data: ReportData) -> Panel:
     """Optuna's evaluators on finished trials, with their spread over resamples."""
-    title, given = "What matters", found.importances
+    title, given = "What matters", data.importances
     if given.too_few:
         return Panel("importance", title, [given.too_few])
-    plot, order = go.Figure(), list(dict.fromkeys(each.name for each in given.shares))[::-1]
-    for place, evaluator in enumerate(MEANINGS):
-        by_name = {each.name: each for each in given.shares if each.evaluator == evaluator}
+    plot, order = go.Figure(), list(dict.fromkeys(importance.name for importance in given.shares))[::-1]
+    for index, evaluator in enumerate(MEANINGS):
+        by_name = {importance.name: importance for importance in given.shares if importance.evaluator == evaluator}
         shares = [by_name[name] for name in order]
         plot.add_trace(
             go.Bar(
                 y=order,
-                x=[each.share for each in shares],
+                x=[importance.share for importance in shares],
                 orientation="h",
                 name=evaluator,
-                marker={"color": style.PALETTE[place], "pattern": {"shape": ("", "/")[place], "solidity": 0.4}},
+                marker={"color": style.PALETTE[index], "pattern": {"shape": ("", "/")[index], "solidity": 0.4}},
                 error_x={
-                    "array": [each.high - each.share for each in shares],
-                    "arrayminus": [each.share - each.low for each in shares],
+                    "array": [importance.high - importance.share for importance in shares],
+                    "arrayminus": [importance.share - importance.low for importance in shares],
                     "color": style.GREY,
                 },
                 hovertemplate="%{y}: %{x:.2f}<extra>" + evaluator + "</extra>",
             )
         )
     style.settle(plot, height=120 + 52 * len(order), barmode="group", xaxis_title="share of the importance")
-    plot.update_xaxes(range=[0, max(1e-9, *(each.high for each in given.shares)) * 1.05])
+    plot.update_xaxes(range=[0, max(1e-9, *(importance.high for importance in given.shares)) * 1.05])
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items())
     text = [
         f"From the {given.num_finished} trials at full budget only. {meanings}.",
@@ -136,27 +136,27 @@ def importance(found: Findings) -> Panel:
     ]
     if given.conditional:
         text.append(f"Not ranked, since it exists only under some choices: {', '.join(given.conditional)}.")
-    rows = [[e.name, e.evaluator, number(e.share, 2), f"{e.low:.2f} to {e.high:.2f}"] for e in given.shares]
+    rows = [[e.name, e.evaluator, format_number(e.share, 2), f"{e.low:.2f} to {e.high:.2f}"] for e in given.shares]
     table = Table("Importance", ["hyperparameter", "evaluator", "share", f"{CONFIDENCE:.0%} of resamples"], rows)
     alt = f"Importance of {len(order)} hyperparameters; the table below gives the figures."
     return Panel("importance", title, text, [Figure("importance", plot, alt)], [table])
 
 
-def optimizer_panels(found: Findings) -> Panel:
+def optimizer_panels(data: ReportData) -> Panel:
     """The metric against the learning rate, coloured by optimizer, one panel for each augmentation."""
-    title, metric = "Optimizer × learning rate × augmentation", found.sweep.metric
-    trials = [trial for trial in found.scored if isinstance(trial.config.get(ALONG), int | float)]
+    title, metric = "Optimizer × learning rate × augmentation", data.sweep.metric
+    trials = [trial for trial in data.scored if isinstance(trial.config.get(ALONG), int | float)]
     if not trials:
         return Panel("optimizer-panels", title, [f"The trials have no hyperparameter {ALONG}."])
-    levels, optimizers = _order(found, trials, PANEL_BY), _order(found, trials, COLOUR_BY)
+    levels, optimizers = _order(data, trials, PANEL_BY), _order(data, trials, COLOUR_BY)
     plot = make_subplots(
         cols=len(levels), shared_xaxes="all", shared_yaxes=True, subplot_titles=[f"{PANEL_BY}: {one}" for one in levels]
     )
-    rows, finished = [], {trial.number for trial in found.finished}
-    for place, optimizer in enumerate(optimizers):
-        plot.add_trace(_cell([], optimizer, place, is_finished=True), row=1, col=1)
+    rows, finished = [], {trial.number for trial in data.finished}
+    for index, optimizer in enumerate(optimizers):
+        plot.add_trace(_cell([], optimizer, index, is_finished=True), row=1, col=1)
     for column, level in enumerate(levels, start=1):
-        for place, optimizer in enumerate(optimizers):
+        for index, optimizer in enumerate(optimizers):
             for is_finished in (True, False):
                 group = [
                     trial
@@ -165,33 +165,33 @@ def optimizer_panels(found: Findings) -> Panel:
                     and (trial.number in finished) == is_finished
                 ]
                 if group:
-                    plot.add_trace(_cell(group, optimizer, place, is_finished=is_finished), row=1, col=column)
+                    plot.add_trace(_cell(group, optimizer, index, is_finished=is_finished), row=1, col=column)
                 if is_finished:
                     values = [trial.value for trial in group if trial.value is not None]
-                    best = (max if found.sweep.mode == "max" else min)(values, default=None)
-                    rows.append([level, optimizer, str(len(group)), number(best)])
+                    best = (max if data.sweep.mode == "max" else min)(values, default=None)
+                    rows.append([level, optimizer, str(len(group)), format_number(best)])
     style.settle(plot, height=420, margin={"l": 60, "r": 20, "t": 90, "b": 50})
     plot.update_layout(legend={"y": 1.12})
     plot.update_xaxes(type="log", dtick=1, exponentformat="power", title_text=ALONG)
-    plot.update_yaxes(range=value_range(found))
+    plot.update_yaxes(range=value_range(data))
     plot.update_yaxes(title_text=metric, col=1)
-    text = [f"Filled points trained for the full budget, hollow ones were cut short.{outside(found)}"]
+    text = [f"Filled points trained for the full budget, hollow ones were cut short.{outside_range_note(data)}"]
     table = Table("Best at full budget", [PANEL_BY, COLOUR_BY, "finished trials", f"best {metric}"], rows)
     alt = f"{metric} against {ALONG} for {len(optimizers)} optimizers, in {len(levels)} panels by {PANEL_BY}."
     return Panel("optimizer-panels", title, text, [Figure("optimizer-panels", plot, alt, min_width="40rem")], [table])
 
 
-def _order(found: Findings, trials: list[TrialRecord], name: str) -> list[str]:
+def _order(data: ReportData, trials: list[TrialRecord], name: str) -> list[str]:
     """The values of a hyperparameter in the order of the search space, as text; one "None" where it has none."""
-    seen = {str(trial.config.get(name)) for trial in trials}
-    distribution = found.distributions.get(name)
+    present = {str(trial.config.get(name)) for trial in trials}
+    distribution = data.distributions.get(name)
     known = [str(c) for c in distribution.choices] if isinstance(distribution, CategoricalDistribution) else []
-    return [each for each in known if each in seen] + sorted(seen - set(known))
+    return [choice for choice in known if choice in present] + sorted(present - set(known))
 
 
-def _cell(group: list[TrialRecord], optimizer: str, place: int, *, is_finished: bool) -> go.Scatter:
+def _cell(group: list[TrialRecord], optimizer: str, index: int, *, is_finished: bool) -> go.Scatter:
     """One optimizer's points in one panel; an empty group is its entry in the legend."""
-    symbol = style.SYMBOLS[place % 4] + ("" if is_finished else "-open")
+    symbol = style.SYMBOLS[index % 4] + ("" if is_finished else "-open")
     return go.Scatter(
         x=[trial.config[ALONG] for trial in group] or [None],
         y=[trial.value for trial in group] or [None],
@@ -200,6 +200,6 @@ def _cell(group: list[TrialRecord], optimizer: str, place: int, *, is_finished: 
         name=optimizer,
         legendgroup=optimizer,
         showlegend=not group and is_finished,
-        marker={"color": style.PALETTE[place % len(style.PALETTE)], "symbol": symbol, "size": 8, "line": {"width": 2}},
+        marker={"color": style.PALETTE[index % len(style.PALETTE)], "symbol": symbol, "size": 8, "line": {"width": 2}},
         hovertemplate=f"trial %{{customdata}}, {optimizer}, {ALONG} %{{x:.2e}}: %{{y:.4f}}<extra></extra>",
     )

@@ -6,39 +6,39 @@ import plotly.graph_objects as go
 
 from toprung.analysis.audit import TOP_SHARE, Audit
 from toprung.analysis.curves import own_epochs
-from toprung.analysis.rank_correlation import FEWEST_TRIALS, Correlation
+from toprung.analysis.rank_correlation import MIN_TRIALS, Correlation
 from toprung.analysis.report import style
-from toprung.analysis.report.findings import Findings
-from toprung.analysis.report.panel import Figure, Panel, Table, ended, number
+from toprung.analysis.report.findings import ReportData
+from toprung.analysis.report.panel import Figure, Panel, Table, end_label, format_number
 from toprung.ledger import TrialRecord
 
 
-def asha_audit(found: Findings) -> Panel:
+def asha_audit(data: ReportData) -> Panel:
     """Was stopping early wise?"""
-    audit, metric = found.audit, found.sweep.metric
-    rungs, full = found.sweep.rungs[:-1], found.sweep.asha.max_epochs
+    audit, metric = data.audit, data.sweep.metric
+    rungs, full = data.sweep.rungs[:-1], data.sweep.asha.max_epochs
     text = [*audit_sentences(audit)]
     if not rungs:
         return Panel("asha-audit", "Early stopping under audit", [f"Nothing was stopped: {full} epochs, one rung."])
     rows = [
         [
-            str(each.rung),
-            str(each.num_judged),
-            str(each.num_stopped),
-            *map(number, each.cutoffs or (None, None)),
-            str(each.num_finished),
-            _correlation(each.kendall),
-            _correlation(each.spearman),
+            str(rung_audit.rung),
+            str(rung_audit.num_judged),
+            str(rung_audit.num_stopped),
+            *map(format_number, rung_audit.cutoffs or (None, None)),
+            str(rung_audit.num_finished),
+            _correlation(rung_audit.kendall),
+            _correlation(rung_audit.spearman),
         ]
-        for each in audit.rungs
+        for rung_audit in audit.rungs
     ]
     columns = ["rung", "judged", "stopped", "best stopped", "lowest passed", "to the end", "Kendall", "Spearman"]
     tables = [Table("Rungs", columns, rows, is_open=True)]
-    if audit.support:
+    if audit.first_rung_replays:
         tables.append(_support(audit))
-    whole = [trial for trial in found.finished if all(rung in trial.epochs_by_number for rung in rungs)]
+    whole = [trial for trial in data.finished if all(rung in trial.epochs_by_number for rung in rungs)]
     plot = go.Figure()
-    for place, rung in enumerate(rungs):
+    for index, rung in enumerate(rungs):
         plot.add_trace(
             go.Scatter(
                 x=[trial.epochs_by_number[rung].metrics[metric] for trial in whole],
@@ -46,7 +46,7 @@ def asha_audit(found: Findings) -> Panel:
                 customdata=[trial.number for trial in whole],
                 mode="markers",
                 name=f"rung {rung}",
-                marker={"color": style.PALETTE[place % 6], "symbol": style.SYMBOLS[place % 6], "size": 8},
+                marker={"color": style.PALETTE[index % 6], "symbol": style.SYMBOLS[index % 6], "size": 8},
                 hovertemplate="trial %{customdata}: %{x:.4f}, at its best %{y:.4f}<extra>rung " + f"{rung}</extra>",
             )
         )
@@ -57,12 +57,12 @@ def asha_audit(found: Findings) -> Panel:
 
 def audit_sentences(audit: Audit) -> list[str]:
     """What the audit found, in words."""
-    saved = f"stopping early saved {audit.epochs_saved:.0%}"
-    sentences = [f"{audit.epochs_spent} epochs were trained instead of {audit.epochs_in_full}: {saved}."]
-    finished = max((each.num_finished for each in audit.rungs), default=0)
-    if finished < FEWEST_TRIALS:
-        sentences.append(f"No correlations: {finished} trials finished; they are given from {FEWEST_TRIALS} on.")
-    elif audit.killed is None:
+    saved_text = f"stopping early saved {audit.epochs_saved:.0%}"
+    sentences = [f"{audit.epochs_spent} epochs were trained instead of {audit.epochs_in_full}: {saved_text}."]
+    finished = max((rung_audit.num_finished for rung_audit in audit.rungs), default=0)
+    if finished < MIN_TRIALS:
+        sentences.append(f"No correlations: {finished} trials finished; they are given from {MIN_TRIALS} on.")
+    elif audit.lost_top_trials is None:
         sentences.append(
             f"Correlations of the value at a rung with the best one are over the {finished} finished trials, which "
             "every rung let pass: over all trials they would probably be higher."
@@ -72,18 +72,18 @@ def audit_sentences(audit: Audit) -> list[str]:
             f"Correlations of the value at a rung with the best one are over {finished} trials that ran to the end, "
             "audited ones counted for all those that they stand for."
         )
-    if (killed := audit.killed) is None:
+    if (lost := audit.lost_top_trials) is None:
         sentences.append(
             "No stopped trial was let run on, so what stopping threw away is unknown. A recipe with "
             "asha.audit_fraction=0.1 lets one in ten of them run to the end."
         )
     else:
         sentences.append(
-            f"Of {killed.num_audited} trials that ran on against a stop, {killed.num_top} ended among the best "
-            f"{TOP_SHARE:.0%} ({killed.share:.0%}, 95% interval {killed.low:.0%} to {killed.high:.0%}): stopping "
-            f"loses about {killed.lost_share:.0%} of the best {TOP_SHARE:.0%}."
+            f"Of {lost.num_audited} trials that ran on against a stop, {lost.num_top} ended among the best "
+            f"{TOP_SHARE:.0%} ({lost.share:.0%}, 95% interval {lost.low:.0%} to {lost.high:.0%}): stopping "
+            f"loses about {lost.lost_share:.0%} of the best {TOP_SHARE:.0%}."
         )
-    if (cut := audit.supported) is not None:
+    if (cut := audit.safe_first_rung) is not None:
         sentences.append(
             f"The data support a grace period of {cut.grace_epochs} and a reduction factor of {cut.reduction_factor}: "
             f"the cheapest first cut that would have kept all {cut.num_top} of the best {TOP_SHARE:.0%}, with "
@@ -92,37 +92,37 @@ def audit_sentences(audit: Audit) -> list[str]:
     return sentences
 
 
-def _correlation(found: Correlation | None) -> str:
-    return "–" if found is None else f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+def _correlation(correlation: Correlation | None) -> str:
+    return "–" if correlation is None else f"{correlation.value:.2f} ({correlation.low:.2f} to {correlation.high:.2f})"
 
 
 def _support(audit: Audit) -> Table:
     rows = [
         [
-            str(each.grace_epochs),
-            str(each.reduction_factor),
-            f"{each.kept_top:.0%} of {each.num_top}",
-            f"{each.kept_low:.0%}",
-            f"{each.epochs_share:.0%}",
+            str(replay.grace_epochs),
+            str(replay.reduction_factor),
+            f"{replay.kept_top:.0%} of {replay.num_top}",
+            f"{replay.kept_low:.0%}",
+            f"{replay.epochs_share:.0%}",
         ]
-        for each in audit.support
+        for replay in audit.first_rung_replays
     ]
-    seen = "" if audit.killed else "; finished trials only, so it flatters early cuts"
-    caption = f"What a first cut would have kept, of {audit.support[0].num_trials} whole curves{seen}"
+    caveat = "" if audit.lost_top_trials else "; finished trials only, so it flatters early cuts"
+    caption = f"What a first cut would have kept, of {audit.first_rung_replays[0].num_trials} whole curves{caveat}"
     columns = ["grace epochs", "reduction factor", f"best {TOP_SHARE:.0%} kept", "at least", "epochs spent"]
     return Table(caption, columns, rows)
 
 
-def time_and_money(found: Findings) -> Panel:
+def time_and_money(data: ReportData) -> Panel:
     """Where the workers' time went, and what it cost."""
     groups: dict[str, list[TrialRecord]] = {}
-    for trial in sorted(found.trials, key=lambda trial: trial.rung or found.sweep.asha.max_epochs + 1):
-        groups.setdefault(ended(trial), []).append(trial)
-    total, cost = found.trial_seconds, found.cost
+    for trial in sorted(data.trials, key=lambda trial: trial.rung or data.sweep.asha.max_epochs + 1):
+        groups.setdefault(end_label(trial), []).append(trial)
+    total, cost = data.trial_seconds, data.cost
     rows = [_row(how, trials, total, cost) for how, trials in groups.items()]
-    rows.append(_row("all", found.trials, total, cost))
+    rows.append(_row("all", data.trials, total, cost))
     columns = ["ended", "trials", "epochs", "worker seconds", "share", *(["cost"] if cost is not None else [])]
-    seconds = found.status.get("seconds")
+    seconds = data.status.get("seconds")
     text = [f"{total:.1f} worker seconds" + (f" in {seconds:.1f} s of wall clock." if seconds else ".")]
     if cost is None:
         text.append("No price is set (stop.cpu_price_per_hour, stop.gpu_price_per_hour): no cost is given.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toprung.analysis.report.panel import Panel, Table
 
-MOST_ROWS = 30
+MAX_ROWS = 30
 
 
 def markdown(panels: Sequence[Panel], *, sweep_id: str, headline: str, pictures: Sequence[Path]) -> str:
@@ -33,8 +33,8 @@ def markdown(panels: Sequence[Panel], *, sweep_id: str, headline: str, pictures:
 
 
 def _table(table: Table) -> str:
-    lines = [_row(table.columns), _row(["---"] * len(table.columns)), *(_row(row) for row in table.rows[:MOST_ROWS])]
-    more = len(table.rows) - MOST_ROWS
+    lines = [_row(table.columns), _row(["---"] * len(table.columns)), *(_row(row) for row in table.rows[:MAX_ROWS])]
+    more = len(table.rows) - MAX_ROWS
     after = f"\n\n{more} more rows are in the HTML report." if more > 0 else ""
     return f"{table.caption}:\n\n" + "\n".join(lines) + after
 

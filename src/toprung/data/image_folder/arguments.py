@@ -70,10 +70,10 @@ def parse_size(text: str) -> tuple[int, int]:
     Raises:
         UserError: it is neither.
     """
-    found = re.fullmatch(r"([0-9]{1,4})(?:x([0-9]{1,4}))?", text)
-    if not found:
+    match = re.fullmatch(r"([0-9]{1,4})(?:x([0-9]{1,4}))?", text)
+    if not match:
         raise UserError(f'size is "{text}"; give a side such as 32, or height x width such as 32x48.')
-    return int(found[1]), int(found[2] or found[1])
+    return int(match[1]), int(match[2] or match[1])
 
 
 def _option(field: str) -> str:

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.image_folder.tree import Tree
+from toprung.data.image_folder.tree import ImageListing
 from toprung.errors import UserError
 from toprung.machine import num_cpus
 
 if TYPE_CHECKING:  # Pillow is imported where images are decoded
-    from toprung.data.image_folder.decode import Chunk, Decoded, Target
+    from toprung.data.image_folder.decode import Chunk, Decoded, DecodeOptions
 
     Mapper = Callable[[Callable[[Chunk], Decoded], Iterable[Chunk]], Iterable[Decoded]]
 
@@ -38,11 +38,11 @@ Progress = Callable[[int, int], None]  # files done, files in all
 DECODER_VERSION = 1  # another one decodes everything anew
 CHUNK_BYTES = 32_000_000
 MAX_CHUNK_FILES = 512
-SECONDS_ALONE = 0.5
-SECONDS_WORTH_A_POOL = 3.0
+SERIAL_SECONDS = 0.5
+MIN_POOL_SECONDS = 3.0
 
 
-def chunks_of(tree: Tree, target: Target) -> list[Chunk]:
+def build_chunks(tree: ImageListing, target: DecodeOptions) -> list[Chunk]:
     """Cut the tree's files, class by class, into chunks named by what they hold and what becomes of it.
 
     A file that is mended afterwards changes its own chunk's name only.
@@ -62,65 +62,65 @@ def chunks_of(tree: Tree, target: Target) -> list[Chunk]:
     return chunks
 
 
-def decode_all(chunks: Sequence[Chunk], *, aside: Path, mapper: Mapper | None, progress: Progress | None) -> None:
-    """Decode what earlier runs have not: afterwards `aside` holds every chunk and nothing else.
+def decode_all(chunks: Sequence[Chunk], *, staging: Path, mapper: Mapper | None, progress: Progress | None) -> None:
+    """Decode what earlier runs have not: afterwards `staging` holds every chunk and nothing else.
 
     Args:
         chunks: all of them.
-        aside: the folder of decoded chunks; what it holds of other chunks is removed.
+        staging: the folder of decoded chunks; what it holds of other chunks is removed.
         mapper: calls a function on each chunk, anywhere, and yields the results in any order; None: this process, then
             a pool of processes.
         progress: told how many files are done, at the beginning and after each chunk.
 
     Raises:
         UserError: a process of the pool was killed.
-        OSError: `aside` cannot be written.
+        OSError: `staging` cannot be written.
     """
     from toprung.data.image_folder.decode import decode_chunk
 
-    aside.mkdir(parents=True, exist_ok=True)
-    wanted = {_file_of(chunk, aside).name for chunk in chunks}
-    for path in list(aside.iterdir()):
-        if path.name not in wanted:
+    staging.mkdir(parents=True, exist_ok=True)
+    expected = {_file_of(chunk, staging).name for chunk in chunks}
+    for path in list(staging.iterdir()):
+        if path.name not in expected:
             path.unlink()
-    missing = [chunk for chunk in chunks if not _file_of(chunk, aside).exists()]
+    missing = [chunk for chunk in chunks if not _file_of(chunk, staging).exists()]
     sizes = {chunk.key: len(chunk.files) for chunk in chunks}
     total = sum(sizes.values())
     done = total - sum(sizes[chunk.key] for chunk in missing)
     if progress:
         progress(done, total)
-    with contextlib.closing(_results(mapper or _map_here, decode_chunk, missing)) as results:
+    with contextlib.closing(_results(mapper or _map_serially, decode_chunk, missing)) as results:
         for decoded in results:
-            _save(decoded, aside)
+            _save(decoded, staging)
             done += sizes[decoded.key]
             if progress:
                 progress(done, total)
 
 
-def read_reasons(chunk: Chunk, aside: Path) -> tuple[tuple[str, ...], int]:
+def read_reasons(chunk: Chunk, staging: Path) -> tuple[tuple[str, ...], int]:
     """Why each file of a decoded chunk is unreadable ("" where it is not), and the channels of its images.
 
     Raises:
         UserError: the chunk is damaged, and was removed.
     """
-    with _opened(chunk, aside) as arrays:
+    with _opened(chunk, staging) as arrays:
         return tuple(arrays["reasons"].tolist()), int(arrays["num_channels"])
 
 
-def read_images(chunk: Chunk, aside: Path) -> NDArray[np.uint8]:
+def read_images(chunk: Chunk, staging: Path) -> NDArray[np.uint8]:
     """The readable images of a decoded chunk, uint8, NCHW.
 
     Raises:
         UserError: the chunk is damaged, and was removed.
     """
-    with _opened(chunk, aside) as arrays:
+    with _opened(chunk, staging) as arrays:
         images: NDArray[np.uint8] = arrays["images"]
         return images
 
 
 @contextlib.contextmanager
-def _opened(chunk: Chunk, aside: Path) -> Iterator[Mapping[str, Any]]:
-    path = _file_of(chunk, aside)
+def _opened(chunk: Chunk, staging: Path) -> Iterator[Mapping[str, Any]]:
+    path = _file_of(chunk, staging)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             yield arrays
@@ -137,19 +137,19 @@ def _results(
     yield from mapper(function, chunks)
 
 
-def _map_here(function: Callable[[Chunk], Decoded], chunks: Iterable[Chunk]) -> Iterator[Decoded]:
+def _map_serially(function: Callable[[Chunk], Decoded], chunks: Iterable[Chunk]) -> Iterator[Decoded]:
     """In this process while that takes seconds only; a pool, which costs about as much to start, does the rest."""
     waiting = list(chunks)
     started = time.monotonic()
     for done, chunk in enumerate(waiting, start=1):
         yield function(chunk)
         seconds = time.monotonic() - started
-        if seconds > SECONDS_ALONE and seconds / done * (len(waiting) - done) > SECONDS_WORTH_A_POOL:
-            yield from in_processes(function, waiting[done:], num_processes=num_cpus())
+        if seconds > SERIAL_SECONDS and seconds / done * (len(waiting) - done) > MIN_POOL_SECONDS:
+            yield from map_in_pool(function, waiting[done:], num_processes=num_cpus())
             return
 
 
-def in_processes(
+def map_in_pool(
     function: Callable[[Chunk], Decoded], chunks: Iterable[Chunk], *, num_processes: int
 ) -> Iterator[Decoded]:
     """Call `function` on each chunk in a pool of processes, and in this one until the pool has started.
@@ -164,7 +164,7 @@ def in_processes(
     if not first:
         return
     spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of the caller's threads
-    pool = ProcessPoolExecutor(min(num_processes, len(first)), mp_context=spawn, initializer=_leave_ctrl_c_to_parent)
+    pool = ProcessPoolExecutor(min(num_processes, len(first)), mp_context=spawn, initializer=_ignore_sigint)
     try:
         running: set[Future[Decoded]] = {pool.submit(function, chunk) for chunk in first}
         while not any(future.done() for future in running):
@@ -184,16 +184,16 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_ctrl_c_to_parent() -> None:
+def _ignore_sigint() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _file_of(chunk: Chunk, aside: Path) -> Path:
-    return aside / f"{chunk.key}.npz"
+def _file_of(chunk: Chunk, staging: Path) -> Path:
+    return staging / f"{chunk.key}.npz"
 
 
-def _save(decoded: Decoded, aside: Path) -> None:
-    path, new = aside / f"{decoded.key}.npz", aside / f"{decoded.key}.{os.getpid()}.new"
+def _save(decoded: Decoded, staging: Path) -> None:
+    path, new = staging / f"{decoded.key}.npz", staging / f"{decoded.key}.{os.getpid()}.new"
     try:
         with new.open("wb") as file:
             np.savez(

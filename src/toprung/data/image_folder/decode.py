@@ -29,7 +29,7 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True)
-class Target:
+class DecodeOptions:
     """What every image becomes. With `as_found` a file of another size than `size` (height, width) is refused."""
 
     size: tuple[int, int]
@@ -46,7 +46,7 @@ class Chunk:
     key: str
     root: str
     files: tuple[str, ...]
-    target: Target
+    target: DecodeOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +73,12 @@ def decode_chunk(chunk: Chunk) -> Decoded:
             reasons.append(str(error))
     num_channels = max((len(image) for image in images), default=1)
     images_NCHW = np.empty((len(images), num_channels, *chunk.target.size), dtype=np.uint8)
-    for place, image in enumerate(images):
-        images_NCHW[place] = image  # a grey image fills all channels
+    for index, image in enumerate(images):
+        images_NCHW[index] = image  # a grey image fills all channels
     return Decoded(chunk.key, images_NCHW, tuple(reasons))
 
 
-def size_of(path: Path) -> tuple[int, int]:
+def read_size(path: Path) -> tuple[int, int]:
     """Height and width of an image as it is meant to be seen, from its header.
 
     Raises:
@@ -86,7 +86,7 @@ def size_of(path: Path) -> tuple[int, int]:
     """
     with warnings.catch_warnings(action="ignore"):
         try:
-            with _opened(path) as image:
+            with _open_image(path) as image:
                 _check_header(image)
                 width, height = image.size  # of a TIFF upright already
                 turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
@@ -97,7 +97,7 @@ def size_of(path: Path) -> tuple[int, int]:
             raise Unreadable(_reason(path, error)) from None
 
 
-def decode(path: Path, target: Target) -> NDArray[np.uint8]:
+def decode(path: Path, target: DecodeOptions) -> NDArray[np.uint8]:
     """Read one image as uint8, C x H x W: turned upright, 8 bits, opaque, of the target's size.
 
     Raises:
@@ -106,15 +106,15 @@ def decode(path: Path, target: Target) -> NDArray[np.uint8]:
     """
     with warnings.catch_warnings(action="ignore"):  # Pillow warns of metadata that does not matter here
         try:
-            with _opened(path) as image:
+            with _open_image(path) as image:
                 _check_header(image)
                 if not target.as_found:
                     image.draft(None, (2 * max(target.size),) * 2)  # a JPEG far too large is decoded at 1/2, 1/4 or 1/8
                 upright = ImageOps.exif_transpose(image)
-                plain = _opaque(_eight_bits(upright), target.background)
+                plain = _make_opaque(_to_eight_bits(upright), target.background)
                 mode = "L" if target.color == "grey" or plain.mode in ("1", "L") else "RGB"
                 plain = plain if plain.mode == mode else plain.convert(mode)
-                return _channels(_resized(plain, target), target.color)
+                return _channels(_resize(plain, target), target.color)
         except Unreadable:
             raise
         except Exception as error:  # whatever a decoder raises on a foreign file
@@ -122,7 +122,7 @@ def decode(path: Path, target: Target) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _open_image(path: Path) -> Iterator[Image.Image]:
     """From a file object: given a name, Pillow 13.0 maps a plain TIFF, and scrambles one that is to be turned."""
     with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
         yield image
@@ -137,7 +137,7 @@ def _check_header(image: Image.Image) -> None:
         raise Unreadable(f"is animated or has pages ({num_frames} frames)")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _to_eight_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise Unreadable("has floating point pixels, whose range is unknown")
     if not image.mode.startswith("I"):
@@ -148,14 +148,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values_HW * 255 + 32767) // 65535).astype(np.uint8))
 
 
-def _opaque(image: Image.Image, background: Background) -> Image.Image:
+def _make_opaque(image: Image.Image, background: Background) -> Image.Image:
     if not image.has_transparency_data:
         return image
-    seen = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", seen.size, background), seen).convert("RGB")
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
 
 
-def _resized(image: Image.Image, target: Target) -> Image.Image:
+def _resize(image: Image.Image, target: DecodeOptions) -> Image.Image:
     height, width = target.size
     if image.size == (width, height):
         return image

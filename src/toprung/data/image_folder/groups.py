@@ -13,11 +13,11 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.image_folder.tree import GROUPS_FILE, SUFFIXES, Tree, shown
+from toprung.data.image_folder.tree import GROUPS_FILE, SUFFIXES, ImageListing, quoted
 from toprung.errors import UserError
 
 
-def group_numbers(tree: Tree, *, pattern: str | None) -> NDArray[np.int64] | None:
+def group_numbers(tree: ImageListing, *, pattern: str | None) -> NDArray[np.int64] | None:
     """The group of each image of the tree, as a number; None where the dataset names no groups.
 
     Args:
@@ -40,15 +40,15 @@ def group_numbers(tree: Tree, *, pattern: str | None) -> NDArray[np.int64] | Non
         if shared.size:
             name = names[int(np.flatnonzero(numbers == shared[0])[0])]
             raise UserError(
-                f"{shared.size} groups have images in both train/ and test/, such as {shown(name)}. "
+                f"{shared.size} groups have images in both train/ and test/, such as {quoted(name)}. "
                 "Put each group into one of them."
             )
     return numbers.astype(np.int64)
 
 
-def _by_file(tree: Tree) -> list[str]:
+def _by_file(tree: ImageListing) -> list[str]:
     groups: dict[str, str] = {}
-    known = {*tree.files, *(file for file, _ in tree.strangers)}
+    known = {*tree.files, *(file for file, _ in tree.non_images)}
     # Files that are left out for their ending may have a row: they are not copied, and then are not there.
     try:
         with (tree.root / GROUPS_FILE).open(encoding="utf-8-sig", newline="") as file:
@@ -58,27 +58,27 @@ def _by_file(tree: Tree) -> list[str]:
             for row in reader:
                 path, group = (row["file"] or ""), (row["group"] or "")
                 if path in groups:
-                    raise UserError(f"{GROUPS_FILE} names {shown(path)} twice.")
+                    raise UserError(f"{GROUPS_FILE} names {quoted(path)} twice.")
                 ending = PurePosixPath(path).suffix.lower()
                 if path not in known and (not ending or ending in SUFFIXES):
                     raise UserError(
-                        f"{GROUPS_FILE} names {shown(path)}, which is not there. Give paths such as "
-                        f"{shown(tree.files[0])}."
+                        f"{GROUPS_FILE} names {quoted(path)}, which is not there. Give paths such as "
+                        f"{quoted(tree.files[0])}."
                     )
                 groups[path] = group
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{GROUPS_FILE} cannot be read: {error}.") from None
     if missing := [file for file in tree.files if not groups.get(file)]:
-        raise UserError(f"{GROUPS_FILE} has no group for {len(missing)} images, such as {shown(missing[0])}.")
+        raise UserError(f"{GROUPS_FILE} has no group for {len(missing)} images, such as {quoted(missing[0])}.")
     return [groups[file] for file in tree.files]
 
 
-def _by_pattern(tree: Tree, pattern: str) -> list[str]:
-    found = [re.match(pattern, PurePosixPath(file).name) for file in tree.files]
-    names = [match[1] if match else None for match in found]
+def _by_pattern(tree: ImageListing, pattern: str) -> list[str]:
+    matches = [re.match(pattern, PurePosixPath(file).name) for file in tree.files]
+    names = [match[1] if match else None for match in matches]
     if missing := [file for file, name in zip(tree.files, names, strict=True) if not name]:
         raise UserError(
-            f"The group pattern {shown(pattern)} finds no group in the names of {len(missing)} images, "
-            f"such as {shown(missing[0])}."
+            f"The group pattern {quoted(pattern)} finds no group in the names of {len(missing)} images, "
+            f"such as {quoted(missing[0])}."
         )
     return [name for name in names if name]

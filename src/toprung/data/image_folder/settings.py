@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from toprung.data.card import OPERATIONS, Operation
-from toprung.errors import UserError, explain
+from toprung.errors import UserError, format_validation_error
 
 DEFAULT_TEST_FRACTION = 0.2
 DEFAULT_AUGMENTATIONS: tuple[Operation, ...] = tuple(name for name in OPERATIONS if name != "flip")
@@ -70,4 +70,4 @@ class FolderSettings(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise UserError(explain(error, cls)) from None
+            raise UserError(format_validation_error(error, cls)) from None

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from toprung.errors import UserError
 
 SUFFIXES = frozenset({".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-DROPPINGS = frozenset({"__macosx", "desktop.ini", "thumbs.db"})
+IGNORED_NAMES = frozenset({"__macosx", "desktop.ini", "thumbs.db"})
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 GROUPS_FILE = "groups.csv"
 # With `cache.type` symlink, DVC's workspace is made of links to objects of this name.
@@ -31,12 +31,12 @@ DVC_OBJECT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 
 @dataclass(frozen=True, eq=False)
-class Tree:
+class ImageListing:
     """The images of a folder, in an order that is the same everywhere: by part, class and path.
 
     `files` are posix paths relative to `root`; `is_test_N` is None where the folder has no train/ and test/.
-    `strangers` have an image's ending and are no files, with the reason. `left_out` counts the other files in the class
-    folders by ending, `num_unclassified` the images outside of them.
+    `non_images` have an image's ending and are no files, with the reason. `left_out` counts the other files in the
+    class folders by ending, `num_unclassified` the images outside of them.
     """
 
     root: Path
@@ -44,7 +44,7 @@ class Tree:
     files: tuple[str, ...]
     labels_N: NDArray[np.int64]
     is_test_N: NDArray[np.bool_] | None
-    strangers: tuple[tuple[str, str], ...]
+    non_images: tuple[tuple[str, str], ...]
     left_out: Counter[str]
     num_unclassified: int
 
@@ -54,12 +54,12 @@ class Tree:
         return tuple(np.bincount(self.labels_N[chosen], minlength=len(self.classes)).tolist())
 
 
-def shown(file: object) -> str:
+def quoted(file: object) -> str:
     """A file's name in quotes, on one line whatever is in it."""
     return json.dumps(str(file), ensure_ascii=not str(file).isprintable())
 
 
-def counted(endings: Counter[str], *, most: int = 8) -> str:
+def format_counts(endings: Counter[str], *, most: int = 8) -> str:
     """Return `7,858 .ogg, 952 .txt`: how many files have which ending, most frequent first."""
     in_order = sorted(endings.items(), key=lambda pair: (-pair[1], pair[0] == "", pair[0]))
     words = [f"{number:,} {ending or 'without an ending'}" for ending, number in in_order[:most]]
@@ -68,7 +68,7 @@ def counted(endings: Counter[str], *, most: int = 8) -> str:
     return ", ".join(words)
 
 
-def list_tree(folder: Path) -> Tree:
+def list_images(folder: Path) -> ImageListing:
     """List the images below `folder`.
 
     Raises:
@@ -78,7 +78,7 @@ def list_tree(folder: Path) -> Tree:
             is no UTF-8.
     """
     if not folder.is_dir():
-        raise UserError(f"{shown(folder)} is no folder. Give one with a folder of images for each class.")
+        raise UserError(f"{quoted(folder)} is no folder. Give one with a folder of images for each class.")
     root = folder.resolve()
     parts = _parts(root)
     listed = {part: _classes(root, name) for part, name in (parts or {"": ""}).items()}
@@ -87,7 +87,7 @@ def list_tree(folder: Path) -> Tree:
     files: list[str] = []
     labels: list[int] = []
     num_train = 0
-    strangers: list[tuple[str, str]] = []
+    non_images: list[tuple[str, str]] = []
     left_out: Counter[str] = Counter()
     for part, names in listed.items():
         for name in names:
@@ -95,27 +95,28 @@ def list_tree(folder: Path) -> Tree:
             images, others, endings = _images(root, of_class)
             if not images:
                 raise UserError(
-                    f"The class {shown(of_class)} has no images{f', only {counted(endings)}' if endings else ''}. "
+                    f"The class {quoted(of_class)} has no "
+                    f"images{f', only {format_counts(endings)}' if endings else ''}. "
                     f"Fill it with {', '.join(sorted(SUFFIXES))} files, or remove its folder."
                 )
             files += images
             labels += [classes.index(name)] * len(images)
-            strangers += others
+            non_images += others
             left_out += endings
         num_train = num_train if part == "test" else len(files)
-    return Tree(
+    return ImageListing(
         root=root,
         classes=classes,
         files=tuple(files),
         labels_N=np.array(labels, dtype=np.int64),
         is_test_N=np.arange(len(files)) >= num_train if parts else None,
-        strangers=tuple(strangers),
+        non_images=tuple(non_images),
         left_out=left_out,
         num_unclassified=sum(_num_images_in(root, folder) for folder in {"", *parts.values()}),
     )
 
 
-def check_layout(tree: Tree) -> None:
+def check_layout(tree: ImageListing) -> None:
     """Make sure that the class folders are not parts of the data with the classes inside.
 
     Raises:
@@ -128,9 +129,9 @@ def check_layout(tree: Tree) -> None:
         inside.setdefault(name, set()).add(deeper[0] if deeper else "")
     folders = inside[tree.classes[0]]
     if len(folders) > 1 and "" not in folders and all(each == folders for each in inside.values()):
-        named = [", ".join(map(shown, sorted(names)[:3])) for names in (tree.classes, folders)]
+        named = [", ".join(map(quoted, sorted(names)[:3])) for names in (tree.classes, folders)]
         raise UserError(
-            f"{shown(tree.root)}: which folders are the classes? {named[0]} all have the same folders {named[1]}. "
+            f"{quoted(tree.root)}: which folders are the classes? {named[0]} all have the same folders {named[1]}. "
             "The inner ones: name the outer ones train/ and test/, or add one of them. The outer ones: add --nested"
         )
 
@@ -144,7 +145,7 @@ def _parts(root: Path) -> dict[str, str]:
             continue
         if part in parts:
             raise UserError(
-                f"{shown(root)} has both {shown(parts[part])} and {shown(name)}. Put their images together."
+                f"{quoted(root)} has both {quoted(parts[part])} and {quoted(name)}. Put their images together."
             )
         parts[part] = name
     if len(parts) == 1 and _num_images_in(root, *parts.values()):
@@ -153,11 +154,11 @@ def _parts(root: Path) -> dict[str, str]:
         return {}
     if missing := {"train", "test"} - set(parts):
         raise UserError(
-            f"{shown(root)} has no {missing.pop()}/ beside its other part. Add it, or give the one folder alone."
+            f"{quoted(root)} has no {missing.pop()}/ beside its other part. Add it, or give the one folder alone."
         )
     if others := [name for name in folders if name not in parts.values()]:
         raise UserError(
-            f"{shown(root)} has {shown(others[0])} beside train/ and test/. Move its images into train/ "
+            f"{quoted(root)} has {quoted(others[0])} beside train/ and test/. Move its images into train/ "
             "(toprung cuts its own validation images from there), or take it away."
         )
     return {part: parts[part] for part in ("train", "test")}
@@ -166,9 +167,9 @@ def _parts(root: Path) -> dict[str, str]:
 def _check_parts(root: Path, parts: dict[str, str], listed: dict[str, list[str]]) -> None:
     for part, other in (("train", "test"), ("test", "train")):
         if parts and not listed[part]:
-            without = f", or leave it out: toprung data add NAME {shown(root / parts[other])}" if listed[other] else ""
+            without = f", or leave it out: toprung data add NAME {quoted(root / parts[other])}" if listed[other] else ""
             raise UserError(
-                f"{shown(root / parts[part])} has no class folders, so its images have no labels. "
+                f"{quoted(root / parts[part])} has no class folders, so its images have no labels. "
                 f"Sort them into one folder for each class{without}"
             )
 
@@ -187,22 +188,22 @@ def _class_names(root: Path, listed: dict[str, list[str]]) -> tuple[str, ...]:
     folded: dict[str, str] = {}
     for name in classes:
         if not name.isprintable():
-            raise UserError(f"The class {shown(name)} has characters that cannot be printed. Rename its folder.")
+            raise UserError(f"The class {quoted(name)} has characters that cannot be printed. Rename its folder.")
         other = folded.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if other != name:
-            raise UserError(f"The classes {shown(other)} and {shown(name)} differ by case only. Rename or join them.")
+            raise UserError(f"The classes {quoted(other)} and {quoted(name)} differ by case only. Rename or join them.")
     if "train" in listed and (alone := sorted(set(listed["test"]) - set(listed["train"]))):
         raise UserError(
-            f"The class {shown(alone[0])} is in test/ but not in train/. Add it there, or take it away here."
+            f"The class {quoted(alone[0])} is in test/ but not in train/. Add it there, or take it away here."
         )
     if len(classes) < 2:
-        raise UserError(f"{shown(root)} has {len(classes)} folders of images; a classifier needs two classes or more.")
+        raise UserError(f"{quoted(root)} has {len(classes)} folders of images; a classifier needs two classes or more.")
     return tuple(classes)
 
 
 def _images(root: Path, folder: PurePosixPath) -> tuple[list[str], list[tuple[str, str]], Counter[str]]:
     """The images of a class, sorted; what has their endings and is no file; how many others have which ending."""
-    images, strangers, waiting = [], [], [folder]
+    images, non_images, waiting = [], [], [folder]
     endings: Counter[str] = Counter()
     while waiting:
         inside = waiting.pop()
@@ -213,10 +214,10 @@ def _images(root: Path, folder: PurePosixPath) -> tuple[list[str], list[tuple[st
             elif path.suffix.lower() not in SUFFIXES:
                 endings[path.suffix.lower()] += 1
             elif not entry.is_file():
-                strangers.append((str(path), "is no regular file"))
+                non_images.append((str(path), "is no regular file"))
             else:
                 images.append(str(path))
-    return sorted(images), sorted(strangers), endings
+    return sorted(images), sorted(non_images), endings
 
 
 def _entries(root: Path, folder: PurePosixPath) -> Iterator[os.DirEntry[str]]:
@@ -225,9 +226,9 @@ def _entries(root: Path, folder: PurePosixPath) -> Iterator[os.DirEntry[str]]:
         with os.scandir(root / folder) as scanned:
             entries = sorted(scanned, key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"{shown(root / folder)} cannot be listed: {error.strerror or error}.") from None
+        raise UserError(f"{quoted(root / folder)} cannot be listed: {error.strerror or error}.") from None
     for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in DROPPINGS:
+        if entry.name.startswith(".") or entry.name.lower() in IGNORED_NAMES:
             continue
         try:
             entry.name.encode()
@@ -242,8 +243,8 @@ def _check_link(link: Path, root: Path) -> None:
     try:
         target = link.resolve(strict=True)
     except (OSError, RuntimeError):  # RuntimeError: Python 3.11 and 3.12, round in a circle
-        raise UserError(f"{shown(link)} is a link that leads nowhere or in a circle. Remove it.") from None
+        raise UserError(f"{quoted(link)} is a link that leads nowhere or in a circle. Remove it.") from None
     if target.is_dir():
-        raise UserError(f"{shown(link)} is a link to a folder. Put the folder itself in its place.")
+        raise UserError(f"{quoted(link)} is a link to a folder. Put the folder itself in its place.")
     if not target.is_relative_to(root) and not DVC_OBJECT.search(target.as_posix()):
-        raise UserError(f"{shown(link)} is a link out of the folder. Put the file itself in its place.")
+        raise UserError(f"{quoted(link)} is a link out of the folder. Put the file itself in its place.")

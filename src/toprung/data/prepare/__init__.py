@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from toprung.data.card import ARRAY_FILES, CARD_FILE, FILES_LIST, GROUPS_ARRAY, Card
-from toprung.data.prepare.writing import complete, save
+from toprung.data.card import ARRAY_FILES, CARD_FILE, FILES_LIST, GROUPS_ARRAY, DatasetCard
+from toprung.data.prepare.writing import save, write_dataset_card
 from toprung.data.source import Arrays, Source
 from toprung.data.sources import SOURCES
 from toprung.errors import UserError
@@ -24,7 +24,7 @@ from toprung.errors import UserError
 DOWNLOADS = Path("data/raw")
 
 
-def prepare(name: str, *, out: Path, folder: Path | None = None, downloads: Path = DOWNLOADS) -> Card:
+def prepare(name: str, *, out: Path, folder: Path | None = None, downloads: Path = DOWNLOADS) -> DatasetCard:
     """Write a dataset's arrays and card into the folder `out`, replacing an earlier preparation there.
 
     Everything is written aside and renamed at the end: `out` is whole, or as it was before.
@@ -38,14 +38,14 @@ def prepare(name: str, *, out: Path, folder: Path | None = None, downloads: Path
     Raises:
         UserError: unknown name, missing or foreign source files, or `out` cannot be written.
     """
-    source = source_named(name)
+    source = find_source(name)
     check_replaceable(out)
     arrays = source.load(folder, downloads)
-    with replacing(out) as aside:
-        return _write(arrays, source, aside)
+    with atomic_folder(out) as staging:
+        return _write(arrays, source, staging)
 
 
-def source_named(name: str, *, also: Iterable[str] = ()) -> Source:
+def find_source(name: str, *, also: Iterable[str] = ()) -> Source:
     """The built-in source of that name.
 
     Args:
@@ -79,7 +79,7 @@ def check_replaceable(out: Path) -> None:
 
 
 @contextmanager
-def replacing(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """A new folder beside `out` that takes its place at the end; an error or Ctrl-C leaves nothing of it.
 
     Raises:
@@ -100,21 +100,21 @@ def replacing(out: Path) -> Iterator[Path]:
                     old.rename(out)
                 raise
     except OSError as error:
-        raise cannot_write(out, error) from None
+        raise write_error(out, error) from None
 
 
-def cannot_write(out: Path, error: OSError) -> UserError:
+def write_error(out: Path, error: OSError) -> UserError:
     """The line for a folder that cannot be written."""
     mend = "Free some room" if error.errno == errno.ENOSPC else "Make it writable"
     return UserError(f"{out} cannot be written: {error.strerror or error}. {mend}, or give another folder.")
 
 
-def _write(arrays: Arrays, source: Source, folder: Path) -> Card:
+def _write(arrays: Arrays, source: Source, folder: Path) -> DatasetCard:
     save(folder / "train_images.npy", arrays.train_images_NCHW, dtype="|u1")
     save(folder / "train_labels.npy", arrays.train_labels_N, dtype="<i8")
     save(folder / "test_images.npy", arrays.test_images_NCHW, dtype="|u1")
     save(folder / "test_labels.npy", arrays.test_labels_N, dtype="<i8")
-    return complete(
+    return write_dataset_card(
         folder,
         name=source.name,
         classes=source.classes,
@@ -124,4 +124,4 @@ def _write(arrays: Arrays, source: Source, folder: Path) -> Card:
     )
 
 
-__all__ = ["DOWNLOADS", "cannot_write", "check_replaceable", "prepare", "replacing", "source_named"]
+__all__ = ["DOWNLOADS", "atomic_folder", "check_replaceable", "find_source", "prepare", "write_error"]

@@ -16,7 +16,7 @@ from toprung.data.image_folder.arguments import add_options, settings_of
 from toprung.data.image_folder.chunks import Progress
 from toprung.data.prepare import DOWNLOADS, prepare
 from toprung.data.prepare.folder import prepare_folder
-from toprung.data.progress import ENVIRONMENT, progress_into
+from toprung.data.progress import ENVIRONMENT, write_progress
 from toprung.errors import UserError
 
 
@@ -53,7 +53,7 @@ def main() -> int:
 def _progress(name: str) -> Iterator[Progress | None]:
     """Into the file that the caller reads, else a bar where someone watches."""
     if path := os.environ.get(ENVIRONMENT):
-        yield progress_into(Path(path))
+        yield write_progress(Path(path))
     elif not sys.stderr.isatty():
         yield None
     else:

@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.card import FILES_LIST, GROUPS_ARRAY, Card, UnreadableFile
-from toprung.data.grouped import grouped_split
+from toprung.data.card import FILES_LIST, GROUPS_ARRAY, DatasetCard, UnreadableFile
+from toprung.data.grouped import group_split
 from toprung.data.image_folder import chunks as chunked
 from toprung.data.image_folder.groups import group_numbers
 from toprung.data.image_folder.settings import DEFAULT_TEST_FRACTION, FolderSettings
-from toprung.data.image_folder.tree import Tree, list_tree, shown
-from toprung.data.prepare import cannot_write, check_replaceable, replacing
-from toprung.data.prepare.writing import array_file, complete, save
+from toprung.data.image_folder.tree import ImageListing, list_images, quoted
+from toprung.data.prepare import atomic_folder, check_replaceable, write_error
+from toprung.data.prepare.writing import array_file, save, write_dataset_card
 from toprung.data.split import stratified_split
 from toprung.errors import UserError
 
 if TYPE_CHECKING:  # Pillow is imported where images are decoded
-    from toprung.data.image_folder.decode import Chunk, Target
+    from toprung.data.image_folder.decode import Chunk, DecodeOptions
 
 NUM_NAMED = 10
 NUM_RECORDED = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
+class _ReadableImages:
     """The readable images, in the tree's order; `groups_N` is None where there are none."""
 
     files: tuple[str, ...]
@@ -49,7 +49,7 @@ def prepare_folder(
     settings: FolderSettings | None = None,
     progress: chunked.Progress | None = None,
     mapper: chunked.Mapper | None = None,
-) -> Card:
+) -> DatasetCard:
     """Write the arrays and the card of a class-per-folder tree into `out`, replacing an earlier preparation there.
 
     Decoded chunks are kept beside `out` (`.<name>.chunks`) until all is done: after Ctrl-C, a full disk or a mended
@@ -69,62 +69,62 @@ def prepare_folder(
     """
     chosen = settings or FolderSettings()
     check_replaceable(out)
-    tree, groups_N = look_at(folder, chosen)
+    tree, groups_N = list_folder(folder, chosen)
     target = _target(tree, chosen)
-    chunks = chunked.chunks_of(tree, target)
-    aside = out.parent / f".{out.name}.chunks"
+    chunks = chunked.build_chunks(tree, target)
+    staging = out.parent / f".{out.name}.chunks"
     try:
-        chunked.decode_all(chunks, aside=aside, mapper=mapper, progress=progress)
+        chunked.decode_all(chunks, staging=staging, mapper=mapper, progress=progress)
     except OSError as error:
-        raise cannot_write(out, error) from None
-    reasons, num_channels = _reasons(chunks, aside)
-    unreadable = [*tree.strangers, *((file, why) for file, why in zip(tree.files, reasons, strict=True) if why)]
-    _check_readable(unreadable, chosen, num_files=len(tree.files) + len(tree.strangers), target=target)
-    kept, test_split = _kept(tree, reasons, groups_N, chosen, num_channels=num_channels)
-    with replacing(out) as new:
-        _write_arrays(new, chunks, aside, kept, target)
-        card = complete(
+        raise write_error(out, error) from None
+    reasons, num_channels = _reasons(chunks, staging)
+    unreadable = [*tree.non_images, *((file, why) for file, why in zip(tree.files, reasons, strict=True) if why)]
+    _check_readable(unreadable, chosen, num_files=len(tree.files) + len(tree.non_images), target=target)
+    readable, test_split = _select_readable(tree, reasons, groups_N, chosen, num_channels=num_channels)
+    with atomic_folder(out) as new:
+        _write_arrays(new, chunks, staging, readable, target)
+        card = write_dataset_card(
             new,
             name=name,
             classes=tree.classes,
             augmentations=chosen.augmentations,
             source=f"{len(tree.files):,} image files, a folder for each class",
             test_split=test_split,
-            decoding=_decoding(chosen, target, num_channels=kept.num_channels),
-            num_groups=None if kept.groups_N is None else np.unique(kept.groups_N[~kept.is_test_N]).size,
+            decoding=_decoding(chosen, target, num_channels=readable.num_channels),
+            num_groups=None if readable.groups_N is None else np.unique(readable.groups_N[~readable.is_test_N]).size,
             num_unreadable=len(unreadable),
             unreadable=tuple(UnreadableFile(file=file, reason=why) for file, why in unreadable[:NUM_RECORDED]),
         )
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(staging, ignore_errors=True)
     return card
 
 
-def look_at(folder: Path, settings: FolderSettings) -> tuple[Tree, NDArray[np.int64] | None]:
+def list_folder(folder: Path, settings: FolderSettings) -> tuple[ImageListing, NDArray[np.int64] | None]:
     """List a folder of images as it will be prepared: its tree, and the group of each image if it has groups.
 
     Raises:
         UserError: it could not be prepared even if every file was readable.
     """
-    tree = list_tree(folder)
+    tree = list_images(folder)
     check_settings(tree, settings)
     groups_N = group_numbers(tree, pattern=settings.group_pattern)
-    _kept(tree, [""] * len(tree.files), groups_N, settings, num_channels=1)
+    _select_readable(tree, [""] * len(tree.files), groups_N, settings, num_channels=1)
     return tree, groups_N
 
 
-def check_same_size(tree: Tree) -> None:
+def check_same_size(tree: ImageListing) -> None:
     """Make sure that all images are of one size, by their headers; a file without a readable one is passed over.
 
     Raises:
         UserError: they are not.
     """
-    from toprung.data.image_folder.decode import Unreadable, size_of
+    from toprung.data.image_folder.decode import Unreadable, read_size
 
     first: tuple[int, int] | None = None
     others = []
     for file in tree.files:
         try:
-            size = size_of(tree.root / file)
+            size = read_size(tree.root / file)
         except Unreadable:
             continue  # preparing names such files, and can leave them out
         first = first or size
@@ -137,46 +137,46 @@ def check_same_size(tree: Tree) -> None:
 def _several_sizes(first: tuple[int, int], others: list[str]) -> UserError:
     return UserError(
         f"The images are not all of one size: the first is {first[0]} x {first[1]}, {len(others)} are not, such as "
-        f"{shown(others[0])}. Give a size for all, such as --size 32."
+        f"{quoted(others[0])}. Give a size for all, such as --size 32."
     )
 
 
-def check_settings(tree: Tree, settings: FolderSettings) -> None:
+def check_settings(tree: ImageListing, settings: FolderSettings) -> None:
     """Make sure that every setting has an effect on this tree.
 
     Raises:
         UserError: one has none.
     """
     if tree.is_test_N is not None and (settings.test_fraction is not None or settings.seed is not None):
-        raise UserError(f"{shown(tree.root)} has a test/ folder of its own: leave out the test fraction and its seed.")
+        raise UserError(f"{quoted(tree.root)} has a test/ folder of its own: leave out the test fraction and its seed.")
 
 
-def _target(tree: Tree, settings: FolderSettings) -> Target:
-    from toprung.data.image_folder.decode import Target, Unreadable, size_of
+def _target(tree: ImageListing, settings: FolderSettings) -> DecodeOptions:
+    from toprung.data.image_folder.decode import DecodeOptions, Unreadable, read_size
 
-    target = Target((1, 1), settings.size is None, settings.fit, settings.color, settings.background)
+    target = DecodeOptions((1, 1), settings.size is None, settings.fit, settings.color, settings.background)
     if settings.size is not None:
         return replace(target, size=settings.size)
     for file in tree.files:
         try:
-            return replace(target, size=size_of(tree.root / file))
+            return replace(target, size=read_size(tree.root / file))
         except Unreadable:
             continue  # decoding will say so
     return target
 
 
-def _reasons(chunks: list[Chunk], aside: Path) -> tuple[list[str], int]:
+def _reasons(chunks: list[Chunk], staging: Path) -> tuple[list[str], int]:
     reasons: list[str] = []
     num_channels = 1
     for chunk in chunks:
-        of_chunk, its_channels = chunked.read_reasons(chunk, aside)
+        of_chunk, its_channels = chunked.read_reasons(chunk, staging)
         reasons += of_chunk
         num_channels = max(num_channels, its_channels)
     return reasons, num_channels
 
 
 def _check_readable(
-    unreadable: list[tuple[str, str]], settings: FolderSettings, *, num_files: int, target: Target
+    unreadable: list[tuple[str, str]], settings: FolderSettings, *, num_files: int, target: DecodeOptions
 ) -> None:
     from toprung.data.image_folder.decode import ANOTHER_SIZE
 
@@ -184,17 +184,22 @@ def _check_readable(
     if others:
         raise _several_sizes(target.size, others)
     if unreadable and not settings.skip_bad:
-        named = "; ".join(f"{shown(file)} {why}" for file, why in unreadable[:NUM_NAMED])
+        examples = "; ".join(f"{quoted(file)} {why}" for file, why in unreadable[:NUM_NAMED])
         more = f"; and {len(unreadable) - NUM_NAMED} more" if len(unreadable) > NUM_NAMED else ""
         raise UserError(
-            f"{len(unreadable)} of {num_files} files cannot be used: {named}{more}. Mend or remove them, or leave "
+            f"{len(unreadable)} of {num_files} files cannot be used: {examples}{more}. Mend or remove them, or leave "
             "them out with --skip-bad."
         )
 
 
-def _kept(
-    tree: Tree, reasons: list[str], groups_N: NDArray[np.int64] | None, settings: FolderSettings, *, num_channels: int
-) -> tuple[_Kept, str]:
+def _select_readable(
+    tree: ImageListing,
+    reasons: list[str],
+    groups_N: NDArray[np.int64] | None,
+    settings: FolderSettings,
+    *,
+    num_channels: int,
+) -> tuple[_ReadableImages, str]:
     """The readable images with their part, and how they came to it in words."""
     readable_N = np.array([not why for why in reasons], dtype=bool)
     labels_N = tree.labels_N[readable_N]
@@ -204,56 +209,58 @@ def _kept(
         is_test_N = tree.is_test_N[readable_N]
         test_split = "given by the folder (train/ and test/)"
     elif groups_N is not None:
-        test = grouped_split(labels_N, groups_N, val_fraction=fraction, seed=seed).val
+        test = group_split(labels_N, groups_N, val_fraction=fraction, seed=seed).val
         is_test_N = np.isin(np.arange(labels_N.size), test)
-        test_split = f"whole groups, about {fraction:g} of the images, seed {seed} (toprung.data.grouped_split)"
+        test_split = f"whole groups, about {fraction:g} of the images, seed {seed} (toprung.data.group_split)"
     else:
         test = stratified_split(labels_N, val_fraction=fraction, seed=seed).val
         is_test_N = np.isin(np.arange(labels_N.size), test)
         test_split = f"stratified, {fraction:g} of the images, seed {seed} (toprung.data.stratified_split)"
     counts = np.bincount(labels_N[~is_test_N], minlength=len(tree.classes))
     if not counts.all():
-        raise UserError(f"The class {shown(tree.classes[int(counts.argmin())])} has no readable image to train on.")
+        raise UserError(f"The class {quoted(tree.classes[int(counts.argmin())])} has no readable image to train on.")
     if not is_test_N.any():
         raise UserError("No readable image is left to test on.")
     files = tuple(file for file, why in zip(tree.files, reasons, strict=True) if not why)
     channels = {"grey": 1, "rgb": 3, "auto": num_channels}[settings.color]
-    return _Kept(files, labels_N, groups_N, is_test_N, channels), test_split
+    return _ReadableImages(files, labels_N, groups_N, is_test_N, channels), test_split
 
 
-def _write_arrays(folder: Path, chunks: list[Chunk], aside: Path, kept: _Kept, target: Target) -> None:
+def _write_arrays(
+    folder: Path, chunks: list[Chunk], staging: Path, readable: _ReadableImages, target: DecodeOptions
+) -> None:
     """Copy the chunks into the arrays of their parts, one chunk in memory at a time."""
-    parts = {"train": ~kept.is_test_N, "test": kept.is_test_N}
+    parts = {"train": ~readable.is_test_N, "test": readable.is_test_N}
     with ExitStack() as stack:
         append = {
             part: stack.enter_context(
                 array_file(
                     folder / f"{part}_images.npy",
                     dtype="|u1",
-                    shape=(int(chosen_N.sum()), kept.num_channels, *target.size),
+                    shape=(int(chosen_N.sum()), readable.num_channels, *target.size),
                 )
             )
             for part, chosen_N in parts.items()
         }
         start = 0
         for chunk in chunks:
-            images_NCHW = chunked.read_images(chunk, aside)
-            images_NCHW = np.broadcast_to(images_NCHW, (len(images_NCHW), kept.num_channels, *target.size))
+            images_NCHW = chunked.read_images(chunk, staging)
+            images_NCHW = np.broadcast_to(images_NCHW, (len(images_NCHW), readable.num_channels, *target.size))
             for part, chosen_N in parts.items():
                 append[part](images_NCHW[chosen_N[start : start + len(images_NCHW)]])
             start += len(images_NCHW)
     for part, chosen_N in parts.items():
-        save(folder / f"{part}_labels.npy", kept.labels_N[chosen_N], dtype="<i8")
-    if kept.groups_N is not None:
-        save(folder / GROUPS_ARRAY, kept.groups_N[parts["train"]], dtype="<i8")
+        save(folder / f"{part}_labels.npy", readable.labels_N[chosen_N], dtype="<i8")
+    if readable.groups_N is not None:
+        save(folder / GROUPS_ARRAY, readable.groups_N[parts["train"]], dtype="<i8")
     with (folder / FILES_LIST).open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("split", "file"))
         for part, chosen_N in parts.items():
-            rows.writerows((part, kept.files[place]) for place in np.flatnonzero(chosen_N).tolist())
+            rows.writerows((part, readable.files[index]) for index in np.flatnonzero(chosen_N).tolist())
 
 
-def _decoding(settings: FolderSettings, target: Target, *, num_channels: int) -> str:
+def _decoding(settings: FolderSettings, target: DecodeOptions, *, num_channels: int) -> str:
     height, width = target.size
     fits = {"crop": "the centre cropped", "pad": f"padded in {settings.background}", "stretch": "stretched"}
     size = (

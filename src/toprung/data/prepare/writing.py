@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.card import Card, channel_statistics, fingerprint_of, write_card
+from toprung.data.card import DatasetCard, channel_statistics, fingerprint_of, write_card
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def save(path: Path, array: NDArray[Any], *, dtype: str) -> None:
     np.save(path, np.ascontiguousarray(array, dtype=np.dtype(dtype)), allow_pickle=False)
 
 
-def complete(folder: Path, *, classes: tuple[str, ...], **about: Any) -> Card:
+def write_dataset_card(folder: Path, *, classes: tuple[str, ...], **about: Any) -> DatasetCard:
     """Compute the card of the arrays in `folder` and write it beside them.
 
     Args:
@@ -60,7 +60,7 @@ def complete(folder: Path, *, classes: tuple[str, ...], **about: Any) -> Card:
         part: np.bincount(np.load(folder / f"{part}_labels.npy"), minlength=len(classes)).tolist() for part in images
     }
     mean, std = channel_statistics(images["train"])
-    card = Card(
+    card = DatasetCard(
         classes=classes,
         image_shape=images["train"].shape[1:],
         num_train=len(images["train"]),

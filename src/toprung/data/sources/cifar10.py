@@ -32,8 +32,8 @@ def load(folder: Path | None, downloads: Path) -> Arrays:
     from torchvision.datasets import CIFAR10
 
     names = [name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)]
-    place = _find(folder, downloads, names=names) or _downloaded(downloads)
-    return Arrays(*_read(place, CIFAR10.train_list), *_read(place, CIFAR10.test_list))
+    folder_found = _find(folder, downloads, names=names) or _download(downloads)
+    return Arrays(*_read(folder_found, CIFAR10.train_list), *_read(folder_found, CIFAR10.test_list))
 
 
 def _find(folder: Path | None, downloads: Path, *, names: list[str]) -> Path | None:
@@ -59,19 +59,19 @@ def _read(place: Path, files: list[list[str]]) -> tuple[NDArray[np.uint8], NDArr
     images, labels = [], []
     for name, md5 in files:
         content = (place / name).read_bytes()
-        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if found != md5:
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if digest != md5:
             raise UserError(
-                f"{place / name} is damaged or no file of CIFAR-10: its md5 is {found[:12]}..., not {md5[:12]}.... "
+                f"{place / name} is damaged or no file of CIFAR-10: its md5 is {digest[:12]}..., not {md5[:12]}.... "
                 "Replace it, or remove all of them to have them downloaded."
             )
-        batch = _unpickled(content, place / name)
+        batch = _unpickle(content, place / name)
         images.append(batch["data"].reshape(-1, 3, 32, 32))
         labels.append(np.array(batch["labels"], dtype=np.int64))
     return np.concatenate(images), np.concatenate(labels)
 
 
-def _unpickled(content: bytes, path: Path) -> dict[str, Any]:
+def _unpickle(content: bytes, path: Path) -> dict[str, Any]:
     try:
         batch = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
         images_NP = batch["data"]
@@ -94,18 +94,18 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it wants {module}.{name}")
 
 
-def _downloaded(downloads: Path) -> Path:
+def _download(downloads: Path) -> Path:
     """Let torchvision download the archive aside, and move its files to `downloads`; none of them leaves its folder."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import download_url
 
     try:
         downloads.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=downloads) as aside:
-            download_url(CIFAR10.url, aside, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
-            with tarfile.open(Path(aside, CIFAR10.filename)) as archive:
-                archive.extractall(aside, filter="data")
-            os.replace(Path(aside, FOLDER), downloads / FOLDER)
+        with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=downloads) as staging:
+            download_url(CIFAR10.url, staging, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+            with tarfile.open(Path(staging, CIFAR10.filename)) as archive:
+                archive.extractall(staging, filter="data")
+            os.replace(Path(staging, FOLDER), downloads / FOLDER)
     except (OSError, RuntimeError, tarfile.TarError) as error:
         reason = " ".join(str(error).split())
         raise UserError(

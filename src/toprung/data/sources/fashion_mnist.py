@@ -36,15 +36,15 @@ FILES = {  # sha256 of each file unpacked; KMNIST and MNIST use the same names, 
 
 def load(folder: Path | None, downloads: Path) -> Arrays:
     """Find, check and read the four files; download them into `downloads` where none are found."""
-    found = find(folder, downloads) or _downloaded(downloads)
-    with tempfile.TemporaryDirectory(prefix="toprung-fashion-mnist-") as aside:
-        raw = Path(aside, "FashionMNIST", "raw")  # where torchvision looks below its root
+    files = find(folder, downloads) or _download(downloads)
+    with tempfile.TemporaryDirectory(prefix="toprung-fashion-mnist-") as staging:
+        raw = Path(staging, "FashionMNIST", "raw")  # where torchvision looks below its root
         raw.mkdir(parents=True)
-        for name, path in found.items():
+        for name, path in files.items():
             _unpack(path, raw / name, sha256=FILES[name])
         from torchvision.datasets import FashionMNIST
 
-        train, test = FashionMNIST(root=aside, train=True), FashionMNIST(root=aside, train=False)
+        train, test = FashionMNIST(root=staging, train=True), FashionMNIST(root=staging, train=False)
         return Arrays(
             *_images_and_labels(train),
             *_images_and_labels(test),
@@ -58,34 +58,34 @@ def find(folder: Path | None, downloads: Path) -> dict[str, Path] | None:
         UserError: a folder was given and they are not in it, or a folder holds some of the four but not all.
     """
     if folder is not None:
-        found = _below(folder)
-        if found is None:
+        files = _below(folder)
+        if files is None:
             raise UserError(
                 f"{folder} has none of Fashion-MNIST's files. Give the folder that holds "
                 f"{', '.join(FILES)} (each may end in .gz)."
             )
-        return found
+        return files
     places = [DEBIAN_FOLDER, downloads]
     if given := os.environ.get(ENVIRONMENT):
         place = Path(given).expanduser()
         if not place.is_dir():
             raise UserError(f"{ENVIRONMENT} is {given}, which is no folder. Correct it, or: unset {ENVIRONMENT}")
         places.insert(0, place)
-    return next((found for place in places if (found := _below(place)) is not None), None)
+    return next((files for place in places if (files := _below(place)) is not None), None)
 
 
 def _below(place: Path) -> dict[str, Path] | None:
     for folder in (place / subfolder for subfolder in SUBFOLDERS):
-        found = {
+        files = {
             name: path
             for name in FILES
             for path in (folder / f"{name}.gz", folder / name)  # unpacked goes before packed
             if path.is_file()
         }
-        if missing := [name for name in FILES if found and name not in found]:
+        if missing := [name for name in FILES if files and name not in files]:
             raise UserError(f"{folder} lacks {' and '.join(missing)} (or .gz) of Fashion-MNIST's four files.")
-        if found:
-            return found
+        if files:
+            return files
     return None
 
 
@@ -110,15 +110,15 @@ def _images_and_labels(dataset: FashionMNIST) -> tuple[np.ndarray, np.ndarray]:
     return images_NHW[:, np.newaxis], labels_N
 
 
-def _downloaded(downloads: Path) -> dict[str, Path]:
+def _download(downloads: Path) -> dict[str, Path]:
     """Let torchvision download the files aside, then move them to `downloads`/FashionMNIST."""
     from torchvision.datasets import FashionMNIST
 
     try:
         downloads.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fashion_mnist-", dir=downloads) as aside:
-            FashionMNIST(root=aside, download=True)
-            os.replace(Path(aside, "FashionMNIST"), downloads / "FashionMNIST")
+        with tempfile.TemporaryDirectory(prefix=".fashion_mnist-", dir=downloads) as staging:
+            FashionMNIST(root=staging, download=True)
+            os.replace(Path(staging, "FashionMNIST"), downloads / "FashionMNIST")
     except (
         OSError,
         RuntimeError,
@@ -128,9 +128,9 @@ def _downloaded(downloads: Path) -> dict[str, Path]:
             f"Fashion-MNIST is not on this machine and could not be downloaded: {reason}. Install Debian's "
             f"package dataset-fashion-mnist, or set {ENVIRONMENT} to a folder that holds its four files."
         ) from None
-    found = _below(downloads)
-    assert found is not None
-    return found
+    files = _below(downloads)
+    assert files is not None
+    return files
 
 
 FASHION_MNIST = Source(

@@ -25,4 +25,4 @@ def sweep() -> Sweep:
 
 def seeds() -> Sweep:
     converged = sweep().model_copy(update={"name": "smoke_seeds", "asha": Asha(max_epochs=6)})
-    return converged.controlled({"high rate": {"lr": 0.005}}, seeds=range(NUM_SEEDS))
+    return converged.as_controlled_experiment({"high rate": {"lr": 0.005}}, seeds=range(NUM_SEEDS))
