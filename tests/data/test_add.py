@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from toprung import data
+from toprung.cli.data import _print_classes
 from toprung.data.image_folder.arguments import settings_of_command, stage_command
 from toprung.errors import UserError
 
@@ -248,3 +249,12 @@ def test_a_dataset_that_is_added_but_not_prepared_says_what_to_type(dvc_project,
         data.reproduce("animals", project=dvc_project, folder=tree)
     with pytest.raises(UserError, match="no folder of images; leave out --skip-bad"):
         data.reproduce("digits", project=dvc_project, skip_bad=True)
+
+
+def test_the_parts_and_classes_are_printed_with_their_counts(capsys):
+    _print_classes(("cat", "dog"), {"train": (1200, 8), "test": (30, 0)})
+    assert capsys.readouterr().out == "   train    test  class\n   1,200      30  cat\n       8       0  dog\n"
+    _print_classes([str(number) for number in range(50)], {"all": range(50)})
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "      39  39", "and 10 more classes", "No train/ and test/ folders: preparing them sets a test split apart.",
+    ]  # fmt: skip
