@@ -10,7 +10,7 @@ LOCK ?= requirements.lock
 BIN = $(VENV)/bin
 UV_VERSION = 0.13.9
 PIP_AUDIT_VERSION = 2.10.1
-SCAFFOLDED = src/toprung/scaffold/workbench/github/workflows/*.yml
+SCAFFOLDED = src/toprung/scaffold/template/github/workflows/*.yml
 WORKFLOWS = .github/workflows/*.yml $(SCAFFOLDED)
 
 # The slow tests that continuous integration runs.
@@ -74,7 +74,7 @@ check-data:  ## pull what dvc.lock names from the remote, and compare
 	@if [ -z "$$DVC_SERVICE_ACCOUNT" ]; then echo "No DVC_SERVICE_ACCOUNT here: dvc pull is skipped."; \
 	elif ! grep -qs '^\[.*remote ' .dvc/config; then \
 	  echo "No DVC remote in .dvc/config (toprung data remote add): dvc pull is skipped."; \
-	else $(MAKE) install && VENV="$(VENV)" .ci/check-data; fi
+	else $(MAKE) install && VENV="$(VENV)" .github/scripts/check-data; fi
 
 build: install  ## build the wheel and the source archive into dist/
 	@rm -rf dist && "$(BIN)/python" -m build --no-isolation --outdir dist . >/dev/null && ls dist
@@ -83,10 +83,10 @@ check-wheel: build  ## install the wheel into an environment of its own; begin a
 	@"$(BIN)/python" -m venv --clear build/wheel
 	@build/wheel/bin/python -m pip install -qq --disable-pip-version-check --requirement requirements.lock
 	@build/wheel/bin/python -m pip install -qq --disable-pip-version-check --no-deps dist/*.whl
-	@.ci/check-wheel build/wheel/bin
+	@.github/scripts/check-wheel build/wheel/bin
 
 release-notes: install  ## TAG=v0.2.0: what CHANGELOG.md says of it, in build/release-notes.md
-	@"$(BIN)/python" .ci/release_notes.py "$(TAG)" build/release-notes.md
+	@"$(BIN)/python" .github/scripts/release_notes.py "$(TAG)" build/release-notes.md
 
 release-page:  ## TAG=v0.2.0: the page on GitHub, with dist/ and the notes (needs gh)
 	@gh release create "$(TAG)" dist/* --verify-tag --title "$(TAG)" --notes-file build/release-notes.md

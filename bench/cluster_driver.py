@@ -71,8 +71,8 @@ def listing(folder, options):
 
 def left_behind(storage):
     """What a storage folder weighs, and what `toprung list` reads of it costs; it is removed."""
-    from toprung import catalog
-    from toprung.analysis.ranking import brief
+    from toprung.analysis.summary import brief
+    from toprung.records import catalog
 
     files = [path for path in storage.rglob("*") if path.is_file()]
     by_name = {"files": len(files), "megabytes": sum(path.stat().st_size for path in files) / 1e6}

@@ -138,8 +138,8 @@ def trials_of(log):
 
 def silence(folder, *, since):
     """The longest time without a report of one trial after a moment, and an epoch's usual time, in seconds."""
-    from toprung.directory import SweepDirectory
-    from toprung.ledger import read
+    from toprung.records.ledger import read
+    from toprung.records.sweep_dir import SweepDirectory
 
     gaps = []
     for trial in read(SweepDirectory(folder)):

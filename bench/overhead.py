@@ -113,8 +113,8 @@ def latest(project: Path) -> Path:
 
 def replay(project: Path, log: Path) -> dict[str, float]:
     """The same trainings in two bare processes."""
-    from toprung.directory import SweepDirectory
-    from toprung.ledger import read
+    from toprung.records.ledger import read
+    from toprung.records.sweep_dir import SweepDirectory
 
     trials = [(trial.config, trial.epochs) for trial in read(SweepDirectory(latest(project)))]
     spec = SweepDirectory(latest(project)).spec()

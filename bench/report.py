@@ -24,11 +24,11 @@ from types import SimpleNamespace
 
 import optuna
 
-from toprung import catalog, ledger
-from toprung.ledger import End
+from toprung.records import catalog, ledger
+from toprung.records.journal import batched_writes, storage_for_writing
+from toprung.records.ledger import End
 from toprung.search.scheduler import RungScheduler
 from toprung.spec import Asha, Stop, Sweep
-from toprung.study_storage import batched_writes, storage_for_writing
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # for the search space, which is not installed

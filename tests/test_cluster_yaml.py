@@ -44,7 +44,7 @@ def test_every_cluster_file_of_the_project_is_checked_here(project):
 
 
 def test_a_new_workbench_gets_this_very_cluster_file(project):
-    given = project / "src/toprung/scaffold/workbench/cluster.yaml"
+    given = project / "src/toprung/scaffold/template/cluster.yaml"
     assert given.read_text() == (project / "cluster.yaml").read_text()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from toprung.analysis.ci_report.comment import MARKER
+from toprung.analysis.pull_request.comment import MARKER
 
 PROJECT = Path(__file__).parent.parent
 STEPS = yaml.safe_load((PROJECT / ".github/workflows/comment.yml").read_text())["jobs"]["comment"]["steps"]

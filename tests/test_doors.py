@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from toprung import catalog, data
+from toprung import data
 from toprung.errors import UserError
+from toprung.records import catalog
 from toprung.spec import Data, Sweep
 
 ROOMS = ("src", "trainers", "search_spaces", "tune", "bench")
@@ -73,7 +74,7 @@ def unsafe_paths(source: str) -> Iterator[tuple[int, str]]:
 
 
 def test_no_python_process_imports_the_projects_modules_instead_of_pythons(project):
-    at_home = project / "src/toprung/submission"  # a job's engine travels in its working directory
+    at_home = project / "src/toprung/cluster/jobs"  # a job's engine travels in its working directory
     files = [file for file in (project / "src").rglob("*.py") if at_home not in file.parents]
     test_no_python_process_imports_the_projects_modules_instead_of_pythons = [
         f"{file.relative_to(project)}:{line}: {what}" for file in files for line, what in unsafe_paths(_text(file))

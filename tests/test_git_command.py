@@ -5,11 +5,13 @@ import subprocess
 
 import pytest
 
-from toprung import git_command, lineage
-from toprung.data import remotes
-from toprung.doctor.services import check_git
+from toprung import git_command
+from toprung.cluster.doctor.services import check_git
+from toprung.data.remotes import add
 from toprung.errors import UserError
-from toprung.sweep import base_commit, workbench
+from toprung.project.files import snapshot
+from toprung.records import lineage
+from toprung.sweep import base_commit
 
 REFUSED = r"^git .* failed in .*: detected dubious ownership in .*git config --global --add safe\.directory /"
 
@@ -25,10 +27,10 @@ def foreign(workbench, monkeypatch):
     "needs_git",
     [
         lambda project: git_command.is_checkout(project),
-        lambda project: workbench.snapshot(project, project / "copy"),
+        lambda project: snapshot(project, project / "copy"),
         lambda project: lineage.write_source_commit(project, project),
         lambda project: base_commit.train_base(project, "tune.smoke:seeds", None, commit="HEAD", settings=[]),
-        lambda project: remotes._require_ignored(project),
+        lambda project: add._require_ignored(project),
     ],
     ids=["is_checkout", "snapshot", "lineage", "ci-base", "remote add"],
 )

@@ -6,8 +6,8 @@ from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, _validate_length_limi
 from ray import tune as ray_tune
 from ray.tune import result as ray_results
 
-from toprung.ledger import Attempt, reported_metrics
 from toprung.metric_names import is_metric, key_problem, metric_problem
+from toprung.records.ledger import Attempt, reported_metrics
 
 NAMES = [
     "f1", "val/accuracy", "val/top 5", "top-5", "a.b", "a:b", "é", "日本", "_", "-", "...a", "a...", "a" * 250,

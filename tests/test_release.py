@@ -24,10 +24,10 @@ def _copy(target: Path, *names: str) -> None:
 @pytest.fixture
 def notes(tmp_path):
     """Writes the notes of a tag, in a copy of what they are made from."""
-    _copy(tmp_path, ".ci/release_notes.py", "pyproject.toml", "CHANGELOG.md")
+    _copy(tmp_path, ".github/scripts/release_notes.py", "pyproject.toml", "CHANGELOG.md")
 
     def run(tag):
-        command = [sys.executable, ".ci/release_notes.py", tag, "out/notes.md"]
+        command = [sys.executable, ".github/scripts/release_notes.py", tag, "out/notes.md"]
         return subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
 
     run.folder = tmp_path

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from toprung.errors import UserError
+from toprung.project.modules import list_recipes
 from toprung.scaffold import DOTFILES, FILES, scaffold
-from toprung.sweep import workbench
 
 # Its own: what a new project says otherwise than this one.
 OWN = {
@@ -47,7 +47,7 @@ def test_a_new_workbench_is_a_git_repository_with_recipes_and_a_readme_of_its_na
     folder = tmp_path / "some" / "My Mushrooms"
     written = scaffold(folder)
     assert {str(file) for file in written} == _files(folder)
-    assert workbench.list_recipes(folder) == ["mine", "smoke"]
+    assert list_recipes(folder) == ["mine", "smoke"]
     assert (folder / "README.md").read_text().startswith("# my-mushrooms\n")
     assert 'name = "my-mushrooms"' in (folder / "pyproject.toml").read_text()
     status = subprocess.run(["git", "status", "--porcelain"], cwd=folder, check=True, capture_output=True, text=True)

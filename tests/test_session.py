@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from toprung import checkpoint, data, session, vision
-from toprung.checkpoint import DamagedCheckpoint, Progress
-from toprung.directory import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
+from toprung import data, session, vision
+from toprung.records import checkpoint
+from toprung.records.checkpoint import DamagedCheckpoint, Progress
+from toprung.records.sweep_dir import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.session import Session, TrialData
 
 PROJECT = Path(__file__).parent.parent

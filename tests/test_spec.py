@@ -6,7 +6,7 @@ import pytest
 
 from search_spaces import convnet as convnet_space
 from toprung.errors import UserError
-from toprung.settings import apply_overrides, parse_overrides
+from toprung.overrides import apply_overrides, parse_overrides
 from toprung.spec import Asha, Data, Experiment, Resources, Search, Stop, Sweep
 from trainers.convnet import train_loop_per_worker
 from tune import controlled, digits, fashion_mnist, smoke

@@ -27,9 +27,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from toprung import checkpoint, metric_names
+from toprung import metric_names
 from toprung.data import DatasetCard
-from toprung.vision import ImageSplit, ranks
+from toprung.records import checkpoint
+from toprung.vision import ImageSplit, distributed
 
 
 class TrainingFailed(RuntimeError):
@@ -101,7 +102,7 @@ def _current_session() -> Session:
 def open_session(session: Session) -> Iterator[Session]:
     """Make `session` the one that a loop in this process talks to."""
     global _session
-    if ranks.rank() == 0:
+    if distributed.rank() == 0:
         session.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(session.num_threads)
     _seed(session.seed, epoch=0, rank=0)  # until `restore` all ranks draw alike
@@ -120,9 +121,9 @@ def dataset() -> TrialData:
         TrainingFailed: there are fewer training images than workers.
     """
     data = _current_session().data
-    if ranks.world_size() == 1:
+    if distributed.world_size() == 1:
         return data
-    train = replace(data.train, rank=ranks.rank(), world_size=ranks.world_size())
+    train = replace(data.train, rank=distributed.rank(), world_size=distributed.world_size())
     if len(train) == 0:
         raise TrainingFailed(f"{train.num_images} training images cannot be shared by {train.world_size} workers")
     return replace(data, train=train)
@@ -144,7 +145,7 @@ def prepare(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
     session.architecture = getattr(model, "architecture", None)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(session.device, memory_format=memory_format)  # type: ignore[call-overload]
-    return ranks.wrap_ddp(model, device=session.device)
+    return distributed.wrap_ddp(model, device=session.device)
 
 
 def restore(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, schedule: Any = None) -> TrainingState:
@@ -153,17 +154,17 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, sc
     The checkpoint is rank 0's, given to all: it does not say how many workers made it.
 
     Raises:
-        toprung.checkpoint.DamagedCheckpoint: the checkpoint is of another architecture.
+        toprung.records.checkpoint.DamagedCheckpoint: the checkpoint is of another architecture.
     """
-    session, model = _current_session(), ranks.unwrap_ddp(model)
-    saved = ranks.on_rank_zero(lambda: checkpoint.read_last(session.folder))
+    session, model = _current_session(), distributed.unwrap_ddp(model)
+    saved = distributed.on_rank_zero(lambda: checkpoint.read_last(session.folder))
     progress = checkpoint.restore_into(
         saved, model=model, optimizer=optimizer, schedule=schedule, num_epochs=session.num_epochs
     )
     if progress.epochs:
-        ranks.on_rank_zero(lambda: _catch_up(session, model, progress))
-    if progress.epochs or ranks.rank():
-        _seed(session.seed, epoch=progress.epochs, rank=ranks.rank())
+        distributed.on_rank_zero(lambda: _catch_up(session, model, progress))
+    if progress.epochs or distributed.rank():
+        _seed(session.seed, epoch=progress.epochs, rank=distributed.rank())
     session.epoch_started = time.perf_counter()
     return TrainingState(model, optimizer, schedule, progress)
 
@@ -195,7 +196,7 @@ def report(metrics: Mapping[str, float], run: TrainingState) -> None:
     epoch_seconds = time.perf_counter() - session.epoch_started
     epoch = run.progress.epochs + 1
     values = _average_over_ranks(
-        ranks.all_gather({name: _number(name, value) for name, value in metrics.items()}), epoch=epoch
+        distributed.all_gather({name: _number(name, value) for name, value in metrics.items()}), epoch=epoch
     )
     if session.metric not in values:
         raise TrainingFailed(
@@ -204,9 +205,9 @@ def report(metrics: Mapping[str, float], run: TrainingState) -> None:
 
     reported = {"epoch": epoch, **values, "time/epoch_seconds": epoch_seconds, "time_ms": int(time.time() * 1000)}
     run.progress = run.progress.advance(values[session.metric], mode=session.mode, report=reported)
-    ranks.on_rank_zero(lambda: _save_and_report(session, run, reported))
+    distributed.on_rank_zero(lambda: _save_and_report(session, run, reported))
 
-    _seed(session.seed, epoch=epoch, rank=ranks.rank())
+    _seed(session.seed, epoch=epoch, rank=distributed.rank())
     session.epoch_started = time.perf_counter()
 
 

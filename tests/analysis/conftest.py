@@ -5,11 +5,11 @@ from datetime import datetime
 import optuna
 import pytest
 
-from toprung import catalog, ledger
 from toprung.analysis.report import write_report
-from toprung.ledger import End
+from toprung.records import catalog, ledger
+from toprung.records.journal import storage_for_writing
+from toprung.records.ledger import End
 from toprung.spec import Asha, Stop, Sweep
-from toprung.study_storage import storage_for_writing
 
 METRICS = ("train/loss", "val/loss", "val/accuracy")
 

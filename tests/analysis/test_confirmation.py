@@ -7,7 +7,7 @@ from scipy import stats
 from toprung.analysis import confirmation as confirming
 from toprung.analysis.confirmation import judge_confirmation, num_changed, seed_variance, shrunken_value
 from toprung.errors import UserError
-from toprung.sweep.confirmation import confirmation_spec
+from toprung.sweep.confirm import confirmation_spec
 
 SWEEPS, SEEDS, LEADERS = 1000, 5, 3
 CONFIGS = {

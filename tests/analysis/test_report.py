@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from toprung.analysis.report import style, write_report
-from toprung.analysis.report.winner import build_evaluation
+from toprung.analysis.report.winner_panels import build_evaluation
 from toprung.errors import UserError
 
 

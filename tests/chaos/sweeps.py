@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 
 from tests.marked import processes_marked
-from toprung import catalog, data
-from toprung.directory import TRIAL_LOCK_FILE, SweepDirectory
+from toprung import data
+from toprung.records import catalog
+from toprung.records.sweep_dir import TRIAL_LOCK_FILE, SweepDirectory
 
 PROJECT = Path(__file__).parent.parent.parent
 NUM_TRIALS = 6

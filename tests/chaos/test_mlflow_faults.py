@@ -25,7 +25,7 @@ def test_server_killed_and_restarted(new_arena, server, fault, agreed):
 def test_writer_killed(arena, fault, agreed):
     fault("the process that writes to MLflow killed")
     command = arena.sweep("constants.pause=0.5").reaches(_ended(arena, 1), "a trial's end")
-    writers = [process for process in command.processes() if "toprung.tracking.process" in process.cmdline()]
+    writers = [process for process in command.processes() if "toprung.tracking.writer_process" in process.cmdline()]
     assert len(writers) == 1
     writers[0].kill()
     command.finish()

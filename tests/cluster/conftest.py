@@ -15,10 +15,10 @@ import pytest
 
 from tests.chaos.agreement import agreement
 from tests.chaos.sweeps import NUM_TRIALS, SMALL, Arena, Command, new_bench
-from tests.doctor.conftest import Cluster, cluster_of
+from tests.cluster.doctor.conftest import Cluster, cluster_of
 from tests.marked import processes_marked
 from tests.servers import wait_until
-from toprung.directory import TRIAL_LOCK_FILE
+from toprung.records.sweep_dir import TRIAL_LOCK_FILE
 
 # What a sweep must not leave on a cluster: placement groups, living actors.
 LEFT = """

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.cluster.conftest import wait_for
-from toprung import ledger
+from toprung.records import ledger
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from toprung.cluster import expected_code_hash
+from toprung.project.code_hash import expected_code_hash
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -7,9 +7,9 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.search.test_searcher import Asked, quiet, result  # noqa: F401
-from toprung import ledger
 from toprung.analysis.audit import audit
 from toprung.analysis.events import list_events
+from toprung.records import ledger
 from toprung.spec import Asha, Search
 
 NUM_TRIALS, TOP = 40, 9

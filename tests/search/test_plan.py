@@ -5,7 +5,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.search.test_searcher import Asked, result
-from toprung import ledger
+from toprung.records import ledger
 from toprung.search.plan import ExperimentPlan
 from toprung.spec import Asha, Experiment, Sweep
 from trainers.convnet import DEFAULTS

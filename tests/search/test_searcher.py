@@ -13,16 +13,17 @@ from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from search_spaces import convnet
-from toprung import catalog, ledger
-from toprung.directory import FAILURE_FILE, write_json
-from toprung.ledger import End
+from toprung.records import catalog, ledger
+from toprung.records.journal import storage_for_reading, storage_for_writing
+from toprung.records.ledger import End
+from toprung.records.sweep_dir import FAILURE_FILE, write_json
 from toprung.search.rehearsal import default_point
+from toprung.search.sampler import build_sampler
 from toprung.search.scheduler import RungScheduler, StopDecision
-from toprung.search.searcher import LedgerSearch, build_sampler, open_study
+from toprung.search.searcher import LedgerSearch, open_study
 from toprung.search.space import with_constants
 from toprung.spec import Asha, Search, Sweep
-from toprung.study_storage import storage_for_reading, storage_for_writing
-from toprung.sweep.board import ProgressListener, SweepProgress
+from toprung.sweep.progress import ProgressListener, SweepProgress
 from toprung.sweep.recorder import TrialRecorder
 from trainers.convnet import DEFAULTS
 

@@ -6,13 +6,13 @@ from optuna.trial import TrialState
 from ray.tune.experiment import Experiment, Trial
 
 from tests.search.test_searcher import Asked, result
-from toprung import ledger
-from toprung.ledger import Attempt, End
+from toprung.records import ledger
+from toprung.records.ledger import Attempt, End
 from toprung.search.generator import SweepTrialGenerator
+from toprung.search.sampler import build_sampler
 from toprung.search.scheduler import StopDecision
-from toprung.search.searcher import build_sampler
 from toprung.spec import Asha, Search
-from toprung.sweep import earlier
+from toprung.sweep import promotion, warm_start
 
 RANDOM_FOR_EVER = 10_000
 
@@ -88,7 +88,9 @@ def test_startup_trials_that_another_sweep_told_of_count(tmp_path):
     random_for_ever = Search(num_startup_trials=RANDOM_FOR_EVER)
 
     def first(root, search):
-        warm = _asked(root, search=search, prepare=lambda study: earlier.import_trials(study, source=source.sweep_dir))
+        warm = _asked(
+            root, search=search, prepare=lambda study: warm_start.import_trials(study, source=source.sweep_dir)
+        )
         return warm.searcher.suggest("new")["lr"]
 
     assert first(tmp_path / "b", source.sweep.search) != first(tmp_path / "c", random_for_ever)
@@ -104,7 +106,7 @@ def test_trials_that_another_sweep_told_of_are_known_to_optuna_and_are_none_of_t
     source.scheduler.stops["stopped"] = StopDecision(rung=1, value=0.1, needed=0.2)
     source.searcher.on_trial_complete("stopped", result(1, 0.1))
     source.searcher.suggest("running")
-    warm = _asked(tmp_path / "b", prepare=lambda study: earlier.import_trials(study, source=source.sweep_dir))
+    warm = _asked(tmp_path / "b", prepare=lambda study: warm_start.import_trials(study, source=source.sweep_dir))
     told = warm.study.get_trials()
     assert [trial.state for trial in told] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED]
     old = source.study.get_trials()
@@ -238,7 +240,7 @@ def _extended(asked, *, old_max_epochs=3, max_epochs=9):
     extended_sweep = asked.sweep.model_copy(update={"asha": Asha(max_epochs=max_epochs)})
 
     def prepare(study):
-        earlier.continue_survivors(
+        promotion.continue_survivors(
             study, sweep_dir=asked.sweep_dir, sweep=extended_sweep, old_max_epochs=old_max_epochs
         )
 

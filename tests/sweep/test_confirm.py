@@ -6,15 +6,15 @@ import statistics
 
 import pytest
 
-from toprung import catalog, ledger
 from toprung.analysis.seeds import representative, trials_of_experiment, values_by_seed
-from toprung.catalog import list_confirmations
-from toprung.directory import SweepDirectory
 from toprung.errors import UserError
 from toprung.export.bundle import ExportFailed
-from toprung.export.testing import openings, score_on_test
-from toprung.ledger import End, TrialRecord
-from toprung.sweep.confirmation import confirmation_spec
+from toprung.export.test_split import openings, score_on_test
+from toprung.records import catalog, ledger
+from toprung.records.catalog import list_confirmations
+from toprung.records.ledger import End, TrialRecord
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.sweep.confirm import confirmation_spec
 
 SMALL = ("constants.width=4", "constants.depth=1", "constants.batch_size=64", "num_trials=4", "max_epochs=2")
 

@@ -6,9 +6,9 @@ import re
 import optuna
 import pytest
 
-from toprung import ledger
-from toprung.directory import SweepDirectory
-from toprung.study_storage import storage_for_reading
+from toprung.records import ledger
+from toprung.records.journal import storage_for_reading
+from toprung.records.sweep_dir import SweepDirectory
 
 # In the second configuration, one seed fails.
 TRAINER = """

@@ -6,11 +6,12 @@ import sys
 
 import pytest
 
-from toprung.cluster import code
+from toprung.cluster.jobs import package
 from toprung.errors import UserError
-from toprung.included import read_include
-from toprung.submission import package
-from toprung.sweep import workbench as w
+from toprung.project import modules as w
+from toprung.project.code_hash import workbench_hash
+from toprung.project.files import snapshot, travelling_files
+from toprung.project.include import read_include
 from toprung.sweep.dependencies import check_dependencies, missing_file_hint
 
 TRAINER = "trainers/mine.py"
@@ -113,8 +114,8 @@ def test_what_is_included_travels_in_the_snapshot_and_in_a_jobs_package(workbenc
     check_dependencies(workbench, [write(TRAINER, source)])
     job = tmp_path / "job"
     job.mkdir()
-    w.snapshot(workbench, tmp_path / "code")
-    w.snapshot(tmp_path / "code", tmp_path / "again")
+    snapshot(workbench, tmp_path / "code")
+    snapshot(tmp_path / "code", tmp_path / "again")
     package.stage(workbench, job, where=package.cluster_paths("/mnt/shared/runs", None))
     expected = {"mylib/__init__.py", "mylib/words.txt", "configs/a.yaml", "trainers/labels.json", "pyproject.toml"}
     for copy in (tmp_path / "code", tmp_path / "again", job):
@@ -127,9 +128,11 @@ def test_included_files_are_hashed_as_code_and_alike_where_they_are_imported(wor
     write("mylib/__init__.py", "X = 1")
     write("configs/a.yaml", "a: 1")
     include("mylib", "configs")
-    w.snapshot(workbench, tmp_path / "code")
-    before = code.workbench_hash(tmp_path / "code")
-    ask = "import mylib; from toprung.cluster.code import imported_workbench_hash; print(imported_workbench_hash())"
+    snapshot(workbench, tmp_path / "code")
+    before = workbench_hash(tmp_path / "code")
+    ask = (
+        "import mylib; from toprung.project.code_hash import imported_workbench_hash; print(imported_workbench_hash())"
+    )
 
     def imported(*path):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
@@ -143,18 +146,18 @@ def test_included_files_are_hashed_as_code_and_alike_where_they_are_imported(wor
     (tmp_path / "site" / "mylib" / "__init__.py").write_text("X = 2")
     assert imported(tmp_path / "site", tmp_path / "code") != before
     (tmp_path / "code" / "configs" / "a.yaml").write_text("a: 2")
-    assert code.workbench_hash(tmp_path / "code") != before
+    assert workbench_hash(tmp_path / "code") != before
 
 
 def test_a_trial_opens_included_files_from_its_own_working_directory(workbench, write, include, tmp_path):
     write("configs/a.yaml", "a: 1")
     write("trainers/labels.json", "[]")
     include("configs", "trainers/labels.json")
-    w.snapshot(workbench, tmp_path / "code")
+    snapshot(workbench, tmp_path / "code")
     trial = tmp_path / "trial"
     trial.mkdir()
     ask = (
-        "from pathlib import Path; from toprung.cluster import link_included; link_included(Path.cwd()); "
+        "from pathlib import Path; from toprung.project.code_hash import link_included; link_included(Path.cwd()); "
         "link_included(Path.cwd()); print(open('configs/a.yaml').read(), open('trainers/labels.json').read())"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "code")}
@@ -169,14 +172,14 @@ def test_what_git_ignores_or_python_compiled_does_not_travel(workbench, write, i
         write(name)
     write(".gitignore", "secret.env\n")
     include("mylib")
-    assert [name for name in w.travelling_files(workbench) if name.startswith("mylib")] == ["mylib/__init__.py"]
+    assert [name for name in travelling_files(workbench) if name.startswith("mylib")] == ["mylib/__init__.py"]
 
 
 def test_a_submodule_travels_whole(workbench, write, include):
     write("mylib/__init__.py")
     subprocess.run(["git", "init", "-q"], cwd=workbench / "mylib", check=True)
     include("mylib")
-    assert [name for name in w.travelling_files(workbench) if name.startswith("mylib")] == ["mylib/__init__.py"]
+    assert [name for name in travelling_files(workbench) if name.startswith("mylib")] == ["mylib/__init__.py"]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +207,7 @@ def test_an_include_that_cannot_travel_is_refused_in_one_line(workbench, write, 
     (workbench / "out").symlink_to(tmp_path)
     write("pyproject.toml", f"[tool.toprung]\n{content}\n")
     with pytest.raises(UserError, match=words) as caught:
-        w.snapshot(workbench, tmp_path / "code")
+        snapshot(workbench, tmp_path / "code")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "code").exists()
 
@@ -214,7 +217,7 @@ def test_a_copy_of_the_workbench_takes_the_place_of_an_included_module(
 ):
     write("mylib.py", "WHERE = 'project'")
     include("mylib.py")
-    w.snapshot(workbench, tmp_path / "code")
+    snapshot(workbench, tmp_path / "code")
     (tmp_path / "code" / "mylib.py").write_text("WHERE = 'copy'")
     w.activate(workbench)
     assert __import__("mylib").WHERE == "project"

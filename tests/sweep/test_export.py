@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from toprung import data, ledger
-from toprung.directory import SweepDirectory
+from toprung import data
 from toprung.export.bundle import ExportFailed, export_winner
-from toprung.lineage import Lineage
+from toprung.records import ledger
+from toprung.records.lineage import Lineage
+from toprung.records.sweep_dir import SweepDirectory
 
 # What a reader of the model card would write, with torch and toprung.vision alone.
 STRANGER = """

@@ -6,8 +6,8 @@ import re
 import optuna
 from optuna.trial import TrialState
 
-from toprung.directory import SweepDirectory
-from toprung.study_storage import storage_for_reading
+from toprung.records.journal import storage_for_reading
+from toprung.records.sweep_dir import SweepDirectory
 
 CAUSES = {
     "nan": r"train/loss is (NaN|infinite) in epoch 1",

@@ -8,9 +8,9 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from toprung import ledger
-from toprung.directory import SweepDirectory
-from toprung.study_storage import storage_for_reading
+from toprung.records import ledger
+from toprung.records.journal import storage_for_reading
+from toprung.records.sweep_dir import SweepDirectory
 
 OF_OPTUNA = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from toprung import catalog, ledger
+from toprung.records import catalog, ledger
 
 SMALL = ("num_trials=3", "max_epochs=2", "constants.width=4", "constants.depth=1")
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.servers import wait_until
-from toprung.sweep.process import stop_signals
+from toprung.sweep.signals import stop_signals
 
 MIXED_TRAINER = """
 from trainers import convnet

@@ -10,10 +10,10 @@ import optuna
 import pytest
 
 from search_spaces import convnet
-from toprung import ledger
-from toprung.directory import SweepDirectory
-from toprung.search.searcher import build_sampler
-from toprung.study_storage import storage_for_reading
+from toprung.records import ledger
+from toprung.records.journal import storage_for_reading
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.search.sampler import build_sampler
 
 RECIPE = """
 from toprung.spec import Asha, Data, Search, Sweep

@@ -82,7 +82,7 @@ def _holding(folder, planted):
 
 
 def test_no_secret_is_in_the_arguments_of_any_process(ran, planted):
-    assert any("toprung.tracking.process" in words for words in ran.arguments)
+    assert any("toprung.tracking.writer_process" in words for words in ran.arguments)
     assert any("raylet" in words for words in ran.arguments)
     result = {
         (name, words.partition("{")[0])

@@ -2,11 +2,11 @@
 
 import pytest
 
-from toprung.directory import SweepDirectory
 from toprung.errors import UserError
-from toprung.ledger import End, TrialRecord
+from toprung.records.ledger import End, TrialRecord
+from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Resources, Stop, Sweep
-from toprung.sweep.board import SweepProgress
+from toprung.sweep.progress import SweepProgress
 from toprung.sweep.stopping import SweepStopper, common_failure, triggered_rule
 
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.doctor.conftest import cluster_of
+from tests.cluster.doctor.conftest import cluster_of
 from tests.servers import wait_until
-from toprung import catalog, ledger
+from toprung.records import catalog, ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

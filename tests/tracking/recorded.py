@@ -6,11 +6,11 @@ from datetime import datetime
 import optuna
 from mlflow import MlflowClient
 
-from toprung import catalog, ledger
-from toprung.ledger import End
-from toprung.lineage import Lineage
+from toprung.records import catalog, ledger
+from toprung.records.journal import storage_for_writing
+from toprung.records.ledger import End
+from toprung.records.lineage import Lineage
 from toprung.spec import Sweep
-from toprung.study_storage import storage_for_writing
 from toprung.tracking import mirror
 from toprung.tracking.client import RUN_STATUS
 from toprung.tracking.writer import TrackingWriter

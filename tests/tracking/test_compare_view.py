@@ -7,8 +7,8 @@ import pytest
 
 from tests.browser import LOCAL, chromium, open_page, screenshot
 from tests.tracking.recorded import Recorded, parent_of, runs_of
-from toprung import ledger
-from toprung.ledger import End
+from toprung.records import ledger
+from toprung.records.ledger import End
 
 
 @pytest.fixture(scope="module")

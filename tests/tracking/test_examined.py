@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from toprung.doctor.services import check_tracking
+from toprung.cluster.doctor.services import check_tracking
 
 
 def test_a_server_that_answers_is_named_with_its_version(tracking_server):

@@ -8,11 +8,11 @@ from mlflow.tracking._tracking_service import utils as mlflow_utils
 from sqlalchemy.engine import make_url
 
 from tests.tracking.recorded import Recorded, assert_agrees, parent_of, runs_of
-from toprung import catalog
 from toprung.errors import UserError
-from toprung.sweep import upkeep
+from toprung.records import catalog
+from toprung.sweep import maintenance
 from toprung.tracking import server
-from toprung.tracking.attach import log_files
+from toprung.tracking.artifacts import log_files
 from toprung.tracking.local_store import database_file, follow_move, sqlite_uri
 
 AWKWARD = ["proj#1", "a?b", "50%20off", "100%", "a b", "projét", "a@b:c"]
@@ -25,7 +25,7 @@ def original(tmp_path_factory):
     recorded = Recorded(root)
     recorded.whole("aa", num_epochs=1)
     recorded.close()
-    upkeep.sync(recorded.sweep_dir)  # writes the sweep's run into status.json, as a driver does
+    maintenance.sync(recorded.sweep_dir)  # writes the sweep's run into status.json, as a driver does
     return root
 
 
@@ -88,7 +88,7 @@ def test_what_a_moved_or_copied_store_records_next_is_where_it_is_now(original, 
 
 
 @pytest.mark.parametrize(
-    "command", [upkeep.sync, lambda sweep_dir: log_files(sweep_dir, [sweep_dir.spec_file], folder="more")]
+    "command", [maintenance.sync, lambda sweep_dir: log_files(sweep_dir, [sweep_dir.spec_file], folder="more")]
 )
 def test_commands_after_the_sweep_notice_a_move(command, original, tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
@@ -138,7 +138,7 @@ def test_an_empty_database_has_nothing_to_correct(tmp_path):
 
 
 def test_show_names_the_store_where_it_is_now(original, tmp_path):
-    from toprung.analysis.ranking import sweep_summary
+    from toprung.analysis.summary import sweep_summary
 
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
     assert sweep_summary(_made(tmp_path))["tracking_uri"] == server.tracking_uri(tmp_path)

@@ -12,12 +12,12 @@ from sqlalchemy.exc import OperationalError
 
 from tests.servers import wait_until
 from tests.tracking.recorded import LINEAGE, METRICS, Recorded, all_runs, assert_agrees, parent_of, runs_of
-from toprung import ledger
 from toprung.errors import UserError
-from toprung.ledger import End
-from toprung.sweep import upkeep
+from toprung.records import ledger
+from toprung.records.ledger import End
+from toprung.sweep import maintenance
 from toprung.tracking import writer as writers
-from toprung.tracking.attach import log_files, record_run
+from toprung.tracking.artifacts import log_files, record_run
 from toprung.tracking.batches import REJECTED
 
 
@@ -228,13 +228,13 @@ def test_closing_gives_up_after_its_time_and_says_so_and_sync_delivers_later(url
     assert recorded.writer.tracking_error.startswith("too many 500 error responses: API request to ")
     assert runs_of(url, recorded.sweep_dir.sweep_id)["aa"].info.status == "RUNNING"
     with pytest.raises(ValueError, match=rf"does not answer .*toprung sync {recorded.sweep_dir.sweep_id}$"):
-        upkeep.sync(recorded.sweep_dir)
+        maintenance.sync(recorded.sweep_dir)
     proxy.pass_on()
-    assert upkeep.sync(recorded.sweep_dir) == []
+    assert maintenance.sync(recorded.sweep_dir) == []
     assert_agrees(url, recorded.sweep_dir)
     assert parent_of(url, recorded.sweep_dir.sweep_id).info.status == "FINISHED"
     before = len(proxy.requests)
-    assert upkeep.sync(recorded.sweep_dir) == []  # and has nothing more to send
+    assert maintenance.sync(recorded.sweep_dir) == []  # and has nothing more to send
     children = {run.info.run_id for run in runs_of(url, recorded.sweep_dir.sweep_id).values()}
     assert not [
         request for request in proxy.requests[before:] if _is_metrics(request) and request.json["run_id"] in children
@@ -250,7 +250,7 @@ def test_sync_makes_the_runs_of_a_sweep_that_never_reached_its_server(url, proxy
     recorded.close(status="stopped", reason="stopped by the user")
     assert recorded.writer.tracking_error
     proxy.pass_on()
-    assert upkeep.sync(recorded.sweep_dir) == []
+    assert maintenance.sync(recorded.sweep_dir) == []
     assert_agrees(url, recorded.sweep_dir)
     parent = parent_of(url, recorded.sweep_dir.sweep_id)
     assert (parent.info.status, parent.data.tags["stop_reason"]) == ("KILLED", "stopped by the user")
@@ -268,7 +268,7 @@ def test_what_a_dead_driver_left_open_is_closed_by_the_next_command_and_goes_on_
     dead.writer.close(finish=False)
     assert runs_of(url, dead.sweep_dir.sweep_id)["open"].info.status == "RUNNING"
     message = []
-    upkeep.close_orphaned(tmp_path, echo=message.append)
+    maintenance.close_orphaned(tmp_path, echo=message.append)
     (line,) = message
     assert line.startswith(f"{dead.sweep_dir.sweep_id}: its driver died; its open runs in MLflow are closed. ")
     assert line.endswith(f"toprung resume {dead.sweep_dir.sweep_id}")
@@ -276,7 +276,7 @@ def test_what_a_dead_driver_left_open_is_closed_by_the_next_command_and_goes_on_
     assert_agrees(url, dead.sweep_dir)
     assert runs_of(url, dead.sweep_dir.sweep_id)["open"].data.tags["stop_reason"] == "the driver died"
     message.clear()
-    upkeep.close_orphaned(tmp_path, echo=message.append)
+    maintenance.close_orphaned(tmp_path, echo=message.append)
     assert message == []
     before = {run.info.run_id for run in all_runs(url, dead.sweep_dir.sweep_id)}
     after = dead.again()
@@ -368,7 +368,7 @@ def test_experiment_and_sweep_carry_a_description_and_a_persons_own_stays(record
     note = parent_of(url, recorded.sweep_dir.sweep_id).data.tags["mlflow.note.content"]
     assert "**finished**. Best val/accuracy: **0.3000**, trial 0, epoch 3" in note
     client.set_tag(parent.info.run_id, "mlflow.note.content", "the one to keep")
-    upkeep.sync(recorded.sweep_dir)
+    maintenance.sync(recorded.sweep_dir)
     assert parent_of(url, recorded.sweep_dir.sweep_id).data.tags["mlflow.note.content"] == "the one to keep"
 
 
@@ -432,7 +432,7 @@ def test_one_metric_or_parameter_that_mlflow_refuses_takes_nothing_else_along(re
         ("trial 0: metric " + "a" * 100)[:40],
     ]
     recorded.close()
-    assert upkeep.sync(recorded.sweep_dir) == problems  # a later command knows it from the run itself
+    assert maintenance.sync(recorded.sweep_dir) == problems  # a later command knows it from the run itself
     assert recorded.sweep_dir.read(recorded.sweep_dir.status_file)["not_in_mlflow"] == problems
 
 

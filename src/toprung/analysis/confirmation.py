@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from toprung import ledger
 from toprung.analysis.comparison.intervals import CONFIDENCE, Interval, difference, mean_interval, tied_with_best
 from toprung.analysis.seeds import values_by_seed
-from toprung.directory import SweepDirectory
+from toprung.records import ledger
+from toprung.records.sweep_dir import SweepDirectory
 
 DEFAULT = "default"
 NOT_A_CHOICE = ("num_epochs", "seed", "experiment")

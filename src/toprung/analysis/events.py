@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toprung.ledger import OPTUNA_STATES, Ledger, TrialRecord
+from toprung.records.ledger import OPTUNA_STATES, Ledger, TrialRecord
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from toprung.cli.console import check_arguments, open_console, prepare_streams, 
 from toprung.cli.data import data_app
 from toprung.cli.doctor import doctor_app
 from toprung.cli.init import init_app
-from toprung.cli.lives import lifecycle_app
-from toprung.cli.places import (
+from toprung.cli.lifecycle import lifecycle_app
+from toprung.cli.options import (
     Address,
     Json,
     Storage,
@@ -31,7 +31,7 @@ from toprung.cli.report import report_app
 from toprung.cli.submit import submit_app
 from toprung.cli.ui import ui_app
 from toprung.errors import UserError
-from toprung.settings import apply_overrides, parse_overrides
+from toprung.overrides import apply_overrides, parse_overrides
 from toprung.spec import Data
 
 app = typer.Typer(
@@ -85,16 +85,17 @@ def sweep(
     ] = False,
 ) -> None:
     """Search: run a recipe's trials and export the best model."""
-    from toprung import catalog
     from toprung.cli.display import open_display
-    from toprung.sweep import upkeep, workbench
-    from toprung.sweep.run import run
+    from toprung.project.modules import activate, find_project, load_recipe
+    from toprung.records import catalog
+    from toprung.sweep import maintenance
+    from toprung.sweep.start import run
 
-    project = workbench.find_project(Path.cwd())
-    workbench.activate(project)
-    asked = apply_overrides(workbench.load_recipe(project, recipe), settings or [])
+    project = find_project(Path.cwd())
+    activate(project)
+    asked = apply_overrides(load_recipe(project, recipe), settings or [])
     root = storage_root(asked.storage)
-    upkeep.close_orphaned(root, echo=echo_err)
+    maintenance.close_orphaned(root, echo=echo_err)
     source = catalog.find_sweep(root, warm_start) if warm_start else None
     with open_display(sys.stdout) as listener:
         outcome = run(
@@ -123,14 +124,14 @@ def train(
     storage: Storage = "runs",
 ) -> None:
     """Train one configuration here, without Ray."""
-    from toprung.storage import is_uri
-    from toprung.sweep import workbench
-    from toprung.sweep.alone import train_standalone
+    from toprung.project.modules import activate, find_project
+    from toprung.remote_storage import is_uri
+    from toprung.sweep.standalone import train_standalone
 
     if is_uri(storage):
         raise UserError(f"--storage {storage}: toprung train keeps what it makes in a folder. Give one.")
-    project = workbench.find_project(Path.cwd())
-    workbench.activate(project)
+    project = find_project(Path.cwd())
+    activate(project)
     done = train_standalone(
         project,
         trainer,
@@ -150,10 +151,10 @@ def train(
 @app.command("list")
 def list_sweeps(as_json: Json = False, storage: Storage = "runs") -> None:
     """List the sweeps, newest first."""
-    from toprung import catalog
-    from toprung.analysis.ranking import brief
-    from toprung.storage import is_stored_at
-    from toprung.sweep.upkeep import close_orphaned
+    from toprung.analysis.summary import brief
+    from toprung.records import catalog
+    from toprung.remote_storage import is_stored_at
+    from toprung.sweep.maintenance import close_orphaned
 
     root = storage_root(storage)
     close_orphaned(root, echo=echo_err)
@@ -185,10 +186,10 @@ def show(
     storage: Storage = "runs",
 ) -> None:
     """Show one sweep: its trials in order of merit."""
-    from toprung import catalog
-    from toprung.analysis.ranking import sweep_summary
-    from toprung.cli.tables import print_summary
-    from toprung.sweep.upkeep import close_orphaned
+    from toprung.analysis.summary import sweep_summary
+    from toprung.cli.summary import print_summary
+    from toprung.records import catalog
+    from toprung.sweep.maintenance import close_orphaned
 
     root = storage_root(storage)
     close_orphaned(root, echo=echo_err)

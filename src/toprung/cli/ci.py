@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from toprung.cli.places import Storage, short_path, storage_root
+from toprung.cli.options import Storage, short_path, storage_root
 from toprung.errors import UserError
 
 ci_app = typer.Typer()
@@ -26,13 +26,13 @@ def ci_base(
     ] = None,
 ) -> None:
     """Train a recipe with the code of another commit: the base that ci-report compares with."""
-    from toprung.settings import apply_overrides
-    from toprung.sweep import workbench
+    from toprung.overrides import apply_overrides
+    from toprung.project.modules import activate, find_project, load_recipe
     from toprung.sweep.base_commit import train_base
 
-    project = workbench.find_project(Path.cwd())
-    workbench.activate(project)
-    sweep = apply_overrides(workbench.load_recipe(project, recipe), settings or [])
+    project = find_project(Path.cwd())
+    activate(project)
+    sweep = apply_overrides(load_recipe(project, recipe), settings or [])
     if len(sweep.experiments) != 1:
         raise UserError(f"{recipe} is not one configuration with several seeds, as tune.smoke:seeds is.")
     seeds = train_base(project, recipe, sweep, commit=commit, settings=settings or [])
@@ -62,8 +62,8 @@ def ci_report(
     storage: Storage = "runs",
 ) -> None:
     """Tell a pull request of its mini-sweep, in Markdown; exit code 1 where it is significantly worse than the base."""
-    from toprung import catalog
-    from toprung.analysis.ci_report import comment, measure, read_record, read_seeds, read_sweep_seeds, run_rank_test
+    from toprung.analysis.pull_request import comment, measure, read_record, read_seeds, read_sweep_seeds, run_rank_test
+    from toprung.records import catalog
 
     if (sweep_name is None) == (record is None):
         raise UserError("Say what it is about: toprung ci-report SWEEP, or toprung ci-report --record FILE")

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from toprung.cli.console import open_console, print_table
-from toprung.cli.places import Address, Storage, SweepName, echo_err, exit_code, short_path, storage_root
+from toprung.cli.options import Address, Storage, SweepName, echo_err, exit_code, short_path, storage_root
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
     from toprung.analysis.comparison import Interval
     from toprung.analysis.confirmation import Confirmation
-    from toprung.directory import SweepDirectory
+    from toprung.records.sweep_dir import SweepDirectory
 
 confirm_app = typer.Typer()
 
@@ -38,14 +38,14 @@ def confirm(
     storage: Storage = "runs",
 ) -> None:
     """Train a sweep's leaders and its default again, with fresh seeds, and say whether the winner wins."""
-    from toprung import catalog
     from toprung.analysis.confirmation import read_confirmation
     from toprung.cli.display import open_display
-    from toprung.sweep import workbench
-    from toprung.sweep.confirmation import confirm as train_again
-    from toprung.sweep.run import resume
+    from toprung.project.modules import find_project
+    from toprung.records import catalog
+    from toprung.sweep.confirm import confirm as train_again
+    from toprung.sweep.resume import resume
 
-    project, sweep_dir = workbench.find_project(Path.cwd()), catalog.find_sweep(storage_root(storage), sweep_name)
+    project, sweep_dir = find_project(Path.cwd()), catalog.find_sweep(storage_root(storage), sweep_name)
     earlier = None if again else _find_confirmation(sweep_dir, top=top, seeds=seeds)
     if earlier is None or not earlier.is_finished:
         with open_display(sys.stdout) as listener:
@@ -74,7 +74,7 @@ def _open_test_split(
 ) -> None:
     """Score the confirmed winner on the test split, where that was not done before or is asked for again."""
     from toprung import data
-    from toprung.export.testing import openings, score_on_test
+    from toprung.export.test_split import openings, score_on_test
 
     before = openings(sweep_dir)
     if before and not again:
@@ -104,8 +104,8 @@ def write_confirmation(sweep_dir: SweepDirectory, earlier: SweepDirectory) -> No
     """Write the confirmation down beside the sweep, and keep it with the sweep's run in MLflow."""
     from toprung.analysis.confirmation import read_confirmation
     from toprung.analysis.confirmation_summary import markdown
-    from toprung.export.testing import openings
-    from toprung.tracking.attach import log_files
+    from toprung.export.test_split import openings
+    from toprung.tracking.artifacts import log_files
 
     confirmation = read_confirmation(sweep_dir, earlier)
     text = markdown(
@@ -133,7 +133,7 @@ def write_confirmation(sweep_dir: SweepDirectory, earlier: SweepDirectory) -> No
 def _refit(console: Console, sweep_dir: SweepDirectory, earlier: SweepDirectory, *, project: Path, again: bool) -> None:
     from toprung.sweep.refit import RECORD_FILE, read_refit
     from toprung.sweep.refit import refit as train_on_all
-    from toprung.tracking.attach import record_run
+    from toprung.tracking.artifacts import record_run
 
     known = read_refit(sweep_dir)
     if known is not None and known.get("confirmation") == earlier.sweep_id and not again:
@@ -161,8 +161,8 @@ def _refit(console: Console, sweep_dir: SweepDirectory, earlier: SweepDirectory,
 
 def _find_confirmation(sweep_dir: SweepDirectory, *, top: int, seeds: int) -> SweepDirectory | None:
     """The newest confirmation of that size, whole or not."""
-    from toprung.catalog import list_confirmations
-    from toprung.sweep.confirmation import count_leaders
+    from toprung.records.catalog import list_confirmations
+    from toprung.sweep.confirm import count_leaders
 
     return next(
         (

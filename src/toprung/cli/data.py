@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from toprung.cli.data_remotes import note_hidden_data, remote_app, transfer_app
-from toprung.cli.places import Json, print_json, short_path
+from toprung.cli.options import Json, print_json, short_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,8 +71,8 @@ def add(
 ) -> None:
     """Add a folder of images: tracked by DVC, with a stage that prepares it."""
     from toprung import data
-    from toprung.data.dvc_targets import hidden_files
     from toprung.data.image_folder.arguments import parse_size
+    from toprung.data.versioning.targets import hidden_files
 
     given: dict[str, Any] = {
         "size": parse_size(size) if size else None,
@@ -107,12 +107,12 @@ def prepare(
 ) -> None:
     """Prepare a dataset once, into arrays that every trial reads without decoding."""
     from toprung import data
-    from toprung.sweep import workbench
+    from toprung.project.modules import activate, load_recipe
 
     project = _project()
     if name.startswith("tune."):
-        workbench.activate(project)
-        data_settings = workbench.load_recipe(project, name).data
+        activate(project)
+        data_settings = load_recipe(project, name).data
         name, folder = data_settings.name, folder or (Path(data_settings.folder) if data_settings.folder else None)
     folder = folder.resolve() if folder else None
     with _progress_bar("Decoding") as progress:
@@ -211,9 +211,9 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _project() -> Path:
-    from toprung.sweep import workbench
+    from toprung.project.modules import find_project
 
-    return workbench.find_project(Path.cwd())
+    return find_project(Path.cwd())
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from toprung.cli.places import Json, print_json
+from toprung.cli.options import Json, print_json
 from toprung.errors import UserError
 
 transfer_app = typer.Typer()
@@ -27,9 +27,9 @@ PreparedOnly = Annotated[bool, typer.Option("--prepared-only", help="Leave the r
 @transfer_app.command()
 def status(remote: RemoteName = None, as_json: Json = False) -> None:
     """Compare the datasets here with dvc.lock, and DVC's cache with a remote."""
-    from toprung.data.dvc_config import read_remotes
-    from toprung.data.remotes_transfer import local_status
-    from toprung.data.remotes_transfer import status as remote_status
+    from toprung.data.remotes.transfer import local_status
+    from toprung.data.remotes.transfer import status as remote_status
+    from toprung.data.versioning.config import read_remotes
 
     project = _project()
     here = local_status(project=project)
@@ -56,7 +56,7 @@ def status(remote: RemoteName = None, as_json: Json = False) -> None:
 @transfer_app.command()
 def pull(names: Names = None, remote: RemoteName = None, prepared_only: PreparedOnly = False) -> None:
     """Bring datasets here from a remote; what is here already is not fetched again."""
-    from toprung.data.remotes_transfer import pull as pull_data
+    from toprung.data.remotes.transfer import pull as pull_data
 
     project = _project()
     with _waiting("Pulling"):
@@ -73,7 +73,7 @@ def pull(names: Names = None, remote: RemoteName = None, prepared_only: Prepared
 @transfer_app.command()
 def push(names: Names = None, remote: RemoteName = None, prepared_only: PreparedOnly = False) -> None:
     """Copy datasets to a remote; what is there already is not sent again."""
-    from toprung.data.remotes_transfer import push as push_data
+    from toprung.data.remotes.transfer import push as push_data
 
     project = _project()
     with _waiting("Pushing"):
@@ -100,7 +100,7 @@ def add_remote(
     ] = None,
 ) -> None:
     """Add a remote; where its key lies is kept in .dvc/config.local, which git ignores."""
-    from toprung.data.remotes import add_remote as add
+    from toprung.data.remotes.add import add_remote as add
 
     options: dict[str, str] = {}
     for setting in settings or []:
@@ -117,8 +117,8 @@ def add_remote(
 @remote_app.command("list")
 def list_remotes(as_json: Json = False) -> None:
     """List the remotes."""
-    from toprung.data.credentials import mask_secrets
-    from toprung.data.dvc_config import read_remotes
+    from toprung.data.remotes.credentials import mask_secrets
+    from toprung.data.versioning.config import read_remotes
 
     remotes = read_remotes(_project())
     if as_json:
@@ -137,8 +137,8 @@ def check_remote(
     name: Annotated[str | None, typer.Argument(help="A remote; without one, the default.")] = None,
 ) -> None:
     """List, write, read and delete a small file there; say which permission is missing."""
-    from toprung.data.remotes_check import check_remote as check
-    from toprung.data.remotes_check import first_problem
+    from toprung.data.remotes.check import check_remote as check
+    from toprung.data.remotes.check import first_problem
 
     with _waiting("Asking the remote"):
         remote, steps = check(name, project=_project())
@@ -152,16 +152,16 @@ def check_remote(
 
 def note_hidden_data(hidden: Sequence[str], *, project: Path) -> None:
     """Print a line on stderr if DVC overlooks .dvc files: its plain commands would lose their data."""
-    from toprung.data.dvc_targets import hidden_note
+    from toprung.data.versioning.targets import hidden_note
 
     if hidden:
         print(hidden_note(hidden, project=project), file=sys.stderr)
 
 
 def _project() -> Path:
-    from toprung.sweep import workbench
+    from toprung.project.modules import find_project
 
-    return workbench.find_project(Path.cwd())
+    return find_project(Path.cwd())
 
 
 @contextmanager

@@ -16,12 +16,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from toprung.analysis.ranking import format_config
 from toprung.cli.console import open_console
-from toprung.cli.tables import ROWS_SHOWN, print_end
+from toprung.cli.summary import ROWS_SHOWN, print_end
+from toprung.records.ranking import format_config
 from toprung.spec import Sweep
-from toprung.sweep.board import ProgressListener, SweepProgress, TrialView
 from toprung.sweep.driver import Outcome
+from toprung.sweep.progress import ProgressListener, SweepProgress, TrialView
 
 SAMPLERS = {"tpe": "TPE", "random": "random search"}
 SPARKS = "▁▂▃▄▅▆▇█"

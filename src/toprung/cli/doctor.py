@@ -18,11 +18,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from toprung.cli.console import open_console
-from toprung.cli.places import Json, print_json
+from toprung.cli.options import Json, print_json
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
-    from toprung.doctor import Finding
+    from toprung.cluster.doctor import Finding
 
 doctor_app = typer.Typer()
 STYLES = {"ok": "dim", "warning": "yellow", "error": "bold red"}
@@ -44,9 +44,9 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Look at everything a sweep stands on: nodes, versions, code, storage, clocks, room, access, MLflow, DVC, data."""
-    from toprung.sweep import workbench
+    from toprung.project.modules import find_project
 
-    project = workbench.find_project(Path.cwd())
+    project = find_project(Path.cwd())
     started = time.monotonic()
     where = f"the cluster at {address}" if address else "this machine"
     with _waiting(f"Looking at {where}"):
@@ -65,8 +65,8 @@ def doctor(
 def _run_checks(project: Path, *, address: str | None, storage: str) -> list[Finding]:
     """The examination, with what Ray and the libraries print sent aside."""
     from toprung import cluster
-    from toprung.sweep import workbench
-    from toprung.sweep.process import redirect_output
+    from toprung.project.files import snapshot
+    from toprung.sweep.signals import redirect_output
     from toprung.tracking.server import tracking_uri
 
     if address is None:
@@ -78,9 +78,9 @@ def _run_checks(project: Path, *, address: str | None, storage: str) -> list[Fin
         code = Path(folder, "code")
         code.mkdir()
         with suppress(UserError):  # the examination's line on git has the reason
-            workbench.snapshot(project, code)
+            snapshot(project, code)
         with redirect_output(Path(folder, "log")):
-            from toprung.doctor import run_checks
+            from toprung.cluster.doctor import run_checks
 
             return run_checks(
                 address=address,
@@ -93,10 +93,10 @@ def _run_checks(project: Path, *, address: str | None, storage: str) -> list[Fin
 
 def _run_doctor_job(project: Path, *, address: str, storage: str, prepared: str | None) -> list[Finding]:
     """The examination on the head of a cluster that this machine is no node of."""
-    from toprung.sweep.process import redirect_output
+    from toprung.sweep.signals import redirect_output
 
     with tempfile.TemporaryDirectory(prefix="toprung-doctor-") as folder, redirect_output(Path(folder, "log")):
-        from toprung.submission.examination import run_doctor_job
+        from toprung.cluster.jobs.doctor_job import run_doctor_job
 
         return run_doctor_job(project, address=address, storage=storage, prepared=prepared)
 

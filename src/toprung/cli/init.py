@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toprung.cli.places import short_path
+from toprung.cli.options import short_path
 
 init_app = typer.Typer()
 

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from toprung.cli.console import open_console, print_table
-from toprung.cli.places import Json, Storage, SweepName, echo_err, print_json, short_path, storage_root
+from toprung.cli.options import Json, Storage, SweepName, echo_err, print_json, short_path, storage_root
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,13 +34,14 @@ report_app = typer.Typer()
 @report_app.command()
 def report(sweep_name: SweepName, storage: Storage = "runs") -> None:
     """Write a sweep's report: an HTML file that opens offline, pictures, a summary; kept in MLflow too."""
-    from toprung import catalog, data
+    from toprung import data
     from toprung.analysis.report import write_report
-    from toprung.sweep import workbench
-    from toprung.tracking.attach import log_files
+    from toprung.project.modules import activate, find_project
+    from toprung.records import catalog
+    from toprung.tracking.artifacts import log_files
 
-    project = workbench.find_project(Path.cwd())
-    workbench.activate(project)  # the winner's model may be built there
+    project = find_project(Path.cwd())
+    activate(project)  # the winner's model may be built there
     sweep_dir = catalog.find_sweep(storage_root(storage), sweep_name)
     written = write_report(sweep_dir, prepared_root=project / data.PREPARED)
     print(f"  report    {short_path(written.page)}")
@@ -67,8 +68,8 @@ def compare(
     storage: Storage = "runs",
 ) -> None:
     """Compare the trials of one or several sweeps: ranked, with their uncertainty, and in words."""
-    from toprung import catalog
     from toprung.analysis.comparison import compare_sweeps
+    from toprung.records import catalog
 
     root = storage_root(storage)
     sweep_dirs = [catalog.find_sweep(root, name) for name in dict.fromkeys(sweep_names)]

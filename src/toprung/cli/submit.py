@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toprung.cli.places import echo_err
+from toprung.cli.options import echo_err
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
-    from toprung.submission.jobs import Jobs
+    from toprung.cluster.jobs.client import Jobs
 
 submit_app = typer.Typer()
 
@@ -50,16 +50,16 @@ def submit(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Send the job, and do not follow it.")] = False,
 ) -> None:
     """Send a sweep to a Ray cluster as a job and follow its log; Ctrl-C leaves it running there."""
-    from toprung.submission import jobs
+    from toprung.cluster.jobs import client
 
     if sum((resume, attach, stop)) > 1:
         raise UserError("--resume, --attach and --stop exclude each other. Give one.")
     if attach or stop:
-        cluster = jobs.Jobs(address)
+        cluster = client.Jobs(address)
         job = cluster.find(sweep_name)
         if stop:
             was = "is asked to stop" if cluster.stop(job) else "was over already"
-            print(f"{job} {was}. Its last lines: {jobs.reattach_command(job, address)}")
+            print(f"{job} {was}. Its last lines: {client.reattach_command(job, address)}")
             return
         sys.exit(_follow(cluster, job))
     if sweep_name is None:
@@ -75,7 +75,7 @@ def submit(
     )  # fmt: skip
     print(f"Sent as {job} to {address}. Ctrl-C leaves it running.", flush=True)
     if no_wait:
-        print(f"Follow it with: {jobs.reattach_command(job, address)}")
+        print(f"Follow it with: {client.reattach_command(job, address)}")
         return
     sys.exit(_follow(cluster, job))
 
@@ -92,24 +92,24 @@ def _send(
     warm_start: str | None,
 ) -> tuple[str, Jobs]:
     """Look at everything here first, then send; gives the job's id and its cluster."""
-    from toprung.settings import apply_overrides
-    from toprung.submission import jobs, package
-    from toprung.sweep import workbench
-    from toprung.sweep.check import sources
+    from toprung.cluster.jobs import client, package
+    from toprung.overrides import apply_overrides
+    from toprung.project.modules import activate, find_project, find_source_file, load_recipe
     from toprung.sweep.dependencies import check_dependencies
+    from toprung.sweep.preflight import sources
 
-    project = workbench.find_project(Path.cwd())
-    workbench.activate(project)
+    project = find_project(Path.cwd())
+    activate(project)
     if resume:
         if settings or name or warm_start:
             raise UserError("A sweep goes on as it began: leave --set, --name and --warm-start out.")
         where = package.cluster_paths(storage or "runs", prepared)
         words = ["resume", sweep_name, "--storage", where.storage, "--address", "auto"]
-        command = jobs.entry_point(words, prepared=where.prepared)
+        command = client.entry_point(words, prepared=where.prepared)
         called = sweep_name
     else:
-        asked = apply_overrides(workbench.load_recipe(project, sweep_name), settings)
-        recipe = workbench.find_source_file(project, sweep_name, kind="recipe")  # loaded anew there
+        asked = apply_overrides(load_recipe(project, sweep_name), settings)
+        recipe = find_source_file(project, sweep_name, kind="recipe")  # loaded anew there
         check_dependencies(project, [*sources(project, asked), recipe])
         where = package.cluster_paths(storage or asked.storage, prepared)
         words = ["sweep", sweep_name, "--address", "auto"]
@@ -117,9 +117,9 @@ def _send(
             words += ["--set", setting]
         words += ["--name", name] if name else []
         words += ["--warm-start", warm_start] if warm_start else []
-        command = jobs.entry_point(words, prepared=where.prepared, dataset=asked.data.name)
+        command = client.entry_point(words, prepared=where.prepared, dataset=asked.data.name)
         called = asked.name
-    cluster = jobs.Jobs(address)
+    cluster = client.Jobs(address)
     with tempfile.TemporaryDirectory(prefix="toprung-job-") as folder:
         package.stage(project, Path(folder), where=where)
         job = cluster.submit(command, label=called, runtime_env=package.runtime_env(Path(folder)))
@@ -128,7 +128,7 @@ def _send(
 
 def _follow(cluster: Jobs, job: str) -> int:
     """Stream the job's log until it ends; on Ctrl-C, or where the terminal closes, leave it running."""
-    from toprung.submission import jobs
+    from toprung.cluster.jobs import client
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -140,8 +140,8 @@ def _follow(cluster: Jobs, job: str) -> int:
         return cluster.follow(job, write=write)
     except KeyboardInterrupt:
         print(
-            f"\nDetached: {job} goes on. Come back: {jobs.reattach_command(job, cluster.address)}\n"
+            f"\nDetached: {job} goes on. Come back: {client.reattach_command(job, cluster.address)}\n"
             f"Stop it: toprung submit --stop {job} --address {cluster.address}",
             flush=True,
         )
-        return jobs.STOPPED_EXIT_CODE
+        return client.STOPPED_EXIT_CODE

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from toprung.cli.places import Storage, echo_err, storage_root
+from toprung.cli.options import Storage, echo_err, storage_root
 from toprung.errors import UserError
 
 POLL_SECONDS = 0.5
@@ -29,8 +29,9 @@ def ui(
     storage: Storage = "runs",
 ) -> None:
     """Open MLflow's pages, and optuna-dashboard where it is installed, on this machine, until Ctrl-C."""
-    from toprung.sweep.upkeep import close_orphaned
-    from toprung.tracking.server import masked, serve_ui, stop_ui, tracking_uri
+    from toprung.sweep.maintenance import close_orphaned
+    from toprung.tracking.server import masked, tracking_uri
+    from toprung.tracking.ui import serve_ui, stop_ui
 
     root = storage_root(storage)
     close_orphaned(root, echo=echo_err)
@@ -64,7 +65,7 @@ def _dashboard(root: Path, study: str | None, *, port: int) -> subprocess.Popen[
     Raises:
         UserError: a sweep was named, and it cannot be shown.
     """
-    from toprung import catalog
+    from toprung.records import catalog
     from toprung.tracking.dashboard import serve_dashboard
 
     sweep_dir = catalog.find_sweep(root, study) if study else next(catalog.list_sweeps(root), None)
@@ -83,8 +84,8 @@ def _dashboard(root: Path, study: str | None, *, port: int) -> subprocess.Popen[
 
 def _newest_page(root: Path) -> str:
     """Where MLflow's pages show the newest sweep; by themselves they open on the list of experiments."""
-    from toprung import catalog
-    from toprung.analysis.ranking import brief
+    from toprung.analysis.summary import brief
+    from toprung.records import catalog
 
     newest = next((brief(sweep_dir) for sweep_dir in catalog.list_sweeps(root)), {})
     experiment = newest.get("mlflow_experiment_id")

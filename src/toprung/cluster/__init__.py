@@ -1,6 +1,5 @@
 """Where trials run: a private Ray on this machine, or a cluster that is there; what fits, and the code that travels."""
 
-from toprung.cluster.attached import ConnectedCluster, connect
 from toprung.cluster.capacity import (
     Node,
     autoscaler_nodes,
@@ -8,14 +7,8 @@ from toprung.cluster.capacity import (
     count_placeable_trials,
     image_budget_bytes,
 )
-from toprung.cluster.code import (
-    code_mismatch_message,
-    expected_code_hash,
-    imported_code_hash,
-    link_included,
-    runtime_env,
-)
-from toprung.cluster.environment import import_ray, prepare_environment
+from toprung.cluster.connected import ConnectedCluster, connect
+from toprung.cluster.environment import import_ray, prepare_environment, runtime_env
 from toprung.cluster.local import LocalCluster, local_capacity, local_node
 
 __all__ = [
@@ -24,14 +17,10 @@ __all__ = [
     "Node",
     "autoscaler_nodes",
     "check_placeable",
-    "code_mismatch_message",
     "connect",
     "count_placeable_trials",
-    "expected_code_hash",
     "image_budget_bytes",
     "import_ray",
-    "imported_code_hash",
-    "link_included",
     "local_capacity",
     "local_node",
     "prepare_environment",

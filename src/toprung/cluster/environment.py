@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toprung.errors import UserError
+from toprung.project.code_hash import ENGINE
 
 # A sweep does not work without these: they replace what the user's shell has. All else here is a default.
 REQUIRED = {
@@ -88,3 +89,13 @@ def token_source() -> str | None:
         return f"RAY_AUTH_TOKEN_PATH ({path})"
     default = Path.home() / ".ray" / "auth_token"
     return str(default) if default.is_file() else None
+
+
+def runtime_env(code: Path) -> dict[str, Any]:
+    """What travels to every worker: the workbench as it was, and this very engine."""
+    return {"working_dir": str(code), "py_modules": [str(ENGINE)]}
+
+
+def runtime_env_for_cluster(code: Path) -> dict[str, Any]:
+    """The same with the environment variables that the workers of a private Ray inherit."""
+    return {**runtime_env(code), "env_vars": {**COMMON_ENV, **REQUIRED, **WORKER_ENV}}

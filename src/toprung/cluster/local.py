@@ -10,8 +10,7 @@ from typing import Any
 
 from toprung.cluster import detection
 from toprung.cluster.capacity import OBJECT_STORE, Node
-from toprung.cluster.code import runtime_env
-from toprung.cluster.environment import import_ray
+from toprung.cluster.environment import import_ray, runtime_env
 from toprung.errors import UserError
 from toprung.machine import num_cpus
 

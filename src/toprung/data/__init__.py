@@ -4,24 +4,25 @@ Importing this room costs NumPy and pydantic only; Pillow, torchvision and sciki
 a source.
 """
 
-from toprung.data.add import AddedDataset, add
-from toprung.data.arrays import split_arrays
 from toprung.data.card import OPERATIONS, DatasetCard, Operation, UnreadableFile
 from toprung.data.duplicates import Duplicates, near_duplicates
-from toprung.data.folds import stratified_folds
-from toprung.data.grouped import group_split
+from toprung.data.image_folder.add import AddedDataset, add
 from toprung.data.image_folder.settings import FolderSettings
 from toprung.data.placement import ImageArrays, load_arrays, open_mmap_images
 from toprung.data.prepare import prepare
 from toprung.data.prepare.folder import prepare_folder
 from toprung.data.prepared import PREPARED, Prepared, open_prepared, open_test_split
-from toprung.data.repository import RAW, LockedHashes, read_lock
-from toprung.data.sheet import write_sample_sheet
-from toprung.data.source import Arrays, Source
+from toprung.data.sample_sheet import write_sample_sheet
 from toprung.data.sources import SOURCES
-from toprung.data.split import SplitIndices, stratified_split
-from toprung.data.stages import folder_settings, reproduce
+from toprung.data.sources.source import Arrays, Source
+from toprung.data.splits.arrays import split_arrays
+from toprung.data.splits.folds import stratified_folds
+from toprung.data.splits.group_split import group_split
+from toprung.data.splits.stratified_split import SplitIndices, stratified_split
 from toprung.data.verify import check_unchanged, verify
+from toprung.data.versioning.dvc_project import RAW
+from toprung.data.versioning.lock import LockedHashes, read_lock
+from toprung.data.versioning.stages import folder_settings, reproduce
 
 __all__ = [
     "OPERATIONS",

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toprung.data.card import CARD_FILE, DatasetCard, read_card
-from toprung.data.dvc_lineage import prepared_md5, tracked_md5
 from toprung.data.prepared import PREPARED
-from toprung.data.repository import PREFIX, RAW, read_yaml
 from toprung.data.sources import SOURCES
+from toprung.data.versioning.dvc_project import PREFIX, RAW, read_yaml
+from toprung.data.versioning.lineage import prepared_md5, tracked_md5
 from toprung.errors import UserError
 
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.arrays import split_arrays, split_indices
 from toprung.data.prepared import open_prepared
+from toprung.data.splits.arrays import split_arrays, split_indices
 from toprung.spec import Data
 
 IMAGES_FILE = "train_images.npy"

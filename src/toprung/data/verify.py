@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toprung.data.arrays import split_indices
 from toprung.data.card import DatasetCard, channel_statistics, fingerprint_of, prepare_command
 from toprung.data.prepared import PREPARED, open_arrays, open_prepared
-from toprung.data.repository import changed_outputs
+from toprung.data.splits.arrays import split_indices
+from toprung.data.versioning.lock import changed_outputs
 from toprung.errors import UserError
 from toprung.spec import Data
 

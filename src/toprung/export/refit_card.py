@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from toprung.lineage import Lineage
+from toprung.records.lineage import Lineage
 from toprung.spec import Sweep
 
 

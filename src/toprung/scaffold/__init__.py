@@ -1,6 +1,6 @@
 """A new workbench in an empty folder: what `toprung init` writes.
 
-The files lie in `workbench/` beside this one, without the dots that begin some of their names (a `.gitignore` would
+The files lie in `template/` beside this one, without the dots that begin some of their names (a `.gitignore` would
 work where it lies). Most are copies of this project's own; `tests/test_scaffold.py` holds them equal.
 """
 
@@ -17,7 +17,7 @@ import jinja2
 from toprung.errors import UserError
 from toprung.git_command import run_git
 
-FILES = Path(__file__).parent / "workbench"
+FILES = Path(__file__).parent / "template"
 TEMPLATE = ".jinja"
 DOTFILES = {name: f".{name}" for name in ("dvc", "dvcignore", "github", "gitignore")}
 ALLOWED_NAMES = {".git"}  # `git init` may come first

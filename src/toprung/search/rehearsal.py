@@ -17,11 +17,11 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from toprung import ledger
 from toprung.errors import UserError
+from toprung.records import ledger
+from toprung.records.journal import batched_writes, storage_for_rehearsal
 from toprung.search.space import Space, build_config, check_known, plain_name
 from toprung.spec import Sweep
-from toprung.study_storage import batched_writes, storage_for_rehearsal
 
 PLAIN = (bool, int, float, str)  # what a recipe's constants and experiments take; JSON keeps each as it is
 

@@ -8,50 +8,25 @@ them RUNNING.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
-from toprung import ledger
-from toprung.directory import DISK_FULL, Failure, SweepDirectory
-from toprung.ledger import AuditEntry, End, TrialRecord
+from toprung.records import ledger
+from toprung.records.journal import batched_writes
+from toprung.records.ledger import AuditEntry, End, TrialRecord
+from toprung.records.sweep_dir import DISK_FULL, Failure, SweepDirectory
 from toprung.search.plan import ExperimentPlan
+from toprung.search.sampler import build_sampler
 from toprung.search.scheduler import RungScheduler
 from toprung.search.space import Space, build_config
-from toprung.spec import Search, Sweep
-from toprung.study_storage import batched_writes
-
-
-def build_sampler(search: Search, *, num_asked: int = 0) -> optuna.samplers.BaseSampler:
-    """The tree-structured Parzen estimator (Bergstra et al. 2011) with every setting from the spec, or random search.
-
-    Args:
-        search: the settings.
-        num_asked: trials that the study has already been asked for: a sampler that goes on with a study must not draw
-            its first random numbers again, so its seed is derived from both.
-    """
-    seed = search.seed
-    if num_asked:
-        seed = int(np.random.SeedSequence([search.seed, num_asked]).generate_state(1)[0])
-    if search.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group`, since 2.8
-        return optuna.samplers.TPESampler(
-            seed=seed,
-            n_startup_trials=search.num_startup_trials,
-            multivariate=search.multivariate,
-            group=search.group,
-            constant_liar=search.constant_liar,
-        )
+from toprung.spec import Sweep
 
 
 def open_study(storage: BaseStorage, *, sweep_dir: SweepDirectory, sweep: Sweep) -> optuna.Study:

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from toprung.analysis.ci_report import Seeds
+from toprung.analysis.pull_request import Seeds
 from toprung.data import PREPARED
 from toprung.errors import UserError
 from toprung.git_command import query_git, run_git

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 
-from toprung.directory import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, SweepDirectory
-from toprung.sweep.board import SweepProgress
+from toprung.records.sweep_dir import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, SweepDirectory
+from toprung.sweep.progress import SweepProgress
 from toprung.sweep.recorder import TrialRecorder
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from toprung.storage import SweepUploader
+    from toprung.remote_storage import SweepUploader
 
 
 class ProgressCallback(Callback):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from toprung import cluster
 from toprung.spec import Sweep
-from toprung.sweep.check import PreparedSweep
+from toprung.sweep.preflight import PreparedSweep
 
 POLL_SECONDS = 2.0
 

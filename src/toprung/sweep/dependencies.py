@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from toprung.errors import UserError
-from toprung.included import NEVER_INCLUDED, include_line, read_include
-from toprung.sweep.workbench import USER_PACKAGES, travelling_files
+from toprung.project.files import travelling_files
+from toprung.project.include import NEVER_INCLUDED, include_line, read_include
+from toprung.project.modules import USER_PACKAGES
 
 MAX_NAME_LENGTH = 200
 # Where a process that was started outside the project finds modules.

@@ -11,25 +11,26 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from toprung import cluster, data, ledger, lineage
-from toprung.directory import DISK_FULL, SweepDirectory
+from toprung import cluster, data
 from toprung.errors import UserError
-from toprung.study_storage import study_failure
-from toprung.sweep.board import ProgressListener, SweepProgress
-from toprung.sweep.check import PreparedSweep, check_nodes
-from toprung.sweep.conclusion import finish_sweep
+from toprung.records import ledger, lineage
+from toprung.records.journal import study_failure
+from toprung.records.sweep_dir import DISK_FULL, SweepDirectory
 from toprung.sweep.concurrency import build_concurrency
 from toprung.sweep.dependencies import missing_file_hint
-from toprung.sweep.process import stop_signals
+from toprung.sweep.finish import finish_sweep
+from toprung.sweep.preflight import PreparedSweep, check_nodes
+from toprung.sweep.progress import ProgressListener, SweepProgress
 from toprung.sweep.recorder import TrialRecorder
+from toprung.sweep.signals import stop_signals
 from toprung.tracking import server
-from toprung.tracking.process import WriterProcess
+from toprung.tracking.writer_process import WriterProcess
 
 if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
 
-    from toprung.storage import SweepUploader
+    from toprung.remote_storage import SweepUploader
     from toprung.sweep.stopping import StopRequest, SweepStopper
 
 logger = logging.getLogger(__name__)
@@ -210,6 +211,7 @@ class Driver:
             on_artifacts_logged=CheckpointCleaner(self._sweep_dir, self._progress, self._uploader).on_artifacts_logged,
             on_rejected=lambda: self._request_stop(TRACKING_REJECTED),
             is_behind=not self._launch.is_new_sweep,
+            download_files=None if self._uploader is None else "toprung.remote_storage:download_if_newer",
         )
         if not server.is_local():
             writer.start_check()
@@ -217,10 +219,10 @@ class Driver:
 
     def _run_tuner(self, ray_cluster: cluster.LocalCluster | cluster.ConnectedCluster, writer: WriterProcess) -> None:
         cluster.import_ray("ray.tune")
-        from toprung.sweep.losses import RestartPolicy
+        from toprung.sweep.restart_policy import RestartPolicy
         from toprung.sweep.stopping import SweepStopper
         from toprung.sweep.tuner import build_searcher, build_tuner
-        from toprung.tracking.bridge import SweepMLflowCallback
+        from toprung.tracking.callback import SweepMLflowCallback
 
         writer.wait_until_ready()  # it asked while Ray was starting and all this was imported
         prepared, sweep, sweep_dir, uploader = self._prepared, self._sweep, self._sweep_dir, self._uploader
@@ -269,8 +271,8 @@ class Driver:
         ).fit()
 
     def _open_study(self) -> BaseStorage:
+        from toprung.records.journal import storage_for_writing
         from toprung.search.searcher import open_study
-        from toprung.study_storage import storage_for_writing
 
         storage = storage_for_writing(self._sweep_dir)
         self._study = open_study(storage, sweep_dir=self._sweep_dir, sweep=self._sweep)

@@ -12,12 +12,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from toprung import ledger
-from toprung.directory import WEIGHTS_META_FILE, SweepDirectory
 from toprung.errors import UserError
-from toprung.ledger import Attempt, AuditEntry, End, TrialRecord, best_value, reported_metrics
-from toprung.study_storage import batched_writes
-from toprung.sweep.board import ProgressListener, SweepProgress
+from toprung.records import ledger
+from toprung.records.journal import batched_writes
+from toprung.records.ledger import Attempt, AuditEntry, End, TrialRecord, best_value, reported_metrics
+from toprung.records.sweep_dir import WEIGHTS_META_FILE, SweepDirectory
+from toprung.sweep.progress import ProgressListener, SweepProgress
 
 if TYPE_CHECKING:
     import optuna

@@ -18,20 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from toprung import data, ledger
+from toprung import data
 from toprung.analysis.seeds import representative, trials_of_experiment
-from toprung.directory import CONFIG_FILE, LAST_FILE, WEIGHTS_FILE, SweepDirectory, write_json
 from toprung.errors import UserError
 from toprung.export.bundle import run_in_fresh_process
 from toprung.export.refit_card import refit_card
-from toprung.ledger import TrialRecord
-from toprung.lineage import Lineage
+from toprung.project.modules import import_dotted, switch_to
+from toprung.records import ledger
+from toprung.records.ledger import TrialRecord
+from toprung.records.lineage import Lineage
+from toprung.records.sweep_dir import CONFIG_FILE, LAST_FILE, WEIGHTS_FILE, SweepDirectory, write_json
 from toprung.spec import Sweep
-from toprung.sweep import workbench
-from toprung.sweep.check import prepare_sweep
-from toprung.sweep.earlier import check_data_unchanged
-from toprung.sweep.trial import LOOP, trial_data
+from toprung.sweep.preflight import prepare_sweep
+from toprung.sweep.resume_checks import check_data_unchanged
 from toprung.tracking import server
+from toprung.trial.run import LOOP, trial_data
 
 RECORD_FILE = "refit.json"
 PARTS = ("train", "val")
@@ -81,7 +82,7 @@ def refit(
     if winner is None:
         raise UserError(f"{confirmation.sweep_id} has no configuration that finished: there is nothing to refit.")
     server.check_usable(sweep_dir.path.parent)
-    workbench.switch_to(sweep_dir.code_folder)
+    switch_to(sweep_dir.code_folder)
     prepared = prepare_sweep(project, sweep, code=sweep_dir.code_folder)
     check_data_unchanged(sweep_dir, prepared)
     num_epochs = median_best_epoch(ledger.read(confirmation), winner)
@@ -183,7 +184,7 @@ def _train(
         mode=sweep.mode,
         num_epochs=sweep.asha.max_epochs,
     )
-    loop = workbench.import_dotted(code, sweep.trainer, default=LOOP, kind="trainer")
+    loop = import_dotted(code, sweep.trainer, default=LOOP, kind="trainer")
     try:
         with session.open_session(opened):
             loop({**defaults, **winner.config})

@@ -9,8 +9,8 @@ from typing import Any
 
 from ray.tune import Stopper
 
-from toprung.directory import SweepDirectory
-from toprung.sweep.board import SweepProgress
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.sweep.progress import SweepProgress
 
 POLL_SECONDS = 0.5
 MIN_COMMON_FAILURES = (

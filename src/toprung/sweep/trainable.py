@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from toprung.spec import Sweep
-from toprung.sweep.trial import TrialTask, put_arrays, run_trial
+from toprung.trial.run import TrialTask, run_trial
 
 if TYPE_CHECKING:
+    import numpy as np
+    import ray
     from numpy.typing import NDArray
 
 
@@ -28,3 +30,10 @@ def build_trainable(sweep: Sweep, task: TrialTask, arrays: Mapping[str, NDArray[
         ray_tune.with_parameters(run_trial, task=task, arrays=put_arrays(arrays)),
         ray_tune.PlacementGroupFactory(bundles, **placed),
     )
+
+
+def put_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, ray.ObjectRef[np.ndarray]]:
+    """The arrays in Ray's object store, which gives every process of a node the same memory."""
+    import ray
+
+    return {name: ray.put(array) for name, array in arrays.items()}

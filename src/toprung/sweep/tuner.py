@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from toprung import cluster
-from toprung.directory import SweepDirectory
-from toprung.storage import RemoteLocation, download_failure
-from toprung.sweep.check import PreparedSweep, load_space
+from toprung.project.code_hash import expected_code_hash
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.remote_storage import RemoteLocation, download_failure
+from toprung.sweep.preflight import PreparedSweep, load_space
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from ray.tune import Stopper, Tuner
 
     from toprung.search.searcher import LedgerSearch
-    from toprung.sweep.losses import RestartPolicy
     from toprung.sweep.recorder import TrialRecorder
-    from toprung.tracking.bridge import SweepMLflowCallback
+    from toprung.sweep.restart_policy import RestartPolicy
+    from toprung.tracking.callback import SweepMLflowCallback
 
 
 def build_searcher(
@@ -104,7 +104,7 @@ def build_tuner(
     from toprung.sweep.actor_environment import strip_aws_credentials
     from toprung.sweep.callbacks import ProgressCallback
     from toprung.sweep.trainable import build_trainable
-    from toprung.sweep.trial import TrialTask
+    from toprung.trial.run import TrialTask
 
     sweep = prepared.sweep
     task = TrialTask(
@@ -119,7 +119,7 @@ def build_tuner(
         num_threads=sweep.resources.num_threads,
         num_gpus=sweep.resources.gpus,
         mmap_dir=prepared.images.mmap_dir,
-        code=cluster.expected_code_hash(sweep_dir.code_folder),
+        code=expected_code_hash(sweep_dir.code_folder),
         remote_location=remote_location,
     )
     strip_aws_credentials()

@@ -12,13 +12,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from toprung.directory import CONFIG_FILE, FAILURE_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.errors import UserError
-from toprung.ledger import End
-from toprung.lineage import Lineage
+from toprung.records.ledger import End
+from toprung.records.lineage import Lineage
+from toprung.records.sweep_dir import CONFIG_FILE, FAILURE_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.tracking.connection import configure_client, create_sqlite_schema, describe_error
-from toprung.tracking.described import lineage_dataset, lineage_tags
-from toprung.tracking.description import NOTE, is_own_note
+from toprung.tracking.lineage_tags import lineage_dataset, lineage_tags
+from toprung.tracking.notes import NOTE, is_own_note
 from toprung.tracking.server import masked
 
 RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}

@@ -11,10 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from toprung.directory import SweepDirectory
 from toprung.errors import UserError
-from toprung.study_storage import read_only_storage
-from toprung.tracking.server import check_port
+from toprung.records.journal import read_only_storage
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.tracking.ui import check_port
 
 PACKAGE = "optuna_dashboard"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import optuna
 
-from toprung import ledger
-from toprung.directory import SweepDirectory
-from toprung.ledger import TrialRecord
-from toprung.study_storage import storage_for_reading
+from toprung.records import ledger
+from toprung.records.journal import storage_for_reading
+from toprung.records.ledger import TrialRecord
+from toprung.records.sweep_dir import SweepDirectory
 
 
 class LedgerTail:

@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from toprung import ledger
-from toprung.analysis.ranking import is_better, rank_trials
-from toprung.catalog import confirmed_sweep_id
-from toprung.directory import SweepDirectory
 from toprung.errors import UserError
-from toprung.ledger import End, TrialRecord
-from toprung.lineage import Lineage
+from toprung.records import ledger
+from toprung.records.catalog import confirmed_sweep_id
+from toprung.records.ledger import End, TrialRecord
+from toprung.records.lineage import Lineage
+from toprung.records.ranking import is_better, rank_trials
+from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
-from toprung.storage import StorageUnavailable, download_newer, open_sweep_storage
-from toprung.tracking import description, server
+from toprung.tracking import notes, server
 
 if TYPE_CHECKING:
     from toprung.tracking.client import MlflowSweep
@@ -60,7 +59,7 @@ def open_sweep(sweep_dir: SweepDirectory, *, sweep: Sweep) -> MlflowSweep:
         lineage=_lineage(sweep_dir),
         top_rung=sweep.rungs[-1],
         note=_sweep_note(sweep_dir, sweep),
-        experiment_tags=description.experiment_tags(sweep),
+        experiment_tags=notes.experiment_tags(sweep),
         confirms=None if confirmed is None else SweepDirectory(root / confirmed).mlflow_run_id,
     )
 
@@ -71,7 +70,7 @@ def _lineage(sweep_dir: SweepDirectory) -> Lineage:
 
 def _sweep_note(sweep_dir: SweepDirectory, sweep: Sweep) -> str:
     confirms = confirmed_sweep_id(sweep_dir)
-    return description.sweep_note(sweep, sweep_id=sweep_dir.sweep_id, lineage=_lineage(sweep_dir), confirms=confirms)
+    return notes.sweep_note(sweep, sweep_id=sweep_dir.sweep_id, lineage=_lineage(sweep_dir), confirms=confirms)
 
 
 class Mirror:
@@ -85,6 +84,7 @@ class Mirror:
         on_run: Callable[[str, str], object] = lambda trial_id, run_id: None,
         on_artifacts_logged: Callable[[str], object] = lambda trial_id: None,
         problems: list[str] | None = None,
+        download_files: Callable[[str], str | None] = lambda trial_id: None,
     ) -> None:
         """Look at what the server has.
 
@@ -94,12 +94,13 @@ class Mirror:
             on_run: told a trial's id and its new run's id.
             on_artifacts_logged: told that a trial's files are in MLflow.
             problems: what MLflow does not have and why is appended here; what it refused before is the beginning.
+            download_files: called with an ended trial's id before its files are logged; returns a problem.
         """
         self._sweep, self._sweep_dir, self._spec = sweep, sweep_dir, sweep_dir.spec()
         self._on_run, self._on_artifacts_logged = on_run, on_artifacts_logged
         self._sent: dict[str, _Sent] = {}
         self.problems: list[str] = [] if problems is None else problems
-        self._storage = open_sweep_storage(sweep_dir)
+        self._download_files = download_files
         self.refresh()
 
     def refresh(self) -> None:
@@ -198,8 +199,7 @@ class Mirror:
             self._record_rejected(sent)
 
     def _end_trial(self, trial: TrialRecord, sent: _Sent, end: End) -> None:
-        if self._storage is not None:
-            self._download_trial(trial.trial_id)
+        self._download_trial(trial.trial_id)
         self._sweep.end_trial(sent.run_id, end, folder=self._sweep_dir.trial_folder(trial.trial_id))
         self._record_rejected(sent)
         sent.status, sent.status_tag = "ENDED", end.status
@@ -207,11 +207,8 @@ class Mirror:
 
     def _download_trial(self, trial_id: str) -> None:
         """Have the files of a trial that ran on another machine."""
-        assert self._storage is not None
-        try:
-            download_newer(self._sweep_dir, self._storage, trial_id)
-        except StorageUnavailable as error:
-            self.problems.append(f"trial {trial_id}: its files were not at hand: {error}")
+        if (problem := self._download_files(trial_id)) is not None:
+            self.problems.append(f"trial {trial_id}: its files were not at hand: {problem}")
 
     def _record_rejected(self, sent: _Sent) -> None:
         self._note(f"trial {sent.number}: {refusal}" for refusal in self._sweep.log.rejected(sent.run_id))
@@ -241,7 +238,7 @@ class Mirror:
         if order and order[0].value is not None:
             metrics[f"best/{sweep.metric}"] = order[0].value
             tags["toprung.best_trial_id"] = order[0].trial_id
-        tags[description.NOTE] = description.ended_note(
+        tags[notes.NOTE] = notes.ended_note(
             _sweep_note(sweep_dir, sweep),
             status=status,
             reason=str(reason) if reason else None,

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from toprung import ledger
-from toprung.directory import SweepDirectory
 from toprung.errors import UserError
-from toprung.study_storage import study_failure
+from toprung.records import ledger
+from toprung.records.journal import study_failure
+from toprung.records.sweep_dir import SweepDirectory
 from toprung.tracking.ledger_tail import LedgerTail
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class TrackingWriter:
         on_artifacts_logged: Callable[[str], object],
         on_rejected: Callable[[], object],
         is_behind: bool = False,
+        download_files: Callable[[str], str | None] = lambda trial_id: None,
     ) -> None:
         """Wait for the first `nudge`. All callables are called in the writer's thread.
 
@@ -53,8 +54,10 @@ class TrackingWriter:
             on_artifacts_logged: called with the id of a trial whose files are in MLflow.
             on_rejected: called when MLflow cannot be used at all.
             is_behind: an earlier driver or writer has begun the sweep's run, and may have ended it.
+            download_files: called with an ended trial's id before its files are logged; returns a problem.
         """
         self._open_sweep, self._sweep_dir = open_sweep, sweep_dir
+        self._download_files = download_files
         self._on_open, self._on_run, self._on_artifacts_logged, self._on_rejected = (
             on_open,
             on_run,
@@ -157,6 +160,7 @@ class TrackingWriter:
             on_run=self._on_run,
             on_artifacts_logged=self._on_artifacts_logged,
             problems=self.problems,
+            download_files=self._download_files,
         )
         if self._resumes:
             mirror.reopen_sweep()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from toprung.vision import ranks
+from toprung.vision import distributed
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def batches(
     """
     order_N = torch.randperm(split.num_images)
     if split.world_size > 1:
-        order_N = ranks.broadcast(order_N)[split.rank :: split.world_size][: len(split)]
+        order_N = distributed.broadcast(order_N)[split.rank :: split.world_size][: len(split)]
     for indices_B in order_N.tensor_split(num_batches(split, batch_size=batch_size)):
         images_NCHW, labels_N = split.images_at(indices_B), split.labels_N[indices_B]
         yield images_NCHW.to(device, non_blocking=True), labels_N.to(device, non_blocking=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toprung.vision import ranks
+from toprung.vision import distributed
 from toprung.vision.batches import ImageSplit
 
 # Fixed, because another batch size may take another convolution kernel, whose sums round otherwise.
@@ -28,7 +28,7 @@ def evaluate(model: nn.Module, split: ImageSplit) -> dict[str, float]:
     Returns:
         `{"val/loss": ..., "val/accuracy": ...}`
     """
-    model = ranks.unwrap_ddp(model)
+    model = distributed.unwrap_ddp(model)
     weights = {name: _channels_last(tensor) for name, tensor in _weights(model).items()}
     device = next(iter(weights.values())).device
     starts = range(0, split.num_images, _BATCH_SIZE)
@@ -38,7 +38,7 @@ def evaluate(model: nn.Module, split: ImageSplit) -> dict[str, float]:
     model.eval()
     try:
         with torch.autocast(device.type, enabled=False), _uncompiled():
-            for index in range(ranks.rank(), len(starts), ranks.world_size()):
+            for index in range(distributed.rank(), len(starts), distributed.world_size()):
                 part = slice(starts[index], starts[index] + _BATCH_SIZE)
                 images_NCHW = split.images_at(part).to(device, non_blocking=True)
                 labels_N = split.labels_N[part].to(device, non_blocking=True)
@@ -47,7 +47,7 @@ def evaluate(model: nn.Module, split: ImageSplit) -> dict[str, float]:
                 correct_S[index] = (logits_NK.argmax(dim=1) == labels_N).sum()
     finally:
         model.train(was_training)
-    losses_S, correct_S = ranks.all_reduce_sum(losses_S), ranks.all_reduce_sum(correct_S)
+    losses_S, correct_S = distributed.all_reduce_sum(losses_S), distributed.all_reduce_sum(correct_S)
     num_images = split.num_images
     return {"val/loss": sum(losses_S.tolist()) / num_images, "val/accuracy": sum(correct_S.tolist()) / num_images}
 
@@ -59,7 +59,7 @@ def _uncompiled() -> contextlib.AbstractContextManager[object]:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    buffers = {name: ranks.broadcast(buffer) for name, buffer in model.named_buffers()}
+    buffers = {name: distributed.broadcast(buffer) for name, buffer in model.named_buffers()}
     return {**dict(model.named_parameters()), **buffers}
 
 

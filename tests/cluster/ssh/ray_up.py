@@ -26,8 +26,8 @@ from tests.chaos.agreement import Agreement
 from tests.chaos.sweeps import NUM_TRIALS, SMALL, new_bench
 from tests.cluster.ssh.hosts import SHARED, Host, Lab, missing
 from tests.servers import wait_until
-from toprung import catalog
-from toprung.directory import TRIAL_LOCK_FILE, SweepDirectory
+from toprung.records import catalog
+from toprung.records.sweep_dir import TRIAL_LOCK_FILE, SweepDirectory
 
 PROJECT = Path(__file__).parents[3]
 DASHBOARD = "http://127.0.0.1:8265"

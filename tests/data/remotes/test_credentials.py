@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from toprung.data.credentials import check_key, mask_secrets
+from toprung.data.remotes.credentials import check_key, mask_secrets
 from toprung.errors import UserError
 
 KEY = {"type": "service_account", "client_email": "a@b.example", "private_key": "-", "token_uri": "https://t.example"}

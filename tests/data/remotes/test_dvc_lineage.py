@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from toprung.data.dvc_lineage import is_other_than_locked, prepared_md5, raw_md5, remote_name, tracked_md5
+from toprung.data.versioning.lineage import is_other_than_locked, prepared_md5, raw_md5, remote_name, tracked_md5
 from toprung.errors import UserError
 
 
@@ -80,7 +80,7 @@ def test_a_broken_file_is_one_line(root):
 
 def test_no_dvc_is_imported(root):
     code = (
-        "import sys; from pathlib import Path; from toprung.data.dvc_lineage import raw_md5, remote_name; "
+        "import sys; from pathlib import Path; from toprung.data.versioning.lineage import raw_md5, remote_name; "
         f"root = Path({str(root)!r}); raw_md5('tiny', project=root); remote_name(project=root); "
         "print([name for name in sys.modules if name.partition('.')[0] in ('dvc', 'dvc_data', 'dvc_objects')])"
     )

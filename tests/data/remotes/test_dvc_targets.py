@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from toprung.data.dvc_targets import hidden_files, hidden_note, list_targets, read_outputs
+from toprung.data.versioning.targets import hidden_files, hidden_note, list_targets, read_outputs
 from toprung.errors import UserError
 
 OLD_RULES = "/data/*\n!/data/raw/\n/data/raw/*\n!/data/raw/*.dvc\n"
@@ -16,7 +16,7 @@ def root(template, tmp_path):
     return shutil.copytree(template, tmp_path / "project", symlinks=True)
 
 
-@pytest.mark.parametrize("gitignore", [".gitignore", "src/toprung/scaffold/workbench/gitignore"])
+@pytest.mark.parametrize("gitignore", [".gitignore", "src/toprung/scaffold/template/gitignore"])
 def test_dvc_finds_raw_datasets_and_git_ignores_their_images(root, request, gitignore):
     shutil.copy(request.config.rootpath / gitignore, root / ".gitignore")
     assert hidden_files(root) == ()

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from toprung.data.dvc_config import find_remote, read_remotes
-from toprung.data.remotes import add_remote
-from toprung.data.remotes_check import require_reachable
+from toprung.data.remotes.add import add_remote
+from toprung.data.remotes.check import require_reachable
+from toprung.data.versioning.config import find_remote, read_remotes
 from toprung.errors import UserError
 
 GOOGLE = {

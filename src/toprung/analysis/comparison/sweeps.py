@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from toprung import ledger
 from toprung.analysis.comparison.answers import Answer, list_answers
 from toprung.analysis.comparison.groups import (
     Comparison,
@@ -15,11 +14,12 @@ from toprung.analysis.comparison.groups import (
     group_by_hyperparameter,
 )
 from toprung.analysis.curves import own_epochs
-from toprung.analysis.ranking import format_config, rank_trials
-from toprung.directory import SweepDirectory
 from toprung.errors import UserError
-from toprung.ledger import TrialRecord
-from toprung.lineage import Lineage
+from toprung.records import ledger
+from toprung.records.ledger import TrialRecord
+from toprung.records.lineage import Lineage
+from toprung.records.ranking import format_config, rank_trials
+from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 
 # What sweeps must share for their values to mean the same, and the words for it where they do not.

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from toprung.analysis.report.findings import ReportData, read_report_data
-from toprung.analysis.report.learning import gap, learning_curves
+from toprung.analysis.report.data import ReportData, read_report_data
+from toprung.analysis.report.learning_panels import gap, learning_curves
+from toprung.analysis.report.overview_panels import confirmed, failures, headline, lineage, result
 from toprung.analysis.report.page import page
 from toprung.analysis.report.panel import Panel
-from toprung.analysis.report.pictures import draw_plots
-from toprung.analysis.report.progress import best_so_far
-from toprung.analysis.report.space import importance, optimizer_panels, parallel_coordinates, slices
-from toprung.analysis.report.standing import confirmed, failures, headline, lineage, result
-from toprung.analysis.report.stopping import asha_audit, time_and_money
+from toprung.analysis.report.progress_panels import best_so_far
+from toprung.analysis.report.space_panels import importance, optimizer_panels, parallel_coordinates, slices
+from toprung.analysis.report.static_plots import draw_plots
+from toprung.analysis.report.stopping_panels import asha_audit, time_and_money
 from toprung.analysis.report.summary import markdown
-from toprung.analysis.report.winner import WinnerEvaluation, evaluate_winner, mistakes
-from toprung.directory import SweepDirectory
+from toprung.analysis.report.winner_panels import WinnerEvaluation, evaluate_winner, mistakes
 from toprung.errors import UserError
+from toprung.records.sweep_dir import SweepDirectory
 
 FOLDER, PAGE, SUMMARY = "report", "report.html", "summary.md"
 

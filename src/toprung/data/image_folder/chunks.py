@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.image_folder.tree import ImageListing
+from toprung.data.image_folder.listing import ImageListing
 from toprung.errors import UserError
 from toprung.machine import num_cpus
 

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.image_folder.tree import GROUPS_FILE, SUFFIXES, ImageListing, quoted
+from toprung.data.image_folder.listing import GROUPS_FILE, SUFFIXES, ImageListing, quoted
 from toprung.errors import UserError
 
 

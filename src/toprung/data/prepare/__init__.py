@@ -17,8 +17,8 @@ from pathlib import Path
 
 from toprung.data.card import ARRAY_FILES, CARD_FILE, FILES_LIST, GROUPS_ARRAY, DatasetCard
 from toprung.data.prepare.writing import save, write_dataset_card
-from toprung.data.source import Arrays, Source
 from toprung.data.sources import SOURCES
+from toprung.data.sources.source import Arrays, Source
 from toprung.errors import UserError
 
 DOWNLOADS = Path("data/raw")

@@ -16,7 +16,7 @@ from toprung.data.image_folder.arguments import add_options, settings_of
 from toprung.data.image_folder.chunks import Progress
 from toprung.data.prepare import DOWNLOADS, prepare
 from toprung.data.prepare.folder import prepare_folder
-from toprung.data.progress import ENVIRONMENT, write_progress
+from toprung.data.prepare.progress import ENVIRONMENT, write_progress
 from toprung.errors import UserError
 
 

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toprung.data.card import FILES_LIST, GROUPS_ARRAY, DatasetCard, UnreadableFile
-from toprung.data.grouped import group_split
 from toprung.data.image_folder import chunks as chunked
 from toprung.data.image_folder.groups import group_numbers
+from toprung.data.image_folder.listing import ImageListing, list_images, quoted
 from toprung.data.image_folder.settings import DEFAULT_TEST_FRACTION, FolderSettings
-from toprung.data.image_folder.tree import ImageListing, list_images, quoted
 from toprung.data.prepare import atomic_folder, check_replaceable, write_error
 from toprung.data.prepare.writing import array_file, save, write_dataset_card
-from toprung.data.split import stratified_split
+from toprung.data.splits.group_split import group_split
+from toprung.data.splits.stratified_split import stratified_split
 from toprung.errors import UserError
 
 if TYPE_CHECKING:  # Pillow is imported where images are decoded
@@ -58,7 +58,7 @@ def prepare_folder(
     Args:
         name: of the dataset.
         out: the folder to write, by custom `data/prepared/<name>`.
-        folder: the tree, see `toprung.data.image_folder.tree`.
+        folder: the tree, see `toprung.data.image_folder.listing`.
         settings: size, colour, test split and so on.
         progress: told how many files are decoded, of how many.
         mapper: calls `decode_chunk` on every chunk, such as on a cluster; None: on this machine's cores.

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.source import Arrays, Source
+from toprung.data.sources.source import Arrays, Source
 from toprung.errors import UserError
 
 ENVIRONMENT = "TOPRUNG_DATA"

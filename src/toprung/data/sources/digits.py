@@ -8,8 +8,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.source import Arrays, Source
-from toprung.data.split import stratified_split
+from toprung.data.sources.source import Arrays, Source
+from toprung.data.splits.stratified_split import stratified_split
 from toprung.errors import UserError
 
 TEST_FRACTION = 0.2

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toprung.data.source import Arrays, Source
+from toprung.data.sources.source import Arrays, Source
 from toprung.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,6 +1,0 @@
-"""What a pull request is told of its mini-sweep: the record that CI measures, and the comment made of it."""
-
-from toprung.analysis.ci_report.comment import comment, run_rank_test
-from toprung.analysis.ci_report.record import Record, Seeds, measure, read_record, read_seeds, read_sweep_seeds
-
-__all__ = ["Record", "Seeds", "comment", "measure", "read_record", "read_seeds", "read_sweep_seeds", "run_rank_test"]

@@ -1,0 +1,145 @@
+"""Learning curves: every trial's by rung, and the gap between training and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import plotly.graph_objects as go
+
+from toprung.analysis.curves import GAP_RULE, TRAIN_LOSS, VAL_LOSS
+from toprung.analysis.report import style
+from toprung.analysis.report.data import ReportData
+from toprung.analysis.report.panel import Figure, Panel, Table, end_label, format_number
+from toprung.records.ledger import TrialRecord
+
+
+def learning_curves(data: ReportData) -> Panel:
+    """Every trial's metric, epoch by epoch, coloured by where it ended."""
+    metric, plot = data.sweep.metric, go.Figure()
+    groups: dict[str, list[TrialRecord]] = {}
+    for trial in sorted(data.whole, key=lambda trial: trial.rung or data.sweep.asha.max_epochs + 1):
+        if trial.epochs_by_number:
+            groups.setdefault(end_label(trial), []).append(trial)
+    for index, (how, trials) in enumerate(groups.items()):
+        name = f"{how} ({len(trials)})"
+        plot.add_trace(_curves(trials, metric, name, style.PALETTE[(index + 1) % len(style.PALETTE)], index + 1))
+    special = [
+        ("winner", data.winner, "solid"),
+        ("default", next((t for t in data.whole if t.is_default), None), "dash"),
+    ]
+    for name, shown, dash in special:
+        if shown is not None:
+            plot.add_trace(_curve(shown, metric, f"{name}: trial {shown.number}", dash))
+    rungs = data.sweep.rungs[:-1]
+    compared = f" ASHA compared trials at rung {', '.join(map(str, rungs))};" if rungs else ""
+    text = (
+        f"{metric} after each epoch.{compared} "
+        f"{data.sweep.asha.max_epochs} epochs are the full budget. A click on a name in the legend hides its curves."
+    )
+    for rung in rungs:
+        plot.add_vline(x=rung, line={"color": style.GREY, "width": 1, "dash": "dot"})
+    rows = [[how, str(len(trials)), *_spread(trials)] for how, trials in groups.items()]
+    columns = ["ended", "trials", f"lowest {metric}", f"highest {metric}"]
+    style.settle(plot, height=480, xaxis_title="epoch", yaxis_title=metric)
+    alt = f"Learning curves of {sum(map(len, groups.values()))} trials, grouped by the rung at which they ended."
+    figures = [Figure("learning-curves", plot, alt)]
+    return Panel("learning-curves", "Learning curves by rung", [text], figures, [Table("By their end", columns, rows)])
+
+
+def _curves(trials: Iterable[TrialRecord], metric: str, name: str, colour: str, index: int) -> go.Scatter:
+    """All curves of a group as one trace, broken between trials: thousands of traces would be slow."""
+    x: list[int | None] = []
+    y: list[float | None] = []
+    numbers: list[int | None] = []
+    for trial in trials:
+        for step, epoch in sorted(trial.epochs_by_number.items()):
+            x.append(step)
+            y.append(epoch.metrics[metric])
+            numbers.append(trial.number)
+        x.append(None)
+        y.append(None)
+        numbers.append(None)
+    return go.Scatter(
+        x=x,
+        y=y,
+        customdata=numbers,
+        mode="lines+markers",
+        name=name,
+        opacity=0.75,
+        line={"color": colour, "width": 1.2},
+        marker={"color": colour, "size": 5, "symbol": style.SYMBOLS[index % len(style.SYMBOLS)]},
+        hovertemplate="trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>",
+    )
+
+
+def _curve(trial: TrialRecord, metric: str, name: str, dash: str) -> go.Scatter:
+    steps = sorted(trial.epochs_by_number)
+    return go.Scatter(
+        x=steps,
+        y=[trial.epochs_by_number[step].metrics[metric] for step in steps],
+        mode="lines",
+        name=name,
+        line={"color": style.BLUE, "width": 3, "dash": dash},
+        hovertemplate="epoch %{x}: %{y:.4f}<extra>" + name + "</extra>",
+    )
+
+
+def _spread(trials: list[TrialRecord]) -> tuple[str, str]:
+    values = [trial.value for trial in trials if trial.value is not None]
+    return format_number(min(values, default=None)), format_number(max(values, default=None))
+
+
+def gap(data: ReportData) -> Panel:
+    """Training against validation loss: at each trial's last epoch, and epoch by epoch for the winner."""
+    title = "Training against validation"
+    if not any(_losses(trial) for trial in data.scored):
+        return Panel("gap", title, [f"The loop reports no {TRAIN_LOSS} and {VAL_LOSS}: there is no gap to show."])
+    plot, with_losses = go.Figure(), []
+    for trials, looks in ((data.finished, style.FINISHED), (data.cut_short, style.CUT_SHORT)):
+        pairs = [(trial.number, *losses) for trial in trials if (losses := _losses(trial))]
+        with_losses += [value for _, *losses in pairs for value in losses]
+        plot.add_trace(
+            go.Scatter(
+                x=[train for _, train, _ in pairs],
+                y=[val for *_, val in pairs],
+                customdata=[index for index, *_ in pairs],
+                mode="markers",
+                name=looks["name"],
+                marker={"color": looks["color"], "symbol": looks["symbol"], "size": 7},
+                hovertemplate="trial %{customdata}: training %{x:.3f}, validation %{y:.3f}<extra></extra>",
+            )
+        )
+    ends = [min(with_losses), max(with_losses)]
+    line = {"color": style.GREY, "dash": "dot"}
+    plot.add_trace(go.Scatter(x=ends, y=ends, mode="lines", name="no gap", line=line, hoverinfo="skip"))
+    style.settle(plot, xaxis_title=f"{TRAIN_LOSS}, last epoch", yaxis_title=f"{VAL_LOSS}, last epoch")
+    ticks = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
+    axis: dict[str, Any] = {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    plot.update_xaxes(**axis)
+    plot.update_yaxes(**axis)
+    figures = [Figure("gap", plot, "Validation loss against training loss at each trial's last epoch.", "All trials")]
+    tables = []
+    if data.winner and _losses(data.winner):
+        figures.append(_winners_losses(data.winner))
+        by_epoch = sorted(data.winner.epochs_by_number.items())
+        rows = [[str(n), format_number(e.metrics[TRAIN_LOSS]), format_number(e.metrics[VAL_LOSS])] for n, e in by_epoch]
+        tables = [Table("The winner's losses", ["epoch", TRAIN_LOSS, VAL_LOSS], rows)]
+    text = [GAP_RULE, "Trials above the dotted line do better on the images they train on."]
+    return Panel("gap", title, text, figures, tables, is_grid=True)
+
+
+def _losses(trial: TrialRecord) -> tuple[float, float] | None:
+    metrics = trial.epochs_by_number[trial.epochs].metrics if trial.epochs_by_number else {}
+    return (metrics[TRAIN_LOSS], metrics[VAL_LOSS]) if TRAIN_LOSS in metrics and VAL_LOSS in metrics else None
+
+
+def _winners_losses(winner: TrialRecord) -> Figure:
+    plot, steps = go.Figure(), sorted(winner.epochs_by_number)
+    for index, metric in enumerate((TRAIN_LOSS, VAL_LOSS)):
+        y = [winner.epochs_by_number[step].metrics[metric] for step in steps]
+        looks = {"color": style.PALETTE[index], "dash": style.DASHES[index]}
+        plot.add_trace(go.Scatter(x=steps, y=y, mode="lines+markers", name=metric, line=looks))
+    style.settle(plot, xaxis_title="epoch", yaxis_title="loss (nats)")
+    alt = f"Training and validation loss of trial {winner.number} by epoch."
+    return Figure("gap-winner", plot, alt, f"The winner, trial {winner.number}")

@@ -1,0 +1,188 @@
+"""The winner's mistakes on the validation split: the confusion matrix, and the worst of them as pictures."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from toprung.analysis.report import style
+from toprung.analysis.report.data import ReportData
+from toprung.analysis.report.panel import Figure, Panel, Picture, Table
+from toprung.errors import UserError
+
+WORST_SHOWN = 24
+MAX_CLASSES = 30  # beyond, cells are too small to carry their count
+PICTURE_SIDE = 96
+BATCH_SIZE = 512
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that the winner takes for another class; `confidence` is the probability it gives to that class."""
+
+    image_CHW: NDArray[np.uint8]
+    label: str
+    predicted: str
+    confidence: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class WinnerEvaluation:
+    """The winner on the validation split; `counts[true][predicted]`."""
+
+    classes: list[str]
+    counts: NDArray[np.int64]
+    worst: list[Mistake]
+
+    @property
+    def num_images(self) -> int:
+        """How many were judged."""
+        return int(self.counts.sum())
+
+    @property
+    def num_wrong(self) -> int:
+        """How many of them wrongly."""
+        return self.num_images - int(np.trace(self.counts))
+
+
+def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
+    """Run the exported model over the sweep's own validation split; the test split stays shut.
+
+    Raises:
+        UserError: there is no export, or the data are not there or not those that the sweep saw.
+    """
+    sweep_dir = report_data.sweep_dir
+    if not sweep_dir.export_folder.is_dir():
+        raise UserError("The winner was not exported: its mistakes cannot be shown.")
+    import torch  # here: most of a second, for nothing where there is no export
+
+    from toprung import data, vision
+
+    arrays, split_fingerprint = data.split_arrays(report_data.sweep.data, root=report_data.prepared_root)
+    if report_data.lineage is None or split_fingerprint != report_data.lineage.split_fingerprint:
+        raise UserError("The prepared data are not those that the sweep saw: the winner's mistakes cannot be shown.")
+    classes = [str(name) for name in sweep_dir.read(sweep_dir.export_folder / "labels.json")["classes"]]
+    torch.set_num_threads(max(1, report_data.sweep.resources.num_threads))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model = vision.load_model(Path(sweep_dir.export_folder)).to(device).eval()
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"The exported model cannot be loaded: {error}") from None
+    images_NCHW, labels_N = arrays["val_images"], np.asarray(arrays["val_labels"])
+    with torch.inference_mode():
+        batches = [
+            torch.softmax(model(torch.from_numpy(images_NCHW[at : at + BATCH_SIZE]).to(device)).double(), dim=1).cpu()
+            for at in range(0, len(labels_N), BATCH_SIZE)
+        ]
+    return build_evaluation(torch.cat(batches).numpy(), labels_N, images_NCHW, classes=classes)
+
+
+def build_evaluation(
+    probabilities_NK: NDArray[np.float64], labels_N: NDArray[Any], images_NCHW: NDArray[np.uint8], *, classes: list[str]
+) -> WinnerEvaluation:
+    """Count every image, and keep the mistakes with the greatest loss."""
+    predicted_N = probabilities_NK.argmax(axis=1)
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(counts, (labels_N, predicted_N), 1)
+    losses_N = -np.log(np.maximum(probabilities_NK[np.arange(len(labels_N)), labels_N], 1e-12))
+    wrong = np.flatnonzero(predicted_N != labels_N)
+    worst = [
+        Mistake(
+            image_CHW=np.array(images_NCHW[index]),
+            label=classes[labels_N[index]],
+            predicted=classes[predicted_N[index]],
+            confidence=float(probabilities_NK[index, predicted_N[index]]),
+            loss=float(losses_N[index]),
+        )
+        for index in wrong[np.argsort(-losses_N[wrong], kind="stable")][:WORST_SHOWN]
+    ]
+    return WinnerEvaluation(classes, counts, worst)
+
+
+def mistakes(data: ReportData, evaluation: WinnerEvaluation | str) -> Panel:
+    """The panel; `evaluation` is a sentence where the winner could not be judged."""
+    title = "The winner’s mistakes"
+    if isinstance(evaluation, str):
+        return Panel("mistakes", title, [evaluation])
+    right = evaluation.num_images - evaluation.num_wrong
+    share = f"{right} right ({right / evaluation.num_images:.4f}), {evaluation.num_wrong} wrong"
+    text = [
+        f"The exported model on the {evaluation.num_images} validation images: {share}. The test split was not opened."
+    ]
+    rows = [
+        [name, evaluation.classes[other], str(evaluation.counts[row, other])]
+        for row, name in enumerate(evaluation.classes)
+        for other in np.argsort(-evaluation.counts[row])
+        if other != row and evaluation.counts[row, other]
+    ]
+    rows.sort(key=lambda row: -int(row[2]))
+    tables = [Table("Confusions", ["true class", "taken for", "images"], rows[:50])]
+    pictures = [
+        Picture(
+            png(mistake.image_CHW),
+            f"{mistake.label}, taken for {mistake.predicted}",
+            f"{mistake.label} → {mistake.predicted}, {mistake.confidence:.2f}",
+        )
+        for mistake in evaluation.worst
+    ]
+    if pictures:
+        text.append("Below, the worst first: the true class → the one it was taken for, and with what probability.")
+    alt = f"Confusion matrix of {len(evaluation.classes)} classes, {evaluation.num_wrong} images off the diagonal."
+    return Panel(
+        "mistakes", title, text, [Figure("confusion", _matrix(evaluation), alt, max_width="48rem")], tables, pictures
+    )
+
+
+def _matrix(evaluation: WinnerEvaluation) -> go.Figure:
+    """Right answers in blue, mistakes in vermillion, each against the most there are of its kind."""
+    diagonal = np.eye(len(evaluation.classes), dtype=bool)
+    plot = go.Figure([_heat(evaluation, diagonal, style.BLUES), _heat(evaluation, ~diagonal, style.REDS)])
+    side = min(760, 160 + 32 * len(evaluation.classes))
+    style.settle(plot, height=side, xaxis_title="taken for", yaxis_title="true class")
+    plot.update_xaxes(type="category", showgrid=False, constrain="domain")
+    plot.update_yaxes(type="category", showgrid=False, constrain="domain", autorange="reversed", scaleanchor="x")
+    return plot
+
+
+def _heat(evaluation: WinnerEvaluation, shown: NDArray[np.bool_], scale: list[list[Any]]) -> go.Heatmap:
+    counts = [
+        [int(count) if count and is_shown else None for count, is_shown in zip(*rows, strict=True)]
+        for rows in zip(evaluation.counts.tolist(), shown.tolist(), strict=True)
+    ]
+    return go.Heatmap(
+        z=counts,
+        x=evaluation.classes,
+        y=evaluation.classes,
+        zmin=0,
+        zmax=max(1, int((evaluation.counts * shown).max())),
+        colorscale=scale,
+        showscale=False,
+        texttemplate="%{z}" if len(evaluation.classes) <= MAX_CLASSES else None,
+        hoverongaps=False,
+        hovertemplate="%{y}, taken for %{x}: %{z}<extra></extra>",
+        xgap=1,
+        ygap=1,
+    )
+
+
+def png(image_CHW: NDArray[np.uint8]) -> bytes:
+    """An image as PNG, small ones enlarged by whole pixels."""
+    from PIL import Image
+
+    channels = image_CHW.shape[0]
+    pixels = image_CHW[0] if channels == 1 else np.moveaxis(image_CHW[:3], 0, -1)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    factor = max(1, PICTURE_SIDE // max(image.size))
+    if factor > 1:
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    image.thumbnail((2 * PICTURE_SIDE, 2 * PICTURE_SIDE))
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return file.getvalue()

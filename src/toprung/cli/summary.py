@@ -1,0 +1,154 @@
+"""What a person sees of a sweep that is over: the ranked table, where things lie, what to type next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from toprung.cli.console import print_table
+from toprung.cli.options import short_path
+from toprung.errors import UserError
+from toprung.records.ranking import format_config
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.remote_storage import is_uri
+from toprung.sweep.driver import Outcome
+from toprung.sweep.progress import SweepProgress
+
+ROWS_SHOWN = 10
+PROBLEMS_SHOWN = 3
+
+
+def format_seconds(seconds: float) -> str:
+    """`41 s`, `1 min 34 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def print_end(console: Console, outcome: Outcome) -> None:
+    """The lines that stay in the scrollback."""
+    progress, sweep = outcome.progress, outcome.progress.sweep
+    leaders, sweep_dir = progress.leaders(), outcome.sweep_dir
+    how = {"finished": "finished in", "stopped": "stopped after", "failed": "failed after"}[outcome.status]
+    whole = "finished" if sweep.experiments else "to the top rung"
+    console.print(
+        f"{progress.sweep_id} {how} {format_seconds(progress.seconds)}: {len(progress.trials)} trials, "
+        f"{progress.epochs_done} epochs, {progress.count('finished')} {whole}, {progress.count('failed')} failed."
+    )
+    if outcome.reason:
+        console.print(f"{outcome.reason[0].upper()}{outcome.reason[1:]}.")
+    if leaders:
+        console.print()
+        print_table(console, _ranking(progress, metric=sweep.metric))
+    console.print()
+    if sweep_dir.export_folder.is_dir():
+        value = _verified(sweep_dir, sweep.metric)
+        scores = (
+            "loads the model" if value is None else f"scores {value:.4f}"
+        )  # a metric of the loop's own is not scored
+        if len(progress.trials) > 1 and not sweep.experiments:
+            console.print(
+                f"The best value is the luckiest of {len(progress.trials)}: "
+                f"`toprung confirm {sweep_dir.sweep_id}` tells whether it holds.\n"
+            )
+        console.print(f"  model    {short_path(sweep_dir.export_folder)}       (verified: a fresh process {scores})")
+    if sweep.experiments:
+        console.print(f"  answers  toprung compare {sweep_dir.sweep_id}")
+    console.print(f"  trials   toprung show {sweep_dir.sweep_id}")
+    if is_uri(sweep.storage):
+        show = f"toprung show {sweep_dir.sweep_id} --storage {sweep.storage}"
+        console.print(f"  copy     {show}       (on any machine)")
+    console.print(f'  compare  toprung ui       (MLflow, experiment "{sweep.name}")')
+    console.print(f"  log      {short_path(sweep_dir.log_file)}")
+    if outcome.status == "stopped":
+        console.print(f"\nGo on with: toprung resume {sweep_dir.sweep_id}")
+    _print_not_in_mlflow(console, outcome.tracking_problems, sweep_dir.sweep_id)
+    if outcome.upload_error:
+        console.print(
+            f"{sweep.storage} has not got everything ({outcome.upload_error}). When it is back: toprung sync "
+            f"{sweep_dir.sweep_id}"
+        )
+    if outcome.tracking_error:
+        console.print(
+            f"MLflow has not got everything ({outcome.tracking_error}). When it is back: toprung sync "
+            f"{sweep_dir.sweep_id}"
+        )
+
+
+def _print_not_in_mlflow(console: Console, problems: list[str], sweep_id: str | None = None) -> None:
+    """Print what MLflow refused: all of it, or the first three with the command that prints all."""
+    shown = problems if sweep_id is None else problems[:PROBLEMS_SHOWN]
+    for problem in shown:
+        console.print(f"Not in MLflow: {problem}")
+    if len(problems) > len(shown):
+        console.print(f"Not in MLflow: {len(problems) - len(shown)} more. Type: toprung show {sweep_id}")
+
+
+def _verified(sweep_dir: SweepDirectory, metric: str) -> float | None:
+    """What a fresh process scored the exported model, by that metric."""
+    try:
+        value = sweep_dir.read(sweep_dir.export_folder / "metrics.json")["verified"].get(metric)
+    except (UserError, KeyError, AttributeError):
+        return None
+    return float(value) if value is not None else None
+
+
+def _ranking(progress: SweepProgress, *, metric: str) -> Table:
+    leaders = progress.leaders()
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in (" rank", "trial", metric, "epoch"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("ended", overflow="fold", min_width=10)
+    table.add_column("configuration", overflow="fold")
+    rows = [(str(position), trial) for position, trial in enumerate(leaders[:ROWS_SHOWN], start=1)]
+    rows += [("def", trial) for trial in leaders[ROWS_SHOWN:] if trial.is_default]
+    for position, trial in rows:
+        ended = f"stopped at {trial.end.rung}" if trial.end and trial.end.rung is not None else trial.status
+        if trial.audited is not None:
+            ended += f" (audit of rung {trial.audited.rung})"
+        if trial.continues in progress.trials:
+            ended += f" (continues {progress.trials[trial.continues].number})"
+        name = f"{trial.number}{' (default)' if trial.is_default and position != 'def' else ''}"
+        table.add_row(
+            position, name, f"{trial.best_value:.4f}", str(trial.best_epoch), ended, format_config(dict(trial.config))
+        )
+    return table
+
+
+def print_summary(console: Console, content: dict[str, Any]) -> None:
+    """`toprung show`: the same table from the ledger."""
+    reason = f" ({content['reason']})" if content["reason"] else ""
+    seconds = f" in {format_seconds(content['seconds'])}" if content["seconds"] else ""
+    console.print(f"{content['sweep_id']}: {content['status']}{reason}{seconds}, {len(content['trials'])} trials.\n")
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("trial", content["metric"], "epoch", "epochs"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("ended", overflow="fold", min_width=10)
+    table.add_column("configuration", overflow="fold")
+    best_first = sorted(content["trials"], key=lambda t: t["trial_id"] != (content["best"] or {}).get("trial_id"))
+    for trial in best_first:
+        value = "" if trial["value"] is None else f"{trial['value']:.4f}"
+        ended = trial["status"] + (f" at {trial['rung']}" if trial["rung"] is not None else "")
+        ended += f" (audit of rung {trial['audited']['rung']})" if trial["audited"] else ""
+        cause = f"{trial['cause']}  " if trial["status"] == "failed" else ""
+        table.add_row(
+            str(trial["number"]),
+            value,
+            str(trial["epoch"] or ""),
+            str(trial["epochs"]),
+            ended,
+            cause + format_config(trial["config"]),
+        )
+    print_table(console, table)
+    console.print()
+    if content["export_dir"]:
+        console.print(f"  model    {short_path(Path(content['export_dir']))}")
+    console.print(f"  MLflow   {content['tracking_uri']}")
+    console.print(f"  log      {short_path(Path(content['log']))}")
+    _print_not_in_mlflow(console, content["not_in_mlflow"])

@@ -1,0 +1,192 @@
+"""A Ray cluster that is there already: connected to for one sweep, and left as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from toprung.cluster.capacity import Node, alive_nodes
+from toprung.cluster.environment import import_ray, runtime_env_for_cluster, token_source
+from toprung.errors import UserError
+
+CONNECT_TIMEOUT_SECONDS = 5
+POLL_SECONDS = 5.0
+# Ray's own word for how often it tries to reach a cluster, a second each; its default is 20.
+TRIES = "RAY_gcs_server_port_wait_time_s"
+
+
+class ConnectedCluster:
+    """A connection to a running cluster; what `LocalCluster` is for a private one."""
+
+    def __init__(self, address: str) -> None:
+        """Take over a connection that `connect` has made.
+
+        Args:
+            address: as the user gave it.
+        """
+        self.address: str | None = address
+        self._connected = True
+        self._stopped = threading.Event()
+
+    def wait(self) -> None:
+        """Return when Ray is up: it is."""
+
+    def nodes(self) -> list[Node]:
+        """The nodes that live now."""
+        return alive_nodes()
+
+    def watch_head(self, on_unreachable: Callable[[str], object]) -> None:
+        """Look whether the head answers, until `stop`: where it does not, Ray ends this process without a word.
+
+        That is after a minute (`RAY_gcs_rpc_server_reconnect_timeout_s`).
+
+        Args:
+            on_unreachable: told once, in a thread of its own, when the head does not answer; is given its address.
+        """
+        import ray
+
+        head = ray.get_runtime_context().gcs_address
+
+        def poll() -> None:
+            while not self._stopped.wait(POLL_SECONDS):
+                try:
+                    _check_port(head)
+                except OSError:
+                    on_unreachable(head)
+                    return
+
+        threading.Thread(target=poll, name="cluster-head", daemon=True).start()
+
+    def stop(self) -> None:
+        """Disconnect: Ray ends this sweep's actors and gives back its placement groups; the cluster lives on."""
+        self._stopped.set()
+        if self._connected:
+            self._connected = False
+            import ray
+
+            ray.shutdown()
+
+
+def connect(address: str, *, code: Path) -> ConnectedCluster:
+    """Connect to a running cluster; call `prepare_environment(address)` first.
+
+    Args:
+        address: `auto` (RAY_ADDRESS, or the cluster that `ray start` joined this machine to) or `HOST:PORT`.
+        code: the folder that workers import the workbench from; it is uploaded before this returns.
+
+    Raises:
+        UserError: nothing answers there, it does not take our token, it runs another Ray or Python, or this machine
+            is none of its nodes.
+    """
+    _check_reachable(address)
+    ray, stderr_text = import_ray(), ""
+    try:
+        with _captured_stderr() as captured, _limited_retries():
+            try:
+                ray.init(
+                    address=address,
+                    runtime_env=runtime_env_for_cluster(code),
+                    logging_level=logging.ERROR,
+                )
+            finally:
+                stderr_text = captured()
+    except Exception as error:
+        raise UserError(_reason(address, error, stderr_text)) from error
+    if stderr_text:
+        sys.stderr.write(stderr_text)
+    return ConnectedCluster(address)
+
+
+def _check_reachable(address: str) -> None:
+    """A port that nobody listens on is told at once; Ray would try for most of a minute."""
+    if address == "auto":
+        return
+    if "://" in address:
+        raise UserError(f'--address "{address}": give auto or HOST:PORT, the address that ray start printed.')
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f'--address "{address}" names no cluster: give auto or HOST:PORT, such as 10.0.0.2:6379.')
+    try:
+        _check_port(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"No Ray cluster answers at {address} ({reason}). Start one: ray start --head. Or leave --address out."
+        ) from None
+
+
+def _check_port(address: str) -> None:
+    """Open a connection, and close it."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
+
+
+def _reason(address: str, error: BaseException, message: str) -> str:
+    """One line for a person out of what Ray raised, and what its core wrote to stderr."""
+    where = "that `auto` found" if address == "auto" else f"at {address}"
+    causes = [error]
+    while (below := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(below)
+    text = "\n".join(str(cause) for cause in causes)
+    if "Version mismatch" in text:
+        ray_versions, python_versions = re.findall(r"Ray: (\S+)", text), re.findall(r"Python: (\S+)", text)
+        return (
+            f"The cluster {where} runs Ray {ray_versions[0]} on Python {python_versions[0]}, this is Ray "
+            f"{ray_versions[1]} on Python {python_versions[1]}. Use the same versions in both places."
+        )
+    if re.search(r"AuthToken|Unauthenticated|authentication token", text + message, re.IGNORECASE):
+        source = token_source()
+        what = f"the token from {source}" if source else "a client without a token"
+        return (
+            f"The cluster {where} does not take {what}. Give its own: RAY_AUTH_TOKEN_PATH=FILE "
+            "(on the head: ~/.ray/auth_token), with RAY_AUTH_MODE=token."
+        )
+    if "Could not find any running Ray instance" in text:
+        return "--address auto found no running Ray cluster. Start one with `ray start --head`, or give HOST:PORT."
+    if "No node info found" in text or "Can't find a" in text:
+        return (
+            f"This machine is no node of the cluster {where}. Join it: ray start --address={address} "
+            "--num-cpus=0, or send the sweep: toprung submit."
+        )
+    return f"The Ray cluster {where} cannot be used: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+
+
+@contextlib.contextmanager
+def _limited_retries() -> Iterator[None]:
+    """Ray gives up after some seconds, unless the user says otherwise."""
+    if TRIES in os.environ:
+        yield
+        return
+    os.environ[TRIES] = str(CONNECT_TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        del os.environ[TRIES]
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Keep what Ray's core writes to stderr: it says only there why it was refused."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        saved_fd = os.dup(2)
+        os.dup2(file.fileno(), 2)
+
+        def read() -> str:
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        try:
+            yield read
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved_fd, 2)
+            os.close(saved_fd)

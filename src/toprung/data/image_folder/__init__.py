@@ -1,0 +1,1 @@
+"""Folders of images: list, check and decode a class-per-folder tree."""

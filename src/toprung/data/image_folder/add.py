@@ -1,0 +1,144 @@
+"""Add a folder of images to the project: copied to data/raw, tracked by DVC, with a stage that prepares it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from toprung.data.image_folder.chunks import Progress
+from toprung.data.image_folder.listing import GROUPS_FILE, ImageListing, check_layout, format_counts, quoted
+from toprung.data.image_folder.settings import FolderSettings
+from toprung.data.prepare.folder import check_same_size, list_folder
+from toprung.data.prepared import PREPARED
+from toprung.data.sources import SOURCES
+from toprung.data.versioning.dvc_project import RAW, is_dvc_repository, run_dvc, stage_commands, stage_name
+from toprung.data.versioning.stages import restored_on_failure, write_folder_stage
+from toprung.errors import UserError
+
+
+@dataclass(frozen=True)
+class AddedDataset:
+    """What was added: `tracked_by` is the .dvc file, to be committed together with dvc.yaml.
+
+    `parts` has the number of images of each class, by part: "train" and "test", or "all" if they are split later.
+    `left_out` says in words what was not copied; empty if nothing.
+    """
+
+    num_images: int
+    classes: tuple[str, ...]
+    tracked_by: Path
+    parts: dict[str, tuple[int, ...]]
+    left_out: str
+
+
+def add(
+    name: str,
+    folder: Path,
+    *,
+    project: Path,
+    settings: FolderSettings | None = None,
+    nested: bool = False,
+    progress: Progress | None = None,
+) -> AddedDataset:
+    """Add a class-per-folder tree as the dataset `name`; `toprung.data.reproduce` prepares it then.
+
+    The images (and groups.csv), no other files, are copied to `data/raw/<name>`; a folder that already lies there
+    stays. DVC copies them into its cache once more. Where anything fails, the project is as it was before.
+
+    Args:
+        name: lower-case letters, digits, - and _; no other dataset's.
+        folder: the tree, see `toprung.data.image_folder.listing`.
+        project: the workbench's root, a DVC repository.
+        settings: how it is to be prepared; written into its stage in dvc.yaml.
+        nested: the outer folders are the classes even if all of them have the same folders inside.
+        progress: told how many files are copied, of how many.
+
+    Raises:
+        UserError: the name is taken or no name; the tree cannot be trained on; a setting does not fit it; the project
+            is no DVC repository; the disk is full or cannot be written; DVC failed.
+    """
+    chosen = settings or FolderSettings()
+    target = project / RAW / name
+    in_place = target.exists() and folder.resolve() == target.resolve()
+    _check_name(name, project=project, in_place=in_place)
+    tree, _ = list_folder(folder, chosen)
+    if not nested:
+        check_layout(tree)
+    if chosen.size is None:
+        check_same_size(tree)
+
+    pointer = target.with_name(f"{name}.dvc")
+    with restored_on_failure(
+        project / "dvc.yaml", pointer, target.parent / ".gitignore", project / PREPARED / ".gitignore"
+    ):
+        try:
+            if not in_place:
+                _copy(tree, target, progress)
+            run_dvc("add", (RAW / name).as_posix(), project=project)
+            write_folder_stage(name, chosen, project=project)
+        except BaseException:
+            if not in_place:
+                shutil.rmtree(target, ignore_errors=True)
+            raise
+    parts = {"all": tree.counts()}
+    if tree.is_test_N is not None:
+        parts = {"train": tree.counts("train"), "test": tree.counts("test")}
+    return AddedDataset(len(tree.files), tree.classes, pointer, parts, _left_out(tree))
+
+
+def _check_name(name: str, *, project: Path, in_place: bool) -> None:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise UserError(f"A dataset cannot be called {quoted(name)}: use lower-case letters, digits, - and _.")
+    if name in SOURCES:
+        raise UserError(f"{name} is built in. Give another name, or type: toprung data prepare {name}")
+    if not is_dvc_repository(project):
+        raise UserError(
+            f"{project} is no DVC repository with a dvc.yaml. Type there: git init && dvc init && touch dvc.yaml"
+        )
+    folders = [
+        path.as_posix()
+        for path in (RAW / name, PREPARED / name)
+        if (project / path).exists() and not (in_place and path == RAW / name)
+    ]
+    tracked = [stage_name(name)] if stage_name(name) in stage_commands(project) else []
+    tracked += [(RAW / f"{name}.dvc").as_posix()] if (project / RAW / f"{name}.dvc").exists() else []
+    if folders or tracked:
+        remove = [
+            f"{command} {' '.join(what)}" for command, what in (("dvc remove", tracked), ("rm -r", folders)) if what
+        ]
+        raise UserError(
+            f"{name} is here already ({', '.join(tracked + folders)}). Give another name, or remove it: "
+            f"{' && '.join(remove)}"
+        )
+
+
+def _left_out(tree: ImageListing) -> str:
+    words = [format_counts(tree.left_out)] if tree.left_out else []
+    if tree.num_unclassified:
+        words.append(f"{tree.num_unclassified:,} images outside the class folders")
+    return ", ".join(words)
+
+
+def _copy(tree: ImageListing, target: Path, progress: Progress | None) -> None:
+    """Copy what belongs to the dataset aside, then rename: links become the files they lead to."""
+    files = list(tree.files)
+    if (tree.root / GROUPS_FILE).is_file():
+        files.append(GROUPS_FILE)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+            new = Path(temporary, "new")
+            for done, file in enumerate(files):
+                if progress and done % 100 == 0:
+                    progress(done, len(files))
+                (new / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(tree.root / file, new / file)
+            if progress:
+                progress(len(files), len(files))
+            os.rename(new, target)
+    except OSError as error:
+        raise UserError(f"{tree.root} cannot be copied to {target}: {error.strerror or error}.") from None

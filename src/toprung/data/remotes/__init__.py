@@ -1,0 +1,1 @@
+"""DVC remotes: add, check, push to and pull from them."""

@@ -1,0 +1,198 @@
+"""Push, pull and compare with a remote: DVC does it; what it says, or fails to say, becomes one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from toprung.data.prepared import PREPARED
+from toprung.data.remotes.check import require_reachable, run_without_terminal
+from toprung.data.remotes.credentials import mask_secrets
+from toprung.data.remotes.errors import describe_text
+from toprung.data.remotes.hints import explain
+from toprung.data.versioning.config import Remote, cache_folder, find_remote
+from toprung.data.versioning.dvc_project import RAW, run_dvc
+from toprung.data.versioning.targets import hidden_files, list_targets, read_outputs, visible_targets
+from toprung.errors import UserError
+
+_MISSING = "Missing cache files"  # in DVC's warning about files that are neither in the cache nor on the remote
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a push or a pull did; a `remote` of None was not asked, because everything was here.
+
+    `targets` are DVC's names of what was compared, none if the project tracks no data yet; `hidden` are the .dvc files
+    that DVC does not find by itself.
+    """
+
+    remote: Remote | None
+    num_files: int
+    targets: tuple[str, ...]
+    hidden: tuple[str, ...]
+
+
+def push(
+    names: Sequence[str] = (), *, project: Path, remote: str | None = None, prepared_only: bool = False
+) -> Transfer:
+    """Copy datasets from DVC's cache to a remote.
+
+    Args:
+        names: the datasets; none means all.
+        project: the workbench's root.
+        remote: its name; None takes the default one.
+        prepared_only: leave the raw files out: one small file travels faster than thousands of images.
+
+    Raises:
+        UserError: unknown dataset or remote; the remote refused, and why; the cache lacks files that it lacks too.
+    """
+    visible = visible_targets(project)
+    targets = _with_outputs(names, project=project, visible=visible, prepared_only=prepared_only)
+    hidden = hidden_files(project, visible=visible)
+    to = find_remote(remote, project=project)
+    require_reachable(to, project=project)
+    if not targets:
+        return Transfer(to, 0, (), hidden)
+    ran = run_without_terminal(["-m", "dvc", "push", "--remote", to.name, *targets], remote=to, project=project)
+    if ran.returncode:
+        raise UserError(_failure("push", ran.stderr, remote=to, project=project, targets=targets))
+    if _MISSING in ran.stderr:  # DVC calls that success
+        raise UserError(
+            f"{to} and DVC's cache here both lack files that dvc.lock and {RAW}/*.dvc name; the others are there now. "
+            "On the machine that has them, type: toprung data push"
+        )
+    return Transfer(to, _count(ran.stdout, r"(\d+) files? pushed"), targets, hidden)
+
+
+def pull(
+    names: Sequence[str] = (), *, project: Path, remote: str | None = None, prepared_only: bool = False
+) -> Transfer:
+    """Bring datasets here; the remote is asked only for what DVC's cache lacks. What arrived is kept if it fails.
+
+    Args:
+        names: the datasets; none means all.
+        project: the workbench's root.
+        remote: its name; None takes the default one.
+        prepared_only: leave the raw files out.
+
+    Raises:
+        UserError: unknown dataset or remote; the remote refused, and why; it does not have the files.
+    """
+    visible = visible_targets(project)
+    targets = _with_outputs(names, project=project, visible=visible, prepared_only=prepared_only)
+    hidden = hidden_files(project, visible=visible)
+    origin = find_remote(remote, project=project)
+    if not targets:
+        return Transfer(None, 0, (), hidden)
+    if _is_cached(targets, project=project):  # else checking out asks the remote, for minutes where it refuses
+        ran = run_without_terminal(["-m", "dvc", "checkout", *targets], remote=origin, project=project)
+        if ran.returncode == 0:
+            return Transfer(None, 0, targets, hidden)
+    require_reachable(origin, project=project)
+    ran = run_without_terminal(["-m", "dvc", "pull", "--remote", origin.name, *targets], remote=origin, project=project)
+    if ran.returncode:
+        raise UserError(_failure("pull", ran.stderr, remote=origin, project=project, targets=targets))
+    return Transfer(origin, _count(ran.stdout, r"(\d+) files? fetched"), targets, hidden)
+
+
+def status(*, project: Path, remote: str | None = None) -> tuple[Remote, dict[str, str]]:
+    """Compare DVC's cache with a remote.
+
+    Returns:
+        the remote, and for each path that differs `new` (only here), `deleted` (only there) or `missing` (nowhere).
+
+    Raises:
+        UserError: there is no such remote; it refused, and why.
+    """
+    targets = _with_outputs((), project=project, visible=visible_targets(project))
+    other = find_remote(remote, project=project)
+    require_reachable(other, project=project)  # DVC says "in sync" of a remote that refuses its key
+    if not targets:
+        return other, {}
+    command = ["-m", "dvc", "status", "--cloud", "--json", "--remote", other.name, *targets]
+    ran = run_without_terminal(command, remote=other, project=project)
+    if ran.returncode:
+        raise UserError(_failure("status", ran.stderr, remote=other, project=project, targets=targets))
+    outputs = {path: md5 for target in targets for path, md5 in read_outputs(target, project=project).items()}
+    # A folder whose list of files is nowhere is "in sync" for DVC, with a warning.
+    missing = {path: "missing" for path, md5 in outputs.items() if _MISSING in ran.stderr and md5 in ran.stderr}
+    output = json.loads(ran.stdout or "{}")
+    return other, {str(path): str(how) for path, how in output.items()} | missing
+
+
+def local_status(*, project: Path) -> dict[str, str]:
+    """What differs here from dvc.lock and the .dvc files: each path, and how, in DVC's word.
+
+    Raises:
+        UserError: the project is no DVC repository; DVC failed.
+    """
+    targets = list_targets((), project=project, visible=visible_targets(project))
+    output = json.loads(run_dvc("status", "--json", *targets, project=project) or "{}") if targets else {}
+    changes = [change for entries in output.values() for change in entries if isinstance(change, dict)]
+    return {path: how for change in changes for paths in change.values() for path, how in paths.items()}
+
+
+def _with_outputs(
+    names: Sequence[str], *, project: Path, visible: Collection[str], prepared_only: bool = False
+) -> tuple[str, ...]:
+    """Return the targets that have something to transfer: a stage has once it ran.
+
+    Raises:
+        UserError: DVC does not know one of the datasets, or it was named and has nothing yet.
+    """
+    targets = list_targets(names, project=project, visible=visible, prepared_only=prepared_only)
+    lines = tuple(target for target in targets if read_outputs(target, project=project))
+    if names and not lines:
+        raise UserError(f"dvc.lock has no entry of {names[0]} yet. Type: toprung data prepare {names[0]}")
+    return lines
+
+
+def _is_cached(targets: Sequence[str], *, project: Path) -> bool:
+    """Whether DVC's cache has at least the lists of the files that make up the targets."""
+    cache = cache_folder(project) / "files" / "md5"
+    hashes = [md5 for target in targets for md5 in read_outputs(target, project=project).values()]
+    return all((cache / md5[:2] / md5[2:]).exists() for md5 in hashes)
+
+
+def _failure(verb: str, stderr: str, *, remote: Remote, project: Path, targets: Sequence[str]) -> str:
+    """Why DVC failed: what the remote says when it is asked again, else what DVC said."""
+    require_reachable(remote, project=project)
+    lines = [line.strip().removeprefix("ERROR: ") for line in stderr.splitlines() if line.strip().startswith("ERROR: ")]
+    if transfers := [line for line in lines if line.startswith("failed to transfer")]:
+        problem = describe_text(transfers[0].partition(" - ")[2])
+        if verb == "pull" and problem["reason"] == "missing":  # the remote is there, as was just seen
+            return _incomplete(remote)
+        if problem["reason"] not in ("other", "unreachable", "missing"):
+            return explain(remote, problem, steps=["write" if verb == "push" else "read"])
+        failed = re.search(r"(\d+) files? failed", stderr)
+        count = failed[1] if failed else str(len(transfers))
+        return (
+            f"{remote}: {count} files did not arrive ({mask_secrets(problem['said'])}). Try again: what arrived "
+            "is kept."
+        )
+    if verb == "pull" and (_MISSING in stderr or "missing cache files" in stderr or "do not exist" in stderr):
+        return _incomplete(remote)
+    if "without a confirmation" in stderr:
+        return (
+            f"{PREPARED} or {RAW} holds files that are in no cache and would be overwritten. Move them away, or type: "
+            f"dvc checkout --force {shlex.join(targets)}"
+        )
+    if "Unable to acquire lock" in stderr:
+        return "Another DVC is at work in this project. Wait for it, then try again."
+    return f"{remote}: {verb} failed: {mask_secrets(lines[-1]) if lines else 'DVC did not say why'}"
+
+
+def _count(stdout: str, pattern: str) -> int:
+    match = re.search(pattern, stdout)
+    return int(match[1]) if match else 0
+
+
+def _incomplete(remote: Remote) -> str:
+    return (
+        f"{remote} does not have all files that dvc.lock and {RAW}/*.dvc name. "
+        "On the machine that has them, type: toprung data push"
+    )

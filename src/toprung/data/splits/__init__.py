@@ -1,0 +1,1 @@
+"""Seeded splits by index: stratified, by group, k-fold."""

@@ -1,0 +1,50 @@
+"""What the trials of a sweep are given: the training and validation images of one dataset, cut by one split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toprung.data.prepared import Prepared, open_prepared
+from toprung.data.splits.group_split import group_split
+from toprung.data.splits.stratified_split import SplitIndices, stratified_split
+from toprung.spec import Data
+
+
+def split_arrays(data_settings: Data, *, root: Path) -> tuple[dict[str, NDArray[Any]], str]:
+    """Cut a prepared dataset as a spec says.
+
+    Args:
+        data_settings: the spec's data part.
+        root: the folder of all prepared datasets.
+
+    Returns:
+        `train_images` and `val_images` (uint8, NCHW), `train_labels` and `val_labels` (int64, N), each contiguous;
+        and the split's fingerprint.
+
+    Raises:
+        UserError: the dataset is not prepared or damaged, or cannot be split so.
+    """
+    prepared = open_prepared(data_settings.name, root=root)
+    split = split_indices(data_settings, prepared)
+    arrays = {}
+    for part, indices in (("train", split.train), ("val", split.val)):
+        arrays[f"{part}_images"] = np.ascontiguousarray(prepared.images_NCHW[indices])
+        arrays[f"{part}_labels"] = np.ascontiguousarray(prepared.labels_N[indices])
+    return arrays, split.fingerprint
+
+
+def split_indices(data_settings: Data, prepared: Prepared) -> SplitIndices:
+    """Which of a prepared dataset's images train and which validate: whole groups, where it has groups.
+
+    Raises:
+        UserError: the dataset cannot be split so.
+    """
+    limits = {"max_train": data_settings.max_train, "max_val": data_settings.max_val}
+    fraction, seed = data_settings.val_fraction, data_settings.split_seed
+    if data_settings.groups and prepared.groups_N is not None:
+        return group_split(prepared.labels_N, prepared.groups_N, val_fraction=fraction, seed=seed, **limits)
+    return stratified_split(prepared.labels_N, val_fraction=fraction, seed=seed, **limits)

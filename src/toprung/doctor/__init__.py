@@ -1,6 +1,0 @@
-"""What a sweep stands on, looked at: nodes, versions, code, storage, clocks, room, access, MLflow, DVC."""
-
-from toprung.doctor.examination import preflight, run_checks
-from toprung.doctor.finding import Finding, errors, warnings
-
-__all__ = ["Finding", "errors", "preflight", "run_checks", "warnings"]

@@ -1,0 +1,115 @@
+"""The test split, opened once for a sweep: every opening is on record before the images are handed out."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from toprung.errors import UserError
+from toprung.export.bundle import run_in_fresh_process
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.spec import Sweep
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class TestScore:
+    """An exported model on the test images: accuracy with Wilson's interval, mean cross-entropy in nats."""
+
+    __test__ = False  # no test of pytest's
+
+    accuracy: float
+    low: float
+    high: float
+    loss: float
+    num_images: int
+
+
+def openings(sweep_dir: SweepDirectory) -> list[dict[str, Any]]:
+    """Every opening of the test split for a sweep, oldest first; one that was cut short has no `accuracy`.
+
+    Raises:
+        UserError: the log cannot be read.
+    """
+    log = sweep_dir.test_log
+    if not log.is_file():
+        return []
+    openings: list[dict[str, Any]] = []
+    try:
+        for line in log.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            if "scored" in entry:
+                openings[-1] |= entry["scored"]
+            else:
+                openings.append(entry)
+    except (OSError, ValueError, TypeError, IndexError) as error:
+        raise UserError(f"{log} cannot be read ({error}): whether the test split was opened is not known.") from None
+    return openings
+
+
+def score_on_test(
+    exported: Path, *, sweep_dir: SweepDirectory, sweep: Sweep, prepared_root: Path, again: bool
+) -> TestScore:
+    """Open the test split and let a fresh process score an exported model on it.
+
+    Args:
+        exported: the model's folder.
+        sweep_dir: of the sweep that the opening is on record for.
+        sweep: its spec.
+        prepared_root: where prepared datasets lie.
+        again: open it although it was opened before.
+
+    Raises:
+        UserError: it was opened before; the dataset is damaged; the log cannot be written.
+        ExportFailed: the process failed.
+    """
+    if (before := openings(sweep_dir)) and not again:
+        raise UserError(f"The test split was opened for {sweep_dir.sweep_id} on {before[0]['time']}. Again: --again")
+    task = {
+        "folder": str(exported),
+        "data": sweep.data.name,
+        "prepared_root": str(prepared_root),
+        "log": str(sweep_dir.test_log),
+        "opened_by": f"{sweep_dir.sweep_id}: {exported.parent.name}/{exported.name}",
+        "num_threads": sweep.resources.num_threads,
+    }
+    scored = run_in_fresh_process("toprung.export.test_split", task, sweep_dir=sweep_dir)
+    count = scored["num_images"]
+    interval = stats.binomtest(round(scored["accuracy"] * count), count).proportion_ci(CONFIDENCE, method="wilson")
+    test_score = TestScore(scored["accuracy"], float(interval.low), float(interval.high), scored["loss"], count)
+    with sweep_dir.test_log.open("a", encoding="utf-8") as log:
+        log.write(
+            json.dumps({"scored": {"accuracy": test_score.accuracy, "loss": test_score.loss, "num_images": count}})
+            + "\n"
+        )
+    return test_score
+
+
+def score(task: dict[str, Any]) -> dict[str, float]:
+    """What the fresh process does: open the split, which is written down first, and score the model."""
+    import torch
+
+    from toprung import data, vision
+
+    torch.set_num_threads(task["num_threads"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = vision.load_model(Path(task["folder"])).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images, labels = data.open_test_split(
+        task["data"], root=Path(task["prepared_root"]), opened_by=task["opened_by"], log=Path(task["log"])
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor do we write
+        split = vision.ImageSplit(torch.from_numpy(images), torch.from_numpy(labels))
+    metrics = vision.evaluate(model, split)
+    return {"accuracy": metrics["val/accuracy"], "loss": metrics["val/loss"], "num_images": len(labels)}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(score(json.loads(sys.argv[1]))) + "\n")

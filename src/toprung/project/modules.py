@@ -1,0 +1,203 @@
+"""Find the user's project, and import what dotted names mean.
+
+Names are dotted, never paths, so that every worker imports the same function by the same name: `tune.digits` is the
+function `sweep` in `tune/digits.py`, `tune.digits:headline` another one beside it.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from toprung import spec
+from toprung.errors import UserError, format_validation_error
+from toprung.metric_names import key_problem
+from toprung.project.include import module_names, read_include
+
+USER_PACKAGES = ("tune", "trainers", "search_spaces")
+
+
+def find_project(start: Path) -> Path:
+    """The nearest folder, from `start` upward, that holds a workbench.
+
+    Raises:
+        UserError: there is none.
+    """
+    for folder in (start, *start.parents):
+        if all((folder / name).is_dir() for name in USER_PACKAGES):
+            return folder
+    raise UserError(
+        f"{start} is not inside a workbench: a folder with {', '.join(USER_PACKAGES[:-1])} and "
+        f"{USER_PACKAGES[-1]}. Go to one."
+    )
+
+
+def activate(project: Path) -> None:
+    """Put the project first on `sys.path`, and make sure that its packages are the ones Python finds.
+
+    Raises:
+        UserError: another package of the same name is loaded already.
+    """
+    sys.path[:] = [str(project), *(entry for entry in sys.path if entry != str(project))]
+    importlib.invalidate_caches()
+    for name in USER_PACKAGES:
+        loaded = sys.modules.get(name)
+        places = [Path(path).resolve() for path in getattr(loaded, "__path__", [])]
+        if loaded is not None and (project / name).resolve() not in places:
+            raise UserError(f'"{name}" is loaded from {places or loaded}, not from {project / name}.')
+
+
+def switch_to(project: Path) -> None:
+    """`activate` a workbench after another one: what was imported from that is forgotten."""
+    included = {name for name in module_names(read_include(project)) if _is_from_a_project(sys.modules.get(name))}
+    forgotten = {*USER_PACKAGES, *included}
+    for name in [name for name in sys.modules if name.partition(".")[0] in forgotten]:
+        del sys.modules[name]
+    activate(project)
+
+
+def _is_from_a_project(module: ModuleType | None) -> bool:
+    """Whether a top-level module is beside the three folders, and not an installed one of the same name."""
+    places = [*getattr(module, "__path__", []), getattr(module, "__file__", None)]
+    parents = [Path(place).parent for place in places if place]
+    return any((parent / name).is_dir() for parent in parents[:1] for name in USER_PACKAGES)
+
+
+def list_recipes(project: Path) -> list[str]:
+    """Names of the recipes in `tune/`."""
+    return sorted(f.stem for f in (project / "tune").glob("*.py") if not f.stem.startswith("_"))
+
+
+def load_recipe(project: Path, name: str) -> spec.Sweep:
+    """Call the recipe and return its sweep.
+
+    Raises:
+        UserError: there is no such recipe, or it fails.
+    """
+    module_name, _, function_name = name.partition(":")
+    function_name = function_name or "sweep"
+    known = list_recipes(project)
+    stem = module_name.removeprefix("tune.")
+    if not module_name.startswith("tune.") or stem not in known:
+        near = difflib.get_close_matches(stem, known, n=1)
+        hint = f" Did you mean tune.{near[0]}?" if near else ""
+        raise UserError(f'No recipe "{name}".{hint} Recipes here: {", ".join(known) or "none"}.')
+    try:
+        recipe = getattr(importlib.import_module(module_name), function_name, None)
+        if not callable(recipe):
+            raise UserError(f"tune/{stem}.py has no function {function_name}() that returns a Sweep.")
+        result = recipe()
+    except UserError:
+        raise
+    except ValidationError as error:
+        owner = getattr(spec, error.title, spec.Sweep)
+        raise UserError(f"The recipe {name} is wrong: {format_validation_error(error, owner)}") from None
+    except Exception as error:
+        raise UserError(f"The recipe {name} fails: {_error_location(error, project)}") from None
+    if not isinstance(result, spec.Sweep):
+        raise UserError(f"The recipe {name} returns {type(result).__name__}; it must return a toprung.spec.Sweep.")
+    return result
+
+
+def import_dotted(project: Path, dotted: str, *, default: str, kind: str) -> Any:
+    """The function that a dotted name means, imported.
+
+    Args:
+        project: the workbench's root.
+        dotted: `trainers.convnet` or `trainers.convnet:other`.
+        default: the function's name where none is given.
+        kind: what it is, for messages.
+
+    Raises:
+        UserError: no such module or function, or importing it fails.
+    """
+    find_source_file(project, dotted, kind=kind)
+    module_name, _, name = dotted.partition(":")
+    try:
+        target = getattr(importlib.import_module(module_name), name or default, None)
+    except Exception as error:
+        raise UserError(f"The {kind} {dotted} cannot be imported: {_error_location(error, project)}") from None
+    if not callable(target):
+        raise UserError(f"The {kind} {dotted} has no function {name or default}().")
+    return target
+
+
+def find_source_file(project: Path, dotted: str, *, kind: str) -> Path:
+    """The file behind a dotted name, without importing it.
+
+    Raises:
+        UserError: it is not there.
+    """
+    module_name = dotted.partition(":")[0]
+    stem = project.joinpath(*module_name.split("."))
+    for file in (stem.with_suffix(".py"), stem / "__init__.py"):
+        if file.is_file():
+            return file
+    folder = stem.parent
+    known = sorted(f.stem for f in folder.glob("*.py") if not f.stem.startswith("_")) if folder.is_dir() else []
+    near = difflib.get_close_matches(stem.name, known, n=1)
+    hint = f" Did you mean {folder.name}.{near[0]}?" if near else ""
+    raise UserError(f'No {kind} "{dotted}".{hint} In {folder.name}/: {", ".join(known) or "nothing"}.')
+
+
+def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
+    """The trainer's `DEFAULTS`, read from its source, so that a sweep's driver need not import torch.
+
+    Raises:
+        UserError: the trainer is not there, or DEFAULTS is no dictionary of plain values.
+    """
+    file = find_source_file(project, dotted, kind="trainer")
+    needed = f"{file.relative_to(project)} needs DEFAULTS = {{...}}: a dictionary of every hyperparameter it reads"
+    try:
+        source = importlib.util.decode_source(file.read_bytes())  # obeys a BOM and a coding cookie, as an import does
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"The trainer {dotted} cannot be decoded: {error}. Save it as UTF-8, or name its encoding in the first "
+            "line: # coding: latin-1"
+        ) from None
+    try:
+        tree = ast.parse(source, filename=str(file))
+    except SyntaxError as error:
+        raise UserError(f"The trainer {dotted} cannot be read: {error.msg} (line {error.lineno})") from None
+    for statement in tree.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == "DEFAULTS" for target in targets):
+            try:
+                defaults = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+            except (ValueError, TypeError):
+                raise UserError(f"{needed}, written out as plain values.") from None
+            if isinstance(defaults, dict):
+                _check_hyperparameter_names(defaults, file=file.relative_to(project))
+                if own := [name for name in defaults if name in spec.FIELDS_OF_OWN_NAMES]:
+                    raise UserError(
+                        f'DEFAULTS in {file.relative_to(project)} has "{own[0]}", which the sweep gives to every trial '
+                        f"({spec.FIELDS_OF_OWN_NAMES[own[0]]}). Leave it out."
+                    )
+                return defaults
+    raise UserError(f"{needed}.")
+
+
+def _check_hyperparameter_names(defaults: Mapping[Any, Any], *, file: Path) -> None:
+    for name in defaults:
+        if problem := key_problem(name):
+            raise UserError(f"A hyperparameter in {file} cannot be recorded: {problem}. Rename it in DEFAULTS.")
+
+
+def _error_location(error: BaseException, project: Path) -> str:
+    """`NameError: name 'lr' is not defined (tune/digits.py line 7)`."""
+    last = None
+    for frame in traceback.extract_tb(error.__traceback__):
+        if Path(frame.filename).is_relative_to(project):
+            last = frame
+    location = f" ({Path(last.filename).relative_to(project)} line {last.lineno})" if last else ""
+    return f"{type(error).__name__}: {error}{location}"

@@ -1,0 +1,43 @@
+"""Sweeps on object storage: a copy that outlives the machine it was made on (s3://, gs://, file://)."""
+
+from toprung.remote_storage.download import (
+    delete_remote,
+    download_all,
+    download_sweep,
+    has_remote_driver,
+    is_stored_at,
+    local_root,
+    request_stop,
+)
+from toprung.remote_storage.objects import StorageUnavailable, check_usable, is_uri, open_storage
+from toprung.remote_storage.sweeps import (
+    SweepUploader,
+    download_failure,
+    download_if_newer,
+    download_newer,
+    open_sweep_storage,
+    uploading,
+)
+from toprung.remote_storage.trials import RemoteLocation, TrialSync
+
+__all__ = [
+    "RemoteLocation",
+    "StorageUnavailable",
+    "SweepUploader",
+    "TrialSync",
+    "check_usable",
+    "delete_remote",
+    "download_all",
+    "download_failure",
+    "download_if_newer",
+    "download_newer",
+    "download_sweep",
+    "has_remote_driver",
+    "is_stored_at",
+    "is_uri",
+    "local_root",
+    "open_storage",
+    "open_sweep_storage",
+    "request_stop",
+    "uploading",
+]

@@ -1,0 +1,34 @@
+"""Build Optuna's sampler from the recipe's settings."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import optuna
+
+from toprung.spec import Search
+
+
+def build_sampler(search: Search, *, num_asked: int = 0) -> optuna.samplers.BaseSampler:
+    """The tree-structured Parzen estimator (Bergstra et al. 2011) with every setting from the spec, or random search.
+
+    Args:
+        search: the settings.
+        num_asked: trials that the study has already been asked for: a sampler that goes on with a study must not draw
+            its first random numbers again, so its seed is derived from both.
+    """
+    seed = search.seed
+    if num_asked:
+        seed = int(np.random.SeedSequence([search.seed, num_asked]).generate_state(1)[0])
+    if search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group`, since 2.8
+        return optuna.samplers.TPESampler(
+            seed=seed,
+            n_startup_trials=search.num_startup_trials,
+            multivariate=search.multivariate,
+            group=search.group,
+            constant_liar=search.constant_liar,
+        )

@@ -1,0 +1,110 @@
+"""Confirm a sweep: its leaders and the default, trained again with seeds that no trial of it has seen.
+
+The best value of a sweep is the luckiest of many. Here a few configurations are each trained several times from the
+start, with the full budget and without early stopping, so that what they owe to luck can be told apart.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from toprung.analysis.confirmation import DEFAULT
+from toprung.errors import UserError
+from toprung.project.modules import switch_to
+from toprung.records import catalog, ledger
+from toprung.records.ranking import rank_trials
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.spec import Sweep
+from toprung.sweep.driver import Outcome
+from toprung.sweep.preflight import prepare_sweep
+from toprung.sweep.progress import ProgressListener
+from toprung.sweep.resume_checks import check_data_unchanged
+from toprung.sweep.start import connected_cluster, start
+
+
+def confirm(
+    project: Path,
+    sweep_dir: SweepDirectory,
+    *,
+    num_leaders: int,
+    num_seeds: int,
+    listener: ProgressListener,
+    address: str | None = None,
+) -> Outcome:
+    """Train a sweep's leaders and its default again, as a sweep of its own below it in MLflow.
+
+    Args:
+        project: the workbench's root, not yet active on `sys.path`.
+        sweep_dir: a sweep that ended; its own copy of the workbench is used.
+        num_leaders: how many of the best trials.
+        num_seeds: how many fresh seeds each is trained with.
+        listener: told what happens.
+        address: of a running cluster; None for a private Ray.
+
+    Raises:
+        UserError: the sweep runs, has no leaders or is itself a controlled experiment, or its data are others now.
+        KeyboardInterrupt: stopped before the first trial.
+    """
+    sweep = confirmation_spec(sweep_dir, num_leaders=num_leaders, num_seeds=num_seeds)
+    switch_to(sweep_dir.code_folder)
+    copy_code = partial(shutil.copytree, sweep_dir.code_folder)
+    with connected_cluster(address, copy_code=copy_code) as ray_cluster:
+        prepared = prepare_sweep(project, sweep, code=sweep_dir.code_folder, ray_cluster=ray_cluster)
+        check_data_unchanged(sweep_dir, prepared)
+        new = catalog.create_sweep(
+            sweep_dir.path.parent, sweep, name=None, now=datetime.now(), confirms=sweep_dir.sweep_id
+        )
+        return start(prepared, new, listener=listener, copy_code=copy_code, ray_cluster=ray_cluster)
+
+
+def confirmation_spec(sweep_dir: SweepDirectory, *, num_leaders: int, num_seeds: int) -> Sweep:
+    """The leaders and the default of a sweep as a controlled experiment on fresh seeds.
+
+    Raises:
+        UserError: the sweep runs, has no leaders, or is a controlled experiment.
+    """
+    sweep = sweep_dir.spec()
+    if sweep.experiments:
+        raise UserError(
+            f"{sweep_dir.sweep_id} is a controlled experiment and has its seeds already. "
+            f"Type: toprung compare {sweep_dir.sweep_id}"
+        )
+    if sweep_dir.has_live_driver():
+        raise UserError(f"{sweep_dir.sweep_id} is running. Confirm it when it has ended.")
+    trials = ledger.read(sweep_dir)
+    order = rank_trials(trials, mode=sweep.mode)
+    if not order:
+        raise UserError(f"{sweep_dir.sweep_id} has no trial with a value: there is nothing to confirm.")
+    leaders = [trial for trial in order if not trial.is_default]
+    if not leaders:
+        raise UserError(
+            f"Only the default configuration of {sweep_dir.sweep_id} has a value: there is no other to "
+            "confirm. For more "
+            f"trials type: toprung extend {sweep_dir.sweep_id} --trials 12"
+        )
+    configs: dict[str, Mapping[str, Any]] = {}
+    for trial in leaders[:num_leaders]:
+        configs[f"trial {trial.number}"] = trial.config
+    default = next((trial for trial in trials if trial.is_default), None)
+    if default is not None:
+        configs[DEFAULT] = default.config
+    return sweep.as_controlled_experiment(configs, seeds=_fresh_seeds(sweep_dir, sweep, num_seeds))
+
+
+def _fresh_seeds(sweep_dir: SweepDirectory, sweep: Sweep, count: int) -> list[int]:
+    """The next seeds after those that the sweep, and earlier confirmations of it, have used."""
+    used = [
+        sweep.seed,
+        *(seed for sweep_dir in catalog.list_confirmations(sweep_dir) for seed in sweep_dir.spec().seeds),
+    ]
+    return list(range(max(used) + 1, max(used) + 1 + count))
+
+
+def count_leaders(confirmation: SweepDirectory) -> int:
+    """How many leaders a confirmation trains, beside the default."""
+    return sum(experiment.name != DEFAULT for experiment in confirmation.spec().experiments)

@@ -1,0 +1,69 @@
+"""Extend a sweep: more trials, or a longer budget for its survivors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toprung import remote_storage
+from toprung.errors import UserError
+from toprung.records import ledger
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.sweep import promotion
+from toprung.sweep.driver import DriverLaunch, Outcome
+from toprung.sweep.progress import ProgressListener
+from toprung.sweep.promotion import survivor_hook
+from toprung.sweep.resume import restart_hint, resume_driver
+
+
+def extend(
+    project: Path,
+    sweep_dir: SweepDirectory,
+    *,
+    num_new_trials: int,
+    max_epochs: int | None,
+    listener: ProgressListener,
+    address: str | None = None,
+) -> Outcome:
+    """More trials for a sweep, or a longer budget for its survivors, from the study as it stands.
+
+    Args:
+        project: the workbench's root, not yet active on `sys.path`.
+        sweep_dir: the sweep.
+        num_new_trials: new trials.
+        max_epochs: the new full budget, above the old one; None leaves it.
+        listener: told what happens.
+        address: of a running cluster; None for a private Ray.
+
+    Raises:
+        UserError: it runs, it is a controlled experiment, the budget does not grow, or its data are others now.
+    """
+    remote_storage.download_sweep(sweep_dir)
+    old = sweep_dir.spec()
+    if old.experiments:
+        raise UserError(
+            f"{sweep_dir.sweep_id} is a controlled experiment ({old.plan_text}): more for some would not be equal. "
+            f"{restart_hint(sweep_dir, old)}"
+        )
+    if max_epochs is not None and max_epochs <= old.asha.max_epochs:
+        raise UserError(
+            f"--max-epochs {max_epochs} does not extend {sweep_dir.sweep_id}: its trials have "
+            f"{old.asha.max_epochs} already."
+        )
+    if not num_new_trials and max_epochs is None:
+        raise UserError(f"Say by how much: toprung extend {sweep_dir.sweep_id} --trials N, or --max-epochs M, or both.")
+    asha = old.asha.model_copy(update={"max_epochs": max_epochs or old.asha.max_epochs})
+    num_asked = len(ledger.read(sweep_dir))
+    sweep = old.model_copy(update={"num_trials": max(old.num_trials, num_asked) + num_new_trials, "asha": asha})
+    if max_epochs is not None:
+        survivors = len(promotion.find_survivors(ledger.read(sweep_dir), sweep, old_max_epochs=old.asha.max_epochs))
+        sweep = sweep.model_copy(update={"num_trials": sweep.num_trials + survivors})
+    from_epochs = old.asha.max_epochs if max_epochs is not None else None
+    launch = DriverLaunch(
+        "extend",
+        details={"num_trials": sweep.num_trials, "max_epochs": asha.max_epochs},
+        prepare_study=survivor_hook(sweep_dir, sweep, from_epochs),
+    )
+    extension = {"num_trials": sweep.num_trials, "max_epochs": asha.max_epochs, "from_epochs": from_epochs}
+    return resume_driver(
+        project, sweep_dir, sweep, listener=listener, address=address, launch=launch, extension=extension
+    )

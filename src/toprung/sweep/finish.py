@@ -1,0 +1,80 @@
+"""How a sweep ends: its winner is exported, and its status is said in a word and a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toprung.records import ledger
+from toprung.records.catalog import confirmed_sweep_id
+from toprung.records.sweep_dir import DISK_FULL, SweepDirectory
+from toprung.spec import Sweep
+
+if TYPE_CHECKING:
+    from toprung.data import DatasetCard
+    from toprung.records.lineage import Lineage
+    from toprung.remote_storage import SweepUploader
+    from toprung.sweep.stopping import StopRequest
+
+
+def finish_sweep(
+    sweep_dir: SweepDirectory,
+    *,
+    sweep: Sweep,
+    stop_request: StopRequest | None,
+    lineage: Lineage,
+    card: DatasetCard,
+    prepared_root: Path,
+    uploader: SweepUploader | None,
+) -> tuple[str, str]:
+    """Export the winner, and say how the sweep ended.
+
+    Args:
+        sweep_dir: the sweep; every trial of it has its end in the ledger.
+        sweep: its spec.
+        stop_request: who or what ended it before its trials did, if anything.
+        lineage: what it was made of, for the export.
+        card: the dataset's.
+        prepared_root: the folder of prepared datasets, on which the export is verified.
+        uploader: its copy on object storage, which may hold the winner's weights, if there is one.
+
+    Returns:
+        "finished", "stopped" or "failed", and why; "" where everything ran to its end.
+    """
+    from toprung.analysis.seeds import representative
+    from toprung.export.bundle import ExportFailed, export_winner
+    from toprung.records.ranking import rank_trials
+
+    if stop_request is not None and stop_request.reason == DISK_FULL:
+        return "failed", f"{DISK_FULL}; make room, then type: toprung resume {sweep_dir.sweep_id}"
+    if stop_request is not None and stop_request.is_fault:
+        return "failed", stop_request.reason
+    trials = ledger.read(sweep_dir)
+    order = rank_trials(trials, mode=sweep.mode)
+    if not order:
+        causes = Counter(trial.cause for trial in trials if trial.status == "failed")
+        if causes:
+            cause, count = causes.most_common(1)[0]
+            return "failed", f"every trial failed, {count} of {len(trials)} because {cause}"
+        return "stopped", "stopped by the user before a trial reported an epoch"
+    winner = order[0]
+    if confirmed_sweep_id(sweep_dir) is not None:
+        winner = representative(trials, mode=sweep.mode) or winner
+    try:
+        if uploader is not None and winner.epoch is not None:
+            uploader.download_weights(winner.trial_id, epoch=winner.epoch)
+        export_winner(
+            winner,
+            sweep_dir=sweep_dir,
+            sweep=sweep,
+            lineage=lineage,
+            card=card,
+            prepared_root=prepared_root,
+            num_trials=len(trials),
+        )
+    except ExportFailed as error:
+        return "failed", f"the export failed: {error}"
+    if stop_request is None:
+        return "finished", ""
+    return ("finished" if stop_request.by_rule else "stopped"), stop_request.reason

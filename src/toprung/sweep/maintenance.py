@@ -1,0 +1,169 @@
+"""What can be done to a sweep that is there: stop its driver, deliver its records, close a dead one, remove it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from toprung import remote_storage
+from toprung.errors import UserError
+from toprung.records import ledger
+from toprung.records.catalog import list_confirmations, list_sweeps
+from toprung.records.ledger import TrialRecord
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.tracking import mirror, server
+
+
+def stop(sweep_dir: SweepDirectory, *, timeout_seconds: float) -> dict[str, Any]:
+    """Ask the sweep's driver to stop, and wait until it has; gives the sweep's state.
+
+    Raises:
+        UserError: it does not run, or has not stopped in time.
+    """
+    if sweep_dir.has_live_driver():
+        sweep_dir.stop_file.touch()
+        is_alive = sweep_dir.has_live_driver
+    elif remote_storage.has_remote_driver(sweep_dir):
+        remote_storage.request_stop(sweep_dir)
+        is_alive = partial(remote_storage.has_remote_driver, sweep_dir)
+    else:
+        raise UserError(f"{sweep_dir.sweep_id} is not running ({_state(sweep_dir).get('status', 'never started')}).")
+    deadline = time.monotonic() + timeout_seconds
+    while is_alive():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{sweep_dir.sweep_id} was asked to stop and has not yet, after {timeout_seconds:g} s. "
+                f"Its log: {sweep_dir.log_file}"
+            )
+        time.sleep(0.1 if sweep_dir.lock_file.exists() else 1)
+    sweep_dir.stop_file.unlink(missing_ok=True)
+    remote_storage.download_sweep(sweep_dir)
+    return _state(sweep_dir)
+
+
+def sync(sweep_dir: SweepDirectory) -> list[str]:
+    """Bring MLflow up to the ledger; gives what MLflow refused.
+
+    Raises:
+        UserError: the sweep runs (its driver delivers), or MLflow cannot be used.
+    """
+    if sweep_dir.has_live_driver():
+        raise UserError(f"{sweep_dir.sweep_id} is running: its driver delivers to MLflow itself.")
+    from toprung.tracking.client import RequestRejected, ServerUnavailable
+
+    server.follow_move(sweep_dir.path.parent)
+    try:
+        with sweep_dir.lock(), remote_storage.uploading(sweep_dir) as uploader:
+            sweep = sweep_dir.spec()
+            tracked = mirror.open_sweep(sweep_dir, sweep=sweep)
+            runs = mirror.Mirror(
+                tracked, sweep_dir=sweep_dir, download_files=partial(remote_storage.download_if_newer, sweep_dir)
+            )
+            trials = ledger.read(sweep_dir)
+            runs.sync(trials, driver_alive=False)
+            _write_run_ids(sweep_dir, trials, runs.runs())
+            state = _state(sweep_dir) | {"mlflow_run_id": tracked.run_id, "mlflow_experiment_id": tracked.experiment_id}
+            if state.get("status") == "running":
+                state |= {"status": "interrupted", "reason": "the driver died"}
+            sweep_dir.write(sweep_dir.status_file, state)
+            try:
+                runs.finish(trials)
+            except RequestRejected as error:
+                runs.problems.append(str(error))
+            sweep_dir.write(sweep_dir.status_file, {**state, "tracking_error": None, "not_in_mlflow": runs.problems})
+    except filelock.Timeout:
+        raise UserError(f"{sweep_dir.sweep_id} is taken up by another command just now. Try again.") from None
+    except ServerUnavailable as error:
+        uri = server.masked(server.tracking_uri(sweep_dir.path.parent))
+        raise UserError(
+            f"MLflow at {uri} does not answer ({error}). Start it, then type: toprung sync {sweep_dir.sweep_id}"
+        ) from None
+    if uploader is not None and uploader.upload_error:
+        raise UserError(f"{sweep.storage} has not got everything ({uploader.upload_error}). Try again later.")
+    return runs.problems
+
+
+def _write_run_ids(sweep_dir: SweepDirectory, trials: list[TrialRecord], run_ids: Mapping[str, str]) -> None:
+    """Write into the ledger which run shows which trial, where the driver never got to know."""
+    new = [trial.trial_id for trial in trials if run_ids.get(trial.trial_id) not in (None, trial.mlflow_run_id)]
+    if not new:
+        return
+    import optuna
+
+    from toprung.records.journal import storage_for_writing
+
+    study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage_for_writing(sweep_dir))
+    for trial_id in new:
+        ledger.write_run_id(study, trial_id=trial_id, run_id=run_ids[trial_id])
+    sweep_dir.ballast_file.unlink(missing_ok=True)
+
+
+def orphaned_sweeps(root: Path) -> Iterator[SweepDirectory]:
+    """Sweeps below `root` whose driver died: nobody holds their lock, yet they run, or never gave MLflow a last word.
+
+    A driver's own last record says what could not be delivered, be it nothing.
+    """
+    for sweep_dir in list_sweeps(root):
+        try:
+            sweep_dir.check_format()
+            state = _state(sweep_dir)
+            is_open = bool(state) and (state.get("status") == "running" or "tracking_error" not in state)
+            if is_open and not sweep_dir.has_live_driver() and not remote_storage.has_remote_driver(sweep_dir):
+                yield sweep_dir
+        except UserError:
+            continue
+
+
+def close_orphaned(root: Path, *, echo: Callable[[str], object]) -> None:
+    """Close what drivers that died have left open in MLflow, so that nothing is shown as running that is not."""
+    for sweep_dir in orphaned_sweeps(root):
+        was_running = _state(sweep_dir).get("status") == "running"
+        advice = f" Go on with: toprung resume {sweep_dir.sweep_id}" if was_running else ""
+        if not sweep_dir.lineage_file.is_file():
+            ended = {"status": "interrupted", "reason": "the driver died", "tracking_error": None}
+            sweep_dir.write(sweep_dir.status_file, {**_state(sweep_dir), **ended})
+            continue
+        try:
+            sync(sweep_dir)
+        except UserError as error:
+            echo(f"{sweep_dir.sweep_id}: its driver died, and its runs cannot be closed: {error}")
+        else:
+            echo(f"{sweep_dir.sweep_id}: its driver died; its open runs in MLflow are closed.{advice}")
+
+
+def remove(sweep_dir: SweepDirectory, *, keep_export: bool) -> None:
+    """Remove a sweep's directory, whole or not at all, its confirmations first; what MLflow has of it stays there.
+
+    Raises:
+        UserError: it runs, or a confirmation of it does.
+    """
+    its_own = list_confirmations(sweep_dir)
+    for target in (sweep_dir, *its_own):
+        if target.has_live_driver():
+            raise UserError(f"{target.sweep_id} is running. Type: toprung stop {target.sweep_id}")
+        if remote_storage.has_remote_driver(target):
+            raise UserError(f"{target.sweep_id} is running on another machine. Type: toprung stop {target.sweep_id}")
+    for target in (*its_own, sweep_dir):
+        _remove(target, keep_export=keep_export)
+
+
+def _remove(sweep_dir: SweepDirectory, *, keep_export: bool) -> None:
+    remote_storage.delete_remote(sweep_dir, keep_export=keep_export)
+    staging = sweep_dir.path.with_name(f".removed-{sweep_dir.sweep_id}")
+    shutil.rmtree(staging, ignore_errors=True)
+    os.replace(sweep_dir.path, staging)
+    if keep_export and (staging / sweep_dir.export_folder.name).is_dir():
+        sweep_dir.path.mkdir()
+        os.replace(staging / sweep_dir.export_folder.name, sweep_dir.export_folder)
+    shutil.rmtree(staging)
+
+
+def _state(sweep_dir: SweepDirectory) -> dict[str, Any]:
+    return sweep_dir.read(sweep_dir.status_file) if sweep_dir.status_file.is_file() else {}

@@ -1,0 +1,144 @@
+"""Look at everything a sweep was given before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toprung import cluster, data, remote_storage
+from toprung.errors import UserError
+from toprung.project.modules import find_source_file, import_dotted, trainer_defaults
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.spec import Sweep
+from toprung.sweep.dependencies import check_dependencies
+
+
+@dataclass(frozen=True)
+class PreparedSweep:
+    """A sweep that can start: everything from outside has been looked at."""
+
+    project: Path
+    code: Path
+    sweep: Sweep
+    defaults: dict[str, Any]
+    card: data.DatasetCard
+    images: data.ImageArrays
+    num_concurrent_trials: int
+    nodes: list[cluster.Node]
+
+    @property
+    def split_fingerprint(self) -> str:
+        """Of the indices that train and validate."""
+        return self.images.split_fingerprint
+
+
+def prepare_sweep(
+    project: Path, sweep: Sweep, *, code: Path | None = None, ray_cluster: cluster.ConnectedCluster | None = None
+) -> PreparedSweep:
+    """Check resources, trainer, dataset and space.
+
+    Args:
+        project: the workbench's root.
+        sweep: the spec.
+        code: where trainer and space come from, active on `sys.path`: the project, or the copy that a sweep keeps.
+        ray_cluster: the cluster to run on; None for this machine.
+
+    Raises:
+        UserError: the first thing that cannot be used.
+    """
+    if code is None:
+        code = project
+        check_dependencies(project, sources(project, sweep))
+    nodes = [cluster.local_node()] if ray_cluster is None else ray_cluster.nodes()
+    num_concurrent_trials = count_concurrent_trials(
+        sweep, nodes, autoscaler_nodes=[] if ray_cluster is None else cluster.autoscaler_nodes()
+    )
+    defaults = trainer_defaults(code, sweep.trainer)
+    sources(code, sweep)
+    prepared_root = project / data.PREPARED
+    if remote_storage.is_uri(sweep.storage):
+        remote_storage.check_usable(remote_storage.open_storage(sweep.storage))
+    card = data.open_prepared(sweep.data.name, root=prepared_root).card
+    images = data.load_arrays(sweep.data, root=prepared_root, budget_bytes=cluster.image_budget_bytes(nodes))
+    if sweep.experiments:
+        _check_experiments(sweep, defaults)
+    else:
+        _check_space(code, sweep, defaults)
+    return PreparedSweep(project, code, sweep, defaults, card, images, num_concurrent_trials, nodes)
+
+
+def count_concurrent_trials(sweep: Sweep, nodes: list[cluster.Node], *, autoscaler_nodes: list[cluster.Node]) -> int:
+    """How many trials run at once on these nodes, with those that the autoscaler may add.
+
+    Raises:
+        UserError: not even one, ever.
+    """
+    cluster.check_placeable(sweep.resources, [*nodes, *autoscaler_nodes])
+    most = min(sweep.max_concurrent_trials or sweep.num_trials, sweep.num_trials)
+    return cluster.count_placeable_trials(sweep.resources, [*nodes, *autoscaler_nodes], limit=most)
+
+
+def check_nodes(prepared: PreparedSweep, sweep_dir: SweepDirectory) -> list[str]:
+    """Look at every node of the cluster before the first trial: does it share the storage, does it import our code?
+
+    Returns:
+        what a person should know of, and what does not keep the sweep from running.
+
+    Raises:
+        UserError: naming the first node that is not fit.
+    """
+    from toprung.cluster import doctor
+
+    images = prepared.images
+    findings = doctor.preflight(
+        code=sweep_dir.code_folder,
+        storage=uri if remote_storage.is_uri(uri := sweep_dir.spec().storage) else str(sweep_dir.path.parent),
+        image_bytes=0 if images.mmap_dir is not None else images.num_bytes,
+        mmap_dir=images.mmap_dir,
+    )
+    if problems := doctor.errors(findings):
+        raise UserError(f"This cluster cannot run the sweep. {problems[0]}")
+    return [str(finding) for finding in doctor.warnings(findings)]
+
+
+def sources(project: Path, sweep: Sweep) -> list[Path]:
+    """Return the files of a sweep's trainer and space.
+
+    Raises:
+        UserError: there is no such trainer or space.
+    """
+    files = [find_source_file(project, sweep.trainer, kind="trainer")]
+    if sweep.space is not None:
+        files.append(find_source_file(project, sweep.space, kind="search space"))
+    return files
+
+
+def _check_space(code: Path, sweep: Sweep, defaults: dict[str, Any]) -> None:
+    import optuna
+
+    from toprung.search import rehearsal
+    from toprung.search import space as spaces
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    held = spaces.with_constants(load_space(code, sweep), sweep.constants)
+    spaces.check_types(sweep.constants, defaults, trainer=sweep.trainer)
+    rehearsal.validate_space(held, sweep, defaults)
+    rehearsal.default_point(held, {**defaults, **sweep.constants}, space_name=str(sweep.space))
+
+
+def _check_experiments(sweep: Sweep, defaults: dict[str, Any]) -> None:
+    from toprung.search import space as spaces
+
+    for source, given in (
+        ("constants give", sweep.constants),
+        *((f'experiment "{experiment.name}" gives', experiment.config) for experiment in sweep.experiments),
+    ):
+        spaces.check_known(given, {*defaults}, source=source, trainer=sweep.trainer)
+        spaces.check_types(given, defaults, trainer=sweep.trainer)
+
+
+def load_space(code: Path, sweep: Sweep) -> Any:
+    """The sweep's search space, imported."""
+    assert sweep.space is not None
+    return import_dotted(code, sweep.space, default="space", kind="search space")

@@ -1,0 +1,105 @@
+"""Check that a sweep can be resumed: its recipe and its data are those it began with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from toprung.errors import UserError
+from toprung.overrides import apply_overrides
+from toprung.project.modules import list_recipes, load_recipe, switch_to
+from toprung.records import ledger
+from toprung.records.lineage import Lineage
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.spec import Sweep
+from toprung.sweep.preflight import PreparedSweep
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def previous_seconds(sweep_dir: SweepDirectory) -> float:
+    """What the sweep's earlier drivers took together, by the ledger's own times."""
+    known = ledger.read_all(sweep_dir)
+    starts = [driver_run.time_ms for driver_run in known.driver_runs]
+    if not starts:
+        return 0.0  # the driver died before the ledger's first lines
+    events = sorted(
+        time_ms
+        for trial in known.trials
+        for time_ms in (
+            trial.started_ms,
+            *(epoch.time_ms for epoch in trial.epochs_by_number.values()),
+            *([trial.end.time_ms] if trial.end else []),
+        )
+    )
+    total = 0
+    for start, following in zip(starts, [*starts[1:], ledger.now_ms()], strict=True):
+        last = max((time_ms for time_ms in events if start <= time_ms <= following), default=start)
+        total += last - start
+    return total / 1000
+
+
+def check_recipe_unchanged(project: Path, sweep_dir: SweepDirectory, sweep: Sweep) -> None:
+    """Compare the sweep's spec with what its recipe says now. A recipe that is gone changes nothing.
+
+    Raises:
+        UserError: they differ; the message says in what.
+    """
+    content = sweep_dir.read(sweep_dir.spec_file)
+    recipe = content.get("recipe")
+    if not recipe or str(recipe).removeprefix("tune.").partition(":")[0] not in list_recipes(project):
+        return
+    switch_to(project)
+    now = apply_overrides(load_recipe(project, recipe), content.get("settings", []))
+    for extension in content.get("extensions", []):
+        asha = now.asha.model_copy(update={"max_epochs": extension["max_epochs"]})
+        now = now.model_copy(update={"num_trials": extension["num_trials"], "asha": asha})
+    changed = diff_specs(sweep, now)
+    if changed:
+        more = "" if sweep.experiments else f"type toprung extend {sweep_dir.sweep_id} for more of the same, "
+        difference = "" if sweep.experiments else f" --warm-start {sweep_dir.sweep_id}"
+        raise UserError(
+            f"The recipe {recipe} has changed since {sweep_dir.sweep_id} began:\n"
+            + "\n".join(f"  {line}" for line in changed)
+            + f"\nPut it back to resume, {more}or begin anew: toprung sweep {recipe}{difference}"
+        )
+
+
+def diff_specs(old: Sweep, new: Sweep) -> list[str]:
+    """Fields that differ, a line each: `asha.max_epochs: 9, now 27`."""
+    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    names = [*before, *(name for name in after if name not in before)]
+    return [
+        f"{name}: {before.get(name, 'not set')}, now {after.get(name, 'not set')}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if name == "experiments":
+            value = {experiment["name"]: experiment["config"] for experiment in value}
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def check_data_unchanged(sweep_dir: SweepDirectory, prepared: PreparedSweep) -> None:
+    """Make sure that a sweep which goes on, or is confirmed, sees the images and the split it began with.
+
+    Raises:
+        UserError: either differs.
+    """
+    known = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
+    for what, was, now in (
+        ("The dataset", known.data_fingerprint, prepared.card.fingerprint),
+        ("The split of the dataset", known.split_fingerprint, prepared.split_fingerprint),
+    ):
+        if was != now:
+            raise UserError(
+                f"{what} {prepared.card.name} has changed since {sweep_dir.sweep_id} began ({was[:12]}, now "
+                f"{now[:12]}). "
+                f"Put it back (toprung data pull {prepared.card.name}), or begin anew: "
+                f"toprung sweep RECIPE --warm-start {sweep_dir.sweep_id} --accept-data-change"
+            )

@@ -1,0 +1,114 @@
+"""One training without Ray: the same loop, the same session, a line an epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from toprung import data, metric_names
+from toprung.errors import UserError
+from toprung.machine import num_cpus
+from toprung.project.modules import import_dotted, trainer_defaults
+from toprung.records.sweep_dir import CONFIG_FILE, write_json
+from toprung.search.space import check_known, check_types
+from toprung.spec import Data
+from toprung.trial.run import LOOP, trial_data
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of it: the best epoch, and the folder with `model.pth` and `last.pth`."""
+
+    folder: Path
+    metric: str
+    value: float
+    epoch: int
+
+
+def train_standalone(
+    project: Path,
+    trainer: str,
+    *,
+    settings: Mapping[str, Any],
+    data_settings: Data,
+    num_epochs: int,
+    seed: int,
+    num_threads: int | None = None,
+    storage: Path,
+    echo: Callable[[str], None],
+) -> TrainResult:
+    """Train one configuration in this process, or in all those that `torchrun` started for it.
+
+    Args:
+        project: the workbench's root, active on `sys.path`.
+        trainer: its dotted name.
+        settings: hyperparameters over the trainer's defaults.
+        data_settings: dataset and split.
+        num_epochs: how long.
+        seed: of weights, shuffling and augmentation.
+        num_threads: that torch may use; None: as many as there are CPUs. Other numbers of threads sum in other orders,
+            so the last digits of a sweep's trial come out only with that trial's own number.
+        storage: where a folder for the result is made.
+        echo: told one line an epoch.
+
+    Raises:
+        UserError: the trainer, a setting or the dataset cannot be used; or the training cannot go on.
+    """
+    defaults = trainer_defaults(project, trainer)
+    check_known(settings, {*defaults, "num_epochs"}, source="command gives", trainer=trainer)
+    check_types(settings, defaults, trainer=trainer)
+    arrays, _ = data.split_arrays(data_settings, root=project / data.PREPARED)
+    card = data.open_prepared(data_settings.name, root=project / data.PREPARED).card
+    loop = import_dotted(project, trainer, default=LOOP, kind="trainer")
+    config = {"num_epochs": num_epochs, **settings}
+    folder = storage / f"train-{trainer.rpartition('.')[2].partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
+    settings_record = {"trainer": trainer, "config": config, "defaults": defaults, "seed": seed}
+
+    from toprung import session
+    from toprung.vision import distributed
+
+    started = time.perf_counter()
+    best: list[tuple[float, int]] = []
+
+    def report(metrics: dict[str, float]) -> None:
+        epoch = int(metrics["epoch"])
+        best.append((metrics["val/accuracy"], -epoch))
+        shown = "  ".join(
+            f"{name} {value:.4f}"
+            for name, value in metrics.items()
+            if metric_names.is_metric(name) and name != metric_names.EPOCH_SECONDS
+        )
+        echo(f"epoch {epoch}/{config['num_epochs']}  {shown}  {time.perf_counter() - started:.1f} s")
+
+    with distributed.torchrun_process_group():
+        distributed.on_rank_zero(lambda: _create_folder(folder, settings_record))
+        one = session.Session(
+            data=trial_data(arrays, card=card),
+            folder=folder,
+            on_report=report,
+            seed=seed,
+            num_threads=num_threads or max(1, num_cpus() // distributed.world_size()),
+        )
+        try:
+            with session.open_session(one):
+                loop({**defaults, **config})
+        except session.TrainingFailed as error:
+            raise UserError(f"The training cannot go on: {error}.") from None
+        if distributed.rank() > 0:
+            raise SystemExit  # rank 0 speaks for all
+    if not best:
+        raise UserError(f"The trainer {trainer} ended without reporting an epoch.")
+    value, epoch = max(best)
+    return TrainResult(folder, "val/accuracy", value, -epoch)
+
+
+def _create_folder(folder: Path, about: Mapping[str, Any]) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be made ({error.strerror}). Give another --storage.") from None
+    write_json(folder / CONFIG_FILE, about)

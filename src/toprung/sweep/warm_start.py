@@ -1,0 +1,78 @@
+"""Start a new sweep from the trials of an earlier one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from toprung.errors import UserError
+from toprung.records import ledger
+from toprung.records.lineage import Lineage
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.sweep.preflight import PreparedSweep, load_space
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def check_warm_start(source: SweepDirectory, prepared: PreparedSweep, *, accept_data_change: bool) -> None:
+    """Make sure that an earlier sweep's trials say anything about a new one, and that its study takes both.
+
+    Raises:
+        UserError: another metric, other data, another space's choices, or nothing to tell.
+    """
+    from toprung.search import space as spaces
+    from toprung.search.rehearsal import validate_space
+
+    old, new = source.spec(), prepared.sweep
+    if (old.metric, old.mode) != (new.metric, new.mode):
+        raise UserError(
+            f"{source.sweep_id} was judged by {old.metric} ({old.mode}), this sweep is by {new.metric} ({new.mode}): "
+            "its trials say nothing here. Leave --warm-start out."
+        )
+    if not any(trial.status in ("finished", "stopped") for trial in ledger.read(source)):
+        raise UserError(f"{source.sweep_id} has no trial that finished or was stopped: nothing to start from.")
+    known = Lineage.model_validate(source.read(source.lineage_file))
+    same = (known.data_fingerprint, known.split_fingerprint) == (prepared.card.fingerprint, prepared.split_fingerprint)
+    if not same and not accept_data_change:
+        raise UserError(
+            f"{source.sweep_id} saw other data ({known.data_name} {known.data_fingerprint[:12]}, split "
+            f"{known.split_fingerprint[:12]}; now {prepared.card.name} {prepared.card.fingerprint[:12]}, split "
+            f"{prepared.split_fingerprint[:12]}). If its trials still say something here, add --accept-data-change."
+        )
+    space = spaces.with_constants(load_space(prepared.code, new), new.constants)
+    try:
+        validate_space(space, new, prepared.defaults, prepare_study=partial(import_trials, source=source))
+    except UserError as error:
+        raise UserError(
+            f"The trials of {source.sweep_id} do not fit this sweep's space: {error} Give each hyperparameter the "
+            "choices and the kind that it had, or another name; or leave --warm-start out."
+        ) from None
+
+
+def import_trials(study: optuna.Study, *, source: SweepDirectory) -> None:
+    """Tell a new study of an earlier sweep's trials that finished or were stopped; they are marked as told."""
+    import optuna
+
+    from toprung.records.journal import storage_for_reading
+
+    storage = storage_for_reading(source)
+    assert storage is not None  # check_warm_start found trials in it
+    old = optuna.load_study(study_name=source.sweep_id, storage=storage)
+    for trial in old.get_trials(deepcopy=False):
+        if trial.state.name not in ("COMPLETE", "PRUNED"):
+            continue
+        start = trial.user_attrs.get("start", {})
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=trial.state,
+                value=trial.value if trial.state.name == "COMPLETE" else None,
+                params=trial.params,
+                distributions=trial.distributions,
+                intermediate_values=trial.intermediate_values,
+                user_attrs={
+                    ledger.IMPORTED: trial.user_attrs.get(ledger.IMPORTED)
+                    or {"sweep_id": source.sweep_id, "trial_id": start.get("trial_id")}
+                },
+            )
+        )

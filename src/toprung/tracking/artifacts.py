@@ -1,0 +1,117 @@
+"""Files that are written after a sweep has ended, kept with its own run in MLflow: the report, the confirmation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toprung.errors import UserError
+from toprung.records import ledger
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.tracking import server
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def log_files(
+    sweep_dir: SweepDirectory, files: Iterable[Path], *, folder: str, tags: Mapping[str, str] | None = None
+) -> str:
+    """Log files to a sweep's own run; files of the same name are replaced. Gives the run's id.
+
+    Args:
+        sweep_dir: the sweep.
+        files: what to keep.
+        folder: the artifact folder they go into.
+        tags: set on the run.
+
+    Raises:
+        UserError: MLflow has no run of the sweep, does not answer, or refuses.
+    """
+    run_id, client = _client(sweep_dir)
+    with _translate_errors(sweep_dir):
+        for file in files:
+            client.log_artifact(run_id, str(file), artifact_path=folder)
+        for name, value in (tags or {}).items():
+            client.set_tag(run_id, name, value)
+    return run_id
+
+
+def record_run(
+    sweep_dir: SweepDirectory,
+    *,
+    name: str,
+    params: Mapping[str, Any],
+    history: Mapping[int, Mapping[str, float]],
+    files: Iterable[Path],
+) -> str:
+    """A run of its own below a sweep's, for a training that was no trial. Gives its id.
+
+    Args:
+        sweep_dir: the sweep.
+        name: of the run, and its `toprung.kind`.
+        params: of the training.
+        history: metrics by epoch.
+        files: kept with it.
+
+    Raises:
+        UserError: MLflow has no run of the sweep, does not answer, or refuses (some of) it.
+    """
+    parent_id, client = _client(sweep_dir)
+    from mlflow.entities import Metric, Param
+
+    from toprung.tracking.batches import RunLog
+    from toprung.tracking.client import MAX_PARAM_LENGTH
+
+    with _translate_errors(sweep_dir):
+        parent = client.get_run(parent_id)
+        tags = {key: value for key, value in parent.data.tags.items() if key.startswith("toprung.")}
+        tags |= {"mlflow.parentRunId": parent_id, "toprung.kind": name, "toprung.status": "finished"}
+        run_id: str = client.create_run(parent.info.experiment_id, run_name=name, tags=tags).info.run_id
+        time_ms = ledger.now_ms()
+        log = RunLog(client)
+        log.log(
+            run_id,
+            [
+                *(Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in sorted(params.items())),
+                *(
+                    Metric(key, value, time_ms, epoch)
+                    for epoch, result in history.items()
+                    for key, value in result.items()
+                ),
+            ],
+        )
+        for file in files:
+            client.log_artifact(run_id, str(file))
+        client.set_terminated(run_id)
+    if refused := log.rejected(run_id):
+        raise UserError(f"MLflow has the {name}, but refused some of it: {'; '.join(refused)}.")
+    return run_id
+
+
+def _client(sweep_dir: SweepDirectory) -> tuple[str, MlflowClient]:
+    """The sweep's run, and a client; MLflow is imported where there is somebody to talk to."""
+    run_id, uri = sweep_dir.mlflow_run_id, server.tracking_uri(sweep_dir.path.parent)
+    if run_id is None:
+        raise UserError(f"MLflow has no run of {sweep_dir.sweep_id}. Type: toprung sync {sweep_dir.sweep_id}")
+    server.follow_move(sweep_dir.path.parent)
+    from mlflow import MlflowClient
+
+    from toprung.tracking.connection import configure_client
+
+    configure_client()
+    return run_id, MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def _translate_errors(sweep_dir: SweepDirectory) -> Iterator[None]:
+    from toprung.tracking.client import RequestRejected, ServerUnavailable, translate_errors
+
+    try:
+        with translate_errors():
+            yield
+    except (ServerUnavailable, RequestRejected) as error:
+        uri = server.masked(server.tracking_uri(sweep_dir.path.parent))
+        raise UserError(f"MLflow at {uri} has not taken it ({error}).") from None

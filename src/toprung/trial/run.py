@@ -1,0 +1,266 @@
+"""One trial inside its Ray Tune process: a session around the user's loop, wrapped by Ray Train in its local mode.
+
+A trial with several workers has such a session in each of them (`worker_group`); this process speaks for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import math
+import os
+import socket
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from toprung import remote_storage
+from toprung.data import DatasetCard, open_mmap_images
+from toprung.project.code_hash import code_mismatch_message, imported_code_hash, link_included
+from toprung.records.ledger import Attempt, now_ms
+from toprung.records.sweep_dir import (
+    ATTEMPT_FILE,
+    CONFIG_FILE,
+    FAILURE_FILE,
+    TRIAL_LOCK_FILE,
+    Failure,
+    SweepDirectory,
+    write_json,
+)
+from toprung.trial.failure import CodeMismatch, describe_failure, write_failure
+
+if TYPE_CHECKING:
+    import numpy as np
+    import ray
+
+    from toprung.trial.worker_group import WorkerGroup
+
+LOOP = "train_loop_per_worker"
+LOCK_TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What all trials of a sweep share, sent once: everything but the images and the configuration."""
+
+    sweep_dir: SweepDirectory
+    trainer: str
+    defaults: Mapping[str, Any]
+    card: DatasetCard
+    metric: str
+    mode: str
+    seed: int | None  # None: each configuration has its own
+    num_workers: int
+    num_threads: int  # of each
+    num_gpus: float  # of each
+    mmap_dir: Path | None  # the folder of the images, where they are not among the arrays
+    code: str  # the hash of the code that was sent
+    remote_location: remote_storage.RemoteLocation | None = None  # where the sweep is kept, if that is no folder
+
+
+def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, ray.ObjectRef[np.ndarray]]) -> None:
+    """Ray Tune's trainable: train one configuration, reporting each epoch to the scheduler.
+
+    Args:
+        config: hyperparameters from the searcher.
+        task: shared by all trials.
+        arrays: in Ray's object store: `train_images`, `train_labels`, `val_images`, `val_labels`.
+    """
+    from ray import get_runtime_context
+    from ray import tune as ray_tune
+
+    from toprung import session
+    from toprung.records import checkpoint
+
+    trial_id = ray_tune.get_context().get_trial_id()
+    sync = (
+        remote_storage.TrialSync(task.remote_location, sweep_dir=task.sweep_dir, trial_id=trial_id)
+        if task.remote_location
+        else None
+    )
+    folder = sync.folder if sync else task.sweep_dir.trial_folder(trial_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    reported: list[Any] = []
+    attempt = Attempt(get_runtime_context().get_node_id(), imported_code_hash(), now_ms())
+
+    def report(metrics: dict[str, float]) -> None:
+        for result in sync.upload_checkpoint(metrics) if sync else [metrics]:
+            reported.append(result["epoch"])
+            ray_tune.report({**result, **attempt.result_fields})
+
+    failure: Failure | None = None
+    try:
+        write_json(folder / ATTEMPT_FILE, asdict(attempt))
+        with _trial_lock(folder):
+            if sync:
+                last = checkpoint.read_last(folder)
+                sync.download(local_epoch=last.progress.epochs if last else 0)
+            (folder / FAILURE_FILE).unlink(missing_ok=True)
+            about = {"trainer": task.trainer, "config": config, "defaults": dict(task.defaults)}
+            write_json(folder / CONFIG_FILE, about)
+            link_included(Path.cwd())
+            train = partial(train_in_session, config, folder, task=task, arrays=arrays)
+            if task.num_workers == 1:
+                train(report)
+            else:
+                from toprung.trial import worker_group
+
+                group = worker_group.current_worker_group()
+                attempt = replace(attempt, other_nodes=group.other_nodes)
+                write_json(folder / ATTEMPT_FILE, asdict(attempt))
+                _train_with_group(
+                    group, partial(train, report), train_other_ranks=partial(train, _discard_report), folder=folder
+                )
+        if sync:
+            sync.wait_for_uploads()  # of a loop that ended by itself before a rung
+        if not reported:  # Tune would end the whole sweep over a result without the metric
+            raise session.TrainingFailed("the loop ended without reporting an epoch")
+    except Exception as error:
+        described = describe_failure(error)
+        write_failure(folder, described)
+        if sync:
+            sync.upload_failure()
+        if is_process_broken(error):
+            raise
+        failure = Failure(described["cause"], bool(described["disk_full"]), bool(described.get("code_mismatch")))
+    if failure is not None:
+        _free_memory()
+        result = {"epoch": reported[-1] if reported else 0, task.metric: math.nan}
+        ray_tune.report({**result, **failure.as_result, **attempt.result_fields, "done": True})
+
+
+def is_process_broken(error: BaseException) -> bool:
+    """Return whether no other trial can train in this process.
+
+    A lost worker is one of the trial's processes. After a CUDA error, but for lack of memory, every later call fails.
+    Any other failure is reported, not raised: Ray Tune ends the process of a trial that raises, and the next trial
+    would have to import torch again.
+    """
+    import torch
+    from ray.exceptions import RayActorError
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    return isinstance(error, RayActorError) or "CUDA error" in str(error) or "NCCL error" in str(error)
+
+
+def _free_memory() -> None:
+    """Drop what a failed loop left behind, before the next trial trains in this process."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def train_in_session(
+    config: dict[str, Any],
+    folder: Path,
+    report: Callable[[dict[str, float]], None],
+    *,
+    task: TrialTask,
+    arrays: Mapping[str, ray.ObjectRef[np.ndarray]],
+) -> None:
+    """Run the loop in this process, in a session: as the trial's only worker, or as one of several."""
+    import ray
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from toprung import session
+
+    if (imported := imported_code_hash()) != task.code:
+        raise CodeMismatch(code_mismatch_message(f"The node {socket.gethostname()}", imported, task.code))
+    if task.num_gpus:
+        check_gpu(task.num_gpus)
+    module_name, _, loop_name = task.trainer.partition(":")
+    loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
+    values = dict(zip(arrays, ray.get([*arrays.values()]), strict=True))
+    one = session.Session(
+        data=trial_data(values, card=task.card, mmap_dir=task.mmap_dir),
+        folder=folder,
+        on_report=report,
+        seed=config["seed"] if task.seed is None else task.seed,
+        num_threads=task.num_threads,
+        metric=task.metric,
+        mode=task.mode,
+        recorded_epochs=0,  # a checkpoint reports its last epoch again: the driver takes each one once
+        num_epochs=config["num_epochs"],
+    )
+
+    def train_loop_per_worker(hyperparameters: dict[str, Any]) -> None:
+        with session.open_session(one):
+            loop(hyperparameters)
+
+    # Local mode: Ray Train runs the loop in this very process, which Tune keeps warm from trial to trial.
+    TorchTrainer(
+        train_loop_per_worker,
+        train_loop_config={**task.defaults, **config},
+        scaling_config=ScalingConfig(num_workers=0),
+    ).fit()
+
+
+def check_gpu(num_gpus: float) -> None:
+    """Check that torch can use the GPU that Ray has given this process; without one the loop would train on the CPU.
+
+    Raises:
+        toprung.session.TrainingFailed: it cannot, with torch's reason.
+    """
+    import torch
+
+    from toprung import session
+
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # unlike `is_available` it says why not: no driver, an old one, a build without CUDA
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).strip().partition(". ")[0].splitlines()[0].rstrip(".")
+        raise session.TrainingFailed(
+            f"resources.gpus is {num_gpus:g}, but torch has no GPU on {socket.gethostname()} ({reason})"
+        ) from error
+
+
+def _train_with_group(
+    group: WorkerGroup, train: Callable[[], None], *, train_other_ranks: Callable[[], None], folder: Path
+) -> None:
+    def on_deadlock(failure: Mapping[str, Any]) -> None:
+        write_failure(folder, failure)
+        os._exit(1)  # this process waits for one that is gone, and would for half an hour
+
+    group.run(train, train_other_ranks=train_other_ranks, describe=describe_failure, on_deadlock=on_deadlock)
+
+
+def _discard_report(metrics: dict[str, float]) -> None:
+    raise AssertionError(f"only rank 0 reports: {metrics}")
+
+
+@contextlib.contextmanager
+def _trial_lock(folder: Path) -> Iterator[None]:
+    """Train only when no process of an earlier driver does so any more: it may outlive its driver by a moment."""
+    with filelock.FileLock(folder / TRIAL_LOCK_FILE, timeout=LOCK_TIMEOUT_SECONDS):
+        yield
+
+
+def trial_data(arrays: Mapping[str, np.ndarray], *, card: DatasetCard, mmap_dir: Path | None = None) -> Any:
+    """The arrays as tensors over the same memory, or over the mapped file."""
+    import torch
+
+    from toprung.session import TrialData
+    from toprung.vision import ImageSplit
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor do we write
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        pool = torch.from_numpy(open_mmap_images(mmap_dir)) if mmap_dir is not None else None
+
+    def split(part: str) -> ImageSplit:
+        labels_N = tensors[f"{part}_labels"]
+        if pool is not None:
+            return ImageSplit(pool, labels_N, tensors[f"{part}_rows"])
+        return ImageSplit(tensors[f"{part}_images"], labels_N)
+
+    return TrialData(train=split("train"), val=split("val"), card=card)

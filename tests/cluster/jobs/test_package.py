@@ -1,0 +1,108 @@
+"""What travels to a cluster, and where it is said to keep things."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from toprung import data
+from toprung.cluster.jobs import entrypoint, package
+from toprung.errors import UserError
+from toprung.records import lineage
+
+
+@pytest.fixture
+def staged(workbench, tmp_path):
+    """A workbench with things in it that must not travel, as it travels."""
+    (workbench / "runs" / "digits-1").mkdir(parents=True)
+    (workbench / "runs" / "digits-1" / "last.pth").write_bytes(b"weights")
+    (workbench / "data" / "prepared" / "digits").mkdir(parents=True)
+    (workbench / "data" / "prepared" / "digits" / "train_images.npy").write_bytes(b"images")
+    (workbench / "trainers" / "secret.env").write_text("MLFLOW_TRACKING_URI=https://user:password@host\n")
+    target = tmp_path / "staged"
+    target.mkdir()
+    package.stage(workbench, target, where=package.cluster_paths("/mnt/shared/runs", None))
+    return target
+
+
+def test_code_and_what_lineage_needs_travel_but_never_git_data_or_runs(staged):
+    assert {path.name for path in staged.iterdir()} == {
+        "cluster.json",
+        "source-commit.json",
+        "requirements.lock",
+        "search_spaces",
+        "toprung",
+        "trainers",
+        "tune",
+    }
+    assert {
+        path.suffix for folder in ("tune", "trainers", "search_spaces") for path in (staged / folder).iterdir()
+    } == {".py"}
+    assert not [path for path in staged.rglob("*") if path.name == "__pycache__"]
+
+
+def test_the_engine_that_travels_runs_from_the_folder_it_arrives_in(staged):
+    where = "import toprung, toprung.analysis.report as r; print(toprung.__file__); print(r.__file__)"
+    ran = subprocess.run([sys.executable, "-c", where], cwd=staged, capture_output=True, text=True, check=True)
+    assert [line.startswith(f"{staged}/toprung/") for line in ran.stdout.splitlines()] == [True, True]
+    assert (staged / "toprung/analysis/report/page.html").is_file()
+
+
+def test_the_copy_without_git_knows_the_commit_it_was_made_from(staged, workbench):
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=workbench, capture_output=True, text=True, check=True)
+    assert json.loads((staged / lineage.SOURCE_COMMIT_FILE).read_text()) == {
+        "commit": commit.stdout.strip(),
+        "dirty": True,
+    }
+
+
+def test_no_variable_of_this_machine_is_in_the_runtime_env(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:password@host")
+    assert "password" not in json.dumps(package.runtime_env(tmp_path))
+    assert all(name.startswith("RAY_") for name in package.runtime_env(tmp_path)["env_vars"])
+
+
+def test_prepared_data_lie_beside_a_shared_storage_folder_unless_said_otherwise():
+    assert package.cluster_paths("/mnt/shared/runs", None).prepared == "/mnt/shared/data/prepared"
+    assert package.cluster_paths("gs://bucket/runs", "/mnt/data").prepared == "/mnt/data"
+
+
+@pytest.mark.parametrize(
+    ("storage", "prepared", "message"),
+    [
+        ("runs", None, "--storage /mnt/shared/runs"),
+        ("s3://bucket/runs", None, "--data /mnt/shared/data/prepared"),
+        ("/mnt/shared/runs", "data/prepared", "must be a full path"),
+    ],
+)
+def test_a_place_that_only_this_machine_has_is_refused(storage, prepared, message):
+    with pytest.raises(UserError, match=message):
+        package.cluster_paths(storage, prepared)
+
+
+def test_a_built_in_dataset_that_the_cluster_lacks_is_prepared_there_by_the_job(tmp_path, capsys):
+    shared = tmp_path / "shared" / "data" / "prepared"
+    entrypoint.ensure_prepared("digits", prepared=shared)
+    assert data.open_prepared("digits", root=shared).card.name == "digits"
+    assert "preparing it in" in capsys.readouterr().out
+    entrypoint.ensure_prepared("digits", prepared=shared)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_of_images_that_the_cluster_lacks_is_asked_for(tmp_path):
+    with pytest.raises(UserError, match=f"rsync -a data/prepared/mushrooms HEAD:{tmp_path}/"):
+        entrypoint.ensure_prepared("mushrooms", prepared=tmp_path)
+
+
+def test_a_job_becomes_the_command_with_the_clusters_data_in_its_workbench(workbench, tmp_path):
+    shared = tmp_path / "shared"
+    data.prepare("digits", out=shared / "digits")
+    command = [sys.executable, "-m", "toprung.cluster.jobs.entrypoint", "--prepared", shared, "--dataset", "digits"]
+    for _ in range(2):  # a second job of the same code is given the same folder
+        ran = subprocess.run(
+            [*command, "--", "data", "verify", "digits"], cwd=workbench, capture_output=True, text=True, check=False
+        )
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert ran.stdout.startswith("digits: as it was prepared.")
+    assert (workbench / data.PREPARED).resolve() == shared

@@ -1,0 +1,140 @@
+"""Object storage as it is: moto's S3 (keys and policies checked) and Google's emulator, each behind a relay."""
+
+import importlib.util
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.sweeps import Arena, new_bench
+from tests.data.remotes.relay import Relay
+from toprung.remote_storage import objects, trials
+
+
+@dataclass
+class Place:
+    """A storage under test: an address, what the environment must hold to use it, and its network."""
+
+    uri: str
+    environ: dict[str, str] = field(default_factory=dict)
+    relay: Relay | None = None
+
+    def new_uri(self) -> str:
+        """An address where nothing is kept yet."""
+        return f"{self.uri}/{secrets.token_hex(4)}"
+
+
+def _require(*modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs the package {module}: pip install -r requirements.lock")
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory) -> Iterator:
+    _require("moto", "boto3")
+    from tests.data.remotes.s3 import S3
+
+    with S3(tmp_path_factory.mktemp("s3")) as s3:
+        yield s3
+
+
+@pytest.fixture(scope="session")
+def _s3(s3_server) -> Place:
+    bucket = s3_server.new_bucket()
+    environ = {"AWS_ENDPOINT_URL": s3_server.endpoint, **s3_server.new_user(bucket).environ}
+    return Place(f"s3://{bucket}/sweeps", environ, s3_server.relay)
+
+
+@pytest.fixture(scope="session")
+def _gs(tmp_path_factory) -> Iterator[Place]:
+    _require("gcp_storage_emulator")
+    from tests.data.remotes.gcs import Gcs
+
+    with Gcs(tmp_path_factory.mktemp("gs")) as gcs:  # the emulator itself, without its gate: anonymous
+        environ = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{gcs.emulator_port}"}
+        yield Place(f"gs://{gcs.new_bucket()}/sweeps", environ)
+
+
+@pytest.fixture
+def _file(tmp_path) -> Place:
+    return Place(f"file://{tmp_path}/storage")
+
+
+@pytest.fixture
+def used(monkeypatch) -> Callable[[Place], Place]:
+    """Makes this process able to use a storage."""
+
+    def use(place: Place) -> Place:
+        for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "STORAGE_"))]:
+            monkeypatch.delenv(name)
+        for name, value in place.environ.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(trials, "_storages", {})  # clients of another test's credentials
+        return place
+
+    return use
+
+
+@pytest.fixture(params=["file", "s3", "gs"])
+def place(request, used) -> Iterator[Place]:
+    """Each kind of storage in turn."""
+    place = used(request.getfixturevalue(f"_{request.param}"))
+    yield place
+    if place.relay:
+        place.relay.mend()
+
+
+@pytest.fixture
+def s3(_s3, used) -> Iterator[Place]:
+    yield used(_s3)
+    _s3.relay.mend()
+
+
+@pytest.fixture
+def gs(_gs, used) -> Place:
+    return used(_gs)
+
+
+@pytest.fixture
+def storage(place) -> objects.ObjectStorage:
+    return objects.open_storage(place.new_uri())
+
+
+@pytest.fixture
+def bucket_folder(tmp_path) -> Path:
+    """A folder that stands for a storage, to look into."""
+    folder = tmp_path / "storage"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _bench(tmp_path_factory) -> Path:
+    return new_bench(tmp_path_factory.mktemp("bench") / "workbench")
+
+
+@pytest.fixture
+def machines(_bench, tmp_path) -> Iterator[Callable[[Place], list[Arena]]]:
+    """Two machines, as far as a sweep can tell: each has a workbench and its own folder `runs`.
+
+    Nothing of what they started outlives the test.
+    """
+    arenas = []
+
+    def make(place):
+        uri = place.new_uri()
+        for number in (1, 2):
+            its_own, logs = tmp_path / f"machine-{number}", tmp_path / f"output-{number}"
+            logs.mkdir()
+            shutil.copytree(_bench, its_own)
+            arenas.append(Arena(its_own, its_own / "runs", logs, environment=place.environ, storage=uri))
+        return arenas
+
+    yield make
+    left = [line for arena in arenas for line in arena.end()]
+    assert left == []
