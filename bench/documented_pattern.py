@@ -84,11 +84,11 @@ def main():
         started = time.time()
 
         def give_up():
-            print(f"hung: given up after {options.modified_at:g} s", flush=True)
+            print(f"hung: given up after {options.seconds:g} s", flush=True)
             tell(log, started=started)
             os._exit(1)
 
-        timer = threading.Timer(options.modified_at, give_up)
+        timer = threading.Timer(options.seconds, give_up)
         timer.daemon = True
         timer.start()
         ray_tune.Tuner(

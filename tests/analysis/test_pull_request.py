@@ -169,7 +169,7 @@ def test_a_record_too_large_is_not_read(typed, tmp_path):
 
 
 def test_a_metric_that_cannot_stand_in_a_comment_is_said(typed, driver):
-    odd = driver(name="odd", metric="val/acc@1")
+    odd = driver(name="odd", metric="val/accuracy of top 1")
     with pytest.raises(UserError, match="cannot be told of in a comment: metric: String should match"):
         typed(odd.sweep_dir.sweep_id, "--storage", str(odd.sweep_dir.path.parent))
 

@@ -232,7 +232,10 @@ def test_a_constant_is_among_the_params_that_a_space_reads_back():
         (lambda trial: {"width": np.int64(8)}, r'gives "width" the value np\.int64\(8\), a int64: only numbers'),
         (lambda trial: trial.set_user_attr("x", object()), r"fails: TypeError: Object of type object is not JSON"),
         (lambda trial: trial.set_user_attr("end", 1), r'sets the attribute "end", which is the ledger\'s own'),
-        (lambda trial: trial.study.set_user_attr("life/0", 1), r'sets the attribute "life/0", which is the ledger'),
+        (
+            lambda trial: trial.study.set_user_attr("driver_run/0", 1),
+            r'sets the attribute "driver_run/0", which is the ledger',
+        ),
         (lambda trial: {"sgd/lr": 1}, r'gives "sgd/lr": Ray reads a slash as nesting'),
         (lambda trial: {"num_epochs": 3}, r'gives "num_epochs", which the sweep gives .* the field asha\.max_epochs'),
         (lambda trial: {"seed": 3}, r'gives "seed", which the sweep gives to every trial'),
