@@ -423,7 +423,7 @@ def test_one_metric_or_parameter_that_mlflow_refuses_takes_nothing_else_along(re
     recorded.close()
     runs = runs_of(url, recorded.sweep_dir.sweep_id)
     assert runs["aa"].data.params == {"lr": "0.1", "augment": "None"}
-    assert set(runs["aa"].data.metrics) == set(METRICS)
+    assert set(runs["aa"].data.metrics) == {*METRICS, "best/val/accuracy", "best/epoch"}
     assert runs["aa"].info.status == runs["bb"].info.status == "FINISHED"
     problems = recorded.writer.problems
     assert [problem.partition(": INVALID")[0][:40] for problem in problems] == [
@@ -442,7 +442,7 @@ def test_more_metrics_and_parameters_than_one_request_takes_are_all_delivered(re
     recorded.end("aa")
     recorded.close()
     run = runs_of(url, recorded.sweep_dir.sweep_id)["aa"]
-    assert (len(run.data.params), len(run.data.metrics)) == (152, 1204)
+    assert (len(run.data.params), len(run.data.metrics)) == (152, 1206)
     assert recorded.writer.problems == []
     recorded.sweep_dir.write(
         recorded.sweep_dir.status_file, {"mlflow_run_id": parent_of(url, recorded.sweep_dir.sweep_id).info.run_id}

@@ -150,7 +150,7 @@ def test_a_writer_that_ends_by_a_fault_says_that_not_all_was_delivered(tmp_path)
     def fault():
         raise RuntimeError("a fault")
 
-    nothing = {name: lambda *_: None for name in ("on_open", "on_run", "on_kept", "on_refused")}
+    nothing = {name: lambda *_: None for name in ("on_open", "on_run", "on_artifacts_logged", "on_rejected")}
     writer = TrackingWriter(fault, sweep_dir=SweepDirectory(tmp_path), **nothing)
     writer.nudge()
     writer.close(finish=False)

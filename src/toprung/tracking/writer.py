@@ -108,8 +108,11 @@ class TrackingWriter:
                 if self._deliver():
                     return
                 pause = MIN_BACKOFF_SECONDS
-            except RequestRejected as error:
+            except RequestRejected as error:  # such as a run that somebody deleted: it will be refused every time
                 self._record_problem(str(error))
+                if self._closing.is_set():
+                    return
+                self._woken.wait()
             except Exception as error:
                 if isinstance(error, UserError) and study_failure(error) is None:
                     self.rejected = error
