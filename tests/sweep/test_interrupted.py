@@ -16,10 +16,10 @@ import pytest
 from tests.servers import wait_until
 from toprung.sweep.signals import stop_signals
 
+pytestmark = pytest.mark.slow
+
 MIXED_TRAINER = """
 from trainers import convnet
-
-pytestmark = pytest.mark.slow
 
 DEFAULTS = {"long": 0}
 

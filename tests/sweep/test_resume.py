@@ -15,10 +15,10 @@ from toprung.records.journal import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.search.sampler import build_sampler
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 from toprung.spec import Asha, Data, Search, Sweep
-
-pytestmark = pytest.mark.slow
 
 
 def sweep():
