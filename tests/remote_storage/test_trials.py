@@ -108,7 +108,7 @@ def test_training_does_not_wait_for_a_storage_that_is_away_and_the_newest_epoch_
 @pytest.mark.parametrize(
     "known",
     [
-        pytest.param({"past": frozenset({"abc"})}, id="begun by an earlier driver"),
+        pytest.param({"earlier_trials": frozenset({"abc"})}, id="begun by an earlier driver"),
         pytest.param({"on_a_cluster": True}, id="maybe begun on a node that was lost"),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_fault_while_sending_does_not_end_the_thread_that_sends():
     class Unsendable:
         trial_id, errors = "abc", [ValueError("a fault")]
 
-        def deliver(self, storage):
+        def upload(self, storage):
             if self.errors:
                 raise self.errors.pop()
 

@@ -21,22 +21,22 @@ from tests.marked import processes_marked
 
 AHEAD = "import time\n_real = time.time\ntime.time = lambda: _real() + 90\n"
 OPTUNA = "Metadata-Version: 2.1\nName: optuna\nVersion: 4.0.0\n"
+pytestmark = pytest.mark.slow
+
 QUICK = """
 import json, os, signal, sys
 from dataclasses import asdict
 from pathlib import Path
 
-from toprung.cluster.doctor import quick
+from toprung.cluster.doctor import preflight
 from toprung.cluster.doctor.checks import attached
-
-pytestmark = pytest.mark.slow
 
 code, other, storage, address, pid = sys.argv[1:]
 with attached(address, code=Path(code)):
-    found = quick(code=Path(other), storage=storage, image_bytes=10**12, mapped=Path("/no/such/folder"))
+    found = preflight(code=Path(other), storage=storage, image_bytes=10**12, mmap_dir=Path("/no/such/folder"))
     os.kill(int(pid), signal.SIGSTOP)
     try:
-        silent = quick(code=Path(code), storage=storage, image_bytes=0, timeout_seconds=3)
+        silent = preflight(code=Path(code), storage=storage, image_bytes=0, timeout_seconds=3)
     finally:
         os.kill(int(pid), signal.SIGCONT)
 print(json.dumps([[asdict(each) for each in findings] for findings in (found, silent)]))

@@ -50,7 +50,6 @@ def test_nothing_is_left_behind(healthy, doctor_bench):
         ("lock", "warning", "4.9.9 locked", "make install"),
         ("storage", "error", "Not a directory", "--storage"),
         ("MLflow", "error", "cannot be used (Connection refused: ", "unset MLFLOW_TRACKING_URI"),
-        ("access", "error", "listens beyond loopback", "unset RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"),
     ],
 )
 def test_what_is_broken_is_an_error_with_its_remedy(broken, name, state, message, remedy):
