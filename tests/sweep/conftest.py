@@ -24,7 +24,7 @@ from tests.servers import Postgres, TrackingServer
 from toprung import data
 
 # Fixtures of single files that run sweeps of their own, or start servers: what uses them is slow.
-SLOW_FIXTURES = {"confirmed", "interrupted", "pair", "reached", "recorded", "refit", "swept", "team"}
+SLOW_FIXTURES = {"confirmed", "interrupted", "killed", "pair", "reached", "recorded", "refit", "swept", "team"}
 
 PROJECT = Path(__file__).parent.parent.parent
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200")

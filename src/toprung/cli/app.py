@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +62,7 @@ Settings = Annotated[
 def main() -> None:
     """Run the command line: exit code 0 on success, 1 on failure, 2 for a mistake in what was typed, 130 on Ctrl-C."""
     prepare_streams()
+    _provide_home()
     try:
         check_arguments(sys.argv[1:])
         app()
@@ -69,6 +72,14 @@ def main() -> None:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def _provide_home() -> None:
+    """Name a home folder when there is none: in a container, under a user id without an account, `import ray` needs it."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = tempfile.gettempdir()
 
 
 @app.command()

@@ -182,7 +182,7 @@ class Driver:
             reason=None,
             pid=os.getpid(),
             tracking_uri=None if server.is_local() else server.masked(server.tracking_uri(sweep_dir.path.parent)),
-            num_workers=self._prepared.num_concurrent_trials,
+            num_concurrent_trials=self._prepared.num_concurrent_trials,
         )
 
     def _collect_lineage(self) -> lineage.Lineage:

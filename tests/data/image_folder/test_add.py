@@ -132,6 +132,7 @@ def test_names_that_are_taken_are_refused(dvc_project, tree):
     )  # fmt: skip
     command = "dvc remove prepare_animals data/raw/animals.dvc && rm -r data/raw/animals"
     subprocess.run(["sh", "-c", command], cwd=dvc_project, check=True, capture_output=True)
+    (dvc_project / "dvc.yaml").unlink()  # as DVC does with its last stage
     data.add("animals", tree, project=dvc_project)
 
 

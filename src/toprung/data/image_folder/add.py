@@ -61,6 +61,8 @@ def add(
         UserError: the name is taken or no name; the tree cannot be trained on; a setting does not fit it; the project
             is no DVC repository; the disk is full or cannot be written; DVC failed.
     """
+    if (project / ".dvc").is_dir():
+        (project / "dvc.yaml").touch()  # DVC deletes it with the last stage
     chosen = settings or FolderSettings()
     target = project / RAW / name
     in_place = target.exists() and folder.resolve() == target.resolve()
