@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _provide_home() -> None:
-    """Name a home folder when there is none: in a container, under a user id without an account, `import ray` needs it."""
+    """Name a home folder if there is none: under a user id without an account, `import ray` would fail."""
     try:
         Path.home()
     except RuntimeError:
