@@ -143,13 +143,23 @@ def _step_problems(trial: FrozenTrial, run: Run, client: mlflow.MlflowClient, *,
     if sorted(reported) != steps or list(trial.intermediate_values) != steps:
         wrong.append(f"trial {trial.number}: the ledger has epochs {sorted(reported)}, Optuna has "
                      f"{list(trial.intermediate_values)}")  # fmt: skip
-    for name in sorted({name for metrics in reported.values() for name in metrics} | set(run.data.metrics)):
+    known = {name for name in run.data.metrics if not name.startswith("best/")}
+    for name in sorted({name for metrics in reported.values() for name in metrics} | known):
         history = client.get_metric_history(run.info.run_id, name)
         history = sorted(history, key=lambda metric: (metric.timestamp, metric.step))
         if [metric.step for metric in history] != steps:
             wrong.append(f"trial {trial.number}: MLflow has steps {[m.step for m in history]} of {name}, not {steps}")
         elif [metric.value for metric in history] != [reported[step].get(name) for step in steps]:
             wrong.append(f"trial {trial.number}: MLflow has other values of {name}")
+    values = trial.intermediate_values
+    for name in sorted(set(run.data.metrics) - known - {"best/epoch"}):
+        bests = sorted(client.get_metric_history(run.info.run_id, name), key=lambda metric: metric.step)
+        if [best.value for best in bests] != [values[best.step] for best in bests]:
+            wrong.append(f"trial {trial.number}: MLflow has other values of {name}")
+        if bests[-1].value not in (max(values.values()), min(values.values())):
+            wrong.append(f"trial {trial.number}: MLflow has {bests[-1].value} as {name}")
+        if run.data.metrics["best/epoch"] != bests[-1].step:
+            wrong.append(f"trial {trial.number}: MLflow has {run.data.metrics['best/epoch']:g} as best/epoch")
     if trial.intermediate_values != {step: metrics[metric] for step, metrics in reported.items()}:
         wrong.append(f"trial {trial.number}: Optuna has other values")
     return wrong
