@@ -194,15 +194,16 @@ PUBLIC = {
     "toprung": [],
     "toprung.cli": ["main"],
     "toprung.data": [
-        "Added", "Arrays", "Card", "Duplicates", "FolderSettings", "Locked", "OPERATIONS", "Operation",
-        "PREPARED", "Placed", "Prepared", "RAW", "SOURCES", "Source", "SplitIndices", "UnreadableFile", "add",
-        "check_unchanged", "folder_settings", "grouped_split", "locked", "mapped_images", "near_duplicates",
-        "open_prepared", "open_test_split", "place", "prepare", "prepare_folder", "reproduce", "split_arrays",
-        "stratified_folds", "stratified_split", "verify", "write_sample_sheet",
+        "AddedDataset", "Arrays", "DatasetCard", "Duplicates", "FolderSettings", "ImageArrays", "LockedHashes",
+        "OPERATIONS", "Operation", "PREPARED", "Prepared", "RAW", "SOURCES", "Source", "SplitIndices",
+        "UnreadableFile", "add", "check_unchanged", "folder_settings", "group_split", "load_arrays",
+        "near_duplicates", "open_mmap_images", "open_prepared", "open_test_split", "prepare", "prepare_folder",
+        "read_lock", "reproduce", "split_arrays", "stratified_folds", "stratified_split", "verify",
+        "write_sample_sheet",
     ],
     "toprung.vision": [
-        "LEVELS", "OPERATIONS", "STRENGTHS", "Augmentation", "Classifier", "ImageSplit", "Normalise", "Strengths",
-        "batches", "build_augmentation", "build_model", "build_optimizer", "build_schedule", "built_by", "evaluate",
+        "LEVELS", "OPERATIONS", "STRENGTHS", "Augmentation", "Classifier", "ImageSplit", "Normalise", "AugmentationStrengths",
+        "batches", "build_augmentation", "build_model", "build_optimizer", "build_schedule", "build_with", "evaluate",
         "load_model", "num_batches",
     ],
 }  # fmt: skip

@@ -187,6 +187,7 @@ def test_a_dataset_whose_images_were_not_pulled_says_so_and_keeps_what_was_prepa
 
 def test_a_project_without_dvc_is_told_how_to_begin(dvc_project, tree):
     (dvc_project / "dvc.yaml").unlink()
+    (dvc_project / ".dvc").rename(dvc_project / "elsewhere")
     _refused(dvc_project, "animals", tree, "no DVC repository", "git init && dvc init")
 
 
