@@ -202,9 +202,9 @@ PUBLIC = {
         "write_sample_sheet",
     ],
     "toprung.vision": [
-        "LEVELS", "OPERATIONS", "STRENGTHS", "Augmentation", "Classifier", "ImageSplit", "Normalise", "AugmentationStrengths",
-        "batches", "build_augmentation", "build_model", "build_optimizer", "build_schedule", "build_with", "evaluate",
-        "load_model", "num_batches",
+        "Augmentation", "AugmentationStrengths", "Classifier", "ImageSplit", "LEVELS", "Normalise", "OPERATIONS",
+        "STRENGTHS", "batches", "build_augmentation", "build_model", "build_optimizer", "build_schedule",
+        "build_with", "evaluate", "load_model", "num_batches",
     ],
 }  # fmt: skip
 
