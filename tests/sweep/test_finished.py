@@ -145,7 +145,21 @@ def test_parameters_are_in_mlflow_once_and_never_as_metrics(finished):
     for trial_id, run in finished.children.items():
         config = finished.trials[trial_id]["config"]
         assert run.data.params == {name: str(value) for name, value in config.items()}
-        assert set(run.data.metrics) == {"train/loss", "val/loss", "val/accuracy", "time/epoch_seconds"}
+        reported = {"train/loss", "val/loss", "val/accuracy", "time/epoch_seconds"}
+        assert set(run.data.metrics) == {*reported, "best/val/accuracy", "best/epoch"}
+
+
+def test_mlflow_sorts_trials_by_the_value_that_ranks_them(finished):
+    records = {record.trial_id: record for record in ledger.read(SweepDirectory(finished.folder))}
+    for trial_id, run in finished.children.items():
+        best = (run.data.metrics["best/val/accuracy"], run.data.metrics["best/epoch"])
+        assert best == (records[trial_id].value, records[trial_id].epoch)
+    sorted_by_mlflow = finished.client.search_runs(
+        [finished.shown["mlflow_experiment_id"]],
+        "tags.`toprung.kind` = 'trial'",
+        order_by=["metrics.`best/val/accuracy` DESC", "metrics.`best/epoch` ASC"],
+    )
+    assert sorted_by_mlflow[0].data.tags["toprung.trial_id"] == finished.shown["best"]["trial_id"]
 
 
 def test_metrics_in_mlflow_are_the_ledgers_one_a_step(finished):
