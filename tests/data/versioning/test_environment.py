@@ -44,7 +44,7 @@ def test_dvc_works_for_a_user_id_without_an_account(dvc_project):
         f"--ambient-caps={capability}",
     ]
     module = "toprung.data.versioning.dvc_project"
-    code = f"from pathlib import Path; from {module} import dvc; print(dvc('root', project=Path.cwd()))"
+    code = f"from pathlib import Path; from {module} import run_dvc; print(run_dvc('root', project=Path.cwd()))"
     kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "LOGNAME", "USER", "USERNAME")}
     ran = subprocess.run(
         ["setpriv", *user, sys.executable, "-P", "-c", code],
