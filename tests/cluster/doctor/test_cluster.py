@@ -29,10 +29,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from toprung.cluster.doctor import preflight
-from toprung.cluster.doctor.checks import attached
+from toprung.cluster.doctor.checks import connected
 
 code, other, storage, address, pid = sys.argv[1:]
-with attached(address, code=Path(code)):
+with connected(address, code=Path(code)):
     found = preflight(code=Path(other), storage=storage, image_bytes=10**12, mmap_dir=Path("/no/such/folder"))
     os.kill(int(pid), signal.SIGSTOP)
     try:
