@@ -99,7 +99,7 @@ def test_tune_asks_the_trial_itself_about_each_error(tmp_path, monkeypatch):
     assert trial.should_recover()
     trial.handle_error(_raised(ValueError("the loop's own")))
     assert not trial.should_recover()
-    assert "is_loss" not in str(trial.get_json_state())
+    assert "should_restart" not in str(trial.get_json_state())
 
 
 def test_what_tune_writes_down_of_a_sweep_holds_no_judge():

@@ -34,7 +34,7 @@ class RestartableTrial(Trial):
     def __getstate__(self) -> dict[str, Any]:
         """Return what Ray Tune writes to disk; the policy belongs to this process."""
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        state.pop("_is_loss", None)
+        state.pop("_should_restart", None)
         return state
 
     def handle_error(self, exc: Any = None) -> None:

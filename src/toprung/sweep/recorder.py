@@ -28,7 +28,7 @@ class TrialRecorder:
     """Write each step of a trial to the ledger, then update the progress.
 
     Attributes:
-        ends: how each ended trial ended, by trial id.
+        trial_ends: how each ended trial ended, by trial id.
     """
 
     def __init__(
@@ -132,8 +132,8 @@ class TrialRecorder:
         return True
 
     def _update_progress(self, trial_id: str, result: Mapping[str, Any], *, audited: AuditEntry | None) -> None:
-        epoch, metrics = int(result["epoch"]), reported_metrics(result)
-        new_best = self._progress.report(trial_id, metrics[self._progress.sweep.metric], epoch=epoch)
+        value = float(result[self._progress.sweep.metric])
+        new_best = self._progress.report(trial_id, value, epoch=int(result["epoch"]))
         view = self._progress.trials[trial_id]
         view.audited = audited
         self._listener.trial_reported(self._progress, view, new_best=new_best)
@@ -198,9 +198,8 @@ class TrialRecorder:
 
     def get_nodes(self, trial_id: str) -> tuple[str, ...]:
         """Return Ray's ids of the nodes where the trial's workers train, by rank; empty before they are known."""
-        attempt = self._attempt_on_disk(trial_id) or self._attempts.get(
-            trial_id
-        )  # the folder may be on another machine
+        # The folder may be on another machine.
+        attempt = self._attempt_on_disk(trial_id) or self._attempts.get(trial_id)
         return attempt.nodes if attempt else ()
 
     def record_attempt_from_disk(self, trial_id: str) -> None:

@@ -167,7 +167,6 @@ class TrackingWriter:
         )
         if self._resumes:
             mirror.reopen_sweep()
-        self._tail.reset()
         self._mirror = mirror
         self._on_open(sweep)
         return mirror
