@@ -82,6 +82,7 @@ class Session:
     architecture: Mapping[str, Any] | None = None
     epoch_started: float = field(default_factory=time.perf_counter)
     has_saved: bool = False
+    state: TrainingState | None = None  # once the loop has called `restore`
 
     @property
     def device(self) -> torch.device:
@@ -166,7 +167,8 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, sc
     if progress.epochs or distributed.rank():
         _seed(session.seed, epoch=progress.epochs, rank=distributed.rank())
     session.epoch_started = time.perf_counter()
-    return TrainingState(model, optimizer, schedule, progress)
+    session.state = TrainingState(model, optimizer, schedule, progress)
+    return session.state
 
 
 def _catch_up(session: Session, model: nn.Module, progress: checkpoint.Progress) -> None:

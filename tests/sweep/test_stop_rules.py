@@ -7,7 +7,7 @@ from toprung.records.ledger import End, TrialRecord
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Resources, Stop, Sweep
 from toprung.sweep.progress import SweepProgress
-from toprung.sweep.stopping import SweepStopper, common_failure, triggered_rule
+from toprung.sweep.stopping import StopControl, common_failure, triggered_rule
 
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200")
 
@@ -150,10 +150,10 @@ def test_only_failures_under_this_driver_stop_a_resumed_sweep(tmp_path):
     progress, asked = _progress(), []
     for number in range(3):
         _failed(progress, number)
-    stopping = SweepStopper(progress, SweepDirectory(tmp_path), on_request=asked.append)
-    assert not stopping.stop_all()
+    stopping = StopControl(progress, SweepDirectory(tmp_path), on_request=asked.append)
+    assert not stopping.should_stop()
     for number in range(3, 6):
         _failed(progress, number)
     stopping._next_poll = 0
-    assert stopping.stop_all()
+    assert stopping.should_stop()
     assert asked[0].is_fault

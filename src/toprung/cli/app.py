@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from toprung.cli.check import check_app
 from toprung.cli.ci import ci_app
 from toprung.cli.confirm import confirm_app
 from toprung.cli.console import check_arguments, open_console, prepare_streams, print_table
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(init_app)
+app.add_typer(check_app)
 app.add_typer(lifecycle_app)
 app.add_typer(report_app)
 app.add_typer(confirm_app)

@@ -9,10 +9,11 @@ from toprung.errors import UserError
 from toprung.records import ledger
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.sweep import promotion
-from toprung.sweep.driver import DriverLaunch, Outcome
+from toprung.sweep.driver import Outcome
 from toprung.sweep.progress import ProgressListener
 from toprung.sweep.promotion import survivor_hook
 from toprung.sweep.resume import restart_hint, resume_driver
+from toprung.sweep.study import DriverLaunch
 
 
 def extend(

@@ -1,8 +1,9 @@
-"""How a sweep ends: its winner is exported, and its status is said in a word and a reason."""
+"""Finish a sweep: export its winner, and decide its status."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,20 +28,22 @@ def finish_sweep(
     card: DatasetCard,
     prepared_root: Path,
     uploader: SweepUploader | None,
+    on_export: Callable[[], object],
 ) -> tuple[str, str]:
-    """Export the winner, and say how the sweep ended.
+    """Export the winner, and return the sweep's status.
 
     Args:
-        sweep_dir: the sweep; every trial of it has its end in the ledger.
+        sweep_dir: the sweep's directory; each of its trials has its end in the ledger.
         sweep: its spec.
-        stop_request: who or what ended it before its trials did, if anything.
-        lineage: what it was made of, for the export.
-        card: the dataset's.
+        stop_request: why it stopped before its last trial, if it did.
+        lineage: the code, data and environment that it used, for the export.
+        card: the dataset's card.
         prepared_root: the folder of prepared datasets, on which the export is verified.
-        uploader: its copy on object storage, which may hold the winner's weights, if there is one.
+        uploader: uploads the sweep to object storage, which may hold the winner's weights; None without storage.
+        on_export: called before the export; not called if there is nothing to export.
 
     Returns:
-        "finished", "stopped" or "failed", and why; "" where everything ran to its end.
+        "finished", "stopped" or "failed", and the reason; "" if every trial ran.
     """
     from toprung.analysis.seeds import representative
     from toprung.export.bundle import ExportFailed, export_winner
@@ -61,6 +64,7 @@ def finish_sweep(
     winner = order[0]
     if confirmed_sweep_id(sweep_dir) is not None:
         winner = representative(trials, mode=sweep.mode) or winner
+    on_export()
     try:
         if uploader is not None and winner.epoch is not None:
             uploader.download_weights(winner.trial_id, epoch=winner.epoch)

@@ -208,3 +208,9 @@ class ProgressListener(Protocol):
 
     def phase_changed(self, progress: SweepProgress) -> None:
         """`progress.phase` changed."""
+
+
+def set_phase(progress: SweepProgress, listener: ProgressListener, phase: str) -> None:
+    """Set what the sweep is doing while no trial trains, and notify the listener."""
+    progress.phase = phase
+    listener.phase_changed(progress)

@@ -172,6 +172,10 @@ class TrialRecorder:
         view = self._progress.end(trial_id, end)
         self._listener.trial_ended(self._progress, view, best_before=self._progress.best_excluding(view))
 
+    def record_run_id(self, trial_id: str, run_id: str) -> None:
+        """Record the MLflow run of a trial."""
+        ledger.write_run_id(self._study, trial_id=trial_id, run_id=run_id)
+
     def end_open_trials(self, end: End) -> None:
         """End every trial that has no end yet. Call it when no trial's process is left.
 

@@ -19,11 +19,12 @@ from toprung.records import catalog
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 from toprung.sweep import resume_checks
-from toprung.sweep.driver import DriverLaunch, Outcome
+from toprung.sweep.driver import Outcome
 from toprung.sweep.preflight import prepare_sweep
 from toprung.sweep.progress import ProgressListener, SweepProgress
 from toprung.sweep.promotion import survivor_hook
 from toprung.sweep.start import connected_cluster, drive
+from toprung.sweep.study import DriverLaunch
 
 if TYPE_CHECKING:
     import optuna

@@ -17,10 +17,11 @@ from toprung.project.files import snapshot
 from toprung.records import catalog
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
-from toprung.sweep.driver import Driver, DriverLaunch, Outcome, TrackingRejected
+from toprung.sweep.driver import Driver, Outcome, TrackingRejected
 from toprung.sweep.preflight import PreparedSweep, prepare_sweep
 from toprung.sweep.progress import ProgressListener, SweepProgress
 from toprung.sweep.signals import redirect_output
+from toprung.sweep.study import DriverLaunch
 from toprung.sweep.warm_start import check_warm_start, import_trials
 
 

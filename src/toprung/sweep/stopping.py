@@ -1,26 +1,30 @@
-"""What ends a sweep before its last trial: a person, a full disk, or a rule of the recipe."""
+"""Stop a sweep before its last trial: on request, after a fault, or by a rule of the recipe."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-from ray.tune import Stopper
 
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.sweep.progress import SweepProgress
 
 POLL_SECONDS = 0.5
 MIN_COMMON_FAILURES = (
-    3  # the default configuration and two others: what fails them all alike is no matter of configuration
+    3  # the default configuration and two others: their common failure does not depend on the configuration
 )
+STOPPED_BY_USER = "stopped by the user"
 
 
 @dataclass(frozen=True)
 class StopRequest:
-    """Who or what ended the sweep; `by_rule` where the recipe wanted it so, a good end; a fault is a bad one."""
+    """Why a sweep stops.
+
+    Attributes:
+        reason: the reason, for people.
+        by_rule: a stop rule of the recipe holds: the sweep counts as finished.
+        is_fault: something is broken: the sweep counts as failed.
+    """
 
     reason: str
     by_rule: bool = False
@@ -28,7 +32,7 @@ class StopRequest:
 
 
 def triggered_rule(progress: SweepProgress) -> str | None:
-    """The first of the recipe's stop rules that holds, in words."""
+    """Describe the first stop rule of the recipe that holds; None if none does."""
     rules, leader = progress.sweep.stop, progress.leader
     if rules.target is not None and leader is not None and leader.best_value is not None:
         reached = (
@@ -46,7 +50,7 @@ def triggered_rule(progress: SweepProgress) -> str | None:
 
 
 def common_failure(progress: SweepProgress) -> str | None:
-    """Return why all trials fail, once the first few have failed alike and no other trial got further than they did."""
+    """Return the cause that the first failed trials share, if no other trial got further; else None."""
     trials = progress.trials.values()
     failed = [trial for trial in trials if trial.status == "failed"]
     if len(failed) < MIN_COMMON_FAILURES or progress.num_ended >= progress.sweep.num_trials:
@@ -60,40 +64,36 @@ def common_failure(progress: SweepProgress) -> str | None:
     return f"the first {len(failed)} trials all failed alike: {causes.pop()}"
 
 
-class SweepStopper(Stopper):
-    """Ends the sweep in an orderly way once it is asked to, or once a rule holds."""
+class StopControl:
+    """Collect requests to stop a sweep from signals, faults, the stop file and the stop rules. The first one counts.
+
+    Attributes:
+        request: the request; None while the sweep goes on.
+    """
 
     def __init__(
         self, progress: SweepProgress, sweep_dir: SweepDirectory, *, on_request: Callable[[StopRequest], object]
     ) -> None:
         self._progress, self._sweep_dir, self._on_request = progress, sweep_dir, on_request
-        self._failed_before = progress.count("failed")  # under an earlier driver: a resumed sweep tries again
+        self._failed_before = progress.count("failed")  # by an earlier driver; a resumed sweep tries again
         self._next_poll = 0.0
         self.request: StopRequest | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing, where Tune pickles its set-up."""
-        return {}
-
     def request_stop(self, reason: str, *, by_rule: bool = False, is_fault: bool = False) -> None:
-        """Stop soon; the first reason counts."""
+        """Ask for the sweep to stop soon; ignored if it has been asked before."""
         if self.request is None:
             self.request = StopRequest(reason, by_rule, is_fault)
             self._on_request(self.request)
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Never stop a single trial."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether to stop all of them."""
+    def should_stop(self) -> bool:
+        """Return whether the sweep is to stop. Check the stop rules each time, and files every `POLL_SECONDS`."""
         if self.request is None and (rule := triggered_rule(self._progress)):
             self.request_stop(rule, by_rule=True)
         now = time.monotonic()
         if self.request is None and now >= self._next_poll:
             self._next_poll = now + POLL_SECONDS
             if self._sweep_dir.stop_file.exists():
-                self.request_stop("stopped by the user")
+                self.request_stop(STOPPED_BY_USER)
             elif self._progress.count("failed") >= self._failed_before + MIN_COMMON_FAILURES and (
                 failure := common_failure(self._progress)
             ):

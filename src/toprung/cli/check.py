@@ -1,0 +1,53 @@
+"""`toprung check`: check that a training loop works the way a sweep needs it to."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from toprung.cli.console import open_console
+from toprung.overrides import parse_overrides
+
+check_app = typer.Typer()
+STYLES = {"ok": "dim", "warning": "yellow", "error": "bold red"}
+
+
+@check_app.command()
+def check(
+    trainer: Annotated[str, typer.Argument(help="The trainer's dotted name, such as trainers.convnet.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Set a hyperparameter. Repeatable."),
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="The prepared dataset to train on.")] = "digits",
+    max_train: Annotated[int, typer.Option(min=8, help="The number of training images.")] = 200,
+    metric: Annotated[str, typer.Option(help="The metric that your sweeps optimize.")] = "val/accuracy",
+) -> None:
+    """Check a training loop: reports, seeds, stop and restore, export, two workers.
+
+    Trains the loop for about a dozen epochs on a few images, on this machine and without Ray.
+    """
+    from toprung.project.modules import activate, find_project
+    from toprung.sweep.conformance import build_check, check_loop
+
+    project = find_project(Path.cwd())
+    activate(project)
+    loop_check = build_check(
+        project,
+        trainer,
+        settings=parse_overrides(settings or []),
+        dataset=dataset,
+        max_train=max_train,
+        metric=metric,
+    )
+    console, num_errors = open_console(), 0
+    for result in check_loop(loop_check):
+        num_errors += result.state == "error"
+        console.print(
+            Text.assemble((f"{result.state:<8} ", STYLES[result.state]), f"{result.name:<19} ", result.message)
+        )
+    sys.exit(1 if num_errors else 0)
