@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -70,3 +71,11 @@ def test_a_repository_without_a_commit_is_a_checkout_without_one(tmp_path):
     assert git_command.is_checkout(tmp_path)
     assert git_command.query_git(tmp_path, "rev-parse", "--verify", "--quiet", "HEAD") is None
     assert check_git(tmp_path).state == "ok"
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_git(tmp_path, monkeypatch):
+    fake = tmp_path / "git"
+    fake.write_text(f"#!{sys.executable}\nimport os\nprint(os.getpgrp())\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert int(git_command.run_git(tmp_path, "status")) != os.getpgrp()

@@ -65,6 +65,7 @@ def _run(
             capture_output=True,
             check=False,
             timeout=timeout_seconds,
+            process_group=0,  # the Ctrl-C that stops a sweep in good order does not reach git
         )
     except OSError as error:
         raise UserError(
