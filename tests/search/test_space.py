@@ -85,9 +85,9 @@ def test_the_default_point_follows_a_constant_into_its_branch():
 @pytest.mark.parametrize(
     ("ask", "default", "words"),
     [
-        (lambda trial: trial.suggest_float("lr", 0.1, 1.0), 0.01, r"lr=0\.01 lies outside the space it .*lr from 0\.1"),
-        (lambda trial: trial.suggest_float("sgd.lr", 0.1, 1.0), 2.0, r"lr=2\.0 lies outside .*sgd\.lr from 0\.1 to 1"),
-        (lambda trial: trial.suggest_int("lr", 1, 3), 7, r"lr=7 lies outside the space it \(lr from 1 to 3\)"),
+        (lambda trial: trial.suggest_float("lr", 0.1, 1.0), 0.01, r"lr=0\.01 is outside the space it .*lr from 0\.1"),
+        (lambda trial: trial.suggest_float("sgd.lr", 0.1, 1.0), 2.0, r"lr=2\.0 is outside .*sgd\.lr from 0\.1 to 1"),
+        (lambda trial: trial.suggest_int("lr", 1, 3), 7, r"lr=7 is outside the space it \(lr from 1 to 3\)"),
         (lambda trial: trial.suggest_categorical("lr", ["a", "b"]), "c", "does not fit the space it"),
     ],
 )
@@ -231,10 +231,10 @@ def test_a_constant_is_among_the_params_that_a_space_reads_back():
         (lambda trial: {"width": [8, 16]}, r'gives "width" the value \[8, 16\], a list: only numbers, text'),
         (lambda trial: {"width": np.int64(8)}, r'gives "width" the value np\.int64\(8\), a int64: only numbers'),
         (lambda trial: trial.set_user_attr("x", object()), r"fails: TypeError: Object of type object is not JSON"),
-        (lambda trial: trial.set_user_attr("end", 1), r'sets the attribute "end", which is the ledger\'s own'),
+        (lambda trial: trial.set_user_attr("end", 1), r'sets the attribute "end", which the ledger reserves'),
         (
             lambda trial: trial.study.set_user_attr("driver_run/0", 1),
-            r'sets the attribute "driver_run/0", which is the ledger',
+            r'sets the attribute "driver_run/0", which the ledger',
         ),
         (lambda trial: {"sgd/lr": 1}, r'gives "sgd/lr": Ray reads a slash as nesting'),
         (lambda trial: {"num_epochs": 3}, r'gives "num_epochs", which the sweep gives .* the field asha\.max_epochs'),
@@ -277,8 +277,27 @@ def test_a_default_off_the_grid_of_a_step_is_refused(ask, default, on_grid):
         default_point(ask, {"lr": default}, space_name="it")
 
 
+def _uneven_steps(trial):
+    trial.suggest_float("lr", 0.0, 1.0, step=0.3)
+    trial.suggest_int("width", low=16, high=60, step=16)
+    trial.suggest_float("dropout", 0.0, 0.9, step=0.3)
+
+
+def test_steps_that_do_not_reach_the_end_of_a_range_are_one_line_for_each_hyperparameter(caplog, recwarn):
+    space = with_constants(_uneven_steps, {})
+    validate_space(space, SWEEP, DEFAULTS)
+    default_point(space, {**DEFAULTS, "lr": 0.3, "width": 32}, space_name="it")
+    validate_space(space, SWEEP, DEFAULTS, prepare_study=lambda study: None)  # as `--warm-start` does afterwards
+    line = "The space search_spaces.convnet: the steps of %s do not reach the end of its range (%s is the last)."
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("toprung")] == [
+        line % ("lr", "from 0.0 to 1.0 in steps of 0.3: 0.9"),
+        line % ("width", "from 16 to 60 in steps of 16: 48"),
+    ]
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_the_only_choice_must_be_the_default():
-    with pytest.raises(UserError, match=r"default lr=b is not what the space it offers \(a\)"):
+    with pytest.raises(UserError, match=r"default lr=b is not the only choice of the space it \(a\)"):
         default_point(lambda trial: trial.suggest_categorical("lr", ["a"]), {"lr": "b"}, space_name="it")
 
 
