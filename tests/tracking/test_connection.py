@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import ssl
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,7 +15,8 @@ from cryptography.x509.oid import NameOID
 
 from tests.servers import LOOPBACK, free_port
 from toprung.errors import UserError
-from toprung.tracking.connection import check, describe_error
+from toprung.tracking.connection import check, check_address, check_listening, describe_error
+from toprung.tracking.server import ENVIRONMENT, check_reachable, masked
 
 PAGE = b"<!DOCTYPE html><html><style>h1 {}</style><body><h1>Forbidden</h1>\n<p>by nginx &amp; co</p></body></html>"
 
@@ -105,21 +107,94 @@ def test_a_port_where_something_else_answers_is_told_in_its_words_without_markup
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("./mlruns", "`mlflow migrate-filestore`"),
-        ("http://[bad", "(Invalid IPv6 URL)"),
-        ("http://host:abc", "not a valid host or port"),
-        ("htp://host", "'htp://host'"),
         ("postgresql+psycopg2://me:canary@127.0.0.1:1/mlflow", "Connection refused"),
         ("http://me:canary@127.0.0.1:1", "(Connection refused: API request to http://***@127.0.0.1:1/"),
         ("sqlite:////proc/none/mlflow.db", "No such file or directory: '/proc/none'"),
     ],
 )
-def test_what_cannot_be_used_is_one_line_with_the_whole_reason(uri, message):
+def test_a_store_that_cannot_be_used_is_one_line_with_the_whole_reason(uri, message):
     line = _refusal(uri)
     assert line.startswith("MLflow at ")
     assert message in line
     assert line.endswith("unset MLFLOW_TRACKING_URI to record in a local file.")
     assert "canary" not in line
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown", "problem"),
+    [
+        ("./mlruns", "./mlruns", "MLflow takes it for a folder, and no longer records in folders; `mlflow migrate-"),
+        ("127.0.0.1:5000", "127.0.0.1:5000", "MLflow takes it for a folder"),
+        ("me:canary@host", "***@host", 'MLflow does not know the scheme "me"'),
+        ("://", "://", "MLflow takes it for a folder"),
+        ("file:///tmp/mlruns", "file:///tmp/mlruns", "MLflow takes it for a folder"),
+        ("localhost:5000", "localhost:5000", 'MLflow does not know the scheme "localhost"'),
+        ("htp://me:canary@x", "htp://***@x", 'MLflow does not know the scheme "htp"'),
+        ("http://", "http://", "it has no host"),
+        ("http://[bad", "http://[bad", "its host is not valid"),
+        ("http://host:abc", "http://host:abc", "its port is not a number up to 65535"),
+        ("http://me:ca/nary@host", "http://***@host", "its port is not a number up to 65535"),
+    ],
+)
+def test_a_malformed_address_is_refused_without_importing_mlflow(uri, shown, problem, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # importing it would fail
+    monkeypatch.setenv(ENVIRONMENT, uri)
+    with pytest.raises(UserError) as refused:
+        check_reachable()
+    line = str(refused.value)
+    assert line.startswith(f'MLFLOW_TRACKING_URI="{shown}" is not an address that MLflow can use ({problem}')
+    assert line.endswith("such as http://HOST:5000, or unset MLFLOW_TRACKING_URI to record in a local file.")
+    assert "nary" not in line
+    assert _refusal(uri) == line
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://host",
+        "http://me:pass@host:5000/path",
+        "postgresql+psycopg2://me:pa@ss/word@host/db",
+        "sqlite:////a/b.db",
+        "databricks",
+        "databricks://profile",
+    ],
+)
+def test_addresses_that_mlflow_knows_pass(uri):
+    check_address(uri)
+
+
+def test_a_folder_passes_if_mlflow_is_told_to_allow_it(monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    check_address("./mlruns")
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("http://me:canary@127.0.0.1:1", "Connection refused: no connection to 127.0.0.1:1"),
+        ("http://mlflow.invalid", ": no connection to mlflow.invalid:80"),
+        ("postgresql+psycopg2://me:canary@127.0.0.1:1/mlflow", "Connection refused"),
+    ],
+)
+def test_an_unreachable_server_is_refused_without_importing_mlflow(uri, reason, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setenv(ENVIRONMENT, uri)
+    with pytest.raises(UserError) as refused:
+        check_reachable()
+    line = str(refused.value)
+    assert line.startswith(f"MLflow at {masked(uri)} cannot be used (")
+    assert reason in line
+    assert line.endswith("). Start it, or unset MLFLOW_TRACKING_URI to record in a local file.")
+    assert "canary" not in line
+
+
+def test_a_server_that_listens_or_is_behind_a_proxy_is_left_to_mlflows_client(monkeypatch):
+    with _listening() as uri:
+        check_listening(uri)
+    monkeypatch.setenv("http_proxy", f"http://{LOOPBACK}:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    check_listening("http://mlflow.invalid:5000")
 
 
 def test_a_reason_is_whole_and_its_last_cause_comes_first():
