@@ -37,17 +37,20 @@ LINEAGE = Lineage(
 class Recorded:
     """One sweep's driver; `again` is the next one's."""
 
-    def __init__(self, root, *, sweep_dir=None, is_behind=False, start_writer=True, on_open=None):
+    def __init__(self, root, *, sweep_dir=None, is_behind=False, start_writer=True, on_open=None, mode="max"):
         self.sweep = Sweep(
-            name=f"recorded-{uuid.uuid4().hex[:8]}", trainer="trainers.convnet", space="search_spaces.convnet"
+            name=f"recorded-{uuid.uuid4().hex[:8]}",
+            trainer="trainers.convnet",
+            space="search_spaces.convnet",
+            mode=mode,
         )
         self.sweep_dir = sweep_dir or catalog.create_sweep(root, self.sweep, name=None, now=datetime.now())
         self.sweep = self.sweep_dir.spec()
         self.sweep_dir.write(self.sweep_dir.lineage_file, LINEAGE.model_dump())
         self.sweep_dir.write(self.sweep_dir.status_file, {"status": "running"})
         self.study = optuna.create_study(
-            study_name=self.sweep_dir.sweep_id, storage=storage_for_writing(self.sweep_dir), direction="maximize",
-            load_if_exists=True,
+            study_name=self.sweep_dir.sweep_id, storage=storage_for_writing(self.sweep_dir),
+            direction=f"{self.sweep.mode}imize", load_if_exists=True,
         )  # fmt: skip
         ledger.write_driver_run(self.study, command="resume" if is_behind else "sweep")
         self.trials, self.kept, self.opened, self.refusals = {}, [], [], []

@@ -66,13 +66,13 @@ def test_a_sweep_is_mirrored_with_everything_that_says_where_it_came_from(record
     assert recorded.kept == ["aa", "bb", "cc"]
     runs, parent = runs_of(url, recorded.sweep_dir.sweep_id), parent_of(url, recorded.sweep_dir.sweep_id)
     assert [run.run_id for run in recorded.opened] == [parent.info.run_id]
+    tags = parent.data.tags
+    assert (tags["toprung.commit"], tags["toprung.dirty"], tags["toprung.seed"]) == (LINEAGE.commit, "false", "3")
+    assert (tags["toprung.lock_hash"], tags["toprung.version.torch"]) == (LINEAGE.lock_hash, "2.0")
+    assert tags["toprung.data_fingerprint"] == LINEAGE.data_fingerprint
+    in_dvc = (tags["toprung.dvc_raw_md5"], tags["toprung.dvc_prepared_md5"], tags["toprung.dvc_remote"])
+    assert in_dvc == (LINEAGE.dvc_raw_md5, LINEAGE.dvc_prepared_md5, "store")
     for run in [parent, *runs.values()]:
-        tags = run.data.tags
-        assert (tags["toprung.commit"], tags["toprung.dirty"], tags["toprung.seed"]) == (LINEAGE.commit, "false", "3")
-        assert (tags["toprung.lock_hash"], tags["toprung.version.torch"]) == (LINEAGE.lock_hash, "2.0")
-        assert tags["toprung.data_fingerprint"] == LINEAGE.data_fingerprint
-        in_dvc = (tags["toprung.dvc_raw_md5"], tags["toprung.dvc_prepared_md5"], tags["toprung.dvc_remote"])
-        assert in_dvc == (LINEAGE.dvc_raw_md5, LINEAGE.dvc_prepared_md5, "store")
         (read,) = run.inputs.dataset_inputs
         assert json.loads(read.dataset.source)["dvc_prepared_md5"] == LINEAGE.dvc_prepared_md5
         assert (read.dataset.name, read.dataset.source_type) == ("digits", "toprung")
@@ -398,7 +398,7 @@ def test_a_server_that_takes_no_files_is_told_in_a_line(recorded, proxy, url, tm
     )
     (tmp_path / "report.html").write_text("page")
     proxy.answer(503)
-    with pytest.raises(UserError, match="has not taken it"):
+    with pytest.raises(UserError, match="did not record this"):
         log_files(recorded.sweep_dir, [tmp_path / "report.html"], folder="report", tags={"a": "b"})
 
 
