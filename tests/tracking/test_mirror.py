@@ -361,7 +361,7 @@ def test_experiment_and_sweep_carry_a_description_and_a_persons_own_stays(record
     client = MlflowClient(tracking_uri=url)
     parent = parent_of(url, recorded.sweep_dir.sweep_id)
     experiment = client.get_experiment(parent.info.experiment_id)
-    assert "One parent run is one sweep" in experiment.tags["mlflow.note.content"]
+    assert "Each parent run is one sweep" in experiment.tags["mlflow.note.content"]
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert parent.data.tags["mlflow.note.content"].startswith(f"### {recorded.sweep_dir.sweep_id}")
     recorded.close()

@@ -80,7 +80,7 @@ def test_a_writer_that_is_killed_again_and_again_is_given_up_and_said(url, tmp_p
     wait_until(lambda: driven.writer.tracking_error, "the end of it")
     driven.epoch("aa", 2)  # the driver goes on
     driven.close()
-    assert "killed again and again" in driven.writer.tracking_error
+    assert "killed repeatedly" in driven.writer.tracking_error
 
 
 def test_a_writer_that_was_refused_takes_notes_without_an_error(proxy, tmp_path, monkeypatch):
@@ -126,7 +126,7 @@ def test_a_writer_that_dies_before_it_answers_keeps_nobody_waiting(url, tmp_path
     (tmp_path / "mlflow.py").write_text("raise SystemExit(3)")
     driven = _Driven(tmp_path)
     driven.writer.start_check()
-    with pytest.raises(UserError, match="killed again and again"):
+    with pytest.raises(UserError, match="killed repeatedly"):
         driven.writer.wait_until_ready()
 
 
