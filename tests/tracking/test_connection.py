@@ -1,4 +1,4 @@
-"""What MLflow's own client is asked before the first trial, and what is said where it cannot record."""
+"""The checks of a tracking address before the first trial, and the messages if MLflow cannot record there."""
 
 import contextlib
 import datetime
@@ -22,7 +22,7 @@ PAGE = b"<!DOCTYPE html><html><style>h1 {}</style><body><h1>Forbidden</h1>\n<p>b
 
 
 class _Forbidding(BaseHTTPRequestHandler):
-    """Whatever else may listen on a port: it answers each request with a page of its own."""
+    """Another program on the port, which answers each request with its own page."""
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -72,7 +72,7 @@ def _refusal(uri):
     return line
 
 
-def test_a_server_that_only_a_proxy_reaches_can_be_used(proxy, monkeypatch):
+def test_a_server_behind_a_proxy_can_be_used(proxy, monkeypatch):
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -80,7 +80,7 @@ def test_a_server_that_only_a_proxy_reaches_can_be_used(proxy, monkeypatch):
     assert proxy.count("/experiments/search") == 1
 
 
-def test_a_proxy_that_is_down_is_named(monkeypatch):
+def test_an_unreachable_proxy_is_reported(monkeypatch):
     port = free_port()
     monkeypatch.setenv("http_proxy", f"http://{LOOPBACK}:{port}")
     line = _refusal("http://mlflow.invalid:5000")
@@ -88,14 +88,14 @@ def test_a_proxy_that_is_down_is_named(monkeypatch):
     assert "Unable to connect to proxy" in line
 
 
-def test_a_certificate_that_is_not_trusted_is_the_reason_and_the_remedy_says_where_to_name_it(tmp_path):
+def test_an_untrusted_certificate_is_reported_with_the_variable_that_names_one(tmp_path):
     with _listening(_self_signed(tmp_path)) as uri:
         line = _refusal(uri)
     assert line.startswith(f"MLflow at {uri} cannot be used ([SSL: CERTIFICATE_VERIFY_FAILED] certificate ")
     assert line.endswith("export MLFLOW_TRACKING_SERVER_CERT_PATH=FILE")
 
 
-def test_a_port_where_something_else_answers_is_told_in_its_words_without_markup():
+def test_the_page_of_another_program_on_the_port_is_reported_without_markup():
     with _listening() as uri:
         line = _refusal(uri)
     assert "failed with error code 403" in line
@@ -112,7 +112,7 @@ def test_a_port_where_something_else_answers_is_told_in_its_words_without_markup
         ("sqlite:////proc/none/mlflow.db", "No such file or directory: '/proc/none'"),
     ],
 )
-def test_a_store_that_cannot_be_used_is_one_line_with_the_whole_reason(uri, message):
+def test_an_unusable_store_is_reported_in_one_line_with_the_whole_reason(uri, message):
     line = _refusal(uri)
     assert line.startswith("MLflow at ")
     assert message in line
@@ -163,7 +163,7 @@ def test_addresses_that_mlflow_knows_pass(uri):
     check_address(uri)
 
 
-def test_a_folder_passes_if_mlflow_is_told_to_allow_it(monkeypatch):
+def test_a_folder_passes_if_mlflow_allows_it(monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     check_address("./mlruns")
 
@@ -197,7 +197,7 @@ def test_a_server_that_listens_or_is_behind_a_proxy_is_left_to_mlflows_client(mo
     check_listening("http://mlflow.invalid:5000")
 
 
-def test_a_reason_is_whole_and_its_last_cause_comes_first():
+def test_an_error_is_described_in_full_with_the_last_cause_first():
     whole = f"{'a long way round ' * 20}to the end"
     error = RuntimeError(whole)
     error.__cause__ = ConnectionResetError(104, "Connection reset by peer")
