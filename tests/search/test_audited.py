@@ -1,4 +1,4 @@
-"""The audit from end to end on replayed curves: searcher, scheduler and ledger as in a sweep, but no training."""
+"""The audit from end to end on replayed curves: searcher, scheduler and ledger as in a sweep, without training."""
 
 import random
 
@@ -6,14 +6,14 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tests.search.test_searcher import Asked, quiet, result  # noqa: F401
+from tests.search.test_searcher import SearchHarness, quiet, result  # noqa: F401
 from toprung.analysis.audit import audit
 from toprung.analysis.events import list_events
 from toprung.records import ledger
 from toprung.spec import Asha, Search
 
 NUM_TRIALS, TOP = 40, 9
-SLOW = (10, 16, 22, 28, 34, 38)  # they begin below all others, and end above them
+SLOW = (10, 16, 22, 28, 34, 38)  # they start below all others and end above them
 
 
 def _curve(number, rng):
@@ -28,7 +28,7 @@ def _space(trial):
 
 
 def _sweep(root, *, fraction, dies_at=None):
-    """Every trial after the other; returns what the ledger has. One driver dies at a trial and another goes on."""
+    """Run all trials, one after the other; at trial `dies_at` the driver dies and another continues."""
     rng = random.Random(0)
     curves = [_curve(number, rng) for number in range(NUM_TRIALS)]
     fields = {
@@ -36,20 +36,20 @@ def _sweep(root, *, fraction, dies_at=None):
         "search": Search(sampler="random"),
         "space": _space,
     }
-    asked = Asked(root, **fields)
+    harness = SearchHarness(root, **fields)
     for number, curve in enumerate(curves):
         if number == dies_at:
-            asked = asked.again(**fields)
+            harness = harness.again(**fields)
         trial = type("Trial", (), {"trial_id": f"t{number}"})()
-        asked.searcher.suggest(trial.trial_id)
-        asked.scheduler.on_trial_add(None, trial)
+        harness.searcher.suggest(trial.trial_id)
+        harness.scheduler.on_trial_add(None, trial)
         for epoch, value in enumerate(curve, start=1):
-            if asked.scheduler.on_trial_result(None, trial, result(epoch, value)) == "STOP":
-                asked.scheduler.on_trial_complete(None, trial, result(epoch, value))
-                asked.searcher.on_trial_complete(trial.trial_id, result(epoch, value))
+            if harness.scheduler.on_trial_result(None, trial, result(epoch, value)) == "STOP":
+                harness.scheduler.on_trial_complete(None, trial, result(epoch, value))
+                harness.searcher.on_trial_complete(trial.trial_id, result(epoch, value))
                 break
-            asked.searcher.on_trial_result(trial.trial_id, result(epoch, value))
-    return asked
+            harness.searcher.on_trial_result(trial.trial_id, result(epoch, value))
+    return harness
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +71,14 @@ def test_the_audit_finds_the_planted_slow_starters(audited):
     assert result.safe_first_rung is None  # no grace period up to half the budget would have kept them
 
 
-def test_without_an_audit_the_same_sweep_says_nothing_of_them(tmp_path):
+def test_without_an_audit_the_slow_starters_go_unnoticed(tmp_path):
     trials = ledger.read(_sweep(tmp_path, fraction=0).sweep_dir)
     assert not any(trial.audited for trial in trials)
     assert {trials[number].status for number in SLOW} == {"stopped"}
     assert audit(trials, metric="val/accuracy", mode="max", rungs=(1, 3, 9)).lost_top_trials is None
 
 
-def test_ledger_and_study_say_that_it_finished_and_what_would_have_stopped_it(audited):
+def test_ledger_and_study_record_that_an_audited_trial_finished_and_what_would_have_stopped_it(audited):
     trials, frozen = ledger.read(audited.sweep_dir), audited.study.get_trials()
     for trial in trials:
         if trial.audited is None:
@@ -92,9 +92,9 @@ def test_ledger_and_study_say_that_it_finished_and_what_would_have_stopped_it(au
     assert {trial.status for trial in trials} == {"finished", "stopped"}
 
 
-def test_the_story_of_an_audited_trial_names_the_rung_and_what_was_needed(audited):
+def test_the_events_of_an_audited_trial_name_the_rung(audited):
     number = next(trial.number for trial in ledger.read(audited.sweep_dir) if trial.audited)
-    told = list_events(ledger.read_all(audited.sweep_dir), metric="val/accuracy", rungs=(1, 3, 9))
-    decided = [event.text for event in told if event.number == number and event.what == "decided"]
+    events = list_events(ledger.read_all(audited.sweep_dir), metric="val/accuracy", rungs=(1, 3, 9))
+    decided = [event.text for event in events if event.number == number and event.what == "decided"]
     assert len([text for text in decided if "runs on for the audit" in text]) == 1
     assert "would stop at rung" in decided[-1]

@@ -1,10 +1,10 @@
-"""A controlled experiment's trials: which ones, in what order, and what Optuna has of them."""
+"""The trials of a controlled experiment: their order, and what Optuna records of them."""
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tests.search.test_searcher import Asked, result
+from tests.search.test_searcher import SearchHarness, result
 from toprung.records import ledger
 from toprung.search.plan import ExperimentPlan
 from toprung.spec import Asha, Experiment, Sweep
@@ -21,16 +21,16 @@ def _plan(**fields):
     return ExperimentPlan(Sweep(name="some", trainer="trainers.convnet", **{**FIELDS, **fields}), defaults=DEFAULTS)
 
 
-def _asked(root=None, *, made=None):
+def _harness(root=None, *, sweep_dir=None):
     plan = _plan()
-    return Asked(root, sweep_dir=made, space=plan.space, first_points=[], plan=plan, **FIELDS)
+    return SearchHarness(root, sweep_dir=sweep_dir, space=plan.space, first_points=[], plan=plan, **FIELDS)
 
 
-def _suggested(asked, *trial_ids):
-    return [asked.searcher.suggest(trial_id) for trial_id in trial_ids]
+def _suggested(harness, *trial_ids):
+    return [harness.searcher.suggest(trial_id) for trial_id in trial_ids]
 
 
-def test_each_seeds_block_is_complete_before_the_next_begins():
+def test_all_experiments_of_a_seed_come_before_the_next_seed():
     assert [(planned_trial.seed, planned_trial.experiment) for planned_trial in _plan().trials] == [
         (7, "A"),
         (7, "B"),
@@ -39,14 +39,14 @@ def test_each_seeds_block_is_complete_before_the_next_begins():
     ]
 
 
-def test_what_one_configuration_gives_stands_in_all_of_them():
+def test_a_value_that_one_configuration_sets_is_in_all_of_them():
     first, second = _plan().trials[:2]
     whole = {"width": 4, "num_epochs": 3, "seed": 7}
     assert first.config == {"optimizer": "sgd", "lr": 0.01, "experiment": "A", **whole}
     assert second.config == {"optimizer": "adam", "lr": DEFAULTS["lr"], "experiment": "B", **whole}
 
 
-def test_parameters_are_what_differs():
+def test_parameters_are_the_values_that_differ():
     alike = tuple(Experiment(name=name, config={"lr": 0.1, "momentum": value}) for name, value in (("A", 0), ("B", 1)))
     assert [planned_trial.params for planned_trial in _plan(experiments=alike, seeds=(0,)).trials] == [
         {"momentum": 0},
@@ -55,40 +55,40 @@ def test_parameters_are_what_differs():
     assert [planned_trial.params for planned_trial in _plan(experiments=alike[:1]).trials] == [{}, {}]
 
 
-def test_the_searcher_asks_for_them_in_order_and_optuna_has_what_differs(tmp_path):
-    asked = _asked(tmp_path)
-    assert _suggested(asked, "a", "b", "c", "d") == [planned_trial.config for planned_trial in _plan().trials]
-    for trial, planned in zip(asked.study.get_trials(), _plan().trials, strict=True):
+def test_the_searcher_proposes_the_planned_trials_in_order(tmp_path):
+    harness = _harness(tmp_path)
+    assert _suggested(harness, "a", "b", "c", "d") == [planned_trial.config for planned_trial in _plan().trials]
+    for trial, planned in zip(harness.study.get_trials(), _plan().trials, strict=True):
         assert trial.params == planned.params
         assert trial.user_attrs["start"]["config"] == planned.config
         assert (trial.user_attrs["experiment"], trial.user_attrs["seed"]) == (planned.experiment, planned.seed)
 
 
 def test_no_trial_is_stopped_early_however_bad(tmp_path):
-    asked = _asked(tmp_path)
-    _suggested(asked, "a", "b", "c", "d")
+    harness = _harness(tmp_path)
+    _suggested(harness, "a", "b", "c", "d")
     for index, trial_id in enumerate("abcd"):
         stand_in = type("Trial", (), {"trial_id": trial_id})()
-        asked.scheduler.on_trial_add(None, stand_in)
-        decided = [asked.scheduler.on_trial_result(None, stand_in, result(n, 0.9 / (index + 1))) for n in (1, 2)]
+        harness.scheduler.on_trial_add(None, stand_in)
+        decided = [harness.scheduler.on_trial_result(None, stand_in, result(n, 0.9 / (index + 1))) for n in (1, 2)]
         assert decided == ["CONTINUE", "CONTINUE"]
-        asked.searcher.on_trial_complete(trial_id, result(3, 0.9 / (index + 1)))
-    assert {trial.status for trial in ledger.read(asked.sweep_dir)} == {"finished"}
-    assert {trial.state for trial in asked.study.get_trials()} == {TrialState.COMPLETE}
+        harness.searcher.on_trial_complete(trial_id, result(3, 0.9 / (index + 1)))
+    assert {trial.status for trial in ledger.read(harness.sweep_dir)} == {"finished"}
+    assert {trial.state for trial in harness.study.get_trials()} == {TrialState.COMPLETE}
 
 
-def test_a_trial_that_failed_is_not_asked_for_again(tmp_path):
-    asked = _asked(tmp_path)
-    _suggested(asked, "a")
-    asked.searcher.on_trial_complete("a", error=True)
-    assert _suggested(asked, "b", "c", "d") == [planned_trial.config for planned_trial in _plan().trials[1:]]
+def test_a_failed_trial_is_not_proposed_again(tmp_path):
+    harness = _harness(tmp_path)
+    _suggested(harness, "a")
+    harness.searcher.on_trial_complete("a", error=True)
+    assert _suggested(harness, "b", "c", "d") == [planned_trial.config for planned_trial in _plan().trials[1:]]
 
 
-def test_a_driver_that_follows_asks_for_what_is_left(tmp_path):
-    asked = _asked(tmp_path)
-    _suggested(asked, "a")
-    asked.searcher.on_trial_complete("a", result(3, 0.9))
-    again = _asked(made=asked.sweep_dir)
+def test_the_next_driver_proposes_the_remaining_trials(tmp_path):
+    harness = _harness(tmp_path)
+    _suggested(harness, "a")
+    harness.searcher.on_trial_complete("a", result(3, 0.9))
+    again = _harness(sweep_dir=harness.sweep_dir)
     assert again.searcher.num_asked == 1
     assert _suggested(again, "b", "c", "d") == [planned_trial.config for planned_trial in _plan().trials[1:]]
 
@@ -103,19 +103,19 @@ def _asked_for(study, planned):
 
 
 @pytest.mark.parametrize("died", [_enqueued, _asked_for])
-def test_a_driver_that_died_between_two_lines_of_the_ledger_loses_and_doubles_nothing(tmp_path, died):
-    asked = _asked(tmp_path)
-    _suggested(asked, "a")
-    asked.searcher.on_trial_complete("a", result(3, 0.9))
-    died(asked.searcher.study, _plan()[1])
-    again = _asked(made=asked.sweep_dir)
+def test_a_driver_that_died_between_two_records_neither_loses_nor_duplicates_a_trial(tmp_path, died):
+    harness = _harness(tmp_path)
+    _suggested(harness, "a")
+    harness.searcher.on_trial_complete("a", result(3, 0.9))
+    died(harness.searcher.study, _plan()[1])
+    again = _harness(sweep_dir=harness.sweep_dir)
     assert _suggested(again, "b", "c", "d") == [planned_trial.config for planned_trial in _plan().trials[1:]]
     assert len(again.study.get_trials()) == 4
 
 
-def test_importances_take_the_parameters_as_they_are(tmp_path):
-    asked = _asked(tmp_path)
-    _suggested(asked, "a", "b", "c", "d")
+def test_importances_can_be_computed_from_the_parameters(tmp_path):
+    harness = _harness(tmp_path)
+    _suggested(harness, "a", "b", "c", "d")
     for index, trial_id in enumerate("abcd"):
-        asked.searcher.on_trial_complete(trial_id, result(3, 0.5 + index / 10))
-    assert set(optuna.importance.get_param_importances(asked.study)) == {"optimizer", "lr"}
+        harness.searcher.on_trial_complete(trial_id, result(3, 0.5 + index / 10))
+    assert set(optuna.importance.get_param_importances(harness.study)) == {"optimizer", "lr"}

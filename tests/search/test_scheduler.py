@@ -1,4 +1,4 @@
-"""The scheduler on replayed curves: values in, decisions out, no training and no Ray cluster."""
+"""The scheduler's decisions on replayed curves, without training and without a Ray cluster."""
 
 import random
 from dataclasses import replace
@@ -23,9 +23,9 @@ def _sweep(*, mode="max", **asha):
 
 
 def _replay(scheduler, curves, *, top, order=None, done=None):
-    """Feed curves epoch by epoch, a trial after the other or in `order`; returns the epochs each trial was let do.
+    """Report curves epoch by epoch, trial by trial or in `order`; return the epochs that each trial ran.
 
-    `done` are epochs that each has done already.
+    `done` has the epochs that each trial has already run.
     """
     trials = {name: SimpleNamespace(trial_id=name) for name in curves}
     done, running = {name: (done or {}).get(name, 0) for name in curves}, set(curves)
@@ -43,7 +43,7 @@ def _replay(scheduler, curves, *, top, order=None, done=None):
 
 
 def _asha_by_hand(curves, *, rungs, factor, order, mode):
-    """Li et al. 2020, algorithm 2, in its stopping form: at a rung a trial goes on if it reaches the top 1/factor."""
+    """Run algorithm 2 of Li et al. 2020 in its stopping form: a trial passes a rung if it is in the top 1/factor."""
     observed = {rung: [] for rung in rungs[:-1]}
     done, stopped = dict.fromkeys(curves, 0), {}
     for name in order:
@@ -56,8 +56,8 @@ def _asha_by_hand(curves, *, rungs, factor, order, mode):
         sign = 1 if mode == "max" else -1
         value, others = sign * curves[name][epoch - 1], sorted(observed[epoch])
         if others:
-            place = (len(others) - 1) * (1 - 1 / factor)
-            low, share = int(place), place - int(place)
+            position = (len(others) - 1) * (1 - 1 / factor)
+            low, share = int(position), position - int(position)
             needed = others[low] + share * (others[min(low + 1, len(others) - 1)] - others[low])
             if value < needed:
                 stopped[name] = StopDecision(rung=epoch, value=sign * value, needed=pytest.approx(sign * needed))
@@ -81,31 +81,31 @@ def test_decisions_and_their_reasons_are_those_of_asha_by_hand(mode, grace, top,
     assert scheduler.stops == stopped
 
 
-def test_a_trial_below_the_top_third_stops_and_is_told_what_it_needed():
+def test_a_trial_below_the_top_third_is_stopped_and_the_needed_value_is_recorded():
     scheduler = RungScheduler(_sweep(max_epochs=9))
     curves = {"good": [0.5] * 9, "bad": [0.4] * 9, "better": [0.6] * 9}
     assert _replay(scheduler, curves, top=9) == {"good": 9, "bad": 1, "better": 9}
     assert scheduler.stops == {"bad": StopDecision(rung=1, value=0.4, needed=0.5)}
 
 
-def test_where_less_is_better_the_larger_value_stops():
+def test_in_min_mode_the_larger_value_is_stopped():
     scheduler = RungScheduler(_sweep(mode="min", max_epochs=9))
     assert _replay(scheduler, {"low": [0.4] * 9, "high": [0.5] * 9}, top=9) == {"low": 9, "high": 1}
     assert scheduler.stops == {"high": StopDecision(rung=1, value=0.5, needed=0.4)}
 
 
-def test_nobody_stops_before_the_grace_period():
+def test_no_trial_is_stopped_before_the_grace_period():
     scheduler = RungScheduler(_sweep(grace_epochs=3, max_epochs=9))
     assert _replay(scheduler, {"good": [0.5] * 9, "bad": [0.1] * 9}, top=9) == {"good": 9, "bad": 3}
 
 
-def test_reaching_the_top_rung_is_no_stop():
+def test_reaching_the_top_rung_does_not_count_as_stopped():
     scheduler = RungScheduler(_sweep(max_epochs=1))
     assert _replay(scheduler, {"a": [0.9], "b": [0.1]}, top=1) == {"a": 1, "b": 1}
     assert scheduler.stops == {}
 
 
-def test_a_spared_trial_runs_to_the_end_but_its_values_count_for_the_others():
+def test_an_exempted_trial_runs_to_the_end_but_its_values_count_for_the_others():
     scheduler = RungScheduler(_sweep(max_epochs=9))
     scheduler.exempt("default")
     curves = {"good": [0.5] * 9, "default": [0.1] * 9, "bad": [0.2] * 9}
@@ -113,7 +113,7 @@ def test_a_spared_trial_runs_to_the_end_but_its_values_count_for_the_others():
     assert scheduler.stops == {"bad": StopDecision(rung=1, value=0.2, needed=pytest.approx(0.1 + (0.5 - 0.1) * 2 / 3))}
 
 
-def test_the_epoch_counts_not_how_often_a_trial_reported_here():
+def test_a_restored_trial_is_judged_by_its_epoch_not_by_its_number_of_reports():
     scheduler = RungScheduler(_sweep(max_epochs=9))
     good, restored = SimpleNamespace(trial_id="good"), SimpleNamespace(trial_id="restored")
     for trial in (good, restored):
@@ -127,7 +127,7 @@ def test_the_epoch_counts_not_how_often_a_trial_reported_here():
 
 
 def _records(curves, done, **fields):
-    """What the ledger has of trials that reported the first `done` epochs of their curves."""
+    """Return the ledger's records of trials that reported the first `done` epochs of their curves."""
     return [
         TrialRecord(
             number, name, "running", {}, {e: Epoch({"val/accuracy": curves[name][e - 1]}, e) for e in range(1, n + 1)},
@@ -139,7 +139,7 @@ def _records(curves, done, **fields):
 
 @pytest.mark.parametrize("mode", ["max", "min"])
 @pytest.mark.parametrize("died_after", [1, 7, 20, 45, 80])
-def test_decisions_of_a_scheduler_that_remembers_equal_those_of_one_that_lived_through_it(mode, died_after):
+def test_a_scheduler_that_replays_the_ledger_decides_like_one_that_was_never_interrupted(mode, died_after):
     rng = random.Random(died_after)
     curves = {f"t{i}": [rng.random() for _ in range(9)] for i in range(20)}
     order = [name for name in curves for _ in range(9)]
@@ -157,7 +157,7 @@ def test_decisions_of_a_scheduler_that_remembers_equal_those_of_one_that_lived_t
     assert {**before.stops, **after.stops} == whole.stops
 
 
-def test_a_trial_that_was_continued_counts_once_as_the_one_that_continues_it():
+def test_a_continued_trial_counts_once_as_the_trial_that_continues_it():
     curves = {"good": [0.6] * 9, "again": [0.6] * 9, "middle": [0.5] * 9}
     continued = _records(curves, {"good": 3, "again": 3, "middle": 3}, again={"continues": "good"})
     scheduler = RungScheduler(_sweep(max_epochs=9, reduction_factor=2))
@@ -171,20 +171,20 @@ def test_a_trial_that_was_continued_counts_once_as_the_one_that_continues_it():
     assert sorted(plain._values_at[1].values()) == sorted(scheduler._values_at[1].values())
 
 
-def test_the_default_is_spared_by_a_scheduler_that_remembers_too():
+def test_replaying_the_ledger_exempts_the_default_too():
     curves = {"good": [0.6] * 9, "default": [0.1] * 9}
     scheduler = RungScheduler(_sweep(max_epochs=9))
     scheduler.replay(_records(curves, {"good": 9, "default": 2}, default={"is_default": True}))
     assert _replay(scheduler, {"default": curves["default"]}, top=9, done={"default": 2}) == {"default": 9}
 
 
-def test_a_trial_that_never_got_an_id_is_not_remembered():
+def test_a_trial_without_an_id_is_not_replayed():
     scheduler = RungScheduler(_sweep(max_epochs=9))
     scheduler.replay([TrialRecord(0, "", "waiting", {}, {}, None, None)])
     assert scheduler._values_at == {1: {}, 3: {}}
 
 
-def test_rays_rungs_are_the_specs():
+def test_the_rungs_of_ray_tune_equal_those_of_the_spec():
     for asha in (Asha(), Asha(max_epochs=4), Asha(max_epochs=243), Asha(max_epochs=1000, reduction_factor=10)):
         scheduler = RungScheduler(_sweep(**asha.model_dump()))
         rungs = {milestone for milestone, _ in scheduler._brackets[0]._rungs}
@@ -198,7 +198,7 @@ def _audited(fraction=1.0, *, drawn, **asha):
     return scheduler
 
 
-def test_a_drawn_trial_runs_on_against_its_stop_which_is_remembered():
+def test_a_trial_in_the_audit_sample_runs_on_and_its_stop_is_recorded():
     scheduler = _audited(drawn=["bad"], max_epochs=9)
     curves = {"good": [0.5] * 9, "bad": [0.4] * 8 + [0.9], "better": [0.6] * 9}
     assert _replay(scheduler, curves, top=9) == {"good": 9, "bad": 9, "better": 9}
@@ -206,7 +206,7 @@ def test_a_drawn_trial_runs_on_against_its_stop_which_is_remembered():
     assert scheduler.audited == {"bad": AuditEntry(rung=1, value=0.4, needed=0.5)}
 
 
-def test_the_audit_changes_no_decision_over_the_others():
+def test_the_audit_changes_no_decision_about_other_trials():
     rng = random.Random(7)
     curves = {f"t{i}": [rng.random() for _ in range(9)] for i in range(40)}
     order = [name for name in curves for _ in range(9)]
@@ -230,7 +230,7 @@ def test_the_audit_changes_no_decision_over_the_others():
     ]
 
 
-def test_the_share_is_drawn_by_the_trials_number_and_the_searchs_seed():
+def test_the_audit_sample_depends_on_the_trials_number_and_the_search_seed():
     drawn = [is_in_audit_sample(number, share=0.2, seed=0) for number in range(2000)]
     assert drawn == [is_in_audit_sample(number, share=0.2, seed=0) for number in range(2000)]
     assert drawn != [is_in_audit_sample(number, share=0.2, seed=1) for number in range(2000)]
@@ -239,7 +239,7 @@ def test_the_share_is_drawn_by_the_trials_number_and_the_searchs_seed():
 
 
 @pytest.mark.parametrize("died_after", [20, 60, 120])
-def test_a_scheduler_that_remembers_goes_on_with_the_audit(died_after):
+def test_a_scheduler_that_replays_the_ledger_continues_the_audit(died_after):
     rng = random.Random(died_after)
     curves = {f"t{i}": [rng.random() for _ in range(9)] for i in range(20)}
     order = [name for name in curves for _ in range(9)]

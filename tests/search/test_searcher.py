@@ -1,4 +1,4 @@
-"""The searcher without Ray's cluster: asked, told, and what stands in the ledger afterwards."""
+"""The searcher without a Ray cluster: its proposals, and what it writes to the ledger."""
 
 import copy
 import time
@@ -36,8 +36,8 @@ def quiet():
     optuna.logging.set_verbosity(before)
 
 
-class Asked:
-    """A searcher, and what it told whoever listens."""
+class SearchHarness:
+    """A searcher with its scheduler, recorder and ledger; progress and warnings are recorded."""
 
     def __init__(
         self,
@@ -67,14 +67,14 @@ class Asked:
         study = open_study(storage, sweep_dir=self.sweep_dir, sweep=self.sweep)
         if prepare is not None:
             prepare(study)
-        self.watcher = Mock(ProgressListener)
+        self.listener = Mock(ProgressListener)
         self.progress = SweepProgress(self.sweep_dir.sweep_id, self.sweep, 2)
         self.recorder = TrialRecorder(
             study,
             storage=storage,
             sweep_dir=self.sweep_dir,
             progress=self.progress,
-            listener=self.watcher,
+            listener=self.listener,
         )
         self.searcher = LedgerSearch(
             self.sweep,
@@ -92,11 +92,11 @@ class Asked:
 
     @property
     def warnings(self):
-        return [call.args[1] for call in self.watcher.warning.call_args_list]
+        return [call.args[1] for call in self.listener.warning.call_args_list]
 
     def again(self, **fields):
-        """The same sweep under another driver, after this one died."""
-        return Asked(None, sweep_dir=self.sweep_dir, **fields)
+        """Return the same sweep under another driver, as after the death of this one."""
+        return SearchHarness(None, sweep_dir=self.sweep_dir, **fields)
 
     @property
     def study(self):
@@ -114,178 +114,178 @@ def result(epoch, value, **more):
     return {**result, "training_iteration": epoch, **more}
 
 
-def test_a_configuration_is_in_the_ledger_before_anyone_trains_it(tmp_path):
-    asked = Asked(tmp_path)
-    config = asked.searcher.suggest("aa")
-    shown = [(trial.trial_id, trial.number, trial.config) for trial in asked.progress.trials.values()]
+def test_a_configuration_is_in_the_ledger_before_its_training_starts(tmp_path):
+    harness = SearchHarness(tmp_path)
+    config = harness.searcher.suggest("aa")
+    shown = [(trial.trial_id, trial.number, trial.config) for trial in harness.progress.trials.values()]
     assert shown == [("aa", 0, config)]
-    record = asked.record(0)
+    record = harness.record(0)
     assert (record.trial_id, record.status, record.config) == ("aa", "running", config)
     assert (record.value, record.epoch, record.epochs, record.epochs_by_number) == (None, None, 0, {})
     assert abs(record.started_ms - time.time() * 1000) < 60_000
 
 
-def test_the_authors_default_is_the_first_trial_and_is_spared(tmp_path):
-    asked = Asked(tmp_path)
-    config = asked.searcher.suggest("aa")
+def test_the_default_configuration_is_the_first_trial_and_is_exempted(tmp_path):
+    harness = SearchHarness(tmp_path)
+    config = harness.searcher.suggest("aa")
     assert {**DEFAULTS, **config} == {**DEFAULTS, "num_epochs": 3}
-    second = asked.searcher.suggest("bb")
+    second = harness.searcher.suggest("bb")
     assert {**DEFAULTS, **second} != {**DEFAULTS, "num_epochs": 3}
-    assert asked.scheduler._exempted == {"aa"}
+    assert harness.scheduler._exempted == {"aa"}
 
 
-def test_constants_are_in_the_configuration_but_are_no_parameters(tmp_path):
-    asked = Asked(tmp_path, constants={"optimizer": "sgd", "width": 8, "lr": 0.1})
+def test_constants_are_in_the_configuration_but_not_among_the_parameters(tmp_path):
+    harness = SearchHarness(tmp_path, constants={"optimizer": "sgd", "width": 8, "lr": 0.1})
     for trial_id in ("aa", "bb"):
-        config = asked.searcher.suggest(trial_id)
+        config = harness.searcher.suggest(trial_id)
         assert (config["optimizer"], config["width"], config["lr"]) == ("sgd", 8, 0.1)
-    assert "sgd.momentum" in asked.frozen(1).params
-    assert not {"optimizer", "width", "sgd.lr", "lr"} & set(asked.frozen(1).params)
+    assert "sgd.momentum" in harness.frozen(1).params
+    assert not {"optimizer", "width", "sgd.lr", "lr"} & set(harness.frozen(1).params)
 
 
-def test_a_finished_trial_is_told_complete_with_its_best_value_and_every_epoch(tmp_path):
-    asked = Asked(tmp_path)
-    asked.searcher.suggest("aa")
-    asked.searcher.on_trial_result("aa", result(1, 0.5))
-    asked.searcher.on_trial_result("aa", result(2, 0.9))
-    asked.searcher.on_trial_complete("aa", result(3, 0.7))
-    frozen = asked.frozen(0)
+def test_a_finished_trial_is_complete_in_optuna_with_its_best_value_and_every_epoch(tmp_path):
+    harness = SearchHarness(tmp_path)
+    harness.searcher.suggest("aa")
+    harness.searcher.on_trial_result("aa", result(1, 0.5))
+    harness.searcher.on_trial_result("aa", result(2, 0.9))
+    harness.searcher.on_trial_complete("aa", result(3, 0.7))
+    frozen = harness.frozen(0)
     assert (frozen.state, frozen.value) == (TrialState.COMPLETE, 0.9)
     assert frozen.intermediate_values == {1: 0.5, 2: 0.9, 3: 0.7}
-    record = asked.record(0)
+    record = harness.record(0)
     assert (record.status, record.value, record.epoch, record.epochs) == ("finished", 0.9, 2, 3)
     assert record.epochs_by_number[3].metrics == {"val/accuracy": 0.7, "val/loss": pytest.approx(0.3)}
     assert record.epochs_by_number[3].time_ms == 1_000_003
-    assert asked.recorder.trial_ends == {"aa": End("finished", time_ms=record.end.time_ms)}
+    assert harness.recorder.trial_ends == {"aa": End("finished", time_ms=record.end.time_ms)}
     assert record.end.time_ms >= record.started_ms
 
 
-def test_where_less_is_better_the_best_value_is_the_least(tmp_path):
-    asked = Asked(tmp_path, metric="val/loss", mode="min")
-    asked.searcher.suggest("aa")
+def test_in_min_mode_the_best_value_is_the_smallest(tmp_path):
+    harness = SearchHarness(tmp_path, metric="val/loss", mode="min")
+    harness.searcher.suggest("aa")
     for epoch, value in ((1, 0.5), (2, 0.9)):
-        asked.searcher.on_trial_result("aa", result(epoch, value))
-    asked.searcher.on_trial_complete("aa", result(3, 0.7))
-    assert asked.frozen(0).value == pytest.approx(0.1)
-    assert (asked.record(0).value, asked.record(0).epoch) == (pytest.approx(0.1), 2)
+        harness.searcher.on_trial_result("aa", result(epoch, value))
+    harness.searcher.on_trial_complete("aa", result(3, 0.7))
+    assert harness.frozen(0).value == pytest.approx(0.1)
+    assert (harness.record(0).value, harness.record(0).epoch) == (pytest.approx(0.1), 2)
 
 
 def test_the_first_of_equally_good_epochs_is_the_best(tmp_path):
-    asked = Asked(tmp_path)
-    asked.searcher.suggest("aa")
-    asked.searcher.on_trial_result("aa", result(1, 0.5))
-    asked.searcher.on_trial_result("aa", result(2, 0.8))
-    asked.searcher.on_trial_complete("aa", result(3, 0.8))
-    assert asked.record(0).epoch == 2
+    harness = SearchHarness(tmp_path)
+    harness.searcher.suggest("aa")
+    harness.searcher.on_trial_result("aa", result(1, 0.5))
+    harness.searcher.on_trial_result("aa", result(2, 0.8))
+    harness.searcher.on_trial_complete("aa", result(3, 0.8))
+    assert harness.record(0).epoch == 2
 
 
-def test_a_stopped_trial_is_told_pruned_with_its_last_value_too(tmp_path):
-    asked = Asked(tmp_path)
-    asked.searcher.suggest("aa")
-    asked.searcher.on_trial_result("aa", result(1, 0.5))
-    asked.scheduler.stops["aa"] = StopDecision(rung=2, value=0.25, needed=0.75)
-    asked.searcher.on_trial_complete("aa", result(2, 0.25))
-    frozen = asked.frozen(0)
+def test_a_stopped_trial_is_pruned_in_optuna_with_its_last_value(tmp_path):
+    harness = SearchHarness(tmp_path)
+    harness.searcher.suggest("aa")
+    harness.searcher.on_trial_result("aa", result(1, 0.5))
+    harness.scheduler.stops["aa"] = StopDecision(rung=2, value=0.25, needed=0.75)
+    harness.searcher.on_trial_complete("aa", result(2, 0.25))
+    frozen = harness.frozen(0)
     assert frozen.state is TrialState.PRUNED
     assert frozen.intermediate_values == {1: 0.5, 2: 0.25}
-    record = asked.record(0)
+    record = harness.record(0)
     assert (record.status, record.rung, record.cause) == ("stopped", 2, "ASHA: 0.2500, needed 0.7500")
     assert (record.value, record.epoch) == (0.5, 1)
 
 
-def test_a_failed_trial_is_told_fail_with_the_cause_it_left(tmp_path):
-    asked = Asked(tmp_path)
-    asked.searcher.suggest("aa")
-    asked.searcher.on_trial_result("aa", result(1, 0.5))
-    folder = asked.sweep_dir.trial_folder("aa")
+def test_a_failed_trial_is_fail_in_optuna_with_the_cause_it_wrote(tmp_path):
+    harness = SearchHarness(tmp_path)
+    harness.searcher.suggest("aa")
+    harness.searcher.on_trial_result("aa", result(1, 0.5))
+    folder = harness.sweep_dir.trial_folder("aa")
     folder.mkdir()
     write_json(folder / FAILURE_FILE, {"cause": "val/loss is NaN in epoch 2", "disk_full": False})
-    asked.searcher.on_trial_complete("aa", error=True)
-    assert asked.frozen(0).state is TrialState.FAIL
-    record = asked.record(0)
+    harness.searcher.on_trial_complete("aa", error=True)
+    assert harness.frozen(0).state is TrialState.FAIL
+    record = harness.record(0)
     assert (record.status, record.cause, record.epochs) == ("failed", "val/loss is NaN in epoch 2", 1)
-    assert asked.faults == []
+    assert harness.faults == []
 
 
-def test_a_trial_that_could_not_save_for_want_of_space_is_open_and_the_sweep_is_told(tmp_path):
-    asked = Asked(tmp_path)
-    asked.searcher.suggest("aa")
-    folder = asked.sweep_dir.trial_folder("aa")
+def test_a_trial_that_could_not_save_on_a_full_disk_stays_open_and_ends_the_sweep(tmp_path):
+    harness = SearchHarness(tmp_path)
+    harness.searcher.suggest("aa")
+    folder = harness.sweep_dir.trial_folder("aa")
     folder.mkdir()
     write_json(folder / FAILURE_FILE, {"cause": "DiskFull: no space left", "disk_full": True})
-    asked.searcher.on_trial_complete("aa", error=True)
-    assert asked.faults == ["the disk is full"]
-    assert (asked.record(0).status, asked.record(0).cause) == ("interrupted", "the disk is full")
-    assert asked.record(0).is_open
-    assert asked.frozen(0).state is TrialState.RUNNING
+    harness.searcher.on_trial_complete("aa", error=True)
+    assert harness.faults == ["the disk is full"]
+    assert (harness.record(0).status, harness.record(0).cause) == ("interrupted", "the disk is full")
+    assert harness.record(0).is_open
+    assert harness.frozen(0).state is TrialState.RUNNING
 
 
 @pytest.mark.parametrize("left", [None, "", '{"cau', "{}", "[1]"])
-def test_a_trial_that_left_no_cause_died(tmp_path, left):
-    asked = Asked(tmp_path)
-    asked.searcher.suggest("aa")
+def test_without_a_recorded_cause_a_failed_trials_process_died(tmp_path, left):
+    harness = SearchHarness(tmp_path)
+    harness.searcher.suggest("aa")
     if left is not None:
-        asked.sweep_dir.trial_folder("aa").mkdir()
-        (asked.sweep_dir.trial_folder("aa") / FAILURE_FILE).write_text(left)
-    asked.searcher.on_trial_complete("aa", error=True)
-    assert (asked.record(0).status, asked.record(0).cause) == ("failed", "its process died")
+        harness.sweep_dir.trial_folder("aa").mkdir()
+        (harness.sweep_dir.trial_folder("aa") / FAILURE_FILE).write_text(left)
+    harness.searcher.on_trial_complete("aa", error=True)
+    assert (harness.record(0).status, harness.record(0).cause) == ("failed", "its process died")
 
 
 @pytest.mark.parametrize("result", [None, {}, {"training_iteration": 1}])
-def test_a_loop_that_reported_no_epoch_failed(tmp_path, result):
-    asked = Asked(tmp_path)
-    asked.searcher.suggest("aa")
-    asked.searcher.on_trial_complete("aa", result)
-    assert asked.frozen(0).state is TrialState.FAIL
-    assert asked.record(0).cause == "the loop ended without reporting an epoch"
+def test_a_loop_that_reports_no_epoch_fails(tmp_path, result):
+    harness = SearchHarness(tmp_path)
+    harness.searcher.suggest("aa")
+    harness.searcher.on_trial_complete("aa", result)
+    assert harness.frozen(0).state is TrialState.FAIL
+    assert harness.record(0).cause == "the loop ended without reporting an epoch"
 
 
-def test_a_loop_that_ended_early_is_finished_and_its_last_epoch_counts_once(tmp_path):
-    asked = Asked(tmp_path)
-    asked.searcher.suggest("aa")
-    asked.searcher.on_trial_result("aa", result(1, 0.5))
-    asked.searcher.on_trial_complete("aa", result(1, 0.5, done=True))  # Tune repeats the last result
-    assert asked.frozen(0).state is TrialState.COMPLETE
-    assert asked.frozen(0).intermediate_values == {1: 0.5}
+def test_a_loop_that_ends_early_is_finished_and_its_last_epoch_counts_once(tmp_path):
+    harness = SearchHarness(tmp_path)
+    harness.searcher.suggest("aa")
+    harness.searcher.on_trial_result("aa", result(1, 0.5))
+    harness.searcher.on_trial_complete("aa", result(1, 0.5, done=True))  # Tune repeats the last result
+    assert harness.frozen(0).state is TrialState.COMPLETE
+    assert harness.frozen(0).intermediate_values == {1: 0.5}
 
 
-def test_a_second_end_changes_nothing(tmp_path):
-    asked = Asked(tmp_path)
-    asked.searcher.suggest("aa")
-    asked.searcher.on_trial_complete("aa", result(1, 0.5))
-    asked.searcher.on_trial_complete("aa", error=True)
-    assert (asked.record(0).status, asked.frozen(0).state) == ("finished", TrialState.COMPLETE)
+def test_a_second_end_of_a_trial_is_ignored(tmp_path):
+    harness = SearchHarness(tmp_path)
+    harness.searcher.suggest("aa")
+    harness.searcher.on_trial_complete("aa", result(1, 0.5))
+    harness.searcher.on_trial_complete("aa", error=True)
+    assert (harness.record(0).status, harness.frozen(0).state) == ("finished", TrialState.COMPLETE)
 
 
-def test_a_run_id_that_is_known_after_the_end_is_still_written(tmp_path):
-    asked = Asked(tmp_path)
-    asked.searcher.suggest("aa")
-    asked.searcher.on_trial_complete("aa", result(1, 0.5))
-    ledger.write_run_id(asked.searcher.study, trial_id="aa", run_id="run")
-    assert asked.record(0).mlflow_run_id == "run"
+def test_a_run_id_that_arrives_after_the_trials_end_is_still_recorded(tmp_path):
+    harness = SearchHarness(tmp_path)
+    harness.searcher.suggest("aa")
+    harness.searcher.on_trial_complete("aa", result(1, 0.5))
+    ledger.write_run_id(harness.searcher.study, trial_id="aa", run_id="run")
+    assert harness.record(0).mlflow_run_id == "run"
 
 
-def test_a_torn_last_line_of_the_ledger_costs_only_that_line(tmp_path):
-    asked = Asked(tmp_path)
-    asked.searcher.suggest("aa")
-    asked.searcher.on_trial_complete("aa", result(1, 0.5))
-    with asked.sweep_dir.ledger_file.open("a") as file:
+def test_an_incomplete_last_line_of_the_ledger_loses_only_that_line(tmp_path):
+    harness = SearchHarness(tmp_path)
+    harness.searcher.suggest("aa")
+    harness.searcher.on_trial_complete("aa", result(1, 0.5))
+    with harness.sweep_dir.ledger_file.open("a") as file:
         file.write('{"op_code": 8, "wor')
-    assert (asked.record(0).status, asked.record(0).value) == ("finished", 0.5)
+    assert (harness.record(0).status, harness.record(0).value) == ("finished", 0.5)
 
 
-def test_copies_that_tune_makes_write_into_the_same_ledger(tmp_path):
-    asked = Asked(tmp_path)
-    assert copy.deepcopy(asked.searcher) is asked.searcher
-    assert copy.deepcopy(asked.scheduler) is asked.scheduler
-    asked.searcher.save(str(tmp_path / "state"))
-    assert asked.sweep_dir.sweep_id in (tmp_path / "state").read_text()
+def test_copies_made_by_tune_use_the_same_ledger(tmp_path):
+    harness = SearchHarness(tmp_path)
+    assert copy.deepcopy(harness.searcher) is harness.searcher
+    assert copy.deepcopy(harness.scheduler) is harness.scheduler
+    harness.searcher.save(str(tmp_path / "state"))
+    assert harness.sweep_dir.sweep_id in (tmp_path / "state").read_text()
 
 
-def test_the_same_seed_asks_the_same_configurations(tmp_path):
+def test_the_same_seed_proposes_the_same_configurations(tmp_path):
     def configs(root, seed):
-        asked = Asked(root, search=Search(seed=seed))
-        return [asked.searcher.suggest(f"t{i}") for i in range(5)]
+        harness = SearchHarness(root, search=Search(seed=seed))
+        return [harness.searcher.suggest(f"t{i}") for i in range(5)]
 
     first = configs(tmp_path / "a", 1)
     assert configs(tmp_path / "b", 1) == first
@@ -304,8 +304,8 @@ def test_the_sampler_has_every_setting_from_the_spec():
     assert (sampler._multivariate, sampler._group, sampler._constant_liar) == (False, False, False)
 
 
-def test_the_private_fields_of_rays_searcher_are_still_there(tmp_path):
-    """LedgerSearch reads two private fields of OptunaSearch; where a new Ray renames them, this says so."""
+def test_rays_searcher_still_has_the_private_fields_that_are_used(tmp_path):
+    """LedgerSearch reads two private fields of OptunaSearch; this test fails if a new Ray renames them."""
     stock = OptunaSearch(
         lambda trial: {"x": trial.suggest_float("x", 0, 1)},
         metric="m",
@@ -318,8 +318,8 @@ def test_the_private_fields_of_rays_searcher_are_still_there(tmp_path):
     assert isinstance(stock._ot_trials["aa"], optuna.Trial)
 
 
-def test_rays_searcher_takes_a_trial_that_stands_under_the_id_it_is_asked_for(tmp_path):
-    """A trial whose driver died before it had a configuration is put into OptunaSearch's private field."""
+def test_rays_searcher_uses_an_open_trial_stored_under_the_requested_id(tmp_path):
+    """LedgerSearch puts a trial that has no configuration yet into OptunaSearch's private field."""
     study = optuna.create_study(direction="maximize")
     study.ask()
     stock = OptunaSearch(
@@ -331,11 +331,11 @@ def test_rays_searcher_takes_a_trial_that_stands_under_the_id_it_is_asked_for(tm
     assert len(study.get_trials()) == 1
 
 
-def test_optuna_still_opens_a_trial_by_the_private_id_of_its_record():
+def test_optuna_still_opens_a_trial_by_its_private_id():
     study = optuna.create_study()
-    asked = study.ask()
-    frozen = study.get_trials(deepcopy=False)[asked.number]
-    assert frozen._trial_id == asked._trial_id
+    trial = study.ask()
+    frozen = study.get_trials(deepcopy=False)[trial.number]
+    assert frozen._trial_id == trial._trial_id
     again = optuna.Trial(study, frozen._trial_id)
     again.set_user_attr("a", 1)
     again.report(0.5, 1)

@@ -1,4 +1,4 @@
-"""Search spaces: what is held, what is named, where the default lies."""
+"""Search spaces: constants, checks of names and values, and the default configuration."""
 
 import numpy as np
 import optuna
@@ -23,7 +23,7 @@ def _samples(space, *, num=30):
     return [(trial, space(trial)) for trial in trials]
 
 
-def test_a_hyperparameter_is_sampled_only_where_its_condition_holds():
+def test_a_hyperparameter_is_sampled_only_if_its_condition_holds():
     names = {trial.params["optimizer"]: set(trial.params) for trial, _ in _samples(convnet.space)}
     assert names == {"sgd": OF_SGD | OF_BOTH, "adam": OF_ADAM | OF_BOTH, "adamw": OF_ADAM | OF_BOTH}
 
@@ -39,7 +39,7 @@ def test_a_constant_holds_a_qualified_hyperparameter_in_every_branch():
         assert "sgd.momentum" in trial.params or "adam.beta1" in trial.params
 
 
-def test_a_space_with_constants_still_reaches_the_trial_itself():
+def test_a_space_with_constants_can_use_the_trials_other_attributes():
     def space(trial):
         return {"width": 8 + trial.number}
 
@@ -50,7 +50,7 @@ def test_a_space_with_constants_still_reaches_the_trial_itself():
     ]
 
 
-def test_the_loop_is_given_plain_names_constants_and_the_budget():
+def test_the_loop_receives_plain_names_constants_and_the_budget():
     sweep = SWEEP.model_copy(update={"constants": {"width": 8}, "asha": Asha(max_epochs=4)})
     assert build_config({"optimizer": "sgd", "sgd.lr": 0.1}, sweep) == {
         "optimizer": "sgd",
@@ -60,7 +60,7 @@ def test_the_loop_is_given_plain_names_constants_and_the_budget():
     }
 
 
-def test_the_default_point_is_the_authors_configuration_under_the_spaces_names():
+def test_the_default_point_has_the_default_values_under_the_spaces_names():
     assert default_point(convnet.space, DEFAULTS, space_name="it") == {
         "optimizer": "adamw",
         "adam.lr": 1e-3,
@@ -85,13 +85,13 @@ def test_the_default_point_follows_a_constant_into_its_branch():
 @pytest.mark.parametrize(
     ("ask", "default", "words"),
     [
-        (lambda trial: trial.suggest_float("lr", 0.1, 1.0), 0.01, r"lr=0\.01 lies outside the space it .*lr from 0\.1"),
-        (lambda trial: trial.suggest_float("sgd.lr", 0.1, 1.0), 2.0, r"lr=2\.0 lies outside .*sgd\.lr from 0\.1 to 1"),
-        (lambda trial: trial.suggest_int("lr", 1, 3), 7, r"lr=7 lies outside the space it \(lr from 1 to 3\)"),
+        (lambda trial: trial.suggest_float("lr", 0.1, 1.0), 0.01, r"lr=0\.01 is outside the space it .*lr from 0\.1"),
+        (lambda trial: trial.suggest_float("sgd.lr", 0.1, 1.0), 2.0, r"lr=2\.0 is outside .*sgd\.lr from 0\.1 to 1"),
+        (lambda trial: trial.suggest_int("lr", 1, 3), 7, r"lr=7 is outside the space it \(lr from 1 to 3\)"),
         (lambda trial: trial.suggest_categorical("lr", ["a", "b"]), "c", "does not fit the space it"),
     ],
 )
-def test_a_default_outside_the_space_is_refused_with_both(ask, default, words):
+def test_a_default_outside_the_space_is_refused_with_its_value_and_the_range(ask, default, words):
     with pytest.raises(UserError, match=words) as caught:
         default_point(ask, {"lr": default}, space_name="it")
     assert "\n" not in str(caught.value)
@@ -132,7 +132,7 @@ def test_a_hyperparameter_that_the_trainer_does_not_know_is_refused_with_the_nea
     )
 
 
-def test_a_name_that_only_a_rare_branch_gives_is_found():
+def test_an_unknown_name_in_a_rare_branch_is_found():
     def space(trial):
         if trial.suggest_categorical("optimizer", ["sgd", "adam", "adamw"]) == "adamw":
             trial.suggest_float("wait_decay", 0, 1)
@@ -147,7 +147,7 @@ def test_an_unknown_constant_is_refused():
         validate_space(lambda trial: None, sweep, ["width"])
 
 
-def test_a_space_that_fails_or_returns_something_else_is_refused():
+def test_a_space_that_raises_or_returns_another_type_is_refused():
     def fails(trial):
         return 1 / 0
 
@@ -157,7 +157,7 @@ def test_a_space_that_fails_or_returns_something_else_is_refused():
         validate_space(lambda trial: [1], SWEEP, [])
 
 
-def test_the_spaces_of_the_workbench_know_their_trainer():
+def test_the_shipped_space_fits_its_trainer():
     validate_space(convnet.space, SWEEP, DEFAULTS)
     default_point(convnet.space, DEFAULTS, space_name="search_spaces.convnet")
 
@@ -176,19 +176,19 @@ def test_known_names_pass():
         ("width", [8], "a number"),
     ],
 )
-def test_a_value_of_another_kind_than_the_default_is_refused(name, value, needed):
+def test_a_value_of_another_type_than_the_default_is_refused(name, value, needed):
     with pytest.raises(
         UserError, match=rf"^{name} cannot be .*: the trainer t takes {needed} there, such as its default"
     ):
         check_types({name: value}, DEFAULTS, trainer="t")
 
 
-def test_values_of_the_defaults_kind_pass_and_none_takes_anything():
+def test_values_of_the_defaults_types_pass_and_a_default_of_none_allows_any():
     values = {"lr": 1, "width": 8.0, "nesterov": False, "optimizer": "sgd", "augment_flip": True, "augment_mixup": 0.2}
     check_types({**values, "augment_shift": None, "num_epochs": 3}, DEFAULTS, trainer="t")
 
 
-def test_a_space_may_use_all_that_a_trial_of_the_sweep_has():
+def test_a_space_may_use_every_attribute_of_a_trial():
     observed = []
 
     def space(trial):
@@ -211,7 +211,7 @@ def test_a_space_may_use_all_that_a_trial_of_the_sweep_has():
     ]
 
 
-def test_a_constant_is_among_the_params_that_a_space_reads_back():
+def test_a_space_can_read_a_constant_from_the_trials_params():
     def space(trial):
         trial.suggest_categorical("optimizer", ["sgd", "adamw"])
         if trial.params["optimizer"] == "sgd":
@@ -231,10 +231,10 @@ def test_a_constant_is_among_the_params_that_a_space_reads_back():
         (lambda trial: {"width": [8, 16]}, r'gives "width" the value \[8, 16\], a list: only numbers, text'),
         (lambda trial: {"width": np.int64(8)}, r'gives "width" the value np\.int64\(8\), a int64: only numbers'),
         (lambda trial: trial.set_user_attr("x", object()), r"fails: TypeError: Object of type object is not JSON"),
-        (lambda trial: trial.set_user_attr("end", 1), r'sets the attribute "end", which is the ledger\'s own'),
+        (lambda trial: trial.set_user_attr("end", 1), r'sets the attribute "end", which the ledger reserves'),
         (
             lambda trial: trial.study.set_user_attr("driver_run/0", 1),
-            r'sets the attribute "driver_run/0", which is the ledger',
+            r'sets the attribute "driver_run/0", which the ledger',
         ),
         (lambda trial: {"sgd/lr": 1}, r'gives "sgd/lr": Ray reads a slash as nesting'),
         (lambda trial: {"num_epochs": 3}, r'gives "num_epochs", which the sweep gives .* the field asha\.max_epochs'),
@@ -242,7 +242,7 @@ def test_a_constant_is_among_the_params_that_a_space_reads_back():
     ],
 )
 @pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
-def test_what_a_sweep_could_not_record_or_would_ignore_is_refused_in_one_line(space, words):
+def test_a_value_that_cannot_be_recorded_or_would_be_ignored_is_refused_in_one_line(space, words):
     def returns(trial):
         result = space(trial)
         return result if isinstance(result, dict) else None
@@ -252,7 +252,7 @@ def test_what_a_sweep_could_not_record_or_would_ignore_is_refused_in_one_line(sp
     assert "\n" not in str(caught.value)
 
 
-def test_a_choice_that_json_changes_is_refused_for_the_default_too():
+def test_a_choice_that_json_would_change_is_refused_in_the_default_point_too():
     with pytest.raises(UserError, match=r"the value \(3, 3\), a tuple"):
         default_point(
             lambda trial: trial.suggest_categorical("kernel", [(3, 3), (5, 5)]), {"kernel": (3, 3)}, space_name="it"
@@ -277,13 +277,32 @@ def test_a_default_off_the_grid_of_a_step_is_refused(ask, default, on_grid):
         default_point(ask, {"lr": default}, space_name="it")
 
 
-def test_the_only_choice_must_be_the_default():
-    with pytest.raises(UserError, match=r"default lr=b is not what the space it offers \(a\)"):
+def _uneven_steps(trial):
+    trial.suggest_float("lr", 0.0, 1.0, step=0.3)
+    trial.suggest_int("width", low=16, high=60, step=16)
+    trial.suggest_float("dropout", 0.0, 0.9, step=0.3)
+
+
+def test_steps_that_do_not_reach_the_end_of_a_range_are_one_line_for_each_hyperparameter(caplog, recwarn):
+    space = with_constants(_uneven_steps, {})
+    validate_space(space, SWEEP, DEFAULTS)
+    default_point(space, {**DEFAULTS, "lr": 0.3, "width": 32}, space_name="it")
+    validate_space(space, SWEEP, DEFAULTS, prepare_study=lambda study: None)  # as `--warm-start` does afterwards
+    line = "The space search_spaces.convnet: the steps of %s do not reach the end of its range (%s is the last)."
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("toprung")] == [
+        line % ("lr", "from 0.0 to 1.0 in steps of 0.3: 0.9"),
+        line % ("width", "from 16 to 60 in steps of 16: 48"),
+    ]
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_single_choice_must_be_the_default():
+    with pytest.raises(UserError, match=r"default lr=b is not the only choice of the space it \(a\)"):
         default_point(lambda trial: trial.suggest_categorical("lr", ["a"]), {"lr": "b"}, space_name="it")
 
 
 @pytest.mark.parametrize("name", ["num_epochs", "seed", "experiment"])
-def test_a_constant_that_the_sweep_itself_gives_is_refused(name):
+def test_a_constant_that_the_sweep_sets_itself_is_refused(name):
     sweep = SWEEP.model_copy(update={"constants": {name: 8}})
     with pytest.raises(UserError, match=rf'^The constants give "{name}", which the sweep gives to every trial\. Leave'):
         validate_space(lambda trial: None, sweep, DEFAULTS)
@@ -296,7 +315,7 @@ def test_a_constant_that_the_sweep_itself_gives_is_refused(name):
         (optuna.distributions.IntDistribution(0, 1), "different distribution kind"),
     ],
 )
-def test_earlier_trials_with_other_choices_are_noticed(before, words):
+def test_earlier_trials_with_other_choices_are_an_error(before, words):
     def tell(study):
         value = "sgd" if isinstance(before, optuna.distributions.CategoricalDistribution) else 1
         study.add_trial(

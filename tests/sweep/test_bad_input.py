@@ -93,7 +93,7 @@ MISTAKES = {
     "default outside the space": (
         ["tune.smoke"],
         _write("search_spaces/convnet.py", "def space(trial):\n    trial.suggest_float('lr', 0.5, 1)\n"),
-        "The trainer's default lr=0.001 lies outside the space search_spaces.convnet (lr from 0.5 to 1",
+        "The trainer's default lr=0.001 is outside the space search_spaces.convnet (lr from 0.5 to 1",
     ),
     "space that raises": (
         ["tune.smoke"],

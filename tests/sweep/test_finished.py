@@ -200,18 +200,20 @@ def test_the_parent_names_the_winner_and_keeps_the_export(finished):
     assert names == {"sweep.json", "lineage.json", "export"}
 
 
-def test_every_run_names_its_lineage(finished):
+def test_the_sweeps_run_has_the_lineage_and_every_run_the_source(finished):
     lineage = json.loads((finished.folder / "lineage.json").read_text())
     assert lineage["dirty"] is False
     assert re.fullmatch(r"[0-9a-f]{40}", lineage["commit"])
+    tags = finished.parent.data.tags
+    for name in ("commit", "data_fingerprint", "split_fingerprint", "lock_hash"):
+        assert tags[f"toprung.{name}"] == lineage[name]
+    assert {"torch", "ray", "optuna", "mlflow"} <= {
+        name.removeprefix("toprung.version.") for name in tags if name.startswith("toprung.version.")
+    }
     for run in [finished.parent, *finished.children.values()]:
-        tags = run.data.tags
-        assert tags["toprung.sweep_id"] == finished.shown["sweep_id"]
-        for name in ("commit", "data_fingerprint", "split_fingerprint", "lock_hash"):
-            assert tags[f"toprung.{name}"] == lineage[name]
-        assert {"torch", "ray", "optuna", "mlflow"} <= {
-            name.removeprefix("toprung.version.") for name in tags if name.startswith("toprung.version.")
-        }
+        assert run.data.tags["toprung.sweep_id"] == finished.shown["sweep_id"]
+        assert run.data.tags["mlflow.source.git.commit"] == lineage["commit"]
+        assert run.data.tags["mlflow.source.name"] == "tune.smoke"
 
 
 def test_only_those_that_can_still_win_keep_their_weights_on_disk(finished):

@@ -1,4 +1,4 @@
-"""Real servers, each started once; a test that kills, suspends or refuses leaves the next one a server that answers."""
+"""Real servers, each started once per session and running again at the start of each test."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from tests.servers import FaultyProxy, Postgres, TrackingServer
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """PostgreSQL; `new_database(name)` gives a URI."""
+    """Start PostgreSQL; `new_database(name)` creates a database and returns its URI."""
     if reason := Postgres.missing():
         pytest.skip(reason)
     with Postgres() as server:
@@ -40,27 +40,27 @@ def _protected_server(tmp_path_factory) -> Iterator[TrackingServer]:
 
 @pytest.fixture
 def tracking_server(_sqlite_server) -> TrackingServer:
-    """`mlflow server` on sqlite; answers when the test begins."""
+    """Return an `mlflow server` on SQLite that answers when the test begins."""
     _sqlite_server.start()
     return _sqlite_server
 
 
 @pytest.fixture
 def postgres_tracking_server(_postgres_server) -> TrackingServer:
-    """`mlflow server` on PostgreSQL; answers when the test begins."""
+    """Return an `mlflow server` on PostgreSQL that answers when the test begins."""
     _postgres_server.start()
     return _postgres_server
 
 
 @pytest.fixture
 def protected_tracking_server(_protected_server) -> TrackingServer:
-    """`mlflow server` with basic auth; answers when the test begins."""
+    """Return an `mlflow server` with basic auth that answers when the test begins."""
     _protected_server.start()
     return _protected_server
 
 
 @pytest.fixture
 def proxy(tracking_server) -> Iterator[FaultyProxy]:
-    """A proxy before `tracking_server`, with no fault and nothing noted yet."""
+    """Start a proxy in front of `tracking_server`, without faults and with an empty list of requests."""
     with FaultyProxy(tracking_server.url) as faulty:
         yield faulty

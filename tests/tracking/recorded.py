@@ -1,4 +1,4 @@
-"""A sweep without training: what a driver writes into the ledger, and whether MLflow agrees."""
+"""A sweep without training: write to the ledger what a driver writes, and check that MLflow agrees."""
 
 import uuid
 from datetime import datetime
@@ -35,19 +35,22 @@ LINEAGE = Lineage(
 
 
 class Recorded:
-    """One sweep's driver; `again` is the next one's."""
+    """A sweep's driver; `again` returns the next driver of the same sweep."""
 
-    def __init__(self, root, *, sweep_dir=None, is_behind=False, start_writer=True, on_open=None):
+    def __init__(self, root, *, sweep_dir=None, is_behind=False, start_writer=True, on_open=None, mode="max"):
         self.sweep = Sweep(
-            name=f"recorded-{uuid.uuid4().hex[:8]}", trainer="trainers.convnet", space="search_spaces.convnet"
+            name=f"recorded-{uuid.uuid4().hex[:8]}",
+            trainer="trainers.convnet",
+            space="search_spaces.convnet",
+            mode=mode,
         )
         self.sweep_dir = sweep_dir or catalog.create_sweep(root, self.sweep, name=None, now=datetime.now())
         self.sweep = self.sweep_dir.spec()
         self.sweep_dir.write(self.sweep_dir.lineage_file, LINEAGE.model_dump())
         self.sweep_dir.write(self.sweep_dir.status_file, {"status": "running"})
         self.study = optuna.create_study(
-            study_name=self.sweep_dir.sweep_id, storage=storage_for_writing(self.sweep_dir), direction="maximize",
-            load_if_exists=True,
+            study_name=self.sweep_dir.sweep_id, storage=storage_for_writing(self.sweep_dir),
+            direction=f"{self.sweep.mode}imize", load_if_exists=True,
         )  # fmt: skip
         ledger.write_driver_run(self.study, command="resume" if is_behind else "sweep")
         self.trials, self.kept, self.opened, self.refusals = {}, [], [], []
@@ -69,7 +72,7 @@ class Recorded:
         ledger.write_run_id(self.study, trial_id=trial_id, run_id=run_id)
 
     def again(self, **fields):
-        """The next driver, after this one died."""
+        """Return the next driver, as after the death of this one."""
         after = Recorded(None, sweep_dir=self.sweep_dir, is_behind=True, **fields)
         for number, record in enumerate(ledger.read(self.sweep_dir)):
             after.trials[record.trial_id] = ledger.open_trial(after.study, number)
@@ -109,7 +112,7 @@ class Recorded:
         self.writer.close(finish=conclude)
 
     def delivered(self, url):
-        """Whether the server has every epoch and end that the ledger has."""
+        """Return whether the server has every epoch and end that the ledger has."""
         runs = runs_of(url, self.sweep_dir.sweep_id)
         return all(
             record.trial_id in runs
@@ -126,13 +129,13 @@ def all_runs(url, sweep_id):
 
 
 def parent_of(url, sweep_id):
-    """The sweep's only run of its own."""
+    """Return the sweep's own run, and check that it has only one."""
     (parent,) = [run for run in all_runs(url, sweep_id) if run.data.tags["toprung.kind"] == "sweep"]
     return parent
 
 
 def runs_of(url, sweep_id):
-    """The trials' runs by trial id, after a look that none is doubled."""
+    """Return the trials' runs by trial id, and check that no trial has two."""
     runs = [run for run in all_runs(url, sweep_id) if run.data.tags["toprung.kind"] == "trial"]
     by_id = {run.data.tags["toprung.trial_id"]: run for run in runs}
     assert len(by_id) == len(runs)
@@ -140,7 +143,7 @@ def runs_of(url, sweep_id):
 
 
 def assert_agrees(url, sweep_dir):
-    """MLflow says what the ledger says: no trial lost, doubled or open, every epoch once and in order."""
+    """Check that MLflow agrees with the ledger: no trial lost, duplicated or open, every epoch once and in order."""
     client, runs = MlflowClient(tracking_uri=url), runs_of(url, sweep_dir.sweep_id)
     records = {record.trial_id: record for record in ledger.read(sweep_dir)}
     assert set(runs) == set(records)

@@ -20,16 +20,16 @@ def browser():
 @pytest.fixture
 def recorded(tracking_server, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_server.url)
-    one = Recorded(tmp_path)
-    one.start("aa", lr=0.25)
-    one.epoch("aa", 1)
-    one.epoch("aa", 2)
-    one.end("aa")
-    one.start("bb", lr=0.125)
-    one.epoch("bb", 1)
-    one.end("bb", End("stopped", rung=1, cause="ASHA: 0.1000, needed 0.2000"))
-    one.close()
-    return one
+    sweep = Recorded(tmp_path)
+    sweep.start("aa", lr=0.25)
+    sweep.epoch("aa", 1)
+    sweep.epoch("aa", 2)
+    sweep.end("aa")
+    sweep.start("bb", lr=0.125)
+    sweep.epoch("bb", 1)
+    sweep.end("bb", End("stopped", rung=1, cause="ASHA: 0.1000, needed 0.2000"))
+    sweep.close()
+    return sweep
 
 
 def test_the_compare_view_shows_the_figures_of_the_ledger(browser, recorded, tracking_server):

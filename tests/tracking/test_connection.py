@@ -1,8 +1,9 @@
-"""What MLflow's own client is asked before the first trial, and what is said where it cannot record."""
+"""The checks of a tracking address before the first trial, and the messages if MLflow cannot record there."""
 
 import contextlib
 import datetime
 import ssl
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,13 +15,14 @@ from cryptography.x509.oid import NameOID
 
 from tests.servers import LOOPBACK, free_port
 from toprung.errors import UserError
-from toprung.tracking.connection import check, describe_error
+from toprung.tracking.connection import check, check_address, check_listening, describe_error
+from toprung.tracking.server import ENVIRONMENT, check_reachable, masked
 
 PAGE = b"<!DOCTYPE html><html><style>h1 {}</style><body><h1>Forbidden</h1>\n<p>by nginx &amp; co</p></body></html>"
 
 
 class _Forbidding(BaseHTTPRequestHandler):
-    """Whatever else may listen on a port: it answers each request with a page of its own."""
+    """Another program on the port, which answers each request with its own page."""
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -70,7 +72,7 @@ def _refusal(uri):
     return line
 
 
-def test_a_server_that_only_a_proxy_reaches_can_be_used(proxy, monkeypatch):
+def test_a_server_behind_a_proxy_can_be_used(proxy, monkeypatch):
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -78,7 +80,7 @@ def test_a_server_that_only_a_proxy_reaches_can_be_used(proxy, monkeypatch):
     assert proxy.count("/experiments/search") == 1
 
 
-def test_a_proxy_that_is_down_is_named(monkeypatch):
+def test_an_unreachable_proxy_is_reported(monkeypatch):
     port = free_port()
     monkeypatch.setenv("http_proxy", f"http://{LOOPBACK}:{port}")
     line = _refusal("http://mlflow.invalid:5000")
@@ -86,14 +88,14 @@ def test_a_proxy_that_is_down_is_named(monkeypatch):
     assert "Unable to connect to proxy" in line
 
 
-def test_a_certificate_that_is_not_trusted_is_the_reason_and_the_remedy_says_where_to_name_it(tmp_path):
+def test_an_untrusted_certificate_is_reported_with_the_variable_that_names_one(tmp_path):
     with _listening(_self_signed(tmp_path)) as uri:
         line = _refusal(uri)
     assert line.startswith(f"MLflow at {uri} cannot be used ([SSL: CERTIFICATE_VERIFY_FAILED] certificate ")
     assert line.endswith("export MLFLOW_TRACKING_SERVER_CERT_PATH=FILE")
 
 
-def test_a_port_where_something_else_answers_is_told_in_its_words_without_markup():
+def test_the_page_of_another_program_on_the_port_is_reported_without_markup():
     with _listening() as uri:
         line = _refusal(uri)
     assert "failed with error code 403" in line
@@ -105,16 +107,12 @@ def test_a_port_where_something_else_answers_is_told_in_its_words_without_markup
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("./mlruns", "`mlflow migrate-filestore`"),
-        ("http://[bad", "(Invalid IPv6 URL)"),
-        ("http://host:abc", "not a valid host or port"),
-        ("htp://host", "'htp://host'"),
         ("postgresql+psycopg2://me:canary@127.0.0.1:1/mlflow", "Connection refused"),
         ("http://me:canary@127.0.0.1:1", "(Connection refused: API request to http://***@127.0.0.1:1/"),
         ("sqlite:////proc/none/mlflow.db", "No such file or directory: '/proc/none'"),
     ],
 )
-def test_what_cannot_be_used_is_one_line_with_the_whole_reason(uri, message):
+def test_an_unusable_store_is_reported_in_one_line_with_the_whole_reason(uri, message):
     line = _refusal(uri)
     assert line.startswith("MLflow at ")
     assert message in line
@@ -122,7 +120,84 @@ def test_what_cannot_be_used_is_one_line_with_the_whole_reason(uri, message):
     assert "canary" not in line
 
 
-def test_a_reason_is_whole_and_its_last_cause_comes_first():
+@pytest.mark.parametrize(
+    ("uri", "shown", "problem"),
+    [
+        ("./mlruns", "./mlruns", "MLflow takes it for a folder, and no longer records in folders; `mlflow migrate-"),
+        ("127.0.0.1:5000", "127.0.0.1:5000", "MLflow takes it for a folder"),
+        ("me:canary@host", "***@host", 'MLflow does not know the scheme "me"'),
+        ("://", "://", "MLflow takes it for a folder"),
+        ("file:///tmp/mlruns", "file:///tmp/mlruns", "MLflow takes it for a folder"),
+        ("localhost:5000", "localhost:5000", 'MLflow does not know the scheme "localhost"'),
+        ("htp://me:canary@x", "htp://***@x", 'MLflow does not know the scheme "htp"'),
+        ("http://", "http://", "it has no host"),
+        ("http://[bad", "http://[bad", "its host is not valid"),
+        ("http://host:abc", "http://host:abc", "its port is not a number up to 65535"),
+        ("http://me:ca/nary@host", "http://***@host", "its port is not a number up to 65535"),
+    ],
+)
+def test_a_malformed_address_is_refused_without_importing_mlflow(uri, shown, problem, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # importing it would fail
+    monkeypatch.setenv(ENVIRONMENT, uri)
+    with pytest.raises(UserError) as refused:
+        check_reachable()
+    line = str(refused.value)
+    assert line.startswith(f'MLFLOW_TRACKING_URI="{shown}" is not an address that MLflow can use ({problem}')
+    assert line.endswith("such as http://HOST:5000, or unset MLFLOW_TRACKING_URI to record in a local file.")
+    assert "nary" not in line
+    assert _refusal(uri) == line
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://host",
+        "http://me:pass@host:5000/path",
+        "postgresql+psycopg2://me:pa@ss/word@host/db",
+        "sqlite:////a/b.db",
+        "databricks",
+        "databricks://profile",
+    ],
+)
+def test_addresses_that_mlflow_knows_pass(uri):
+    check_address(uri)
+
+
+def test_a_folder_passes_if_mlflow_allows_it(monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    check_address("./mlruns")
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("http://me:canary@127.0.0.1:1", "Connection refused: no connection to 127.0.0.1:1"),
+        ("http://mlflow.invalid", ": no connection to mlflow.invalid:80"),
+        ("postgresql+psycopg2://me:canary@127.0.0.1:1/mlflow", "Connection refused"),
+    ],
+)
+def test_an_unreachable_server_is_refused_without_importing_mlflow(uri, reason, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setenv(ENVIRONMENT, uri)
+    with pytest.raises(UserError) as refused:
+        check_reachable()
+    line = str(refused.value)
+    assert line.startswith(f"MLflow at {masked(uri)} cannot be used (")
+    assert reason in line
+    assert line.endswith("). Start it, or unset MLFLOW_TRACKING_URI to record in a local file.")
+    assert "canary" not in line
+
+
+def test_a_server_that_listens_or_is_behind_a_proxy_is_left_to_mlflows_client(monkeypatch):
+    with _listening() as uri:
+        check_listening(uri)
+    monkeypatch.setenv("http_proxy", f"http://{LOOPBACK}:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    check_listening("http://mlflow.invalid:5000")
+
+
+def test_an_error_is_described_in_full_with_the_last_cause_first():
     whole = f"{'a long way round ' * 20}to the end"
     error = RuntimeError(whole)
     error.__cause__ = ConnectionResetError(104, "Connection reset by peer")

@@ -1,4 +1,4 @@
-"""optuna-dashboard on a sweep's own study: it is served on loopback, and cannot write into the ledger."""
+"""optuna-dashboard for a sweep's study: it is served on loopback and cannot write to the ledger."""
 
 import json
 import urllib.error
@@ -16,10 +16,10 @@ from toprung.tracking.ui import stop_ui
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    made = Driver(tmp_path_factory.mktemp("runs"))
-    made.trial([0.5, 0.6])
-    made.trial([0.2], status="stopped", rung=1)
-    return made
+    driver = Driver(tmp_path_factory.mktemp("runs"))
+    driver.trial([0.5, 0.6])
+    driver.trial([0.2], status="stopped", rung=1)
+    return driver
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_it_shows_the_sweeps_study(served, sweep):
     assert [trial["state"] for trial in study["trials"]] == ["Complete", "Pruned"]
 
 
-def test_what_is_typed_there_does_not_reach_the_ledger(served, sweep):
+def test_the_dashboard_cannot_write_to_the_ledger(served, sweep):
     before = sweep.sweep_dir.ledger_file.read_bytes()
     note = json.dumps({"body": "mine", "version": 1}).encode()
     headers = {"Content-Type": "application/json"}
@@ -63,7 +63,7 @@ def test_what_is_typed_there_does_not_reach_the_ledger(served, sweep):
         read_only_storage(sweep.sweep_dir)._backend.append_logs([{}])
 
 
-def test_where_it_is_not_installed_one_line_says_what_to_type(sweep, monkeypatch):
+def test_without_the_package_one_line_says_what_to_install(sweep, monkeypatch):
     monkeypatch.setattr(dashboard, "PACKAGE", "no_such_package")
     with pytest.raises(UserError, match=r"pip install 'toprung\[dashboard\]'"):
         dashboard.serve_dashboard(sweep.sweep_dir, port=1)

@@ -1,4 +1,4 @@
-"""The store without a server, wherever its folder is, and wherever it is moved to."""
+"""The store without a server: special characters in its path, and moves of its folder."""
 
 import shutil
 
@@ -20,28 +20,28 @@ AWKWARD = ["proj#1", "a?b", "50%20off", "100%", "a b", "projét", "a@b:c"]
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """A storage root with a sweep of one trial in MLflow; tests take copies."""
+    """Return a storage root with a sweep of one trial in MLflow; tests copy it."""
     root = tmp_path_factory.mktemp("original") / "runs"
     recorded = Recorded(root)
     recorded.whole("aa", num_epochs=1)
     recorded.close()
-    maintenance.sync(recorded.sweep_dir)  # writes the sweep's run into status.json, as a driver does
+    maintenance.sync(recorded.sweep_dir)  # writes the id of the sweep's run to status.json, as a driver does
     return root
 
 
 @pytest.fixture(autouse=True)
 def fresh_client():
-    """Clear what MLflow's client remembers of artifact locations: a move is noticed by the next process."""
+    """Clear the artifact locations that MLflow's client caches: only the next process notices a move."""
     mlflow_utils._artifact_repos_cache.clear()
 
 
-def _made(root):
+def _sweep_dir(root):
     return next(catalog.list_sweeps(root))
 
 
 def _run(root):
-    """The run of the only trial."""
-    return runs_of(server.tracking_uri(root), _made(root).sweep_id)["aa"]
+    """Return the run of the only trial."""
+    return runs_of(server.tracking_uri(root), _sweep_dir(root).sweep_id)["aa"]
 
 
 def _files(folder):
@@ -49,7 +49,7 @@ def _files(folder):
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_a_sqlite_uri_names_its_file_whatever_the_path_holds(name, tmp_path):
+def test_a_sqlite_uri_names_its_file_with_any_characters_in_the_path(name, tmp_path):
     file = tmp_path / name / "mlflow.db"
     assert make_url(sqlite_uri(file)).database == str(file)
     assert database_file(sqlite_uri(file)) == file
@@ -60,7 +60,7 @@ def test_other_uris_name_no_file(uri):
     assert database_file(uri) is None
 
 
-def test_records_and_artifacts_are_in_the_project_whatever_its_path_holds(tmp_path):
+def test_records_and_artifacts_stay_in_a_project_with_special_characters_in_its_path(tmp_path):
     root = tmp_path / "a?b #1 50%20é" / "runs"
     recorded = Recorded(root)
     recorded.whole("aa", num_epochs=1)
@@ -73,12 +73,12 @@ def test_records_and_artifacts_are_in_the_project_whatever_its_path_holds(tmp_pa
     assert sum(file.endswith("model.pth") for file in _files(root / "mlartifacts")) == 1
 
 
-def test_what_a_moved_or_copied_store_records_next_is_where_it_is_now(original, tmp_path):
+def test_a_moved_or_copied_store_records_new_runs_at_its_new_location(original, tmp_path):
     new, before = tmp_path / "new#1", _files(original)
     shutil.copytree(original, new)
     assert str(original) in str(follow_move(new))
     assert follow_move(new) is None
-    again = Recorded(None, sweep_dir=_made(new), is_behind=True)
+    again = Recorded(None, sweep_dir=_sweep_dir(new), is_behind=True)
     again.whole("bb", num_epochs=1)
     again.close()
     assert_agrees(server.tracking_uri(new), again.sweep_dir)
@@ -95,21 +95,21 @@ def test_commands_after_the_sweep_notice_a_move(command, original, tmp_path):
     shutil.copytree(original, old)
     follow_move(old)
     shutil.move(old, new)
-    command(_made(new))
+    command(_sweep_dir(new))
     assert not old.exists()
     assert _run(new).info.artifact_uri.startswith(new.as_uri())
 
 
-def test_files_that_stayed_behind_are_found_where_they_are(original, tmp_path):
+def test_files_that_were_not_moved_along_keep_their_location(original, tmp_path):
     shutil.copytree(original, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("mlartifacts"))
     follow_move(tmp_path)
     assert _run(tmp_path).info.artifact_uri.startswith(original.as_uri())
     client = MlflowClient(tracking_uri=server.tracking_uri(tmp_path))
-    experiment = client.get_experiment_by_name(_made(tmp_path).spec().name)
+    experiment = client.get_experiment_by_name(_sweep_dir(tmp_path).spec().name)
     assert experiment.artifact_location == f"{tmp_path.as_uri()}/mlartifacts"
 
 
-def test_an_experiment_of_the_users_own_keeps_its_artifacts_elsewhere(original, tmp_path):
+def test_a_users_own_experiment_keeps_its_artifact_location(original, tmp_path):
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
     client = MlflowClient(tracking_uri=server.tracking_uri(tmp_path))
     client.create_experiment("mine", artifact_location="s3://bucket/mine")
@@ -117,7 +117,7 @@ def test_an_experiment_of_the_users_own_keeps_its_artifacts_elsewhere(original, 
     assert client.get_experiment_by_name("mine").artifact_location == "s3://bucket/mine"
 
 
-def test_a_store_is_left_alone_where_the_environment_names_another(original, tmp_path, monkeypatch):
+def test_a_store_is_left_alone_if_the_environment_names_a_server(original, tmp_path, monkeypatch):
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv(server.ENVIRONMENT, "http://host")
     assert server.follow_move(tmp_path) is None
@@ -125,7 +125,7 @@ def test_a_store_is_left_alone_where_the_environment_names_another(original, tmp
     assert _run(tmp_path).info.artifact_uri.startswith(original.as_uri())
 
 
-def test_a_damaged_database_is_refused_in_one_line(tmp_path):
+def test_a_damaged_database_is_reported_in_one_line(tmp_path):
     (tmp_path / "mlflow.db").write_text("no database" * 200)
     with pytest.raises(UserError, match=r"mlflow\.db cannot be used \(file is not a database\)\. Restore it"):
         follow_move(tmp_path)
@@ -137,8 +137,8 @@ def test_an_empty_database_has_nothing_to_correct(tmp_path):
     assert follow_move(tmp_path) is None
 
 
-def test_show_names_the_store_where_it_is_now(original, tmp_path):
+def test_show_names_the_new_location_of_a_moved_store(original, tmp_path):
     from toprung.analysis.summary import sweep_summary
 
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
-    assert sweep_summary(_made(tmp_path))["tracking_uri"] == server.tracking_uri(tmp_path)
+    assert sweep_summary(_sweep_dir(tmp_path))["tracking_uri"] == server.tracking_uri(tmp_path)

@@ -1,4 +1,4 @@
-"""The writer and its mirror before a real MLflow server that fails in every way: afterwards the two records agree."""
+"""The writer and its mirror with a real MLflow server and its faults: afterwards MLflow agrees with the ledger."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from toprung.tracking.batches import REJECTED
 
 @pytest.fixture(autouse=True)
 def client_settings(monkeypatch):
-    """The writer sets MLflow's client by environment variables; the next test finds them as they were."""
+    """Restore the environment variables by which the writer configures MLflow's client."""
     for name, value in (
         ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"),
         ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
@@ -36,23 +36,23 @@ def client_settings(monkeypatch):
 
 @pytest.fixture
 def url(proxy, tracking_server, monkeypatch):
-    """The server itself, to look at; the writer goes through the proxy."""
+    """Return the server's own URL, for the test's queries; the writer goes through the proxy."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
     return tracking_server.url
 
 
 @pytest.fixture
 def recorded(url, tmp_path):
-    one = Recorded(tmp_path)
-    yield one
-    one.close()
+    sweep = Recorded(tmp_path)
+    yield sweep
+    sweep.close()
 
 
 def _is_metrics(request):
     return request.path.endswith("/runs/log-batch") and bool(request.json.get("metrics"))
 
 
-def test_a_sweep_is_mirrored_with_everything_that_says_where_it_came_from(recorded, url):
+def test_a_sweep_is_mirrored_with_its_lineage(recorded, url):
     recorded.whole("aa")
     recorded.start("bb", lr=0.5)
     recorded.epoch("bb", 1)
@@ -66,13 +66,13 @@ def test_a_sweep_is_mirrored_with_everything_that_says_where_it_came_from(record
     assert recorded.kept == ["aa", "bb", "cc"]
     runs, parent = runs_of(url, recorded.sweep_dir.sweep_id), parent_of(url, recorded.sweep_dir.sweep_id)
     assert [run.run_id for run in recorded.opened] == [parent.info.run_id]
+    tags = parent.data.tags
+    assert (tags["toprung.commit"], tags["toprung.dirty"], tags["toprung.seed"]) == (LINEAGE.commit, "false", "3")
+    assert (tags["toprung.lock_hash"], tags["toprung.version.torch"]) == (LINEAGE.lock_hash, "2.0")
+    assert tags["toprung.data_fingerprint"] == LINEAGE.data_fingerprint
+    in_dvc = (tags["toprung.dvc_raw_md5"], tags["toprung.dvc_prepared_md5"], tags["toprung.dvc_remote"])
+    assert in_dvc == (LINEAGE.dvc_raw_md5, LINEAGE.dvc_prepared_md5, "store")
     for run in [parent, *runs.values()]:
-        tags = run.data.tags
-        assert (tags["toprung.commit"], tags["toprung.dirty"], tags["toprung.seed"]) == (LINEAGE.commit, "false", "3")
-        assert (tags["toprung.lock_hash"], tags["toprung.version.torch"]) == (LINEAGE.lock_hash, "2.0")
-        assert tags["toprung.data_fingerprint"] == LINEAGE.data_fingerprint
-        in_dvc = (tags["toprung.dvc_raw_md5"], tags["toprung.dvc_prepared_md5"], tags["toprung.dvc_remote"])
-        assert in_dvc == (LINEAGE.dvc_raw_md5, LINEAGE.dvc_prepared_md5, "store")
         (read,) = run.inputs.dataset_inputs
         assert json.loads(read.dataset.source)["dvc_prepared_md5"] == LINEAGE.dvc_prepared_md5
         assert (read.dataset.name, read.dataset.source_type) == ("digits", "toprung")
@@ -86,7 +86,7 @@ def test_a_sweep_is_mirrored_with_everything_that_says_where_it_came_from(record
     assert parent.data.metrics["toprung/trials"] == 3
 
 
-def test_a_report_is_one_request_at_most_whatever_the_number_of_its_metrics(recorded, proxy, url):
+def test_an_epoch_is_at_most_one_request_with_any_number_of_metrics(recorded, proxy, url):
     recorded.start("aa")
     recorded.epoch("aa", 1)
     wait_until(lambda: recorded.delivered(url), "the first epoch")
@@ -103,7 +103,7 @@ def test_a_report_is_one_request_at_most_whatever_the_number_of_its_metrics(reco
 
 
 @pytest.mark.parametrize("status", [500, 429])
-def test_a_server_that_answers_with_errors_for_a_while_has_everything_in_the_end(recorded, proxy, url, status):
+def test_a_server_that_answers_with_errors_for_a_while_receives_everything_in_the_end(recorded, proxy, url, status):
     recorded.start("aa")
     recorded.epoch("aa", 1)
     wait_until(lambda: recorded.delivered(url), "the first epoch")
@@ -121,7 +121,7 @@ def test_a_server_that_answers_with_errors_for_a_while_has_everything_in_the_end
     assert recorded.writer.tracking_error is None
 
 
-def test_a_server_that_is_away_at_the_start_has_everything_in_the_end(recorded, proxy, url):
+def test_a_server_that_is_unavailable_at_the_start_receives_everything_in_the_end(recorded, proxy, url):
     proxy.refuse()
     recorded.whole("aa")
     recorded.start("bb")
@@ -143,7 +143,7 @@ def test_a_server_that_is_away_at_the_start_has_everything_in_the_end(recorded, 
         ("/experiments/create", 1),
     ],
 )
-def test_answers_that_are_lost_lose_and_double_nothing(recorded, proxy, url, path, times):
+def test_lost_answers_neither_lose_nor_duplicate_data(recorded, proxy, url, path, times):
     proxy.drop_answers(path=path, times=times)
     recorded.whole("aa")
     recorded.close()
@@ -152,7 +152,7 @@ def test_answers_that_are_lost_lose_and_double_nothing(recorded, proxy, url, pat
     assert parent_of(url, recorded.sweep_dir.sweep_id).info.status == "FINISHED"
 
 
-def test_a_run_whose_making_was_never_answered_is_used_and_given_its_parameters(recorded, proxy, url):
+def test_a_run_created_without_an_answer_is_used_and_receives_its_parameters(recorded, proxy, url):
     recorded.start("aa")
     recorded.epoch("aa", 1)
     wait_until(lambda: recorded.delivered(url), "the first trial")
@@ -160,7 +160,7 @@ def test_a_run_whose_making_was_never_answered_is_used_and_given_its_parameters(
     recorded.start("bb")
     recorded.epoch("bb", 1)
     wait_until(lambda: recorded.delivered(url), "the second trial")
-    assert proxy.count("/runs/create") == 3  # the sweep's, and one a trial
+    assert proxy.count("/runs/create") == 3  # the sweep's, and one per trial
     recorded.end("aa")
     recorded.end("bb")
     recorded.close()
@@ -174,33 +174,33 @@ def test_training_does_not_wait_for_a_server_that_hangs(recorded, proxy, url, pa
     wait_until(lambda: recorded.delivered(url), "the first epoch")
     proxy.hang(path=path)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    recorded.epoch("aa", 2)  # returns, though nothing is answered before `pass_on`
+    recorded.epoch("aa", 2)  # returns, although nothing is answered before `pass_on`
     recorded.end("aa")
     recorded.whole("bb")
     attempts = proxy.count(path)
     wait_until(lambda: proxy.count(path) > attempts, "another attempt")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     assert not recorded.delivered(url)
-    proxy.pass_on()  # and what hung arrives late
+    proxy.pass_on()  # the requests that hung arrive late
     wait_until(lambda: recorded.delivered(url), "everything")
     recorded.close()
     assert_agrees(url, recorded.sweep_dir)
 
 
-def test_trials_that_ended_before_the_server_answered_are_sent_in_few_requests(url, proxy, tmp_path):
+def test_trials_that_ended_before_the_server_answered_take_few_requests(url, proxy, tmp_path):
     gate = threading.Event()
     recorded = Recorded(tmp_path, on_open=lambda sweep: gate.wait())
     for number in range(3):
         recorded.whole(f"t{number}", num_epochs=5)
     gate.set()
     wait_until(lambda: recorded.delivered(url), "everything")
-    assert len([request for request in proxy.requests if _is_metrics(request)]) == 3  # one a trial
+    assert len([request for request in proxy.requests if _is_metrics(request)]) == 3  # one per trial
     recorded.whole("late")
     recorded.close()
     assert_agrees(url, recorded.sweep_dir)
 
 
-def test_a_trials_run_has_its_best_value_and_epoch_as_they_improve(url, tmp_path):
+def test_a_trials_run_logs_its_best_value_and_epoch_as_they_improve(url, tmp_path):
     recorded = Recorded(tmp_path)
     recorded.start("aa")
     for epoch, value in enumerate((0.5, 0.8, 0.7), start=1):
@@ -214,7 +214,7 @@ def test_a_trials_run_has_its_best_value_and_epoch_as_they_improve(url, tmp_path
     assert [(entry.step, entry.value) for entry in history] == [(1, 0.5), (2, 0.8)]
 
 
-def test_closing_gives_up_after_its_time_and_says_so_and_sync_delivers_later(url, proxy, tmp_path, monkeypatch):
+def test_closing_gives_up_after_a_timeout_and_sync_delivers_later(url, proxy, tmp_path, monkeypatch):
     monkeypatch.setattr(writers, "CLOSE_TIMEOUT_SECONDS", 0.3)
     recorded = Recorded(tmp_path)
     recorded.start("aa")
@@ -234,7 +234,7 @@ def test_closing_gives_up_after_its_time_and_says_so_and_sync_delivers_later(url
     assert_agrees(url, recorded.sweep_dir)
     assert parent_of(url, recorded.sweep_dir.sweep_id).info.status == "FINISHED"
     before = len(proxy.requests)
-    assert maintenance.sync(recorded.sweep_dir) == []  # and has nothing more to send
+    assert maintenance.sync(recorded.sweep_dir) == []  # there is nothing more to send
     children = {run.info.run_id for run in runs_of(url, recorded.sweep_dir.sweep_id).values()}
     assert not [
         request for request in proxy.requests[before:] if _is_metrics(request) and request.json["run_id"] in children
@@ -242,7 +242,7 @@ def test_closing_gives_up_after_its_time_and_says_so_and_sync_delivers_later(url
     assert_agrees(url, recorded.sweep_dir)
 
 
-def test_sync_makes_the_runs_of_a_sweep_that_never_reached_its_server(url, proxy, tmp_path, monkeypatch):
+def test_sync_creates_the_runs_of_a_sweep_that_never_reached_its_server(url, proxy, tmp_path, monkeypatch):
     monkeypatch.setattr(writers, "CLOSE_TIMEOUT_SECONDS", 0.1)
     recorded = Recorded(tmp_path)
     proxy.refuse()
@@ -258,12 +258,12 @@ def test_sync_makes_the_runs_of_a_sweep_that_never_reached_its_server(url, proxy
     assert (state["mlflow_run_id"], state["tracking_error"]) == (parent.info.run_id, None)
 
 
-def test_what_a_dead_driver_left_open_is_closed_by_the_next_command_and_goes_on_when_it_is_resumed(url, tmp_path):
+def test_runs_that_a_dead_driver_left_open_are_closed_by_the_next_command_and_reopened_on_resume(url, tmp_path):
     dead = Recorded(tmp_path)
     dead.whole("done")
     dead.start("open")
     dead.epoch("open", 1)
-    wait_until(lambda: dead.delivered(url), "what there was")
+    wait_until(lambda: dead.delivered(url), "the first epoch of the open trial")
     dead.epoch("open", 2)
     dead.writer.close(finish=False)
     assert runs_of(url, dead.sweep_dir.sweep_id)["open"].info.status == "RUNNING"
@@ -293,7 +293,7 @@ def test_what_a_dead_driver_left_open_is_closed_by_the_next_command_and_goes_on_
     assert {run.info.run_id for run in all_runs(url, dead.sweep_dir.sweep_id)} == before
 
 
-def test_a_run_that_someone_deletes_meanwhile_is_told_as_a_problem_and_ends_nothing(recorded, url):
+def test_deleting_a_run_during_the_sweep_is_reported_and_does_not_stop_the_writer(recorded, url):
     recorded.start("aa")
     recorded.epoch("aa", 1)
     wait_until(lambda: recorded.delivered(url), "the first epoch")
@@ -310,7 +310,7 @@ def test_a_run_that_someone_deletes_meanwhile_is_told_as_a_problem_and_ends_noth
     assert recorded.writer.tracking_error is None
 
 
-def test_a_server_that_refuses_ends_the_writing_with_one_line(url, proxy, tmp_path, monkeypatch):
+def test_a_server_that_refuses_the_password_stops_the_writer_with_one_line(url, proxy, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url.replace("http://", "http://me:canary@"))
     proxy.answer(401)
     recorded = Recorded(tmp_path)
@@ -324,7 +324,7 @@ def test_a_server_that_refuses_ends_the_writing_with_one_line(url, proxy, tmp_pa
     assert "canary" not in line
 
 
-def test_a_study_that_is_locked_meanwhile_is_no_refusal_of_mlflows(url, tmp_path, monkeypatch):
+def test_a_locked_study_is_retried_and_not_taken_for_a_refusal(url, tmp_path, monkeypatch):
     read_all, failures = ledger.read_all, [True]
 
     def locked_once(directory):
@@ -355,13 +355,13 @@ def test_a_sweep_on_postgresql_is_mirrored_too(postgres_tracking_server, tmp_pat
     assert os.environ["MLFLOW_TRACKING_URI"] == postgres_tracking_server.uri
 
 
-def test_experiment_and_sweep_carry_a_description_and_a_persons_own_stays(recorded, url):
+def test_experiment_and_sweep_have_descriptions_and_a_persons_own_is_kept(recorded, url):
     recorded.whole("aa")
     wait_until(lambda: recorded.opened, "the sweep's run")
     client = MlflowClient(tracking_uri=url)
     parent = parent_of(url, recorded.sweep_dir.sweep_id)
     experiment = client.get_experiment(parent.info.experiment_id)
-    assert "One parent run is one sweep" in experiment.tags["mlflow.note.content"]
+    assert "Each parent run is one sweep" in experiment.tags["mlflow.note.content"]
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert parent.data.tags["mlflow.note.content"].startswith(f"### {recorded.sweep_dir.sweep_id}")
     recorded.close()
@@ -390,7 +390,7 @@ def test_files_are_attached_to_the_sweeps_run_and_replaced(recorded, url, tmp_pa
     assert client.get_run(run_id).data.tags["toprung.verdict"] == "new"
 
 
-def test_a_server_that_takes_no_files_is_told_in_a_line(recorded, proxy, url, tmp_path):
+def test_a_server_that_does_not_accept_files_is_reported_in_one_line(recorded, proxy, url, tmp_path):
     recorded.whole("aa")
     recorded.close()
     recorded.sweep_dir.write(
@@ -398,7 +398,7 @@ def test_a_server_that_takes_no_files_is_told_in_a_line(recorded, proxy, url, tm
     )
     (tmp_path / "report.html").write_text("page")
     proxy.answer(503)
-    with pytest.raises(UserError, match="has not taken it"):
+    with pytest.raises(UserError, match="did not record this"):
         log_files(recorded.sweep_dir, [tmp_path / "report.html"], folder="report", tags={"a": "b"})
 
 
@@ -410,14 +410,14 @@ def _noted(url, sweep_id, trial_id):
 REFUSED_NAMES = ("val/acc@5", "a" * 251)
 
 
-def test_one_metric_or_parameter_that_mlflow_refuses_takes_nothing_else_along(recorded, proxy, url):
+def test_a_refused_metric_or_parameter_does_not_affect_the_others(recorded, proxy, url):
     recorded.start("aa", **{"lr@head": 0.5})
     recorded.epoch("aa", 1, more=REFUSED_NAMES)
     wait_until(lambda: _noted(url, recorded.sweep_dir.sweep_id, "aa"), "a note of what was refused")
     before = len(proxy.requests)
     recorded.epoch("aa", 2, more=REFUSED_NAMES)
     wait_until(lambda: recorded.delivered(url), "the second epoch")
-    assert len(proxy.requests) == before + 1  # what was refused once is not sent again
+    assert len(proxy.requests) == before + 1  # refused items are not sent again
     recorded.end("aa")
     recorded.whole("bb")
     recorded.close()
@@ -432,7 +432,7 @@ def test_one_metric_or_parameter_that_mlflow_refuses_takes_nothing_else_along(re
         ("trial 0: metric " + "a" * 100)[:40],
     ]
     recorded.close()
-    assert maintenance.sync(recorded.sweep_dir) == problems  # a later command knows it from the run itself
+    assert maintenance.sync(recorded.sweep_dir) == problems  # a later command reads it from the run
     assert recorded.sweep_dir.read(recorded.sweep_dir.status_file)["not_in_mlflow"] == problems
 
 

@@ -1,4 +1,4 @@
-"""The servers that tests stand on do what they say, seen through MLflow's own client."""
+"""The servers used by the tests, checked through MLflow's own client."""
 
 import contextlib
 import socket
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def asks_once(monkeypatch):
-    """MLflow's client does not retry (by default it does so for four minutes)."""
+    """Turn off the retries of MLflow's client, which take four minutes by default."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
 
 def _new_run(uri: str, experiment: str) -> str:
     client = MlflowClient(tracking_uri=uri)
-    found = client.get_experiment_by_name(experiment)
-    return client.create_run(found.experiment_id if found else client.create_experiment(experiment)).info.run_id
+    known = client.get_experiment_by_name(experiment)
+    return client.create_run(known.experiment_id if known else client.create_experiment(experiment)).info.run_id
 
 
 def _num_runs(server: TrackingServer, experiment: str) -> int:
@@ -58,7 +58,7 @@ def test_a_run_recorded_on_postgresql_is_read_back_from_the_server_and_from_the_
         assert cursor.fetchall() == [("val/accuracy", 0.5)]
 
 
-def test_a_database_that_stops_is_an_error_of_the_server_until_it_is_back(
+def test_a_stopped_database_is_an_error_of_the_server_until_it_runs_again(
     postgres, postgres_tracking_server, asks_once
 ):
     run_id = _new_run(postgres_tracking_server.uri, "a database that stops")
@@ -98,7 +98,7 @@ def test_postgresql_leaves_no_process_and_no_folder(postgres):
     wait_until(lambda: not any(one.is_running() and one.status() != "zombie" for one in family), "PostgreSQL's end")
 
 
-def test_a_protected_server_takes_the_right_password_and_refuses_a_wrong_one_and_none(protected_tracking_server):
+def test_a_protected_server_accepts_only_the_right_password(protected_tracking_server):
     server = protected_tracking_server
     run_id = _new_run(server.uri, "protected")
     assert MlflowClient(tracking_uri=server.uri).get_run(run_id).info.run_id == run_id
@@ -108,7 +108,7 @@ def test_a_protected_server_takes_the_right_password_and_refuses_a_wrong_one_and
         assert refused.value.get_http_status_code() == 401
 
 
-def test_a_killed_server_refuses_and_has_its_runs_when_it_is_back(tracking_server, asks_once):
+def test_a_killed_server_refuses_connections_and_has_its_runs_after_a_restart(tracking_server, asks_once):
     run_id = _new_run(tracking_server.uri, "interrupted")
     client = MlflowClient(tracking_uri=tracking_server.uri)
     family = tracking_server.processes()
@@ -121,7 +121,7 @@ def test_a_killed_server_refuses_and_has_its_runs_when_it_is_back(tracking_serve
     assert client.get_run(run_id).info.run_id == run_id
 
 
-def test_a_suspended_server_hangs_until_it_may_go_on(tracking_server, asks_once, monkeypatch):
+def test_a_suspended_server_hangs_until_it_continues(tracking_server, asks_once, monkeypatch):
     run_id = _new_run(tracking_server.uri, "suspended")
     client = MlflowClient(tracking_uri=tracking_server.uri)
     tracking_server.suspend()
@@ -146,7 +146,7 @@ def test_the_proxy_passes_requests_and_files_on_and_counts_them(tracking_server,
     assert "experiment_id" in created.json
 
 
-def test_the_proxy_answers_with_an_error_the_server_hears_nothing_of(tracking_server, proxy, asks_once):
+def test_the_proxy_answers_with_an_error_without_passing_the_request_on(tracking_server, proxy, asks_once):
     _new_run(proxy.url, "error")
     proxy.answer(500, path="/runs/create", times=1)
     with pytest.raises(MlflowException, match="500 error responses"):
@@ -173,7 +173,7 @@ def test_the_proxy_forgets_what_hangs_when_it_is_closed(tracking_server, asks_on
     assert _num_runs(tracking_server, "forgotten") == 0
 
 
-def test_the_proxy_refuses_connections_also_of_those_who_had_one(proxy, asks_once):
+def test_the_proxy_refuses_new_connections_and_closes_open_ones(proxy, asks_once):
     run_id = _new_run(proxy.url, "refused")
     proxy.refuse()
     with pytest.raises(MlflowException, match="Max retries exceeded"):
@@ -190,9 +190,9 @@ def test_a_dropped_answer_leaves_a_run_that_the_client_does_not_know(tracking_se
     assert _num_runs(tracking_server, "dropped") == 2
 
 
-def test_mlflows_client_asks_again_after_a_dropped_answer_and_doubles_the_run(tracking_server, proxy, monkeypatch):
+def test_mlflows_client_retries_after_a_dropped_answer_and_duplicates_the_run(tracking_server, proxy, monkeypatch):
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)  # toprung's own client turns them off
-    _new_run(proxy.url, "doubled")
+    _new_run(proxy.url, "duplicated")
     proxy.drop_answers(path="/runs/create", times=1)
-    _new_run(proxy.url, "doubled")
-    assert _num_runs(tracking_server, "doubled") == 3
+    _new_run(proxy.url, "duplicated")
+    assert _num_runs(tracking_server, "duplicated") == 3

@@ -1,4 +1,4 @@
-"""The writer in its process: what the driver hears of it, and what happens when it is killed."""
+"""The writer in a separate process: its events for the driver, and its replacement when it is killed."""
 
 import errno
 import io
@@ -21,8 +21,8 @@ from toprung.tracking.writer import TrackingWriter
 from toprung.tracking.writer_process import WriterProcess
 
 
-class _Driven(Recorded):
-    """A sweep whose writer is a process; the writer's own log is ours."""
+class _RecordedByProcess(Recorded):
+    """A sweep whose writer is a separate process, which logs to this one's stderr."""
 
     def _writer(self, *, is_behind):
         return WriterProcess(
@@ -41,96 +41,94 @@ def url(tracking_server, monkeypatch):
     return tracking_server.url
 
 
-def test_the_driver_hears_which_runs_there_are_and_what_is_kept(url, tmp_path):
-    driven = _Driven(tmp_path)
-    driven.whole("aa")
-    driven.close()
-    assert_agrees(url, driven.sweep_dir)
-    parent = parent_of(url, driven.sweep_dir.sweep_id)
-    assert driven.opened == [(parent.info.run_id, parent.info.experiment_id)]
-    (record,) = ledger.read(driven.sweep_dir)
-    assert record.mlflow_run_id == runs_of(url, driven.sweep_dir.sweep_id)["aa"].info.run_id
-    assert driven.kept == ["aa"]
-    assert (driven.writer.problems, driven.writer.tracking_error, driven.refusals) == ([], None, [])
+def test_the_driver_receives_the_ids_of_runs_and_of_trials_whose_files_are_logged(url, tmp_path):
+    recorded = _RecordedByProcess(tmp_path)
+    recorded.whole("aa")
+    recorded.close()
+    assert_agrees(url, recorded.sweep_dir)
+    parent = parent_of(url, recorded.sweep_dir.sweep_id)
+    assert recorded.opened == [(parent.info.run_id, parent.info.experiment_id)]
+    (record,) = ledger.read(recorded.sweep_dir)
+    assert record.mlflow_run_id == runs_of(url, recorded.sweep_dir.sweep_id)["aa"].info.run_id
+    assert recorded.kept == ["aa"]
+    assert (recorded.writer.problems, recorded.writer.tracking_error, recorded.refusals) == ([], None, [])
     assert parent.info.status == "FINISHED"
 
 
-def test_a_writer_that_is_killed_is_followed_by_another_that_catches_up(url, tmp_path):
-    driven = _Driven(tmp_path)
-    driven.start("aa")
-    driven.epoch("aa", 1)
-    wait_until(lambda: driven.delivered(url), "the first epoch")
-    os.kill(driven.writer._process.pid, signal.SIGKILL)
-    driven.epoch("aa", 2)  # whether the pipe is still open or not
-    driven.end("aa")
-    driven.whole("bb")
-    driven.close()
-    assert_agrees(url, driven.sweep_dir)
-    assert parent_of(url, driven.sweep_dir.sweep_id).info.status == "FINISHED"
-    assert driven.writer.tracking_error is None
+def test_a_killed_writer_is_replaced_by_another_that_catches_up(url, tmp_path):
+    recorded = _RecordedByProcess(tmp_path)
+    recorded.start("aa")
+    recorded.epoch("aa", 1)
+    wait_until(lambda: recorded.delivered(url), "the first epoch")
+    os.kill(recorded.writer._process.pid, signal.SIGKILL)
+    recorded.epoch("aa", 2)  # whether the pipe is still open or not
+    recorded.end("aa")
+    recorded.whole("bb")
+    recorded.close()
+    assert_agrees(url, recorded.sweep_dir)
+    assert parent_of(url, recorded.sweep_dir.sweep_id).info.status == "FINISHED"
+    assert recorded.writer.tracking_error is None
 
 
-def test_a_writer_that_is_killed_again_and_again_is_given_up_and_said(url, tmp_path, monkeypatch):
+def test_a_writer_that_is_killed_repeatedly_is_given_up_with_an_error(url, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "MAX_STARTS", 1)
-    driven = _Driven(tmp_path)
-    driven.start("aa")
-    driven.epoch("aa", 1)
-    wait_until(lambda: driven.delivered(url), "the first epoch")
-    os.kill(driven.writer._process.pid, signal.SIGKILL)
-    wait_until(lambda: driven.writer.tracking_error, "the end of it")
-    driven.epoch("aa", 2)  # the driver goes on
-    driven.close()
-    assert "killed again and again" in driven.writer.tracking_error
+    recorded = _RecordedByProcess(tmp_path)
+    recorded.start("aa")
+    recorded.epoch("aa", 1)
+    wait_until(lambda: recorded.delivered(url), "the first epoch")
+    os.kill(recorded.writer._process.pid, signal.SIGKILL)
+    wait_until(lambda: recorded.writer.tracking_error, "the end of the writer")
+    recorded.epoch("aa", 2)  # the driver continues
+    recorded.close()
+    assert "killed repeatedly" in recorded.writer.tracking_error
 
 
-def test_a_writer_that_was_refused_takes_notes_without_an_error(proxy, tmp_path, monkeypatch):
+def test_a_writer_that_was_refused_ignores_further_nudges(proxy, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url.replace("http://", "http://me:canary@"))
     proxy.answer(401)
-    driven = _Driven(tmp_path)
-    driven.start("aa")
-    driven.epoch("aa", 1)
-    wait_until(lambda: driven.refusals, "the refusal")
-    driven.writer._listener.join()
-    driven.epoch("aa", 2)
-    driven.close()
-    assert str(driven.writer.rejected).startswith("MLflow at http://***@")
-    assert "canary" not in str(driven.writer.rejected)
+    recorded = _RecordedByProcess(tmp_path)
+    recorded.start("aa")
+    recorded.epoch("aa", 1)
+    wait_until(lambda: recorded.refusals, "the refusal")
+    recorded.writer._listener.join()
+    recorded.epoch("aa", 2)
+    recorded.close()
+    assert str(recorded.writer.rejected).startswith("MLflow at http://***@")
+    assert "canary" not in str(recorded.writer.rejected)
 
 
-def test_the_driver_waits_until_mlflow_has_answered_and_the_same_process_writes(url, tmp_path):
-    driven = _Driven(tmp_path)
-    driven.writer.start_check()
-    driven.writer.wait_until_ready()
-    asked = driven.writer._process
-    driven.whole("aa")
-    driven.close()
-    assert driven.writer._process is asked
-    assert_agrees(url, driven.sweep_dir)
+def test_the_driver_waits_for_the_check_and_the_same_process_writes(url, tmp_path):
+    recorded = _RecordedByProcess(tmp_path)
+    recorded.writer.start_check()
+    recorded.writer.wait_until_ready()
+    checking = recorded.writer._process
+    recorded.whole("aa")
+    recorded.close()
+    assert recorded.writer._process is checking
+    assert_agrees(url, recorded.sweep_dir)
 
 
-def test_a_refusal_before_the_first_trial_is_raised_and_leaves_nothing_there(
-    proxy, tracking_server, tmp_path, monkeypatch
-):
+def test_a_refusal_before_the_first_trial_is_raised_and_leaves_no_run(proxy, tracking_server, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
     proxy.answer(403)
-    driven = _Driven(tmp_path)
-    driven.writer.start_check()
+    recorded = _RecordedByProcess(tmp_path)
+    recorded.writer.start_check()
     with pytest.raises(UserError, match=r"^MLflow at http://\S+ cannot be used \(.*403"):
-        driven.writer.wait_until_ready()
-    driven.writer.close(finish=False)
-    assert all_runs(tracking_server.url, driven.sweep_dir.sweep_id) == []
+        recorded.writer.wait_until_ready()
+    recorded.writer.close(finish=False)
+    assert all_runs(tracking_server.url, recorded.sweep_dir.sweep_id) == []
 
 
-def test_a_writer_that_dies_before_it_answers_keeps_nobody_waiting(url, tmp_path, monkeypatch):
+def test_a_writer_that_dies_during_the_check_does_not_block_the_driver(url, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "mlflow.py").write_text("raise SystemExit(3)")
-    driven = _Driven(tmp_path)
-    driven.writer.start_check()
-    with pytest.raises(UserError, match="killed again and again"):
-        driven.writer.wait_until_ready()
+    recorded = _RecordedByProcess(tmp_path)
+    recorded.writer.start_check()
+    with pytest.raises(UserError, match="killed repeatedly"):
+        recorded.writer.wait_until_ready()
 
 
-def test_a_record_that_cannot_be_written_does_not_keep_the_writer_waiting(tmp_path):
+def test_an_event_that_cannot_be_recorded_does_not_block_the_writer(tmp_path):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -139,14 +137,14 @@ def test_a_record_that_cannot_be_written_does_not_keep_the_writer_waiting(tmp_pa
     events = [
         {"event": "open", "run_id": "run", "experiment_id": "1"},
         {"event": "run", "trial_id": "aa", "run_id": "run"},
-        {"event": "done", "problems": [], "tracking_error": "the server is away"},
+        {"event": "done", "problems": [], "tracking_error": "the server is unavailable"},
     ]
-    told = io.StringIO("".join(json.dumps(event) + "\n" for event in events))
-    writer._listen(SimpleNamespace(stdout=told, stdin=io.StringIO(), wait=lambda: 0))
-    assert writer.tracking_error == "the server is away"
+    output = io.StringIO("".join(json.dumps(event) + "\n" for event in events))
+    writer._listen(SimpleNamespace(stdout=output, stdin=io.StringIO(), wait=lambda: 0))
+    assert writer.tracking_error == "the server is unavailable"
 
 
-def test_a_writer_that_ends_by_a_fault_says_that_not_all_was_delivered(tmp_path):
+def test_a_writer_that_fails_reports_the_error(tmp_path):
     def fault():
         raise RuntimeError("a fault")
 
@@ -157,7 +155,7 @@ def test_a_writer_that_ends_by_a_fault_says_that_not_all_was_delivered(tmp_path)
     assert writer.tracking_error == "RuntimeError: a fault"
 
 
-def test_the_writer_waits_for_each_delivery_whatever_the_shell_says(monkeypatch):
+def test_the_writer_turns_asynchronous_logging_off(monkeypatch):
     monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "true")
     connection.configure_client()
     assert MLFLOW_ENABLE_ASYNC_LOGGING.get() is False

@@ -31,7 +31,7 @@ def ui(
     """Open MLflow's pages, and optuna-dashboard where it is installed, on this machine, until Ctrl-C."""
     from toprung.sweep.maintenance import close_orphaned
     from toprung.tracking.server import masked, tracking_uri
-    from toprung.tracking.ui import serve_ui, stop_ui
+    from toprung.tracking.ui import log_file, serve_ui, stop_ui, wait_until_serving
 
     root = storage_root(storage)
     close_orphaned(root, echo=echo_err)
@@ -45,7 +45,9 @@ def ui(
             print(f"MLflow: {masked(uri)}    (your own server, from MLFLOW_TRACKING_URI)", flush=True)
         else:
             servers.append(serve_ui(root, port=port))
-            print(f"MLflow: http://127.0.0.1:{port}/{_newest_page(root)}    (Ctrl-C ends it)", flush=True)
+            wait_until_serving(servers[0], port=port, root=root)
+            page = f"http://127.0.0.1:{port}/{_newest_page(root)}"
+            print(f"MLflow: {page}    (Ctrl-C ends it; its log: {log_file(root)})", flush=True)
         dashboard = _dashboard(root, study, port=study_port)
         servers += [dashboard] if dashboard else []
         while servers and all(server.poll() is None for server in servers):

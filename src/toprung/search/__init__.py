@@ -1,1 +1,1 @@
-"""The searcher and the scheduler: Optuna's samplers and ASHA, told what really happened."""
+"""Search space, searcher and scheduler: Optuna's samplers and ASHA, with every trial's true outcome recorded."""

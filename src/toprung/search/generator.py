@@ -1,4 +1,4 @@
-"""Create Ray Tune's trials: a resumed trial keeps the id it had, and a trial whose process was lost starts again."""
+"""Create Ray Tune's trials: a resumed trial keeps its id, and a trial whose process was lost starts again."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ ShouldRestart = Callable[[str, Any], bool]
 
 
 class RestartableTrial(Trial):
-    """A trial that starts again, however often, when the process that trained it was lost.
+    """A trial that starts again, without a limit, if the process that trained it was lost.
 
-    Ray Tune has one limit for every error. Here an error that is no loss fails the trial at once.
+    Ray Tune has a single limit for all errors. Here any other error fails the trial at once.
     """
 
     def __init__(self, *args: Any, should_restart: ShouldRestart, **settings: Any) -> None:
         """Create the trial as Ray Tune does.
 
         Args:
-            *args: Ray Tune's.
-            should_restart: decides by the trial's id and an error whether the trial starts again.
-            **settings: Ray Tune's.
+            *args: Ray Tune's arguments.
+            should_restart: called with the trial's id and an error; returns whether the trial starts again.
+            **settings: Ray Tune's arguments.
         """
         super().__init__(*args, **settings)
         self._should_restart = should_restart
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what Ray Tune writes to disk; the policy belongs to this process."""
+        """Return what Ray Tune writes to disk, without the restart policy, which belongs to this process."""
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
         state.pop("_should_restart", None)
         return state
 
     def handle_error(self, exc: Any = None) -> None:
-        """Count the error as Ray Tune does, unless it is a loss (a test watches that Tune still calls this)."""
+        """Count the error as Ray Tune does, unless the trial starts again (a test checks that Tune calls this)."""
         if not self._should_restart(self.trial_id, exc):
             super().handle_error(exc)
 
 
 class SweepTrialGenerator(SearchGenerator):
-    """Create trials from what the searcher proposes, under the ids that the ledger knows them by."""
+    """Create trials from the searcher's proposals, with the ids that they have in the ledger."""
 
     searcher: LedgerSearch
 
@@ -55,13 +55,13 @@ class SweepTrialGenerator(SearchGenerator):
 
         Args:
             searcher: proposes the configurations.
-            should_restart: decides by a trial's id and an error whether the trial starts again.
+            should_restart: called with a trial's id and an error; returns whether the trial starts again.
         """
         super().__init__(searcher)
         self._should_restart = should_restart
 
     def create_trial_if_possible(self, experiment_spec: dict[str, Any]) -> Trial | None:
-        """Create the next trial, or none while enough trials run.
+        """Create the next trial, or return None while enough trials run.
 
         Ray Tune's own method draws an id for each trial and parses the whole experiment again.
         """

@@ -1,7 +1,7 @@
-"""A controlled experiment's trials, in the place of what a searcher would propose.
+"""The trials of a controlled experiment, which are listed in advance instead of proposed by a searcher.
 
-Optuna still records every one: what differs between the configurations are its parameters, each a choice among the
-values that occur, and the experiment's name and the seed are the trial's user attributes.
+Optuna records them too. The hyperparameters that differ between the configurations are its parameters, each a choice
+among the values that occur. The experiment's name and the seed are user attributes of the Optuna trial.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EXPERIMENT, SEED = "experiment", "seed"
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """One trial to come: its whole configuration, and which of it are Optuna's parameters."""
+    """A trial to run: its whole configuration, and those of its values that are Optuna's parameters."""
 
     experiment: str
     seed: int
@@ -31,23 +31,23 @@ class PlannedTrial:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What an Optuna trial carries to be known by."""
+        """The user attributes that identify the trial in Optuna's study."""
         return {EXPERIMENT: self.experiment, SEED: self.seed}
 
 
 class ExperimentPlan:
-    """All trials of a controlled experiment, in the order they are asked for: one seed's block after another.
+    """All trials of a controlled experiment in the order in which they run: seed by seed.
 
-    A hyperparameter that any configuration gives stands in all of them, with the trainer's default where it is left
-    out, so that configurations can be compared by what they say.
+    A hyperparameter that any configuration sets is in all of them, with the trainer's default where a configuration
+    leaves it out. So configurations can be compared value by value.
     """
 
     def __init__(self, sweep: Sweep, *, defaults: Mapping[str, Any]) -> None:
-        """Lay out the trials.
+        """List the trials.
 
         Args:
-            sweep: with experiments and seeds.
-            defaults: of the trainer.
+            sweep: a sweep with experiments and seeds.
+            defaults: the trainer's `DEFAULTS`.
         """
         given = dict.fromkeys(name for experiment in sweep.experiments for name in experiment.config)
         whole = {
@@ -72,21 +72,21 @@ class ExperimentPlan:
         }
 
     def __len__(self) -> int:
-        """How many trials there are."""
+        """Return the number of trials."""
         return len(self.trials)
 
     def __getitem__(self, index: int) -> PlannedTrial:
-        """The trial that is asked for in that place."""
+        """Return the trial at a position in the order."""
         return self.trials[index]
 
     def planned_trial(self, trial: optuna.Trial) -> PlannedTrial:
-        """What an Optuna trial was planned to be."""
+        """Return the planned trial that an Optuna trial stands for."""
         attributes = trial.user_attrs
         return self._by_attributes[attributes[EXPERIMENT], attributes[SEED]]
 
     @property
     def space(self) -> Space:
-        """Asks Optuna for the planned values, each among all that occur: a trial was enqueued with its own."""
+        """A space of all planned values; a trial gets its own because it was enqueued with them."""
 
         def planned(trial: optuna.Trial) -> None:
             for name, values in self.choices.items():

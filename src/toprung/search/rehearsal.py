@@ -1,13 +1,14 @@
-"""Try a search space before the sweep, on storage of the sweep's own kind, with trials as the sweep asks for them.
+"""Try a search space before the sweep, on the same kind of storage and with the same kind of trials as the sweep.
 
-What Optuna's in-memory storage or its `FixedTrial` would let pass, or does not have, shows here: choices that JSON
-changes, values that it cannot keep, `trial.study`.
+Optuna's in-memory storage and its `FixedTrial` would miss some errors, such as choices that JSON changes and values
+that it cannot store, and a `FixedTrial` has no `trial.study`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,11 +24,13 @@ from toprung.records.journal import batched_writes, storage_for_rehearsal
 from toprung.search.space import Space, build_config, check_known, plain_name
 from toprung.spec import Sweep
 
-PLAIN = (bool, int, float, str)  # what a recipe's constants and experiments take; JSON keeps each as it is
+PLAIN = (bool, int, float, str)  # the types of a recipe's constants and experiments; JSON stores each unchanged
+
+logger = logging.getLogger(__name__)
 
 
 class _DefaultsSampler(optuna.samplers.BaseSampler):
-    """Proposes the trainer's defaults, found under a qualified name too."""
+    """A sampler that proposes the trainer's defaults, for qualified names too."""
 
     def __init__(self, defaults: Mapping[str, Any], *, space_name: str) -> None:
         self._defaults, self._space_name = defaults, space_name
@@ -53,7 +56,7 @@ class _DefaultsSampler(optuna.samplers.BaseSampler):
 @contextlib.contextmanager
 def _study(sampler: optuna.samplers.BaseSampler, *, mode: str = "max") -> Iterator[optuna.Study]:
     with tempfile.TemporaryDirectory(prefix="toprung-space-") as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Choices for a categorical distribution")  # refused, in one line
+        warnings.filterwarnings("ignore", message="Choices for a categorical distribution")  # raised as an error below
         storage = storage_for_rehearsal(Path(folder))
         direction = optuna.study.StudyDirection.MAXIMIZE if mode == "max" else optuna.study.StudyDirection.MINIMIZE
         with batched_writes(storage):
@@ -64,12 +67,12 @@ def default_point(space: Space, defaults: Mapping[str, Any], *, space_name: str)
     """Return the author's default configuration as Optuna parameters, to be tried first.
 
     Args:
-        space: with its constants held.
-        defaults: the trainer's `DEFAULTS`, the sweep's constants over them.
+        space: the space, with its constants held fixed.
+        defaults: the trainer's `DEFAULTS`, overridden by the sweep's constants.
         space_name: the space's dotted name, for messages.
 
     Raises:
-        UserError: a default is outside the space, or the space fails or asks for a name that has no default.
+        UserError: a default is outside the space, the space raises, or it asks for a name that has no default.
     """
     with _study(_DefaultsSampler(defaults, space_name=space_name)) as study:
         trial = study.ask()
@@ -96,7 +99,7 @@ def _check_default(name: str, value: Any, distribution: BaseDistribution, *, def
         low, high, step = distribution.low, distribution.high, distribution.step
         if not low <= default <= high:
             raise UserError(
-                f"The trainer's default {plain_name(name)}={default} lies outside the space {space_name} "
+                f"The trainer's default {plain_name(name)}={default} is outside the space {space_name} "
                 f"({name} from {low} to {high}). Widen the range or change DEFAULTS."
             )
         try:
@@ -106,10 +109,10 @@ def _check_default(name: str, value: Any, distribution: BaseDistribution, *, def
                 f"The trainer's default {plain_name(name)}={default} is not on the grid of the space {space_name} "
                 f"({name} from {low} to {high} in steps of {step}). Change the range, the step or DEFAULTS."
             ) from None
-    elif value != default:  # the only choice that there is
+    elif value != default:  # a single choice
         raise UserError(
-            f"The trainer's default {plain_name(name)}={default} is not what the space {space_name} offers ({value}). "
-            "Offer it too, or change DEFAULTS."
+            f"The trainer's default {plain_name(name)}={default} is not the only choice of the space {space_name} "
+            f"({value}). Offer it too, or change DEFAULTS."
         )
 
 
@@ -121,28 +124,32 @@ def validate_space(
     num_samples: int = 32,
     prepare_study: Callable[[optuna.Study], object] | None = None,
 ) -> None:
-    """Sample a space at random; compare the names with what the trainer knows, and the values with what can be kept.
+    """Check a space on random samples: the trainer knows every name, and every value can be recorded.
+
+    Log a warning for each range whose upper end its steps do not reach.
 
     Args:
-        space: with its constants held.
-        sweep: whose space it is.
+        space: the space, with its constants held fixed.
+        sweep: the sweep.
         known: the names in the trainer's `DEFAULTS`.
-        num_samples: how many configurations to try.
-        prepare_study: adds to the study what the sweep's own will have before its first trial.
+        num_samples: how many configurations to sample.
+        prepare_study: adds to the study what the sweep's study will have before its first trial. The space has been
+            checked without it before, so that the warnings are not logged again.
 
     Raises:
-        UserError: the space fails, gives a name that the trainer does not know or a value that cannot be recorded, or
-            sets an attribute that is the ledger's own.
+        UserError: the space raises, gives a name that the trainer does not know or a value that cannot be recorded, or
+            sets an attribute that the ledger reserves.
     """
     known, space_name = set(known), str(sweep.space)
     check_known(sweep.constants, known, source="constants give", trainer=sweep.trainer)
     with _study(optuna.samplers.RandomSampler(seed=0), mode=sweep.mode) as study:
         if prepare_study is not None:
             prepare_study(study)
+        shortened: dict[str, str] = {}
         for _ in range(num_samples):
             trial = study.ask()
             try:
-                returned = space(trial)
+                returned = space(_RangeRecorder(trial, shortened))  # type: ignore[arg-type]
             except Exception as error:
                 raise UserError(f"The space {space_name} fails: {type(error).__name__}: {error}") from None
             if returned is not None and not isinstance(returned, dict):
@@ -161,11 +168,36 @@ def validate_space(
                 )
             names = {plain_name(name) for name in sampled}
             check_known(names, known, source=f"space {space_name} gives", trainer=sweep.trainer)
-            if own := next(filter(ledger.is_own_attribute, [*trial.user_attrs, *study.user_attrs]), None):
+            if reserved := next(filter(ledger.is_own_attribute, [*trial.user_attrs, *study.user_attrs]), None):
                 raise UserError(
-                    f'The space {space_name} sets the attribute "{own}", which is the ledger\'s own. Rename it.'
+                    f'The space {space_name} sets the attribute "{reserved}", which the ledger reserves. Rename it.'
                 )
             ledger.write_start(trial, trial_id=str(trial.number), config=build_config(sampled, sweep))
+    for name, text in shortened.items() if prepare_study is None else ():
+        logger.warning("The space %s: the steps of %s do not reach the end of its range (%s).", space_name, name, text)
+
+
+class _RangeRecorder:
+    """A trial that records each range that Optuna shortens because its step does not divide it."""
+
+    def __init__(self, trial: optuna.Trial, shortened: dict[str, str]) -> None:
+        self._trial, self._shortened = trial, shortened
+
+    def __getattr__(self, attribute: str) -> Any:
+        original = getattr(self._trial, attribute)
+        if attribute not in ("suggest_float", "suggest_int"):
+            return original
+
+        def suggest(name: str, *arguments: Any, **settings: Any) -> Any:
+            value = original(name, *arguments, **settings)
+            distribution = self._trial.distributions[name]
+            high = settings["high"] if "high" in settings else arguments[1]
+            if isinstance(distribution, FloatDistribution | IntDistribution) and distribution.high < high:
+                low, step = distribution.low, distribution.step
+                self._shortened[name] = f"from {low} to {high} in steps of {step}: {distribution.high} is the last"
+            return value
+
+        return suggest
 
 
 def _check_plain(values: Iterable[Any], name: str, *, space_name: str) -> None:
@@ -173,12 +205,11 @@ def _check_plain(values: Iterable[Any], name: str, *, space_name: str) -> None:
         if value is not None and not isinstance(value, PLAIN):
             raise UserError(
                 f'The space {space_name} gives "{name}" the value {value!r}, a {type(value).__name__}: only '
-                "numbers, text, "
-                f"True, False and None can be recorded. Offer names, such as {json.dumps(_as_name(value))}, "
-                "and let the trainer look them up."
+                "numbers, text, True, False and None can be recorded. Offer names, such as "
+                f"{json.dumps(_as_name(value))}, and let the trainer look them up."
             )
 
 
 def _as_name(value: Any) -> str:
-    """`(3, 3)` -> `3x3`."""
+    """Return a name for a value: `(3, 3)` -> `3x3`."""
     return "x".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

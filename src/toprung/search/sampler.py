@@ -11,12 +11,14 @@ from toprung.spec import Search
 
 
 def build_sampler(search: Search, *, num_asked: int = 0) -> optuna.samplers.BaseSampler:
-    """The tree-structured Parzen estimator (Bergstra et al. 2011) with every setting from the spec, or random search.
+    """Build a sampler with every setting from the spec: TPE, or random search.
+
+    TPE is the tree-structured Parzen estimator of Bergstra et al. (2011).
 
     Args:
         search: the settings.
-        num_asked: trials that the study has already been asked for: a sampler that goes on with a study must not draw
-            its first random numbers again, so its seed is derived from both.
+        num_asked: how many trials the study has already been asked for. The seed is derived from both, because a
+            sampler that continues a study must not draw its first random numbers again.
     """
     seed = search.seed
     if num_asked:
@@ -24,7 +26,7 @@ def build_sampler(search: Search, *, num_asked: int = 0) -> optuna.samplers.Base
     if search.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group`, since 2.8
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group`, since Optuna 2.8
         return optuna.samplers.TPESampler(
             seed=seed,
             n_startup_trials=search.num_startup_trials,

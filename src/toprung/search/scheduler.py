@@ -1,4 +1,4 @@
-"""ASHA as Ray Tune has it, with a memory: which trial was stopped at which rung, and what it would have needed."""
+"""Ray Tune's ASHA scheduler, extended to record at which rung a trial was stopped and which value it needed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 
-AUDIT_SEED = 0x415544  # keeps its random numbers apart from the sampler's, which has the same seed
+AUDIT_SEED = 0x415544  # makes the audit's random numbers differ from the sampler's, which has the same seed
 
 
 @dataclass(frozen=True)
 class StopDecision:
-    """Why a trial was stopped: its value at the rung, and the value that would have carried it on."""
+    """Why a trial was stopped: its value at the rung, and the value that it needed to continue."""
 
     rung: int
     value: float
@@ -33,9 +33,9 @@ class StopDecision:
 
 
 class RungScheduler(ASHAScheduler):
-    """Asynchronous successive halving on the epochs a loop reports.
+    """Asynchronous successive halving on the epochs that a training loop reports.
 
-    Epochs, not Tune's own iteration count, are the fidelity: a trial restored at epoch 5 goes on at 5.
+    The fidelity is the epoch, not Tune's iteration count: a trial restored at epoch 5 continues at 5.
     """
 
     def __init__(self, sweep: Sweep) -> None:
@@ -60,18 +60,21 @@ class RungScheduler(ASHAScheduler):
         self._is_in_audit_sample = partial(is_in_audit_sample, share=sweep.asha.audit_fraction, seed=sweep.search.seed)
 
     def exempt(self, trial_id: str) -> None:
-        """Let this trial run to the end whatever its rivals do: the default configuration, measured whole."""
+        """Never stop this trial: the default configuration runs for the full budget."""
         self._exempted.add(trial_id)
 
     def sample_for_audit(self, trial_id: str, *, number: int) -> None:
-        """Whether this trial would run on where it is stopped, decided before anything is known of it."""
+        """Draw whether this trial, if it is to be stopped, runs on for the audit; drawn before it reports anything."""
         if self._is_in_audit_sample(number):
             self._audit_sample.add(trial_id)
 
     def replay(self, trials: Iterable[TrialRecord]) -> None:
-        """Fill the rungs with what an earlier driver's trials reached, as if they had reported here.
+        """Fill the rungs with the results of an earlier driver's trials, as if they had been reported here.
 
-        A trial that was continued under another number counts once, as the one that continues it.
+        A trial that was continued under another number counts once, as the trial that continues it.
+
+        Args:
+            trials: all trials of the study.
         """
         trials = list(trials)
         continued = {trial.continues for trial in trials}
@@ -82,9 +85,9 @@ class RungScheduler(ASHAScheduler):
                 self.exempt(trial.trial_id)
             stand_in = cast("Trial", SimpleNamespace(trial_id=trial.trial_id))
             self.on_trial_add(cast("TuneController", None), stand_in)
-            judged_to = trial.audited.rung if trial.audited else self._top_rung - 1
+            last_judged = trial.audited.rung if trial.audited else self._top_rung - 1
             for number, epoch in sorted(trial.epochs_by_number.items()):
-                if number <= judged_to:
+                if number <= last_judged:
                     result = {"epoch": number, self._judged_by: epoch.metrics[self._judged_by]}
                     self.on_trial_result(cast("TuneController", None), stand_in, result)
             if trial.audited is not None:
@@ -93,11 +96,11 @@ class RungScheduler(ASHAScheduler):
         self.stops.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RungScheduler:
-        """The scheduler itself: the searcher asks this very object why a trial ended."""
+        """Return the scheduler itself: the searcher asks this object why a trial ended."""
         return self
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        """Ray's decision, with its reason kept; a trial that runs on for the audit is judged no more."""
+        """Return Ray Tune's decision and record its reason; a trial that runs on for the audit is not judged again."""
         epoch = result.get("epoch")
         if trial.trial_id in self.audited and epoch != self._top_rung:
             return TrialScheduler.CONTINUE
@@ -117,11 +120,19 @@ class RungScheduler(ASHAScheduler):
         return action
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
-        """Ray's own, which fills a rung that a trial skipped with its last value: not for one that ran on."""
-        has_no_place = trial.trial_id in self.audited or Failure.of(result) is not None
-        super().on_trial_complete(tune_controller, trial, {} if has_no_place else result)
+        """Let Ray Tune enter the last value into a skipped rung, unless the trial ran on for the audit or failed."""
+        is_excluded = trial.trial_id in self.audited or Failure.of(result) is not None
+        super().on_trial_complete(tune_controller, trial, {} if is_excluded else result)
 
 
 def is_in_audit_sample(number: int, *, share: float, seed: int) -> bool:
-    """Whether a trial is in the audit's random share: told by its number alone, so that a resumed sweep agrees."""
+    """Return whether a trial is in the audit's random sample.
+
+    Only the trial's number and the seed decide, so a resumed sweep draws the same sample.
+
+    Args:
+        number: the trial's number.
+        share: the fraction of trials in the sample.
+        seed: the search seed.
+    """
     return share > 0 and float(np.random.default_rng([seed, AUDIT_SEED, number]).random()) < share

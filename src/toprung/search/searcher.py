@@ -1,8 +1,8 @@
-"""OptunaSearch that writes the ledger: every trial is told to Optuna as what it was.
+"""OptunaSearch that writes the ledger, so that Optuna learns each trial's true outcome.
 
-Finished trials are told COMPLETE with their best value, trials that ASHA stopped PRUNED with every value they reached,
-trials that raised FAIL with the cause. Stock OptunaSearch tells all of them COMPLETE with the last value, or leaves
-them RUNNING.
+In Optuna, finished trials are COMPLETE with their best value, trials that ASHA stopped are PRUNED with every value that
+they reported, and trials that raised are FAIL, with the cause. Ray's OptunaSearch marks all of them COMPLETE with the
+last value, or leaves them RUNNING.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from toprung.spec import Sweep
 
 
 def open_study(storage: BaseStorage, *, sweep_dir: SweepDirectory, sweep: Sweep) -> optuna.Study:
-    """The sweep's study, made if it is not there: its name is the sweep's id."""
+    """Load or create the sweep's study, whose name is the sweep's id."""
     return optuna.create_study(
         storage=storage,
         study_name=sweep_dir.sweep_id,
@@ -40,7 +40,7 @@ def open_study(storage: BaseStorage, *, sweep_dir: SweepDirectory, sweep: Sweep)
 
 
 class Recorder(Protocol):
-    """What the searcher records trials with (`toprung.sweep.recorder.TrialRecorder`)."""
+    """Records trials for the searcher; `toprung.sweep.recorder.TrialRecorder` implements it."""
 
     @property
     def trial_ends(self) -> Mapping[str, End]:
@@ -60,7 +60,7 @@ class Recorder(Protocol):
 
 
 class LedgerSearch(OptunaSearch):
-    """Propose trials from the study, and record what becomes of them.
+    """Propose trials from the study, and record their results and how they end.
 
     The ledger is its only state, so the copies that Ray Tune makes of it are empty.
     """
@@ -80,20 +80,20 @@ class LedgerSearch(OptunaSearch):
         max_concurrent: Callable[[], int],
         plan: ExperimentPlan | None = None,
     ) -> None:
-        """Open the study: its open trials are resumed before any new one is proposed.
+        """Open the study. Its open trials are resumed before any new one is proposed.
 
         Args:
             sweep: the spec.
             sweep_dir: the sweep's directory.
             storage: the study's storage, which has no other writer.
-            space: the search space, with its constants held.
+            space: the search space, with its constants held fixed.
             first_points: Optuna parameters to try before anything is sampled, each for the full budget.
-            scheduler: knows why a trial was stopped.
+            scheduler: says why a trial was stopped.
             recorder: records each trial.
-            read_failure: reads what a trial whose process ended left about its failure, by trial id.
-            on_fault: called with a fault that ends the whole sweep: the disk is full, a worker has other code.
-            max_concurrent: returns how many trials may run at once, now.
-            plan: of a controlled experiment, whose trials are proposed in its order; `space` is its own.
+            read_failure: called with a trial's id; returns the failure that the trial's process wrote, if any.
+            on_fault: called with a fault that ends the whole sweep: the disk is full, or a worker has other code.
+            max_concurrent: returns how many trials may run at once at the moment.
+            plan: the trials of a controlled experiment, in order; `space` is then the plan's space.
         """
         self._sweep = sweep
         self._batched = partial(batched_writes, storage)
@@ -109,15 +109,15 @@ class LedgerSearch(OptunaSearch):
             study_name=sweep_dir.sweep_id,
             storage=storage,
         )
-        own = self._own_trials()
-        if not own:
+        own_trials = self._own_trials()
+        if not own_trials:
             for point in first_points:
                 self.study.enqueue_trial(point, user_attrs={"is_default": True})
-        self.num_asked = sum(trial.state is not TrialState.WAITING for trial in own)
+        self.num_asked = sum(trial.state is not TrialState.WAITING for trial in own_trials)
         self.study.sampler = build_sampler(sweep.search, num_asked=self.num_asked)
-        known = ledger.parse_study(self.study).trials
-        scheduler.replay(known)
-        self.resumed_trials = [trial for trial in known if trial.is_open and trial.optuna_state == "RUNNING"]
+        records = ledger.parse_study(self.study).trials
+        scheduler.replay(records)
+        self.resumed_trials = [trial for trial in records if trial.is_open and trial.optuna_state == "RUNNING"]
         self._waiting_resumed = list(self.resumed_trials)
         self._original_ids: dict[str, str] = {}
         self._running: set[str] = set()
@@ -132,17 +132,17 @@ class LedgerSearch(OptunaSearch):
 
     @property
     def study(self) -> optuna.Study:
-        """The Optuna study (Ray keeps it in a private field; a test watches it)."""
+        """The Optuna study (from a private field of Ray's searcher; a test checks that it exists)."""
         study: optuna.Study | None = self._ot_study
-        assert study is not None  # made by the constructor, since a space is given
+        assert study is not None  # the constructor creates it, since a space is given
         return study
 
     def original_id(self, tune_id: str) -> str:
-        """Return the id of the trial that `suggest` gave for an id that Tune drew: the old one of a resumed trial."""
+        """Return the trial id for an id that Tune drew for `suggest`: a resumed trial keeps its old id."""
         return self._original_ids.pop(tune_id, tune_id)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the next configuration, which the ledger then has; None while enough trials run."""
+        """Record the next trial in the ledger and return its configuration; return None while enough trials run."""
         if len(self._running) >= self._max_concurrent():
             return None
         resumed = self._waiting_resumed.pop(0) if self._waiting_resumed else None
@@ -153,10 +153,10 @@ class LedgerSearch(OptunaSearch):
         return [trial for trial in self.study.get_trials(deepcopy=False) if ledger.IMPORTED not in trial.user_attrs]
 
     def _enqueue(self, plan: ExperimentPlan) -> None:
-        """Enqueue the next planned trial, unless a driver that died has already done so."""
-        own = self._own_trials()
-        if not own or own[-1].state is not TrialState.WAITING:
-            planned = plan[len(own)]
+        """Enqueue the next planned trial, unless a driver that died had already enqueued it."""
+        own_trials = self._own_trials()
+        if not own_trials or own_trials[-1].state is not TrialState.WAITING:
+            planned = plan[len(own_trials)]
             self.study.enqueue_trial(planned.params, user_attrs=planned.attributes)
 
     def _new_trial(self, trial_id: str) -> dict[str, Any] | None:
@@ -165,7 +165,7 @@ class LedgerSearch(OptunaSearch):
         sampled = super().suggest(trial_id)
         if sampled is None:
             return None
-        trial: optuna.Trial = self._ot_trials[trial_id]  # Ray keeps it in a private field too
+        trial: optuna.Trial = self._ot_trials[trial_id]  # another private field of Ray's searcher
         config = (
             build_config(sampled, self._sweep) if self._plan is None else dict(self._plan.planned_trial(trial).config)
         )
@@ -178,7 +178,7 @@ class LedgerSearch(OptunaSearch):
         return config
 
     def _resume_trial(self, record: TrialRecord, tune_id: str) -> dict[str, Any] | None:
-        """Resume a trial of an earlier driver, or under the drawn id if it died before it had one."""
+        """Resume a trial of an earlier driver; a trial that had no id yet gets the id that Tune drew."""
         trial_id = record.trial_id or tune_id
         self._original_ids[tune_id] = trial_id
         self._ot_trials[trial_id] = ledger.open_trial(self.study, record.number)
@@ -189,7 +189,7 @@ class LedgerSearch(OptunaSearch):
         return {**record.config, "num_epochs": self._sweep.asha.max_epochs}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record an epoch after which the trial goes on."""
+        """Record an epoch after which the trial continues."""
         self._recorder.reported(trial_id, result, audited=self.scheduler.audited.get(trial_id))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -204,7 +204,7 @@ class LedgerSearch(OptunaSearch):
         elif not result or self._sweep.metric not in result:
             end = End("failed", cause="the loop ended without reporting an epoch")
         else:
-            end, last = self._end_for_stop(trial_id), result  # Tune reports the last epoch only here
+            end, last = self._end_for_stop(trial_id), result  # Tune passes the last epoch only here
         self._recorder.ended(trial_id, end, last=last, audited=audited)
 
     def _end_for_failure(self, failure: Failure | None) -> End:
@@ -224,8 +224,8 @@ class LedgerSearch(OptunaSearch):
         return End("stopped", rung=stop.rung, cause=f"ASHA: {stop.value:.4f}, needed {stop.needed:.4f}")
 
     def save(self, checkpoint_path: str) -> None:
-        """Tune's copy of the searcher: only where the truth is."""
+        """Write the ledger's path as Tune's copy of the searcher."""
         Path(checkpoint_path).write_text(json.dumps({"ledger": str(self._sweep_dir.ledger_file)}), encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore: the ledger is the state."""
+        """Do nothing: the ledger is the state."""

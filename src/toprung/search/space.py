@@ -1,13 +1,14 @@
-"""A search space at work: constants held fixed, names checked against the trainer, the author's default as a point.
+"""Search spaces: hold constants fixed, build a trial's configuration, and check names and types against the trainer.
 
-A hyperparameter that has a range of its own under another's choice carries that choice before a dot, `sgd.lr` and
-`adam.lr`: Optuna models the two ranges apart, the loop sees plain `lr`.
+A hyperparameter whose range depends on another's choice is named with that choice before a dot, as in `sgd.lr` and
+`adam.lr`. Optuna then models the two ranges separately, and the training loop receives plain `lr`.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -20,52 +21,68 @@ Space = Callable[[optuna.Trial], dict[str, Any] | None]
 
 
 def plain_name(name: str) -> str:
-    """`sgd.lr` -> `lr`."""
+    """Return the name that the training loop uses: `sgd.lr` -> `lr`."""
     return name.rpartition(".")[2]
 
 
 class _ConstantTrial:
-    """A trial that answers a held hyperparameter with its constant and asks Optuna for the rest."""
+    """A trial that returns the constants for the hyperparameters held fixed, and asks Optuna for the others."""
 
     def __init__(self, trial: Any, constants: Mapping[str, Any]) -> None:
         self._trial = trial
         self._constants = constants
-        self._answered: dict[str, Any] = {}
+        self._held: dict[str, Any] = {}
 
     @property
     def params(self) -> dict[str, Any]:
-        """Everything suggested so far, the constants too."""
-        return {**self._trial.params, **self._answered}
+        """Everything suggested so far, including constants."""
+        return {**self._trial.params, **self._held}
 
     def __getattr__(self, attribute: str) -> Any:
-        asked = getattr(self._trial, attribute)
+        original = getattr(self._trial, attribute)
         if not attribute.startswith("suggest_"):
-            return asked
+            return original
 
         def suggest(name: str, *arguments: Any, **settings: Any) -> Any:
             if plain_name(name) in self._constants:
-                return self._answered.setdefault(name, self._constants[plain_name(name)])
-            return asked(name, *arguments, **settings)
+                return self._held.setdefault(name, self._constants[plain_name(name)])
+            return original(name, *arguments, **settings)
 
         return suggest
 
 
 def with_constants(space: Space, constants: Mapping[str, Any]) -> Space:
-    """The space with `constants` held fixed: they are not sampled, and conditions see their values."""
-    return lambda trial: space(_ConstantTrial(trial, constants))  # type: ignore[arg-type]
+    """Return the space with `constants` held fixed: they are not sampled, and conditions see their values.
+
+    Optuna's warning of a step that does not divide its range is ignored: `rehearsal.validate_space` logs its own once,
+    with the hyperparameter's name.
+    """
+
+    def constant_space(trial: optuna.Trial) -> dict[str, Any] | None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The distribution is specified by", category=UserWarning)
+            return space(_ConstantTrial(trial, constants))  # type: ignore[arg-type]
+
+    return constant_space
 
 
 def build_config(sampled: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
-    """What the loop is given: sampled values by plain name, the constants, and the epoch budget."""
+    """Return the configuration for the training loop: sampled values by plain name, constants, and the epoch budget."""
     plain = {plain_name(name): value for name, value in sampled.items()}
     return {**plain, **sweep.constants, "num_epochs": sweep.asha.max_epochs}
 
 
 def check_known(names: Iterable[str], known: set[str], *, source: str, trainer: str) -> None:
-    """Compare hyperparameters from outside with those a trainer reads.
+    """Check that the trainer reads every hyperparameter.
+
+    Args:
+        names: the hyperparameters, by plain name.
+        known: the names in the trainer's `DEFAULTS`.
+        source: where the names come from, with its verb, for the message: "constants give".
+        trainer: the trainer's dotted name, for the message.
 
     Raises:
-        UserError: a name is not among them, or is one that the sweep itself gives to every trial.
+        UserError: the trainer does not know a name, or the sweep itself sets it for every trial.
     """
     for name in names:
         if name in FIELDS_OF_OWN_NAMES and name not in known:
@@ -74,8 +91,8 @@ def check_known(names: Iterable[str], known: set[str], *, source: str, trainer: 
                 f"{FIELDS_OF_OWN_NAMES[name]} of the recipe."
             )
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            similar = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {similar[0]}?" if similar else ""
             raise UserError(
                 f'The {source} "{name}", which the trainer {trainer} does not know.{hint} '
                 f"It knows {', '.join(sorted(known))}."
@@ -83,19 +100,24 @@ def check_known(names: Iterable[str], known: set[str], *, source: str, trainer: 
 
 
 def check_types(values: Mapping[str, Any], defaults: Mapping[str, Any], *, trainer: str) -> None:
-    """Compare hyperparameters from outside with the kind of the trainer's defaults (None takes anything).
+    """Check that hyperparameters have the types of the trainer's defaults; a default of None allows any type.
+
+    Args:
+        values: hyperparameters by plain name.
+        defaults: the trainer's `DEFAULTS`.
+        trainer: the trainer's dotted name, for the message.
 
     Raises:
-        UserError: a number is needed where text was given, or the like.
+        UserError: a value has another type than the default, such as text instead of a number.
     """
     for name, value in values.items():
         default = defaults.get(name)
         if default is None or value is None:
             continue
-        kinds = _kind(default), _kind(value)
-        if kinds[0] != kinds[1]:
+        needed, given = _kind(default), _kind(value)
+        if needed != given:
             raise UserError(
-                f"{name} cannot be {json.dumps(value)}: the trainer {trainer} takes {kinds[0]} there, such as its "
+                f"{name} cannot be {json.dumps(value)}: the trainer {trainer} takes {needed} there, such as its "
                 f"default {json.dumps(default)}."
             )
 

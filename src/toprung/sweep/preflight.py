@@ -12,6 +12,7 @@ from toprung.project.modules import find_source_file, import_dotted, trainer_def
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 from toprung.sweep.dependencies import check_dependencies
+from toprung.tracking import server
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def prepare_sweep(
     Raises:
         UserError: the first thing that cannot be used.
     """
+    server.check_reachable()
     if code is None:
         code = project
         check_dependencies(project, sources(project, sweep))

@@ -1,1 +1,1 @@
-"""MLflow: where runs are kept, one run a trial below one a sweep, and the user interface on loopback."""
+"""MLflow: record a sweep as a parent run with one child run per trial, and serve MLflow's pages on loopback."""

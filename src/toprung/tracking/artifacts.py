@@ -1,4 +1,4 @@
-"""Files that are written after a sweep has ended, kept with its own run in MLflow: the report, the confirmation."""
+"""Log what a command produces after the sweep, such as a report, a confirmation or a refit, to MLflow."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 def log_files(
     sweep_dir: SweepDirectory, files: Iterable[Path], *, folder: str, tags: Mapping[str, str] | None = None
 ) -> str:
-    """Log files to a sweep's own run; files of the same name are replaced. Gives the run's id.
+    """Log files to a sweep's own run, replacing files of the same name; return the run's id.
 
     Args:
-        sweep_dir: the sweep.
-        files: what to keep.
+        sweep_dir: the sweep's directory.
+        files: the files to log.
         folder: the artifact folder they go into.
-        tags: set on the run.
+        tags: tags to set on the run.
 
     Raises:
         UserError: MLflow has no run of the sweep, does not answer, or refuses.
@@ -47,28 +47,36 @@ def record_run(
     history: Mapping[int, Mapping[str, float]],
     files: Iterable[Path],
 ) -> str:
-    """A run of its own below a sweep's, for a training that was no trial. Gives its id.
+    """Record a training that was not a trial as a child run of the sweep's run; return the new run's id.
 
     Args:
-        sweep_dir: the sweep.
-        name: of the run, and its `toprung.kind`.
-        params: of the training.
+        sweep_dir: the sweep's directory.
+        name: the run's name and `toprung.kind`.
+        params: the training's hyperparameters.
         history: metrics by epoch.
-        files: kept with it.
+        files: the files to log.
 
     Raises:
         UserError: MLflow has no run of the sweep, does not answer, or refuses (some of) it.
     """
     parent_id, client = _client(sweep_dir)
     from mlflow.entities import Metric, Param
+    from mlflow.utils.mlflow_tags import (
+        MLFLOW_GIT_COMMIT,
+        MLFLOW_PARENT_RUN_ID,
+        MLFLOW_SOURCE_NAME,
+        MLFLOW_SOURCE_TYPE,
+        MLFLOW_USER,
+    )
 
     from toprung.tracking.batches import RunLog
     from toprung.tracking.client import MAX_PARAM_LENGTH
 
+    inherited = ("toprung.sweep_id", MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER, MLFLOW_GIT_COMMIT)
     with _translate_errors(sweep_dir):
         parent = client.get_run(parent_id)
-        tags = {key: value for key, value in parent.data.tags.items() if key.startswith("toprung.")}
-        tags |= {"mlflow.parentRunId": parent_id, "toprung.kind": name, "toprung.status": "finished"}
+        tags = {key: parent.data.tags[key] for key in inherited if key in parent.data.tags}
+        tags |= {MLFLOW_PARENT_RUN_ID: parent_id, "toprung.kind": name, "toprung.status": "finished"}
         run_id: str = client.create_run(parent.info.experiment_id, run_name=name, tags=tags).info.run_id
         time_ms = ledger.now_ms()
         log = RunLog(client)
@@ -78,8 +86,8 @@ def record_run(
                 *(Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in sorted(params.items())),
                 *(
                     Metric(key, value, time_ms, epoch)
-                    for epoch, result in history.items()
-                    for key, value in result.items()
+                    for epoch, metrics in history.items()
+                    for key, value in metrics.items()
                 ),
             ],
         )
@@ -92,7 +100,7 @@ def record_run(
 
 
 def _client(sweep_dir: SweepDirectory) -> tuple[str, MlflowClient]:
-    """The sweep's run, and a client; MLflow is imported where there is somebody to talk to."""
+    """Return the id of the sweep's run, and a client; MLflow is imported only if there is a run."""
     run_id, uri = sweep_dir.mlflow_run_id, server.tracking_uri(sweep_dir.path.parent)
     if run_id is None:
         raise UserError(f"MLflow has no run of {sweep_dir.sweep_id}. Type: toprung sync {sweep_dir.sweep_id}")
@@ -107,6 +115,7 @@ def _client(sweep_dir: SweepDirectory) -> tuple[str, MlflowClient]:
 
 @contextmanager
 def _translate_errors(sweep_dir: SweepDirectory) -> Iterator[None]:
+    """Raise an error of MLflow's client as a `UserError`."""
     from toprung.tracking.client import RequestRejected, ServerUnavailable, translate_errors
 
     try:
@@ -114,4 +123,4 @@ def _translate_errors(sweep_dir: SweepDirectory) -> Iterator[None]:
             yield
     except (ServerUnavailable, RequestRejected) as error:
         uri = server.masked(server.tracking_uri(sweep_dir.path.parent))
-        raise UserError(f"MLflow at {uri} has not taken it ({error}).") from None
+        raise UserError(f"MLflow at {uri} did not record this ({error}).") from None

@@ -1,4 +1,4 @@
-"""Log metrics, parameters and tags in as few requests as MLflow allows, without losing all to one that it refuses."""
+"""Log metrics, parameters and tags in as few requests as MLflow allows, without losing the rest to a refused item."""
 
 from __future__ import annotations
 
@@ -13,27 +13,31 @@ from toprung.tracking.client import RequestRejected, translate_errors
 
 Item: TypeAlias = Metric | Param | RunTag
 
-MAX_PER_BATCH = {Metric: 1000, Param: 100, RunTag: 100}  # MLflow's own limits
+MAX_PER_BATCH = {Metric: 1000, Param: 100, RunTag: 100}  # MLflow's limits
 KINDS = {Metric: "metric", Param: "parameter", RunTag: "tag"}
-REJECTED = "toprung.rejected"  # the tag that keeps what MLflow refused of a run
-MAX_SHOWN = 10  # in that tag, which MLflow cuts at some thousand characters
+REJECTED = "toprung.rejected"  # the tag that lists what MLflow refused of a run
+MAX_SHOWN = 10  # items in that tag, whose length MLflow limits to some thousand characters
 
 
 class RunLog:
-    """Logs to runs; what MLflow refuses of a run is kept in a tag of the run, and not sent again."""
+    """Logs to runs. What MLflow refuses is listed in a tag of the run, and not sent again."""
 
     def __init__(self, client: MlflowClient) -> None:
-        """Begin with nothing refused.
+        """Start with nothing refused.
 
         Args:
-            client: of the server.
+            client: a client of the server.
         """
         self._client = client
         self._rejected: dict[str, dict[str, str]] = {}
-        self._unsaved: set[str] = set()  # runs whose tag does not say it yet
+        self._unsaved: set[str] = set()  # runs whose tag is out of date
 
     def log(self, run_id: str, items: Iterable[Item]) -> None:
         """Log everything that MLflow accepts.
+
+        Args:
+            run_id: the run.
+            items: metrics, parameters and tags.
 
         Raises:
             ServerUnavailable: the server did not answer.
@@ -49,7 +53,7 @@ class RunLog:
         self.record_rejected(run_id, refused)
 
     def _log(self, run_id: str, items: Sequence[Item]) -> dict[str, str]:
-        """Log a batch, halving it until only refused items are left; return the reasons by their names."""
+        """Log a batch, halving it until only refused items are left; return the reasons by item name."""
         try:
             with translate_errors():
                 self._client.log_batch(
@@ -59,7 +63,7 @@ class RunLog:
                     tags=[item for item in items if isinstance(item, RunTag)],
                 )
         except RequestRejected as error:
-            with translate_errors():  # a run that was deleted refuses everything
+            with translate_errors():  # a deleted run refuses everything
                 if self._client.get_run(run_id).info.lifecycle_stage != "active":
                     raise
             if len(items) == 1:
@@ -69,7 +73,12 @@ class RunLog:
         return {}
 
     def record_rejected(self, run_id: str, refused: Mapping[str, str]) -> None:
-        """Keep what MLflow refused of a run in the run's tag, so that nobody takes the run for complete."""
+        """List what MLflow refused of a run in the run's tag, so that the run does not look complete.
+
+        Args:
+            run_id: the run.
+            refused: the reasons by item name.
+        """
         known = self._rejected.get(run_id, {})
         if not refused.keys() <= known.keys():
             known = self._rejected[run_id] = {**known, **refused}
@@ -84,16 +93,16 @@ class RunLog:
         self._unsaved.discard(run_id)
 
     def read(self, run: Run) -> None:
-        """Take over what an earlier driver noted of a run."""
+        """Read from a run's tag what an earlier driver recorded as refused."""
         try:
-            noted = json.loads(run.data.tags.get(REJECTED, "{}"))
-            earlier = {str(name): str(reason) for name, reason in noted.items()}
+            content = json.loads(run.data.tags.get(REJECTED, "{}"))
+            earlier = {str(name): str(reason) for name, reason in content.items()}
         except (ValueError, AttributeError):  # edited by hand
             earlier = {"...": "its tag cannot be read"}
         self._rejected[run.info.run_id] = {**earlier, **self._rejected.get(run.info.run_id, {})}
 
     def rejected(self, run_id: str) -> list[str]:
-        """Return what MLflow refused of a run, each with its reason."""
+        """Return a line for each item of a run that MLflow refused, with the reason."""
         return [f"{name[:100]}: {reason}" for name, reason in self._rejected.get(run_id, {}).items()]
 
 

@@ -1,7 +1,7 @@
-"""Ray's MLflow callback, which only wakes the writer: one parent run a sweep, one child run a trial, true statuses.
+"""A Ray Tune callback that wakes the MLflow writer.
 
-Ray's own callback sends each key in a request of its own from Tune's event loop, has no parent run, sends the
-hyperparameters again as metrics, and marks a trial that ASHA stopped as FINISHED.
+It replaces Ray's MLflow callback, which sends a request for each key from Tune's event loop, has no parent run, sends
+the hyperparameters again as metrics, and marks trials that ASHA stopped as FINISHED.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 
 class SweepMLflowCallback(MLflowLoggerCallback):
-    """Wake the writer whenever Ray Tune has news; the writer reads from the ledger what they are."""
+    """Wake the writer whenever a trial starts, reports or ends; the writer then reads the ledger."""
 
     def __init__(self, writer: WriterProcess) -> None:
-        """Do not import MLflow, as the stock callback's constructor would.
+        """Keep the writer, without importing MLflow as the constructor of Ray's callback does.
 
         Args:
-            writer: writes to MLflow in a process of its own.
+            writer: the process that writes to MLflow.
         """
         self._writer = writer
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing when Ray Tune pickles its set-up: the writer belongs to this process."""
+        """Return nothing when Ray Tune pickles its configuration: the writer belongs to this process."""
         return {}
 
     def setup(self, *args: Any, **settings: Any) -> None:
-        """Do nothing: the writer connects by itself."""
+        """Do nothing: the writer's process connects to MLflow."""
 
     def log_trial_start(self, trial: Trial) -> None:
-        """Wake a writer that runs; one is started by the first epoch, since a cold start needs the cores itself."""
+        """Wake the writer if it runs; only the first epoch starts it, to leave the cores to the starting workers."""
         self._writer.nudge(begin=False)
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
-        """Wake the writer for an epoch; a trial's last one is in the ledger with its end."""
+        """Wake the writer for an epoch; a trial's last epoch enters the ledger when the trial ends."""
         if not result.get("done"):
             self._writer.nudge()
 

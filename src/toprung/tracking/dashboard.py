@@ -1,4 +1,4 @@
-"""optuna-dashboard over one sweep's study, on loopback, in a process of its own that cannot write into the ledger.
+"""Serve optuna-dashboard for one sweep's study on loopback, in a separate process that cannot write to the ledger.
 
 python -m toprung.tracking.dashboard '{"directory": ..., "port": 8080}'
 """
@@ -23,8 +23,8 @@ def serve_dashboard(sweep_dir: SweepDirectory, *, port: int) -> subprocess.Popen
     """Start optuna-dashboard on loopback.
 
     Args:
-        sweep_dir: the sweep whose study is shown.
-        port: on this machine's loopback.
+        sweep_dir: the directory of the sweep whose study is shown.
+        port: a port of this machine's loopback.
 
     Raises:
         UserError: it is not installed, the port cannot be used, or the sweep has no study yet.
@@ -35,7 +35,7 @@ def serve_dashboard(sweep_dir: SweepDirectory, *, port: int) -> subprocess.Popen
         raise UserError(f"{sweep_dir.sweep_id} has no study yet.")
     check_port(port, option="--study-port")
     task = json.dumps({"directory": str(sweep_dir.path), "port": port})
-    # Its access log is no news; a session of its own, so that Ctrl-C reaches us alone.
+    # Drop its access log. In a session of its own, Ctrl-C reaches only this process.
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "toprung.tracking.dashboard", task],
         stderr=subprocess.DEVNULL,
@@ -44,7 +44,7 @@ def serve_dashboard(sweep_dir: SweepDirectory, *, port: int) -> subprocess.Popen
 
 
 def main(task: dict[str, str | int]) -> None:
-    """Serve until ended."""
+    """Serve until the process is ended."""
     from optuna_dashboard import run_server
 
     storage = read_only_storage(SweepDirectory(Path(str(task["directory"]))))

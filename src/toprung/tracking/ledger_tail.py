@@ -1,4 +1,4 @@
-"""Read a ledger while its driver writes it."""
+"""Follow a ledger while its driver writes it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from toprung.records.sweep_dir import SweepDirectory
 
 
 class LedgerTail:
-    """Return the trials that have changed since the last call.
+    """Returns the trials that have changed since the last call.
 
-    Optuna reads a journal from where it stopped before, and replaces a trial that has a new record; a database returns
-    the trials that have not ended anew. So a call costs what is new, and one comparison a trial.
+    Optuna reads a journal from where it last stopped, and replaces each trial that has a new record. From a database it
+    reads the trials that have not ended again. So a call costs the new records, and one comparison per trial.
     """
 
     def __init__(self, sweep_dir: SweepDirectory) -> None:
@@ -25,14 +25,14 @@ class LedgerTail:
         """
         self._sweep_dir = sweep_dir
         self._study: optuna.Study | None = None
-        self._seen: list[optuna.trial.FrozenTrial | None] = []
+        self._last_trials: list[optuna.trial.FrozenTrial | None] = []
 
     def reset(self) -> None:
         """Return every trial at the next call."""
-        self._seen = []
+        self._last_trials = []
 
     def poll(self) -> list[TrialRecord]:
-        """Return the trials with new records, in the order of their numbers.
+        """Return the trials with new records, by number.
 
         Raises:
             UserError: the ledger cannot be read.
@@ -42,9 +42,9 @@ class LedgerTail:
         if self._study is None:
             return []
         trials = self._study.get_trials(deepcopy=False)
-        observed = [*self._seen, *[None] * (len(trials) - len(self._seen))]
-        self._seen = list(trials)
-        changed = [trial for trial, before in zip(trials, observed, strict=True) if trial is not before]
+        before = [*self._last_trials, *[None] * (len(trials) - len(self._last_trials))]
+        self._last_trials = list(trials)
+        changed = [trial for trial, last in zip(trials, before, strict=True) if trial is not last]
         return ledger.parse_records(self._study, changed)
 
     def _open(self) -> optuna.Study | None:

@@ -1,4 +1,4 @@
-"""MLflow's records without a server: an SQLite file and a folder of artifacts, both below the storage root."""
+"""MLflow's store without a server: an SQLite file and an artifact folder, both below the storage root."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def database_uri(root: Path) -> str:
     """Return the URI of the SQLite file below a storage root.
 
     Raises:
-        UserError: the installed SQLAlchemy has no URI for this path.
+        UserError: the installed SQLAlchemy cannot express this path as a URI.
     """
     return sqlite_uri(root.resolve() / DATABASE)
 
@@ -30,15 +30,15 @@ def sqlite_uri(file: Path) -> str:
     """Return SQLAlchemy's URI of an SQLite file.
 
     Raises:
-        UserError: the installed SQLAlchemy has no URI for this path.
+        UserError: the installed SQLAlchemy cannot express this path as a URI.
     """
     path = str(file)
-    if not {"%", "?"} & set(path):  # the two characters that have another meaning in the path of such a URI
+    if not {"%", "?"} & set(path):  # the two characters with a special meaning in such a URI
         return f"sqlite:///{path}"
     from sqlalchemy.engine import URL, make_url
 
-    # With the driver's name, because MLflow creates the parent folder of whatever follows "sqlite:///" without decoding
-    # it: /x/50%2520off beside /x/50%20off.
+    # The scheme names the driver, because MLflow creates the parent folder of the path after "sqlite:///" without
+    # decoding it: /x/50%2520off beside /x/50%20off.
     uri = URL.create("sqlite+pysqlite", database=path).render_as_string()
     if make_url(uri).database != path:
         raise UserError(
@@ -49,7 +49,7 @@ def sqlite_uri(file: Path) -> str:
 
 
 def database_file(uri: str) -> Path | None:
-    """Return the file that an SQLite URI names, or None if it names none."""
+    """Return the file of an SQLite URI, or None for any other URI."""
     if not uri.startswith("sqlite"):
         return None
     from sqlalchemy.engine import make_url
@@ -72,14 +72,14 @@ def artifact_uri(root: Path) -> str:
 def follow_move(root: Path) -> str | None:
     """Correct the artifact locations of a store whose folder was moved or copied.
 
-    MLflow records them as absolute URIs and has no call that changes them: a new run in an old experiment would bring
-    the former folder back, or write into the project that this one was copied from.
+    MLflow records them as absolute URIs and has no function to change them. Without a correction, a new run in an old
+    experiment would create the former folder again, or write into the project that this one was copied from.
 
     Args:
         root: the storage root.
 
     Returns:
-        a line that says what changed, or None if nothing did.
+        A line that says what changed, or None if nothing did.
 
     Raises:
         UserError: the database cannot be read or written.
@@ -96,7 +96,7 @@ def follow_move(root: Path) -> str | None:
     except sqlite3.Error as error:
         raise UserError(
             f"{file} cannot be used ({error}). Restore it from a backup, or move it away: "
-            "each sweep's records are made again by toprung sync SWEEP"
+            "toprung sync SWEEP records each sweep again"
         ) from None
     folders = [_path(location).parent for location in former if _path(location) != _path(here)]
     if not folders:
@@ -107,15 +107,25 @@ def follow_move(root: Path) -> str | None:
 
 
 def _artifact_folders(database: sqlite3.Connection) -> list[str]:
-    """Return the locations of toprung's own kind that experiments have; a new, empty file has none."""
+    """Return the experiments' artifact locations that toprung set; a new, empty file has none."""
     if not database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'experiments'").fetchone():
         return []
-    result = database.execute("SELECT DISTINCT artifact_location FROM experiments")
-    return [each for (each,) in result if each and each.startswith("file:") and each.endswith(f"/{ARTIFACTS}")]
+    locations = database.execute("SELECT DISTINCT artifact_location FROM experiments")
+    return [
+        location
+        for (location,) in locations
+        if location and location.startswith("file:") and location.endswith(f"/{ARTIFACTS}")
+    ]
 
 
 def _replace(database: sqlite3.Connection, former: str, here: str) -> None:
-    """Replace the beginning of all locations; a run keeps its own if its files are at the former place alone."""
+    """Replace the start of all locations, except of runs whose files are only at the former location.
+
+    Args:
+        database: the open database.
+        former: the URI of the former artifact folder.
+        here: the URI of the artifact folder now.
+    """
     size = len(former) + 1
     database.execute("BEGIN IMMEDIATE")
     database.execute(

@@ -1,7 +1,7 @@
-"""MLflow as the ledger's mirror: everything is sent once, in order, whatever broke in between.
+"""Mirror a sweep's ledger in MLflow: deliver everything once and in order, across faults on either side.
 
-The server itself is asked what it has before anything is sent a second time, so a request that was never answered
-neither loses nor doubles what it carried.
+Before anything is sent again, the server is asked what it has. So a request whose answer was lost neither loses data
+nor duplicates it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PARENT_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KI
 
 @dataclass
 class _Sent:
-    """What the server has of a trial: `epoch` is None until it has been asked."""
+    """What the server has of a trial. `epoch` is None until the server has been asked."""
 
     run_id: str
     number: str
@@ -38,11 +38,11 @@ class _Sent:
 
 
 def open_sweep(sweep_dir: SweepDirectory, *, sweep: Sweep) -> MlflowSweep:
-    """The sweep's run in MLflow, found or made.
+    """Find or create the sweep's run in MLflow.
 
     Raises:
         UserError: MLflow refuses, or the sweep's files cannot be read.
-        toprung.tracking.client.ServerUnavailable: it does not answer.
+        toprung.tracking.client.ServerUnavailable: MLflow does not answer.
     """
     from toprung.tracking.client import MlflowSweep
 
@@ -57,6 +57,7 @@ def open_sweep(sweep_dir: SweepDirectory, *, sweep: Sweep) -> MlflowSweep:
         sweep_id=sweep_dir.sweep_id,
         started=driver_runs[0].time_ms if driver_runs else ledger.now_ms(),
         lineage=_lineage(sweep_dir),
+        source=_source(sweep_dir),
         top_rung=sweep.rungs[-1],
         note=_sweep_note(sweep_dir, sweep),
         experiment_tags=notes.experiment_tags(sweep),
@@ -68,13 +69,20 @@ def _lineage(sweep_dir: SweepDirectory) -> Lineage:
     return Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
 
 
+def _source(sweep_dir: SweepDirectory) -> str:
+    """Return the recipe's dotted name, or the command that started a sweep without one."""
+    confirmed = confirmed_sweep_id(sweep_dir)
+    recipe = sweep_dir.read(sweep_dir.spec_file).get("recipe")
+    return str(recipe or ("toprung sweep" if confirmed is None else f"toprung confirm {confirmed}"))
+
+
 def _sweep_note(sweep_dir: SweepDirectory, sweep: Sweep) -> str:
     confirms = confirmed_sweep_id(sweep_dir)
     return notes.sweep_note(sweep, sweep_id=sweep_dir.sweep_id, lineage=_lineage(sweep_dir), confirms=confirms)
 
 
 class Mirror:
-    """One sweep's runs in MLflow, each brought up to what the ledger says."""
+    """One sweep's runs in MLflow, kept up to date with its ledger."""
 
     def __init__(
         self,
@@ -86,15 +94,15 @@ class Mirror:
         problems: list[str] | None = None,
         download_files: Callable[[str], str | None] = lambda trial_id: None,
     ) -> None:
-        """Look at what the server has.
+        """Ask the server which runs it has.
 
         Args:
-            sweep: the open run.
-            sweep_dir: the sweep's.
-            on_run: told a trial's id and its new run's id.
-            on_artifacts_logged: told that a trial's files are in MLflow.
-            problems: what MLflow does not have and why is appended here; what it refused before is the beginning.
-            download_files: called with an ended trial's id before its files are logged; returns a problem.
+            sweep: the sweep's open run.
+            sweep_dir: the sweep's directory.
+            on_run: called with a trial's id and its run's id.
+            on_artifacts_logged: called with the id of a trial whose files are in MLflow.
+            problems: a list to which every item that MLflow does not have is appended, with the reason.
+            download_files: called with an ended trial's id before its files are logged; returns a problem, or None.
         """
         self._sweep, self._sweep_dir, self._spec = sweep, sweep_dir, sweep_dir.spec()
         self._on_run, self._on_artifacts_logged = on_run, on_artifacts_logged
@@ -104,7 +112,7 @@ class Mirror:
         self.refresh()
 
     def refresh(self) -> None:
-        """Ask the server again: after an unanswered request nobody knows what it has."""
+        """Ask the server again which runs it has: after an unanswered request only the server knows."""
         self._sent = {
             trial_id: _Sent(
                 run.run_id,
@@ -119,15 +127,15 @@ class Mirror:
             self._record_rejected(sent)
 
     def runs(self) -> dict[str, str]:
-        """Run ids by trial id."""
+        """Return run ids by trial id."""
         return {trial_id: sent.run_id for trial_id, sent in self._sent.items()}
 
     def sync(self, trials: Iterable[TrialRecord], *, driver_alive: bool) -> None:
-        """Send everything that the ledger has of some trials and the server has not.
+        """Send everything that the ledger has of some trials and the server does not.
 
         Args:
             trials: the trials that have changed, or all.
-            driver_alive: whether open trials are really running; those of a dead driver are closed.
+            driver_alive: whether open trials are running; those of a dead driver are closed.
         """
         from toprung.tracking.client import RequestRejected
 
@@ -140,19 +148,15 @@ class Mirror:
                 continue
             try:
                 self._sync_trial(trial, driver_alive=driver_alive)
-            except (
-                RequestRejected,
-                KeyError,
-                TypeError,
-                ValueError,
-            ) as error:  # one bad trial must not end all the others
-                is_refusal = isinstance(error, RequestRejected)
-                self._note([f"trial {trial.number}: {error if is_refusal else repr(error)}"])
+            except RequestRejected as error:
+                self._note([f"trial {trial.number}: {error}"])
+            except (KeyError, TypeError, ValueError) as error:  # a bad record must not keep back the other trials
+                self._note([f"trial {trial.number}: {error!r}"])
 
     def _sync_trial(self, trial: TrialRecord, *, driver_alive: bool) -> None:
         sent = self._sent.get(trial.trial_id)
         if sent is not None and sent.epoch is None and sent.run_id != trial.mlflow_run_id:
-            self._sweep.log_config(sent.run_id, trial.config)  # the answer was lost: perhaps only the run was created
+            self._sweep.log_config(sent.run_id, trial.config)  # after a lost answer the run may have no parameters yet
             self._on_run(trial.trial_id, sent.run_id)
         if sent is None:
             sent = self._start_trial(trial)
@@ -163,8 +167,8 @@ class Mirror:
         if trial.end:
             self._end_trial(trial, sent, trial.end)
         elif not driver_alive:
-            last = max((epoch.time_ms for epoch in trial.epochs_by_number.values()), default=trial.started_ms)
-            self._sweep.interrupt(sent.run_id, time_ms=last)
+            last_ms = max((epoch.time_ms for epoch in trial.epochs_by_number.values()), default=trial.started_ms)
+            self._sweep.interrupt(sent.run_id, time_ms=last_ms)
             sent.status, sent.status_tag = "ENDED", "interrupted"
 
     def _start_trial(self, trial: TrialRecord) -> _Sent:
@@ -181,7 +185,7 @@ class Mirror:
         return sent
 
     def _log_epochs(self, trial: TrialRecord, sent: _Sent) -> None:
-        """Log the epochs that the server has not, with the best value and its epoch as they improve."""
+        """Log the epochs that the server does not have. Those that improve the best value also log it."""
         if sent.epoch is None:
             sent.epoch = self._sweep.last_step(sent.run_id, self._spec.metric)
         epochs, best = [], None
@@ -206,9 +210,9 @@ class Mirror:
         self._on_artifacts_logged(trial.trial_id)
 
     def _download_trial(self, trial_id: str) -> None:
-        """Have the files of a trial that ran on another machine."""
+        """Download the files of a trial that ran on another machine."""
         if (problem := self._download_files(trial_id)) is not None:
-            self.problems.append(f"trial {trial_id}: its files were not at hand: {problem}")
+            self.problems.append(f"trial {trial_id}: its files could not be downloaded: {problem}")
 
     def _record_rejected(self, sent: _Sent) -> None:
         self._note(f"trial {sent.number}: {refusal}" for refusal in self._sweep.log.rejected(sent.run_id))
@@ -217,7 +221,11 @@ class Mirror:
         self.problems += [problem for problem in problems if problem not in self.problems]
 
     def finish(self, trials: list[TrialRecord]) -> None:
-        """End the sweep's own run as `status.json` says it ended."""
+        """End the sweep's own run with the status and reason in `status.json`.
+
+        Args:
+            trials: all trials of the sweep.
+        """
         sweep_dir, sweep = self._sweep_dir, self._spec
         try:
             state = sweep_dir.read(sweep_dir.status_file)
@@ -226,23 +234,23 @@ class Mirror:
         status = str(state.get("status", "interrupted"))
         status = "interrupted" if status == "running" else status
         reason = state.get("reason") or ("the driver died" if status == "interrupted" else None)
-        order = rank_trials(trials, mode=sweep.mode)
-        asked = [trial for trial in trials if trial.trial_id]
+        ranking = rank_trials(trials, mode=sweep.mode)
+        started = [trial for trial in trials if trial.trial_id]
         metrics = {
-            "toprung/trials": float(len(asked)),
-            "toprung/epochs": float(sum(len(trial.epochs_by_number) for trial in asked)),
+            "toprung/trials": float(len(started)),
+            "toprung/epochs": float(sum(len(trial.epochs_by_number) for trial in started)),
         }
         tags = {"toprung.status": status}
         if reason:
             tags["error" if status == "failed" else "stop_reason"] = str(reason)
-        if order and order[0].value is not None:
-            metrics[f"best/{sweep.metric}"] = order[0].value
-            tags["toprung.best_trial_id"] = order[0].trial_id
+        if ranking and ranking[0].value is not None:
+            metrics[f"best/{sweep.metric}"] = ranking[0].value
+            tags["toprung.best_trial_id"] = ranking[0].trial_id
         tags[notes.NOTE] = notes.ended_note(
             _sweep_note(sweep_dir, sweep),
             status=status,
             reason=str(reason) if reason else None,
-            best=order[0] if order else None,
+            best=ranking[0] if ranking else None,
             metric=sweep.metric,
         )
         self._sweep.end(
@@ -255,5 +263,5 @@ class Mirror:
         self._note(f"the sweep: {refusal}" for refusal in self._sweep.log.rejected(self._sweep.run_id))
 
     def reopen_sweep(self) -> None:
-        """The sweep's own run is open (again)."""
+        """Mark the sweep's own run as running again."""
         self._sweep.reopen(self._sweep.run_id)

@@ -1,4 +1,4 @@
-"""Locate the MLflow tracking server, and check that it can be reached."""
+"""Locate the MLflow tracking server, and check that it can be used."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ ENVIRONMENT = "MLFLOW_TRACKING_URI"
 
 
 def tracking_uri(root: Path) -> str:
-    """`MLFLOW_TRACKING_URI` where it is set, else a sqlite file below the storage root."""
+    """Return `MLFLOW_TRACKING_URI` if it is set, else the URI of the SQLite file below the storage root."""
     return os.environ.get(ENVIRONMENT) or local_store.database_uri(root)
 
 
 def is_local() -> bool:
-    """Whether runs are recorded below the storage root: the environment names no other place."""
+    """Return whether runs are recorded below the storage root, since `MLFLOW_TRACKING_URI` is not set."""
     return not os.environ.get(ENVIRONMENT)
 
 
@@ -30,8 +30,24 @@ def follow_move(root: Path) -> str | None:
     return local_store.follow_move(root) if is_local() else None
 
 
+def check_reachable() -> None:
+    """Check that `MLFLOW_TRACKING_URI` has a valid form and that something listens there, in milliseconds.
+
+    A sweep calls this before it starts Ray. Whether MLflow answers, and accepts the password, is checked in another
+    process while Ray starts (`WriterProcess.start_check`).
+
+    Raises:
+        UserError: MLflow cannot be used.
+    """
+    if not is_local():
+        from toprung.tracking.connection import check_address, check_listening
+
+        check_address(os.environ[ENVIRONMENT])
+        check_listening(os.environ[ENVIRONMENT])
+
+
 def check_usable(root: Path) -> None:
-    """Ask MLflow's client whether it can use what the environment names; the local store is not asked.
+    """Check with MLflow's client that it can use `MLFLOW_TRACKING_URI`; the local store is not checked.
 
     Raises:
         UserError: it cannot.
@@ -43,11 +59,11 @@ def check_usable(root: Path) -> None:
 
 
 def artifact_location(root: Path, uri: str) -> str | None:
-    """A folder beside our own sqlite file; elsewhere the server decides."""
+    """Return a folder beside an SQLite file for artifacts, or None for a server, which has its own location."""
     return local_store.artifact_uri(root) if uri.startswith("sqlite") else None
 
 
 def masked(uri: str) -> str:
-    """A text whose URIs are without user name, password and secrets in their query: `https://***@host/?token=***`."""
-    without = re.sub(r"(?<=://)[^/\s][^\s]*(?=@)", "***", uri)  # to the last @: a password may hold one, or a slash
+    """Return a text without user names, passwords and secret query parameters: `https://***@host/?token=***`."""
+    without = re.sub(r"(?<=://)[^/\s][^\s]*(?=@)", "***", uri)  # to the last @: a password may contain @ or a slash
     return re.sub(r"(?i)([?&][^=&\s]*(?:pass|pwd|secret|token|key)[^=&\s]*=)[^&\s]+", r"\1***", without)

@@ -1,7 +1,7 @@
-"""Write a sweep to MLflow by reading its ledger, in a thread: neither a trial nor Tune's event loop waits for a server.
+"""Write a sweep to MLflow from its ledger, in a thread, so that neither trials nor Tune's event loop wait for a server.
 
-There is one way for everything: live delivery, catching up after a fault, and `toprung sync` compare what the ledger
-has with what the server has, and send the difference (docs/decisions/0005).
+Live delivery, catching up after a fault, and `toprung sync` all work the same way: they compare the ledger with the
+server and send the difference (docs/decisions/0005).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MIN_POLL_SECONDS = 0.1  # what is reported meanwhile goes in the same requests
+MIN_POLL_SECONDS = 0.1  # reports within this time share a request
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 15.0
 CLOSE_TIMEOUT_SECONDS = 30.0
 
 
 class TrackingWriter:
-    """Bring MLflow up to the ledger whenever it is woken."""
+    """Sends what is new in the ledger to MLflow whenever it is woken."""
 
     def __init__(
         self,
@@ -47,23 +47,19 @@ class TrackingWriter:
         """Wait for the first `nudge`. All callables are called in the writer's thread.
 
         Args:
-            open_sweep: connects, and finds or starts the sweep's run.
+            open_sweep: connects to MLflow, and finds or creates the sweep's run.
             sweep_dir: the sweep's directory.
-            on_open: called with the sweep's run.
+            on_open: called with the sweep's run when it is open.
             on_run: called with a trial's id and its run's id.
             on_artifacts_logged: called with the id of a trial whose files are in MLflow.
             on_rejected: called when MLflow cannot be used at all.
-            is_behind: an earlier driver or writer has begun the sweep's run, and may have ended it.
-            download_files: called with an ended trial's id before its files are logged; returns a problem.
+            is_behind: whether an earlier driver or writer began the sweep's run, and may have ended it.
+            download_files: called with an ended trial's id before its files are logged; returns a problem, or None.
         """
         self._open_sweep, self._sweep_dir = open_sweep, sweep_dir
         self._download_files = download_files
-        self._on_open, self._on_run, self._on_artifacts_logged, self._on_rejected = (
-            on_open,
-            on_run,
-            on_artifacts_logged,
-            on_rejected,
-        )
+        self._on_open, self._on_run = on_open, on_run
+        self._on_artifacts_logged, self._on_rejected = on_artifacts_logged, on_rejected
         self._tail = LedgerTail(sweep_dir)
         self._thread: threading.Thread | None = None
         self._woken, self._closing = threading.Event(), threading.Event()
@@ -78,17 +74,17 @@ class TrackingWriter:
         self.tracking_error: str | None = None
 
     def nudge(self) -> None:
-        """Say that the ledger has news."""
+        """Wake the writer: the ledger has new records."""
         self._woken.set()
         if self._thread is None and not self._closing.is_set():
             self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
             self._thread.start()
 
     def close(self, *, finish: bool) -> None:
-        """Deliver what is left, for as long as is reasonable, and end.
+        """Deliver the rest, retrying for half a minute, and end the thread.
 
         Args:
-            finish: end the sweep's own run too, as `status.json` says.
+            finish: whether to end the sweep's own run too, with the status in `status.json`.
         """
         if self._thread is None and not finish:
             return
@@ -108,7 +104,7 @@ class TrackingWriter:
                 if self._deliver():
                     return
                 pause = MIN_BACKOFF_SECONDS
-            except RequestRejected as error:  # such as a run that somebody deleted: it will be refused every time
+            except RequestRejected as error:  # such as a deleted run, which is refused every time
                 self._record_problem(str(error))
                 if self._closing.is_set():
                     return
@@ -119,7 +115,7 @@ class TrackingWriter:
                     self._on_rejected()
                     return
                 if not isinstance(error, ServerUnavailable) and study_failure(error) is None:
-                    logger.exception("MLflow: the writer ends")  # nobody else can say that what is left will not arrive
+                    logger.exception("MLflow: the writer ends")  # the rest is not delivered
                     self.tracking_error = f"{type(error).__name__}: {error}"
                     return
                 logger.warning("MLflow waits: %s", error)
@@ -133,7 +129,7 @@ class TrackingWriter:
                 pause = min(2 * pause, MAX_BACKOFF_SECONDS)
 
     def _deliver(self) -> bool:
-        """Send what the server has not; return whether all is done."""
+        """Send what the server does not have; return whether the writer is done."""
         mirror = self._mirror or self._open()
         if self._is_stale:
             mirror.refresh()
@@ -146,7 +142,7 @@ class TrackingWriter:
             self._closing.wait(MIN_POLL_SECONDS)
             self._woken.wait()
             return False
-        if self._was_stale:  # one look more: what seemed lost may have arrived late, and created a run a second time
+        if self._was_stale:  # ask once more: a request that seemed lost may have arrived late and created a second run
             self._was_stale, self._is_stale = False, True
             return False
         if self._finishing:
