@@ -35,6 +35,6 @@ def test_trials_run_on_both_nodes_and_nothing_is_left_there(two):
     ):
         assert two.sweep(*settings).finish(2).stderr.startswith(told)
     wrong = two.sweep(RAY_AUTH_TOKEN="0" * 64).finish(2).stderr
-    assert wrong.startswith(f"The cluster at {two.cluster.address} does not take the token from RAY_AUTH_TOKEN. ")
+    assert wrong.startswith(f"The cluster at {two.cluster.address} refuses the token from RAY_AUTH_TOKEN. ")
     assert "0" * 64 not in wrong
     assert sorted(two.arena.root.glob("*/sweep.json")) == before

@@ -27,7 +27,7 @@ def test_the_project_is_found_from_any_folder_inside_it(workbench):
 
 def test_outside_a_workbench_a_person_is_told_what_one_is(tmp_path):
     (tmp_path / "tune").mkdir()
-    with pytest.raises(UserError, match="is not inside a workbench: a folder with tune, trainers and search_spaces"):
+    with pytest.raises(UserError, match="not inside a toprung project, a folder with tune, trainers and search_spaces"):
         w.find_project(tmp_path)
 
 
@@ -82,16 +82,16 @@ HEAD = "from toprung.spec import Asha, Sweep\n\n\ndef sweep():\n"
         ("tune.wrong", "def sweep(:\n", "The recipe tune.wrong fails: SyntaxError: "),
         ("tune.wrong", "import no_such_module\n", "No module named 'no_such_module' (tune/wrong.py line 1)"),
         ("tune.wrong", HEAD + "    return 3\n", "The recipe tune.wrong returns int; it must return a toprung"),
-        ("tune.wrong", HEAD + "    return Sweep(name='a')\n", 'The recipe tune.wrong is wrong: Sweep needs "trainer".'),
+        ("tune.wrong", HEAD + "    return Sweep(name='a')\n", 'recipe tune.wrong is invalid: Sweep needs "trainer".'),
         (
             "tune.wrong",
             HEAD + "    return Sweep(name='a', trainer='t.a', space='s.b', num_trails=3)\n",
-            'The recipe tune.wrong is wrong: sweep has no field "num_trails"; it has name, ',
+            'The recipe tune.wrong is invalid: sweep has no field "num_trails"; it has name, ',
         ),
         (
             "tune.wrong",
             HEAD + "    return Sweep(name='a', trainer='t.a', space='s.b', asha=Asha(reduction_factor=1))\n",
-            "The recipe tune.wrong is wrong: reduction_factor cannot be 1: ",
+            "The recipe tune.wrong is invalid: reduction_factor cannot be 1: ",
         ),
         (
             "tune.wrong",
@@ -138,12 +138,12 @@ def test_a_package_is_a_trainer_too(active):
     ("source", "words"),
     [
         ("x = 1\n", r"^trainers/mine\.py needs DEFAULTS = \{\.\.\.\}: .*reads\.$"),
-        ("DEFAULTS = dict(lr=1)\n", r"written out as plain values\.$"),
-        ("lr = 1\nDEFAULTS = {'lr': lr}\n", r"written out as plain values\.$"),
+        ("DEFAULTS = dict(lr=1)\n", r"written as literal values\.$"),
+        ("lr = 1\nDEFAULTS = {'lr': lr}\n", r"written as literal values\.$"),
         ("DEFAULTS = [1]\n", r"^trainers/mine\.py needs DEFAULTS"),
         ("DEFAULTS: dict\n", r"^trainers/mine\.py needs DEFAULTS"),
         ("DEFAULTS = {\n", r"^The trainer trainers\.mine cannot be read: .* \(line 1\)$"),
-        ("DEFAULTS = {[]: 1}\n", r"written out as plain values\.$"),
+        ("DEFAULTS = {[]: 1}\n", r"written as literal values\.$"),
         (
             "DEFAULTS = {'lr@head': 1}\n",
             r"trainers/mine\.py cannot be recorded: MLflow refuses the '@' in \"lr@head\"\. ",

@@ -61,7 +61,7 @@ def test_what_is_broken_is_an_error_with_its_remedy(broken, name, state, message
 
 def test_a_private_ray_listens_on_loopback_whatever_the_shell_says(broken):
     finding = broken.only("access")
-    assert (finding.state, finding.observed) == ("ok", "a private Ray: a token is asked for, on loopback only")
+    assert (finding.state, finding.observed) == ("ok", "a private Ray: a token is required, on loopback only")
 
 
 def test_no_secret_is_printed(broken):

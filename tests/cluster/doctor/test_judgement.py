@@ -6,7 +6,7 @@ import pytest
 
 from toprung.cluster.doctor import Finding, access, capacity, errors, warnings
 from toprung.cluster.doctor.clock import check_clocks, clock_offset
-from toprung.cluster.doctor.code import check_code, engine_hash, workbench_hash
+from toprung.cluster.doctor.code import check_code, project_hash, toprung_hash
 from toprung.cluster.doctor.node import NodeReport, Torch, Usage
 from toprung.cluster.doctor.nodes import Node, NodeResponse, check_nodes
 from toprung.cluster.doctor.sockets import is_loopback
@@ -15,8 +15,8 @@ from toprung.cluster.doctor.versions import check_versions, local_versions
 GB = 10**9
 VIEW = NodeReport(
     versions=local_versions(),
-    engine_hash=engine_hash(),
-    workbench_hash="",
+    toprung_hash=toprung_hash(),
+    project_hash="",
     num_cores=4,
     memory=Usage(32 * GB, 16 * GB),
     shared_memory=Usage(16 * GB, 16 * GB),
@@ -99,8 +99,8 @@ def test_code_that_did_not_arrive_is_told_from_other_code(tmp_path):
     (tmp_path / "trainers").mkdir()
     (tmp_path / "trainers" / "mine.py").write_text("DEFAULTS = {}\n")
     missing = _only(check_code([_answer()], code=tmp_path))
-    other = _only(check_code([_answer(workbench_hash="0" * 12)], code=tmp_path))
-    same = _only(check_code([_answer(workbench_hash=workbench_hash(tmp_path))], code=tmp_path))
+    other = _only(check_code([_answer(project_hash="0" * 12)], code=tmp_path))
+    same = _only(check_code([_answer(project_hash=project_hash(tmp_path))], code=tmp_path))
     assert (missing.state, other.state, same.state) == ("error", "error", "ok")
     assert "runtime_env" in missing.remedy
     assert "PYTHONPATH" in other.remedy
@@ -116,16 +116,16 @@ def test_a_node_that_fails_is_an_error_with_its_reason():
 def test_a_node_that_has_left_is_named_and_no_fault():
     finding = _only(check_nodes([_answer()], [NODE], timeout_seconds=9))
     assert finding.state == "ok"
-    assert finding.observed == "1 alive, it answered; 1 left before (node aaaaaaaa (10.0.0.2))"
+    assert finding.observed == "1 alive, it answered; 1 dead (node aaaaaaaa (10.0.0.2))"
 
 
 @pytest.mark.parametrize(
     ("without_token", "listening", "state"),
     [
         ("refuses", ("0.0.0.0:6379 (gcs_server)",), "ok"),
-        ("opens", ("0.0.0.0:6379 (gcs_server)",), "error"),
-        ("opens", (), "warning"),
-        ("silent", (), "warning"),
+        ("accepts", ("0.0.0.0:6379 (gcs_server)",), "error"),
+        ("accepts", (), "warning"),
+        ("unknown", (), "warning"),
     ],
 )
 def test_a_cluster_without_a_token_is_an_error_where_others_reach_it(without_token, listening, state):

@@ -27,7 +27,10 @@ def _submit(*words, folder, env=None):
         (("tune.digits", "--set", "asha.reduction=1"), 'asha has no field "reduction"'),
         (("--attach", "--stop"), "--resume, --attach and --stop exclude each other. Give one."),
         (("digits-1", "--resume", "--set", "num_trials=3"), "A sweep goes on as it began"),
-        (("tune.digits", "--storage", "/mnt/shared/runs", "--address", "10.0.0.2:6379"), "is no dashboard's address"),
+        (
+            ("tune.digits", "--storage", "/mnt/shared/runs", "--address", "10.0.0.2:6379"),
+            "is not the address of a dashboard",
+        ),
     ],
 )
 def test_a_mistake_is_answered_before_anything_is_sent(words, message, workbench):

@@ -88,7 +88,7 @@ def test_doctor_sees_from_the_desk_that_every_node_is_well(cluster):
     assert _faults(examined) == []
     assert observed["nodes"].startswith("3 alive, all answered")
     assert observed["storage"] == f"{SHARED / 'runs'}: written and read from every node"
-    assert observed["access"].startswith("a token is asked for")
+    assert observed["access"].startswith("a token is required")
 
 
 def test_doctor_names_the_nodes_that_are_wrong_from_the_desk_and_on_the_head(cluster, two_wrong_workers):
@@ -161,7 +161,7 @@ def test_a_sweep_whose_head_is_killed_goes_on_on_a_new_cluster_from_storage_alon
     job = cluster.sweep_under_way()
     cluster.lab.head.pull_the_plug()
     job.finish(2)
-    assert "cannot be reached any more" in job.text
+    assert "can no longer be reached" in job.text
     cluster.lab.head.boot()
     cluster.up()
     _goes_on(cluster)
