@@ -41,7 +41,7 @@ def check_without_token(address: str, *, timeout_seconds: float = 60) -> TokenCh
 
 
 def check_access(responses: Sequence[NodeResponse], *, without_token: TokenCheck | None) -> list[Finding]:
-    """Check that a cluster lets nobody without its token run code.
+    """Check that a cluster requires a token, so that others cannot run code on it.
 
     Args:
         responses: the nodes' responses, with the sockets that they listen on.

@@ -136,7 +136,7 @@ class Jobs:
         After a lost connection, reconnect and continue the log where it stopped.
 
         Raises:
-            UserError: the cluster cannot be reached any more.
+            UserError: the cluster can no longer be reached.
         """
         import aiohttp
 
