@@ -53,7 +53,10 @@ def check_access(responses: Sequence[NodeResponse], *, without_token: TokenCheck
         return [Finding("access", "ok", f"a token is required; Ray listens {where}")]
     if without_token == "unknown":
         return [Finding("access", "warning", f"it is unknown whether a token is required; Ray listens {where}")]
-    remedy = "On every node, type: ray get-auth-token --generate. Then set RAY_AUTH_MODE=token before each ray start."
+    remedy = (
+        "On the head, type: ray get-auth-token --generate. Copy its ~/.ray/auth_token to every node, and set "
+        "RAY_AUTH_MODE=token before each ray start."
+    )
     observed = f"no token is required, and Ray listens {where}"
     return [Finding("access", "error" if open_sockets else "warning", observed, remedy)]
 
