@@ -35,7 +35,7 @@ def test_driver_killed_while_ray_starts(arena, fault, agreed):
 @pytest.mark.parametrize(
     ("pattern", "what"),
     [
-        (".mlflow.db.new", "MLflow's schema is made"),
+        (".mlflow.db.tmp", "MLflow's schema is made"),
         ("mlflow.db", "MLflow's first runs are made"),
         ("*/trials/*/.last.pth.tmp", "a checkpoint is written"),
         ("*/.export.tmp/model.pth", "the export is verified"),

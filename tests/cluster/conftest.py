@@ -1,4 +1,4 @@
-"""Sweeps on a cluster of raylets on this machine: `ray start --head`, and nodes that join it, come and go."""
+"""Sweeps on a cluster of raylets on this machine: a head from `ray start --head`, and nodes that join and leave it."""
 
 import contextlib
 import json
@@ -20,8 +20,8 @@ from tests.marked import processes_marked
 from tests.servers import wait_until
 from toprung.records.sweep_dir import TRIAL_LOCK_FILE
 
-# What a sweep must not leave on a cluster: placement groups, living actors.
-LEFT = """
+# What a sweep must not leave on a cluster: placement groups, and actors that hold CPUs.
+LEFTOVERS = """
 import json, logging, sys
 import ray
 from ray.util import placement_group_table
@@ -43,19 +43,19 @@ print(json.dumps({node["NodeID"]: node["Labels"] for node in ray.nodes()}))
 
 @dataclass
 class Raylets:
-    """A cluster, and sweeps on it, each in a storage root that all its nodes share."""
+    """A cluster, and sweeps on it in a storage root that all its nodes share."""
 
     cluster: Cluster
     arena: Arena
     nodes: list[str] = field(default_factory=list)
 
     def join(self, name: str, *words: str) -> None:
-        """A node of one CPU, known by its name."""
+        """Add a node with one CPU under this name."""
         self.cluster.join("--num-cpus=1", *words, TEST_NODE=name)
         self.nodes.append(name)
 
     def processes_of(self, name: str) -> list[psutil.Process]:
-        """Every process of a node of this cluster: raylet, agents, workers."""
+        """Return all processes of a node: raylet, agents, workers."""
         result = []
         for process in processes_marked(self.cluster.mark):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -64,19 +64,19 @@ class Raylets:
         return result
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        """Send a signal to all of a node at once, as when its machine goes."""
+        """Send a signal to all processes of a node at once, as if its machine failed."""
         for process in self.processes_of(name):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
     def training(self, *names: str) -> dict[str, psutil.Process]:
-        """The processes that train on these nodes, by trial id: each holds the lock file of its trial open."""
+        """Return the processes that train on these nodes, by trial ID: each holds its trial's lock file open."""
         result = {}
         for name in names:
             for process in self.processes_of(name):
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    places = [Path(file.path) for file in process.open_files()]
-                    result |= {place.parent.name: process for place in places if place.name == TRIAL_LOCK_FILE}
+                    paths = [Path(file.path) for file in process.open_files()]
+                    result |= {path.parent.name: process for path in paths if path.name == TRIAL_LOCK_FILE}
         return result
 
     def begin(self, *words: str, **environment: object) -> Command:
@@ -89,18 +89,18 @@ class Raylets:
         return self.begin("sweep", "tune.dying", *flags, **environment)
 
     def shown(self, sweep_id: str | None = None) -> dict:
-        """What `toprung show --json` says."""
+        """Return the output of `toprung show --json`."""
         return json.loads(self.arena.run("show", sweep_id or self.arena.sweep_dir.sweep_id, "--json").stdout)
 
-    def left(self) -> dict:
-        """What the sweeps have left on the cluster."""
-        return self._asked(LEFT)
+    def leftovers(self) -> dict:
+        """Return what the sweeps have left on the cluster."""
+        return self._run_script(LEFTOVERS)
 
     def labels(self) -> dict:
-        """The labels of each node, by Ray's id."""
-        return self._asked(LABELS)
+        """Return the labels of each node, by Ray's ID."""
+        return self._run_script(LABELS)
 
-    def _asked(self, script: str) -> dict:
+    def _run_script(self, script: str) -> dict:
         ran = subprocess.run(
             [sys.executable, "-c", script, self.cluster.address],
             env=self.cluster.environment,
@@ -111,8 +111,8 @@ class Raylets:
         )
         return json.loads(ran.stdout.splitlines()[-1])
 
-    def agrees(self, folder: Path | None = None, **expected: object) -> None:
-        """The records of a sweep agree."""
+    def assert_agreement(self, folder: Path | None = None, **expected: object) -> None:
+        """Assert that the records of a sweep agree."""
         uri = f"sqlite:///{self.arena.root}/mlflow.db"
         result = agreement(folder or self.arena.sweep_dir.path, uri=uri, num_trials=NUM_TRIALS, **expected)
         assert result.problems == [], self.arena.commands[-1]
@@ -120,33 +120,33 @@ class Raylets:
 
 @pytest.fixture(scope="session")
 def cluster_bench(tmp_path_factory):
-    """A workbench that tests sweep in, but do not change."""
+    """A project in which tests run sweeps, without changing it."""
     return new_bench(tmp_path_factory.mktemp("bench") / "workbench")
 
 
 @pytest.fixture
 def new_raylets(cluster_bench, tmp_path) -> Iterator[Callable[..., Raylets]]:
-    """Makes clusters of a head that holds `head_cpus` and nodes of one CPU each."""
+    """A function that creates a cluster: a head with `head_cpus` CPUs, and nodes with one CPU each."""
     with contextlib.ExitStack() as clusters:
-        made: list[Raylets] = []
+        created: list[Raylets] = []
 
         def make(*names: str, head_cpus: int = 0, storage: Path | None = None) -> Raylets:
             cluster = clusters.enter_context(cluster_of(TEST_NODE="head"))
-            logs = tmp_path / f"output-{len(made)}"
+            logs = tmp_path / f"output-{len(created)}"
             logs.mkdir()
             token = {name: cluster.environment[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
             arena = Arena(cluster_bench, storage or tmp_path / "sweeps", logs, environment=token)
             raylets = Raylets(cluster, arena)
-            made.append(raylets)
+            created.append(raylets)
             cluster.head(f"--num-cpus={head_cpus}")
             for name in names:
                 raylets.join(name)
             return raylets
 
         yield make
-        assert [line for raylets in made for line in raylets.arena.end()] == []
+        assert [line for raylets in created for line in raylets.arena.end()] == []
 
 
 def wait_for(check: Callable[[], object], what: str) -> None:
-    """As long as a node takes to be missed and a trial to start anew, on a machine that is busy."""
+    """Wait as long as a busy machine needs to detect a lost node and to restart a trial."""
     wait_until(check, what, timeout_seconds=float(os.environ.get("TEST_PATIENCE_SECONDS", "180")))

@@ -1,9 +1,9 @@
-"""`ray up` against moto's EC2, in a network namespace of its own where nothing but loopback is.
+"""`ray up` against moto's EC2, in a network namespace with loopback only.
 
     unshare --net python -m tests.cluster.simulated_ec2 FOLDER
 
-starts moto, lets `ray up clusters/aws.yaml` make the head, asks Ray's node provider for a worker of each other type, as
-its autoscaler does on the head, and prints what EC2 then has, as JSON.
+starts moto, lets `ray up clusters/aws.yaml` create the head, requests a worker of each other type from Ray's node
+provider, as its autoscaler does on the head, and prints the contents of EC2 as JSON.
 """
 
 import json
@@ -30,11 +30,11 @@ from ray.autoscaler.tags import (
 )
 
 PROJECT = Path(__file__).parents[2]
-LONGEST_SECONDS = 120
+TIMEOUT_SECONDS = 120
 
 
 def cluster_file(folder: Path, ec2: Any) -> Path:
-    """The project's file, with what its user changes: an image that is there, and the token's and the lock's places."""
+    """Write the project's cluster file with what a user changes: an existing image, the token, and the lock file."""
     config = yaml.safe_load((PROJECT / "clusters" / "aws.yaml").read_text())
     image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     for node in config["available_node_types"].values():
@@ -49,18 +49,18 @@ def cluster_file(folder: Path, ec2: Any) -> Path:
 
 
 def up(file: Path, ec2: Any) -> None:
-    """`ray up` until the head runs. Nobody answers on its port 22, so Ray would wait there for ever: it is ended."""
+    """Run `ray up` until the head runs, then kill it: it would wait forever for an SSH server on the head."""
     log = file.with_suffix(".log")
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["ray", "up", "--yes", "--no-config-cache", file.name],
             cwd=file.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
-    deadline = time.monotonic() + LONGEST_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     try:
         while not any(machine["State"]["Name"] == "running" for machine in instances(ec2)):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"ray up made no head:\n{log.read_text()}")
+                raise RuntimeError(f"ray up created no head:\n{log.read_text()}")
             time.sleep(0.2)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -68,7 +68,7 @@ def up(file: Path, ec2: Any) -> None:
 
 
 def add_workers(file: Path) -> None:
-    """One worker of each type, as Ray's autoscaler on the head asks for it."""
+    """Create one worker of each type, as Ray's autoscaler does on the head."""
     config = _bootstrap_config(yaml.safe_load(file.read_text()), no_config_cache=True)
     provider = _get_node_provider(config["provider"], config["cluster_name"])
     for name, node in config["available_node_types"].items():
@@ -83,12 +83,13 @@ def add_workers(file: Path) -> None:
 
 
 def instances(ec2: Any) -> list[Mapping[str, Any]]:
-    """Every machine that EC2 has."""
-    return [machine for each in ec2.describe_instances()["Reservations"] for machine in each["Instances"]]
+    """List all machines in EC2."""
+    reservations = ec2.describe_instances()["Reservations"]
+    return [machine for reservation in reservations for machine in reservation["Instances"]]
 
 
 def main() -> None:
-    """Play it through, and print what EC2 has."""
+    """Create the cluster, and print the contents of EC2."""
     folder = Path(sys.argv[1])
     os.chdir(folder)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=5000, verbose=False)

@@ -1,4 +1,4 @@
-"""How many trials fit on nodes, and what is said where none ever can."""
+"""How many trials fit on the nodes, and the message if none ever can."""
 
 import shutil
 
@@ -18,10 +18,10 @@ def node(cpus=0, gpus=0, *, exists=True, labels=None, **custom):
 
 
 @pytest.mark.parametrize(
-    ("resources", "nodes", "fit"),
+    ("resources", "nodes", "expected"),
     [
         ({"cpus": 1}, [node(2), node(3)], 5),
-        ({"cpus": 2}, [node(3), node(3)], 2),  # one CPU on each is left over, and no trial spans two nodes
+        ({"cpus": 2}, [node(3), node(3)], 2),  # one CPU is left on each node, and no trial spans two nodes
         ({"cpus": 0.5}, [node(1)], 2),
         ({"cpus": 1, "gpus": 1}, [node(8, 2), node(8)], 2),
         ({"cpus": 1, "gpus": 0.25}, [node(8, 1)], 4),
@@ -32,16 +32,16 @@ def node(cpus=0, gpus=0, *, exists=True, labels=None, **custom):
         ({"cpus": 1, "gpus": 0.1}, [node(16, 1)], 10),
     ],
 )
-def test_trials_that_fit(resources, nodes, fit):
-    assert count_placeable_trials(Resources(**resources), nodes, limit=100) == fit
+def test_trials_that_fit_are_counted(resources, nodes, expected):
+    assert count_placeable_trials(Resources(**resources), nodes, limit=100) == expected
 
 
-def test_no_more_are_counted_than_there_are():
+def test_the_count_stops_at_the_limit():
     assert count_placeable_trials(Resources(), [node(64)], limit=6) == 6
 
 
 @pytest.mark.parametrize(
-    ("label", "wanted", "fits"),
+    ("label", "selector", "expected"),
     [
         ("a", "a", True),
         ("a", "!a", False),
@@ -51,8 +51,8 @@ def test_no_more_are_counted_than_there_are():
         (None, "a", False),
     ],
 )
-def test_labels_are_selected_in_rays_words(label, wanted, fits):
-    assert label_fits(label, wanted) is fits
+def test_labels_are_matched_by_rays_selectors(label, selector, expected):
+    assert label_fits(label, selector) is expected
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,18 @@ def test_labels_are_selected_in_rays_words(label, wanted, fits):
         ({"gpus": 0.6, "cpus": 1}, [Node("id", "host", {"CPU": 2, "GPU": 0.5}, {})], "one needs 0.6 GPUs"),
     ],
 )
-def test_what_can_never_be_placed_is_refused_with_what_is_missing(resources, nodes, message):
+def test_a_trial_that_can_never_be_placed_is_refused_with_the_missing_resource(resources, nodes, message):
     with pytest.raises(UserError) as refused:
         check_placeable(Resources(**resources), nodes)
     assert str(refused.value).startswith(f"No trial can ever start: {message}")
 
 
-def test_a_node_that_an_autoscaler_may_add_counts():
+def test_a_node_that_the_autoscaler_may_add_is_counted():
     check_placeable(Resources(gpus=1), [node(2), node(8, 1, exists=False)])
 
 
-def test_the_nodes_that_ray_up_may_add_are_those_of_its_configuration_on_the_head(project, tmp_path, monkeypatch):
-    monkeypatch.setattr(state, "get_cluster_config", lambda: None)  # what it is with Ray's own autoscaler
+def test_the_nodes_that_ray_up_may_add_are_read_from_its_configuration_on_the_head(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "get_cluster_config", lambda: None)  # as with the autoscaler of `ray up`
     monkeypatch.setenv("HOME", str(tmp_path))
     assert autoscaler_nodes() == []
     shutil.copy(project / "cluster.yaml", tmp_path / BOOTSTRAP_FILE)
@@ -88,8 +88,8 @@ def test_the_nodes_that_ray_up_may_add_are_those_of_its_configuration_on_the_hea
     )
 
 
-def test_an_autoscaler_that_reports_its_groups_is_heard(monkeypatch):
-    """The message is Ray's own; where a new Ray names its fields otherwise, it shows here."""
+def test_the_nodes_that_an_autoscaler_reports_are_listed(monkeypatch):
+    """The message class is Ray's, so this test fails if a new version renames its fields."""
     message = autoscaler_pb2.ClusterConfig()
     message.node_group_configs.add(name="spot", max_count=2, resources={"CPU": 4, "GPU": 1})
     monkeypatch.setattr(state, "get_cluster_config", lambda: message)

@@ -1,4 +1,4 @@
-"""Ray's own detection, which is private: each test fails when Ray moves it, or reads limits in another way."""
+"""Ray's private detection functions: a test fails if Ray moves one, or reads limits in another way."""
 
 import json
 import shutil
@@ -11,8 +11,8 @@ from ray._private import accelerators
 from toprung.cluster import detection, local_node
 
 GB = 10**9
-# In a mount namespace of its own: a /sys/fs/cgroup that holds what a container of 1.5 CPUs and 3 GB sees there.
-LIMITED = """
+# In a new mount namespace: a /sys/fs/cgroup like that of a container with 1.5 CPUs and 3 GB.
+SET_LIMITS = """
 mount -t tmpfs none /sys/fs/cgroup && cd /sys/fs/cgroup
 stat="${1:+total_}inactive_file 100000000\\n${1:+total_}active_file 100000000\\n"
 if [ "$1" ]; then
@@ -27,7 +27,7 @@ else
 fi
 exec "$2" -c "$3"
 """
-DETECTED = """
+PRINT_DETECTED = """
 import json, os
 from toprung import cluster, machine
 from toprung.cluster import detection
@@ -38,11 +38,11 @@ print(json.dumps([machine.num_cpus(), *detection.memory_bytes(), cluster.local_n
 
 
 @pytest.mark.parametrize("version", ["v1", ""], ids=["cgroup v1", "cgroup v2"])
-def test_a_containers_limits_are_seen(version):
+def test_a_containers_limits_are_detected(version):
     namespace = ["unshare", "--user", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None or subprocess.run([*namespace, "true"], check=False).returncode:
-        pytest.skip("a mount namespace needs Linux, unshare from util-linux, and the permission to make one")
-    command = [*namespace, "sh", "-c", LIMITED, "sh", version, sys.executable, DETECTED]
+        pytest.skip("a mount namespace needs Linux, unshare from util-linux, and the permission to create one")
+    command = [*namespace, "sh", "-c", SET_LIMITS, "sh", version, sys.executable, PRINT_DETECTED]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     num_cpus, total, available, resources = json.loads(ran.stdout)
     assert (num_cpus, total, available) == (2, 3 * GB, 2.7 * GB)
@@ -52,7 +52,7 @@ def test_a_containers_limits_are_seen(version):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Let Ray find so many NVIDIA GPUs on this machine."""
+    """A function that lets Ray detect this number of NVIDIA GPUs."""
 
     def result(count, visible=None):
         nvidia = accelerators.NvidiaGPUAcceleratorManager
@@ -67,7 +67,7 @@ def gpus(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("count", "visible", "counted"),
+    ("count", "visible", "expected"),
     [
         (4, None, 4),
         (4, "0,2", 2),
@@ -78,13 +78,13 @@ def gpus(monkeypatch):
         (0, None, 0),
     ],
 )
-def test_gpus_are_those_that_exist_and_are_visible(gpus, count, visible, counted):
+def test_gpus_that_exist_and_are_visible_are_counted(gpus, count, visible, expected):
     gpus(count, visible)
-    assert detection.num_gpus() == counted
-    assert local_node().resources["GPU"] == counted
+    assert detection.num_gpus() == expected
+    assert local_node().resources["GPU"] == expected
 
 
-def test_a_gpu_that_torch_does_not_use_by_cuda_is_not_counted(monkeypatch):
+def test_a_gpu_that_is_not_a_cuda_device_is_not_counted(monkeypatch):
     apple = accelerators.AppleGPUAcceleratorManager
     monkeypatch.setattr(apple, "get_current_node_num_accelerators", lambda: 1)
     monkeypatch.setattr(accelerators, "get_accelerator_manager_for_resource", {"GPU": apple}.get)

@@ -1,4 +1,4 @@
-"""The workbench: where it is, what its dotted names mean, and what a person is told where something is wrong."""
+"""The project: where it is, what its dotted names refer to, and the messages about mistakes in it."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from toprung.project.files import snapshot
 
 @pytest.fixture
 def active(workbench, forgotten_workbench):
-    """The workbench, active, and forgotten again afterwards."""
+    """The project, activated, and deactivated at the end."""
     w.activate(workbench)
     return workbench
 
@@ -25,13 +25,13 @@ def test_the_project_is_found_from_any_folder_inside_it(workbench):
     assert w.find_project(inside) == workbench
 
 
-def test_outside_a_workbench_a_person_is_told_what_one_is(tmp_path):
+def test_outside_a_project_the_message_says_what_a_project_is(tmp_path):
     (tmp_path / "tune").mkdir()
-    with pytest.raises(UserError, match="is not inside a workbench: a folder with tune, trainers and search_spaces"):
+    with pytest.raises(UserError, match="not inside a toprung project, a folder with tune, trainers and search_spaces"):
         w.find_project(tmp_path)
 
 
-def test_a_foreign_tune_that_was_loaded_first_is_refused(workbench, monkeypatch):
+def test_another_tune_package_that_was_loaded_first_is_refused(workbench, monkeypatch):
     foreign = ModuleType("tune")
     foreign.__path__ = ["/somewhere/site-packages/tune"]
     monkeypatch.setitem(sys.modules, "tune", foreign)
@@ -42,7 +42,7 @@ def test_a_foreign_tune_that_was_loaded_first_is_refused(workbench, monkeypatch)
         w.activate(workbench)
 
 
-def test_the_workbench_wins_over_a_foreign_tune_later_on_the_path(workbench, tmp_path):
+def test_the_project_takes_precedence_over_another_tune_package_on_the_path(workbench, tmp_path):
     (tmp_path / "site" / "tune").mkdir(parents=True)
     (tmp_path / "site" / "tune" / "__init__.py").write_text("raise ImportError('the wrong tune')")
     code = (
@@ -58,7 +58,7 @@ def test_recipes_are_the_files_in_tune(workbench):
     assert w.list_recipes(workbench) == ["controlled", "digits", "fashion_mnist", "smoke", "two_workers"]
 
 
-def test_a_recipe_is_called_by_its_dotted_name_and_may_be_one_of_several(active):
+def test_a_recipe_is_called_by_its_dotted_name_also_as_one_of_several_in_a_file(active):
     (active / "tune" / "several.py").write_text(
         "from tune import smoke\n\ndef sweep():\n    return smoke.sweep()\n\n"
         "def long():\n    return sweep().model_copy(update={'num_trials': 99})\n"
@@ -82,16 +82,16 @@ HEAD = "from toprung.spec import Asha, Sweep\n\n\ndef sweep():\n"
         ("tune.wrong", "def sweep(:\n", "The recipe tune.wrong fails: SyntaxError: "),
         ("tune.wrong", "import no_such_module\n", "No module named 'no_such_module' (tune/wrong.py line 1)"),
         ("tune.wrong", HEAD + "    return 3\n", "The recipe tune.wrong returns int; it must return a toprung"),
-        ("tune.wrong", HEAD + "    return Sweep(name='a')\n", 'The recipe tune.wrong is wrong: Sweep needs "trainer".'),
+        ("tune.wrong", HEAD + "    return Sweep(name='a')\n", 'recipe tune.wrong is invalid: Sweep needs "trainer".'),
         (
             "tune.wrong",
             HEAD + "    return Sweep(name='a', trainer='t.a', space='s.b', num_trails=3)\n",
-            'The recipe tune.wrong is wrong: sweep has no field "num_trails"; it has name, ',
+            'The recipe tune.wrong is invalid: sweep has no field "num_trails"; it has name, ',
         ),
         (
             "tune.wrong",
             HEAD + "    return Sweep(name='a', trainer='t.a', space='s.b', asha=Asha(reduction_factor=1))\n",
-            "The recipe tune.wrong is wrong: reduction_factor cannot be 1: ",
+            "The recipe tune.wrong is invalid: reduction_factor cannot be 1: ",
         ),
         (
             "tune.wrong",
@@ -100,7 +100,7 @@ HEAD = "from toprung.spec import Asha, Sweep\n\n\ndef sweep():\n"
         ),
     ],
 )  # fmt: skip
-def test_a_recipe_that_cannot_be_used_gets_one_line_that_says_where(active, name, source, line):
+def test_an_invalid_recipe_is_reported_in_one_line_with_the_location(active, name, source, line):
     if source is not None:
         (active / "tune" / "wrong.py").write_text(source)
     with pytest.raises(UserError) as caught:
@@ -119,7 +119,7 @@ def test_a_recipe_that_cannot_be_used_gets_one_line_that_says_where(active, name
         ("trainers.mine", "x = 1\n", "The trainer trainers.mine has no function loop()."),
     ],
 )  # fmt: skip
-def test_a_dotted_name_that_means_nothing_gets_one_line(active, dotted, source, line):
+def test_an_unknown_dotted_name_is_reported_in_one_line(active, dotted, source, line):
     if source is not None:
         (active / "trainers" / "mine.py").write_text(source)
     with pytest.raises(UserError) as caught:
@@ -127,7 +127,7 @@ def test_a_dotted_name_that_means_nothing_gets_one_line(active, dotted, source, 
     assert line in str(caught.value)
 
 
-def test_a_package_is_a_trainer_too(active):
+def test_a_trainer_may_be_a_package(active):
     (active / "trainers" / "big").mkdir()
     (active / "trainers" / "big" / "__init__.py").write_text("DEFAULTS = {'lr': 1}\ndef loop(config): ...\n")
     assert w.trainer_defaults(active, "trainers.big") == {"lr": 1}
@@ -138,12 +138,12 @@ def test_a_package_is_a_trainer_too(active):
     ("source", "words"),
     [
         ("x = 1\n", r"^trainers/mine\.py needs DEFAULTS = \{\.\.\.\}: .*reads\.$"),
-        ("DEFAULTS = dict(lr=1)\n", r"written out as plain values\.$"),
-        ("lr = 1\nDEFAULTS = {'lr': lr}\n", r"written out as plain values\.$"),
+        ("DEFAULTS = dict(lr=1)\n", r"written as literal values\.$"),
+        ("lr = 1\nDEFAULTS = {'lr': lr}\n", r"written as literal values\.$"),
         ("DEFAULTS = [1]\n", r"^trainers/mine\.py needs DEFAULTS"),
         ("DEFAULTS: dict\n", r"^trainers/mine\.py needs DEFAULTS"),
         ("DEFAULTS = {\n", r"^The trainer trainers\.mine cannot be read: .* \(line 1\)$"),
-        ("DEFAULTS = {[]: 1}\n", r"written out as plain values\.$"),
+        ("DEFAULTS = {[]: 1}\n", r"written as literal values\.$"),
         (
             "DEFAULTS = {'lr@head': 1}\n",
             r"trainers/mine\.py cannot be recorded: MLflow refuses the '@' in \"lr@head\"\. ",
@@ -151,7 +151,7 @@ def test_a_package_is_a_trainer_too(active):
         ("DEFAULTS = {1: 1}\n", r"trainers/mine\.py cannot be recorded: 1 is not text\. Rename it in DEFAULTS\.$"),
     ],
 )
-def test_defaults_that_are_not_written_out_get_one_line(workbench, source, words):
+def test_defaults_that_are_not_literals_are_reported_in_one_line(workbench, source, words):
     (workbench / "trainers" / "mine.py").write_text(source)
     with pytest.raises(UserError, match=words) as caught:
         w.trainer_defaults(workbench, "trainers.mine")
@@ -169,7 +169,7 @@ def test_a_trainer_in_any_encoding_that_python_reads_is_read(workbench, source):
 
 
 @pytest.mark.parametrize("source", [b"# Gr\xf6\xdfe\n", b"\n\n\n# Gr\xf6\xdfe\n", b"# coding: none\n"])
-def test_a_trainer_that_cannot_be_decoded_gets_one_line(workbench, source):
+def test_a_trainer_that_cannot_be_decoded_is_reported_in_one_line(workbench, source):
     (workbench / "trainers" / "mine.py").write_bytes(source)
     with pytest.raises(
         UserError, match=r"^The trainer trainers\.mine cannot be decoded: .* Save it as UTF-8"
@@ -183,20 +183,20 @@ def test_annotated_defaults_are_read_too(workbench):
     assert w.trainer_defaults(workbench, "trainers.mine") == {"lr": 1e-3}
 
 
-def test_the_snapshot_takes_what_git_sees_and_new_files_but_no_ignored_ones(workbench, tmp_path):
+def test_the_snapshot_has_tracked_and_new_files_but_no_ignored_ones(workbench, tmp_path):
     (workbench / "trainers" / "new.py").write_text("# not tracked yet\n")
     (workbench / "trainers" / "convnet.py").write_text("# changed\n")
     (workbench / "search_spaces" / "gone.py").write_text("")
     (workbench / "trainers" / "ignored.py").write_text("# secret\n")
     (workbench / "trainers" / "weights.bin").write_text("no code")
-    (workbench / "README.md").write_text("outside the three folders")
+    (workbench / "README.md").write_text("outside the three packages")
     with (workbench / ".gitignore").open("a") as file:
         file.write("trainers/ignored.py\n")
     subprocess.run(["git", "add", "search_spaces/gone.py"], cwd=workbench, check=True)
     (workbench / "search_spaces" / "gone.py").unlink()
     snapshot(workbench, tmp_path / "code")
-    taken = {str(file.relative_to(tmp_path / "code")) for file in (tmp_path / "code").rglob("*") if file.is_file()}
-    assert taken == {
+    copied = {str(file.relative_to(tmp_path / "code")) for file in (tmp_path / "code").rglob("*") if file.is_file()}
+    assert copied == {
         *("search_spaces/__init__.py", "search_spaces/convnet.py"),
         *("trainers/__init__.py", "trainers/convnet.py", "trainers/new.py"),
         *("tune/__init__.py", "tune/controlled.py", "tune/digits.py", "tune/fashion_mnist.py", "tune/smoke.py"),
@@ -206,7 +206,7 @@ def test_the_snapshot_takes_what_git_sees_and_new_files_but_no_ignored_ones(work
 
 
 def test_the_snapshot_works_without_git(workbench, tmp_path):
-    (workbench / ".git").rename(tmp_path / "away")
+    (workbench / ".git").rename(tmp_path / "git")
     snapshot(workbench, tmp_path / "code")
     assert (tmp_path / "code" / "trainers" / "convnet.py").is_file()
     assert not list((tmp_path / "code").rglob("*.pyc"))

@@ -57,7 +57,7 @@ MISTAKES = {
     "misspelt field in a recipe": (
         ["tune.mine"],
         _write("tune/mine.py", HEAD + "Sweep(name='a', trainer='t.a', space='s.b', num_trails=3)\n"),
-        'The recipe tune.mine is wrong: sweep has no field "num_trails"; it has name, ',
+        'The recipe tune.mine is invalid: sweep has no field "num_trails"; it has name, ',
     ),
     "field out of range in a recipe": (
         ["tune.mine"],
@@ -143,7 +143,7 @@ def test_a_storage_folder_that_cannot_be_written_is_named(bench, toprung, tmp_pa
 def test_outside_a_workbench_a_sweep_says_where_to_go(toprung, tmp_path):
     command = toprung("sweep", "tune.smoke", folder=tmp_path)
     _refused(command, tmp_path)
-    assert command.stderr.startswith(f"{tmp_path} is not inside a workbench: ")
+    assert command.stderr.startswith(f"{tmp_path} is not inside a toprung project, ")
 
 
 def test_a_tracking_server_that_is_not_there_is_named_without_its_password(bench, toprung, tmp_path):

@@ -9,8 +9,8 @@ import pytest
 from toprung.cluster.jobs import package
 from toprung.errors import UserError
 from toprung.project import modules as w
-from toprung.project.code_hash import workbench_hash
-from toprung.project.files import snapshot, travelling_files
+from toprung.project.code_hash import project_hash
+from toprung.project.files import list_sent_files, snapshot
 from toprung.project.include import read_include
 from toprung.sweep.dependencies import check_dependencies, missing_file_hint
 
@@ -129,10 +129,8 @@ def test_included_files_are_hashed_as_code_and_alike_where_they_are_imported(wor
     write("configs/a.yaml", "a: 1")
     include("mylib", "configs")
     snapshot(workbench, tmp_path / "code")
-    before = workbench_hash(tmp_path / "code")
-    ask = (
-        "import mylib; from toprung.project.code_hash import imported_workbench_hash; print(imported_workbench_hash())"
-    )
+    before = project_hash(tmp_path / "code")
+    ask = "import mylib; from toprung.project.code_hash import imported_project_hash; print(imported_project_hash())"
 
     def imported(*path):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
@@ -146,7 +144,7 @@ def test_included_files_are_hashed_as_code_and_alike_where_they_are_imported(wor
     (tmp_path / "site" / "mylib" / "__init__.py").write_text("X = 2")
     assert imported(tmp_path / "site", tmp_path / "code") != before
     (tmp_path / "code" / "configs" / "a.yaml").write_text("a: 2")
-    assert workbench_hash(tmp_path / "code") != before
+    assert project_hash(tmp_path / "code") != before
 
 
 def test_a_trial_opens_included_files_from_its_own_working_directory(workbench, write, include, tmp_path):
@@ -172,32 +170,32 @@ def test_what_git_ignores_or_python_compiled_does_not_travel(workbench, write, i
         write(name)
     write(".gitignore", "secret.env\n")
     include("mylib")
-    assert [name for name in travelling_files(workbench) if name.startswith("mylib")] == ["mylib/__init__.py"]
+    assert [name for name in list_sent_files(workbench) if name.startswith("mylib")] == ["mylib/__init__.py"]
 
 
 def test_a_submodule_travels_whole(workbench, write, include):
     write("mylib/__init__.py")
     subprocess.run(["git", "init", "-q"], cwd=workbench / "mylib", check=True)
     include("mylib")
-    assert [name for name in travelling_files(workbench) if name.startswith("mylib")] == ["mylib/__init__.py"]
+    assert [name for name in list_sent_files(workbench) if name.startswith("mylib")] == ["mylib/__init__.py"]
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('include = ["gone"]', r'include names "gone", but there is no .*/gone\.$'),
-        ('include = ["mylib"]', r"there is no .*/mylib\. Did you mean mylib\.py\?$"),
+        ('include = ["gone"]', r'include names "gone", but .*/gone does not exist\.$'),
+        ('include = ["mylib"]', r"/mylib does not exist\. Did you mean mylib\.py\?$"),
         ('include = ["../x"]', r'names "\.\./x": give files and folders below'),
         ('include = ["/etc/passwd"]', r'names "/etc/passwd": give'),
         ('include = ["."]', r'names "\.": give'),
         ('include = [""]', r'names "": give'),
-        ('include = ["data/raw"]', r"data, runs and \.git never travel"),
-        ('include = [".git"]', r"data, runs and \.git never travel"),
-        ('include = ["out"]', r'names "out", a link out of'),
-        ('include = ["empty"]', r"none of its files would travel"),
+        ('include = ["data/raw"]', r"data, runs and \.git are never sent"),
+        ('include = [".git"]', r"data, runs and \.git are never sent"),
+        ('include = ["out"]', r'names "out", a link that leads out of'),
+        ('include = ["empty"]', r"it has no file to send to trials"),
         ('include = "mylib.py"', r"takes a list of paths"),
         ("include = [1]", r"takes a list of paths"),
-        ("includes = []", r'has no setting "includes"; it has include\.$'),
+        ("includes = []", r'has no setting "includes"; the only one is include\.$'),
         ("include = [", r"pyproject\.toml cannot be read: .* Correct it"),
     ],
 )

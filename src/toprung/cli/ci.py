@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from toprung import atomic_write
 from toprung.cli.options import Storage, short_path, storage_root
 from toprung.errors import UserError
 
@@ -86,11 +87,9 @@ def ci_report(
 
 
 def _write(file: Path, text: str) -> None:
-    staging = file.with_name(f".{file.name}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_text(text, encoding="utf-8")
-        staging.replace(file)
+        atomic_write.write_text(file, text)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror or error}.") from None
 

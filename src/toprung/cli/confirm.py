@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from toprung import atomic_write
 from toprung.cli.console import open_console, print_table
 from toprung.cli.options import Address, Storage, SweepName, echo_err, exit_code, short_path, storage_root
 from toprung.errors import UserError
@@ -116,9 +116,7 @@ def write_confirmation(sweep_dir: SweepDirectory, earlier: SweepDirectory) -> No
         openings=openings(sweep_dir),
     )
     file = earlier.path / "confirmation.md"
-    staging = file.with_suffix(".tmp")
-    staging.write_text(text, encoding="utf-8")
-    os.replace(staging, file)
+    atomic_write.write_text(file, text)
     try:
         log_files(
             sweep_dir,

@@ -1,4 +1,4 @@
-"""Where trials run: a private Ray on this machine, or a cluster that is there; what fits, and the code that travels."""
+"""Where trials run: a private Ray on this machine or a running cluster, and how many trials fit on it."""
 
 from toprung.cluster.capacity import (
     Node,

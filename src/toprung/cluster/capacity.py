@@ -1,4 +1,4 @@
-"""What fits on a cluster: node by node, since one process of a trial must fit on one node."""
+"""How many trials fit on a cluster, counted per node: each process of a trial must fit on a single node."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from toprung.spec import Resources
 TOLERANCE = 1e-6  # fractions of GPUs are summed in floats
 OBJECT_STORE = "object_store_memory"
 BOOTSTRAP_FILE = "ray_bootstrap_config.yaml"
-MAX_AUTOSCALER_NODES = 1000  # where an autoscaler names no limit
-IMAGES_SHARE = 0.5  # of the object store: trials put other things there too
+MAX_AUTOSCALER_NODES = 1000  # if an autoscaler names no limit
+IMAGES_SHARE = 0.5  # of the object store: trials store other objects too
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node: what it offers in all, not what is free just now."""
+    """A node and its total resources, whether they are in use or not."""
 
-    node_id: str  # Ray's, 56 hex digits; empty for a private Ray that has not started yet
+    node_id: str  # Ray's ID, 56 hex digits; empty for a private Ray that has not started yet
     host: str
     resources: Mapping[str, float]
     labels: Mapping[str, str]
@@ -31,43 +31,43 @@ class Node:
 
 @dataclass
 class _Free:
-    """What is left of a node while trials are laid out on it, GPU by GPU: a fraction is of one device."""
+    """The resources left on a node while trials are placed on it; a fraction of a GPU is a share of one device."""
 
     node: Node
     resources: dict[str, float] = field(init=False)
     gpus: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.resources = {name: have for name, have in self.node.resources.items() if name != "GPU"}
+        self.resources = {name: total for name, total in self.node.resources.items() if name != "GPU"}
         self.gpus = [1.0] * int(self.node.resources.get("GPU", 0))
 
     def try_place(self, bundle: Mapping[str, float], selector: Mapping[str, str]) -> bool:
-        """Whether the bundle fits; where it does, it is taken."""
+        """Return whether the bundle fits; if it does, subtract it from what is left."""
         if not all(label_fits(self.node.labels.get(key), pattern) for key, pattern in selector.items()):
             return False
         gpus = bundle.get("GPU", 0)
-        others = {name: need for name, need in bundle.items() if name != "GPU" and need}
-        if any(self.resources.get(name, 0) + TOLERANCE < need for name, need in others.items()):
+        others = {name: amount for name, amount in bundle.items() if name != "GPU" and amount}
+        if any(self.resources.get(name, 0) + TOLERANCE < amount for name, amount in others.items()):
             return False
-        devices = sorted(range(len(self.gpus)), key=self.gpus.__getitem__)  # the fullest first
+        devices = sorted(range(len(self.gpus)), key=self.gpus.__getitem__)  # the one with the least left first
         share = gpus if gpus < 1 else 1.0
         devices = [device for device in devices if self.gpus[device] + TOLERANCE >= share][: math.ceil(gpus)]
         if len(devices) < math.ceil(gpus):
             return False
         for device in devices:
             self.gpus[device] -= share
-        for name, need in others.items():
-            self.resources[name] -= need
+        for name, amount in others.items():
+            self.resources[name] -= amount
         return True
 
 
 def count_placeable_trials(resources: Resources, nodes: Iterable[Node], *, limit: int) -> int:
-    """How many trials run at once: laid out one after another, as Ray places them, until one does not fit.
+    """Return how many trials can run at once: place them one after another, as Ray does, until one does not fit.
 
     Args:
-        resources: of one trial.
-        nodes: all of them.
-        limit: an upper limit, such as the number of trials.
+        resources: the resources of one trial.
+        nodes: all nodes of the cluster.
+        limit: stop counting here, for example at the number of trials in the sweep.
     """
     free = [_Free(node) for node in nodes]
     for count in range(limit):
@@ -78,34 +78,36 @@ def count_placeable_trials(resources: Resources, nodes: Iterable[Node], *, limit
 
 
 def check_placeable(resources: Resources, nodes: Sequence[Node]) -> None:
-    """Refuse a sweep whose trials no cluster of these nodes can ever hold, however idle it is.
+    """Check that a trial fits on these nodes when they are idle.
 
     Args:
-        resources: of one trial.
-        nodes: those that live, and those that the autoscaler may add.
+        resources: the resources of one trial.
+        nodes: the nodes that are alive and those that the autoscaler may add.
 
     Raises:
-        UserError: with what is missing.
+        UserError: it does not; the message says what is missing.
     """
     if count_placeable_trials(resources, nodes, limit=1):
         return
-    where = nodes[0].host if len(nodes) == 1 and nodes[0].exists and not nodes[0].node_id else "no node"
+    is_local = len(nodes) == 1 and nodes[0].exists and not nodes[0].node_id
     fields = {"CPU": "resources.cpus", "GPU": "resources.gpus"}
-    advice = "or give --address" if where == "this machine" else "or add a node that has it"
+    advice = "or give --address" if is_local else "or add a node that has it"
     labelled = [node for node in nodes if _Free(node).try_place({}, resources.label_selector)]
     if not labelled:
         labels = ", ".join(f"{key}={value}" for key, value in resources.label_selector.items())
         raise UserError(
             f"No trial can ever start: one needs a node labelled {labels}, and there is none. Change "
-            "resources.label_selector, or start a node so: ray start --labels KEY=VALUE"
+            "resources.label_selector, or start a node with the label: ray start --labels KEY=VALUE"
         )
-    for name, need in resources.bundles[0].items():
-        most = max(node.resources.get(name, 0) for node in labelled)
-        if need > most + TOLERANCE:
-            what = f"{need:g} {name}{'s' if need != 1 else ''}" if name in fields else f"{need:g} of {name}"
-            has = f"{where} has {most:g}" if where == "this machine" else f"the largest node has {most:g}"
+    for name, amount in resources.bundles[0].items():
+        largest = max(node.resources.get(name, 0) for node in labelled)
+        if amount > largest + TOLERANCE:
+            requirement = (
+                f"{amount:g} {name}{'s' if amount != 1 else ''}" if name in fields else f"{amount:g} of {name}"
+            )
+            available = f"{nodes[0].host if is_local else 'the largest node'} has {largest:g}"
             raise UserError(
-                f"No trial can ever start: one needs {what}, {has}. "
+                f"No trial can ever start: one needs {requirement}, {available}. "
                 f"Lower {fields.get(name, f'resources.custom.{name}')} {advice}."
             )
     if len(resources.bundles) > 1 and count_placeable_trials(
@@ -115,27 +117,28 @@ def check_placeable(resources: Resources, nodes: Sequence[Node]) -> None:
             f"No trial can ever start: one needs {len(resources.bundles)} workers at once, and the nodes hold fewer. "
             f"Lower resources.workers, {advice}."
         )
-    needs = ", ".join(f"{need:g} {name}" for name, need in resources.bundles[0].items())
+    requirements = ", ".join(f"{amount:g} {name}" for name, amount in resources.bundles[0].items())
     raise UserError(
-        f"No trial can ever start: one needs {needs} on one node, and no node has all of it. Lower resources, {advice}."
+        f"No trial can ever start: one needs {requirements} on one node, and no node has all of it. "
+        f"Lower resources, {advice}."
     )
 
 
 def image_budget_bytes(nodes: Iterable[Node]) -> int:
-    """Bytes that images may take of each node's object store: half of the smallest one."""
+    """Return how many bytes images may take in each node's object store: half of the smallest store."""
     stores = [node.resources[OBJECT_STORE] for node in nodes if node.resources.get(OBJECT_STORE)]
     return int(min(stores, default=0) * IMAGES_SHARE)
 
 
 def label_fits(label: str | None, selector: str) -> bool:
-    """Whether a node's label fits Ray's selector: `v`, `!v`, `in(a,b)` or `!in(a,b)`."""
+    """Return whether a node's label matches Ray's selector: `v`, `!v`, `in(a,b)` or `!in(a,b)`."""
     negated, text = selector.startswith("!"), selector.removeprefix("!")
     values = text.removeprefix("in(").removesuffix(")").split(",") if text.startswith("in(") else [text]
     return (label in [value.strip() for value in values]) is not negated
 
 
 def alive_nodes() -> list[Node]:
-    """The nodes of the cluster that this process is connected to."""
+    """List the live nodes of the cluster that this process is connected to."""
     import ray
 
     return [
@@ -151,10 +154,11 @@ def alive_nodes() -> list[Node]:
 
 
 def autoscaler_nodes() -> list[Node]:
-    """A node for each one that the cluster's autoscaler may add, as far as that is known here; none without one.
+    """List the nodes that the cluster's autoscaler may add, as far as they are known here; empty without an autoscaler.
 
-    Ray's public API does not tell. What an autoscaler reports to the cluster is read by `ray._private.state`, here
-    alone; that of `ray up` reports nothing (Ray 2.60), but its configuration lies on the head, in `BOOTSTRAP_FILE`.
+    Ray's public API does not have this. An autoscaler's report to the cluster is read through `ray._private.state`,
+    which is used nowhere else. The autoscaler of `ray up` reports nothing (Ray 2.60), but its configuration is on the
+    head, in `BOOTSTRAP_FILE`.
     """
     from ray._private.state import state
 
@@ -172,7 +176,7 @@ def autoscaler_nodes() -> list[Node]:
 
 
 def _worker_types(file: Path) -> Iterator[tuple[str, Mapping[str, float], Mapping[str, str], int]]:
-    """The types of workers in the configuration that `ray up` has put on the head: name, resources, labels, number."""
+    """Yield name, resources, labels and count of each worker type in the configuration that `ray up` wrote."""
     if not file.is_file():
         return
     import yaml  # type: ignore[import-untyped,unused-ignore]

@@ -1,4 +1,4 @@
-"""A Ray cluster that is there already: connected to for one sweep, and left as it was found."""
+"""A connection to a running Ray cluster, for one sweep; the cluster keeps running afterwards."""
 
 from __future__ import annotations
 
@@ -19,37 +19,39 @@ from toprung.errors import UserError
 
 CONNECT_TIMEOUT_SECONDS = 5
 POLL_SECONDS = 5.0
-# Ray's own word for how often it tries to reach a cluster, a second each; its default is 20.
-TRIES = "RAY_gcs_server_port_wait_time_s"
+# How often Ray tries to reach a cluster, one second each; its default is 20.
+RETRIES_VARIABLE = "RAY_gcs_server_port_wait_time_s"
 
 
 class ConnectedCluster:
-    """A connection to a running cluster; what `LocalCluster` is for a private one."""
+    """A connection to a running cluster, with the interface of `LocalCluster`."""
 
     def __init__(self, address: str) -> None:
-        """Take over a connection that `connect` has made.
+        """Manage a connection that `connect` has opened.
 
         Args:
-            address: as the user gave it.
+            address: the cluster's address, as the user gave it.
         """
         self.address: str | None = address
         self._connected = True
         self._stopped = threading.Event()
 
     def wait(self) -> None:
-        """Return when Ray is up: it is."""
+        """Return at once: a running cluster needs no start."""
 
     def nodes(self) -> list[Node]:
-        """The nodes that live now."""
+        """List the nodes that are alive now."""
         return alive_nodes()
 
     def watch_head(self, on_unreachable: Callable[[str], object]) -> None:
-        """Look whether the head answers, until `stop`: where it does not, Ray ends this process without a word.
+        """Check in the background, until `stop`, whether the head answers.
 
-        That is after a minute (`RAY_gcs_rpc_server_reconnect_timeout_s`).
+        If it does not answer for a minute (`RAY_gcs_rpc_server_reconnect_timeout_s`), Ray ends this process without a
+        message.
 
         Args:
-            on_unreachable: told once, in a thread of its own, when the head does not answer; is given its address.
+            on_unreachable: called once with the head's address, in the background thread, when the head does not
+                answer.
         """
         import ray
 
@@ -66,7 +68,7 @@ class ConnectedCluster:
         threading.Thread(target=poll, name="cluster-head", daemon=True).start()
 
     def stop(self) -> None:
-        """Disconnect: Ray ends this sweep's actors and gives back its placement groups; the cluster lives on."""
+        """Disconnect: Ray ends this sweep's actors and releases its placement groups; the cluster keeps running."""
         self._stopped.set()
         if self._connected:
             self._connected = False
@@ -80,11 +82,11 @@ def connect(address: str, *, code: Path) -> ConnectedCluster:
 
     Args:
         address: `auto` (RAY_ADDRESS, or the cluster that `ray start` joined this machine to) or `HOST:PORT`.
-        code: the folder that workers import the workbench from; it is uploaded before this returns.
+        code: the folder that workers import the project from; it is uploaded before this returns.
 
     Raises:
-        UserError: nothing answers there, it does not take our token, it runs another Ray or Python, or this machine
-            is none of its nodes.
+        UserError: nothing answers at the address, the cluster refuses the token, it runs another version of Ray or
+            Python, or this machine is not one of its nodes.
     """
     _check_reachable(address)
     ray, stderr_text = import_ray(), ""
@@ -106,75 +108,81 @@ def connect(address: str, *, code: Path) -> ConnectedCluster:
 
 
 def _check_reachable(address: str) -> None:
-    """A port that nobody listens on is told at once; Ray would try for most of a minute."""
+    """Fail at once if nothing listens at the address; Ray would try for most of a minute.
+
+    Raises:
+        UserError: the address is malformed, or nothing answers.
+    """
     if address == "auto":
         return
     if "://" in address:
         raise UserError(f'--address "{address}": give auto or HOST:PORT, the address that ray start printed.')
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise UserError(f'--address "{address}" names no cluster: give auto or HOST:PORT, such as 10.0.0.2:6379.')
+        raise UserError(
+            f'--address "{address}" is not a cluster address: give auto or HOST:PORT, such as 10.0.0.2:6379.'
+        )
     try:
         _check_port(address)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
-            f"No Ray cluster answers at {address} ({reason}). Start one: ray start --head. Or leave --address out."
+            f"No Ray cluster answers at {address} ({reason}). Start one: ray start --head. Or omit --address."
         ) from None
 
 
 def _check_port(address: str) -> None:
-    """Open a connection, and close it."""
+    """Open a connection and close it."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
 
 
 def _reason(address: str, error: BaseException, message: str) -> str:
-    """One line for a person out of what Ray raised, and what its core wrote to stderr."""
+    """Return one line for the user, from the exception that Ray raised and what its core wrote to stderr."""
     where = "that `auto` found" if address == "auto" else f"at {address}"
     causes = [error]
-    while (below := causes[-1].__cause__ or causes[-1].__context__) is not None:
-        causes.append(below)
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
     text = "\n".join(str(cause) for cause in causes)
     if "Version mismatch" in text:
         ray_versions, python_versions = re.findall(r"Ray: (\S+)", text), re.findall(r"Python: (\S+)", text)
         return (
-            f"The cluster {where} runs Ray {ray_versions[0]} on Python {python_versions[0]}, this is Ray "
-            f"{ray_versions[1]} on Python {python_versions[1]}. Use the same versions in both places."
+            f"The cluster {where} runs Ray {ray_versions[0]} on Python {python_versions[0]}; here it is Ray "
+            f"{ray_versions[1]} on Python {python_versions[1]}. Install the same versions in both places."
         )
     if re.search(r"AuthToken|Unauthenticated|authentication token", text + message, re.IGNORECASE):
         source = token_source()
-        what = f"the token from {source}" if source else "a client without a token"
+        credentials = f"the token from {source}" if source else "a client without a token"
         return (
-            f"The cluster {where} does not take {what}. Give its own: RAY_AUTH_TOKEN_PATH=FILE "
-            "(on the head: ~/.ray/auth_token), with RAY_AUTH_MODE=token."
+            f"The cluster {where} refuses {credentials}. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE, where "
+            "FILE holds the cluster's token (on the head: ~/.ray/auth_token)."
         )
     if "Could not find any running Ray instance" in text:
         return "--address auto found no running Ray cluster. Start one with `ray start --head`, or give HOST:PORT."
     if "No node info found" in text or "Can't find a" in text:
         return (
-            f"This machine is no node of the cluster {where}. Join it: ray start --address={address} "
-            "--num-cpus=0, or send the sweep: toprung submit."
+            f"This machine is not a node of the cluster {where}. Join it: ray start --address={address} "
+            "--num-cpus=0. Or send the sweep as a job: toprung submit"
         )
     return f"The Ray cluster {where} cannot be used: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
 
 
 @contextlib.contextmanager
 def _limited_retries() -> Iterator[None]:
-    """Ray gives up after some seconds, unless the user says otherwise."""
-    if TRIES in os.environ:
+    """Let Ray give up after a few seconds, unless the user has set the variable."""
+    if RETRIES_VARIABLE in os.environ:
         yield
         return
-    os.environ[TRIES] = str(CONNECT_TIMEOUT_SECONDS)
+    os.environ[RETRIES_VARIABLE] = str(CONNECT_TIMEOUT_SECONDS)
     try:
         yield
     finally:
-        del os.environ[TRIES]
+        del os.environ[RETRIES_VARIABLE]
 
 
 @contextlib.contextmanager
 def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """Keep what Ray's core writes to stderr: it says only there why it was refused."""
+    """Capture what Ray's core writes to stderr, the only place where it says why the cluster refused it."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
         saved_fd = os.dup(2)

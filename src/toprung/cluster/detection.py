@@ -1,7 +1,7 @@
-"""What Ray detects on this machine: GPUs, memory and the size of the object store, within a container's limits.
+"""GPUs, memory and object store size of this machine, as Ray detects them within a container's limits.
 
-These functions of Ray are private and used here alone: tests/cluster/test_detection.py fails when one moves. Counts of
-our own would differ from Ray's, which decides by its own what starts and which worker is killed.
+Ray decides by its own counts which trials start and which workers it kills, so counts of our own could contradict it.
+The functions used are private to Ray and used only here; tests/cluster/test_detection.py fails if one moves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def num_gpus() -> int:
     """Count the GPUs that a private Ray can offer and torch can use as CUDA devices: NVIDIA's and AMD's.
 
     Raises:
-        UserError: Ray cannot be imported, or cannot make sense of the variables that choose GPUs.
+        UserError: Ray cannot be imported, or cannot parse the variables that select GPUs.
     """
     import_ray()
     from ray._private import accelerators
@@ -35,7 +35,7 @@ def num_gpus() -> int:
 
 
 def memory_bytes() -> tuple[int, int]:
-    """Return the memory of this machine or container, in all and available, as Ray's memory monitor reckons it."""
+    """Return the total and the available memory of this machine or container, as Ray's memory monitor counts them."""
     import_ray()
     from ray._common.utils import get_system_memory
     from ray._private.utils import estimate_available_memory
@@ -44,7 +44,7 @@ def memory_bytes() -> tuple[int, int]:
 
 
 def object_store_bytes() -> int:
-    """Return the size that Ray by default gives an object store that is started now."""
+    """Return the size that Ray would give an object store by default if it started one now."""
     available = memory_bytes()[1]
     from ray._private.utils import resolve_object_store_memory
 

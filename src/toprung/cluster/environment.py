@@ -1,4 +1,4 @@
-"""What Ray reads from the environment, set before it is imported."""
+"""The environment variables that Ray reads when it is imported, and the runtime environment of its workers."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from toprung.errors import UserError
-from toprung.project.code_hash import ENGINE
+from toprung.project.code_hash import PACKAGE_FOLDER
 
-# A sweep does not work without these: they replace what the user's shell has. All else here is a default.
+# A sweep does not work without these, so they override the user's shell. Everything else here is a default.
 REQUIRED = {
     "RAY_TRAIN_V2_ENABLED": "1",  # the first version of Ray Train has no local mode
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep has its own
     "TUNE_RESULT_BUFFER_LENGTH": "1",  # ASHA decides after each epoch
 }
 REQUIRED_PRIVATE = {
-    # Ray's own switch for one-machine use (the default on macOS and Windows): every server binds to 127.0.0.1.
+    # Ray's switch for use on a single machine (the default on macOS and Windows): every server binds to 127.0.0.1.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
 }
-# In every driver, and in the workers of a cluster, which come with an environment of their own.
+# For every driver, and for the workers of a cluster, which do not inherit the driver's environment.
 COMMON_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard file for every result
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-# In every worker. A trial's loop runs in a thread of its worker: give it the process's main heap, which keeps freed
+# For every worker. A trial's loop runs in a thread of its worker: let it use the process's main heap, which keeps freed
 # pages for the next step. Measured: 2.35 GB became 2.17 GB over the whole process tree (bench/overhead.py, 10 trials,
 # n = 1).
 WORKER_ENV = {
@@ -38,20 +38,21 @@ WORKER_ENV = {
     "MALLOC_TRIM_THRESHOLD_": str(512 * 1024**2),
     "MALLOC_MMAP_THRESHOLD_": str(1024**3),
 }
-# Only where Ray's processes are this sweep's own.
+# Only for a private Ray.
 LOCAL_ENV = {
-    "RAY_worker_niceness": "0",  # trials are the work here; Ray's default is 15
-    # No workers ahead of need: Tune's actors have an environment of their own and never move into them.
+    "RAY_worker_niceness": "0",  # trials are the main work; Ray's default is 15
+    # Start no idle workers in advance: Tune's actors have a runtime environment and cannot use them.
     "RAY_prestart_worker_first_driver": "0",
     **WORKER_ENV,
 }
 
 
 def prepare_environment(address: str | None = None) -> None:
-    """Set what Ray reads on import; call it before anything imports ray.
+    """Set the environment variables that Ray reads on import; call this before anything imports ray.
 
     Args:
-        address: of a running cluster, whose token the user has; None for a private Ray, which gets a token of its own.
+        address: the address of a running cluster, whose token the user has; None for a private Ray, for which a token
+            is generated.
     """
     for name, value in {**COMMON_ENV, **({} if address else LOCAL_ENV)}.items():
         os.environ.setdefault(name, value)
@@ -64,13 +65,13 @@ def prepare_environment(address: str | None = None) -> None:
 
 
 def import_ray(module: str = "ray") -> Any:
-    """Import Ray, or a module of it.
+    """Import Ray or one of its modules, and return it.
 
     Raises:
-        UserError: its installation is broken, or a file of the user's has its name.
+        UserError: the installation is broken, or a file of the user's is named `ray`.
     """
     try:
-        importlib.import_module("ray").init  # noqa: B018 (a module of this name that is not Ray has none)
+        importlib.import_module("ray").init  # noqa: B018 (another module named ray has no init)
         return importlib.import_module(module)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
@@ -82,7 +83,7 @@ def import_ray(module: str = "ray") -> Any:
 
 
 def token_source() -> str | None:
-    """Where Ray would find the cluster's token, in words for a person; None where there is none. Never the token."""
+    """Describe where Ray would find the cluster's token, without the token itself; None if there is no token."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return "RAY_AUTH_TOKEN"
     if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
@@ -92,10 +93,10 @@ def token_source() -> str | None:
 
 
 def runtime_env(code: Path) -> dict[str, Any]:
-    """What travels to every worker: the workbench as it was, and this very engine."""
-    return {"working_dir": str(code), "py_modules": [str(ENGINE)]}
+    """Return the runtime environment of the workers: the copy of the project in `code`, and this toprung package."""
+    return {"working_dir": str(code), "py_modules": [str(PACKAGE_FOLDER)]}
 
 
 def runtime_env_for_cluster(code: Path) -> dict[str, Any]:
-    """The same with the environment variables that the workers of a private Ray inherit."""
+    """Return `runtime_env` plus the environment variables that the workers of a private Ray inherit."""
     return {**runtime_env(code), "env_vars": {**COMMON_ENV, **REQUIRED, **WORKER_ENV}}

@@ -1,4 +1,4 @@
-"""A private Ray on this machine: nothing of it listens beyond loopback, and only this sweep has its token."""
+"""A private Ray on this machine, which listens on loopback only and takes a token that only this sweep has."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from toprung.machine import num_cpus
 
 
 def local_capacity() -> tuple[float, float]:
-    """CPUs (those this process may use) and GPUs of this machine."""
+    """Return the number of CPUs that this process may use, and of GPUs."""
     return float(num_cpus()), float(detection.num_gpus())
 
 
 def local_node() -> Node:
-    """This machine as the one node that a private Ray has.
+    """Return this machine as the only node of a private Ray.
 
     Raises:
         UserError: Ray cannot be imported.
@@ -31,16 +31,16 @@ def local_node() -> Node:
 
 
 class LocalCluster:
-    """Ray started in the background while the driver goes on importing; `wait` before first use."""
+    """A Ray that starts in the background while the driver still imports; call `wait` before the first use."""
 
     address: str | None = None
 
     def __init__(self, *, code: Path, node: Node) -> None:
-        """Begin to start.
+        """Start Ray in the background.
 
         Args:
-            code: the folder that workers import the workbench from.
-            node: CPUs, GPUs and object store to offer.
+            code: the folder that workers import the project from.
+            node: the CPUs, GPUs and object store to offer.
         """
         self._node = node
         self._arguments: dict[str, Any] = {
@@ -52,28 +52,31 @@ class LocalCluster:
             "runtime_env": runtime_env(code),
             "logging_level": logging.WARNING,
         }
-        self._ray: Any = None  # the module, once it is imported
+        self._ray: Any = None  # the module, once imported
         self._error: BaseException | None = None
         self._settled, self._finished = threading.Event(), threading.Event()
-        # A daemon: a driver that ends without `stop` must not wait for it; Ray shuts down at exit by itself.
+        # A daemon, so that a driver that ends without `stop` does not wait for it; Ray shuts down at exit by itself.
         self._thread = threading.Thread(target=self._run, name="ray", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        """Start Ray, and stay: Linux ends Ray's processes when the thread that started them ends (PR_SET_PDEATHSIG)."""
+        """Start Ray and keep this thread alive until `stop`.
+
+        On Linux, Ray's processes end when the thread that started them does (PR_SET_PDEATHSIG).
+        """
         try:
-            # Inherited by Ray's processes: a terminal that closes would end them before the sweep has ended in good
-            # order.
+            # Ray's processes inherit this mask; without it, closing the terminal would kill them before the sweep has
+            # stopped cleanly.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
             self._ray = import_ray()
             self._ray.init(**self._arguments)
-        except BaseException as error:  # carried to whoever waits
+        except BaseException as error:  # raised by `wait`
             self._error = error
         self._settled.set()
         self._finished.wait()
 
     def wait(self) -> None:
-        """Return when Ray is up.
+        """Return when Ray has started.
 
         Raises:
             UserError: it did not start.
@@ -86,11 +89,11 @@ class LocalCluster:
             raise UserError(f"Ray did not start on this machine: {reason}") from self._error
 
     def nodes(self) -> list[Node]:
-        """This machine: it does not change."""
+        """Return this machine, the only node."""
         return [self._node]
 
     def stop(self) -> None:
-        """End every Ray process of this sweep."""
+        """Shut down Ray and wait until its thread has ended."""
         self._settled.wait()
         try:
             if self._ray is not None:

@@ -1,1 +1,1 @@
-"""The user's project: its three packages, what of it is sent to trials, and the hash of its code."""
+"""The user's project: its three packages, the files that are sent to trials, and the hash of its code."""

@@ -16,12 +16,12 @@ GIT_LIST = ("--literal-pathspecs", "ls-files", "-z", "--cached", "--others", "--
 
 
 def snapshot(project: Path, target: Path) -> None:
-    """Copy to `target` what travels to the trials: the three folders' Python files and what pyproject.toml includes.
+    """Copy the files that are sent to trials: the Python files of the three packages and what pyproject.toml includes.
 
     Raises:
-        UserError: an included file or folder cannot travel.
+        UserError: an included file or folder cannot be sent.
     """
-    names = travelling_files(project)
+    names = list_sent_files(project)
     target.mkdir(parents=True, exist_ok=True)
     write_include(target, read_include(project))
     for name in names:
@@ -30,30 +30,30 @@ def snapshot(project: Path, target: Path) -> None:
         shutil.copyfile(project / name, copy)
 
 
-def travelling_files(project: Path) -> list[str]:
-    """Return the relative POSIX paths of the files that travel, as git sees them: tracked, or new and not ignored.
+def list_sent_files(project: Path) -> list[str]:
+    """Return the relative POSIX paths of the files to send: those tracked by git, and new ones that it does not ignore.
 
     Raises:
-        UserError: an entry of `[tool.toprung] include` cannot be used, or nothing of it would travel, or git refuses to
-            read the project: what it ignores must not travel.
+        UserError: an entry of `[tool.toprung] include` cannot be used or has no file to send, or git refuses to read
+            the project, so it is unknown which files are ignored.
     """
     include = read_include(project)
-    travelling = []
+    sent_files = []
     for name in _listed_files(project, (*USER_PACKAGES, *include)):
         parents = {name, *(parent.as_posix() for parent in PurePosixPath(name).parents)}
         if (name.endswith(".py") and name.partition("/")[0] in USER_PACKAGES) or parents.intersection(include):
-            travelling.append(name)
+            sent_files.append(name)
     for entry in include:
-        if not any(name == entry or name.startswith(f"{entry}/") for name in travelling):
+        if not any(name == entry or name.startswith(f"{entry}/") for name in sent_files):
             raise UserError(
-                f'[tool.toprung] include names "{entry}", but none of its files would travel: it is empty, or git '
+                f'[tool.toprung] include names "{entry}", but it has no file to send to trials: it is empty, or git '
                 "ignores it. Correct pyproject.toml or .gitignore."
             )
-    return travelling
+    return sent_files
 
 
 def _listed_files(project: Path, roots: Sequence[str]) -> list[str]:
-    """Return the files below some folders (or the files themselves); a repository inside a repository is walked."""
+    """Return the files below the roots, or the roots that are files; files of nested git repositories are included."""
     names = list(roots)
     if is_checkout(project):
         listed = os.fsdecode(run_git(project, *GIT_LIST, "--", *roots)).split("\0")
@@ -61,9 +61,9 @@ def _listed_files(project: Path, roots: Sequence[str]) -> list[str]:
             names = listed
     listed_files: dict[str, None] = {}
     for name in filter(None, names):
-        place = project / name
-        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            path = file.relative_to(project)
-            if file.is_file() and not {".git", "__pycache__"}.intersection(path.parts):
-                listed_files[path.as_posix()] = None
+        path = project / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            relative = file.relative_to(project)
+            if file.is_file() and not {".git", "__pycache__"}.intersection(relative.parts):
+                listed_files[relative.as_posix()] = None
     return list(listed_files)

@@ -1,7 +1,7 @@
-"""Find the user's project, and import what dotted names mean.
+"""Find the user's project, and import the functions that dotted names refer to.
 
 Names are dotted, never paths, so that every worker imports the same function by the same name: `tune.digits` is the
-function `sweep` in `tune/digits.py`, `tune.digits:headline` another one beside it.
+function `sweep` in `tune/digits.py`, `tune.digits:headline` is the function `headline` in the same file.
 """
 
 from __future__ import annotations
@@ -28,58 +28,58 @@ USER_PACKAGES = ("tune", "trainers", "search_spaces")
 
 
 def find_project(start: Path) -> Path:
-    """The nearest folder, from `start` upward, that holds a workbench.
+    """Return the root of the project that contains `start`: the nearest folder upward with the three packages.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such folder.
     """
     for folder in (start, *start.parents):
         if all((folder / name).is_dir() for name in USER_PACKAGES):
             return folder
     raise UserError(
-        f"{start} is not inside a workbench: a folder with {', '.join(USER_PACKAGES[:-1])} and "
-        f"{USER_PACKAGES[-1]}. Go to one."
+        f"{start} is not inside a toprung project, a folder with {', '.join(USER_PACKAGES[:-1])} and "
+        f"{USER_PACKAGES[-1]}. Change to one, or create one: toprung init DIR"
     )
 
 
 def activate(project: Path) -> None:
-    """Put the project first on `sys.path`, and make sure that its packages are the ones Python finds.
+    """Put the project first on `sys.path`, and check that Python finds its packages.
 
     Raises:
-        UserError: another package of the same name is loaded already.
+        UserError: another package of the same name is already loaded.
     """
     sys.path[:] = [str(project), *(entry for entry in sys.path if entry != str(project))]
     importlib.invalidate_caches()
     for name in USER_PACKAGES:
         loaded = sys.modules.get(name)
-        places = [Path(path).resolve() for path in getattr(loaded, "__path__", [])]
-        if loaded is not None and (project / name).resolve() not in places:
-            raise UserError(f'"{name}" is loaded from {places or loaded}, not from {project / name}.')
+        folders = [Path(path).resolve() for path in getattr(loaded, "__path__", [])]
+        if loaded is not None and (project / name).resolve() not in folders:
+            raise UserError(f'"{name}" is loaded from {folders or loaded}, not from {project / name}.')
 
 
 def switch_to(project: Path) -> None:
-    """`activate` a workbench after another one: what was imported from that is forgotten."""
+    """Activate a project after another one: drop the other's modules from `sys.modules` first."""
     included = {name for name in module_names(read_include(project)) if _is_from_a_project(sys.modules.get(name))}
-    forgotten = {*USER_PACKAGES, *included}
-    for name in [name for name in sys.modules if name.partition(".")[0] in forgotten]:
+    dropped = {*USER_PACKAGES, *included}
+    for name in [name for name in sys.modules if name.partition(".")[0] in dropped]:
         del sys.modules[name]
     activate(project)
 
 
 def _is_from_a_project(module: ModuleType | None) -> bool:
-    """Whether a top-level module is beside the three folders, and not an installed one of the same name."""
-    places = [*getattr(module, "__path__", []), getattr(module, "__file__", None)]
-    parents = [Path(place).parent for place in places if place]
+    """Return whether a top-level module is next to the three packages, and not an installed one of the same name."""
+    paths = [*getattr(module, "__path__", []), getattr(module, "__file__", None)]
+    parents = [Path(path).parent for path in paths if path]
     return any((parent / name).is_dir() for parent in parents[:1] for name in USER_PACKAGES)
 
 
 def list_recipes(project: Path) -> list[str]:
-    """Names of the recipes in `tune/`."""
+    """Return the names of the recipes in `tune/`."""
     return sorted(f.stem for f in (project / "tune").glob("*.py") if not f.stem.startswith("_"))
 
 
 def load_recipe(project: Path, name: str) -> spec.Sweep:
-    """Call the recipe and return its sweep.
+    """Call a recipe and return its sweep.
 
     Raises:
         UserError: there is no such recipe, or it fails.
@@ -89,8 +89,8 @@ def load_recipe(project: Path, name: str) -> spec.Sweep:
     known = list_recipes(project)
     stem = module_name.removeprefix("tune.")
     if not module_name.startswith("tune.") or stem not in known:
-        near = difflib.get_close_matches(stem, known, n=1)
-        hint = f" Did you mean tune.{near[0]}?" if near else ""
+        matches = difflib.get_close_matches(stem, known, n=1)
+        hint = f" Did you mean tune.{matches[0]}?" if matches else ""
         raise UserError(f'No recipe "{name}".{hint} Recipes here: {", ".join(known) or "none"}.')
     try:
         recipe = getattr(importlib.import_module(module_name), function_name, None)
@@ -101,7 +101,7 @@ def load_recipe(project: Path, name: str) -> spec.Sweep:
         raise
     except ValidationError as error:
         owner = getattr(spec, error.title, spec.Sweep)
-        raise UserError(f"The recipe {name} is wrong: {format_validation_error(error, owner)}") from None
+        raise UserError(f"The recipe {name} is invalid: {format_validation_error(error, owner)}") from None
     except Exception as error:
         raise UserError(f"The recipe {name} fails: {_error_location(error, project)}") from None
     if not isinstance(result, spec.Sweep):
@@ -110,16 +110,16 @@ def load_recipe(project: Path, name: str) -> spec.Sweep:
 
 
 def import_dotted(project: Path, dotted: str, *, default: str, kind: str) -> Any:
-    """The function that a dotted name means, imported.
+    """Import and return the function that a dotted name refers to.
 
     Args:
-        project: the workbench's root.
+        project: the project's root.
         dotted: `trainers.convnet` or `trainers.convnet:other`.
-        default: the function's name where none is given.
-        kind: what it is, for messages.
+        default: the function's name if `dotted` has none.
+        kind: what the function is, for messages.
 
     Raises:
-        UserError: no such module or function, or importing it fails.
+        UserError: there is no such module or function, or importing it fails.
     """
     find_source_file(project, dotted, kind=kind)
     module_name, _, name = dotted.partition(":")
@@ -133,10 +133,10 @@ def import_dotted(project: Path, dotted: str, *, default: str, kind: str) -> Any
 
 
 def find_source_file(project: Path, dotted: str, *, kind: str) -> Path:
-    """The file behind a dotted name, without importing it.
+    """Return the source file of a dotted name, without importing it.
 
     Raises:
-        UserError: it is not there.
+        UserError: there is no such file.
     """
     module_name = dotted.partition(":")[0]
     stem = project.joinpath(*module_name.split("."))
@@ -145,24 +145,24 @@ def find_source_file(project: Path, dotted: str, *, kind: str) -> Path:
             return file
     folder = stem.parent
     known = sorted(f.stem for f in folder.glob("*.py") if not f.stem.startswith("_")) if folder.is_dir() else []
-    near = difflib.get_close_matches(stem.name, known, n=1)
-    hint = f" Did you mean {folder.name}.{near[0]}?" if near else ""
+    matches = difflib.get_close_matches(stem.name, known, n=1)
+    hint = f" Did you mean {folder.name}.{matches[0]}?" if matches else ""
     raise UserError(f'No {kind} "{dotted}".{hint} In {folder.name}/: {", ".join(known) or "nothing"}.')
 
 
 def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
-    """The trainer's `DEFAULTS`, read from its source, so that a sweep's driver need not import torch.
+    """Return the trainer's `DEFAULTS`, read from its source so that a sweep's driver need not import torch.
 
     Raises:
-        UserError: the trainer is not there, or DEFAULTS is no dictionary of plain values.
+        UserError: there is no such trainer, or DEFAULTS is not a dictionary of literal values.
     """
     file = find_source_file(project, dotted, kind="trainer")
-    needed = f"{file.relative_to(project)} needs DEFAULTS = {{...}}: a dictionary of every hyperparameter it reads"
+    requirement = f"{file.relative_to(project)} needs DEFAULTS = {{...}}: a dictionary of every hyperparameter it reads"
     try:
-        source = importlib.util.decode_source(file.read_bytes())  # obeys a BOM and a coding cookie, as an import does
+        source = importlib.util.decode_source(file.read_bytes())  # honors a BOM and a coding cookie, like an import
     except (SyntaxError, UnicodeDecodeError) as error:
         raise UserError(
-            f"The trainer {dotted} cannot be decoded: {error}. Save it as UTF-8, or name its encoding in the first "
+            f"The trainer {dotted} cannot be decoded: {error}. Save it as UTF-8, or declare its encoding in the first "
             "line: # coding: latin-1"
         ) from None
     try:
@@ -175,16 +175,16 @@ def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
             try:
                 defaults = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
             except (ValueError, TypeError):
-                raise UserError(f"{needed}, written out as plain values.") from None
+                raise UserError(f"{requirement}, written as literal values.") from None
             if isinstance(defaults, dict):
                 _check_hyperparameter_names(defaults, file=file.relative_to(project))
-                if own := [name for name in defaults if name in spec.FIELDS_OF_OWN_NAMES]:
+                if reserved := [name for name in defaults if name in spec.FIELDS_OF_OWN_NAMES]:
                     raise UserError(
-                        f'DEFAULTS in {file.relative_to(project)} has "{own[0]}", which the sweep gives to every trial '
-                        f"({spec.FIELDS_OF_OWN_NAMES[own[0]]}). Leave it out."
+                        f'DEFAULTS in {file.relative_to(project)} has "{reserved[0]}", which the sweep passes to every '
+                        f"trial ({spec.FIELDS_OF_OWN_NAMES[reserved[0]]}). Remove it."
                     )
                 return defaults
-    raise UserError(f"{needed}.")
+    raise UserError(f"{requirement}.")
 
 
 def _check_hyperparameter_names(defaults: Mapping[Any, Any], *, file: Path) -> None:
@@ -194,10 +194,13 @@ def _check_hyperparameter_names(defaults: Mapping[Any, Any], *, file: Path) -> N
 
 
 def _error_location(error: BaseException, project: Path) -> str:
-    """`NameError: name 'lr' is not defined (tune/digits.py line 7)`."""
-    last = None
+    """Format an error with the last line of the project in its traceback.
+
+    Example: `NameError: name 'lr' is not defined (tune/digits.py line 7)`.
+    """
+    last_frame = None
     for frame in traceback.extract_tb(error.__traceback__):
         if Path(frame.filename).is_relative_to(project):
-            last = frame
-    location = f" ({Path(last.filename).relative_to(project)} line {last.lineno})" if last else ""
+            last_frame = frame
+    location = f" ({Path(last_frame.filename).relative_to(project)} line {last_frame.lineno})" if last_frame else ""
     return f"{type(error).__name__}: {error}{location}"

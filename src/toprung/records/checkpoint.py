@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from toprung import atomic_write
 from toprung.records.sweep_dir import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, write_json
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,6 @@ def save_last(
                 _check_readable(staging, state)
             if last.exists():
                 os.replace(last, folder / PREVIOUS_FILE)
-            os.replace(staging, last)
 
     _retry_write(write, last)
 
@@ -230,8 +230,8 @@ def save_best(folder: Path, *, model: nn.Module, meta: Mapping[str, Any]) -> Non
     """
 
     def write() -> None:
-        with _staged(model.state_dict(), folder / WEIGHTS_FILE) as staging:
-            os.replace(staging, folder / WEIGHTS_FILE)
+        with _staged(model.state_dict(), folder / WEIGHTS_FILE):
+            pass  # nothing to check before the rename
         write_json(folder / WEIGHTS_META_FILE, meta)
 
     _retry_write(write, folder / WEIGHTS_FILE)
@@ -259,19 +259,16 @@ def _retry_write(write: Callable[[], None], path: Path) -> None:
 
 @contextlib.contextmanager
 def _staged(state: Any, path: Path) -> Iterator[Path]:
-    """The state in a file beside `path`, to be renamed; nothing of it stays behind."""
-    staging = path.with_name(f".{path.name}.tmp")
+    """Save `state` to a staging file beside `path`, yield its path, and rename it to `path` if the block succeeds."""
     try:
-        with staging.open("wb") as file:  # Python's own file tells of a full disk; torch's writer does not say why
-            torch.save(state, file)
-        yield staging
+        with atomic_write.staged_file(path) as staging:
+            with staging.open("wb") as file:  # Python's own file tells of a full disk; torch's writer does not say why
+                torch.save(state, file)
+            yield staging
     except (OSError, RuntimeError) as error:
         if any(os_error.errno in (errno.ENOSPC, errno.EDQUOT) for os_error in _os_errors(error)):
             raise DiskFull(errno.ENOSPC, f"no space left for {path}") from error
         raise
-    finally:
-        with contextlib.suppress(OSError):  # where the storage is away
-            staging.unlink(missing_ok=True)
 
 
 def _os_errors(error: BaseException | None) -> Iterator[OSError]:

@@ -32,6 +32,7 @@ from typing import Any
 import filelock
 from pydantic import ValidationError
 
+from toprung import atomic_write
 from toprung.errors import UserError, format_validation_error
 from toprung.spec import Sweep
 
@@ -275,6 +276,4 @@ class SweepDirectory:
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write JSON aside, then rename: a reader meets the old file or the new one."""
-    staging = file.with_name(f".{file.name}.tmp")
-    staging.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(staging, file)
+    atomic_write.write_text(file, json.dumps(content, indent=2, sort_keys=True) + "\n")

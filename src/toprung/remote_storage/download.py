@@ -16,6 +16,7 @@ from pathlib import Path
 
 import filelock
 
+from toprung import atomic_write
 from toprung.errors import UserError
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.remote_storage import lease
@@ -144,9 +145,7 @@ def _download_ledger(storage: ObjectStorage, sweep_dir: SweepDirectory, objects:
         logger.warning(
             "%s went on elsewhere: what only this machine had of its ledger is in %s", sweep_dir.sweep_id, staging
         )
-    part = file.with_name(f".{file.name}.fetched")
-    part.write_bytes(there)
-    os.replace(part, file)
+    atomic_write.write_bytes(file, there)
     return True
 
 

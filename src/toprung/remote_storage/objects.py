@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote
 
+from toprung import atomic_write
 from toprung.errors import UserError
 
 SCHEMES = ("s3", "gs", "file")
@@ -111,20 +112,17 @@ class ObjectStorage:
         Raises:
             StorageUnavailable: it could not be read.
         """
-        staging = target.with_name(f".{target.name}.fetched")
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with (
+                atomic_write.staged_file(target) as staging,
                 _translate_errors(),
                 self.filesystem.open_input_stream(self._at(name)) as opened,
                 staging.open("wb") as file,
             ):
                 shutil.copyfileobj(opened, file, CHUNK_BYTES)
-            os.replace(staging, target)
         except FileNotFoundError:
             return False
-        finally:
-            staging.unlink(missing_ok=True)
         return True
 
     def list_objects(self, below: str = "") -> dict[str, ObjectInfo]:

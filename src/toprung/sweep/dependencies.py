@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from toprung.errors import UserError
-from toprung.project.files import travelling_files
+from toprung.project.files import list_sent_files
 from toprung.project.include import NEVER_INCLUDED, include_line, read_include
 from toprung.project.modules import USER_PACKAGES
 
@@ -40,7 +40,7 @@ def check_dependencies(project: Path, sources: Iterable[Path]) -> None:
     Raises:
         UserError: an imported module or a named file stays behind; says what to type in pyproject.toml.
     """
-    travelling = set(travelling_files(project))
+    travelling = set(list_sent_files(project))
     users: dict[str, str] = {}  # by file: who uses it, and how
     waiting: list[Path] = []
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import filelock
 import urllib3
 
+from toprung import atomic_write
 from toprung.errors import UserError
 from toprung.tracking.local_store import database_file, sqlite_uri
 from toprung.tracking.server import masked
@@ -52,10 +53,9 @@ def create_sqlite_schema(uri: str) -> None:
     with filelock.FileLock(file.with_name(f".{file.name}.lock")):
         if file.exists():
             return
-        staging = file.with_name(f".{file.name}.new")
-        staging.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=sqlite_uri(staging)).search_experiments(max_results=1)
-        os.replace(staging, file)
+        with atomic_write.staged_file(file) as staging:
+            staging.unlink(missing_ok=True)  # MLflow would open what a killed process left
+            MlflowClient(tracking_uri=sqlite_uri(staging)).search_experiments(max_results=1)
 
 
 def _connect(uri: str) -> None:

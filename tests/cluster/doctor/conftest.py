@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: a head, and nodes that join it, each with an environment of its own."""
+"""A real Ray cluster on this machine: a head, and nodes that join it, each with its own environment."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ STATES = ("ok", "warning", "error")
 
 @dataclass
 class Cluster:
-    """What `ray start` was told; `join` adds a node, `environment` is that of whoever wants to reach it."""
+    """A cluster started with `ray start`; `environment` has the variables that a client needs to reach it."""
 
     port: int
     folder: Path
@@ -39,7 +39,7 @@ class Cluster:
         return f"127.0.0.1:{self.port}"
 
     def start(self, *words: str, before: str = "", **environment: str) -> None:
-        """`ray start`; `before` is a shell's line that runs ahead of it, in a mount namespace of its own."""
+        """Run `ray start`; `before` is a shell command to run first, in a new mount namespace."""
         command = ["ray", "start", "--disable-usage-stats", *words]
         if before:
             command = [
@@ -68,23 +68,20 @@ class Cluster:
         self.start("--head", *ports, *where, *words)
 
     def join(self, *words: str, before: str = "", **environment: str) -> None:
-        """A node with an address of its own on loopback, so that it counts as another machine."""
+        """Add a node with a different loopback address, so that it counts as another machine."""
         self.start(f"--address={self.address}", "--node-ip-address=127.0.0.2", *words, before=before, **environment)
 
     def end(self) -> None:
-        def left() -> list[psutil.Process]:
-            return processes_marked(self.mark)
-
-        for process in left():
+        for process in processes_marked(self.mark):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        wait_until(lambda: not left(), "the cluster to end")
+        wait_until(lambda: not processes_marked(self.mark), "the cluster to end")
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @dataclass
-class Examined:
-    """What `toprung doctor` found."""
+class DoctorResult:
+    """The result of `toprung doctor`."""
 
     code: int
     findings: dict[str, list[Finding]]
@@ -103,20 +100,20 @@ class Examined:
 
 @contextlib.contextmanager
 def cluster_of(**environment: str) -> Iterator[Cluster]:
-    """Not below pytest's own temporary folder: the names of Ray's sockets must be short."""
+    """Create a cluster in a folder outside pytest's temporary folder: the paths of Ray's sockets must be short."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": ""}
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
-    niceness = {"RAY_worker_niceness": "0"}  # Ray's 15 starves trials on a machine that does other work
-    made = Cluster(free_port(), folder, {**os.environ, **token, **niceness, **environment}, uuid.uuid4().hex)
+    niceness = {"RAY_worker_niceness": "0"}  # Ray's default of 15 starves trials on a busy machine
+    cluster = Cluster(free_port(), folder, {**os.environ, **token, **niceness, **environment}, uuid.uuid4().hex)
     try:
-        yield made
+        yield cluster
     finally:
-        made.end()
+        cluster.end()
 
 
 @pytest.fixture(scope="session")
 def doctor_bench(tmp_path_factory, project) -> Path:
-    """A workbench whose dataset is there by name, with the lock of the project."""
+    """A project with a prepared dataset and the lock file."""
     root = tmp_path_factory.mktemp("doctor") / "workbench"
     root.mkdir()
     for folder in ("trainers", "search_spaces", "tune"):
@@ -128,9 +125,9 @@ def doctor_bench(tmp_path_factory, project) -> Path:
 
 @pytest.fixture(scope="session")
 def doctor(doctor_bench):
-    """Runs `toprung doctor --json` there; gives its exit code, its findings by name, and all that it printed."""
+    """A function that runs `toprung doctor --json` in that project."""
 
-    def examine(*arguments: str, **environment: str) -> Examined:
+    def run_doctor(*arguments: str, **environment: str) -> DoctorResult:
         command = [sys.executable, "-m", "toprung", "doctor", "--json", *map(str, arguments)]
         ran = subprocess.run(
             command,
@@ -144,8 +141,8 @@ def doctor(doctor_bench):
         )
         assert ran.stdout.startswith("{"), ran.stderr
         findings: dict[str, list[Finding]] = {}
-        for each in json.loads(ran.stdout)["findings"]:
-            findings.setdefault(each["name"], []).append(Finding(**each))
-        return Examined(ran.returncode, findings, ran.stdout + ran.stderr)
+        for fields in json.loads(ran.stdout)["findings"]:
+            findings.setdefault(fields["name"], []).append(Finding(**fields))
+        return DoctorResult(ran.returncode, findings, ran.stdout + ran.stderr)
 
-    return examine
+    return run_doctor

@@ -1,4 +1,4 @@
-"""DVC's remote and the prepared data, as the doctor sees them."""
+"""The doctor's checks of the DVC remote, the .dvc files, the prepared data and the storage."""
 
 import shutil
 import subprocess
@@ -10,19 +10,19 @@ from toprung.cluster.doctor.shared_storage import read_and_write, write_storage_
 from toprung.remote_storage import StorageUnavailable
 
 
-def test_a_remote_that_is_gone_is_an_error_with_what_to_type(workbench, tmp_path):
+def test_a_missing_remote_folder_is_an_error_with_the_command_to_type(workbench, tmp_path):
     folder = tmp_path / "remote"
     folder.mkdir()
     for command in (["init", "-q"], ["remote", "add", "-q", "-d", "shared", str(folder)]):
         subprocess.run(["dvc", *command], cwd=workbench, check=True, capture_output=True)
-    there = check_data_remote(workbench)
+    before = check_data_remote(workbench)
     shutil.rmtree(folder)
-    gone = check_data_remote(workbench)
-    assert (there.state, gone.state) == ("ok", "error")
-    assert f"mkdir -p {folder}" in gone.remedy
+    after = check_data_remote(workbench)
+    assert (before.state, after.state) == ("ok", "error")
+    assert f"mkdir -p {folder}" in after.remedy
 
 
-def test_no_remote_is_no_fault(workbench):
+def test_having_no_remote_is_ok(workbench):
     finding = check_data_remote(workbench)
     assert finding.state == "ok"
     assert "toprung data remote add" in finding.remedy
@@ -40,35 +40,35 @@ def test_a_dataset_that_dvc_overlooks_is_a_warning_with_the_rules_to_change(work
     assert finding.observed.startswith("DVC overlooks data/raw/cats.dvc: ")
 
 
-def test_no_dataset_is_a_warning_with_the_first_one_to_prepare():
+def test_having_no_dataset_is_a_warning_that_suggests_one_to_prepare():
     finding = check_data({})
     assert (finding.state, finding.remedy) == ("warning", "Type: toprung data prepare digits")
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_a_node_answers_in_the_storage_and_nothing_stays_there(tmp_path, scheme):
-    with write_storage_probe(f"{scheme}{tmp_path}/runs") as question:
-        assert read_and_write(question, node_id="a") is None
-        assert (tmp_path / "runs" / question.folder / "a").read_text() == question.text
-    assert not (tmp_path / "runs" / question.folder).exists()
+def test_a_node_answers_in_the_storage_and_nothing_is_left_there(tmp_path, scheme):
+    with write_storage_probe(f"{scheme}{tmp_path}/runs") as probe:
+        assert read_and_write(probe, node_id="a") is None
+        assert (tmp_path / "runs" / probe.folder / "a").read_text() == probe.text
+    assert not (tmp_path / "runs" / probe.folder).exists()
 
 
-def test_a_folder_is_asked_whatever_its_path_holds(tmp_path):
+def test_a_storage_folder_may_have_any_characters_in_its_path(tmp_path):
     folder = tmp_path / "a?b #1 50%20@é"
     folder.mkdir()
-    with write_storage_probe(str(folder)) as question:
-        assert read_and_write(question, node_id="a") is None
-        assert (folder / question.folder / "a").is_file()
+    with write_storage_probe(str(folder)) as probe:
+        assert read_and_write(probe, node_id="a") is None
+        assert (folder / probe.folder / "a").is_file()
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
-def test_a_node_that_sees_another_folder_says_so(tmp_path):
-    with write_storage_probe(f"{tmp_path}/runs") as question:
-        shutil.rmtree(tmp_path / "runs" / question.folder)
-        assert "does not find what the driver wrote" in str(read_and_write(question, node_id="a"))
+def test_a_node_that_sees_another_folder_reports_it(tmp_path):
+    with write_storage_probe(f"{tmp_path}/runs") as probe:
+        shutil.rmtree(tmp_path / "runs" / probe.folder)
+        assert "does not find what the driver wrote" in str(read_and_write(probe, node_id="a"))
 
 
-def test_a_storage_that_is_no_folder_cannot_be_asked_of(tmp_path):
+def test_a_storage_that_is_not_a_folder_is_unavailable(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageUnavailable, match="Not a directory"), write_storage_probe(f"{tmp_path}/file/runs"):
         pass

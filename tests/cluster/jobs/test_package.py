@@ -1,4 +1,4 @@
-"""What travels to a cluster, and where it is said to keep things."""
+"""What is sent to a cluster with a job, and the paths on the cluster."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from toprung.records import lineage
 
 @pytest.fixture
 def staged(workbench, tmp_path):
-    """A workbench with things in it that must not travel, as it travels."""
+    """The staged copy of a project that also has files that must not be sent."""
     (workbench / "runs" / "digits-1").mkdir(parents=True)
     (workbench / "runs" / "digits-1" / "last.pth").write_bytes(b"weights")
     (workbench / "data" / "prepared" / "digits").mkdir(parents=True)
@@ -26,7 +26,7 @@ def staged(workbench, tmp_path):
     return target
 
 
-def test_code_and_what_lineage_needs_travel_but_never_git_data_or_runs(staged):
+def test_code_and_lineage_files_are_sent_but_never_git_data_or_runs(staged):
     assert {path.name for path in staged.iterdir()} == {
         "cluster.json",
         "source-commit.json",
@@ -42,14 +42,14 @@ def test_code_and_what_lineage_needs_travel_but_never_git_data_or_runs(staged):
     assert not [path for path in staged.rglob("*") if path.name == "__pycache__"]
 
 
-def test_the_engine_that_travels_runs_from_the_folder_it_arrives_in(staged):
-    where = "import toprung, toprung.analysis.report as r; print(toprung.__file__); print(r.__file__)"
-    ran = subprocess.run([sys.executable, "-c", where], cwd=staged, capture_output=True, text=True, check=True)
+def test_the_copy_of_toprung_is_imported_from_the_jobs_folder(staged):
+    code = "import toprung, toprung.analysis.report as r; print(toprung.__file__); print(r.__file__)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=staged, capture_output=True, text=True, check=True)
     assert [line.startswith(f"{staged}/toprung/") for line in ran.stdout.splitlines()] == [True, True]
     assert (staged / "toprung/analysis/report/page.html").is_file()
 
 
-def test_the_copy_without_git_knows_the_commit_it_was_made_from(staged, workbench):
+def test_the_copy_without_git_records_the_commit_it_was_made_from(staged, workbench):
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=workbench, capture_output=True, text=True, check=True)
     assert json.loads((staged / lineage.SOURCE_COMMIT_FILE).read_text()) == {
         "commit": commit.stdout.strip(),
@@ -63,7 +63,7 @@ def test_no_variable_of_this_machine_is_in_the_runtime_env(monkeypatch, tmp_path
     assert all(name.startswith("RAY_") for name in package.runtime_env(tmp_path)["env_vars"])
 
 
-def test_prepared_data_lie_beside_a_shared_storage_folder_unless_said_otherwise():
+def test_prepared_data_are_beside_the_storage_folder_by_default():
     assert package.cluster_paths("/mnt/shared/runs", None).prepared == "/mnt/shared/data/prepared"
     assert package.cluster_paths("gs://bucket/runs", "/mnt/data").prepared == "/mnt/data"
 
@@ -76,7 +76,7 @@ def test_prepared_data_lie_beside_a_shared_storage_folder_unless_said_otherwise(
         ("/mnt/shared/runs", "data/prepared", "must be a full path"),
     ],
 )
-def test_a_place_that_only_this_machine_has_is_refused(storage, prepared, message):
+def test_a_path_that_only_this_machine_has_is_refused(storage, prepared, message):
     with pytest.raises(UserError, match=message):
         package.cluster_paths(storage, prepared)
 
@@ -85,17 +85,17 @@ def test_a_built_in_dataset_that_the_cluster_lacks_is_prepared_there_by_the_job(
     shared = tmp_path / "shared" / "data" / "prepared"
     entrypoint.ensure_prepared("digits", prepared=shared)
     assert data.open_prepared("digits", root=shared).card.name == "digits"
-    assert "preparing it in" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("Preparing digits in ")
     entrypoint.ensure_prepared("digits", prepared=shared)
     assert capsys.readouterr().out == ""
 
 
-def test_a_folder_of_images_that_the_cluster_lacks_is_asked_for(tmp_path):
+def test_a_missing_folder_of_images_gets_the_command_to_copy_it(tmp_path):
     with pytest.raises(UserError, match=f"rsync -a data/prepared/mushrooms HEAD:{tmp_path}/"):
         entrypoint.ensure_prepared("mushrooms", prepared=tmp_path)
 
 
-def test_a_job_becomes_the_command_with_the_clusters_data_in_its_workbench(workbench, tmp_path):
+def test_a_job_runs_its_command_with_the_clusters_data_in_its_project(workbench, tmp_path):
     shared = tmp_path / "shared"
     data.prepare("digits", out=shared / "digits")
     command = [sys.executable, "-m", "toprung.cluster.jobs.entrypoint", "--prepared", shared, "--dataset", "digits"]

@@ -1,4 +1,4 @@
-"""`toprung submit`, where it cannot: one line that says what to type, and nothing sent."""
+"""`toprung submit` when it cannot submit: one line that says what to type, and nothing is sent."""
 
 import json
 import subprocess
@@ -27,17 +27,20 @@ def _submit(*words, folder, env=None):
         (("tune.digits", "--set", "asha.reduction=1"), 'asha has no field "reduction"'),
         (("--attach", "--stop"), "--resume, --attach and --stop exclude each other. Give one."),
         (("digits-1", "--resume", "--set", "num_trials=3"), "A sweep goes on as it began"),
-        (("tune.digits", "--storage", "/mnt/shared/runs", "--address", "10.0.0.2:6379"), "is no dashboard's address"),
+        (
+            ("tune.digits", "--storage", "/mnt/shared/runs", "--address", "10.0.0.2:6379"),
+            "is not the address of a dashboard",
+        ),
     ],
 )
-def test_a_mistake_is_answered_before_anything_is_sent(words, message, workbench):
+def test_a_mistake_is_reported_before_anything_is_sent(words, message, workbench):
     ran = _submit(*words, folder=workbench)
     assert ran.returncode == 2
     assert message in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
 
 
-def test_a_cluster_that_does_not_answer_is_named_with_what_to_type(workbench):
+def test_a_cluster_that_does_not_answer_is_named_with_the_command_to_type(workbench):
     address = f"http://127.0.0.1:{free_port()}"
     ran = _submit("tune.digits", "--storage", "/mnt/shared/runs", "--address", address, folder=workbench)
     assert ran.returncode == 2
@@ -46,21 +49,21 @@ def test_a_cluster_that_does_not_answer_is_named_with_what_to_type(workbench):
     assert len(ran.stderr.splitlines()) == 1
 
 
-def test_doctor_says_in_one_finding_that_a_cluster_does_not_answer(workbench):
+def test_doctor_reports_a_cluster_that_does_not_answer_as_one_finding(workbench):
     address = f"http://127.0.0.1:{free_port()}"
     words = ["doctor", "--address", address, "--storage", "/mnt/shared/runs", "--json"]
     ran = subprocess.run(
         [sys.executable, "-m", "toprung", *words], cwd=workbench, capture_output=True, text=True, check=False
     )
     assert (ran.returncode, ran.stderr) == (1, "")
-    finding, *of_this_machine = json.loads(ran.stdout)["findings"]
+    finding, *local_findings = json.loads(ran.stdout)["findings"]
     assert (finding["name"], finding["state"]) == ("ray", "error")
     assert finding["observed"] == f"No Ray dashboard answers at {address}"
     assert finding["remedy"].endswith("Type: ray dashboard cluster.yaml")
-    assert {(other["name"], other["state"]) for other in of_this_machine} == {("DVC files", "ok"), ("DVC remote", "ok")}
+    assert {(other["name"], other["state"]) for other in local_findings} == {("DVC files", "ok"), ("DVC remote", "ok")}
 
 
-def test_a_tracking_uri_with_a_password_stays_here_and_is_not_repeated(workbench):
+def test_a_tracking_uri_with_a_password_is_neither_sent_nor_printed(workbench):
     address = f"http://127.0.0.1:{free_port()}"
     env = {"MLFLOW_TRACKING_URI": "https://user:password@host"}
     ran = _submit("tune.digits", "--storage", "/mnt/shared/runs", "--address", address, folder=workbench, env=env)

@@ -1,8 +1,8 @@
-"""Hosts for a real `ray up` on one machine: network namespaces on a bridge, each with an sshd and processes of its own.
+"""Hosts for a real `ray up` on one machine: network namespaces on a bridge, each with its own sshd and processes.
 
-Each host has its own network, PID, mount, UTS and IPC namespace, so `ray stop` there touches nothing else, and killing
-its first process is pulling its plug. All see this machine's files, but for their own `~`, `/tmp/ray`, `/dev/shm` and
-`/run`, and one folder they share: `/mnt/shared`. The desk is a host without sshd, where a person types.
+Each host has its own network, PID, mount, UTS and IPC namespace, so `ray stop` there affects nothing else, and killing
+its first process is like cutting its power. All hosts see this machine's files, except that each has its own `~`,
+`/tmp/ray`, `/dev/shm` and `/run`, and they share `/mnt/shared`. The desk is a host without sshd, the user's machine.
 
 Needs root, iproute2, util-linux, openssh-server and rsync.
 """
@@ -25,9 +25,9 @@ from tests.servers import wait_until
 
 NETWORK = "10.213.77"
 SHARED = Path("/mnt/shared")
-ENVIRONMENT = "toprung-env"  # the virtual environment in each host's home that clusters/local.yaml makes
+ENVIRONMENT = "toprung-env"  # the virtual environment that clusters/local.yaml creates in each host's home
 
-# What is called here or by `ray up`, and Debian's package that has it.
+# The commands that this module and `ray up` call, and their Debian packages.
 TOOLS = {
     "ip": "iproute2",
     "nsenter": "util-linux",
@@ -38,7 +38,7 @@ TOOLS = {
     "unshare": "util-linux",
 }
 
-# The first process of a host. sshd, run by root, asks for /run/sshd; `wait` reaps what daemons leave behind.
+# The first process of a host. sshd, run by root, requires /run/sshd; `wait` reaps orphaned processes of daemons.
 FIRST_PROCESS = """
 set -e
 hostname "$NAME"
@@ -56,9 +56,9 @@ wait
 
 
 def missing() -> str | None:
-    """Why hosts cannot be made here, or None where they can."""
+    """Return why hosts cannot be created here, or None if they can."""
     if os.geteuid() != 0:
-        return "making network namespaces needs root"
+        return "creating network namespaces needs root"
     tools = {
         "ip": "iproute2",
         "unshare": "util-linux",
@@ -69,19 +69,19 @@ def missing() -> str | None:
     }
     for tool, package in tools.items():
         if shutil.which(tool) is None:
-            return f"{tool} is not there (Debian: {package})"
+            return f"{tool} is not installed (Debian: {package})"
     if sshd_binary() is None:
-        return "sshd is not there (Debian: openssh-server)"
+        return "sshd is not installed (Debian: openssh-server)"
     probe = f"toprung-{secrets.token_hex(3)}"
-    made = subprocess.run(["ip", "netns", "add", probe], check=False, capture_output=True, text=True)
-    if made.returncode:
-        return f"this kernel makes no network namespace ({made.stderr.strip()})"
+    ran = subprocess.run(["ip", "netns", "add", probe], check=False, capture_output=True, text=True)
+    if ran.returncode:
+        return f"this kernel creates no network namespaces ({ran.stderr.strip()})"
     subprocess.run(["ip", "netns", "del", probe], check=True)
     return None
 
 
 class Host:
-    """One machine: a network namespace that stays, and processes that can all be killed at once."""
+    """A simulated machine: a permanent network namespace, and processes that can all be killed at once."""
 
     def __init__(self, lab: "Lab", name: str, address: str, *, with_sshd: bool) -> None:
         self.name, self.address, self._lab, self._with_sshd = name, address, lab, with_sshd
@@ -101,7 +101,7 @@ class Host:
         self._install()
 
     def _install(self) -> None:
-        """Make this interpreter's environment the host's own, with the mark that the lock is installed there."""
+        """Link this interpreter's environment into the host's home, marked as having the lock file installed."""
         environment, checkout = self.home / ENVIRONMENT, Path(__file__).parents[3]
         environment.mkdir()
         for part in Path(sys.prefix).iterdir():
@@ -114,48 +114,48 @@ class Host:
         (self.home / ".bashrc").touch()
 
     def plug_in(self) -> None:
-        """Make the network namespace and its cable to the switch."""
+        """Create the network namespace and connect it to the switch."""
         run("ip", "netns", "add", self._netns)
         run("ip", "link", "add", self._link, "netns", self._lab.switch, "type", "veth",
             "peer", "eth0", "netns", self._netns)  # fmt: skip
         run("ip", "-n", self._lab.switch, "link", "set", self._link, "master", "bridge", "up")
         run("ip", "-n", self._netns, "address", "add", f"{self.address}/24", "dev", "eth0")
         run("ip", "-n", self._netns, "link", "set", "eth0", "up")
-        # Nothing is there, but Ray finds its own address by asking which way a packet to the internet would go.
+        # Nothing answers there, but Ray finds its own address from the route to the internet.
         run("ip", "-n", self._netns, "route", "add", "default", "via", f"{NETWORK}.1")
 
     def unplug(self) -> None:
-        """Remove the network namespace, and its cable with it."""
+        """Remove the network namespace and its connection."""
         subprocess.run(["ip", "netns", "del", self._netns], check=False, capture_output=True)
 
     def boot(self) -> None:
-        """Start its first process, and return when it takes connections."""
-        given = {"NAME": self.name, "FOLDER": self.folder, "LAB": self._lab.folder}
-        given["SSHD"] = (sshd_binary() or "") if self._with_sshd else ""
+        """Start the first process, and return when the host accepts connections."""
+        variables = {"NAME": self.name, "FOLDER": self.folder, "LAB": self._lab.folder}
+        variables["SSHD"] = (sshd_binary() or "") if self._with_sshd else ""
         clean = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8"}
         log = self.folder / "sshd.log"
         log.write_bytes(b"")
         with (self.folder / "first-process.log").open("ab") as output:
             self._outer = subprocess.Popen(
-                # It ends with the process that made it, however that ends.
+                # It ends with the process that started it, no matter how that ends.
                 ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self._netns,
                  "unshare", "--fork", "--kill-child", "--pid", "--mount", "--mount-proc", "--uts", "--ipc",
                  "bash", "-c", FIRST_PROCESS],
-                env=clean | {name: str(value) for name, value in given.items()},
+                env=clean | {name: str(value) for name, value in variables.items()},
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
 
         def is_up() -> bool:
             assert self._outer is not None
-            told = (self.folder / "first-process.log").read_text()
-            assert self._outer.poll() is None, told + log.read_text()
+            output_text = (self.folder / "first-process.log").read_text()
+            assert self._outer.poll() is None, output_text + log.read_text()
             return b"Server listening" in log.read_bytes() if self._with_sshd else self.first_pid is not None
 
         wait_until(is_up, f"{self.name}'s start")
 
     @property
     def first_pid(self) -> int | None:
-        """Its first process, as this machine counts: where that ends, all others of the host do."""
+        """The process ID of the first process, on this machine; if it ends, all processes of the host end."""
         assert self._outer is not None
         for child in psutil.Process(self._outer.pid).children():
             if child.name() == "bash":
@@ -163,17 +163,17 @@ class Host:
         return None
 
     def processes(self) -> list[psutil.Process]:
-        """All that runs there: what a daemon leaves behind belongs to the first process."""
+        """List all processes of the host; orphaned ones are children of the first process."""
         assert self.first_pid is not None
         return psutil.Process(self.first_pid).children(recursive=True)
 
     @property
     def is_up(self) -> bool:
-        """Whether anything runs there."""
+        """Whether the host is running."""
         return self._outer is not None
 
-    def pull_the_plug(self) -> None:
-        """SIGKILL to everything that runs there, at once."""
+    def power_off(self) -> None:
+        """Send SIGKILL to all processes of the host at once."""
         if self._outer is None:
             return
         if self._outer.poll() is None and (pid := self.first_pid) is not None:
@@ -186,11 +186,11 @@ class Host:
         (self.folder / "ray").mkdir()
 
     def cable(self, state: str) -> None:
-        """Take the host off the network ("down"), or put it back ("up")."""
+        """Disconnect the host from the network ("down"), or reconnect it ("up")."""
         run("ip", "-n", self._lab.switch, "link", "set", self._link, state)
 
     def command(self, *words: object, **environment: object) -> tuple[list[str], dict[str, str]]:
-        """What runs `words` there, in a login of the host's own, and the environment to give it."""
+        """Return the command that runs `words` on the host, and its environment."""
         pid = self.first_pid
         assert pid is not None
         clean = {"PATH": f"{self.home / ENVIRONMENT / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.home)}
@@ -202,7 +202,7 @@ class Host:
 
 
 class Lab:
-    """A head, two workers and a desk on one switch; `with Lab(folder)` boots them, and leaves nothing of them."""
+    """A head, two workers and a desk on one switch; `with Lab(folder)` boots them and removes them at the end."""
 
     def __init__(self, folder: Path, *, num_workers: int = 2) -> None:
         self.folder, self.mark = folder, f"tr{secrets.token_hex(2)}"
@@ -221,7 +221,7 @@ class Lab:
 
     @property
     def hosts(self) -> list[Host]:
-        """All of them, the desk too."""
+        """All hosts, including the desk."""
         return [self.desk, self.head, *self.workers]
 
     def __enter__(self) -> "Lab":
@@ -256,37 +256,37 @@ class Lab:
 
     def __exit__(self, *_: object) -> None:
         for host in self.hosts:
-            host.pull_the_plug()
+            host.power_off()
             host.unplug()
         subprocess.run(["ip", "netns", "del", self.switch], check=False, capture_output=True)
 
     def run(self, *words: object, timeout: float = 300, check: bool = True, **environment: object) -> str:
-        """Run a command at the desk to its end; gives what it printed."""
-        command, given = self.desk.command(*words, **environment)
+        """Run a command at the desk and return its output."""
+        command, variables = self.desk.command(*words, **environment)
         ran = subprocess.run(
-            command, env=given, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, timeout=timeout, check=False,
         )  # fmt: skip
         assert not check or ran.returncode == 0, f"{shlex.join(map(str, words))} ended {ran.returncode}\n{ran.stdout}"
         return ran.stdout
 
     def start(self, *words: object, output: Path, **environment: object) -> "subprocess.Popen[bytes]":
-        """Start a command at the desk; it prints into a file."""
-        command, given = self.desk.command(*words, **environment)
+        """Start a command at the desk that prints to a file."""
+        command, variables = self.desk.command(*words, **environment)
         with output.open("wb") as file:
             return subprocess.Popen(
-                command, env=given, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+                command, env=variables, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
             )
 
     def ssh(self, host: Host, *words: object) -> list[str]:
-        """The `ssh` command from the desk to a host."""
+        """Return the `ssh` command from the desk to a host."""
         options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
         flags = [word for option in options for word in ("-o", option)]
         return ["ssh", *flags, "-i", str(self.key), f"root@{host.address}", *map(str, words)]
 
 
 def run(*words: object) -> Sequence[str]:
-    """Run a command that must go well."""
-    done = subprocess.run(list(map(str, words)), check=False, capture_output=True, text=True)
-    assert done.returncode == 0, f"{shlex.join(map(str, words))}: {done.stderr}"
-    return done.stdout.splitlines()
+    """Run a command that must succeed."""
+    ran = subprocess.run(list(map(str, words)), check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, f"{shlex.join(map(str, words))}: {ran.stderr}"
+    return ran.stdout.splitlines()

@@ -1,9 +1,9 @@
-"""A Ray cluster made by `ray up clusters/local.yaml` on hosts of a `Lab`, and what a person types at the desk.
+"""A Ray cluster created by `ray up clusters/local.yaml` on the hosts of a `Lab`, and the user's commands at the desk.
 
     python -m tests.cluster.ssh.ray_up
 
-walks through it by hand and prints each step: `ray up`, a sweep submitted, a worker killed, the sweep's records
-compared, `ray down`. It takes some minutes and needs root.
+runs these steps and prints each: `ray up`, submit a sweep, kill a worker, compare the sweep's records, `ray down`. It
+takes some minutes and needs root.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ from toprung.records.sweep_dir import TRIAL_LOCK_FILE, SweepDirectory
 
 PROJECT = Path(__file__).parents[3]
 DASHBOARD = "http://127.0.0.1:8265"
-# Without this Ray 2.60 started one of two workers of a `local` cluster; clusters/local.yaml says so too.
-AT_THE_DESK = {"RAY_AUTH_MODE": "token", "RAY_UP_enable_autoscaler_v2": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+# Without RAY_UP_enable_autoscaler_v2=0, Ray 2.60 started one of two workers of a `local` cluster (clusters/local.yaml).
+DESK_ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_UP_enable_autoscaler_v2": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 SLOW_SECONDS = 300
-PACED = ("constants.pause=1", "asha.grace_epochs=3")  # three epochs a trial, which take long enough to be hit in them
+SLOW_TRIALS = ("constants.pause=1", "asha.grace_epochs=3")  # three epochs per trial, long enough to time a fault
 COMPARE = """
 import dataclasses, json, pathlib, sys
 from tests.chaos.agreement import agreement
@@ -44,7 +44,7 @@ print(json.dumps(dataclasses.asdict(agreement(pathlib.Path(folder), uri=uri, num
 
 
 class Cluster:
-    """The cluster on a lab's hosts, used from its desk: a workbench, and the project's own cluster file beside it."""
+    """The cluster on a lab's hosts, used from its desk, where a project and this repository's cluster file are."""
 
     def __init__(self, lab: Lab, *, echo: Callable[[str], object] = lambda line: None) -> None:
         self.lab, self._say = lab, echo
@@ -55,18 +55,18 @@ class Cluster:
         new_bench(lab.desk_folder)
         shutil.copytree(PROJECT / "clusters", lab.desk_folder / "clusters")
         config = yaml.safe_load((PROJECT / "clusters" / "local.yaml").read_text())
-        # Exactly what the file says that its user changes.
+        # Change exactly what the file's comments tell the user to change.
         config["provider"] |= {"head_ip": lab.head.address, "worker_ips": [host.address for host in lab.workers]}
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(lab.key)}
         (lab.desk_folder / "clusters" / "local.yaml").write_text(yaml.safe_dump(config))
 
     def desk(self, *words: object, check: bool = True, timeout: float = 300) -> str:
-        """Type a command, and wait for its end."""
+        """Run a command at the desk to its end."""
         self._say(f"$ {shlex.join(map(str, words))}")
-        return self.lab.run(*words, check=check, timeout=timeout, **AT_THE_DESK)
+        return self.lab.run(*words, check=check, timeout=timeout, **DESK_ENVIRONMENT)
 
     def up(self) -> None:
-        """`ray up`, until every node is there; then a tunnel to the dashboard."""
+        """Run `ray up`, wait until all nodes have joined, then open a tunnel to the dashboard."""
         if not (self.lab.desk.home / ".ray" / "auth_token").exists():
             self.desk("ray", "get-auth-token", "--generate")
         self.desk("ray", "up", "--yes", "--no-config-cache", "clusters/local.yaml")
@@ -74,14 +74,14 @@ class Cluster:
         self.open_tunnel()
 
     def wait_for_nodes(self, count: int) -> None:
-        """Return when so many live: `ray up` returns before the workers are there, and where some never come."""
+        """Wait until this many nodes are alive: `ray up` returns before the workers join, even if some never do."""
         deadline = time.monotonic() + SLOW_SECONDS
-        while len(there := self.nodes()) != count:
-            assert time.monotonic() < deadline, f"of {count} nodes there are {[node['node_ip'] for node in there]}"
+        while len(nodes := self.nodes()) != count:
+            assert time.monotonic() < deadline, f"of {count} nodes only {[node['node_ip'] for node in nodes]} are alive"
             time.sleep(2)
 
     def open_tunnel(self) -> None:
-        """The head's port 8265 on the desk's loopback."""
+        """Forward the head's port 8265 to the desk's loopback address."""
         self.close_tunnel()
         command = self.lab.ssh(self.lab.head)
         options = ["ExitOnForwardFailure=yes", "ServerAliveInterval=5", "ServerAliveCountMax=3"]
@@ -98,18 +98,18 @@ class Cluster:
         wait_until(is_open, "the tunnel")
 
     def close_tunnel(self) -> None:
-        """End it."""
+        """Close the tunnel."""
         if self._tunnel is not None:
             self._tunnel.kill()
             self._tunnel.wait()
             self._tunnel = None
 
     def nodes(self) -> list[dict]:
-        """The nodes that live, as the State API on the head has them."""
+        """List the live nodes, from the State API on the head."""
         return self._listed("nodes --filter state=ALIVE")
 
     def placement_groups(self) -> list[dict]:
-        """All that there were: Ray remembers those that were given back, as REMOVED."""
+        """List all placement groups; Ray keeps those that were released, as REMOVED."""
         return self._listed("placement-groups")
 
     def _listed(self, what: str) -> list[dict]:
@@ -120,24 +120,24 @@ class Cluster:
         return json.loads(match[0]) if match else []
 
     def submit(self, *words: object) -> "Job":
-        """`toprung submit ...`, going on in the background."""
+        """Start `toprung submit ...` in the background."""
         return self._begin("toprung", "submit", *words, "--address", DASHBOARD, "--storage", SHARED / "runs")
 
     def _begin(self, *command: object) -> "Job":
         self._num_commands += 1
         output = self.lab.folder / f"command-{self._num_commands}.log"
         self._say(f"$ {shlex.join(map(str, command))}")
-        return Job(self.lab.start(*command, output=output, **AT_THE_DESK), output)
+        return Job(self.lab.start(*command, output=output, **DESK_ENVIRONMENT), output)
 
     def sweep(self, *settings: str) -> "Job":
-        """Submit a small sweep: one trial a worker at a time."""
+        """Submit a small sweep that runs one trial per worker at a time."""
         self._earlier = {sweep_dir.sweep_id for sweep_dir in catalog.list_sweeps(self.storage)}
-        given = (*SMALL, "resources.cpus=2", *settings)
-        return self.submit("tune.dying", *(word for setting in given for word in ("--set", setting)))
+        settings = (*SMALL, "resources.cpus=2", *settings)
+        return self.submit("tune.dying", *(word for setting in settings for word in ("--set", setting)))
 
     def sweep_under_way(self, *settings: str, num_trials: int = 2) -> "Job":
-        """Submit one whose trials take some seconds, and return when so many of them have reported an epoch."""
-        job = self.sweep(*PACED, *settings)
+        """Submit a sweep with slow trials, and wait until this many of them have reported an epoch."""
+        job = self.sweep(*SLOW_TRIALS, *settings)
         return job.reaches(lambda: self.num_first_epochs() >= num_trials, f"{num_trials} first epochs")
 
     @property
@@ -147,15 +147,15 @@ class Cluster:
             sweep_dir for sweep_dir in catalog.list_sweeps(self.storage) if sweep_dir.sweep_id not in self._earlier
         )
 
-    def mend(self) -> None:
-        """Boot what a test has killed, and wait until the autoscaler has Ray on it again."""
+    def repair(self) -> None:
+        """Boot the hosts that a test has killed, and wait until the autoscaler has started Ray there again."""
         for host in self.lab.hosts:
             if not host.is_up:
                 host.boot()
         self.wait_for_nodes(1 + len(self.lab.workers))
 
     def num_first_epochs(self) -> int:
-        """How many trials of the sweep that was submitted last have reported their first epoch."""
+        """Return how many trials of the last submitted sweep have reported their first epoch."""
         sweep_dirs = [
             sweep_dir for sweep_dir in catalog.list_sweeps(self.storage) if sweep_dir.sweep_id not in self._earlier
         ]
@@ -167,7 +167,7 @@ class Cluster:
         return lines.count('{"epoch/1":')
 
     def training(self) -> list[Host]:
-        """The workers on which a trial trains now: it holds its trial's lock file open."""
+        """List the workers that train a trial now: its process holds the trial's lock file open."""
         result = []
         for host in self.lab.workers:
             opened = self.lab.run(*self.lab.ssh(host, "ls -l /proc/[0-9]*/fd 2>/dev/null"), check=False)
@@ -176,7 +176,7 @@ class Cluster:
         return result
 
     def kill_driver(self) -> None:
-        """SIGKILL to the driver of the sweep, alone."""
+        """Kill only the driver of the sweep, with SIGKILL."""
         drivers = []
         for process in self.lab.head.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -186,74 +186,74 @@ class Cluster:
         driver.kill()
 
     def shown(self) -> dict:
-        """What `toprung show --json` says of the newest sweep."""
-        told = self.lab.run("toprung", "show", self.sweep_dir.sweep_id, "--json", "--storage", SHARED / "runs")
-        return json.loads(told)
+        """Return the output of `toprung show --json` for the newest sweep."""
+        output = self.lab.run("toprung", "show", self.sweep_dir.sweep_id, "--json", "--storage", SHARED / "runs")
+        return json.loads(output)
 
     def doctor(self) -> "Job":
-        """`toprung doctor` at the desk, which reaches the dashboard alone: it runs as a job on the head."""
+        """Run `toprung doctor` at the desk; it reaches only the dashboard, so the doctor runs as a job on the head."""
         return self._begin("toprung", "doctor", "--address", DASHBOARD, "--storage", SHARED / "runs", "--json")
 
     def doctor_on_the_head(self, before: str = "") -> "Job":
-        """`toprung doctor` in a terminal on the head, in the workbench."""
-        typed = f"{before} toprung doctor --address auto --storage {SHARED / 'runs'} --json"
-        on_the_head = shlex.quote(f"cd {shlex.quote(str(self.lab.desk_folder))} && {typed}")
+        """Run `toprung doctor` in a shell on the head, in the project."""
+        command = f"{before} toprung doctor --address auto --storage {SHARED / 'runs'} --json"
+        on_the_head = shlex.quote(f"cd {shlex.quote(str(self.lab.desk_folder))} && {command}")
         return self._begin(*self.lab.ssh(self.lab.head, f"bash -ic {on_the_head} 2>/dev/null"))
 
     def agreement(self) -> Agreement:
-        """Do all records of the newest sweep say the same? Asked at the desk, where paths are the hosts' own."""
+        """Compare all records of the newest sweep; this runs at the desk, where paths are those of the hosts."""
         storage = SHARED / "runs"
-        told = self.lab.run(
+        output = self.lab.run(
             "python", "-c", COMPARE, storage / self.sweep_dir.sweep_id, f"sqlite:///{storage}/mlflow.db", NUM_TRIALS,
             PYTHONPATH=PROJECT,
         )  # fmt: skip
-        return Agreement(**json.loads(told.splitlines()[-1]))
+        return Agreement(**json.loads(output.splitlines()[-1]))
 
     def down(self) -> None:
-        """`ray down`, and the end of the tunnel."""
+        """Close the tunnel and run `ray down`."""
         self.close_tunnel()
         self.desk("ray", "down", "--yes", "clusters/local.yaml")
 
     def has_ray(self, host: Host) -> bool:
-        """Whether anything of Ray runs on a host."""
+        """Return whether Ray runs on a host."""
         return "raylet/raylet" in self.lab.run(*self.lab.ssh(host, "ps ax -o args"))
 
 
 class Job:
-    """A command that runs at the desk, most often a `toprung submit`."""
+    """A command that runs at the desk, usually `toprung submit`."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", output: Path) -> None:
         self.process, self._output = process, output
 
     @property
     def text(self) -> str:
-        """What it printed so far."""
+        """The output so far."""
         return self._output.read_text(errors="replace")
 
     @property
     def job_id(self) -> str:
-        """As it was sent."""
+        """The ID of the submitted job."""
         return self.text.split("Sent as ")[1].split()[0]
 
     def reaches(self, check: Callable[[], object], what: str) -> "Job":
-        """Return as soon as `check` is true; the command must live that long."""
+        """Wait until `check` is true; fail if the command ends before."""
 
-        def observed() -> bool:
+        def is_reached() -> bool:
             if check():
                 return True
             assert self.process.poll() is None, f"ended {self.process.returncode} before {what}:\n{self.text}"
             return False
 
-        wait_until(observed, f"{what}:\n{self._output}", timeout_seconds=SLOW_SECONDS)
+        wait_until(is_reached, f"{what}:\n{self._output}", timeout_seconds=SLOW_SECONDS)
         return self
 
     def interrupt(self) -> None:
-        """Ctrl-C in its terminal."""
-        (command,) = psutil.Process(self.process.pid).children()  # of nsenter, which waits for it
+        """Send SIGINT, like Ctrl-C in its terminal."""
+        (command,) = psutil.Process(self.process.pid).children()  # the process is nsenter, which waits for the command
         command.send_signal(signal.SIGINT)
 
     def finish(self, code: int = 0) -> "Job":
-        """It ends by itself, with that code."""
+        """Wait until the command ends, and check its exit code."""
         try:
             self.process.wait(timeout=SLOW_SECONDS)
         except subprocess.TimeoutExpired:
@@ -262,26 +262,26 @@ class Job:
         return self
 
 
-def walk(cluster: Cluster, *, echo: Callable[[str], object] = lambda line: None) -> Agreement:
-    """A sweep on the cluster, one of whose workers is killed under a running trial; gives what its records say."""
+def sweep_with_a_killed_worker(cluster: Cluster, *, echo: Callable[[str], object] = lambda line: None) -> Agreement:
+    """Run a sweep, kill a worker that trains a trial, and return the comparison of the sweep's records."""
     job = cluster.sweep_under_way()
     victim = cluster.training()[0]
     echo(f"{victim.name} trains a trial: kill -9 of everything on it")
-    victim.pull_the_plug()
+    victim.power_off()
     job.finish()
     echo(job.text)
     return cluster.agreement()
 
 
 def main() -> None:
-    """Walk through it, and print every step."""
+    """Run the steps, and print each."""
     began = time.monotonic()
 
     def echo(text: str) -> None:
-        print(f"[{time.monotonic() - began:5.0f} s] {text}", flush=True)  # noqa: T201 (a person watches)
+        print(f"[{time.monotonic() - began:5.0f} s] {text}", flush=True)  # noqa: T201 (the output of the script)
 
     if reason := missing():
-        sys.exit(f"It cannot be done here: {reason}")
+        sys.exit(f"Hosts cannot be created: {reason}")
     folder = Path(tempfile.mkdtemp(prefix="toprung-hosts-"))
     with Lab(folder) as lab:
         echo(f"hosts: {', '.join(f'{host.name} {host.address}' for host in lab.hosts)}; their files: {folder}")
@@ -289,7 +289,7 @@ def main() -> None:
         cluster.up()
         for node in cluster.nodes():
             echo(f"node {node['node_ip']} {node['node_id'][:12]} {node['state']}")
-        result = walk(cluster, echo=echo)
+        result = sweep_with_a_killed_worker(cluster, echo=echo)
         echo(f"{result.num_trials} trials, {result.num_lost} lost, {result.num_doubled} doubled")
         echo("\n".join(result.problems) or "ledger, Tune and MLflow agree")
         cluster.down()

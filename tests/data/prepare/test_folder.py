@@ -210,7 +210,7 @@ def test_a_process_killed_in_the_midst_leaves_what_it_had_decoded(tree, tmp_path
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     kept = {path.stem for path in staging.glob("*.npz")}
-    (staging / "half.1.new").write_bytes(b"half")  # what the kill may have left of a chunk
+    (staging / ".half.npz.1.tmp").write_bytes(b"half")  # what the kill may have left of a chunk
     assert kept
     assert not out.exists()
     again = []

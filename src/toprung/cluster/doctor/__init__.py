@@ -1,4 +1,4 @@
-"""What a sweep stands on, looked at: nodes, versions, code, storage, clocks, room, access, MLflow, DVC."""
+"""Checks of everything a sweep relies on: nodes, versions, code, storage, clocks, free space, access, MLflow, DVC."""
 
 from toprung.cluster.doctor.checks import preflight, run_checks
 from toprung.cluster.doctor.finding import Finding, errors, warnings

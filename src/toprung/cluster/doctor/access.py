@@ -1,4 +1,4 @@
-"""Who can reach Ray, and whether it asks for a token; whether its dashboard answers."""
+"""Who can reach Ray, whether it requires a token, and whether its dashboard answers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from toprung.cluster.doctor.finding import Finding
 if TYPE_CHECKING:
     from toprung.cluster.doctor.nodes import NodeResponse
 
-TokenCheck = Literal["opens", "refuses", "silent"]
+TokenCheck = Literal["accepts", "refuses", "unknown"]
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def check_without_token(address: str, *, timeout_seconds: float = 60) -> TokenCheck:
-    """Ask a cluster's head whether it is well, as somebody who has no token.
+    """Run Ray's health check against a cluster's head without a token.
 
-    In a process of its own: how Ray authenticates is read once, when it is imported.
+    This runs in a separate process because Ray reads its authentication settings once, when it is imported.
+
+    Returns:
+        whether the head accepts a client without a token; "unknown" if it does not answer in time, or fails otherwise.
     """
     environment = {name: value for name, value in os.environ.items() if name not in AUTH}
     command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "health-check", "--address", address]
@@ -31,36 +34,39 @@ def check_without_token(address: str, *, timeout_seconds: float = 60) -> TokenCh
             capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=timeout_seconds,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return "silent"
+        return "unknown"
     if ran.returncode == 0:
-        return "opens"
-    return "refuses" if "AuthenticationError" in ran.stderr else "silent"
+        return "accepts"
+    return "refuses" if "AuthenticationError" in ran.stderr else "unknown"
 
 
 def check_access(responses: Sequence[NodeResponse], *, without_token: TokenCheck | None) -> list[Finding]:
-    """Whether strangers can run code on a cluster.
+    """Check that a cluster requires a token, so that others cannot run code on it.
 
     Args:
-        responses: of the nodes, with what they listen on.
-        without_token: what the head did when it was asked without a token.
+        responses: the nodes' responses, with the sockets that they listen on.
+        without_token: how the head treats a client without a token.
     """
     open_sockets = [socket for response in responses if response.report for socket in response.report.listening]
     where = f"beyond loopback ({open_sockets[0]} and others)" if open_sockets else "on loopback only"
     if without_token == "refuses":
-        return [Finding("access", "ok", f"a token is asked for; Ray listens {where}")]
-    if without_token == "silent":
-        return [Finding("access", "warning", f"the head does not say whether it asks for a token; Ray listens {where}")]
-    remedy = "Type on every node: ray get-auth-token --generate, and RAY_AUTH_MODE=token before each ray start."
-    observed = f"no token is asked for, and Ray listens {where}"
+        return [Finding("access", "ok", f"a token is required; Ray listens {where}")]
+    if without_token == "unknown":
+        return [Finding("access", "warning", f"it is unknown whether a token is required; Ray listens {where}")]
+    remedy = (
+        "On the head, type: ray get-auth-token --generate. Copy its ~/.ray/auth_token to every node, and set "
+        "RAY_AUTH_MODE=token before each ray start."
+    )
+    observed = f"no token is required, and Ray listens {where}"
     return [Finding("access", "error" if open_sockets else "warning", observed, remedy)]
 
 
 def check_private(responses: Sequence[NodeResponse], sockets: Sequence[str]) -> list[Finding]:
-    """Whether a private Ray keeps to itself.
+    """Check that a private Ray listens on loopback only and requires a token.
 
     Args:
-        responses: of its node.
-        sockets: of its processes, that others than this machine can reach.
+        responses: the responses of its node.
+        sockets: sockets of its processes that other machines can reach.
     """
     open_sockets = sorted(
         {*sockets, *(socket for response in responses if response.report for socket in response.report.listening)}
@@ -68,24 +74,26 @@ def check_private(responses: Sequence[NodeResponse], sockets: Sequence[str]) -> 
     token = os.environ.get("RAY_AUTH_MODE") == "token"
     if open_sockets:
         observed = f"a private Ray listens beyond loopback: {', '.join(open_sockets[:3])}"
-        remedy = "Report it: this Ray has been told to listen on loopback only."
+        remedy = "Please report this bug: toprung configures its private Ray to listen on loopback only."
         return [Finding("access", "error", observed, remedy)]
     if not token:
-        return [Finding("access", "error", "a private Ray asks for no token", "Type: unset RAY_AUTH_MODE")]
-    return [Finding("access", "ok", "a private Ray: a token is asked for, on loopback only")]
+        return [Finding("access", "error", "a private Ray requires no token", "Type: unset RAY_AUTH_MODE")]
+    return [Finding("access", "ok", "a private Ray: a token is required, on loopback only")]
 
 
 def check_dashboard() -> Finding:
-    """Whether the State API answers, which `toprung submit` and `ray list` go by."""
+    """Check that the State API answers, which `toprung submit` and `ray list` rely on."""
     import ray
     from ray.util.state import list_nodes
 
-    remedy = "Type on the head: pip install 'ray[default]', then ray start --head --include-dashboard=true"
+    remedy = (
+        "On the head, type: pip install 'ray[default]'. Then restart Ray: ray start --head --include-dashboard=true"
+    )
     try:
         listed = list_nodes(
             ray.get_runtime_context().gcs_address, limit=1000, timeout=10, raise_on_missing_output=False
         )
-    except Exception as error:  # requests', Ray's own, or a plain RuntimeError, by what is missing
+    except Exception as error:  # requests' errors, Ray's, or a plain RuntimeError, depending on what is missing
         message = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         return Finding("dashboard", "warning", f"the State API does not answer ({message.rstrip('.')})", remedy)
     return Finding("dashboard", "ok", f"the State API answers ({len(listed)} nodes)")

@@ -1,4 +1,4 @@
-"""Look at everything a sweep stands on: in full, when a person asks; what can spoil it, before a sweep on a cluster."""
+"""Run the checks: all of them for `toprung doctor`, and a quick selection before a sweep on a cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from toprung.cluster.doctor.versions import check_lock, check_versions, local_ve
 from toprung.errors import UserError
 from toprung.remote_storage import StorageUnavailable
 
-TIMEOUT_SECONDS = 120.0  # the first task on a node starts a worker, and brings the code there
+TIMEOUT_SECONDS = 120.0  # the first task on a node starts a worker and uploads the code
 
 
 def preflight(
@@ -32,17 +32,17 @@ def preflight(
     mmap_dir: Path | None = None,
     timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> list[Finding]:
-    """What can spoil a sweep on a cluster that this process is attached to; some seconds.
+    """Run the quick checks on the cluster that this process is connected to; this takes a few seconds.
 
     Args:
-        code: the folder whose workbench was sent to the workers.
+        code: the copy of the project that was sent to the workers.
         storage: the sweep's storage root: a folder, or the address of object storage.
-        image_bytes: of the images that the object store will hold.
-        mmap_dir: the folder that trials will map images from; None where the object store holds them.
-        timeout_seconds: for the nodes' answers.
+        image_bytes: the size of the images that the object store will hold.
+        mmap_dir: the folder that trials will map images from; None if the object store holds them.
+        timeout_seconds: how long to wait for the nodes' responses.
 
     Returns:
-        a finding for each check; where one is an error the sweep must not start (`errors`).
+        the findings; if one of them is an error (`errors`), the sweep must not start.
     """
     options = ProbeOptions(mmap_dir=None if mmap_dir is None else str(mmap_dir))
     return _check_nodes(
@@ -51,14 +51,15 @@ def preflight(
 
 
 def run_checks(*, address: str | None, project: Path, code: Path, storage: str, tracking_uri: str) -> list[Finding]:
-    """Everything, on this machine and, where an address is given, on a cluster.
+    """Run all checks on this machine and, if an address is given, on a cluster.
 
     Args:
-        address: of a running cluster, `host:port` or `auto`; None starts a private Ray here and ends it again.
-        project: the workbench's root.
-        code: a copy of the workbench's source files, which is sent to the workers.
+        address: the address of a running cluster, `host:port` or `auto`; None starts a private Ray here and stops it
+            afterwards.
+        project: the project's root.
+        code: a copy of the project's source files, which is sent to the workers.
         storage: the storage root: a folder, or the address of object storage.
-        tracking_uri: MLflow's.
+        tracking_uri: MLflow's tracking URI.
     """
     with ThreadPoolExecutor(thread_name_prefix="doctor") as pool:
         tracking = pool.submit(services.check_tracking, tracking_uri)
@@ -75,7 +76,7 @@ def run_checks(*, address: str | None, project: Path, code: Path, storage: str, 
 def _check_ray(
     address: str | None, *, code: Path, storage: str, image_bytes: int, pool: ThreadPoolExecutor
 ) -> list[Finding]:
-    """What concerns Ray and its nodes; one line where it cannot be used at all."""
+    """Check Ray and its nodes; return a single finding if Ray cannot be used at all."""
     options = ProbeOptions(with_torch=True, with_sockets=True)
     try:
         with connected(address, code=code):
@@ -101,21 +102,20 @@ def _check_ray(
 def _check_nodes(
     *, code: Path, storage: str, image_bytes: int, options: ProbeOptions, timeout_seconds: float
 ) -> tuple[list[Finding], list[nodes.NodeResponse]]:
-    """Ask every node, and judge what they say."""
-    living, dead = nodes.list_nodes()
+    """Query every node and evaluate the responses."""
+    alive, dead = nodes.list_nodes()
     with contextlib.ExitStack() as stack:
         findings: list[Finding] = []
         try:
-            question = stack.enter_context(shared_storage.write_storage_probe(storage))
+            probe = stack.enter_context(shared_storage.write_storage_probe(storage))
         except (StorageUnavailable, UserError) as error:
-            question = None
-            findings = [shared_storage.unwritable(storage, error)]
-        responses = nodes.query_nodes(living, replace(options, storage_probe=question), timeout_seconds=timeout_seconds)
-        if question is not None:
-            findings = shared_storage.check_storage(responses, question)
-    heard = nodes.check_nodes(responses, dead, timeout_seconds=timeout_seconds)
+            probe = None
+            findings = [shared_storage.unwritable_storage(storage, error)]
+        responses = nodes.query_nodes(alive, replace(options, storage_probe=probe), timeout_seconds=timeout_seconds)
+        if probe is not None:
+            findings = shared_storage.check_storage(responses, probe)
     return [
-        *heard,
+        *nodes.check_nodes(responses, dead, timeout_seconds=timeout_seconds),
         *check_versions(responses, here=local_versions()),
         *check_code(responses, code=code),
         *findings,
@@ -131,10 +131,10 @@ def _check_nodes(
 
 @contextlib.contextmanager
 def connected(address: str | None, *, code: Path) -> Iterator[None]:
-    """A private Ray on this machine, or a cluster that is there; let go of in the end.
+    """Connect to a running cluster, or start a private Ray; disconnect or stop it at the end.
 
     Raises:
-        UserError: it does not start, does not answer, or refuses this environment's token.
+        UserError: it does not start, does not answer, or refuses the token from the environment.
     """
     if address is None:
         private = cluster.LocalCluster(code=code, node=cluster.local_node())
@@ -144,8 +144,8 @@ def connected(address: str | None, *, code: Path) -> Iterator[None]:
         finally:
             private.stop()
         return
-    there = cluster.connect(address, code=code)
+    connection = cluster.connect(address, code=code)
     try:
         yield
     finally:
-        there.stop()
+        connection.stop()

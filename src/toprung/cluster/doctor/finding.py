@@ -1,4 +1,4 @@
-"""What a check found: one line, and what to do about it."""
+"""The result of a check: one line, and what to do about it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ State = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination.
+    """One line of the doctor's output.
 
     Attributes:
-        name: of what was looked at.
-        state: `ok`; `warning`, where a sweep runs but not as it should; `error`, where it cannot run or would be wrong.
-        observed: what is there.
-        remedy: what to do, as a line that can be typed wherever there is one; empty where all is well.
-        node: the node it concerns; empty where it concerns all, or the machine that asks.
+        name: what was checked.
+        state: `ok`; `warning` if a sweep runs, but not as it should; `error` if it cannot run, or its records would be
+            wrong.
+        observed: what the check found.
+        remedy: what to do, as a command to type if there is one; empty if there is nothing to do.
+        node: the node concerned; empty if it concerns all nodes, or this machine.
     """
 
     name: str
@@ -33,22 +34,22 @@ class Finding:
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that keep a sweep from running."""
+    """Return the findings that keep a sweep from running."""
     return [finding for finding in findings if finding.state == "error"]
 
 
 def warnings(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that a person should know of."""
+    """Return the findings that the user should know about."""
     return [finding for finding in findings if finding.state == "warning"]
 
 
 def or_ok(findings: Sequence[Finding], *, name: str, observed: str) -> list[Finding]:
-    """What deviates; where nothing does, one line that says what all nodes have."""
+    """Return the findings, or a single `ok` finding with the text `observed` if there are none."""
     return list(findings) or [Finding(name, "ok", observed)]
 
 
 def format_size(num_bytes: float) -> str:
-    """`85 kB`, `512 MB`, `24.1 GB`."""
+    """Format a number of bytes: `85 kB`, `512 MB`, `24.1 GB`."""
     if num_bytes < 1e6:
         return f"{num_bytes / 1e3:.0f} kB"
     if num_bytes < 1e9:

@@ -1,4 +1,4 @@
-"""What one node tells of itself. Run on every node as a Ray task, so imported by its workers: keep it light."""
+"""The report of one node about itself. It runs as a Ray task on every node, so keep its imports light."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toprung.cluster.doctor.shared_storage import StorageProbe, read_and_write
 from toprung.cluster.doctor.sockets import exposed_sockets
 from toprung.cluster.doctor.versions import local_versions
 from toprung.machine import num_cpus
-from toprung.project.code_hash import engine_hash, imported_workbench_hash
+from toprung.project.code_hash import imported_project_hash, toprung_hash
 
 TORCH_PROBE = "import torch; print(torch.cuda.device_count(), torch.get_num_threads(), torch.version.cuda or '-')"
 SHARED_MEMORY = Path("/dev/shm")
@@ -25,7 +25,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class Usage:
-    """A place with an end: bytes in all, and free."""
+    """Total and free bytes of memory or of a disk."""
 
     total_bytes: int
     free_bytes: int
@@ -33,7 +33,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Torch:
-    """What torch says in a process of its own, with the devices that Ray's node was given."""
+    """What torch reports in a fresh process, with the devices that the Ray node was given."""
 
     num_gpus: int
     num_threads: int
@@ -42,13 +42,13 @@ class Torch:
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """What to look at beside the rest.
+    """What a node checks in addition to the rest.
 
     Attributes:
-        storage_probe: what the driver has put into the storage for nodes to read; None leaves the storage out.
-        mmap_dir: a folder that trials will map images from; None where they lie in Ray's object store.
-        with_torch: import torch, which takes seconds.
-        with_sockets: list what Ray listens on.
+        storage_probe: what the driver has written to the storage for the nodes to read; None skips the storage.
+        mmap_dir: a folder that trials will map images from; None if the images are in Ray's object store.
+        with_torch: whether to import torch, which takes seconds.
+        with_sockets: whether to list the sockets that Ray listens on.
     """
 
     storage_probe: StorageProbe | None = None
@@ -59,11 +59,11 @@ class ProbeOptions:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """One node, as it sees itself."""
+    """What a node found out about itself."""
 
     versions: dict[str, str]
-    engine_hash: str
-    workbench_hash: str
+    toprung_hash: str
+    project_hash: str
     num_cores: int
     memory: Usage
     shared_memory: Usage | None
@@ -76,18 +76,18 @@ class NodeReport:
 
 
 def probe_node(options: ProbeOptions, node_id: str) -> NodeReport:
-    """Look around on this machine.
+    """Collect the report of this node.
 
     Args:
-        options: what to look at.
-        node_id: the name that this node answers the question under.
+        options: what to check.
+        node_id: Ray's ID of this node, which names its answer in the storage.
     """
     folder = session_folder()
     raylet = psutil.Process(_raylet_pid())
     return NodeReport(
         versions=local_versions(),
-        engine_hash=engine_hash(),
-        workbench_hash=imported_workbench_hash(),
+        toprung_hash=toprung_hash(),
+        project_hash=imported_project_hash(),
         num_cores=num_cpus(),
         memory=Usage(*detection.memory_bytes()),
         shared_memory=disk_usage(SHARED_MEMORY) if SHARED_MEMORY.is_dir() else None,
@@ -101,37 +101,39 @@ def probe_node(options: ProbeOptions, node_id: str) -> NodeReport:
 
 
 def now() -> float:
-    """Seconds since 1970 by this node's clock."""
+    """Return the seconds since 1970 by this node's clock."""
     return time.time()
 
 
 def disk_usage(path: Path) -> Usage:
-    """Of the file system that holds a folder."""
+    """Return the usage of the file system that holds a folder."""
     usage = shutil.disk_usage(path)
     return Usage(usage.total, usage.free)
 
 
 def _raylet_pid() -> int:
-    """Ray's own process on this node, which started this worker."""
+    """Return the process ID of this node's raylet, which started this worker."""
     return int(os.environ["RAY_RAYLET_PID"])
 
 
 def session_folder() -> Path:
-    """Where Ray keeps its logs and spills objects on this node, by its own command line."""
+    """Return the folder where Ray keeps logs and spilled objects on this node, from the raylet's command line."""
     words = psutil.Process(_raylet_pid()).cmdline()
     return Path(next(word.partition("=")[2] for word in words if word.startswith("--session_dir=")))
 
 
 def query_torch(*, timeout_seconds: float = 60) -> Torch | str:
-    """Import torch in a fresh process, where it sees all devices of the node: to a worker without a GPU Ray shows none.
+    """Import torch in a fresh process with the raylet's environment, so that it sees all devices of the node.
+
+    Ray hides the GPUs from a worker that has not requested one.
 
     Returns:
-        what torch says, or why it says nothing.
+        what torch reports, or why it could not be imported.
     """
-    of_workers = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # set by Ray for each worker
-    node = psutil.Process(_raylet_pid()).environ()
-    environment = {name: value for name, value in os.environ.items() if name not in of_workers}
-    environment |= {name: node[name] for name in of_workers if name in node}
+    worker_variables = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # set by Ray for each worker
+    raylet_environment = psutil.Process(_raylet_pid()).environ()
+    environment = {name: value for name, value in os.environ.items() if name not in worker_variables}
+    environment |= {name: raylet_environment[name] for name in worker_variables if name in raylet_environment}
     try:
         ran = subprocess.run(
             [sys.executable, "-P", "-c", TORCH_PROBE],
@@ -143,8 +145,8 @@ def query_torch(*, timeout_seconds: float = 60) -> Torch | str:
             timeout=timeout_seconds,
         )
     except subprocess.TimeoutExpired:
-        return f"importing it takes more than {timeout_seconds:.0f} s"
+        return f"importing it takes longer than {timeout_seconds:.0f} s"
     if ran.returncode != 0:
-        return (ran.stderr.strip().splitlines() or [f"importing it ends with {ran.returncode}"])[-1]
+        return (ran.stderr.strip().splitlines() or [f"importing it ends with exit code {ran.returncode}"])[-1]
     num_gpus, num_threads, cuda = ran.stdout.split()
     return Torch(int(num_gpus), int(num_threads), cuda)

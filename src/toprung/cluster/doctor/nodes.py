@@ -1,4 +1,4 @@
-"""Ask every node of the cluster at once, and wait for none of them longer than a given time."""
+"""Query all nodes of a cluster at once, with a time limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toprung.cluster.doctor.node import NodeReport, ProbeOptions
 
 @dataclass(frozen=True)
 class Node:
-    """A node as Ray lists it."""
+    """A node, as Ray lists it."""
 
     node_id: str
     host: str
@@ -24,13 +24,14 @@ class Node:
 
 @dataclass(frozen=True)
 class NodeResponse:
-    """What came of asking a node: what it sees, or why it says nothing.
+    """A node's report, or the reason why there is none.
 
     Attributes:
-        node: who was asked.
-        report: what it sees.
-        problem: why it did not answer; None where it did.
-        clock: its clock, between ours before and ours after, in seconds since 1970.
+        node: the node that was queried.
+        report: its report; None if it did not answer.
+        problem: why it did not answer; None if it did.
+        clock: the local time before the request, the node's time, the local time after the response, in seconds since
+            1970.
     """
 
     node: Node
@@ -40,14 +41,14 @@ class NodeResponse:
 
 
 def list_nodes() -> tuple[list[Node], list[Node]]:
-    """The cluster's living nodes and its dead ones, the head first."""
+    """List the live and the dead nodes of the cluster, the head first."""
     rows: list[dict[str, Any]] = sorted(_rows(), key=lambda row: "node:__internal_head__" not in row["Resources"])
-    by_key: dict[bool, list[Node]] = {True: [], False: []}
+    by_alive: dict[bool, list[Node]] = {True: [], False: []}
     for row in rows:
         host = row["NodeManagerAddress"]
         label = f"node {row['NodeID'][:8]} ({host})"
-        by_key[row["Alive"]].append(Node(row["NodeID"], host, label, row["Resources"]))
-    return by_key[True], by_key[False]
+        by_alive[row["Alive"]].append(Node(row["NodeID"], host, label, row["Resources"]))
+    return by_alive[True], by_alive[False]
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -57,12 +58,12 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def query_nodes(nodes: list[Node], options: ProbeOptions, *, timeout_seconds: float) -> list[NodeResponse]:
-    """Run `node.view` on every node, pinned to it, all at once; then read every clock.
+    """Run `node.probe_node` on all nodes at once, each task pinned to its node, then read every node's clock.
 
     Args:
-        nodes: whom to ask.
-        options: what to look at.
-        timeout_seconds: for all of it; who has not answered by then is a problem, not a wait.
+        nodes: the nodes to query.
+        options: what to check on each node.
+        timeout_seconds: for all nodes together; a node that has not answered by then is reported as a problem.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -71,30 +72,30 @@ def query_nodes(nodes: list[Node], options: ProbeOptions, *, timeout_seconds: fl
     pinned = {node.node_id: NodeAffinitySchedulingStrategy(node.node_id, soft=False) for node in nodes}
     probe = ray.remote(num_cpus=0, max_retries=0)(node.probe_node)
     clock = ray.remote(num_cpus=0, max_retries=0)(node.now)
-    asked_of = {
+    refs = {
         node.node_id: probe.options(scheduling_strategy=pinned[node.node_id]).remote(options, node.node_id)
         for node in nodes
     }
-    responses = [_response(node, asked_of[node.node_id], deadline=deadline) for node in nodes]
+    responses = [_response(node, refs[node.node_id], deadline=deadline) for node in nodes]
     return [_with_clock(response, clock, pinned[response.node.node_id], deadline=deadline) for response in responses]
 
 
-def _response(asked: Node, ref: Any, *, deadline: float) -> NodeResponse:
+def _response(node: Node, ref: Any, *, deadline: float) -> NodeResponse:
     import ray
 
     try:
-        return NodeResponse(asked, ray.get(ref, timeout=max(0.1, deadline - time.monotonic())), None)
+        return NodeResponse(node, ray.get(ref, timeout=max(0.1, deadline - time.monotonic())), None)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(ref, force=True)
-        return NodeResponse(asked, None, "no answer in time")
+        return NodeResponse(node, None, "no answer in time")
     except ray.exceptions.RayTaskError as error:
-        return NodeResponse(asked, None, f"{type(error.cause).__name__}: {error.cause}")
+        return NodeResponse(node, None, f"{type(error.cause).__name__}: {error.cause}")
     except ray.exceptions.RayError as error:
-        return NodeResponse(asked, None, (str(error).strip() or type(error).__name__).splitlines()[0])
+        return NodeResponse(node, None, (str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def _with_clock(response: NodeResponse, clock: Any, pinned: Any, *, deadline: float) -> NodeResponse:
-    """One after the other, on a worker that is warm by now: a few milliseconds each, which bound the difference."""
+    """Add the node's clock to a response; the worker has started by now, so the call takes only a few milliseconds."""
     import ray
 
     if response.report is None:
@@ -105,18 +106,19 @@ def _with_clock(response: NodeResponse, clock: Any, pinned: Any, *, deadline: fl
             clock.options(scheduling_strategy=pinned).remote(), timeout=max(0.1, deadline - time.monotonic())
         )
     except ray.exceptions.RayError as error:
-        return replace(response, report=None, problem=f"no second answer ({type(error).__name__})")
+        return replace(response, report=None, problem=f"it answered once and then failed ({type(error).__name__})")
     return replace(response, clock=(before, theirs, time.time()))
 
 
 def check_nodes(responses: list[NodeResponse], dead: list[Node], *, timeout_seconds: float) -> list[Finding]:
-    """Which nodes are there, and which of them answer; one that has left is no fault: machines on offer come and go."""
+    """Check that all live nodes answer; dead nodes are mentioned but no fault, since spot machines come and go."""
     findings = []
-    silent = [response for response in responses if response.problem is not None]
-    for response in silent:
-        within = f" ({timeout_seconds:.0f} s)" if response.problem == "no answer in time" else ""
-        remedy = f"Look at its logs: {response.node.host}:/tmp/ray/session_latest/logs; or end it there: ray stop"
-        findings.append(Finding("nodes", "error", f"{response.problem}{within}", remedy, node=response.node.label))
+    for response in responses:
+        if response.problem is None:
+            continue
+        limit = f" ({timeout_seconds:.0f} s)" if response.problem == "no answer in time" else ""
+        remedy = f"See its logs in {response.node.host}:/tmp/ray/session_latest/logs, or stop Ray there: ray stop"
+        findings.append(Finding("nodes", "error", f"{response.problem}{limit}", remedy, node=response.node.label))
     observed = f"{len(responses)} alive, all answered" if len(responses) != 1 else "1 alive, it answered"
-    left = f"; {len(dead)} left before ({', '.join(node.label for node in dead[:3])})" if dead else ""
-    return or_ok(findings, name="nodes", observed=observed + left)
+    dead_nodes = f"; {len(dead)} dead ({', '.join(node.label for node in dead[:3])})" if dead else ""
+    return or_ok(findings, name="nodes", observed=observed + dead_nodes)

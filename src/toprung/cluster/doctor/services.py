@@ -1,4 +1,4 @@
-"""What a sweep needs beside Ray: MLflow, DVC's remote, a prepared dataset."""
+"""Checks of what a sweep needs besides Ray: git, MLflow, the DVC remote, prepared datasets."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from toprung.tracking.server import masked
 
 
 def check_git(project: Path) -> Finding:
-    """Check that git reads the project: a sweep records the commit and copies no file that git ignores."""
+    """Check that git can read the project: a sweep records the commit and copies no file that git ignores."""
     try:
         commit = is_checkout(project) and query_git(project, "rev-parse", "--verify", "--quiet", "HEAD")
     except UserError as error:
         observed, _, remedy = str(error).partition(". ")
         return Finding("git", "error", observed, remedy)
-    observed = f"commit {commit.decode().strip()[:12]}" if commit else "no commit: a sweep records none"
+    observed = f"commit {commit.decode().strip()[:12]}" if commit else "no commit, so a sweep records none"
     return Finding("git", "ok", observed)
 
 
 def check_tracking(uri: str) -> Finding:
-    """Whether MLflow answers, knows us, and is of our version."""
+    """Check that MLflow answers, accepts the credentials, and has the same minor version as here."""
     file = database_file(uri)
     if file is not None and not file.exists():
-        return Finding("MLflow", "ok", f"{masked(uri)}: the first sweep makes it")
+        return Finding("MLflow", "ok", f"{masked(uri)}: the first sweep creates it")
     from toprung.tracking import connection  # imports MLflow, which takes seconds
 
     try:
@@ -41,35 +41,35 @@ def check_tracking(uri: str) -> Finding:
         return Finding("MLflow", "error", f"{observed})", remedy)
     ours, theirs = metadata.version("mlflow"), _server_version(uri)
     if theirs is not None and theirs.split(".")[:2] != ours.split(".")[:2]:
-        remedy = f"Type on the server: pip install mlflow=={ours}"
-        return Finding("MLflow", "warning", f"{masked(uri)} is {theirs}, here it is {ours}", remedy)
+        remedy = f"On the server, type: pip install mlflow=={ours}"
+        return Finding("MLflow", "warning", f"{masked(uri)} runs version {theirs}, here it is {ours}", remedy)
     return Finding("MLflow", "ok", f"{masked(uri)}{f', version {theirs}' if theirs else ''}")
 
 
 def _server_version(uri: str) -> str | None:
-    """What a tracking server says it is; None where it does not say, or where it is a database."""
+    """Return the version of a tracking server; None if it does not report one, or if the URI is a database."""
     import requests
 
     if not uri.startswith(("http://", "https://")):
         return None
     try:
-        answer = requests.get(f"{uri.rstrip('/')}/version", timeout=5)
+        response = requests.get(f"{uri.rstrip('/')}/version", timeout=5)
     except requests.RequestException:
         return None
-    text = answer.text.strip()
-    return text if answer.ok and text[:1].isdigit() and len(text) < 30 else None
+    text = response.text.strip()
+    return text if response.ok and text[:1].isdigit() and len(text) < 30 else None
 
 
 def check_data_remote(project: Path) -> Finding:
-    """Whether DVC's default remote answers and knows us."""
+    """Check that DVC's default remote answers and accepts the credentials."""
     from toprung.data.remotes.check import require_reachable
 
     try:
         remotes = read_remotes(project)
         default = next((remote for remote in remotes if remote.is_default), None)
         if default is None:
-            some = f"{len(remotes)} remotes, none is the default" if remotes else "none: the data stay on this machine"
-            return Finding("DVC remote", "ok", some, "To share them: toprung data remote add NAME URL")
+            observed = f"{len(remotes)} remotes, none is the default" if remotes else "none: data stay on this machine"
+            return Finding("DVC remote", "ok", observed, "To share data, type: toprung data remote add NAME URL")
         require_reachable(default, project=project)
     except UserError as error:
         observed, _, remedy = str(error).partition(". ")
@@ -78,7 +78,7 @@ def check_data_remote(project: Path) -> Finding:
 
 
 def check_dvc_files(project: Path) -> Finding:
-    """Check that DVC finds every .dvc file: plain `dvc pull` deletes the data of those that it overlooks."""
+    """Check that DVC finds every .dvc file: a plain `dvc pull` deletes the data of those that it overlooks."""
     try:
         hidden = hidden_files(project) if is_dvc_repository(project) else ()
         note = hidden_note(hidden, project=project) if hidden else ""
@@ -91,7 +91,7 @@ def check_dvc_files(project: Path) -> Finding:
 
 
 def prepared_bytes(project: Path) -> dict[str, int]:
-    """Bytes of images of every prepared dataset, by name; a damaged one has none."""
+    """Return the size of the images of every prepared dataset, in bytes by name; damaged datasets are left out."""
     folder = project / data.PREPARED
     num_bytes_by_name = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -104,7 +104,7 @@ def prepared_bytes(project: Path) -> dict[str, int]:
 
 
 def check_data(prepared: dict[str, int]) -> Finding:
-    """Which datasets a sweep can start with."""
+    """Check that a dataset is prepared; a sweep can start with those listed."""
     missing = [name for name in data.SOURCES if name not in prepared]
     remedy = f"Type: toprung data prepare {missing[0]}" if missing else ""
     if not prepared:

@@ -1,7 +1,7 @@
-"""Whether every node reads and writes the same storage.
+"""A check that every node reads and writes the same storage.
 
-The driver writes a question, each node reads it and writes an answer, the driver reads the answers. So a folder that
-is there on every machine, but on a disk of its own, is found out.
+The driver writes a probe file, each node reads it and writes an answer, and the driver reads the answers. This detects
+a folder that exists on every machine, but on a different disk.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from toprung.cluster.doctor.nodes import NodeResponse
 
 NAME = "storage"
-REMEDY = "Every node must reach the same place: mount that folder there too, or give --storage gs://BUCKET/runs"
+REMEDY = "Every node must reach the same storage: mount that folder there too, or give --storage gs://BUCKET/runs"
 PROBE_FILE = "probe"
 
 
 @dataclass(frozen=True)
 class StorageProbe:
-    """What the driver put into the storage for the nodes to find: a folder, and a text that nobody can guess."""
+    """What the driver wrote to the storage for the nodes to read: a folder, and a random text in its probe file."""
 
     storage: str
     folder: str
@@ -37,14 +37,14 @@ class StorageProbe:
 
 @contextlib.contextmanager
 def write_storage_probe(storage: str) -> Iterator[StorageProbe]:
-    """Write a question below the storage root, and take everything away again in the end.
+    """Write a probe file in a new folder below the storage root, and delete the folder at the end.
 
     Args:
         storage: a folder, or the address of object storage (`gs://bucket/runs`, `s3://bucket/runs`).
 
     Raises:
         StorageUnavailable: the driver itself cannot write there.
-        UserError: it is no address that can be used.
+        UserError: the address cannot be used.
     """
     object_storage = _open(storage)
     is_new = object_storage.is_folder and not Path(object_storage.root).exists()
@@ -58,22 +58,22 @@ def write_storage_probe(storage: str) -> Iterator[StorageProbe]:
             if object_storage.is_folder:
                 Path(object_storage.root, probe.folder).rmdir()
             if is_new:
-                Path(object_storage.root).rmdir()  # made for this; refused where anything is in it
+                Path(object_storage.root).rmdir()  # created by this function; fails if it is not empty
 
 
 def read_and_write(probe: StorageProbe, *, node_id: str) -> str | None:
-    """On a node: read what the driver wrote, and write an answer beside it.
+    """Read what the driver wrote, and write an answer beside it; called on each node.
 
     Returns:
-        why that did not work, or None where it did.
+        why that failed, or None if it worked.
     """
     try:
         object_storage = _open(probe.storage)
         text = object_storage.get(f"{probe.folder}/{PROBE_FILE}")
         if text is None:
-            return f"it does not find what the driver wrote: {probe.storage} is another place there"
+            return f"the node does not find what the driver wrote: its {probe.storage} is on another disk"
         if text != probe.text.encode():
-            return "it reads something else than the driver wrote"
+            return "the node reads something other than what the driver wrote"
         object_storage.put(f"{probe.folder}/{node_id}", probe.text.encode())
     except (StorageUnavailable, UserError) as error:
         return str(error)
@@ -81,10 +81,10 @@ def read_and_write(probe: StorageProbe, *, node_id: str) -> str | None:
 
 
 def check_storage(responses: Sequence[NodeResponse], probe: StorageProbe) -> list[Finding]:
-    """Judge what the nodes said, and read their answers back.
+    """Evaluate the nodes' responses, and check that the driver can read their answers.
 
     Args:
-        responses: of the nodes.
+        responses: the nodes' responses.
         probe: what the driver wrote.
     """
     object_storage, findings = _open(probe.storage), []
@@ -95,31 +95,31 @@ def check_storage(responses: Sequence[NodeResponse], probe: StorageProbe) -> lis
         if problem is None:
             try:
                 answered = object_storage.get(f"{probe.folder}/{response.node.node_id}") == probe.text.encode()
-                problem = None if answered else "the driver does not read what it wrote"
+                problem = None if answered else "the driver does not find what the node wrote"
             except StorageUnavailable as error:
-                problem = f"the driver cannot read what it wrote ({error})"
+                problem = f"the driver cannot read what the node wrote ({error})"
         if problem is not None:
             findings.append(Finding(NAME, "error", f"{probe.storage}: {problem}", REMEDY, node=response.node.label))
     return or_ok(findings, name=NAME, observed=f"{probe.storage}: written and read from every node")
 
 
 def check_mmap_dir(responses: Sequence[NodeResponse], mmap_dir: str) -> list[Finding]:
-    """Whether every node sees the folder that images are mapped from."""
+    """Check that every node has the folder that images are mapped from."""
     remedy = "Mount that folder there too, or put the images into Ray's object store: --set data.placement=object_store"
     findings = [
-        Finding("data", "error", f"{mmap_dir} is not there", remedy, node=response.node.label)
+        Finding("data", "error", f"{mmap_dir} does not exist", remedy, node=response.node.label)
         for response in responses
         if response.report is not None and not response.report.sees_mmap_dir
     ]
-    return or_ok(findings, name="data", observed=f"{mmap_dir}: every node sees it")
+    return or_ok(findings, name="data", observed=f"{mmap_dir}: on every node")
 
 
-def unwritable(storage: str, error: Exception) -> Finding:
-    """Where not even the driver can write."""
+def unwritable_storage(storage: str, error: Exception) -> Finding:
+    """Return the finding for a storage that the driver itself cannot write."""
     observed = f"{storage} cannot be written from here ({error})"
-    return Finding(NAME, "error", observed, "Type: ls -ld FOLDER, give yourself the folder, or give another: --storage")
+    return Finding(NAME, "error", observed, "Check who owns the folder: ls -ld FOLDER. Or give another: --storage")
 
 
 def _open(storage: str) -> ObjectStorage:
-    """An address of object storage as it is; a folder as one, which gets whole files too."""
+    """Open object storage by its address, and a folder as a file:// address, so that both are written alike."""
     return open_storage(storage if is_uri(storage) else Path(storage).absolute().as_uri())

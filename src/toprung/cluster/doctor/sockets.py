@@ -1,4 +1,4 @@
-"""Which processes listen where others than this machine can reach them."""
+"""Listening sockets that other machines can reach."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import psutil
 
 
 def exposed_sockets(processes: Iterable[psutil.Process]) -> list[str]:
-    """Sockets of some processes that others than this machine can reach, as `address:port (process)`."""
+    """List the listening sockets of processes that other machines can reach, as `address:port (process)`."""
     sockets = set()
     for process in processes:
         try:
@@ -23,6 +23,6 @@ def exposed_sockets(processes: Iterable[psutil.Process]) -> list[str]:
 
 
 def is_loopback(text: str) -> bool:
-    """Whether only this machine reaches an address: 127.0.0.0/8, ::1, and the former written as IPv6."""
+    """Return whether only this machine can reach an address: 127.0.0.0/8, the same as IPv4-mapped IPv6, or ::1."""
     address = ipaddress.ip_address(text)
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback

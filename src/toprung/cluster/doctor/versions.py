@@ -1,4 +1,4 @@
-"""Whether all nodes have the same packages, and those that the lock file names."""
+"""Checks that all nodes have the same packages, and that these are the ones in the lock file."""
 
 from __future__ import annotations
 
@@ -18,54 +18,54 @@ SHOWN = ("python", "toprung", "ray", "torch", "optuna", "mlflow")
 
 
 def local_versions() -> dict[str, str]:
-    """Python and the packages that a result depends on, without importing them."""
+    """Return the versions of Python and of the packages that a result depends on, without importing them."""
     return {"python": platform.python_version(), **installed_versions()}
 
 
 def check_versions(responses: Sequence[NodeResponse], *, here: Mapping[str, str]) -> list[Finding]:
-    """Compare each node's versions with those here.
+    """Compare each node's versions with the local ones.
 
-    The engine itself travels to the nodes, and `check_code` compares it: its installed version does not matter there.
+    The installed version of toprung does not matter: its code is sent to the nodes, and `check_code` compares it.
 
     Args:
-        responses: of the nodes.
-        here: versions by package, `python` among them.
+        responses: the nodes' responses.
+        here: the local versions by package, `python` included.
     """
     findings = []
     for response in responses:
         if response.report is None:
             continue
         theirs = response.report.versions
-        other = [
+        differing = [
             f"{name} {theirs.get(name, 'missing')} (here {here.get(name, 'missing')})"
             for name in sorted({*here, *theirs} - {"toprung"})
             if theirs.get(name) != here.get(name)
         ]
-        if other:
-            remedy = "On that node type: pip install -r requirements.lock"
-            findings.append(Finding(NAME, "error", ", ".join(other), remedy, node=response.node.label))
+        if differing:
+            remedy = "On that node, type: pip install -r requirements.lock"
+            findings.append(Finding(NAME, "error", ", ".join(differing), remedy, node=response.node.label))
     return or_ok(findings, name=NAME, observed=", ".join(f"{name} {here[name]}" for name in SHOWN if name in here))
 
 
 def check_lock(lock: Path, *, here: Mapping[str, str]) -> list[Finding]:
-    """Compare what is installed here with the lock file.
+    """Compare the installed versions with the lock file.
 
     Args:
-        lock: `requirements.lock`; nothing is found where it is not there.
-        here: versions by package.
+        lock: the path of `requirements.lock`; if it does not exist, there are no findings.
+        here: the local versions by package.
     """
     if not lock.is_file():
         return []
-    pinned: dict[str, set[str]] = {}  # several where they differ by Python's version
+    pinned: dict[str, set[str]] = {}  # several if they depend on Python's version
     for line in lock.read_text(encoding="utf-8", errors="replace").splitlines():
         name, is_pin, version = line.partition(";")[0].partition("==")
         if is_pin and not name.startswith("#"):
             pinned.setdefault(name.strip(), set()).add(version.strip())
-    other = [
+    differing = [
         f"{name} {version} is installed, {' or '.join(sorted(pinned[name]))} locked"
         for name, version in here.items()
         if name in pinned and version.partition("+")[0] not in pinned[name] and version not in pinned[name]
     ]
-    if other:
-        return [Finding("lock", "warning", ", ".join(other), "Type: make install")]
-    return [Finding("lock", "ok", f"what is installed is what {lock.name} says")]
+    if differing:
+        return [Finding("lock", "warning", ", ".join(differing), "Type: make install")]
+    return [Finding("lock", "ok", f"the installed packages match {lock.name}")]

@@ -1,1 +1,1 @@
-"""A sweep as a Ray job: what travels to a cluster, the client on this machine, the first steps on the head."""
+"""Sweeps as Ray jobs: what is sent to a cluster, the client on this machine, the entrypoint on the head."""

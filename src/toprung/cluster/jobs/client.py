@@ -1,4 +1,4 @@
-"""The client of a cluster's jobs: send a sweep, follow its log, stop it; the job lives on without this process."""
+"""Submit a sweep as a Ray job, follow its log, and stop it; the job runs independently of this process."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from toprung.errors import UserError
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
 
-JOB_PREFIX = "toprung"  # the metadata's key that marks a job as one of toprung's sweeps
+JOB_KEY = "toprung"  # the metadata key that marks a job as a sweep of toprung
 MAX_RECONNECTS = 30
 STOPPED_EXIT_CODE = 130
 
 
 class ResumableLog:
-    """A log that is sent anew from its beginning after each break, written once."""
+    """Write a log once, although it is sent again from its beginning after each lost connection."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
-        """Nothing is written yet.
+        """Create a log of which nothing is written yet.
 
         Args:
-            write: is given what is new.
+            write: called with each new part of the log.
         """
         self._write, self._num_written, self._position = write, 0, 0
 
     def restart(self) -> None:
-        """From here on the log comes from its beginning."""
+        """Expect the log from its beginning again."""
         self._position = 0
 
     def write(self, text: str) -> None:
-        """The log's next characters."""
+        """Take the next characters of the log, and write those that are new."""
         new = text[max(0, self._num_written - self._position) :]
         self._position += len(text)
         if new:
@@ -50,31 +50,31 @@ class Jobs:
     """The jobs of one cluster."""
 
     def __init__(self, address: str) -> None:
-        """Knock at the cluster's door.
+        """Connect to a cluster's dashboard.
 
         Args:
-            address: of its dashboard, `http://HOST:8265`.
+            address: the dashboard's address, `http://HOST:8265`.
 
         Raises:
-            UserError: ray[default] is not installed, nobody answers there, or the token is missing or another.
+            UserError: ray[default] is not installed, nothing answers at the address, or the token is missing or wrong.
         """
         if not address.startswith(("http://", "https://")):
-            raise UserError(f'--address "{address}" is no dashboard\'s address. Give one: http://127.0.0.1:8265')
+            raise UserError(f'--address "{address}" is not the address of a dashboard. Give one: http://127.0.0.1:8265')
         os.environ["RAY_AUTH_MODE"] = "token"  # read on import
-        os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets it win over what is given to the client
+        os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray prefers it to the client's argument
         import_ray()
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
-        for part in JobSubmissionClient.__mro__:  # each of its modules has a logger that tells of every upload
+        for part in JobSubmissionClient.__mro__:  # each of these modules logs every upload
             logging.getLogger(part.__module__).setLevel(logging.WARNING)
         self.address = address
         try:
             self._client = JobSubmissionClient(address)
         except AuthenticationError as error:
             raise UserError(
-                f"The cluster at {address} asks for its token, and none or another is here "
-                f"({_first_line(error)}). Put the cluster's into ~/.ray/auth_token, or into RAY_AUTH_TOKEN."
+                f"The cluster at {address} requires its token, and yours is missing or wrong "
+                f"({_first_line(error)}). Put the cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN."
             ) from None
         except ConnectionError:
             raise UserError(
@@ -83,17 +83,19 @@ class Jobs:
             ) from None
         except RuntimeError as error:
             if "ray[default]" in str(error):
-                raise UserError("Jobs need more of Ray than is installed. Type: pip install 'ray[default]'") from None
+                raise UserError(
+                    "Jobs need an extra of Ray that is not installed. Type: pip install 'ray[default]'"
+                ) from None
             raise UserError(f"{address} does not answer as a Ray dashboard: {_first_line(error)}") from None
 
     def submit(self, command: Sequence[str], *, label: str, runtime_env: dict[str, Any], is_sweep: bool = True) -> str:
-        """Send a job; gives its id.
+        """Submit a job and return its ID.
 
         Args:
-            command: its entry point, word by word; anybody who reaches the cluster can read it.
-            label: what the id begins with.
-            runtime_env: what travels with it.
-            is_sweep: whether `find` finds it; no terminal comes back to anything else.
+            command: the words of its entrypoint; anybody who can reach the cluster can read them.
+            label: the start of the ID.
+            runtime_env: the files and variables to send with the job.
+            is_sweep: whether the job is a sweep, which `find` finds and a terminal can attach to.
 
         Raises:
             UserError: the cluster refuses it.
@@ -104,19 +106,19 @@ class Jobs:
                 entrypoint=shlex.join(command),
                 submission_id=job,
                 runtime_env=runtime_env,
-                metadata={JOB_PREFIX: label} if is_sweep else {},
+                metadata={JOB_KEY: label} if is_sweep else {},
             )
         except (RuntimeError, ValueError) as error:
             raise UserError(f"The cluster at {self.address} refuses the job: {_first_line(error)}") from None
 
     def find(self, job: str | None) -> str:
-        """A job by its id; None: the newest of toprung's.
+        """Return the ID of a sweep's job, after checking that it exists; None means the newest one.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such job.
         """
         jobs: list[JobDetails] = [
-            details for details in self._client.list_jobs() if JOB_PREFIX in (details.metadata or {})
+            details for details in self._client.list_jobs() if JOB_KEY in (details.metadata or {})
         ]
         jobs.sort(key=lambda details: details.start_time or 0, reverse=True)
         ids = [str(details.submission_id) for details in jobs]
@@ -125,31 +127,31 @@ class Jobs:
         if job in ids:
             return str(job)
         newest = ", ".join(ids[:3]) or "none yet"
-        what = f'No job "{job}"' if job else "No job of toprung's"
-        raise UserError(f"{what} at {self.address}. Newest there: {newest}. Type: toprung submit RECIPE")
+        missing = f'No job "{job}"' if job else "No sweep has been submitted as a job"
+        raise UserError(f"{missing} at {self.address}. Newest there: {newest}. Type: toprung submit RECIPE")
 
     def follow(self, job: str, *, write: Callable[[str], object]) -> int:
-        """Stream a job's log from its beginning until the job ends; gives its exit code.
+        """Stream a job's log from its beginning until the job ends, and return its exit code.
 
-        A connection that breaks is made again, and the log goes on where it broke.
+        After a lost connection, reconnect and continue the log where it stopped.
 
         Raises:
-            UserError: the cluster cannot be reached any more.
+            UserError: the cluster can no longer be reached.
         """
         import aiohttp
 
-        log, broken = ResumableLog(write), 0
+        log, num_failures = ResumableLog(write), 0
         while True:
             try:
                 asyncio.run(self._tail(job, log))
                 if self._client.get_job_status(job).is_terminal():
                     return self._exit_code(job, write=write)
             except (RuntimeError, OSError, aiohttp.ClientError) as error:
-                broken += 1
-                if broken > MAX_RECONNECTS:
+                num_failures += 1
+                if num_failures > MAX_RECONNECTS:
                     raise UserError(
-                        f"The cluster at {self.address} cannot be reached any more ({_first_line(error)}). "
-                        f"The job may go on there; come back with: {reattach_command(job, self.address)}"
+                        f"The cluster at {self.address} can no longer be reached ({_first_line(error)}). "
+                        f"The job may still be running; to follow it again, type: {reattach_command(job, self.address)}"
                     ) from None
             time.sleep(1)
 
@@ -159,18 +161,18 @@ class Jobs:
             log.write(text)
 
     def _exit_code(self, job: str, *, write: Callable[[str], object]) -> int:
-        about = self._client.get_job_info(job)
-        if about.status == "SUCCEEDED":
+        details = self._client.get_job_info(job)
+        if details.status == "SUCCEEDED":
             return 0
-        if about.status == "STOPPED":
+        if details.status == "STOPPED":
             return STOPPED_EXIT_CODE
-        if about.driver_exit_code is None and about.message:
-            write(f"{about.message}\n")
-        code = about.driver_exit_code or 1
-        return 128 - code if code < 0 else code  # killed by a signal: as a shell says it
+        if details.driver_exit_code is None and details.message:
+            write(f"{details.message}\n")
+        code = details.driver_exit_code or 1
+        return 128 - code if code < 0 else code  # killed by a signal: the exit code that a shell reports
 
     def stop(self, job: str) -> bool:
-        """Ask a job to stop, as Ctrl-C asks a sweep; gives whether it ran.
+        """Request a job to stop, as Ctrl-C does for a sweep, and return whether it was running.
 
         Raises:
             UserError: there is no such job.
@@ -182,19 +184,19 @@ class Jobs:
 
 
 def entry_point(command: Sequence[str], *, prepared: str, dataset: str | None = None) -> list[str]:
-    """The job's command: find the data, then run `toprung` on the cluster that the job runs on.
+    """Return the job's command, which finds the data and then runs `toprung` on the cluster.
 
     Args:
         command: the arguments of `toprung`.
         prepared: the folder of all prepared datasets on the cluster.
-        dataset: that a new sweep trains on.
+        dataset: the dataset that a new sweep trains on.
     """
     words = ["python", "-m", "toprung.cluster.jobs.entrypoint", "--prepared", prepared]
     return [*words, *(["--dataset", dataset] if dataset else []), "--", *command]
 
 
 def reattach_command(job: str, address: str) -> str:
-    """The command that follows a job again."""
+    """Return the command that follows a job again."""
     return f"toprung submit --attach {job} --address {address}"
 
 

@@ -1,4 +1,4 @@
-"""The doctor as a job: a cluster's head looks around, where this machine reaches no more than its dashboard."""
+"""Run the doctor as a job on a cluster's head, for a machine that can reach only the dashboard."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from toprung.cluster.doctor.services import check_data_remote, check_dvc_files
 from toprung.cluster.jobs import client, package
 from toprung.errors import UserError
 
-OF_THIS_MACHINE = ("DVC remote", "DVC files")  # a job brings no settings and no files of DVC's
+LOCAL_CHECKS = ("DVC remote", "DVC files")  # a job is sent without DVC's settings and files
 
 
 def run_doctor_job(project: Path, *, address: str, storage: str, prepared: str | None) -> list[Finding]:
-    """Send `toprung doctor --address auto` to a cluster, as a sweep is sent, and wait for what it finds.
+    """Run `toprung doctor --address auto` as a job on a cluster, and return its findings.
 
     Args:
-        project: the workbench's root.
-        address: of the cluster's dashboard, `http://HOST:8265`.
-        storage: the storage root on the cluster, as `package.cluster_paths` wants it.
-        prepared: the folder of all prepared datasets on the cluster; None: beside the storage.
+        project: the project's root.
+        address: the address of the cluster's dashboard, `http://HOST:8265`.
+        storage: the storage root on the cluster, as `package.cluster_paths` takes it.
+        prepared: the folder of all prepared datasets on the cluster; None means `data/prepared` beside the storage.
 
     Returns:
-        what was found on the cluster, or one line where it cannot be asked; and of this project's data remote
-        and .dvc files.
+        the findings on the cluster, or a single one if the job cannot run; and the findings about this project's DVC
+        remote and .dvc files.
 
     Raises:
         UserError: the storage is a folder of this machine.
@@ -37,7 +37,7 @@ def run_doctor_job(project: Path, *, address: str, storage: str, prepared: str |
         observed, _, remedy = str(error).partition(". ")
         findings = [Finding("ray", "error", observed, remedy)]
     return [
-        *(finding for finding in findings if finding.name not in OF_THIS_MACHINE),
+        *(finding for finding in findings if finding.name not in LOCAL_CHECKS),
         check_data_remote(project),
         check_dvc_files(project),
     ]
@@ -60,13 +60,13 @@ def _run_job(project: Path, *, address: str, where: package.ClusterPaths) -> lis
 
 
 def _findings(log: str, *, job: str, code: int) -> list[Finding]:
-    """Out of the job's log, in which Ray may have said something before."""
+    """Parse the findings in the job's log, which may begin with messages of Ray."""
     try:
         report, _ = json.JSONDecoder().raw_decode(log, log.index("{\n"))
         return [Finding(**fields) for fields in report["findings"]]
     except (ValueError, KeyError, TypeError):
-        last = (log.strip().splitlines() or ["it printed nothing"])[-1]
+        last_line = (log.strip().splitlines() or ["it printed nothing"])[-1]
         raise UserError(
-            f"The examination on the cluster ended with {code} before it had looked ({last.rstrip('.')}). "
-            f"Its log: ray job logs {job}"
+            f"The doctor's job on the cluster ended with exit code {code} and no findings ({last_line.rstrip('.')}). "
+            f"Read its log: ray job logs {job}"
         ) from None

@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import multiprocessing
-import os
 import signal
 import time
 import zipfile
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toprung import atomic_write
 from toprung.data.image_folder.listing import ImageListing
 from toprung.errors import UserError
 from toprung.machine import num_cpus
@@ -193,18 +193,13 @@ def _file_of(chunk: Chunk, staging: Path) -> Path:
 
 
 def _save(decoded: Decoded, staging: Path) -> None:
-    path, new = staging / f"{decoded.key}.npz", staging / f"{decoded.key}.{os.getpid()}.new"
-    try:
-        with new.open("wb") as file:
-            np.savez(
-                file,
-                images=decoded.images_NCHW,
-                num_channels=np.array(decoded.images_NCHW.shape[1] if len(decoded.images_NCHW) else 1),
-                reasons=np.array(decoded.reasons, dtype=np.str_),
-            )
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    with atomic_write.staged_file(staging / f"{decoded.key}.npz", unique=True) as new, new.open("wb") as file:
+        np.savez(
+            file,
+            images=decoded.images_NCHW,
+            num_channels=np.array(decoded.images_NCHW.shape[1] if len(decoded.images_NCHW) else 1),
+            reasons=np.array(decoded.reasons, dtype=np.str_),
+        )
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -1,0 +1,45 @@
+"""Replace a file in one step: write a staging file beside it, then rename.
+
+A reader sees the old content or the new, and a process killed while it writes leaves the old. Nothing is fsynced: after
+a power failure the new content may be missing. The ledger must survive one, so `records.journal` fsyncs it itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def staged_file(file: Path, *, unique: bool = False) -> Iterator[Path]:
+    """Yield the path of a staging file beside `file`, and rename it to `file` if the block succeeds.
+
+    If the block fails, the staging file is removed and `file` is unchanged.
+
+    Args:
+        file: the file to create or replace.
+        unique: put this process's ID into the staging file's name, so that several processes may write `file` at once.
+            Each process that is killed then leaves its own staging file; otherwise the next write reuses the name.
+    """
+    staging = file.with_name(f".{file.name}.{os.getpid()}.tmp" if unique else f".{file.name}.tmp")
+    try:
+        yield staging
+        os.replace(staging, file)
+    except BaseException:
+        with contextlib.suppress(OSError):  # keep the first error, for example if the storage does not answer
+            staging.unlink(missing_ok=True)
+        raise
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replace the content of `file` with `text`, encoded as UTF-8."""
+    with staged_file(file) as staging:
+        staging.write_text(text, encoding="utf-8")
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Replace the content of `file` with `content`."""
+    with staged_file(file) as staging:
+        staging.write_bytes(content)
