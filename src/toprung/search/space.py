@@ -6,14 +6,13 @@ A hyperparameter that has a range of its own under another's choice carries that
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import optuna
 
-from toprung.errors import UserError
+from toprung.errors import UserError, did_you_mean
 from toprung.spec import FIELDS_OF_OWN_NAMES, Sweep
 
 Space = Callable[[optuna.Trial], dict[str, Any] | None]
@@ -74,8 +73,7 @@ def check_known(names: Iterable[str], known: set[str], *, source: str, trainer: 
                 f"{FIELDS_OF_OWN_NAMES[name]} of the recipe."
             )
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, known)
             raise UserError(
                 f'The {source} "{name}", which the trainer {trainer} does not know.{hint} '
                 f"It knows {', '.join(sorted(known))}."

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toprung.errors import UserError
-from toprung.vision._names import unknown_name_error
+from toprung.errors import UserError, unknown_name_error
 
 
 @dataclass(frozen=True, kw_only=True)

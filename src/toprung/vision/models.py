@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toprung.errors import UserError
-from toprung.vision._names import unknown_name_error
+from toprung.errors import UserError, unknown_name_error
 
 _BUILDER = "toprung.vision:build_model"
 _WORKBENCH_BUILDER = re.compile(r"trainers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")  # the only code a config.json can call

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from toprung.errors import UserError
-from toprung.vision._names import unknown_name_error
+from toprung.errors import UserError, unknown_name_error
 
 
 def build_optimizer(

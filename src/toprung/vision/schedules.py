@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from toprung.vision._names import unknown_name_error
+from toprung.errors import unknown_name_error
 
 
 def build_schedule(optimizer: Optimizer, *, schedule: str, num_epochs: int, steps_per_epoch: int) -> LRScheduler:
