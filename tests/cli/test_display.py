@@ -16,8 +16,8 @@ from tune import smoke
 @pytest.mark.parametrize(
     ("epochs", "end", "message"),
     [
-        ((), End("interrupted", cause="the disk is full"), "trial 0 was cut short: the disk is full"),
-        ((0.5,), End("interrupted", cause="the disk is full"), "trial 0 was cut short: the disk is full"),
+        ((), End("interrupted", cause="the disk is full"), "trial 0 was interrupted: the disk is full"),
+        ((0.5,), End("interrupted", cause="the disk is full"), "trial 0 was interrupted: the disk is full"),
         ((), End("failed", cause="loss is NaN in epoch 1"), "trial 0 failed: loss is NaN in epoch 1"),
         ((0.5,), End("stopped", rung=1, cause="ASHA: 0.5000, needed 0.6000"), "stopped at rung 1: 0.5000, needed"),
         ((0.5, 0.75), End("finished"), "trial 0 finished: 0.7500 (new best)"),

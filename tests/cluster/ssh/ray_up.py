@@ -232,8 +232,8 @@ class Job:
 
     @property
     def job_id(self) -> str:
-        """As it was sent."""
-        return self.text.split("Sent as ")[1].split()[0]
+        """The id that it was submitted with."""
+        return self.text.split("Submitted as ")[1].split()[0]
 
     def reaches(self, check: Callable[[], object], what: str) -> "Job":
         """Return as soon as `check` is true; the command must live that long."""

@@ -142,7 +142,7 @@ def test_a_terminal_may_leave_a_job_come_back_and_stop_it_in_good_order(cluster)
     job = cluster.sweep_under_way()
     job.interrupt()
     job.finish(130)
-    assert f"Detached: {job.job_id} goes on. Come back: toprung submit --attach {job.job_id}" in job.text
+    assert f"Detached: {job.job_id} keeps running. To follow it again: toprung submit --attach {job.job_id}" in job.text
     back = cluster.submit("--attach").reaches(lambda: cluster.sweep_dir.has_live_driver(), "the sweep, going on")
     cluster.submit("--stop", job.job_id).finish()
     back.finish(130)
