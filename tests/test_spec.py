@@ -149,8 +149,8 @@ def test_later_settings_win_and_constants_add_up():
 @pytest.mark.parametrize(
     ("setting", "line"),
     [
-        ("num_trials", '--set takes field=value, such as --set num_trials=12; it was given "num_trials".'),
-        ("=3", '--set takes field=value, such as --set num_trials=12; it was given "=3".'),
+        ("num_trials", '--set takes field=value, such as --set num_trials=12, not "num_trials".'),
+        ("=3", '--set takes field=value, such as --set num_trials=12, not "=3".'),
         (
             "asha.reduction=1",
             (
@@ -162,7 +162,7 @@ def test_later_settings_win_and_constants_add_up():
         ("asha.max_epochs=0", "max_epochs cannot be 0: Input should be greater than or equal to 1."),
         ("asha.grace_epochs=10", "asha: grace_epochs (10) is above max_epochs (9)."),
         ("mode=best", "mode cannot be \"best\": Input should be 'max' or 'min'."),
-        ("num_trials.x=3", 'num_trials is a plain value; "num_trials.x" cannot be set.'),
+        ("num_trials.x=3", 'num_trials is a single value, so "num_trials.x" cannot be set.'),
         ("workers=0", "workers cannot be 0: Input should be greater than or equal to 1."),
     ],
 )
@@ -188,7 +188,10 @@ def test_a_setting_that_cannot_be_used_gets_one_clear_line(setting, line):
         ({"resources": {"gpus": 0.5, "workers": 2}}, "resources cannot be {"),
         ({"metric": "epoch"}, 'metric cannot be "epoch": "epoch" is a reserved name.'),
         ({"metric": "val/acc@5"}, 'metric cannot be "val/acc@5": MLflow refuses the '),
-        ({"resources": {"custom": {"CPU": 2}}}, 'resources cannot be {"custom": {"CPU": 2}}: custom cannot give "CPU"'),
+        (
+            {"resources": {"custom": {"CPU": 2}}},
+            'resources cannot be {"custom": {"CPU": 2}}: custom cannot contain "CPU"',
+        ),
         ({"storage": ""}, 'storage cannot be "": '),
         ({"num_trials": 2.5}, "num_trials cannot be 2.5: "),
     ],
@@ -264,8 +267,8 @@ def test_a_search_becomes_a_controlled_experiment_of_whole_configurations():
         ({"seeds": ()}, "sweep: experiments need seeds, such as seeds=(0, 1, 2)."),
         ({"seeds": (0, 1, 0)}, "sweep: the seed 0 is given twice."),
         ({"seeds": (-1,)}, "seeds.0 cannot be -1: Input should be greater than or equal to 0."),
-        ({"experiments": ()}, "sweep: seeds are for experiments, and there are none; a search has one seed."),
-        ({"experiments": (), "seeds": ()}, "sweep: it needs a space to search, or experiments to train."),
+        ({"experiments": ()}, "sweep: seeds are for experiments, but there are none; a search has a single seed."),
+        ({"experiments": (), "seeds": ()}, "sweep: a space to search or experiments to train are needed."),
         ({"experiments": ({"name": "A"}, {"name": "A"})}, 'sweep: two experiments are named "A".'),
         ({"experiments": ({"name": " "},)}, 'experiments.0.name cannot be " ": '),
         (
@@ -274,9 +277,9 @@ def test_a_search_becomes_a_controlled_experiment_of_whole_configurations():
         ),
         (
             {"experiments": ({"name": "A", "config": {"seed": 3}},)},
-            'experiments.0 cannot be {"name": "A", "config": {"seed": 3}}: the experiment "A" cannot give "seed": ',
+            'experiments.0 cannot be {"name": "A", "config": {"seed": 3}}: the experiment "A" cannot set "seed": ',
         ),
-        ({"constants": {"lr": 1.0}}, 'sweep: constants hold "lr" fixed, the experiment "A" gives it too.'),
+        ({"constants": {"lr": 1.0}}, 'sweep: both constants and the experiment "A" set "lr".'),
         (
             {"num_trials": 12},
             "num_trials cannot be 12: 2 configurations × 3 seeds, 9 epochs each, are 6 trials. Give other seeds, ",

@@ -175,10 +175,10 @@ def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
                 raise UserError(f"{needed}, written out as plain values.") from None
             if isinstance(defaults, dict):
                 _check_hyperparameter_names(defaults, file=file.relative_to(project))
-                if own := [name for name in defaults if name in spec.FIELDS_OF_OWN_NAMES]:
+                if own := [name for name in defaults if name in spec.RESERVED_HYPERPARAMETERS]:
                     raise UserError(
                         f'DEFAULTS in {file.relative_to(project)} has "{own[0]}", which the sweep gives to every trial '
-                        f"({spec.FIELDS_OF_OWN_NAMES[own[0]]}). Leave it out."
+                        f"({spec.RESERVED_HYPERPARAMETERS[own[0]]}). Leave it out."
                     )
                 return defaults
     raise UserError(f"{needed}.")

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 
 from toprung.errors import UserError, did_you_mean
-from toprung.spec import FIELDS_OF_OWN_NAMES, Sweep
+from toprung.spec import RESERVED_HYPERPARAMETERS, Sweep
 
 Space = Callable[[optuna.Trial], dict[str, Any] | None]
 
@@ -67,10 +67,10 @@ def check_known(names: Iterable[str], known: set[str], *, source: str, trainer: 
         UserError: a name is not among them, or is one that the sweep itself gives to every trial.
     """
     for name in names:
-        if name in FIELDS_OF_OWN_NAMES and name not in known:
+        if name in RESERVED_HYPERPARAMETERS and name not in known:
             raise UserError(
                 f'The {source} "{name}", which the sweep gives to every trial. Leave it out and set the field '
-                f"{FIELDS_OF_OWN_NAMES[name]} of the recipe."
+                f"{RESERVED_HYPERPARAMETERS[name]} of the recipe."
             )
         if name not in known:
             hint = did_you_mean(name, known)
