@@ -222,8 +222,8 @@ def test_a_strength_of_none_keeps_the_level_and_a_number_replaces_it():
     [
         ({"level": "hevy"}, 'No augmentation level "hevy". Did you mean heavy?'),
         ({"rotaton_degrees": 3}, 'No augmentation "rotaton_degrees". Did you mean rotation_degrees?'),
-        ({"shift": 0.7}, "The augmentation shift takes 0 to 0.5; it was given 0.7."),
-        ({"mixup": math.nan}, "The augmentation mixup takes 0 to 10; it was given nan."),
+        ({"shift": 0.7}, "The augmentation strength shift must be from 0 to 0.5, not 0.7."),
+        ({"mixup": math.nan}, "The augmentation strength mixup must be from 0 to 10, not nan."),
     ],
 )
 def test_a_mistaken_level_or_strength_is_told_in_one_line(given, line):

@@ -95,7 +95,7 @@ def test_an_exported_model_loads_with_the_same_answers(export):
         ("resnet81", 'No model "resnet81". Did you mean resnet18?'),
         ("covnet", 'No model "covnet". Did you mean convnet?'),
         ("fcn_resnet50", 'No model "fcn_resnet50".'),  # torchvision has it, but it does not classify images
-        ("squeezenet1_0", "squeezenet1_0 does not take images of 1 x 8 x 8:"),
+        ("squeezenet1_0", "squeezenet1_0 does not support images of 1 x 8 x 8:"),
     ],
 )
 def test_a_model_that_cannot_be_is_told_in_one_line(name, line):
@@ -107,7 +107,7 @@ def test_a_model_that_cannot_be_is_told_in_one_line(name, line):
 
 @pytest.mark.parametrize("mistake", [{"width": 0}, {"depth": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
 def test_a_convnet_that_cannot_be_is_told_in_one_line(mistake):
-    with pytest.raises(UserError, match="takes width >= 1, depth >= 1"):
+    with pytest.raises(UserError, match="needs width >= 1, depth >= 1"):
         build_model(**GREY_8, **mistake)
 
 
@@ -146,7 +146,7 @@ def _lost_builder(folder):
         ),
         (_cut_short, "does not hold this model's weights"),
         (_other_weights, "does not hold this model's weights"),
-        (_other_builder, "asks for os:system to be called, which is no function of a trainer"),
+        (_other_builder, "names the builder os:system, which is not a function in trainers/"),
         (_no_builder, "does not say how to build its model"),
         (_lost_builder, "was built by trainers.nowhere:build"),
     ],

@@ -71,9 +71,9 @@ def test_weight_decay_shrinks_weights_and_leaves_biases_and_normalisation(model)
         ({"optimizer": "lion", "lr": 0.1}, 'No optimizer "lion". There are sgd, adam, adamw.'),
         (
             {"optimizer": "adam", "lr": -1.0},
-            "The optimizer adam does not take this: Invalid learning rate: -1.0.",
+            "The optimizer adam refuses its settings: Invalid learning rate: -1.0.",
         ),
-        ({"optimizer": "sgd", "lr": 0.1, "nesterov": True}, "The optimizer sgd does not take this: Nesterov"),
+        ({"optimizer": "sgd", "lr": 0.1, "nesterov": True}, "The optimizer sgd refuses its settings: Nesterov"),
     ],
 )
 def test_a_mistaken_optimizer_is_told_in_one_line(model, given, line):
