@@ -242,7 +242,7 @@ class Sweep(SpecModel):
             if self.seeds:
                 raise ValueError("seeds are for experiments, but there are none; a search has a single seed")
             if self.space is None:
-                raise ValueError("a space to search or experiments to train are needed")
+                raise ValueError("give a space to search or experiments to train")
             return self
         if (name := _first_duplicate(experiment.name for experiment in self.experiments)) is not None:
             raise ValueError(f'two experiments are named "{name}"')

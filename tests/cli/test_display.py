@@ -1,4 +1,4 @@
-"""What is said of a trial, whatever became of it."""
+"""The lines printed at the end of a trial and of a sweep."""
 
 import io
 from datetime import datetime
@@ -23,7 +23,7 @@ from tune import smoke
         ((0.5, 0.75), End("finished"), "trial 0 finished: 0.7500 (new best)"),
     ],
 )
-def test_a_trial_that_ended_is_told_in_a_line(epochs, end, message):
+def test_the_end_of_a_trial_is_printed_in_one_line(epochs, end, message):
     stream = io.StringIO()
     progress = SweepProgress("smoke-1", smoke.sweep(), 1)
     progress.add(TrialRecord(0, "a", "running", {"optimizer": "sgd", "lr": 0.1}, {}, None, None))
@@ -33,7 +33,7 @@ def test_a_trial_that_ended_is_told_in_a_line(epochs, end, message):
     assert message in stream.getvalue()
 
 
-def test_a_reason_is_told_with_its_brackets(tmp_path):
+def test_a_reason_is_printed_with_its_brackets(tmp_path):
     stream, sweep = io.StringIO(), smoke.sweep()
     sweep_dir = catalog.create_sweep(tmp_path, sweep, name=None, now=datetime.now())
     reason = "every trial failed, 3 of 3 because KeyError: [tool.toprung] include"
