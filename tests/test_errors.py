@@ -31,3 +31,4 @@ def test_an_unknown_name_that_resembles_none_lists_all_of_them():
 
 def test_a_count_of_one_is_singular():
     assert [pluralize(count, "trial") for count in (0, 1, 2)] == ["0 trials", "1 trial", "2 trials"]
+    assert [pluralize(count, "CPU") for count in (0.5, 1.0, 1.5, 16.0)] == ["0.5 CPUs", "1 CPU", "1.5 CPUs", "16 CPUs"]

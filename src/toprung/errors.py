@@ -37,9 +37,10 @@ def unknown_name_error(name: str, *, kind: str, known: Iterable[str]) -> UserErr
     return UserError(f'No {kind} "{name}".{hint}')
 
 
-def pluralize(count: int, noun: str) -> str:
-    """Return a count with its noun: `1 trial`, `3 trials`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def pluralize(count: float, noun: str) -> str:
+    """Return a count with its noun: `1 trial`, `3 trials`, `0.5 CPUs`."""
+    number = int(count) if count == int(count) else count
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def format_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
