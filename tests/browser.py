@@ -1,4 +1,4 @@
-"""A real Chromium, Debian's own, driven by Playwright: headless, and with no way to anything but this machine."""
+"""Debian's Chromium, headless, driven by Playwright and without access to the network beyond this machine."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SCREENSHOTS = Path(__file__).parent.parent / "build" / "screenshots"  # CI keeps them
+SCREENSHOTS = Path(__file__).parent.parent / "build" / "screenshots"  # uploaded by CI
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-background-networking", "--no-first-run",
     "--disable-component-update", "--disable-sync", "--proxy-server=127.0.0.1:9",
@@ -19,7 +19,7 @@ LOCAL = re.compile(r"^(file:|data:|blob:|http://127\.0\.0\.1[:/])")
 
 @contextmanager
 def chromium() -> Iterator:
-    """Playwright's browser; skips the test where there is none."""
+    """Start a browser, or skip the test if Chromium or Playwright is missing."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -32,7 +32,7 @@ def chromium() -> Iterator:
 
 
 def open_page(browser, url: str, *, dark: bool = False, width: int = 1280, height: int = 900):
-    """A page that has loaded; `page.problems` are its errors, `page.fetched` what it asked of the network."""
+    """Load a page; its errors are collected in `page.problems`, the URLs that it requests in `page.fetched`."""
     page = browser.new_page(
         viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
     )
@@ -45,7 +45,7 @@ def open_page(browser, url: str, *, dark: bool = False, width: int = 1280, heigh
 
 
 def screenshot(page, name: str, **options) -> Path:
-    """A picture of the page in `build/screenshots/`."""
+    """Save a screenshot of the page in `build/screenshots/`."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     file = SCREENSHOTS / f"{name}.png"
     page.screenshot(path=file, **options)

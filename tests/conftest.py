@@ -1,4 +1,4 @@
-"""What every test stands on: an environment free of telemetry and of a user's settings, and a workbench."""
+"""Set-up for all tests: an environment without telemetry and user settings, and a copy of the project."""
 
 import os
 import secrets
@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 PROJECT = Path(__file__).parent.parent
-WORKBENCH = ("trainers", "search_spaces", "tune")
+USER_PACKAGES = ("trainers", "search_spaces", "tune")
 
 # Set before any test module imports Ray or MLflow, and inherited by every process that a test starts.
 for name in [name for name in os.environ if name.startswith(("MLFLOW_", "OPTUNA_", "RAY_", "TOPRUNG_", "TUNE_"))]:
@@ -34,42 +34,42 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
-# Who started the tests may ignore Ctrl-C (a job in the background does), and so would every command that they start.
+# If the parent process ignores Ctrl-C, as for a background job, so would every command that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def project() -> Path:
-    """The checkout under test; read it, never write into it."""
+    """The checkout under test, only to be read."""
     return PROJECT
 
 
 @pytest.fixture
 def workbench(tmp_path: Path) -> Path:
-    """A project of its own: copies of the three workbench folders and what they need, in a git repository."""
+    """A project in a temporary git repository: copies of the three user packages and the files that they need."""
     root = tmp_path / "workbench"
     root.mkdir()
-    for folder in WORKBENCH:
+    for folder in USER_PACKAGES:
         shutil.copytree(PROJECT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "requirements.lock", ".gitignore"):
         shutil.copy(PROJECT / file, root / file)
-    for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "A workbench"]):
+    for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "A project"]):
         subprocess.run(["git", *command], cwd=root, check=True)
     return root
 
 
 @pytest.fixture
 def forgotten_workbench(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No workbench is loaded in this process; what a test loads of one is forgotten again afterwards."""
+    """Unload the user packages from this process, and restore them after the test."""
 
     def loaded() -> dict[str, ModuleType]:
-        return {name: module for name, module in sys.modules.items() if name.split(".")[0] in WORKBENCH}
+        return {name: module for name, module in sys.modules.items() if name.split(".")[0] in USER_PACKAGES}
 
-    before = loaded()
-    for name in before:
+    modules = loaded()
+    for name in modules:
         del sys.modules[name]
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     for name in loaded():
         del sys.modules[name]
-    sys.modules.update(before)
+    sys.modules.update(modules)

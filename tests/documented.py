@@ -1,6 +1,6 @@
-"""What a Markdown page asks to be run: its blocks in order, as one shell script.
+"""The runnable blocks of a Markdown page, combined into one shell script.
 
-A block of `sh` or `python` runs where the line before it is `<!-- runnable -->`. A block with a title
+A block of `sh` or `python` runs if the line before it is `<!-- runnable -->`. A block with a title
 (`python title="tune/mine.py"`) is written to the file of that name.
 """
 
@@ -17,7 +17,7 @@ TITLE = re.compile(r'title="([\w./-]+)"')
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block of a page."""
+    """A fenced block of a page."""
 
     line: int
     language: str
@@ -27,7 +27,7 @@ class Block:
 
     @property
     def script(self) -> str:
-        """What a shell is to do with it."""
+        """The shell commands that run the block or write its file."""
         if self.file is not None:
             folder = shlex.quote(str(Path(self.file).parent))
             return f"mkdir -p {folder}\ncat > {shlex.quote(self.file)} <<'END_OF_BLOCK'\n{self.text}END_OF_BLOCK\n"
@@ -39,7 +39,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """Every fenced block of a page, in order."""
+    """Return all fenced blocks of a page, in order."""
     blocks, before = [], ""
     for token in MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8")):
         if token.type == "fence":
@@ -52,10 +52,10 @@ def blocks(page: Path) -> list[Block]:
 
 
 def script(page: Path) -> str:
-    """The page as a script that stops at the first failure and says where it is; empty where nothing runs."""
-    wanted = [block for block in blocks(page) if block.script]
-    if not any(block.runs for block in wanted):
+    """Return a script that runs the page and stops at the first failure; "" if the page has no runnable block."""
+    page_blocks = [block for block in blocks(page) if block.script]
+    if not any(block.runs for block in page_blocks):
         return ""
     return "set -euo pipefail\n" + "".join(
-        f"echo '=== {page.name}, line {block.line}' >&2\n{block.script}" for block in wanted
+        f"echo '=== {page.name}, line {block.line}' >&2\n{block.script}" for block in page_blocks
     )

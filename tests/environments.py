@@ -1,4 +1,4 @@
-"""An environment of its own for a test, without installing gigabytes."""
+"""A separate virtual environment for a test, without installing gigabytes."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def environment_beside(folder: Path) -> None:
-    """A virtual environment that has this one's packages, but for toprung where that is installed as editable."""
+    """Create a virtual environment with this one's packages, except toprung if it is installed as editable."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python3.*/site-packages")
     here = dict.fromkeys(

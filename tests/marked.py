@@ -1,10 +1,10 @@
-"""Processes that a test has started, directly or not, known by a variable that they inherit."""
+"""Find the processes that a test has started, directly or indirectly, by a variable that they inherit."""
 
 import psutil
 
 
 def processes_marked(mark: str) -> list[psutil.Process]:
-    """Every living process whose environment has `TEST_MARK` set to that mark."""
+    """Return all running processes whose variable `TEST_MARK` has this value."""
     result = []
     for process in psutil.process_iter():
         try:

@@ -1,7 +1,7 @@
 """Real servers on loopback for tests: PostgreSQL, MLflow's tracking server, and a proxy that fails on demand.
 
-Each is a context manager which starts in seconds and ends all of its processes. `from tests.servers import ...` works
-in test modules and in every conftest.py: the project's root is on `sys.path` and `tests` is a namespace package.
+Each is a context manager that starts within seconds and ends all of its processes. `from tests.servers import ...`
+works in test modules and in every conftest.py: the project root is on `sys.path`, and `tests` is a namespace package.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def wait_until(check: Callable[[], object], what: str, *, timeout_seconds: float = 60) -> None:
-    """Poll until `check` is true; where it never is, fail and say `what` was waited for."""
+    """Poll until `check` returns true; after the timeout fail with a message that names `what`."""
     deadline = time.monotonic() + timeout_seconds
     while not check():
         assert time.monotonic() < deadline, f"waited {timeout_seconds} s for {what}"
@@ -40,7 +40,7 @@ def wait_until(check: Callable[[], object], what: str, *, timeout_seconds: float
 
 
 def free_port() -> int:
-    """A free port below the ephemeral range, so that no outgoing connection takes it while its server is down."""
+    """Return a free port below the ephemeral range: no outgoing connection takes it while its server is down."""
     while True:
         port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -49,7 +49,7 @@ def free_port() -> int:
 
 
 class Postgres:
-    """A PostgreSQL cluster of its own: password (scram) on loopback, no Unix socket, no fsync."""
+    """A temporary PostgreSQL cluster on loopback with a password (scram), without a Unix socket and fsync."""
 
     user = "toprung"
 
@@ -59,7 +59,7 @@ class Postgres:
 
     @staticmethod
     def missing() -> str | None:
-        """Why PostgreSQL cannot run here, or None where it can."""
+        """Return why PostgreSQL cannot run here, or None if it can."""
         if _postgres_binaries() is None:
             return "PostgreSQL's initdb is neither on PATH nor in /usr/lib/postgresql (Debian: postgresql)"
         if os.geteuid() == 0 and not _user_exists("postgres"):
@@ -77,8 +77,8 @@ class Postgres:
         initdb = [self._binary("initdb"), "--pgdata", "data", "--username", self.user, "--pwfile", "password"]
         initdb += ["--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync", "--no-instructions"]
         try:
-            made = subprocess.run(initdb, check=False, cwd=self._folder, capture_output=True, text=True, **owner)
-            assert made.returncode == 0, made.stderr
+            result = subprocess.run(initdb, check=False, cwd=self._folder, capture_output=True, text=True, **owner)
+            assert result.returncode == 0, result.stderr
             self.start()
         except BaseException:
             self.__exit__()
@@ -90,7 +90,7 @@ class Postgres:
         shutil.rmtree(self._folder)
 
     def start(self) -> None:
-        """Start it where it is stopped, on the same port and data, and return when it takes connections."""
+        """Start the server, if it is stopped, with the same port and data, and return when it accepts connections."""
         if self._process is not None:
             return
         settings = {"port": self.port, "listen_addresses": LOOPBACK, "unix_socket_directories": ""}
@@ -114,14 +114,14 @@ class Postgres:
         wait_until(answers, "PostgreSQL")
 
     def stop(self) -> None:
-        """End it at once, as a crash would: every connection breaks, committed data stays."""
+        """Stop the server at once, as in a crash: connections break, committed data is kept."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)  # PostgreSQL's "immediate shutdown": the children end first
             self._process.wait(timeout=30)
             self._process = None
 
     def new_database(self, name: str) -> str:
-        """An empty database of this name (one that was there before is dropped), as SQLAlchemy's URI."""
+        """Create an empty database, dropping an existing one of this name, and return its SQLAlchemy URI."""
         with contextlib.closing(psycopg2.connect(self.uri("postgres", driver=None))) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
@@ -130,7 +130,7 @@ class Postgres:
         return self.uri(name)
 
     def uri(self, database: str, *, driver: str | None = "psycopg2", password: str | None = None) -> str:
-        """A database's URI with user and password; without a driver it is libpq's own."""
+        """Return a database's URI with user and password; without a driver in libpq's form."""
         scheme = f"postgresql+{driver}" if driver else "postgresql"
         return f"{scheme}://{self.user}:{password or self.password}@{LOOPBACK}:{self.port}/{database}"
 
@@ -141,7 +141,7 @@ class Postgres:
 
 
 def _postgres_binaries() -> Path | None:
-    """Debian keeps them off PATH, in a folder for each major version: the newest."""
+    """Return the folder of PostgreSQL's programs. Debian has one per major version, not on PATH: the newest."""
     if result := shutil.which("initdb"):
         return Path(result).resolve().parent
     folders = [file.parent for file in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
@@ -155,16 +155,16 @@ def _user_exists(name: str) -> bool:
 
 
 def _postgres_owner() -> dict:
-    """`subprocess`'s arguments for the user that PostgreSQL runs as: oneself, or `postgres` for root."""
+    """Return `subprocess` arguments for the user that PostgreSQL runs as: `postgres` if this process runs as root."""
     if os.geteuid() != 0:
         return {}
     return {"user": "postgres", "group": pwd.getpwnam("postgres").pw_gid, "extra_groups": []}
 
 
 class TrackingServer:
-    """A real `mlflow server`, by default on sqlite; `start` after a fault finds the same port and the same runs.
+    """A real `mlflow server`, by default on SQLite. Started again after a fault, it has the same port and runs.
 
-    `url` is its address, `uri` the same with user and password where it is protected (MLflow's own basic auth).
+    `url` is its address; `uri` includes user and password if it is protected by MLflow's basic auth.
     """
 
     user = "admin"
@@ -204,11 +204,11 @@ class TrackingServer:
 
     @property
     def log(self) -> str:
-        """What it has printed, over all its starts."""
+        """The output of the server over all its starts."""
         return self._log.read_text()
 
     def start(self) -> None:
-        """Start it or, where it is suspended, let it go on; return when it answers."""
+        """Start the server, or continue it if it is suspended, and return when it answers."""
         if self._process is None:
             command = [sys.executable, "-m", "mlflow", "server", *self._app, "--workers", "1"]
             command += ["--host", LOOPBACK, "--port", str(self.port), "--backend-store-uri", self._backend_uri]
@@ -222,12 +222,12 @@ class TrackingServer:
         wait_until(self._answers, "the tracking server", timeout_seconds=120)
 
     def suspend(self) -> None:
-        """Let it hang: the kernel still takes connections, nobody answers."""
+        """Suspend the server: the kernel still accepts connections, but requests are not answered."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGSTOP)
 
     def kill(self) -> None:
-        """End it and every process it started, at once (SIGKILL); connections are refused from then on."""
+        """Kill the server and all of its child processes (SIGKILL); from then on connections are refused."""
         if self._process is None:
             return
         processes = self.processes()
@@ -235,10 +235,10 @@ class TrackingServer:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(timeout=30)
         self._process = None
-        wait_until(lambda: not any(map(_lives, processes)), "the tracking server's end")
+        wait_until(lambda: not any(map(_is_running, processes)), "the tracking server's end")
 
     def processes(self) -> list[psutil.Process]:
-        """It and every process it started."""
+        """Return the server's process and all of its child processes."""
         if self._process is None:
             return []
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -259,8 +259,8 @@ class TrackingServer:
             connection.close()
 
 
-def _lives(process: psutil.Process) -> bool:
-    """Whether it still runs; a zombie does not, whenever its parent asks for it."""
+def _is_running(process: psutil.Process) -> bool:
+    """Return whether a process still runs; a zombie does not."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.status() != psutil.STATUS_ZOMBIE
     return False
@@ -268,7 +268,7 @@ def _lives(process: psutil.Process) -> bool:
 
 @dataclass(frozen=True)
 class Request:
-    """One request as the proxy saw it; `path` is without the query."""
+    """A request received by the proxy; `path` does not include the query."""
 
     method: str
     path: str
@@ -291,17 +291,17 @@ class _Fault:
 
 
 class FaultyProxy:
-    """A reverse proxy that notes every request and passes it on, until it is told to fail.
+    """A reverse proxy that records every request and forwards it, unless a fault is set.
 
-    One fault at a time; the next one, or `pass_on`, ends it. `path` restricts a fault to requests whose path ends so,
-    `times` to the first few of them; all others are passed on. A target that is down is answered with 502.
+    There is one fault at a time; the next one, or `pass_on`, ends it. `path` restricts a fault to requests whose path
+    has this ending, `times` to the first of them; all others are forwarded. If the target is down, the answer is 502.
     """
 
     def __init__(self, target_url: str) -> None:
         self._target = urlsplit(target_url).netloc.rpartition("@")[2]
         self.port = free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
-        self._noted: list[Request] = []
+        self._recorded: list[Request] = []
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._fault: _Fault | None = None
@@ -316,37 +316,37 @@ class FaultyProxy:
 
     @property
     def requests(self) -> list[Request]:
-        """All so far, in the order of their arrival."""
+        """All requests so far, in the order of their arrival."""
         with self._lock:
-            return list(self._noted)
+            return list(self._recorded)
 
     @property
     def counts(self) -> Counter[str]:
-        """How many requests there were, by path."""
+        """The number of requests for each path."""
         return Counter(request.path for request in self.requests)
 
     def count(self, path: str) -> int:
-        """How many requests there were whose path ends so."""
+        """Return the number of requests whose path has this ending."""
         return sum(request.path.endswith(path) for request in self.requests)
 
     def pass_on(self) -> None:
-        """No fault (any more)."""
+        """End the fault, if there is one."""
         self._begin(None)
 
     def answer(self, status: int, *, path: str = "", times: float = float("inf")) -> None:
-        """Answer with this status; the target hears nothing."""
+        """Answer with this status without forwarding the request."""
         self._begin(_Fault("answer", path, times, status))
 
     def hang(self, *, path: str = "", times: float = float("inf")) -> None:
-        """Take requests and answer nothing; when the fault is over they are passed on, late, even of a gone client."""
+        """Leave requests unanswered; when the fault ends, forward them late, even if their clients have gone."""
         self._begin(_Fault("hang", path, times))
 
     def drop_answers(self, *, path: str = "", times: float = float("inf")) -> None:
-        """Pass requests on and close the connection instead of answering: the client cannot know what was done."""
+        """Forward requests and close the connection instead of answering, so that clients do not know the result."""
         self._begin(_Fault("drop", path, times))
 
     def refuse(self) -> None:
-        """Break every open connection and refuse new ones; requests that hang are forgotten."""
+        """Break all open connections and refuse new ones; drop requests that hang."""
         if self._server is not None:
             self._server.shutdown()
             self._thread.join()
@@ -356,7 +356,7 @@ class FaultyProxy:
         wait_until(self._cut, "the end of every connection")
 
     def _cut(self) -> bool:
-        """Break what is open, to clients and to the target, and tell whether nothing was."""
+        """Break all open connections, to clients and to the target, and return whether there were none."""
         with self._lock:
             for connection in self._open:
                 with contextlib.suppress(OSError):
@@ -372,13 +372,13 @@ class FaultyProxy:
 
     def _change(self, fault: _Fault | None) -> None:
         with self._lock:
-            before, self._fault = self._fault, fault
-        if before is not None:
-            before.over.set()
+            previous, self._fault = self._fault, fault
+        if previous is not None:
+            previous.over.set()
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[http.client.HTTPConnection]:
-        """A connection to the target, broken by `refuse` as those of the clients are."""
+        """Open a connection to the target, which `refuse` breaks like those of clients."""
         with contextlib.closing(http.client.HTTPConnection(self._target, timeout=60)) as connection:
             connection.connect()
             link = connection.sock
@@ -390,10 +390,10 @@ class FaultyProxy:
                 with self._lock:
                     self._open.discard(link)
 
-    def _note(self, request: Request) -> _Fault | None:
-        """Count a request, and tell which fault it meets."""
+    def _record(self, request: Request) -> _Fault | None:
+        """Record a request and return the fault that applies to it, if any."""
         with self._lock:
-            self._noted.append(request)
+            self._recorded.append(request)
             fault = self._fault
             if fault is None or fault.times < 1 or not request.path.endswith(fault.path):
                 return None
@@ -419,7 +419,7 @@ class _Listener(ThreadingHTTPServer):
             self.proxy._open.discard(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        if not isinstance(sys.exception(), OSError):  # clients leave, and we cut connections: no news
+        if not isinstance(sys.exception(), OSError):  # expected: clients disconnect, and faults break connections
             super().handle_error(request, client_address)
 
 
@@ -430,14 +430,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         proxy, body, parts = self.server.proxy, self._body(), urlsplit(self.path)
         request = Request(self.command, parts.path, parts.query, body, self.headers.get("Authorization"))
-        fault = proxy._note(request)
+        fault = proxy._record(request)
         if fault is not None and fault.kind == "hang":
             fault.over.wait()
             if proxy._server is None:
                 self.close_connection = True
                 return
         if fault is not None and fault.kind == "answer":
-            self._send(fault.status, b"the proxy was told to fail", {"Content-Type": "text/plain"})
+            self._send(fault.status, b"an error from the test's proxy", {"Content-Type": "text/plain"})
             return
         status, content, headers = self._forward(body)
         if fault is not None and fault.kind == "drop":
@@ -460,14 +460,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self, body: bytes) -> tuple[int, bytes, dict[str, str]]:
         hop_by_hop = ("host", "connection", "content-length", "transfer-encoding", "accept-encoding")
         headers = {name: value for name, value in self.headers.items() if name.lower() not in hop_by_hop}
-        kept = ("content-type", "location", "www-authenticate", "retry-after")
+        forwarded = ("content-type", "location", "www-authenticate", "retry-after")
         try:
             with self.server.proxy._connected() as connection:
-                path = urlsplit(self.path)._replace(scheme="", netloc="").geturl()  # whole where it is an http_proxy
+                # As an http_proxy it gets a whole URL in self.path.
+                path = urlsplit(self.path)._replace(scheme="", netloc="").geturl()
                 connection.request(self.command, path, body=body, headers=headers)
                 answer = connection.getresponse()
-                told = {name: value for name, value in answer.headers.items() if name.lower() in kept}
-                return answer.status, answer.read(), told
+                headers = {name: value for name, value in answer.headers.items() if name.lower() in forwarded}
+                return answer.status, answer.read(), headers
         except (OSError, http.client.HTTPException) as error:
             return 502, str(error).encode(), {"Content-Type": "text/plain"}
 

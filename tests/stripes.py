@@ -1,4 +1,4 @@
-"""Small pictures of three kinds, each with its own bright stripe."""
+"""A small dataset of three classes, each with a bright stripe at its own height."""
 
 import torch
 
@@ -8,13 +8,13 @@ from toprung.session import TrialData
 
 
 def stripes(*, num_train: int, num_val: int, noise: int, brightness: int) -> TrialData:
-    """Make them.
+    """Make the dataset.
 
     Args:
-        num_train: images to train on.
-        num_val: images to validate with.
-        noise: pixels are drawn from 0 to this, of 255.
-        brightness: what a stripe's pixels have more.
+        num_train: number of training images.
+        num_val: number of validation images.
+        noise: upper bound of the random pixel values (0..255).
+        brightness: added to the pixels of a stripe.
     """
     generator = torch.Generator().manual_seed(0)
     labels_N = torch.arange(num_train + num_val) % 3

@@ -1,4 +1,4 @@
-"""The cluster files, as far as they can be checked without a cloud: schemas, Ray's validation, our promises."""
+"""The cluster files, as far as they can be tested without a cloud: schemas, Ray's validation and documented claims."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def cloud(project, request):
 
 @pytest.fixture
 def manifests(project):
-    return {each["kind"]: each for each in yaml.safe_load_all((project / KUBERNETES).read_text())}
+    return {manifest["kind"]: manifest for manifest in yaml.safe_load_all((project / KUBERNETES).read_text())}
 
 
 def _locked_ray(project: Path) -> str:
@@ -38,17 +38,17 @@ def _locked_ray(project: Path) -> str:
     return locked[1]
 
 
-def test_every_cluster_file_of_the_project_is_checked_here(project):
-    there = {"cluster.yaml", *(f"clusters/{file.name}" for file in (project / "clusters").iterdir())}
-    assert there == {*FOR_RAY_UP, KUBERNETES}
+def test_every_cluster_file_of_the_project_is_tested_here(project):
+    files = {"cluster.yaml", *(f"clusters/{file.name}" for file in (project / "clusters").iterdir())}
+    assert files == {*FOR_RAY_UP, KUBERNETES}
 
 
-def test_a_new_workbench_gets_this_very_cluster_file(project):
-    given = project / "src/toprung/scaffold/template/cluster.yaml"
-    assert given.read_text() == (project / "cluster.yaml").read_text()
+def test_a_new_project_gets_a_copy_of_this_cluster_file(project):
+    copy = project / "src/toprung/scaffold/template/cluster.yaml"
+    assert copy.read_text() == (project / "cluster.yaml").read_text()
 
 
-def test_rays_schema_accepts_the_file_as_it_is_written(cluster):
+def test_rays_schema_accepts_the_file(cluster):
     schema = Path(ray.autoscaler.__file__).with_name("ray-schema.json")
     jsonschema.validate(cluster, json.loads(schema.read_text()))
 
@@ -58,11 +58,11 @@ def test_rays_validation_accepts_the_file_with_its_defaults_filled_in(cluster):
 
 
 @pytest.mark.parametrize("name", [*CLOUDS, KUBERNETES])
-def test_a_file_that_nobody_has_run_says_so(name, project):
+def test_a_file_that_was_never_run_says_so(name, project):
     assert "NEVER RUN" in (project / name).read_text()
 
 
-def test_nodes_run_the_ray_that_the_lock_pins(project, manifests):
+def test_nodes_run_the_locked_version_of_ray(project, manifests):
     google = yaml.safe_load((project / "cluster.yaml").read_text())
     images = [google["docker"]["image"], google["available_node_types"]["gpu_worker"]["docker"]["worker_image"]]
     assert [image.split(":")[1].split("-")[0] for image in images] == [_locked_ray(project)] * 2
@@ -70,35 +70,34 @@ def test_nodes_run_the_ray_that_the_lock_pins(project, manifests):
     assert f"FROM rayproject/ray:{_locked_ray(project)}-" in (project / KUBERNETES).read_text()
 
 
-def test_nodes_install_what_the_lock_pins(cluster):
+def test_nodes_install_the_locked_requirements(cluster):
     assert "requirements.lock" in cluster["file_mounts"].values()
-    mounted = next(there for there, here in cluster["file_mounts"].items() if here == "requirements.lock")
+    mounted = next(remote for remote, local in cluster["file_mounts"].items() if local == "requirements.lock")
     assert any(f"--requirement {mounted}" in command for command in cluster["setup_commands"])
 
 
-def test_every_file_that_travels_to_the_nodes_is_there_but_for_the_users_token(cluster, project):
+def test_every_file_mounted_on_the_nodes_exists_except_the_users_token(cluster, project):
     mounted = set(cluster["file_mounts"].values())
     assert {local for local in mounted if not (project / local).is_file()} == {"~/.ray/auth_token"}
 
 
 @pytest.mark.parametrize("node", ["head", "worker"])
 def test_no_node_starts_without_the_token_or_with_one_that_others_can_read(node, cluster):
-    starts = [command for command in cluster[f"{node}_start_ray_commands"] if "ray start" in command]
-    assert len(starts) == 1
-    assert re.search(r"chmod 600 ~/.ray/auth_token; .*RAY_AUTH_MODE=token .*ray start", starts[0])
+    (command,) = [command for command in cluster[f"{node}_start_ray_commands"] if "ray start" in command]
+    assert re.search(r"chmod 600 ~/.ray/auth_token; .*RAY_AUTH_MODE=token .*ray start", command)
 
 
-def test_the_dashboard_listens_on_the_heads_loopback_alone(cluster):
-    started = " ".join(cluster["head_start_ray_commands"])
-    assert "--dashboard-host=127.0.0.1" in started
-    assert "0.0.0.0" not in started
+def test_the_dashboard_listens_only_on_the_heads_loopback(cluster):
+    commands = " ".join(cluster["head_start_ray_commands"])
+    assert "--dashboard-host=127.0.0.1" in commands
+    assert "0.0.0.0" not in commands
 
 
 def test_no_trial_runs_on_the_head(cluster):
     assert any("--num-cpus=0" in command for command in cluster["head_start_ray_commands"])
 
 
-def test_workers_start_from_zero_so_their_resources_are_spelled_out(cloud):
+def test_workers_scale_from_zero_so_their_resources_are_given(cloud):
     workers = {name: node for name, node in cloud["available_node_types"].items() if name != "head"}
     assert {name: node["min_workers"] for name, node in workers.items()} == {"cpu_worker": 0, "gpu_worker": 0}
     assert all(node["resources"]["CPU"] > 0 for node in workers.values())
@@ -114,27 +113,28 @@ def test_gpu_workers_are_spot_machines(project):
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_what_is_the_users_own_is_named_once_at_the_top(name, project):
-    """The account that every node has, and the bucket: written in `metadata`, referred to everywhere else."""
+def test_the_users_own_settings_are_given_once_at_the_top(name, project):
+    """The account of the nodes and the bucket are defined in `metadata`, and referenced everywhere else."""
     text = (project / name).read_text()
     content = yaml.safe_load(text)
     settings = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     assert next(iter(content)) == "metadata"
-    own = {key: str(value["Name"] if isinstance(value, dict) else value) for key, value in content["metadata"].items()}
+    metadata = content["metadata"]
+    own = {key: str(value["Name"] if isinstance(value, dict) else value) for key, value in metadata.items()}
     for node in content["available_node_types"].values():
         config = node["node_config"]
         if "serviceAccounts" in config:
-            assert [each["email"] for each in config["serviceAccounts"]] == [own["service_account"]]
+            assert [account["email"] for account in config["serviceAccounts"]] == [own["service_account"]]
         else:
-            assert config["IamInstanceProfile"] == content["metadata"]["instance_profile"]
+            assert config["IamInstanceProfile"] == metadata["instance_profile"]
     assert own["bucket"] in content["head_setup_commands"]
     assert re.findall(r"(?:gs|s3)://[a-z-]+", settings) == [re.search(r"\S+://\S+", own["bucket"])[0]]
 
 
-def test_mlflows_database_lies_on_a_disk_that_outlives_the_head(project):
+def test_mlflows_database_is_on_a_disk_that_outlives_the_head(project):
     google = yaml.safe_load((project / "cluster.yaml").read_text())
-    kept = [disk for disk in google["available_node_types"]["head"]["node_config"]["disks"] if not disk["autoDelete"]]
-    assert [disk["deviceName"] for disk in kept] == ["toprung-data"]
+    disks = google["available_node_types"]["head"]["node_config"]["disks"]
+    assert [disk["deviceName"] for disk in disks if not disk["autoDelete"]] == ["toprung-data"]
     assert any("google-toprung-data" in command for command in google["initialization_commands"])
     assert any("sqlite:////mnt/toprung/mlflow.db" in command for command in google["head_start_ray_commands"])
     amazon = yaml.safe_load((project / "clusters/aws.yaml").read_text())
@@ -144,7 +144,7 @@ def test_mlflows_database_lies_on_a_disk_that_outlives_the_head(project):
 
 
 @pytest.mark.parametrize("kind", ["PersistentVolumeClaim", "ConfigMap", "NetworkPolicy"])
-def test_kubernetes_schemas_accept_what_is_its_own(kind, manifests):
+def test_kubernetes_schemas_accept_its_own_kinds(kind, manifests):
     kubernetes_validate.validate(manifests[kind], kubernetes_validate.latest_version(), strict=True)
 
 
@@ -157,7 +157,7 @@ def test_kubernetes_schemas_accept_every_pod_of_the_cluster(manifests):
 
 
 def test_the_ray_cluster_on_kubernetes_has_a_token_scales_from_zero_and_shares_one_folder(manifests):
-    """Its fields were held against KubeRay's own definitions (1.7) once, by hand: they are not on PyPI."""
+    """KubeRay's definitions are not on PyPI; the fields were compared with those of version 1.7 by hand."""
     cluster = manifests["RayCluster"]
     assert (cluster["apiVersion"], cluster["spec"]["authOptions"]) == ("ray.io/v1", {"mode": "token"})
     assert cluster["spec"]["enableInTreeAutoscaling"] is True
@@ -170,10 +170,11 @@ def test_the_ray_cluster_on_kubernetes_has_a_token_scales_from_zero_and_shares_o
         pod = group["template"]["spec"]
         volume = {"name": "shared", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}
         assert pod["volumes"] == [volume]
-        assert all({"name": "shared", "mountPath": "/mnt/shared"} in each["volumeMounts"] for each in pod["containers"])
+        mount = {"name": "shared", "mountPath": "/mnt/shared"}
+        assert all(mount in container["volumeMounts"] for container in pod["containers"])
 
 
-def test_nobody_but_the_clusters_own_pods_and_the_operator_reaches_it_on_kubernetes(manifests):
+def test_only_the_clusters_pods_and_the_operator_reach_it_on_kubernetes(manifests):
     policy, cluster = manifests["NetworkPolicy"]["spec"], manifests["RayCluster"]
     own = {"matchLabels": {"ray.io/cluster": cluster["metadata"]["name"]}}
     assert policy["podSelector"] == own

@@ -1,4 +1,4 @@
-"""The pages: built without a broken link or anything of another host, and what they ask to be run has run."""
+"""The documentation: it builds without broken links, loads nothing from other hosts, and its examples run."""
 
 import os
 import re
@@ -30,42 +30,42 @@ def site(tmp_path_factory):
     return folder
 
 
-class _Loaded(HTMLParser):
-    """Addresses that a page loads by itself: all that its elements name, but for links that a person follows."""
+class _LoadedUrls(HTMLParser):
+    """Collects the URLs that a page loads: those of all its elements except links."""
 
     def __init__(self):
         super().__init__()
-        self.addresses = []
+        self.urls = []
 
     def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
+        values = dict(attrs)
         if tag != "a":
-            self.addresses += [given[name] for name in ("src", "href", "srcset", "data", "poster") if given.get(name)]
+            self.urls += [values[name] for name in ("src", "href", "srcset", "data", "poster") if values.get(name)]
 
 
 def test_no_page_loads_anything_from_another_host(site):
     pages = list(site.rglob("*.html"))
     assert len(pages) > 15
     for page in pages:
-        read = _Loaded()
-        read.feed(page.read_text(encoding="utf-8"))
-        assert [address for address in read.addresses if re.match(r"(\w+:)?//", address)] == [], page.name
+        parser = _LoadedUrls()
+        parser.feed(page.read_text(encoding="utf-8"))
+        assert [url for url in parser.urls if re.match(r"(\w+:)?//", url)] == [], page.name
     sheets = [sheet.read_text(encoding="utf-8") for sheet in site.rglob("*.css")]
     assert [result for sheet in sheets for result in re.findall(r"url\(['\"]?(?:\w+:)?//[^)]+", sheet)] == []
 
 
-def test_the_command_lines_page_tells_of_every_verb_and_option(site):
-    told = (site / "command-line.html").read_text(encoding="utf-8")
+def test_the_command_line_page_has_every_command_and_option(site):
+    page = (site / "command-line.html").read_text(encoding="utf-8")
 
-    def verbs(command, path):
+    def subcommands(command, path):
         yield path, command
-        for name, inner in getattr(command, "commands", {}).items():
-            yield from verbs(inner, f"{path} {name}")
+        for name, subcommand in getattr(command, "commands", {}).items():
+            yield from subcommands(subcommand, f"{path} {name}")
 
-    every = list(verbs(typer.main.get_command(app), "toprung"))[1:]
-    assert len(every) > 25
-    for path, command in every:
-        section = told.partition(f"<code>{path}</code>")[2].partition("<h2")[0].partition("<h3")[0]
+    commands = list(subcommands(typer.main.get_command(app), "toprung"))[1:]
+    assert len(commands) > 25
+    for path, command in commands:
+        section = page.partition(f"<code>{path}</code>")[2].partition("<h2")[0].partition("<h3")[0]
         assert section, path
         for option in (o for p in command.params for o in p.opts if o.startswith("--")):
             assert option in section, f"{path} {option}"
@@ -81,7 +81,7 @@ def test_every_page_can_be_reached_from_the_navigation(site):
 @pytest.mark.parametrize(
     "page", [pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in RUN]
 )
-def test_what_a_page_asks_to_be_run_runs(page, tmp_path):
+def test_the_runnable_blocks_of_a_page_run(page, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["HOME"] = str(tmp_path / "home")
     (tmp_path / "home").mkdir()
@@ -93,7 +93,7 @@ def test_what_a_page_asks_to_be_run_runs(page, tmp_path):
     assert ran.returncode == 0, ran.stdout[-3000:]
 
 
-def test_pages_that_are_to_be_run_are_found():
+def test_pages_with_runnable_blocks_are_found():
     assert {"index.md", "your-own-model.md", "your-own-images.md", "recipes.md"} <= {page.name for page in RUN}
 
 

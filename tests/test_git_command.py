@@ -1,4 +1,4 @@
-"""Git's own reason reaches the user, from every command that needs git."""
+"""Every command that needs git passes git's own reason on to the user."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ REFUSED = r"^git .* failed in .*: detected dubious ownership in .*git config --g
 
 @pytest.fixture
 def foreign(workbench, monkeypatch):
-    """A workbench that git takes for another user's: its own tests pretend so by the same variable."""
+    """A project that git believes to belong to another user, by the variable that git's own tests use."""
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     return workbench
 
@@ -42,7 +42,7 @@ def test_a_checkout_of_another_user_is_refused_in_gits_own_words(foreign, needs_
     assert not (foreign / "copy").exists()
 
 
-def test_the_doctor_tells_of_a_checkout_of_another_user(foreign):
+def test_the_doctor_reports_a_checkout_of_another_user(foreign):
     finding = check_git(foreign)
     assert (finding.state, "dubious ownership" in finding.observed) == ("error", True)
     assert finding.remedy.endswith(f"git config --global --add safe.directory {foreign}")

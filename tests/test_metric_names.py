@@ -1,4 +1,4 @@
-"""Names of metrics: the same rule as MLflow's own validator, and nothing that Ray Tune adds to a result."""
+"""Metric names follow the rule of MLflow's validator, and exclude all keys that Ray Tune adds to a result."""
 
 import pytest
 from mlflow.exceptions import MlflowException

@@ -1,4 +1,4 @@
-"""A release: its notes from the changelog, its tag as pyproject.toml says, its wheel alone with its dependencies."""
+"""A release: notes from the changelog, a tag that matches pyproject.toml, a wheel that needs only its dependencies."""
 
 import os
 import re
@@ -15,15 +15,15 @@ PROJECT = Path(__file__).parent.parent
 
 
 def _copy(target: Path, *names: str) -> None:
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *names]
-    for file in subprocess.run(listed, cwd=PROJECT, check=True, capture_output=True, text=True).stdout.split():
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *names]
+    for file in subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout.split():
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PROJECT / file, target / file)
 
 
 @pytest.fixture
 def notes(tmp_path):
-    """Writes the notes of a tag, in a copy of what they are made from."""
+    """A function that writes the notes of a tag, in a copy of the files that they are made from."""
     _copy(tmp_path, ".github/scripts/release_notes.py", "pyproject.toml", "CHANGELOG.md")
 
     def run(tag):
@@ -57,7 +57,7 @@ def test_another_tag_or_a_version_without_a_section_is_refused(notes):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_wheel_works_where_there_is_nothing_but_its_dependencies(tmp_path):
+def test_the_wheel_works_with_only_its_dependencies(tmp_path):
     _copy(tmp_path / "source", "src", "pyproject.toml", "README.md", "LICENSE")
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", tmp_path / "source"]
     subprocess.run(build, check=True, capture_output=True)
@@ -66,6 +66,6 @@ def test_the_wheel_works_where_there_is_nothing_but_its_dependencies(tmp_path):
     install = [tmp_path / "env" / "bin" / "python", "-m", "pip", "install", "-q", "--no-deps", wheel]
     subprocess.run(install, check=True, capture_output=True)
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    check = [PROJECT / ".ci" / "check-wheel", tmp_path / "env" / "bin"]
+    check = [PROJECT / ".github" / "scripts" / "check-wheel", tmp_path / "env" / "bin"]
     ran = subprocess.run(check, env=env, check=False, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr

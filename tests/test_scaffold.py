@@ -1,4 +1,4 @@
-"""What `toprung init` writes: copies of this project's own files, in an empty folder only, all of them in the wheel."""
+"""`toprung init` copies this project's files into an empty folder, and the wheel contains all of them."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from toprung.errors import UserError
 from toprung.project.modules import list_recipes
 from toprung.scaffold import DOTFILES, FILES, scaffold
 
-# Its own: what a new project says otherwise than this one.
+# Files in which a new project differs from this one.
 OWN = {
     "Makefile", "README.md.jinja", "dvc.yaml", "github/workflows/ci.yml", "gitignore", "pyproject.toml.jinja",
     "requirements.lock.jinja", "tune/mine.py",
@@ -25,16 +25,16 @@ def _files(root: Path) -> set[str]:
     return {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file() and ".git" not in file.parts}
 
 
-def test_everything_but_its_own_is_a_copy_of_the_projects(project):
+def test_all_other_files_are_copies_of_this_projects(project):
     for file in sorted(_files(FILES) - OWN):
         if "__pycache__" in file:
             continue
         first, *rest = Path(file).parts
-        ours = project.joinpath(DOTFILES.get(first, first), *(DOTFILES.get(step, step) for step in rest))
-        assert ours.read_bytes() == (FILES / file).read_bytes(), f"cp {ours.relative_to(project)} {FILES / file}"
+        source = project.joinpath(DOTFILES.get(first, first), *(DOTFILES.get(name, name) for name in rest))
+        assert source.read_bytes() == (FILES / file).read_bytes(), f"cp {source.relative_to(project)} {FILES / file}"
 
 
-def test_its_mini_sweep_is_the_projects(project):
+def test_its_mini_sweep_is_that_of_this_project(project):
     ours, theirs = (
         yaml.safe_load((root / "workflows" / "ci.yml").read_text()) for root in (project / ".github", FILES / "github")
     )
@@ -43,7 +43,7 @@ def test_its_mini_sweep_is_the_projects(project):
     assert theirs["permissions"] == ours["permissions"] == {}
 
 
-def test_a_new_workbench_is_a_git_repository_with_recipes_and_a_readme_of_its_name(tmp_path):
+def test_a_new_project_is_a_git_repository_with_recipes_and_a_readme_of_its_name(tmp_path):
     folder = tmp_path / "some" / "My Mushrooms"
     written = scaffold(folder)
     assert {str(file) for file in written} == _files(folder)
@@ -55,27 +55,27 @@ def test_a_new_workbench_is_a_git_repository_with_recipes_and_a_readme_of_its_na
     assert os.listdir(folder.parent) == ["My Mushrooms"]
 
 
-def test_a_folder_where_git_was_begun_is_empty_enough(tmp_path):
+def test_a_folder_with_only_a_git_repository_counts_as_empty(tmp_path):
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     scaffold(tmp_path)
     assert (tmp_path / "tune" / "mine.py").is_file()
 
 
-def test_inside_a_git_repository_no_second_one_is_made(tmp_path):
+def test_inside_a_git_repository_no_second_one_is_created(tmp_path):
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     scaffold(tmp_path / "bench")
     assert not (tmp_path / "bench" / ".git").exists()
 
 
-@pytest.mark.parametrize("there", ["README.md", ".hidden", "tune"])
-def test_a_folder_with_anything_in_it_is_refused_and_stays_as_it_is(tmp_path, there):
-    (tmp_path / there).mkdir() if there == "tune" else (tmp_path / there).write_text("mine")
-    with pytest.raises(UserError, match=rf"is not empty: it has {there}\. Name a new folder"):
+@pytest.mark.parametrize("name", ["README.md", ".hidden", "tune"])
+def test_a_folder_that_is_not_empty_is_refused_and_not_changed(tmp_path, name):
+    (tmp_path / name).mkdir() if name == "tune" else (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=rf"is not empty: it has {name}\. Name a new folder"):
         scaffold(tmp_path)
-    assert os.listdir(tmp_path) == [there]
+    assert os.listdir(tmp_path) == [name]
 
 
-def test_a_file_in_the_folders_place_is_refused(tmp_path):
+def test_a_file_instead_of_a_folder_is_refused(tmp_path):
     (tmp_path / "x").write_text("mine")
     with pytest.raises(UserError, match="is a file"):
         scaffold(tmp_path / "x")
@@ -93,7 +93,7 @@ def test_without_git_nothing_is_left_behind(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["empty"]
 
 
-def test_the_wheel_holds_every_file_of_the_engine(project, tmp_path):
+def test_the_wheel_has_every_file_of_the_package(project, tmp_path):
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "src/toprung"],
         cwd=project, check=True, capture_output=True, text=True,
@@ -105,5 +105,5 @@ def test_the_wheel_holds_every_file_of_the_engine(project, tmp_path):
     build = ["wheel", "-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
     subprocess.run([sys.executable, "-m", "pip", *build, "-w", tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("*.whl")
-    held = {f"src/{name}" for name in zipfile.ZipFile(wheel).namelist() if name.startswith("toprung/")}
-    assert held == set(tracked)
+    packed = {f"src/{name}" for name in zipfile.ZipFile(wheel).namelist() if name.startswith("toprung/")}
+    assert packed == set(tracked)

@@ -1,4 +1,4 @@
-"""The session, the checkpoints, and the conformance of every trainer: what a loop may rely on and what it must keep."""
+"""The session and its checkpoints, and the conformance of every trainer to the session's rules."""
 
 import ast
 import contextlib
@@ -39,7 +39,7 @@ def digits(tmp_path_factory) -> TrialData:
 
 
 class Stop(Exception):
-    """What Tune does to a loop that ASHA stops, and what a kill does to any."""
+    """Ends a loop in `report`, as Tune does when ASHA stops the trial."""
 
 
 def _train(digits, folder, *, trainer="convnet", stop_after=None, seed=0, num_epochs=4, **config):
@@ -51,18 +51,18 @@ def _train(digits, folder, *, trainer="convnet", stop_after=None, seed=0, num_ep
         if len(reports) == stop_after:
             raise Stop
 
-    one = Session(data=digits, folder=folder, on_report=report, seed=seed, num_threads=1)
+    trial_session = Session(data=digits, folder=folder, on_report=report, seed=seed, num_threads=1)
     config = {**module.DEFAULTS, **{k: v for k, v in SMALL.items() if k in module.DEFAULTS}, **config}
-    with session.open_session(one), contextlib.suppress(Stop):
+    with session.open_session(trial_session), contextlib.suppress(Stop):
         module.train_loop_per_worker({**config, "num_epochs": num_epochs})
     return reports
 
 
 @pytest.fixture(autouse=True)
 def threads():
-    before = torch.get_num_threads()
+    num_threads = torch.get_num_threads()
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(num_threads)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -85,9 +85,9 @@ def test_the_driver_reads_the_same_defaults_as_the_loop(trainer):
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(digits, tmp_path, trainer):
+def test_equal_seeds_give_equal_numbers_and_different_seeds_different_ones(digits, tmp_path, trainer):
     first = _train(digits, tmp_path / "a", trainer=trainer, num_epochs=2)
-    torch.manual_seed(99)  # whatever a process did before
+    torch.manual_seed(99)  # the random state before a session has no influence
     assert _train(digits, tmp_path / "b", trainer=trainer, num_epochs=2) == first
     assert _train(digits, tmp_path / "c", trainer=trainer, num_epochs=2, seed=1) != first
 
@@ -95,46 +95,48 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(digits, tm
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("stop_after", [1, 3])
-def test_stopping_and_restoring_equals_the_straight_run_to_the_last_digit(
+def test_stopping_and_restoring_equals_an_uninterrupted_run_to_the_last_digit(
     digits, tmp_path, trainer, optimizer, stop_after
 ):
-    straight = _train(digits, tmp_path / "straight", trainer=trainer, optimizer=optimizer)
-    before = _train(digits, tmp_path / "halved", trainer=trainer, optimizer=optimizer, stop_after=stop_after)
-    after = _train(digits, tmp_path / "halved", trainer=trainer, optimizer=optimizer)
+    uninterrupted = _train(digits, tmp_path / "uninterrupted", trainer=trainer, optimizer=optimizer)
+    before = _train(digits, tmp_path / "stopped", trainer=trainer, optimizer=optimizer, stop_after=stop_after)
+    after = _train(digits, tmp_path / "stopped", trainer=trainer, optimizer=optimizer)
     assert len(before) == stop_after
-    assert [*before, *after] == straight
-    one, other = (torch.load(tmp_path / name / LAST_FILE, weights_only=True) for name in ("straight", "halved"))
-    timeless = [
+    assert [*before, *after] == uninterrupted
+    first, second = (
+        torch.load(tmp_path / name / LAST_FILE, weights_only=True) for name in ("uninterrupted", "stopped")
+    )
+    progress_without_times = [
         {
-            **each["progress"],
-            "last_report": {k: v for k, v in each["progress"]["last_report"].items() if "time" not in k},
+            **saved["progress"],
+            "last_report": {k: v for k, v in saved["progress"]["last_report"].items() if "time" not in k},
         }
-        for each in (one, other)
+        for saved in (first, second)
     ]
-    assert timeless[0] == timeless[1]
-    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+    assert progress_without_times[0] == progress_without_times[1]
+    assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_a_finished_trial_that_is_restored_has_nothing_to_do(digits, tmp_path, trainer):
+def test_restoring_a_finished_trial_trains_no_more_epochs(digits, tmp_path, trainer):
     _train(digits, tmp_path, trainer=trainer, num_epochs=2)
     assert _train(digits, tmp_path, trainer=trainer, num_epochs=2) == []
 
 
-def test_the_best_epochs_weights_are_kept_and_score_what_was_reported(digits, tmp_path):
+def test_the_best_epochs_weights_are_kept_and_reproduce_the_reported_score(digits, tmp_path):
     reports = _train(digits, tmp_path, optimizer="sgd", lr=0.3, schedule="constant", num_epochs=5)
     best = max(reports, key=lambda report: (report["val/accuracy"], -report["epoch"]))
-    about = json.loads((tmp_path / WEIGHTS_META_FILE).read_text())
-    assert about["epoch"] == best["epoch"]
-    assert about["metrics"] == {name: value for name, value in best.items() if name != "epoch"}
-    model = vision.build_model(**about["architecture"]["arguments"])
+    meta = json.loads((tmp_path / WEIGHTS_META_FILE).read_text())
+    assert meta["epoch"] == best["epoch"]
+    assert meta["metrics"] == {name: value for name, value in best.items() if name != "epoch"}
+    model = vision.build_model(**meta["architecture"]["arguments"])
     model.load_state_dict(torch.load(tmp_path / WEIGHTS_FILE, weights_only=True))
     torch.set_num_threads(1)
     model = model.to(memory_format=torch.channels_last)
     assert vision.evaluate(model, digits.val)["val/accuracy"] == best["val/accuracy"]
 
 
-def test_the_loop_leaves_the_images_as_they_were(digits, tmp_path):
+def test_the_loop_does_not_change_the_images(digits, tmp_path):
     before = digits.train.images_NCHW.clone(), digits.val.images_NCHW.clone()
     _train(digits, tmp_path, num_epochs=1)
     assert torch.equal(before[0], digits.train.images_NCHW)
@@ -142,8 +144,8 @@ def test_the_loop_leaves_the_images_as_they_were(digits, tmp_path):
 
 
 def _opened(digits, folder, **fields):
-    heard = []
-    return heard, session.open_session(Session(data=digits, folder=folder, on_report=heard.append, **fields))
+    reports = []
+    return reports, session.open_session(Session(data=digits, folder=folder, on_report=reports.append, **fields))
 
 
 def _tiny():
@@ -175,64 +177,64 @@ def _tiny():
         ),
     ],
 )
-def test_a_report_that_cannot_be_used_fails_the_training_with_its_cause(digits, tmp_path, metrics, cause):
-    heard, opened = _opened(digits, tmp_path)
+def test_an_invalid_report_fails_the_training_with_its_cause(digits, tmp_path, metrics, cause):
+    reports, opened = _opened(digits, tmp_path)
     with opened, pytest.raises(session.TrainingFailed) as caught:
         session.report(metrics, session.restore(_tiny()))
     assert str(caught.value) == cause
-    assert heard == []
+    assert reports == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_learning_rate_far_too_high_fails_with_a_cause_a_person_understands(digits, tmp_path):
+def test_a_learning_rate_far_too_high_fails_with_a_clear_cause(digits, tmp_path):
     with pytest.raises(session.TrainingFailed, match=r"^train/loss is (NaN|infinite) in epoch \d$"):
         _train(digits, tmp_path, optimizer="sgd", lr=1e30, schedule="constant")
 
 
 def test_a_report_has_epoch_metrics_as_floats_and_seconds(digits, tmp_path):
-    heard, opened = _opened(digits, tmp_path)
+    reports, opened = _opened(digits, tmp_path)
     with opened:
         run = session.restore(_tiny())
         session.report({"val/accuracy": torch.tensor(0.5), "val/loss": np.float32(2)}, run)
         session.report({"val/accuracy": 0.25}, run)
-    assert [{k: v for k, v in each.items() if not k.startswith("time")} for each in heard] == [
+    assert [{k: v for k, v in metrics.items() if not k.startswith("time")} for metrics in reports] == [
         {"epoch": 1, "val/accuracy": 0.5, "val/loss": 2.0},
         {"epoch": 2, "val/accuracy": 0.25},
     ]
-    assert all(each["time/epoch_seconds"] > 0 for each in heard)
-    assert all(abs(each["time_ms"] / 1000 - time.time()) < 60 for each in heard)
-    assert run.progress == Progress(epochs=2, best_epoch=1, best_value=0.5, last_report=heard[-1])
+    assert all(metrics["time/epoch_seconds"] > 0 for metrics in reports)
+    assert all(abs(metrics["time_ms"] / 1000 - time.time()) < 60 for metrics in reports)
+    assert run.progress == Progress(epochs=2, best_epoch=1, best_value=0.5, last_report=reports[-1])
 
 
-def test_the_checkpoint_is_on_disk_before_the_sweep_hears_of_the_epoch(digits, tmp_path):
-    observed = []
-    one = Session(
+def test_the_checkpoint_is_on_disk_before_the_epoch_is_reported(digits, tmp_path):
+    files = []
+    trial_session = Session(
         data=digits,
         folder=tmp_path,
-        on_report=lambda metrics: observed.append(sorted(p.name for p in tmp_path.iterdir())),
+        on_report=lambda metrics: files.append(sorted(path.name for path in tmp_path.iterdir())),
     )
-    with session.open_session(one):
+    with session.open_session(trial_session):
         session.report({"val/accuracy": 0.5}, session.restore(_tiny()))
-    assert observed == [sorted([WEIGHTS_META_FILE, LAST_FILE, WEIGHTS_FILE])]
+    assert files == [sorted([WEIGHTS_META_FILE, LAST_FILE, WEIGHTS_FILE])]
 
 
-def test_less_is_better_where_the_sweep_says_so(digits, tmp_path):
-    heard, opened = _opened(digits, tmp_path, metric="val/loss", mode="min")
+def test_lower_is_better_if_the_sweeps_mode_is_min(digits, tmp_path):
+    reports, opened = _opened(digits, tmp_path, metric="val/loss", mode="min")
     with opened:
         run = session.restore(_tiny())
         for value in (0.5, 0.3, 0.3, 0.4):
             session.report({"val/loss": value}, run)
-    assert run.progress == Progress(epochs=4, best_epoch=2, best_value=0.3, last_report=heard[-1])
+    assert run.progress == Progress(epochs=4, best_epoch=2, best_value=0.3, last_report=reports[-1])
     assert json.loads((tmp_path / WEIGHTS_META_FILE).read_text())["epoch"] == 2
 
 
-def test_without_a_session_a_loop_is_told_how_to_start():
+def test_without_a_session_the_error_says_how_to_start_a_loop():
     for call in (session.dataset, session.device, lambda: session.prepare(_tiny()), lambda: session.restore(_tiny())):
         with pytest.raises(RuntimeError, match=r"^No session is open: start a loop with `toprung train`"):
             call()
 
 
-def test_a_session_ends_even_where_its_loop_raises(digits, tmp_path):
+def test_a_session_ends_even_if_its_loop_raises(digits, tmp_path):
     _, opened = _opened(digits, tmp_path)
     with pytest.raises(ZeroDivisionError), opened:
         raise ZeroDivisionError
@@ -250,11 +252,9 @@ def _saved(folder):
 
 def test_a_checkpoint_is_read_back_as_it_was_written(tmp_path):
     model, _, progress = _saved(tmp_path)
-    again = torch.nn.Linear(2, 2)
-    assert (
-        checkpoint.restore_into(checkpoint.read_last(tmp_path), model=again, optimizer=None, schedule=None) == progress
-    )
-    assert torch.equal(again.weight, model.weight)
+    restored, saved = torch.nn.Linear(2, 2), checkpoint.read_last(tmp_path)
+    assert checkpoint.restore_into(saved, model=restored, optimizer=None, schedule=None) == progress
+    assert torch.equal(restored.weight, model.weight)
     assert [path.name for path in tmp_path.iterdir()] == [LAST_FILE]
 
 
@@ -268,21 +268,19 @@ def _truncate(path, share):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_checkpoint_gives_way_to_the_one_before(tmp_path, share):
+def test_a_truncated_checkpoint_is_replaced_by_the_previous_one(tmp_path, share):
     _saved(tmp_path)
     model, optimizer, progress = _saved(tmp_path)
     later = Progress(epochs=3, best_epoch=3, best_value=0.7)
     checkpoint.save_last(tmp_path, model=model, optimizer=optimizer, schedule=None, progress=later)
     _truncate(tmp_path / LAST_FILE, share)
-    again = torch.nn.Linear(2, 2)
-    assert (
-        checkpoint.restore_into(checkpoint.read_last(tmp_path), model=again, optimizer=None, schedule=None) == progress
-    )
-    assert torch.equal(again.weight, model.weight)
+    restored, saved = torch.nn.Linear(2, 2), checkpoint.read_last(tmp_path)
+    assert checkpoint.restore_into(saved, model=restored, optimizer=None, schedule=None) == progress
+    assert torch.equal(restored.weight, model.weight)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
-def test_where_both_checkpoints_are_truncated_the_training_begins_again(tmp_path, share, caplog):
+def test_if_both_checkpoints_are_truncated_the_training_starts_from_scratch(tmp_path, share, caplog):
     _saved(tmp_path)
     _saved(tmp_path)
     for name in (LAST_FILE, PREVIOUS_FILE):
@@ -292,7 +290,7 @@ def test_where_both_checkpoints_are_truncated_the_training_begins_again(tmp_path
 
 
 @pytest.mark.parametrize("state", [{"model": {}}, {}, [1, 2], 3])
-def test_a_foreign_file_is_no_checkpoint(tmp_path, state):
+def test_another_kind_of_file_is_not_a_checkpoint(tmp_path, state):
     torch.save(state, tmp_path / LAST_FILE)
     assert checkpoint.read_last(tmp_path) is None
 
@@ -304,43 +302,43 @@ def test_a_checkpoint_without_weights_is_damaged(tmp_path):
 
 
 def _one_epoch(digits, folder, reports, *, recorded_epochs, loop_epochs=1):
-    one = Session(data=digits, folder=folder, on_report=reports.append, recorded_epochs=recorded_epochs)
-    with session.open_session(one):
+    trial_session = Session(data=digits, folder=folder, on_report=reports.append, recorded_epochs=recorded_epochs)
+    with session.open_session(trial_session):
         run = session.restore(_tiny())
         for epoch in range(run.next_epoch, loop_epochs):
             session.report({"val/accuracy": 0.1 * (epoch + 1)}, run)
 
 
-@pytest.mark.parametrize(("recorded_epochs", "again"), [(None, 0), (0, 1), (1, 0)])
-def test_an_epoch_that_nobody_heard_of_is_reported_again_once(digits, tmp_path, recorded_epochs, again):
-    reports, later = [], []
+@pytest.mark.parametrize(("recorded_epochs", "num_reports"), [(None, 0), (0, 1), (1, 0)])
+def test_an_epoch_whose_report_was_lost_is_reported_again_once(digits, tmp_path, recorded_epochs, num_reports):
+    reports, later_reports = [], []
     _one_epoch(digits, tmp_path, reports, recorded_epochs=None)
-    _one_epoch(digits, tmp_path, later, recorded_epochs=recorded_epochs)
-    assert later == reports * again
+    _one_epoch(digits, tmp_path, later_reports, recorded_epochs=recorded_epochs)
+    assert later_reports == reports * num_reports
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "onecycle"])
-def test_a_longer_budget_puts_the_rate_where_its_own_schedule_has_it(digits, tmp_path, schedule):
+def test_a_longer_budget_continues_with_the_learning_rate_of_its_schedule(digits, tmp_path, schedule):
     def rates(folder, *, num_epochs, stop_after=None):
-        model, observed = _tiny(), []
+        model, learning_rates = _tiny(), []
         optimizer = vision.build_optimizer(model, optimizer="sgd", lr=0.5, momentum=0.9)
-        schedule_of = vision.build_schedule(optimizer, schedule=schedule, num_epochs=num_epochs, steps_per_epoch=3)
-        one = Session(data=digits, folder=folder, on_report=lambda metrics: None, num_epochs=num_epochs)
-        with session.open_session(one):
-            run = session.restore(model, optimizer, schedule_of)
+        scheduler = vision.build_schedule(optimizer, schedule=schedule, num_epochs=num_epochs, steps_per_epoch=3)
+        trial_session = Session(data=digits, folder=folder, on_report=lambda metrics: None, num_epochs=num_epochs)
+        with session.open_session(trial_session):
+            run = session.restore(model, optimizer, scheduler)
             for _ in range(run.next_epoch, stop_after or num_epochs):
                 for _ in range(3):
-                    observed.append(optimizer.param_groups[0]["lr"])
+                    learning_rates.append(optimizer.param_groups[0]["lr"])
                     optimizer.step()
-                    schedule_of.step()
+                    scheduler.step()
                 session.report({"val/accuracy": 0.5}, run)
-        return observed
+        return learning_rates
 
-    straight = rates(tmp_path / "straight", num_epochs=6)
+    uninterrupted = rates(tmp_path / "uninterrupted", num_epochs=6)
     rates(tmp_path / "longer", num_epochs=2)
-    assert rates(tmp_path / "longer", num_epochs=6) == pytest.approx(straight[6:])
+    assert rates(tmp_path / "longer", num_epochs=6) == pytest.approx(uninterrupted[6:])
     rates(tmp_path / "same", num_epochs=6, stop_after=2)
-    assert rates(tmp_path / "same", num_epochs=6) == pytest.approx(straight[6:])
+    assert rates(tmp_path / "same", num_epochs=6) == pytest.approx(uninterrupted[6:])
 
 
 def test_a_checkpoint_of_another_architecture_is_damaged(tmp_path):
@@ -352,24 +350,24 @@ def test_a_checkpoint_of_another_architecture_is_damaged(tmp_path):
 
 
 def test_a_learning_rate_computed_with_numpy_is_saved_as_a_number_and_restored(digits, tmp_path):
-    def parts():
+    def build():
         model = _tiny()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * np.sqrt(4), momentum=np.float32(0.5))
         return model, optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=list(np.arange(1, 3)))
 
-    one = Session(data=digits, folder=tmp_path, on_report=lambda metrics: None)
-    model, optimizer, schedule = parts()
-    with session.open_session(one):
+    trial_session = Session(data=digits, folder=tmp_path, on_report=lambda metrics: None)
+    model, optimizer, schedule = build()
+    with session.open_session(trial_session):
         run = session.restore(model, optimizer, schedule)
         optimizer.step()
         schedule.step()
         session.report({"val/accuracy": np.float64(0.5)}, run)
-    again = parts()
-    with session.open_session(one):
-        assert session.restore(*again).next_epoch == 1
-    assert again[1].state_dict() == optimizer.state_dict()
-    assert again[2].state_dict() == schedule.state_dict()
-    assert type(again[1].param_groups[0]["lr"]) is float
+    model, restored_optimizer, restored_schedule = build()
+    with session.open_session(trial_session):
+        assert session.restore(model, restored_optimizer, restored_schedule).next_epoch == 1
+    assert restored_optimizer.state_dict() == optimizer.state_dict()
+    assert restored_schedule.state_dict() == schedule.state_dict()
+    assert type(restored_optimizer.param_groups[0]["lr"]) is float
 
 
 class _WithExtraState(torch.nn.Linear):
@@ -382,19 +380,19 @@ class _WithExtraState(torch.nn.Linear):
 
 
 @pytest.mark.parametrize(
-    ("part", "named"), [("optimizer", "the optimizer holds pathlib"), ("model", "the model holds pathlib")]
+    ("part", "cause"), [("optimizer", "the optimizer holds pathlib"), ("model", "the model holds pathlib")]
 )
-def test_a_first_checkpoint_that_cannot_be_read_back_fails_the_training_with_its_cause(digits, tmp_path, part, named):
-    heard, opened = _opened(digits, tmp_path)
+def test_a_first_checkpoint_that_cannot_be_read_back_fails_the_training_with_its_cause(digits, tmp_path, part, cause):
+    reports, opened = _opened(digits, tmp_path)
     model = _tiny()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     if part == "model":
         model = _WithExtraState(tmp_path)
     else:
         optimizer.param_groups[0]["folder"] = tmp_path
-    with opened, pytest.raises(session.TrainingFailed, match="^its checkpoint could not be read back: " + named):
+    with opened, pytest.raises(session.TrainingFailed, match="^its checkpoint could not be read back: " + cause):
         session.report({"val/accuracy": 0.5}, session.restore(model, optimizer))
-    assert heard == []
+    assert reports == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -413,7 +411,7 @@ def test_a_pickle_in_place_of_a_checkpoint_runs_no_code(tmp_path, save):
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one_intact(tmp_path, monkeypatch):
     _, _, progress = _saved(tmp_path)
 
     def full(state, file):
@@ -431,7 +429,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkey
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
-def test_a_disk_that_is_really_full_is_told_as_such(tmp_path):
+def test_a_full_disk_is_reported_as_such(tmp_path):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", tmp_path], check=True)
     try:
         model = torch.nn.Linear(100, 1000)  # 400 kB

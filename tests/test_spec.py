@@ -1,4 +1,4 @@
-"""The spec: what a recipe may say, how it is overridden, and the one line that each mistake gets."""
+"""The sweep specification: its validation, its overrides, and the error message of each mistake."""
 
 import json
 
@@ -43,9 +43,9 @@ def test_values_that_differ_from_the_defaults_survive_the_round_trip():
         resources=Resources(cpus=2, gpus=0.5),
         max_concurrent_trials=1,
     )
-    again = Sweep.model_validate_json(sweep.model_dump_json())
-    assert again == sweep
-    assert {name: type(value) for name, value in again.constants.items()} == {
+    loaded = Sweep.model_validate_json(sweep.model_dump_json())
+    assert loaded == sweep
+    assert {name: type(value) for name, value in loaded.constants.items()} == {
         "lr": float,
         "nesterov": bool,
         "optimizer": str,
@@ -101,7 +101,7 @@ def test_a_trial_gets_as_many_threads_as_whole_cpus_and_at_least_one(cpus, num_t
     assert Resources(cpus=cpus).num_threads == num_threads
 
 
-def test_a_trial_takes_a_bundle_for_each_worker_and_nothing_else():
+def test_a_trial_takes_one_bundle_per_worker_and_nothing_else():
     assert Resources(cpus=2).bundles == ({"CPU": 2},)
     assert Resources(cpus=2, gpus=1, workers=3).bundles == ({"CPU": 2, "GPU": 1},) * 3
 
@@ -149,8 +149,8 @@ def test_later_settings_win_and_constants_add_up():
 @pytest.mark.parametrize(
     ("setting", "line"),
     [
-        ("num_trials", '--set takes field=value, such as --set num_trials=12; it was given "num_trials".'),
-        ("=3", '--set takes field=value, such as --set num_trials=12; it was given "=3".'),
+        ("num_trials", '--set takes field=value, such as --set num_trials=12, not "num_trials".'),
+        ("=3", '--set takes field=value, such as --set num_trials=12, not "=3".'),
         (
             "asha.reduction=1",
             (
@@ -162,11 +162,11 @@ def test_later_settings_win_and_constants_add_up():
         ("asha.max_epochs=0", "max_epochs cannot be 0: Input should be greater than or equal to 1."),
         ("asha.grace_epochs=10", "asha: grace_epochs (10) is above max_epochs (9)."),
         ("mode=best", "mode cannot be \"best\": Input should be 'max' or 'min'."),
-        ("num_trials.x=3", 'num_trials is a plain value; "num_trials.x" cannot be set.'),
+        ("num_trials.x=3", 'num_trials is a single value, so "num_trials.x" cannot be set.'),
         ("workers=0", "workers cannot be 0: Input should be greater than or equal to 1."),
     ],
 )
-def test_a_setting_that_cannot_be_used_gets_one_clear_line(setting, line):
+def test_an_invalid_setting_gets_one_clear_line(setting, line):
     with pytest.raises(UserError) as caught:
         apply_overrides(_sweep(), [setting])
     assert str(caught.value) == line
@@ -188,7 +188,10 @@ def test_a_setting_that_cannot_be_used_gets_one_clear_line(setting, line):
         ({"resources": {"gpus": 0.5, "workers": 2}}, "resources cannot be {"),
         ({"metric": "epoch"}, 'metric cannot be "epoch": "epoch" is a reserved name.'),
         ({"metric": "val/acc@5"}, 'metric cannot be "val/acc@5": MLflow refuses the '),
-        ({"resources": {"custom": {"CPU": 2}}}, 'resources cannot be {"custom": {"CPU": 2}}: custom cannot give "CPU"'),
+        (
+            {"resources": {"custom": {"CPU": 2}}},
+            'resources cannot be {"custom": {"CPU": 2}}: custom cannot contain "CPU"',
+        ),
         ({"storage": ""}, 'storage cannot be "": '),
         ({"num_trials": 2.5}, "num_trials cannot be 2.5: "),
     ],
@@ -201,13 +204,13 @@ def test_a_field_that_is_misspelt_or_out_of_range_gets_one_line_that_names_it(fi
     assert "\n" not in line
 
 
-def test_a_bare_name_that_no_part_has_gets_one_line_that_names_the_fields():
+def test_an_unknown_bare_name_gets_one_line_that_lists_the_fields():
     with pytest.raises(UserError) as caught:
         apply_overrides(_sweep(), ["max_trials=3"])
     assert str(caught.value).startswith('sweep has no field "max_trials"; it has ')
 
 
-def test_settings_of_a_training_are_read_as_json_where_they_are_json():
+def test_settings_of_a_training_are_parsed_as_json_if_possible():
     assert parse_overrides(["lr=1e-3", "optimizer=sgd", "nesterov=false", "width=8", "name=a=b"]) == {
         "lr": 1e-3,
         "optimizer": "sgd",
@@ -240,13 +243,13 @@ def test_a_controlled_experiment_has_as_many_trials_as_configurations_times_seed
     assert Sweep.model_validate_json(sweep.model_dump_json()) == sweep
 
 
-def test_a_spec_from_before_there_were_experiments_still_loads():
+def test_a_spec_from_before_experiments_existed_still_loads():
     content = json.loads(_sweep(num_trials=7).model_dump_json())
     del content["experiments"], content["seeds"]
     assert Sweep.model_validate(content) == _sweep(num_trials=7)
 
 
-def test_a_search_becomes_a_controlled_experiment_of_whole_configurations():
+def test_a_search_becomes_a_controlled_experiment_of_complete_configurations():
     searched = _sweep(num_trials=7, constants={"width": 8, "lr": 0.1}, asha=Asha(max_epochs=3))
     config = {"lr": 0.2, "width": 8, "momentum": None, "num_epochs": 3, "seed": 0, "experiment": "old"}
     sweep = searched.as_controlled_experiment({"first": config, "second": {"lr": 0.3}}, seeds=range(2))
@@ -264,8 +267,8 @@ def test_a_search_becomes_a_controlled_experiment_of_whole_configurations():
         ({"seeds": ()}, "sweep: experiments need seeds, such as seeds=(0, 1, 2)."),
         ({"seeds": (0, 1, 0)}, "sweep: the seed 0 is given twice."),
         ({"seeds": (-1,)}, "seeds.0 cannot be -1: Input should be greater than or equal to 0."),
-        ({"experiments": ()}, "sweep: seeds are for experiments, and there are none; a search has one seed."),
-        ({"experiments": (), "seeds": ()}, "sweep: it needs a space to search, or experiments to train."),
+        ({"experiments": ()}, "sweep: seeds are for experiments, but there are none; a search has a single seed."),
+        ({"experiments": (), "seeds": ()}, "sweep: give a space to search or experiments to train."),
         ({"experiments": ({"name": "A"}, {"name": "A"})}, 'sweep: two experiments are named "A".'),
         ({"experiments": ({"name": " "},)}, 'experiments.0.name cannot be " ": '),
         (
@@ -274,16 +277,16 @@ def test_a_search_becomes_a_controlled_experiment_of_whole_configurations():
         ),
         (
             {"experiments": ({"name": "A", "config": {"seed": 3}},)},
-            'experiments.0 cannot be {"name": "A", "config": {"seed": 3}}: the experiment "A" cannot give "seed": ',
+            'experiments.0 cannot be {"name": "A", "config": {"seed": 3}}: the experiment "A" cannot set "seed": ',
         ),
-        ({"constants": {"lr": 1.0}}, 'sweep: constants hold "lr" fixed, the experiment "A" gives it too.'),
+        ({"constants": {"lr": 1.0}}, 'sweep: both constants and the experiment "A" set "lr".'),
         (
             {"num_trials": 12},
             "num_trials cannot be 12: 2 configurations × 3 seeds, 9 epochs each, are 6 trials. Give other seeds, ",
         ),
     ],
 )
-def test_what_a_controlled_experiment_cannot_be(fields, line):
+def test_an_invalid_controlled_experiment_is_refused(fields, line):
     with pytest.raises(UserError) as raised:
         _controlled().model_copy(update=fields)
     assert str(raised.value).startswith(line)

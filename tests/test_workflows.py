@@ -1,4 +1,4 @@
-"""The workflows: pinned, read-only but where they say why, and nothing in them that a person cannot type too."""
+"""The workflows: actions are pinned, jobs are read-only with few exceptions, and all commands work locally, too."""
 
 import os
 import re
@@ -29,10 +29,11 @@ def _steps(workflow: str) -> list[dict]:
 
 
 @EVERY
-def test_every_action_is_pinned_by_commit_and_its_version_stands_beside_it(workflow):
+def test_every_action_is_pinned_by_commit_with_its_version_in_a_comment(workflow):
     used = re.findall(r"uses: (.*)", WORKFLOWS[workflow].read_text())
     assert used
-    assert [each for each in used if not re.fullmatch(r"[\w-]+/[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each)] == []
+    pinned = re.compile(r"[\w-]+/[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+    assert [action for action in used if not pinned.fullmatch(action)] == []
 
 
 @EVERY
@@ -41,18 +42,18 @@ def test_every_command_is_a_make_target_or_toprung(workflow):
     known = {*targets[1].split(), "$TARGET"}
     for command in [step["run"] for step in _steps(workflow) if "run" in step]:
         assert "${{" not in command
-        made = re.fullmatch(r'make ("?)([\w$-]+)\1( TAG="\$GITHUB_REF_NAME")?', command)
-        assert command.startswith(".venv/bin/toprung ") or (made is not None and made[2] in known), command
+        target = re.fullmatch(r'make ("?)([\w$-]+)\1( TAG="\$GITHUB_REF_NAME")?', command)
+        assert command.startswith(".venv/bin/toprung ") or (target is not None and target[2] in known), command
 
 
-def test_the_nightly_targets_are_there():
+def test_the_nightly_targets_exist():
     (job,) = _jobs("project/nightly").values()
     for target in job["strategy"]["matrix"]["target"]:
         subprocess.run(["make", "-n", target], cwd=PROJECT, check=True, capture_output=True)
 
 
 @EVERY
-def test_only_what_comments_or_releases_may_write(workflow):
+def test_only_jobs_that_comment_or_release_may_write(workflow):
     content = yaml.safe_load(WORKFLOWS[workflow].read_text())
     assert content["permissions"] == {}
     assert "cancel-in-progress" in content["concurrency"]
@@ -66,17 +67,17 @@ def test_only_what_comments_or_releases_may_write(workflow):
 
 
 @EVERY
-def test_no_job_that_a_stranger_can_start_is_given_a_secret(workflow):
+def test_no_job_that_an_outsider_can_start_gets_a_secret(workflow):
     for name, job in _jobs(workflow).items():
         if "secrets." in str(job):
-            assert (workflow, name) == ("project/data", "data")  # GitHub gives a fork's run none; it skips with a word
+            assert (workflow, name) == ("project/data", "data")  # skipped in a fork, which gets no secrets
 
 
-def test_where_there_is_no_secret_the_data_are_skipped_with_a_word():
+def test_without_a_secret_the_data_check_is_skipped_with_a_message():
     env = {name: value for name, value in os.environ.items() if name != "DVC_SERVICE_ACCOUNT"}
-    for given, message in (({}, "No DVC_SERVICE_ACCOUNT here"), ({"DVC_SERVICE_ACCOUNT": "{}"}, "No DVC remote in")):
+    for secret, message in (({}, "No DVC_SERVICE_ACCOUNT here"), ({"DVC_SERVICE_ACCOUNT": "{}"}, "No DVC remote in")):
         ran = subprocess.run(
-            ["make", "check-data"], cwd=PROJECT, env=env | given, check=True, capture_output=True, text=True
+            ["make", "check-data"], cwd=PROJECT, env=env | secret, check=True, capture_output=True, text=True
         )
         assert message in ran.stdout
         assert "skipped" in ran.stdout
@@ -89,9 +90,9 @@ def _git(*arguments: str, cwd: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_mini_sweep_runs_step_by_step_in_a_clean_clone(tmp_path):
-    """Every `run:` as GitHub runs it; only the lock's packages are not downloaded anew.
+    """Run every `run:` step as GitHub does, except that the locked packages are not downloaded again.
 
-    The base is this code with a training loop that never steps: the comment has to see that.
+    The base commit has a training loop that never takes an optimizer step, which the comment has to notice.
     """
     clone, loop = tmp_path / "clone", Path("trainers", "convnet.py")
     _git("clone", "-q", PROJECT, clone, cwd=tmp_path)

@@ -1,1 +1,1 @@
-"""toprung finds the best configuration of a PyTorch image classifier."""
+"""Hyperparameter search for PyTorch image classifiers."""

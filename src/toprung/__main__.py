@@ -1,4 +1,4 @@
-"""`python -m toprung` is `toprung`."""
+"""Entry point of `python -m toprung`, the same as the `toprung` command."""
 
 from toprung.cli import main
 

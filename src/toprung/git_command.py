@@ -1,4 +1,4 @@
-"""Run git, and pass its own reason on when it fails."""
+"""Run git, with git's own reason in the error when it fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from toprung.errors import UserError
 
 TIMEOUT_SECONDS = 60.0
-NO_CHECKOUT = "not a git repository (or any"  # any other refusal concerns a checkout that exists
+NO_CHECKOUT = "not a git repository (or any"  # any other error means that there is a checkout
 
 
 def run_git(folder: Path, *arguments: str, timeout_seconds: float | None = TIMEOUT_SECONDS) -> bytes:
@@ -19,29 +19,29 @@ def run_git(folder: Path, *arguments: str, timeout_seconds: float | None = TIMEO
     Raises:
         UserError: git is not installed, failed or timed out; the message has git's own reason.
     """
-    done = _run(folder, arguments, timeout_seconds=timeout_seconds)
-    if done.returncode != 0:
-        raise _failure(folder, arguments, done)
-    return done.stdout
+    result = _run(folder, arguments, timeout_seconds=timeout_seconds)
+    if result.returncode != 0:
+        raise _failure(folder, arguments, result)
+    return result.stdout
 
 
 def query_git(folder: Path, *arguments: str) -> bytes | None:
-    """Run git in a folder; return None for its exit code 1: `check-ignore` and `rev-parse --quiet` say no by it.
+    """Run git in a folder; return None for exit code 1, which `check-ignore` and `rev-parse --quiet` use for "no".
 
     Raises:
-        UserError: as `run_git`, for any other exit code.
+        UserError: git is not installed, timed out, or failed with any other exit code.
     """
-    done = _run(folder, arguments, timeout_seconds=TIMEOUT_SECONDS)
-    if done.returncode > 1:
-        raise _failure(folder, arguments, done)
-    return done.stdout if done.returncode == 0 else None
+    result = _run(folder, arguments, timeout_seconds=TIMEOUT_SECONDS)
+    if result.returncode > 1:
+        raise _failure(folder, arguments, result)
+    return result.stdout if result.returncode == 0 else None
 
 
 def is_checkout(folder: Path) -> bool:
-    """Tell whether a folder is in a git checkout.
+    """Return whether a folder is in a git checkout.
 
     Raises:
-        UserError: it is, but git is not installed or refuses to read it (because another user owns it, for example).
+        UserError: it is, but git is not installed or refuses to read it, for example because another user owns it.
     """
     try:
         run_git(folder, "rev-parse", "--git-dir")
@@ -75,12 +75,12 @@ def _run(
         raise UserError(f"git {arguments[0]} took longer than {TIMEOUT_SECONDS:.0f} s in {folder}.") from None
 
 
-def _failure(folder: Path, arguments: Sequence[str], done: subprocess.CompletedProcess[bytes]) -> UserError:
-    return UserError(f"git {arguments[0]} failed in {folder}: {_reason(done.stderr)}")
+def _failure(folder: Path, arguments: Sequence[str], result: subprocess.CompletedProcess[bytes]) -> UserError:
+    return UserError(f"git {arguments[0]} failed in {folder}: {_reason(result.stderr)}")
 
 
 def _reason(stderr: bytes) -> str:
-    """Git's message in one line: `detected dubious ownership in ... To add an exception ..., call: git config ...`."""
+    """Join git's message into one line: `detected dubious ownership in ... To add an exception ..., call: ...`."""
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     first, *rest = lines or ["it gave no reason"]
     first = first.removeprefix("fatal: ").removeprefix("error: ")

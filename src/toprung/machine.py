@@ -1,4 +1,4 @@
-"""The number of CPUs that this process may use; Ray detects memory and GPUs (`toprung.cluster.detection`)."""
+"""The number of CPUs this process may use; Ray detects memory and GPUs (`toprung.cluster.detection`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether more or less of a metric is better, as far as its name says."""
+"""Infer from a metric's name whether higher or lower values are better."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ NEGATED = {"neg", "negative", "minus", "inverse", "inv"}
 
 
 def infer_mode(metric: str) -> Literal["max", "min"] | None:
-    """Return the mode that a metric's name says, such as "min" for `val/loss`; None if it says neither, or both.
+    """Return the mode that a metric's name implies, such as "min" for `val/loss`; None if it implies neither or both.
 
-    The part before the first slash (`train`, `val`) says nothing. A negated name (`val/neg_loss`) says nothing either.
+    The part before the first slash (`train`, `val`) is ignored. A negated name (`val/neg_loss`) implies no mode.
     """
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", metric.partition("/")[2] or metric).lower()
     words = {*re.findall(r"[a-z]+", name), *re.findall(r"[a-z]+\d", name)}  # top5: top, top5; f1: f, f1

@@ -1,7 +1,7 @@
-"""Names of metrics and hyperparameters: which ones MLflow accepts as keys, and which ones are reserved.
+"""Validation of metric and hyperparameter names: keys that MLflow accepts, and reserved names.
 
-MLflow's own validator is private, and importing it takes seconds, which no trial should spend. Its rule is restated
-here; tests/test_metric_names.py compares the two, and the reserved names with what Ray Tune really adds.
+MLflow's own validator is private, and importing it takes seconds, which no trial should spend. Its rule is repeated
+here; tests/test_metric_names.py compares both, and the reserved names with those that Ray Tune really adds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _INVALID_CHARACTER = re.compile(r"[^/\w.\- :]")
 
 EPOCH_SECONDS = "time/epoch_seconds"  # added to every report, and recorded like the loop's own metrics
 
-# What travels beside the metrics in a result of Ray Tune, and so cannot be told from a metric of the same name.
+# Keys in a result of Ray Tune that are not metrics. A metric of the same name could not be distinguished from them.
 _NOT_METRICS = frozenset(
     {
         # added by the session
@@ -25,7 +25,7 @@ _NOT_METRICS = frozenset(
         "attempt_node",
         "attempt_other_nodes",
         "attempt_time_ms",
-        # added by the trial's process when it fails (`directory.Failure`)
+        # added by the trial's process when it fails (`sweep_dir.Failure`)
         "failure_cause",
         "failure_disk_full",
         "failure_code_mismatch",
@@ -54,17 +54,17 @@ _NOT_METRICS = frozenset(
         "trial_id",
     }
 )
-_NOT_METRICS_PREFIXES = ("config/", "__")  # Ray Tune's: the flattened configuration, and its internal keys
+_NOT_METRICS_PREFIXES = ("config/", "__")  # Ray Tune's flattened configuration and internal keys
 _RESERVED_PREFIXES = (*_NOT_METRICS_PREFIXES, "toprung/")
 
 
 def is_metric(name: str) -> bool:
-    """Return whether a key of Ray Tune's result names a metric, not something that travels beside the metrics."""
+    """Return whether a key of Ray Tune's result is a metric."""
     return name not in _NOT_METRICS and not name.startswith(_NOT_METRICS_PREFIXES)
 
 
 def key_problem(name: object) -> str | None:
-    """Say why MLflow would refuse a name as the key of a metric or parameter; None if it accepts the name."""
+    """Return why MLflow would refuse a name as the key of a metric or parameter; None if it accepts the name."""
     if not isinstance(name, str):
         return f"{name!r} is not text"
     if len(name) > MAX_LENGTH:
@@ -78,12 +78,12 @@ def key_problem(name: object) -> str | None:
 
 
 def metric_problem(name: object) -> str | None:
-    """Say why a loop cannot report a metric under a name; None if it can."""
+    """Return why a loop cannot report a metric under this name; None if it can."""
     if problem := key_problem(name):
         return problem
     assert isinstance(name, str)
     if name in _NOT_METRICS or name == EPOCH_SECONDS:
         return f'"{name}" is a reserved name'
-    if prefix := next((each for each in _RESERVED_PREFIXES if name.startswith(each)), None):
+    if prefix := next((prefix for prefix in _RESERVED_PREFIXES if name.startswith(prefix)), None):
         return f'"{name}" begins with the reserved "{prefix}"'
     return None

@@ -1,4 +1,4 @@
-"""`--set field=value`: what the command line changes in a recipe, or gives to a loop."""
+"""`--set field=value`: override fields of a recipe or hyperparameters of a trainer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from toprung.spec import SpecModel, Sweep
 
 
 def apply_overrides(sweep: Sweep, settings: Iterable[str]) -> Sweep:
-    """Apply `field=value` settings, each value read as JSON where it is JSON, else as text.
+    """Apply `field=value` settings to a sweep; a value that is not valid JSON is taken as text.
 
-    `asha.max_epochs=4` names a field by its path; a bare `max_epochs=4` serves where just one part has that field;
+    `asha.max_epochs=4` gives a field by its path. A bare `max_epochs=4` is enough if only one part has that field.
     `constants.lr=0.01` holds a hyperparameter fixed.
 
     Raises:
-        UserError: a setting has no `=`, names no field, or its value is out of range; or the mode does not suit the
-            metric.
+        UserError: a setting has no `=`, its field does not exist, its value is out of range, or the mode contradicts
+            the metric.
     """
     for setting in settings:
         path, value = _parse_override(setting)
@@ -29,17 +29,17 @@ def apply_overrides(sweep: Sweep, settings: Iterable[str]) -> Sweep:
 
 
 def _check_mode(sweep: Sweep) -> None:
-    """Make sure that a sweep judges its trials the right way round; only here, so that older sweeps can be read.
+    """Check that a sweep's mode suits its metric. `Sweep` itself does not check it, so that older sweeps stay readable.
 
     Raises:
-        UserError: the mode contradicts the metric's name, or neither says whether more is better.
+        UserError: the mode contradicts the metric's name, or the mode is not set and cannot be inferred from the name.
     """
     by_name = infer_mode(sweep.metric)
     if "mode" not in sweep.model_fields_set:
         if by_name is None:
             raise UserError(
-                f"Is more of {sweep.metric} better, or less? Say so: --set mode=max, or --set mode=min (in the recipe, "
-                'mode="max" or mode="min").'
+                f"The name {sweep.metric} does not show whether a higher or a lower value is better. Type --set "
+                'mode=max or --set mode=min (in the recipe, mode="max" or mode="min").'
             )
     elif by_name is not None and sweep.mode != by_name:
         raise UserError(
@@ -49,7 +49,7 @@ def _check_mode(sweep: Sweep) -> None:
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
-    """`["lr=0.01", "optimizer=sgd"]` as `{"lr": 0.01, "optimizer": "sgd"}`.
+    """Parse `["lr=0.01", "optimizer=sgd"]` into `{"lr": 0.01, "optimizer": "sgd"}`.
 
     Raises:
         UserError: a setting has no `=`.
@@ -60,7 +60,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
 def _parse_override(setting: str) -> tuple[str, Any]:
     path, equals, text = setting.partition("=")
     if not equals or not path.strip():
-        raise UserError(f'--set takes field=value, such as --set num_trials=12; it was given "{setting}".')
+        raise UserError(f'--set takes field=value, such as --set num_trials=12, not "{setting}".')
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
@@ -69,17 +69,17 @@ def _parse_override(setting: str) -> tuple[str, Any]:
 
 
 def _full_path(sweep: Sweep, path: str) -> list[str]:
-    model, steps = type(sweep), path.split(".")
-    if len(steps) > 1 or steps[0] in model.model_fields:
-        return steps
+    model, names = type(sweep), path.split(".")
+    if len(names) > 1 or names[0] in model.model_fields:
+        return names
     parts = [
         name
         for name in model.model_fields
-        if steps[0] in model_at(model, [name]).model_fields and model_at(model, [name]) is not model
+        if names[0] in model_at(model, [name]).model_fields and model_at(model, [name]) is not model
     ]
     if len(parts) > 1:
         choices = " or ".join(f"{part}.{path}" for part in parts)
-        raise UserError(f'"{path}" is a field of several parts: say {choices}.')
+        raise UserError(f'"{path}" is ambiguous: give {choices}.')
     if not parts:
         raise UserError(unknown_field_message(sweep, path, where="sweep"))
     return [parts[0], path]
@@ -95,5 +95,5 @@ def _with_field(part: SpecModel, path: list[str], value: Any, *, where: str = "s
     if isinstance(inner, dict):
         return part.model_copy(update={name: {**inner, ".".join(rest): value}})
     if not isinstance(inner, SpecModel):
-        raise UserError(f'{name} is a plain value; "{".".join(path)}" cannot be set.')
+        raise UserError(f'{name} is a single value, so "{".".join(path)}" cannot be set.')
     return part.model_copy(update={name: _with_field(inner, rest, value, where=name)})

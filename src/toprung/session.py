@@ -1,16 +1,16 @@
-"""What a training loop sees: its data, its device, where it left off, and one call that reports an epoch.
+"""The interface of a training loop: its data, its device, restoring a checkpoint and reporting an epoch.
 
-The same loop runs standalone (`toprung train`), inline in a Ray Tune trial, and in each worker of a trial that has
-several; it never knows which. Whoever runs a loop opens a session around it:
+The same loop runs standalone (`toprung train`), in the process of a Ray Tune trial, and in each worker of a trial with
+several workers, without knowing which. The caller of a loop opens a session around it:
 
-    with session.open_session(Session(data=data, folder=folder, report=print)):
+    with session.open_session(Session(data=data, folder=folder, on_report=print)):
         train_loop_per_worker(config)
 
-Several workers (ranks) each open one, with a torch.distributed process group around it: each trains on its part of
-every minibatch, gradients and metrics are averaged over all, and rank 0 alone keeps checkpoints and reports.
+With several workers (ranks), each opens a session inside a torch.distributed process group. Each trains on its part of
+every minibatch, gradients and metrics are averaged over all ranks, and only rank 0 saves checkpoints and reports.
 
 The global random state of torch is set from (seed, epoch) before the loop and after each report, so that a loop
-restored at epoch k draws the same numbers as one that ran straight through.
+restored at epoch k draws the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from torch import nn
 
 from toprung import metric_names
 from toprung.data import DatasetCard
+from toprung.errors import pluralize
 from toprung.records import checkpoint
 from toprung.vision import ImageSplit, distributed
 
 
 class TrainingFailed(RuntimeError):
-    """A trial cannot go on; the text is its cause, as shown to a person and kept with the trial."""
+    """The training cannot continue; the text is the cause, which is shown to the user and recorded with the trial."""
 
 
 @dataclass(frozen=True)
 class TrialData:
-    """The images a trial may see: training and validation, never test."""
+    """The training and validation images of a trial; it never has the test images."""
 
     train: ImageSplit
     val: ImageSplit
@@ -48,7 +49,7 @@ class TrialData:
 
 @dataclass
 class TrainingState:
-    """One trial under way: what to checkpoint, and where it stands."""
+    """A running training: the objects to checkpoint, and its progress."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer | None
@@ -57,17 +58,18 @@ class TrainingState:
 
     @property
     def next_epoch(self) -> int:
-        """The epoch the loop does next, counted from 0."""
+        """The next epoch to train, counted from 0."""
         return self.progress.epochs
 
 
 @dataclass
 class Session:
-    """One training: what it is given, where it saves, and whom it tells.
+    """The context of one training: its data, its folder for checkpoints, and the function to report to.
 
-    `report` is called once an epoch with all metrics, after the checkpoint is on disk; it may end the loop by raising.
-    `recorded_epochs` says how far a sweep has heard of this training, if one has: a checkpoint beyond it is reported
-    again, since a driver that died took the report with it. `num_epochs` is its budget, where it has one.
+    `on_report` is called once per epoch with all metrics, after the checkpoint is on disk; it may end the loop by
+    raising. `recorded_epochs` is the number of epochs in the sweep's records, if there is a sweep: a checkpoint beyond
+    them is reported again, because its report was lost with a driver that died. `num_epochs` is the budget, if there is
+    one.
     """
 
     data: TrialData
@@ -86,7 +88,7 @@ class Session:
 
     @property
     def device(self) -> torch.device:
-        """The trial's own GPU where it was given one, else the CPU."""
+        """The trial's GPU if it has one, else the CPU."""
         return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -101,12 +103,12 @@ def _current_session() -> Session:
 
 @contextlib.contextmanager
 def open_session(session: Session) -> Iterator[Session]:
-    """Make `session` the one that a loop in this process talks to."""
+    """Make `session` the current session of this process while the context is open."""
     global _session
     if distributed.rank() == 0:
         session.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(session.num_threads)
-    _seed(session.seed, epoch=0, rank=0)  # until `restore` all ranks draw alike
+    _seed(session.seed, epoch=0, rank=0)  # until `restore`, all ranks draw the same numbers
     session.epoch_started = time.perf_counter()
     _session = session
     try:
@@ -116,7 +118,7 @@ def open_session(session: Session) -> Iterator[Session]:
 
 
 def dataset() -> TrialData:
-    """The trial's images and labels, as tensors in shared memory: read them, never write in place.
+    """Return the trial's images and labels as tensors in shared memory, which must not be modified in place.
 
     Raises:
         TrainingFailed: there are fewer training images than workers.
@@ -126,21 +128,23 @@ def dataset() -> TrialData:
         return data
     train = replace(data.train, rank=distributed.rank(), world_size=distributed.world_size())
     if len(train) == 0:
-        raise TrainingFailed(f"{train.num_images} training images cannot be shared by {train.world_size} workers")
+        num_images = pluralize(train.num_images, "training image")
+        raise TrainingFailed(f"{num_images} cannot be shared by {train.world_size} workers")
     return replace(data, train=train)
 
 
 def device() -> torch.device:
-    """Where the trial trains."""
+    """Return the device that the trial trains on."""
     return _current_session().device
 
 
 def prepare(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
-    """The model on the trial's device; where several workers train it, in DistributedDataParallel.
+    """Move a model to the trial's device; with several workers, wrap it in DistributedDataParallel.
 
     Args:
-        model: as built.
-        channels_last: the memory format that convolutions like best; 1.4 times the speed on a CPU (bench/step.py).
+        model: the model to train.
+        channels_last: use the channels_last memory format, which makes convolutions faster: 1.4 times the speed on a
+            CPU (bench/step.py).
     """
     session = _current_session()
     session.architecture = getattr(model, "architecture", None)
@@ -150,12 +154,12 @@ def prepare(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
 
 
 def restore(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, schedule: Any = None) -> TrainingState:
-    """A fresh run, or the one that the last checkpoint left off: go on at `run.next_epoch`.
+    """Restore the last checkpoint, if there is one, and return the state to continue from, at `next_epoch`.
 
-    The checkpoint is rank 0's, given to all: it does not say how many workers made it.
+    All ranks get rank 0's checkpoint, which does not depend on the number of workers.
 
     Raises:
-        toprung.records.checkpoint.DamagedCheckpoint: the checkpoint is of another architecture.
+        toprung.records.checkpoint.DamagedCheckpoint: the checkpoint belongs to another architecture.
     """
     session, model = _current_session(), distributed.unwrap_ddp(model)
     saved = distributed.on_rank_zero(lambda: checkpoint.read_last(session.folder))
@@ -172,7 +176,7 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, sc
 
 
 def _catch_up(session: Session, model: nn.Module, progress: checkpoint.Progress) -> None:
-    """What the trial was about to do when it was cut short after its last checkpoint."""
+    """Save the best weights and send the report of the last checkpoint if the trial was interrupted before it did."""
     saved_epoch = checkpoint.best_epoch(session.folder)
     if progress.best_epoch == progress.epochs != saved_epoch and progress.last_report:
         _save_best(session, model, progress.last_report)
@@ -181,14 +185,14 @@ def _catch_up(session: Session, model: nn.Module, progress: checkpoint.Progress)
 
 
 def report(metrics: Mapping[str, float], run: TrainingState) -> None:
-    """End an epoch: checkpoint it, keep it if it is the best so far, and tell the sweep.
+    """End an epoch: save a checkpoint, keep the weights if they are the best so far, and report to the sweep.
 
-    Returns once the sweep has decided that the trial goes on. Where several workers train, what each measured on its
-    own equal part is averaged.
+    Return when the sweep has decided that the trial continues. With several workers, the metrics of their equal parts
+    are averaged.
 
     Args:
         metrics: such as `train/loss`, `val/loss` and `val/accuracy`; `time/epoch_seconds` is added here.
-        run: what `restore` returned.
+        run: the state that `restore` returned.
 
     Raises:
         TrainingFailed: a metric's name is reserved or refused by MLflow, its value is not a finite number (on any
@@ -216,25 +220,24 @@ def report(metrics: Mapping[str, float], run: TrainingState) -> None:
 def _number(name: object, value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one: a tensor of several elements
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor with several elements
         raise TrainingFailed(f"the metric {name} is not a number but {type(value).__name__}") from None
 
 
 def _average_over_ranks(by_rank: Sequence[Mapping[str, float]], *, epoch: int) -> dict[str, float]:
-    """The mean of every metric over the ranks, whose parts are equal; what all measured alike is left as it is."""
+    """Average every metric over the ranks, whose parts are equal; a value that all ranks share is left unchanged."""
     for rank, values in enumerate(by_rank):
-        where = f" on worker {rank}" if len(by_rank) > 1 else ""
+        worker = f" on worker {rank}" if len(by_rank) > 1 else ""
         for name, value in values.items():
             if problem := metric_names.metric_problem(name):
                 raise TrainingFailed(f"the loop cannot report this metric: {problem}; rename it in session.report")
             if not math.isfinite(value):
-                raise TrainingFailed(f"{name} is {'NaN' if math.isnan(value) else 'infinite'} in epoch {epoch}{where}")
+                raise TrainingFailed(f"{name} is {'NaN' if math.isnan(value) else 'infinite'} in epoch {epoch}{worker}")
         if values.keys() != by_rank[0].keys():
             raise TrainingFailed(f"worker {rank} reported other metrics than worker 0: {', '.join(values)}")
-    everyones = {name: [values[name] for values in by_rank] for name in by_rank[0]}
+    by_metric = {name: [values[name] for values in by_rank] for name in by_rank[0]}
     return {
-        name: rank_metrics[0] if len(set(rank_metrics)) == 1 else statistics.fmean(rank_metrics)
-        for name, rank_metrics in everyones.items()
+        name: values[0] if len(set(values)) == 1 else statistics.fmean(values) for name, values in by_metric.items()
     }
 
 
@@ -257,21 +260,21 @@ def _save_and_report(session: Session, run: TrainingState, metrics: dict[str, fl
 
 
 def _save_best(session: Session, model: nn.Module, reported: Mapping[str, float]) -> None:
-    """Write the weights of the best epoch so far, and what was reported of it."""
+    """Save the weights of the best epoch so far with the metrics reported for it."""
     metrics = dict(reported)
-    about = {
+    meta = {
         "architecture": session.architecture,
         "epoch": metrics.pop("epoch"),
         "epoch_seconds": metrics.pop("time/epoch_seconds"),
         "time_ms": metrics.pop("time_ms"),
         "metrics": metrics,
     }
-    checkpoint.save_best(session.folder, model=model, meta=about)
+    checkpoint.save_best(session.folder, model=model, meta=meta)
 
 
 def _seed(seed: int, *, epoch: int, rank: int) -> None:
-    """Set torch's random state; rank 0's is that of a trial with one worker, another rank augments by its own.
+    """Seed torch's random state: rank 0's equals that of a trial with one worker, other ranks augment differently.
 
-    Trial seeds lie 1,000,003 apart and ranks 10,007, so that (seed, rank, epoch) do not meet.
+    Trial seeds are 1,000,003 apart and ranks 10,007, so that different (seed, rank, epoch) do not collide.
     """
     torch.manual_seed(seed * 1_000_003 + rank * 10_007 + epoch)

@@ -180,5 +180,5 @@ def test_what_does_not_fit_together_is_said(typed):
     with pytest.raises(UserError, match="is not one configuration with several seeds"):
         typed(typed.sweep.sweep_dir.sweep_id, "--seeds", typed.sweep.sweep_dir.sweep_id, "--storage",
               str(typed.sweep.sweep_dir.path.parent))  # fmt: skip
-    with pytest.raises(UserError, match="Say what it is about"):
+    with pytest.raises(UserError, match="Give a sweep or a record"):
         CliRunner().invoke(ci_app, ["ci-report"], catch_exceptions=False)

@@ -107,5 +107,5 @@ def test_driver_killed_before_its_first_record(arena, fault):
     assert not arena.sweep_dir.lineage_file.exists()
     told = arena.resume().finish(2)
     assert told.stderr == f"{sweep_id} died before its first record. Remove it: toprung rm {sweep_id}\n"
-    assert arena.run("rm", sweep_id, "--yes").stdout == f"Removed {sweep_id}.\n"
+    assert arena.run("rm", sweep_id, "--yes").stdout == f"Deleted {sweep_id}.\n"
     assert not list(arena.root.glob(f"{sweep_id}*"))

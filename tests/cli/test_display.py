@@ -1,4 +1,4 @@
-"""What is said of a trial, whatever became of it."""
+"""The lines printed at the end of a trial and of a sweep."""
 
 import io
 from datetime import datetime
@@ -16,14 +16,14 @@ from tune import smoke
 @pytest.mark.parametrize(
     ("epochs", "end", "message"),
     [
-        ((), End("interrupted", cause="the disk is full"), "trial 0 was cut short: the disk is full"),
-        ((0.5,), End("interrupted", cause="the disk is full"), "trial 0 was cut short: the disk is full"),
+        ((), End("interrupted", cause="the disk is full"), "trial 0 was interrupted: the disk is full"),
+        ((0.5,), End("interrupted", cause="the disk is full"), "trial 0 was interrupted: the disk is full"),
         ((), End("failed", cause="loss is NaN in epoch 1"), "trial 0 failed: loss is NaN in epoch 1"),
         ((0.5,), End("stopped", rung=1, cause="ASHA: 0.5000, needed 0.6000"), "stopped at rung 1: 0.5000, needed"),
         ((0.5, 0.75), End("finished"), "trial 0 finished: 0.7500 (new best)"),
     ],
 )
-def test_a_trial_that_ended_is_told_in_a_line(epochs, end, message):
+def test_the_end_of_a_trial_is_printed_in_one_line(epochs, end, message):
     stream = io.StringIO()
     progress = SweepProgress("smoke-1", smoke.sweep(), 1)
     progress.add(TrialRecord(0, "a", "running", {"optimizer": "sgd", "lr": 0.1}, {}, None, None))
@@ -33,7 +33,7 @@ def test_a_trial_that_ended_is_told_in_a_line(epochs, end, message):
     assert message in stream.getvalue()
 
 
-def test_a_reason_is_told_with_its_brackets(tmp_path):
+def test_a_reason_is_printed_with_its_brackets(tmp_path):
     stream, sweep = io.StringIO(), smoke.sweep()
     sweep_dir = catalog.create_sweep(tmp_path, sweep, name=None, now=datetime.now())
     reason = "every trial failed, 3 of 3 because KeyError: [tool.toprung] include"

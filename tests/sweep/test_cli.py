@@ -53,7 +53,7 @@ def test_the_completion_script_of_a_shell_can_be_printed(toprung, tmp_path):
 
 def test_an_empty_storage_folder_has_no_sweeps(toprung, tmp_path):
     plain = toprung("list", "--storage", tmp_path, folder=tmp_path)
-    assert (plain.code, plain.stdout) == (0, "No sweeps yet. Type: toprung sweep tune.digits\n")
+    assert (plain.code, plain.stdout) == (0, "No sweeps yet. Type: toprung sweep RECIPE\n")
     listed = toprung("list", "--json", "--storage", tmp_path, folder=tmp_path)
     assert (listed.code, json.loads(listed.stdout)) == (0, [])
 

@@ -219,5 +219,5 @@ def test_a_sweep_that_is_removed_takes_its_confirmations_along(confirmed, toprun
     assert (refused.code, refused.stderr) == (2, f"{again.sweep_id} is running. Type: toprung stop {again.sweep_id}\n")
     assert sweep_dir.path.is_dir()
     removed = toprung("rm", sweep_dir.sweep_id, "--yes", "--storage", storage, folder=bench)
-    assert removed.stdout == f"Removed {sweep_dir.sweep_id}, {again.sweep_id}.\n"
+    assert removed.stdout == f"Deleted {sweep_dir.sweep_id}, {again.sweep_id}.\n"
     assert list(catalog.list_sweeps(storage)) == []

@@ -73,7 +73,7 @@ def test_stop_from_another_terminal_is_as_clean_as_ctrl_c(stopped):
     swept, _, stopping = stopped
     assert stopping.code == 0, stopping.stderr
     sweep_id = swept.shown["sweep_id"]
-    assert stopping.stdout == f"{sweep_id}: stopped by the user. Go on with: toprung resume {sweep_id}\n"
+    assert stopping.stdout == f"{sweep_id}: stopped by the user. Resume it with: toprung resume {sweep_id}\n"
     assert swept.command.code == 130
     assert swept.shown["status"] == "stopped"
     assert {run.info.status for run in swept.children.values()} <= {"FINISHED", "KILLED"}

@@ -200,7 +200,7 @@ def test_a_trial_goes_on_from_its_checkpoint_when_one_of_its_workers_is_killed(r
     command.finish(timeout_seconds=300)
     (record,) = ledger.read(next(catalog.list_sweeps(tmp_path)))
     assert (command.code, record.status, record.epochs, len(record.attempts)) == (0, "finished", num_epochs, 2)
-    assert "It starts again from its last checkpoint." in command.stdout
+    assert "It restarts from its last checkpoint." in command.stdout
     for each in range(2):
         assert num_epochs <= len(lines(each)) <= num_epochs + 1
         assert all(world_size == 2 for *_, world_size in lines(each))

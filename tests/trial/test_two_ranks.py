@@ -138,4 +138,4 @@ def test_ranks_begin_alike_and_then_draw_their_own_numbers(two):
 
 
 def test_fewer_images_than_workers_fail_the_trial(two):
-    assert two[0]["too few"] == "1 training images cannot be shared by 2 workers"
+    assert two[0]["too few"] == "1 training image cannot be shared by 2 workers"

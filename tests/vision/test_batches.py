@@ -14,7 +14,7 @@ def test_an_epoch_has_every_image_once_with_its_own_label():
     assert torch.equal(images[:, 0, 0, 0].long(), labels)
 
 
-def test_batches_are_as_many_as_said_and_differ_by_one_image_at_most():
+def test_the_number_of_batches_is_as_announced_and_sizes_differ_by_at_most_one():
     for num, batch_size in ((103, 32), (96, 32), (97, 32), (5, 32), (1, 32), (5, 1)):
         split = split_of(num)
         sizes = [len(labels) for _, labels in batches(split, batch_size=batch_size)]
@@ -23,7 +23,7 @@ def test_batches_are_as_many_as_said_and_differ_by_one_image_at_most():
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_the_global_seed_sets_the_order():
+def test_the_global_seed_determines_the_order():
     orders = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)

@@ -9,8 +9,8 @@ from toprung.vision import ImageSplit, build_model, evaluate
 
 ARCHITECTURE = {"num_classes": 10, "image_shape": (1, 28, 28), "mean": (0.3,), "std": (0.2,), "width": 8}
 
-# What a fresh process does: the weights from disk, in its own layout, with its own threads.
-SCORE_AGAIN = """
+# Run in a fresh process: load the weights from disk, with another memory layout and number of threads.
+SCRIPT = """
 import json, sys, torch
 from toprung.vision import ImageSplit, build_model, evaluate
 torch.set_num_threads(2)
@@ -25,7 +25,7 @@ print(json.dumps(evaluate(model, ImageSplit(saved["images"], saved["labels"]))))
 def model():
     torch.manual_seed(0)
     model = build_model(**ARCHITECTURE)
-    model(torch.rand(64, 1, 28, 28))  # gives batch normalisation something to remember
+    model(torch.rand(64, 1, 28, 28))  # updates the running statistics of batch normalisation
     return model
 
 
@@ -56,7 +56,7 @@ def test_evaluation_changes_nothing_in_the_model_or_the_random_state(model, spli
     assert torch.equal(random_state, torch.get_rng_state())
 
 
-def test_the_mode_comes_back_even_when_the_evaluation_fails(model):
+def test_the_mode_is_restored_even_if_the_evaluation_fails(model):
     with pytest.raises(RuntimeError):
         evaluate(model, ImageSplit(torch.zeros(3, 2, 28, 28), torch.zeros(3, dtype=torch.int64)))
     assert model.training
@@ -68,13 +68,13 @@ def test_scores_are_float32_even_inside_autocast(model, split):
         assert evaluate(model, split) == plain
 
 
-def test_a_fresh_process_gives_the_same_digits_whatever_its_threads_and_memory_layout(model, split, tmp_path):
+def test_a_fresh_process_gives_the_same_digits_with_any_threads_and_memory_layout(model, split, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     here = evaluate(model, split)
     torch.set_num_threads(threads)
     saved = {"weights": model.state_dict(), "images": split.images_NCHW, "labels": split.labels_N}
     torch.save(saved, tmp_path / "saved.pth")
-    command = [sys.executable, "-c", SCORE_AGAIN, str(tmp_path / "saved.pth"), json.dumps(ARCHITECTURE)]
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "saved.pth"), json.dumps(ARCHITECTURE)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert json.loads(printed) == here

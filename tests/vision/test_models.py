@@ -20,7 +20,7 @@ def images_for(arguments, *, num=4):
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory):
-    """An exported folder of a small convnet, and the model it came from."""
+    """The folder of an exported small convnet, and the model."""
     folder = tmp_path_factory.mktemp("export")
     model = build_model(**GREY_8, width=4, depth=2, dropout=0.1).eval()
     torch.save(model.state_dict(), folder / "model.pth")
@@ -30,18 +30,18 @@ def export(tmp_path_factory):
 
 @pytest.mark.parametrize("arguments", [GREY_8, GREY_28, COLOUR_32])
 @pytest.mark.parametrize("depth", [1, 3, 5])
-def test_a_convnet_of_any_depth_gives_a_logit_a_class_on_any_image_size(arguments, depth):
+def test_a_convnet_of_any_depth_returns_one_logit_per_class_for_any_image_size(arguments, depth):
     logits_NK = build_model(**arguments, width=4, depth=depth)(images_for(arguments))
     assert logits_NK.shape == (4, arguments["num_classes"])
 
 
-def test_a_convnet_does_not_pool_small_images_away():
+def test_a_convnet_does_not_pool_small_images_to_nothing():
     network = build_model(**GREY_8, width=4, depth=5).network
     maps = network[: next(i for i, layer in enumerate(network) if isinstance(layer, torch.nn.AdaptiveAvgPool2d))]
     assert maps(torch.zeros(2, 1, 8, 8)).shape == (2, 64, 4, 4)
 
 
-def test_images_mean_the_same_as_bytes_and_as_fractions():
+def test_images_as_bytes_and_as_fractions_give_the_same_logits():
     model = build_model(**COLOUR_32, width=4).eval()
     images = images_for(COLOUR_32)
     torch.testing.assert_close(model(images), model(images.float() / 255))
@@ -80,7 +80,7 @@ def test_an_architecture_goes_through_json_and_builds_the_same_model():
         assert torch.equal(model.eval()(images), twin.eval()(images))
 
 
-def test_an_exported_model_loads_with_the_same_answers(export):
+def test_an_exported_model_loads_and_gives_the_same_logits(export):
     folder, model = export
     loaded = load_model(folder)
     images = images_for(GREY_8)
@@ -94,11 +94,11 @@ def test_an_exported_model_loads_with_the_same_answers(export):
     [
         ("resnet81", 'No model "resnet81". Did you mean resnet18?'),
         ("covnet", 'No model "covnet". Did you mean convnet?'),
-        ("fcn_resnet50", 'No model "fcn_resnet50".'),  # torchvision has it, but it does not classify images
-        ("squeezenet1_0", "squeezenet1_0 does not take images of 1 x 8 x 8:"),
+        ("fcn_resnet50", 'No model "fcn_resnet50".'),  # a model of torchvision, but not an image classifier
+        ("squeezenet1_0", "squeezenet1_0 does not support images of 1 x 8 x 8:"),
     ],
 )
-def test_a_model_that_cannot_be_is_told_in_one_line(name, line):
+def test_an_invalid_model_is_reported_in_one_line(name, line):
     with pytest.raises(UserError) as error:
         build_model(name, **GREY_8)
     assert str(error.value).startswith(line)
@@ -106,8 +106,8 @@ def test_a_model_that_cannot_be_is_told_in_one_line(name, line):
 
 
 @pytest.mark.parametrize("mistake", [{"width": 0}, {"depth": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
-def test_a_convnet_that_cannot_be_is_told_in_one_line(mistake):
-    with pytest.raises(UserError, match="takes width >= 1, depth >= 1"):
+def test_an_invalid_convnet_is_reported_in_one_line(mistake):
+    with pytest.raises(UserError, match="needs width >= 1, depth >= 1"):
         build_model(**GREY_8, **mistake)
 
 
@@ -115,9 +115,9 @@ def _other_weights(folder):
     torch.save(build_model(**GREY_8, width=5, depth=2).state_dict(), folder / "model.pth")
 
 
-def _cut_short(folder):
-    whole = (folder / "model.pth").read_bytes()
-    (folder / "model.pth").write_bytes(whole[: len(whole) // 2])
+def _truncated_weights(folder):
+    content = (folder / "model.pth").read_bytes()
+    (folder / "model.pth").write_bytes(content[: len(content) // 2])
 
 
 def _other_builder(folder):
@@ -128,7 +128,7 @@ def _no_builder(folder):
     (folder / "config.json").write_text('{"architecture": null}')
 
 
-def _lost_builder(folder):
+def _missing_builder(folder):
     (folder / "config.json").write_text('{"architecture": {"builder": "trainers.nowhere:build", "arguments": {}}}')
 
 
@@ -144,14 +144,14 @@ def _lost_builder(folder):
             lambda folder: (folder / "model.pth").write_bytes(b"PK, not quite"),
             "does not hold this model's weights",
         ),
-        (_cut_short, "does not hold this model's weights"),
+        (_truncated_weights, "does not hold this model's weights"),
         (_other_weights, "does not hold this model's weights"),
-        (_other_builder, "asks for os:system to be called, which is no function of a trainer"),
+        (_other_builder, "names the builder os:system, which is not a function in trainers/"),
         (_no_builder, "does not say how to build its model"),
-        (_lost_builder, "was built by trainers.nowhere:build"),
+        (_missing_builder, "was built by trainers.nowhere:build"),
     ],
 )
-def test_a_damaged_export_is_told_in_one_line(export, tmp_path, damage, reason):
+def test_a_damaged_export_is_reported_in_one_line(export, tmp_path, damage, reason):
     for file in export[0].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     damage(tmp_path)
@@ -161,7 +161,7 @@ def test_a_damaged_export_is_told_in_one_line(export, tmp_path, damage, reason):
     assert "\n" not in str(error.value)
 
 
-def test_a_model_of_a_workbench_is_built_again_by_its_own_function(tmp_path, monkeypatch):
+def test_a_model_of_a_project_is_rebuilt_by_the_projects_function(tmp_path, monkeypatch):
     (tmp_path / "own.py").write_text(
         "from torch import nn\n\n\ndef build(*, width):\n    return nn.Sequential(nn.Flatten(), nn.Linear(width, 2))\n"
     )

@@ -30,26 +30,26 @@ def test_every_optimizer_lowers_the_loss_and_moves_every_parameter(model, optimi
     images = torch.randint(0, 256, (32, 1, 8, 8), dtype=torch.uint8)
     labels = torch.randint(0, 3, (32,))
     before = [parameter.clone() for parameter in model.parameters()]
-    stepper = build_optimizer(model, optimizer=optimizer, lr=0.01, momentum=0.9)
+    built = build_optimizer(model, optimizer=optimizer, lr=0.01, momentum=0.9)
     losses = []
     for _ in range(15):
         loss = torch.nn.functional.cross_entropy(model(images), labels)
-        stepper.zero_grad()
+        built.zero_grad()
         loss.backward()
-        stepper.step()
+        built.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert not any(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
-def test_each_hyperparameter_reaches_the_optimizer_it_belongs_to(model):
-    given = {"lr": 0.02, "momentum": 0.8, "nesterov": True, "beta1": 0.7, "beta2": 0.98}
-    sgd = build_optimizer(model, optimizer="sgd", **given)
+def test_each_hyperparameter_reaches_its_optimizer(model):
+    settings = {"lr": 0.02, "momentum": 0.8, "nesterov": True, "beta1": 0.7, "beta2": 0.98}
+    sgd = build_optimizer(model, optimizer="sgd", **settings)
     assert [(group["lr"], group["momentum"], group["nesterov"]) for group in sgd.param_groups] == [
         (0.02, 0.8, True)
     ] * 2
     for name in ("adam", "adamw"):
-        adam = build_optimizer(model, optimizer=name, **given)
+        adam = build_optimizer(model, optimizer=name, **settings)
         assert [(group["lr"], group["betas"]) for group in adam.param_groups] == [(0.02, (0.7, 0.98))] * 2
 
 
@@ -65,20 +65,20 @@ def test_weight_decay_shrinks_weights_and_leaves_biases_and_normalisation(model)
 
 
 @pytest.mark.parametrize(
-    ("given", "line"),
+    ("settings", "line"),
     [
         ({"optimizer": "admaw", "lr": 0.1}, 'No optimizer "admaw". Did you mean adamw?'),
         ({"optimizer": "lion", "lr": 0.1}, 'No optimizer "lion". There are sgd, adam, adamw.'),
         (
             {"optimizer": "adam", "lr": -1.0},
-            "The optimizer adam does not take this: Invalid learning rate: -1.0.",
+            "The optimizer adam refuses its settings: Invalid learning rate: -1.0.",
         ),
-        ({"optimizer": "sgd", "lr": 0.1, "nesterov": True}, "The optimizer sgd does not take this: Nesterov"),
+        ({"optimizer": "sgd", "lr": 0.1, "nesterov": True}, "The optimizer sgd refuses its settings: Nesterov"),
     ],
 )
-def test_a_mistaken_optimizer_is_told_in_one_line(model, given, line):
+def test_an_invalid_optimizer_is_reported_in_one_line(model, settings, line):
     with pytest.raises(UserError) as error:
-        build_optimizer(model, **given)
+        build_optimizer(model, **settings)
     assert str(error.value).startswith(line)
 
 
@@ -114,22 +114,21 @@ def test_a_schedule_of_a_single_step_can_be_stepped(model, name):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
-def test_a_restored_schedule_goes_on_where_it_was_saved(model, name, optimizer_name):
+def test_a_restored_schedule_continues_where_it_was_saved(model, name, optimizer_name):
     def fresh():
         optimizer = build_optimizer(model, optimizer=optimizer_name, lr=0.5)
         return build_schedule(optimizer, schedule=name, num_epochs=3, steps_per_epoch=10)
 
-    straight = fresh()
-    expected = learning_rates(straight, num_steps=30)
-    first = fresh()
-    begun = learning_rates(first, num_steps=12)
-    second = fresh()
-    second.optimizer.load_state_dict(first.optimizer.state_dict())
-    second.load_state_dict(first.state_dict())
-    assert begun + learning_rates(second, num_steps=18) == expected
+    expected = learning_rates(fresh(), num_steps=30)
+    saved = fresh()
+    first_rates = learning_rates(saved, num_steps=12)
+    restored = fresh()
+    restored.optimizer.load_state_dict(saved.optimizer.state_dict())
+    restored.load_state_dict(saved.state_dict())
+    assert first_rates + learning_rates(restored, num_steps=18) == expected
 
 
-def test_a_mistaken_schedule_is_told_in_one_line(model):
+def test_an_invalid_schedule_is_reported_in_one_line(model):
     optimizer = build_optimizer(model, optimizer="sgd", lr=0.5)
     with pytest.raises(UserError, match=r'^No schedule "cosin"\. Did you mean cosine\?$'):
         build_schedule(optimizer, schedule="cosin", num_epochs=1, steps_per_epoch=1)

@@ -1,4 +1,4 @@
-"""The command line: arguments in, lines out; everything else lives on the floors below."""
+"""The command line: parses arguments, calls the packages below, prints their results."""
 
 from toprung.cli.app import main
 

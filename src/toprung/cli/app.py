@@ -1,4 +1,4 @@
-"""The verbs of `toprung`."""
+"""The `toprung` command and its subcommands sweep, train, list and show."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ from toprung.cli.init import init_app
 from toprung.cli.lifecycle import lifecycle_app
 from toprung.cli.options import (
     Address,
+    Alias,
     Json,
+    Settings,
     Storage,
     SweepName,
     echo_err,
+    example_recipe,
     exit_code,
     print_json,
     short_path,
@@ -33,16 +36,19 @@ from toprung.cli.options import (
 from toprung.cli.report import report_app
 from toprung.cli.submit import submit_app
 from toprung.cli.ui import ui_app
-from toprung.errors import UserError
+from toprung.errors import UserError, pluralize
 from toprung.overrides import apply_overrides, parse_overrides
+from toprung.records.sweep_dir import FORMAT, SweepDirectory
 from toprung.spec import Data
+
+REASONS_SHOWN = 3
 
 app = typer.Typer(
     name="toprung",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Find the best configuration of a PyTorch image classifier.",
-    epilog="Begin with: toprung sweep tune.digits",
+    help="Hyperparameter search for PyTorch image classifiers.",
+    epilog="Create a project with: toprung init DIR. In a project, start a search with: toprung sweep RECIPE",
 )
 app.add_typer(data_app, name="data")
 app.add_typer(init_app)
@@ -55,16 +61,11 @@ app.add_typer(ci_app)
 app.add_typer(ui_app)
 app.add_typer(doctor_app)
 
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field; may be given again."),
-]
-
 
 def main() -> None:
-    """Run the command line: exit code 0 on success, 1 on failure, 2 for a mistake in what was typed, 130 on Ctrl-C."""
+    """Run the command line and exit with 0 on success, 1 on failure, 2 on a user error, 130 on Ctrl-C."""
     prepare_streams()
-    _provide_home()
+    _ensure_home()
     try:
         check_arguments(sys.argv[1:])
         app()
@@ -76,28 +77,30 @@ def main() -> None:
         sys.exit(130)
 
 
-def _provide_home() -> None:
-    """Name a home folder if there is none: under a user id without an account, `import ray` would fail."""
+def _ensure_home() -> None:
+    """Set HOME if there is no home folder: for a user id without an account, `import ray` would fail."""
     try:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = tempfile.gettempdir()
 
 
-@app.command()
+@app.command(epilog="Example: toprung sweep tune.digits --set num_trials=12 --set asha.max_epochs=4")
 def sweep(
-    recipe: Annotated[str, typer.Argument(help="A recipe by its dotted name, such as tune.digits.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Dotted name of a recipe: tune.digits is sweep() in tune/digits.py.")
+    ],
     settings: Settings = None,
-    name: Annotated[str | None, typer.Option(help="A second name to call the sweep by.")] = None,
+    name: Alias = None,
     address: Address = None,
     warm_start: Annotated[
-        str | None, typer.Option(metavar="SWEEP", help="An earlier sweep whose trials the searcher is told of.")
+        str | None, typer.Option(metavar="SWEEP", help="Start the searcher from the trials of an earlier sweep.")
     ] = None,
     accept_data_change: Annotated[
-        bool, typer.Option("--accept-data-change", help="Warm start from trials that saw other data.")
+        bool, typer.Option("--accept-data-change", help="Allow --warm-start from trials on other data or splits.")
     ] = False,
 ) -> None:
-    """Search: run a recipe's trials and export the best model."""
+    """Run a hyperparameter search and export the best model."""
     from toprung.cli.display import open_display
     from toprung.project.modules import activate, find_project, load_recipe
     from toprung.records import catalog
@@ -106,14 +109,14 @@ def sweep(
 
     project = find_project(Path.cwd())
     activate(project)
-    asked = apply_overrides(load_recipe(project, recipe), settings or [])
-    root = storage_root(asked.storage)
+    spec = apply_overrides(load_recipe(project, recipe), settings or [])
+    root = storage_root(spec.storage)
     maintenance.close_orphaned(root, echo=echo_err)
     source = catalog.find_sweep(root, warm_start) if warm_start else None
     with open_display(sys.stdout) as listener:
         outcome = run(
             project,
-            asked,
+            spec,
             name=name,
             listener=listener,
             recipe=recipe,
@@ -126,26 +129,36 @@ def sweep(
     sys.exit(exit_code(outcome.status))
 
 
-@app.command()
+@app.command(epilog="Example: toprung train trainers.convnet --set lr=0.01 --set optimizer=sgd --epochs 3")
 def train(
-    trainer: Annotated[str, typer.Argument(help="A trainer by its dotted name, such as trainers.convnet.")],
-    settings: Settings = None,
-    dataset: Annotated[str, typer.Option(help="A prepared dataset.")] = "digits",
-    epochs: Annotated[int, typer.Option(min=1, help="How long to train.")] = 9,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, shuffling and augmentation.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all, where it is left out.")] = None,
-    storage: Storage = "runs",
+    trainer: Annotated[
+        str,
+        typer.Argument(metavar="TRAINER", help="Dotted name of a trainer: trainers.convnet is in trainers/convnet.py."),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Override a hyperparameter. Can be repeated."),
+    ] = None,
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="Name of a prepared dataset.")] = "digits",
+    epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 9,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for weights, shuffling and augmentation.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Number of CPU threads. By default, as many as there are CPUs.")
+    ] = None,
+    storage: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Folder of the project in which the results are saved.")
+    ] = "runs",
 ) -> None:
-    """Train one configuration here, without Ray."""
+    """Train a single configuration on this machine, without Ray."""
     from toprung.project.modules import activate, find_project
     from toprung.remote_storage import is_uri
     from toprung.sweep.standalone import train_standalone
 
     if is_uri(storage):
-        raise UserError(f"--storage {storage}: toprung train keeps what it makes in a folder. Give one.")
+        raise UserError(f"--storage {storage} is a URI, but toprung train saves to a folder. Type: --storage FOLDER")
     project = find_project(Path.cwd())
     activate(project)
-    done = train_standalone(
+    result = train_standalone(
         project,
         trainer,
         settings=parse_overrides(settings or []),
@@ -157,13 +170,14 @@ def train(
         echo=print,
     )
     print(
-        f"Best {done.metric} {done.value:.4f} in epoch {done.epoch}; model and checkpoint in {short_path(done.folder)}"
+        f"Best {result.metric} {result.value:.4f} in epoch {result.epoch}; model and checkpoint in "
+        f"{short_path(result.folder)}"
     )
 
 
 @app.command("list")
 def list_sweeps(as_json: Json = False, storage: Storage = "runs") -> None:
-    """List the sweeps, newest first."""
+    """List sweeps, newest first."""
     from toprung.analysis.summary import brief
     from toprung.records import catalog
     from toprung.remote_storage import is_stored_at
@@ -171,25 +185,34 @@ def list_sweeps(as_json: Json = False, storage: Storage = "runs") -> None:
 
     root = storage_root(storage)
     close_orphaned(root, echo=echo_err)
-    sweeps = [brief(sweep_dir) for sweep_dir in catalog.list_sweeps(root) if is_stored_at(sweep_dir, storage)]
+    sweep_dirs = [sweep_dir for sweep_dir in catalog.list_sweeps(root) if is_stored_at(sweep_dir, storage)]
+    sweeps = [brief(sweep_dir) for sweep_dir in sweep_dirs]
     if as_json:
         print_json(sweeps)
         return
     if not sweeps:
-        print("No sweeps yet. Type: toprung sweep tune.digits")
+        print(f"No sweeps yet. Type: toprung sweep {example_recipe()}")
         return
     table = _table("sweep", "name", "status", "trials", "best", "started")
-    for sweep in sweeps:
+    for sweep_dir, sweep in zip(sweep_dirs, sweeps, strict=True):
         best = sweep.get("best")
         table.add_row(
             sweep["sweep_id"],
             sweep.get("name") or "",
-            sweep["status"],
+            _format_label(sweep_dir) if sweep["status"] == "unreadable" else sweep["status"],
             str(sweep.get("num_trials", "")),
             f"{best['value']:.4f}" if best else "",
             (sweep.get("started") or "")[:16].replace("T", " "),
         )
-    print_table(open_console(), table, num_optional=1)  # the id tells when it started, too
+    console = open_console()
+    print_table(console, table, num_optional=1)  # the id shows the start time, too
+    reasons = [sweep["reason"] for sweep in sweeps if sweep["status"] == "unreadable"]
+    if reasons:
+        console.print()
+    for reason in reasons[:REASONS_SHOWN]:
+        console.print(reason)
+    if len(reasons) > REASONS_SHOWN:
+        console.print(f"{pluralize(len(reasons) - REASONS_SHOWN, 'more sweep')} cannot be read: toprung list --json")
 
 
 @app.command()
@@ -198,7 +221,7 @@ def show(
     as_json: Json = False,
     storage: Storage = "runs",
 ) -> None:
-    """Show one sweep: its trials in order of merit."""
+    """Show a sweep's status and its trials."""
     from toprung.analysis.summary import sweep_summary
     from toprung.cli.summary import print_summary
     from toprung.records import catalog
@@ -211,6 +234,15 @@ def show(
         print_json(content)
     else:
         print_summary(open_console(), content)
+
+
+def _format_label(sweep_dir: SweepDirectory) -> str:
+    """Return the status of a sweep that cannot be read, with the format of its files if that is the cause."""
+    try:
+        number = sweep_dir.read(sweep_dir.spec_file).get("format", 1)
+    except UserError:
+        return "unreadable"
+    return "unreadable" if number == FORMAT else f"unreadable (format {number})"
 
 
 def _table(*columns: str) -> Table:

@@ -1,4 +1,4 @@
-"""The verbs that continuous integration uses on a pull request: ci-base, ci-report."""
+"""`toprung ci-base` and `toprung ci-report`: compare a pull request with its base in continuous integration."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Annotated
 import typer
 
 from toprung import atomic_write
-from toprung.cli.options import Storage, short_path, storage_root
-from toprung.errors import UserError
+from toprung.cli.options import Settings, Storage, short_path, storage_root
+from toprung.errors import UserError, pluralize
 
 ci_app = typer.Typer()
 
-RECORD, COMMENT = "record.json", "comment.md"
+RECORD_FILE, COMMENT_FILE = "record.json", "comment.md"
 
 
-@ci_app.command("ci-base")
+@ci_app.command("ci-base", epilog="Example: toprung ci-base tune.smoke:seeds --commit HEAD^1")
 def ci_base(
-    recipe: Annotated[str, typer.Argument(help="One configuration with several seeds, such as tune.smoke:seeds.")],
-    commit: Annotated[str, typer.Option(help="Whose code is trained; by default the one before this.")] = "HEAD^1",
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the values go.")] = Path("build/base.json"),
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a field; may be given again.")
-    ] = None,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="One configuration with several seeds, as tune.smoke:seeds is.")
+    ],
+    commit: Annotated[str, typer.Option(metavar="COMMIT", help="Commit whose code is trained.")] = "HEAD^1",
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File for the results.")] = Path("build/base.json"),
+    settings: Settings = None,
 ) -> None:
-    """Train a recipe with the code of another commit: the base that ci-report compares with."""
+    """Train a recipe with the code of another commit, as the base for ci-report."""
     from toprung.overrides import apply_overrides
     from toprung.project.modules import activate, find_project, load_recipe
     from toprung.sweep.base_commit import train_base
@@ -39,35 +39,45 @@ def ci_base(
     seeds = train_base(project, recipe, sweep, commit=commit, settings=settings or [])
     _write(out, seeds.model_dump_json(indent=2))
     if seeds.problem is None:
-        print(f"{recipe} at {commit}: {len(seeds.values)} seeds, in {short_path(out)}")
+        print(f"{recipe} at {commit}: {pluralize(len(seeds.values), 'seed')}, in {short_path(out)}")
     else:
-        print(f"{recipe} at {commit} could not be trained, which {short_path(out)} says: {seeds.problem}")
+        print(f"{recipe} at {commit} could not be trained (recorded in {short_path(out)}): {seeds.problem}")
 
 
 @ci_app.command("ci-report")
 def ci_report(
     sweep_name: Annotated[
-        str | None, typer.Argument(metavar="[SWEEP]", help="The mini-sweep, by its id or name.")
+        str | None, typer.Argument(metavar="SWEEP", help="Id or name of the pull request's mini-sweep.")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(metavar="SWEEP", help="This code's sweep of several seeds.")] = None,
-    base: Annotated[Path | None, typer.Option(metavar="FILE", help="What ci-base wrote.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="SWEEP", help="Sweep that trained this code with several seeds.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(metavar="FILE", help="Results of ci-base to compare with.")] = None,
     record: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the comment of this record; nothing is judged.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the comment for this record of an earlier run; always exit with 0."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where record and comment go.")] = Path("build/ci-report"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Write record.json and comment.md to this folder.")] = Path(
+        "build/ci-report"
+    ),
     summary: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Append the comment here: $GITHUB_STEP_SUMMARY.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Append the comment to this file, such as $GITHUB_STEP_SUMMARY."),
     ] = None,
-    run_url: Annotated[str | None, typer.Option(metavar="URL", help="Of the run that keeps the report.")] = None,
-    level: Annotated[float, typer.Option(min=0.0001, max=0.2, help="Below this p-value a loss is significant.")] = 0.01,
+    run_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Link to the workflow run that has the report.")
+    ] = None,
+    level: Annotated[
+        float, typer.Option(min=0.0001, max=0.2, help="A drop is significant if its p-value is below this.")
+    ] = 0.01,
     storage: Storage = "runs",
 ) -> None:
-    """Tell a pull request of its mini-sweep, in Markdown; exit code 1 where it is significantly worse than the base."""
+    """Write a comment on a pull request's mini-sweep; exit with 1 if it is significantly worse than the base."""
     from toprung.analysis.pull_request import comment, measure, read_record, read_seeds, read_sweep_seeds, run_rank_test
     from toprung.records import catalog
 
     if (sweep_name is None) == (record is None):
-        raise UserError("Say what it is about: toprung ci-report SWEEP, or toprung ci-report --record FILE")
+        raise UserError("Give a sweep or a record: toprung ci-report SWEEP, or toprung ci-report --record FILE")
     if record is not None:
         measured = read_record(record)
     else:
@@ -75,13 +85,13 @@ def ci_report(
         sweep_dir = catalog.find_sweep(root, str(sweep_name))
         ours = read_sweep_seeds(catalog.find_sweep(root, seeds)) if seeds else None
         measured = measure(sweep_dir, ours=ours, base=read_seeds(base) if base else None)
-        _write(out / RECORD, measured.model_dump_json(indent=2))
+        _write(out / RECORD_FILE, measured.model_dump_json(indent=2))
     text = comment(measured, level=level, run_url=run_url)
-    _write(out / COMMENT, text)
+    _write(out / COMMENT_FILE, text)
     if summary is not None:
         _append(summary, text)
     test = run_rank_test(measured, level=level)
-    print(f"{'Not compared' if test is None else test.verdict.capitalize()}. {short_path(out / COMMENT)}")
+    print(f"{'Not compared' if test is None else test.verdict.capitalize()}. {short_path(out / COMMENT_FILE)}")
     if record is None and test is not None and test.verdict == "worse":
         sys.exit(1)
 
@@ -96,7 +106,7 @@ def _write(file: Path, text: str) -> None:
 
 def _append(file: Path, text: str) -> None:
     try:
-        with file.open("a", encoding="utf-8") as end:
-            end.write(text)
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(text)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror or error}.") from None

@@ -1,4 +1,4 @@
-"""What the command line prints on: streams that take any text, and tables that keep every word."""
+"""Output streams that accept any text, and tables that are never cut off."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rich.table import Table
 
 from toprung.errors import UserError
 
-# How toprung's own symbols look in a terminal that is not UTF-8; any other character becomes a question mark. None gets
-# longer: a line that fills the terminal would be wrapped, and the live block could not be redrawn in place.
+# Substitutes for toprung's own symbols in a terminal that is not UTF-8; any other character becomes a question mark.
+# None is longer than its symbol: a line that fills the terminal would wrap, and the live block could not be redrawn.
 PLAIN = {"·": "-", "×": "x", "–": "-", "’": "'", "…": ".", "±": "~", **dict.fromkeys("▁▂▃▄▅▆▇█", "")}
 SUBSTITUTE = "toprung.substitute"
 UNLIMITED_WIDTH = 10_000
@@ -24,9 +24,9 @@ MIN_FOLDED_WIDTH, GAP = 24, 2
 
 
 def prepare_streams() -> None:
-    """Let stdout and stderr take what their encoding cannot express; a file's name may even be no text at all.
+    """Make stdout and stderr substitute characters that their encoding lacks, and raw bytes in file names.
 
-    The output of processes that this one starts goes into log files and pipes, which are UTF-8.
+    Child processes write to log files and pipes, which are UTF-8.
     """
     codecs.register_error(SUBSTITUTE, _substitute)
     for stream in (sys.stdout, sys.stderr):
@@ -36,10 +36,10 @@ def prepare_streams() -> None:
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse bytes that are no text in the locale's encoding: no record, which is UTF-8, could hold them.
+    """Check that all arguments are text in the locale's encoding; records are UTF-8 and could not hold anything else.
 
     Raises:
-        UserError: naming the first such argument.
+        UserError: an argument has bytes that are not text.
     """
     for argument in arguments:
         if any(0xDC80 <= ord(character) <= 0xDCFF for character in argument):
@@ -50,12 +50,12 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def open_console(file: IO[str] | None = None) -> Console:
-    """Return a console that changes nothing in a text; where no terminal reads it, lines have no end.
+    """Return a console that prints text unchanged, without a line length if the output is not a terminal.
 
     Args:
-        file: where it prints; stdout if None.
+        file: the output stream; stdout if None.
     """
-    # Lines are wrapped by the terminal, so that a command or a path can be copied in one piece.
+    # The terminal wraps long lines, so that a command or a path can be copied in one piece.
     console = Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.file.isatty():  # `is_terminal` may be forced for colors alone
         console.width = UNLIMITED_WIDTH
@@ -63,12 +63,12 @@ def open_console(file: IO[str] | None = None) -> Console:
 
 
 def print_table(console: Console, table: Table, *, num_optional: int = 0) -> None:
-    """Print a table; where the terminal is too narrow, each row as a block with a line for each column.
+    """Print a table; if the terminal is too narrow, print each row as a block with one line per column.
 
     Args:
-        console: where it is printed.
-        table: its cells are strings; columns without `no_wrap` are folded, down to their `min_width`.
-        num_optional: so many of the last columns are left out if the rest fits then.
+        console: the console to print on.
+        table: a table of strings; columns without `no_wrap` are folded, down to their `min_width`.
+        num_optional: how many of the last columns may be left out to make the table fit.
     """
     for column in table.columns:
         width = max(cell_len(str(text)) for text in (column.header, *column.cells))
@@ -106,7 +106,7 @@ def _substitute(error: UnicodeError) -> tuple[bytes, int]:
 
 def _substitutes(text: str) -> Iterator[bytes]:
     for character in text:
-        if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte of a file's name that is no text: as it is
+        if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte of a file name that is not text: print it unchanged
             yield bytes([ord(character) - 0xDC00])
         else:
             yield PLAIN.get(character, "?").encode()

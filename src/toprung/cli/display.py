@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: one live block in a terminal, one line an event elsewhere."""
+"""Display of a running sweep: a live block in a terminal, one line per event anywhere else."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from toprung.cli.console import open_console
 from toprung.cli.summary import ROWS_SHOWN, print_end
+from toprung.errors import pluralize
 from toprung.records.ranking import format_config
 from toprung.spec import Sweep
 from toprung.sweep.driver import Outcome
@@ -25,18 +26,18 @@ from toprung.sweep.progress import ProgressListener, SweepProgress, TrialView
 
 SAMPLERS = {"tpe": "TPE", "random": "random search"}
 SPARKS = "▁▂▃▄▅▆▇█"
-WIDE = 60  # columns; a narrower terminal gets the live block's parts below each other
+WIDE = 60  # columns; in a narrower terminal the parts of the live block are stacked
 
 
 class Display(ProgressListener, Protocol):
-    """A watcher that can also tell how it ended."""
+    """A progress listener that can also print the outcome."""
 
     def summarise(self, outcome: Outcome) -> None:
-        """Print the end of the sweep."""
+        """Print how the sweep ended."""
 
 
 class _Descriptor(io.FileIO):
-    """A descriptor that takes what nobody reads any more: a sweep outlives its terminal, or `| head`."""
+    """A file descriptor that ignores write errors: a sweep outlives a closed terminal or `| head`."""
 
     def write(self, content: Any) -> int:
         try:
@@ -47,25 +48,26 @@ class _Descriptor(io.FileIO):
 
 @contextlib.contextmanager
 def open_display(stream: TextIO) -> Iterator[Display]:
-    """A live block for a terminal, plain lines for anything else.
+    """Open a live block if the stream is a terminal, else plain lines.
 
-    The console keeps a descriptor of its own, because a sweep sends stdout into its log file meanwhile.
+    The display writes to a duplicate of the stream's descriptor, because a running sweep redirects stdout to its log
+    file.
     """
     stream.flush()
-    own_descriptor = io.BufferedWriter(_Descriptor(os.dup(stream.fileno()), "w"))
-    with io.TextIOWrapper(own_descriptor, stream.encoding, stream.errors, line_buffering=True) as own:
-        if own.isatty():
-            live = LiveBlock(Console(file=own, highlight=False, markup=False))
+    descriptor = io.BufferedWriter(_Descriptor(os.dup(stream.fileno()), "w"))
+    with io.TextIOWrapper(descriptor, stream.encoding, stream.errors, line_buffering=True) as output:
+        if output.isatty():
+            live = LiveBlock(Console(file=output, highlight=False, markup=False))
             try:
                 yield live
             finally:
                 live.close()
         else:
-            yield PlainLines(own)
+            yield PlainLines(output)
 
 
 def format_clock(seconds: float) -> str:
-    """`00:41`, `1:02:33`."""
+    """Format a duration: `00:41`, `1:02:33`."""
     whole = int(seconds)
     if whole < 3600:
         return f"{whole // 60:02d}:{whole % 60:02d}"
@@ -73,32 +75,32 @@ def format_clock(seconds: float) -> str:
 
 
 def sparkline(values: list[float]) -> str:
-    """A learning curve in one word, scaled between its own lowest and highest value."""
+    """Return the last 12 values of a learning curve as a sparkline, scaled between the curve's minimum and maximum."""
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     return "".join(SPARKS[round((value - low) / span * (len(SPARKS) - 1))] for value in values[-12:])
 
 
 def _search_label(sweep: Sweep) -> str:
-    """How the trials come about, in the fewest words."""
+    """Return a short description of the search."""
     if sweep.experiments:
         return sweep.plan_text
     return f"Optuna {SAMPLERS[sweep.search.sampler]} × ASHA (rungs {' · '.join(map(str, sweep.rungs))})"
 
 
 def _trial_label(trial: TrialView) -> str:
-    """`trial 12`, in a controlled experiment `trial 12 (A baseline, seed 2)`."""
+    """Return `trial 12` or, in a controlled experiment, `trial 12 (A baseline, seed 2)`."""
     experiment = trial.config.get("experiment")
     return f"trial {trial.number}" + (f" ({experiment}, seed {trial.config.get('seed')})" if experiment else "")
 
 
 class LiveBlock:
-    """One block, redrawn in place; failures scroll away above it."""
+    """A block redrawn in place in the terminal; failures are printed above it."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._is_stopping = ""
+        self._stop_reason = ""
 
     def sweep_started(self, progress: SweepProgress) -> None:
         self._live = Live(
@@ -128,7 +130,7 @@ class LiveBlock:
         self._console.print(Text(f"  warning  {text}", style="yellow"))
 
     def stopping(self, progress: SweepProgress, *, reason: str) -> None:
-        self._is_stopping = reason
+        self._stop_reason = reason
 
     def phase_changed(self, progress: SweepProgress) -> None:
         pass
@@ -146,27 +148,27 @@ class LiveBlock:
         sweep, width = progress.sweep, self._console.width
         left = Text.assemble((sweep.name, "bold"), f" · {_search_label(sweep)}")
         remaining = progress.seconds_left
-        of = f" of ~{format_clock(progress.seconds + remaining)}" if remaining is not None else ""
-        num_concurrent_trials = progress.num_concurrent_trials * sweep.resources.workers
-        workers = f"{num_concurrent_trials} worker{'s' if num_concurrent_trials != 1 else ''}"
-        right = f"{workers} · {format_clock(progress.seconds)}{of}"
+        total = f" of ~{format_clock(progress.seconds + remaining)}" if remaining is not None else ""
+        workers = pluralize(progress.num_concurrent_trials * sweep.resources.workers, "worker")
+        right = f"{workers} · {format_clock(progress.seconds)}{total}"
         gap = max(3, width - len(left) - len(right))
-        done = sum(trial.end is not None for trial in progress.trials.values())
+        num_ended = sum(trial.end is not None for trial in progress.trials.values())
         lines: list[Any] = [Text.assemble(left, " " * gap, (right, "dim")), Text()]
 
-        bar = Table.grid(padding=(0, 3 if width >= WIDE else 0, 0, 0))
-        counts = f"{done} of {sweep.num_trials} trials · {progress.epochs_done} of ~{progress.epochs_expected} epochs"
-        bars = ProgressBar(total=max(1, progress.epochs_expected), completed=progress.epochs_done, width=36)
+        grid = Table.grid(padding=(0, 3 if width >= WIDE else 0, 0, 0))
+        trials, epochs = pluralize(sweep.num_trials, "trial"), pluralize(progress.epochs_expected, "epoch")
+        counts = f"{num_ended} of {trials} · {progress.epochs_done} of ~{epochs}"
+        bar = ProgressBar(total=max(1, progress.epochs_expected), completed=progress.epochs_done, width=36)
         text = Text(f"{progress.phase} … {progress.note}" if progress.phase else counts)
-        for row in [(bars, text)] if width >= WIDE else [(bars,), (text,)]:
-            bar.add_row(*row)
-        lines += [Padding(bar, (0, 0, 0, 2)), Text("  " + self._rungs(progress)), Text()]
+        for row in [(bar, text)] if width >= WIDE else [(bar,), (text,)]:
+            grid.add_row(*row)
+        lines += [Padding(grid, (0, 0, 0, 2)), Text("  " + self._rungs(progress)), Text()]
         lines += [self._leaders(progress), Text(), self._now(progress)]
-        if self._is_stopping:
+        if self._stop_reason:
             lines += [
                 Text(),
                 Text(
-                    f"  Stopping ({self._is_stopping}): running trials keep their last epoch. Ctrl-C again interrupts.",
+                    f"  Stopping ({self._stop_reason}): running trials keep their last epoch. Ctrl-C again interrupts.",
                     style="yellow",
                 ),
             ]
@@ -192,20 +194,20 @@ class LiveBlock:
         rows += [("then", trial) for trial in leaders[1:3]]
         rows += [("default", trial) for trial in leaders[3:] if trial.is_default]
         is_wide = self._console.width >= WIDE
-        for status, trial in rows:
-            where = f"trial {trial.number} · epoch {trial.best_epoch}"
-            config = format_config(dict(trial.config)) if is_wide else ""  # cut to a few letters it says nothing
-            table.add_row(f"  {status}", f"{trial.best_value:.4f}", where, config)
+        for label, trial in rows:
+            epoch = f"trial {trial.number} · epoch {trial.best_epoch}"
+            config = format_config(dict(trial.config)) if is_wide else ""  # a few letters of it would be no use
+            table.add_row(f"  {label}", f"{trial.best_value:.4f}", epoch, config)
         return table
 
     def _now(self, progress: SweepProgress) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(style="dim", min_width=9)
         running = progress.running()
-        for number, trial in enumerate(running[: max(2, ROWS_SHOWN // 2)]):
+        for index, trial in enumerate(running[: max(2, ROWS_SHOWN // 2)]):
             value = f"{trial.values[-1]:.4f} {sparkline(trial.values)}" if trial.values else "…"
             table.add_row(
-                "  now" if number == 0 else "",
+                "  now" if index == 0 else "",
                 f"trial {trial.number}",
                 f"epoch {len(trial.values) + 1}/{progress.sweep.asha.max_epochs}",
                 value,
@@ -214,7 +216,7 @@ class LiveBlock:
 
 
 class PlainLines:
-    """One line an event worth a line, with the time: for CI, pipes and logs."""
+    """One line with a timestamp per notable event, for CI, pipes and logs."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -226,16 +228,16 @@ class PlainLines:
 
     def sweep_started(self, progress: SweepProgress) -> None:
         sweep = progress.sweep
-        rungs = ", ".join(map(str, sweep.rungs))
-        what = sweep.plan_text if sweep.experiments else f"{sweep.num_trials} trials, rungs {rungs}"
-        self._print(f"{progress.sweep_id}: {what}, {progress.num_concurrent_trials} at a time")
+        rungs = f"rung{'s' if len(sweep.rungs) > 1 else ''} {', '.join(map(str, sweep.rungs))}"
+        plan = sweep.plan_text if sweep.experiments else f"{pluralize(sweep.num_trials, 'trial')}, {rungs}"
+        self._print(f"{progress.sweep_id}: {plan}, {progress.num_concurrent_trials} at a time")
         self._print(progress.note)
 
     def trial_reported(self, progress: SweepProgress, trial: TrialView, *, new_best: bool) -> None:
         if trial.audited is not None and len(trial.values) == trial.audited.rung:
             needed = f"{trial.audited.value:.4f}, needed {trial.audited.needed:.4f}"
             self._print(
-                f"{_trial_label(trial)} would stop at rung {trial.audited.rung} ({needed}): runs on for the audit"
+                f"{_trial_label(trial)} would stop at rung {trial.audited.rung} ({needed}): continues for the audit"
             )
         elif new_best and len(trial.values) != progress.sweep.asha.max_epochs:
             self._print(f"{_trial_label(trial)} epoch {len(trial.values)}: {trial.values[-1]:.4f} (best so far)")
@@ -246,25 +248,25 @@ class PlainLines:
         elif trial.status == "stopped" and trial.end is not None:
             self._print(f"{_trial_label(trial)} stopped at rung {trial.end.rung}: {(trial.end.cause or '')[6:]}")
         elif trial.status == "interrupted" and trial.end is not None:
-            self._print(f"{_trial_label(trial)} was cut short: {trial.end.cause}")
+            self._print(f"{_trial_label(trial)} was interrupted: {trial.end.cause}")
         else:
-            best = progress.leader is trial
             before = f", was {best_before:.4f}" if best_before is not None else ""
-            self._print(
-                f"{_trial_label(trial)} finished: {trial.best_value:.4f}{f' (new best{before})' if best else ''}"
-            )
+            note = f" (new best{before})" if progress.leader is trial else ""
+            self._print(f"{_trial_label(trial)} finished: {trial.best_value:.4f}{note}")
 
     def trial_restarting(self, progress: SweepProgress, trial: TrialView, *, what: str) -> None:
         self._print(restart_line(trial, what))
 
     def concurrency_changed(self, progress: SweepProgress) -> None:
-        self._print(f"the cluster has changed: {progress.num_concurrent_trials} at a time")
+        self._print(f"the cluster has changed: now {progress.num_concurrent_trials} at a time")
 
     def warning(self, progress: SweepProgress, text: str) -> None:
         self._print(f"warning: {text}")
 
     def stopping(self, progress: SweepProgress, *, reason: str) -> None:
-        self._print(f"stopping ({reason}): {progress.count('running')} running trials keep their last epoch")
+        num_running = progress.count("running")
+        keep = "keeps its" if num_running == 1 else "keep their"
+        self._print(f"stopping ({reason}): {pluralize(num_running, 'running trial')} {keep} last epoch")
 
     def phase_changed(self, progress: SweepProgress) -> None:
         if progress.phase:
@@ -275,14 +277,14 @@ class PlainLines:
 
 
 def restart_line(trial: TrialView, what: str) -> str:
-    """Such as `trial 12: its node was lost in epoch 3. It starts again from its last checkpoint.`."""
-    return f"{_trial_label(trial)}: {what} in epoch {len(trial.values) + 1}. It starts again from its last checkpoint."
+    """Return a line such as `trial 12: its node was lost in epoch 3. It restarts from its last checkpoint.`."""
+    return f"{_trial_label(trial)}: {what} in epoch {len(trial.values) + 1}. It restarts from its last checkpoint."
 
 
 def failure_line(trial: TrialView) -> str:
-    """Such as `trial 12 failed: loss is NaN in epoch 2 (sgd, lr 0.94). The searcher was told; ...`."""
+    """Return a line such as `trial 12 failed: loss is NaN in epoch 2 (sgd, lr 0.94). The sweep continues.`."""
     cause = trial.end.cause if trial.end else "unknown"
     if "experiment" in trial.config:
-        return f"{_trial_label(trial)} failed: {cause}. The others go on."
+        return f"{_trial_label(trial)} failed: {cause}. The other trials continue."
     config = ", ".join(format_config({k: v for k, v in trial.config.items() if k in ("optimizer", "lr")}).split("  "))
-    return f"trial {trial.number} failed: {cause} ({config}). The searcher was told; the sweep goes on."
+    return f"trial {trial.number} failed: {cause} ({config}). The sweep continues."

@@ -1,4 +1,4 @@
-"""`toprung doctor`: what a sweep stands on, a line for each thing."""
+"""`toprung doctor`: check what a sweep depends on, with one line per check."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from toprung.cli.console import open_console
-from toprung.cli.options import Json, print_json
-from toprung.errors import UserError
+from toprung.cli.options import Json, Storage, print_json
+from toprung.errors import UserError, pluralize
 
 if TYPE_CHECKING:
     from toprung.cluster.doctor import Finding
@@ -34,22 +34,26 @@ def doctor(
         str | None,
         typer.Option(
             metavar="auto|HOST:PORT|http://HOST:8265",
-            help="A Ray cluster that this machine is a node of, or any cluster's dashboard; without it, this machine.",
+            help="Check this Ray cluster instead of this machine. Give its address on one of its nodes, or the URL of "
+            "its dashboard anywhere else.",
         ),
     ] = None,
-    storage: Annotated[str, typer.Option(help="The folder, or the URI, that holds all sweeps.")] = "runs",
+    storage: Storage = "runs",
     prepared: Annotated[
-        str | None, typer.Option("--data", help="As for toprung submit: all prepared datasets on that cluster.")
+        str | None,
+        typer.Option(
+            "--data", metavar="FOLDER", help="Folder of prepared datasets on the cluster, as for toprung submit."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look at everything a sweep stands on: nodes, versions, code, storage, clocks, room, access, MLflow, DVC, data."""
+    """Check what a sweep depends on: nodes, versions, code, storage, clocks, disk space, access, MLflow, DVC, data."""
     from toprung.project.modules import find_project
 
     project = find_project(Path.cwd())
     started = time.monotonic()
-    where = f"the cluster at {address}" if address else "this machine"
-    with _waiting(f"Looking at {where}"):
+    subject = f"the cluster at {address}" if address else "this machine"
+    with _spinner(f"Checking {subject}"):
         if address and "://" in address:
             findings = _run_doctor_job(project, address=address, storage=storage, prepared=prepared)
         else:
@@ -58,12 +62,12 @@ def doctor(
     if as_json:
         print_json({"address": address, "ok": not problems, "findings": [asdict(finding) for finding in findings]})
     else:
-        _print(findings, title=f"{where[0].upper()}{where[1:]}", seconds=time.monotonic() - started)
+        _print(findings, title=f"{subject[0].upper()}{subject[1:]}", seconds=time.monotonic() - started)
     sys.exit(1 if problems else 0)
 
 
 def _run_checks(project: Path, *, address: str | None, storage: str) -> list[Finding]:
-    """The examination, with what Ray and the libraries print sent aside."""
+    """Run the checks on this machine or its cluster; send the output of Ray and other libraries to a temporary file."""
     from toprung import cluster
     from toprung.project.files import snapshot
     from toprung.sweep.signals import redirect_output
@@ -77,7 +81,7 @@ def _run_checks(project: Path, *, address: str | None, storage: str) -> list[Fin
     with tempfile.TemporaryDirectory(prefix="toprung-doctor-") as folder:
         code = Path(folder, "code")
         code.mkdir()
-        with suppress(UserError):  # the examination's line on git has the reason
+        with suppress(UserError):  # the check of git reports the reason
             snapshot(project, code)
         with redirect_output(Path(folder, "log")):
             from toprung.cluster.doctor import run_checks
@@ -92,7 +96,7 @@ def _run_checks(project: Path, *, address: str | None, storage: str) -> list[Fin
 
 
 def _run_doctor_job(project: Path, *, address: str, storage: str, prepared: str | None) -> list[Finding]:
-    """The examination on the head of a cluster that this machine is no node of."""
+    """Run the checks on the head of a cluster that this machine is not a node of."""
     from toprung.sweep.signals import redirect_output
 
     with tempfile.TemporaryDirectory(prefix="toprung-doctor-") as folder, redirect_output(Path(folder, "log")):
@@ -104,33 +108,33 @@ def _run_doctor_job(project: Path, *, address: str, storage: str, prepared: str 
 def _print(findings: Sequence[Finding], *, title: str, seconds: float) -> None:
     console = open_console()
     width = max(len(finding.name) for finding in findings)
-    console.print(f"{title}, looked at in {seconds:.0f} s\n")
+    console.print(f"{title}, checked in {seconds:.0f} s\n")
     for finding in findings:
-        style, where = STYLES[finding.state], f"{finding.node}: " if finding.node else ""
-        rest = "dim" if finding.state == "ok" else ""
+        node = f"{finding.node}: " if finding.node else ""
+        text_style = "dim" if finding.state == "ok" else ""
         line = (
-            (f"  {finding.state:<8} ", style),
+            (f"  {finding.state:<8} ", STYLES[finding.state]),
             (f"{finding.name:<{width}}  ", ""),
-            (f"{where}{finding.observed}", rest),
+            (f"{node}{finding.observed}", text_style),
         )
         console.print(Text.assemble(*line))
         if finding.remedy:
-            console.print(Text(f"{'':{width + 13}}{finding.remedy}", style=rest or "cyan"))
+            console.print(Text(f"{'':{width + 13}}{finding.remedy}", style=text_style or "cyan"))
     counts = [
-        f"{count} {state}{'s' if count != 1 else ''}"
+        pluralize(count, state)
         for state in ("error", "warning")
         if (count := sum(finding.state == state for finding in findings))
     ]
-    console.print(f"\n{', '.join(counts) or 'Nothing is wrong'}.")
+    console.print(f"\n{', '.join(counts) or 'No problems found'}.")
 
 
 @contextmanager
-def _waiting(what: str) -> Iterator[None]:
-    """The time that goes by, on a terminal, by a descriptor of its own: standard error goes to a file meanwhile."""
+def _spinner(text: str) -> Iterator[None]:
+    """Show the elapsed time in a terminal, on a duplicate of stderr's descriptor, because stderr is redirected."""
     encoding, errors = sys.stderr.encoding, sys.stderr.errors
-    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=encoding, errors=errors) as own:
-        console = Console(file=own)
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=encoding, errors=errors) as output:
+        console = Console(file=output)
         columns = (SpinnerColumn("line"), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            bar.add_task(what, total=None)
+            bar.add_task(text, total=None)
             yield

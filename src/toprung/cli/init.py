@@ -1,4 +1,4 @@
-"""The verb that begins a project of its own: init."""
+"""`toprung init`: create a project."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from toprung.cli.options import short_path
 init_app = typer.Typer()
 
 
-@init_app.command()
+@init_app.command(epilog="Example: toprung init my-project")
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder; . for this one.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder; . for the current one.")],
 ) -> None:
-    """Begin a new workbench: a loop, a space, recipes, a cluster, CI."""
+    """Create a project: a trainer, a search space, recipes, a cluster configuration and CI workflows."""
     from toprung.scaffold import scaffold
 
-    written = scaffold(folder)
-    print(f"{folder}: a workbench of {len(written)} files. Its README.md says what each is for. Next:\n")
+    files = scaffold(folder)
+    print(f"Created a project of {len(files)} files in {folder}. README.md explains each of them. Next:\n")
     if folder.resolve() != Path.cwd():
         print(f"  cd {short_path(folder)}")
-    print("  toprung data add mine FOLDER        # your images: a folder for each class")
+    print("  toprung data add mine FOLDER        # your images, one folder per class")
     print("  toprung data prepare mine")
     print("  toprung sweep tune.mine")

@@ -1,4 +1,4 @@
-"""The verbs of a sweep that is there: resume, extend, stop, watch, sync, events, rm."""
+"""Commands for an existing sweep: resume, extend, stop, watch, sync, events and rm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ lifecycle_app = typer.Typer()
 
 @lifecycle_app.command()
 def resume(sweep_name: SweepName, address: Address = None, storage: Storage = "runs") -> None:
-    """Go on with a sweep that died or was stopped."""
+    """Resume a sweep that was stopped or interrupted."""
     from toprung.cli.display import open_display
     from toprung.project.modules import find_project
     from toprung.sweep.resume import resume as resume_sweep
@@ -34,15 +34,18 @@ def resume(sweep_name: SweepName, address: Address = None, storage: Storage = "r
     sys.exit(exit_code(outcome.status))
 
 
-@lifecycle_app.command()
+@lifecycle_app.command(epilog="Example: toprung extend digits-20261123-141200 --trials 24 --max-epochs 27")
 def extend(
     sweep_name: SweepName,
-    trials: Annotated[int, typer.Option(min=0, help="So many more trials.")] = 0,
-    max_epochs: Annotated[int | None, typer.Option(min=1, help="A longer budget, for the survivors too.")] = None,
+    trials: Annotated[int, typer.Option(min=0, help="Number of trials to add.")] = 0,
+    max_epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="New, larger budget in epochs; the best finished trials continue towards it."),
+    ] = None,
     address: Address = None,
     storage: Storage = "runs",
 ) -> None:
-    """More trials, or a longer budget, for a sweep that ended."""
+    """Add trials to a sweep that has ended, or raise its epoch budget."""
     from toprung.cli.display import open_display
     from toprung.project.modules import find_project
     from toprung.sweep.extend import extend as extend_sweep
@@ -59,23 +62,23 @@ def extend(
 @lifecycle_app.command()
 def stop(
     sweep_name: SweepName,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for its end.")] = 120,
+    wait: Annotated[float, typer.Option(min=0, help="How many seconds to wait until the sweep has stopped.")] = 120,
     storage: Storage = "runs",
 ) -> None:
-    """Stop a sweep that runs, from another terminal, as Ctrl-C does in its own."""
+    """Stop a running sweep from another terminal, as Ctrl-C does in its own."""
     from toprung.sweep import maintenance
 
     sweep_dir = _find(sweep_name, storage)
     state = maintenance.stop(sweep_dir, timeout_seconds=wait)
     print(
-        f"{sweep_dir.sweep_id}: {state.get('reason') or state['status']}. Go on with: toprung resume "
+        f"{sweep_dir.sweep_id}: {state.get('reason') or state['status']}. Resume it with: toprung resume "
         f"{sweep_dir.sweep_id}"
     )
 
 
 @lifecycle_app.command()
 def watch(sweep_name: SweepName, storage: Storage = "runs") -> None:
-    """Follow a sweep that runs in another terminal, until it ends; Ctrl-C ends the watching alone."""
+    """Follow a sweep that runs in another terminal until it ends. Ctrl-C stops watching, not the sweep."""
     from toprung.cli.display import open_display
     from toprung.remote_storage import has_remote_driver
     from toprung.sweep.watch import watch_sweep
@@ -85,11 +88,11 @@ def watch(sweep_name: SweepName, storage: Storage = "runs") -> None:
         state = (
             sweep_dir.read(sweep_dir.status_file).get("status", "unknown")
             if sweep_dir.status_file.is_file()
-            else "not begun"
+            else "not started"
         )
         if state == "running" and has_remote_driver(sweep_dir):
             print(
-                f"{sweep_dir.sweep_id} runs on another machine, and is watched there. Type: toprung show "
+                f"{sweep_dir.sweep_id} runs on another machine; watch it there. Its progress so far: toprung show "
                 f"{sweep_dir.sweep_id}"
             )
             return
@@ -103,7 +106,7 @@ def watch(sweep_name: SweepName, storage: Storage = "runs") -> None:
 
 @lifecycle_app.command()
 def sync(sweep_name: SweepName, storage: Storage = "runs") -> None:
-    """Deliver to MLflow what it has not got."""
+    """Send a sweep's missing records to MLflow and, if it uses any, to object storage."""
     from toprung.sweep import maintenance
 
     sweep_dir = _find(sweep_name, storage)
@@ -118,7 +121,7 @@ def sync(sweep_name: SweepName, storage: Storage = "runs") -> None:
 
 @lifecycle_app.command("events")
 def list_events(sweep_name: SweepName, as_json: Json = False, storage: Storage = "runs") -> None:
-    """Print a sweep's ledger in order: what was asked, reported, decided, told, ended."""
+    """Print the events of a sweep's ledger in the order in which they happened."""
     from toprung.analysis.events import list_events
     from toprung.records import ledger
 
@@ -129,36 +132,34 @@ def list_events(sweep_name: SweepName, as_json: Json = False, storage: Storage =
         print(json.dumps([asdict(event) for event in events], indent=2))
         return
     for event in events:
-        at = datetime.fromtimestamp(event.time_ms / 1000)
-        who = "sweep" if event.number is None else f"trial {event.number}"
-        print(f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}  {who:<10} {event.what:<9} {event.text}".rstrip())
+        time = datetime.fromtimestamp(event.time_ms / 1000)
+        subject = "sweep" if event.number is None else f"trial {event.number}"
+        print(f"{time:%H:%M:%S}.{time.microsecond // 1000:03d}  {subject:<10} {event.what:<9} {event.text}".rstrip())
 
 
 @lifecycle_app.command()
 def rm(
     sweep_name: SweepName,
-    keep_export: Annotated[bool, typer.Option("--keep-export", help="Keep the winner's folder.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    keep_export: Annotated[bool, typer.Option("--keep-export", help="Keep the exported model.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     storage: Storage = "runs",
 ) -> None:
-    """Remove a sweep's directory and those of its confirmations. What MLflow has of them stays."""
+    """Delete a sweep and its confirmations. Their runs in MLflow are kept."""
     from toprung.records.catalog import list_confirmations
     from toprung.sweep import maintenance
 
     sweep_dir = _find(sweep_name, storage)
     if sweep_dir.has_live_driver():
         raise UserError(f"{sweep_dir.sweep_id} is running. Type: toprung stop {sweep_dir.sweep_id}")
-    what = "all but its export" if keep_export else "its export too"
-    along = [sweep_dir.sweep_id for sweep_dir in list_confirmations(sweep_dir)]
-    what += f"; with what confirms it: {', '.join(along)}" if along else ""
-    if not yes and not typer.confirm(f"Remove {sweep_dir.path} ({what})?"):
-        print("Nothing was removed.")
+    confirmations = [confirming_dir.sweep_id for confirming_dir in list_confirmations(sweep_dir)]
+    extent = "except its exported model" if keep_export else "with its exported model"
+    extent += f", and its confirmations {', '.join(confirmations)}" if confirmations else ""
+    if not yes and not typer.confirm(f"Delete {sweep_dir.path} {extent}?"):
+        print("Nothing was deleted.")
         sys.exit(1)
     maintenance.remove(sweep_dir, keep_export=keep_export)
-    note = (
-        f" Its export stays in {sweep_dir.export_folder}." if keep_export and sweep_dir.export_folder.is_dir() else ""
-    )
-    print(f"Removed {', '.join([sweep_dir.sweep_id, *along])}.{note}")
+    note = f" The exported model is kept in {sweep_dir.export_folder}." if sweep_dir.export_folder.is_dir() else ""
+    print(f"Deleted {', '.join([sweep_dir.sweep_id, *confirmations])}.{note}")
 
 
 def _find(sweep_name: str, storage: str) -> SweepDirectory:

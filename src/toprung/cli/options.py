@@ -1,4 +1,4 @@
-"""What the verbs share: how a sweep and its storage are named, where a path is, how a command ends."""
+"""Options, paths and output that several commands share."""
 
 from __future__ import annotations
 
@@ -11,21 +11,31 @@ import typer
 
 from toprung.errors import UserError
 
-SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's id or name.")]
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Id or name of a sweep.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the recipe. Can be repeated."),
+]
+Alias = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Name that commands accept instead of the sweep's id.")
+]
 Storage = Annotated[
-    str, typer.Option(metavar="FOLDER|URI", help="What holds all sweeps: a folder, s3://... or gs://...")
+    str,
+    typer.Option(metavar="FOLDER|URI", help="Where sweeps are stored: a folder, s3://... or gs://..."),
 ]
 Address = Annotated[
     str | None,
-    typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster; without it Ray starts on this machine."),
+    typer.Option(
+        metavar="auto|HOST:PORT", help="Use this running Ray cluster instead of starting Ray on this machine."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def storage_root(storage: str) -> Path:
-    """The storage root: relative to the workbench where there is one, else to where we are.
+    """Return the local folder that holds the sweeps, relative to the project or, outside one, to the current folder.
 
-    Sweeps that are kept on object storage are brought up to date in a local folder first.
+    For object storage, download what has changed into a local folder first.
     """
     from toprung.project.modules import find_project
     from toprung.remote_storage import download_all, is_uri, local_root
@@ -39,8 +49,21 @@ def storage_root(storage: str) -> Path:
     return root
 
 
+def example_recipe() -> str:
+    """Return a recipe for a hint: tune.digits or else the project's first one; "RECIPE" if there is none."""
+    from toprung.project.modules import find_project, list_recipes
+
+    try:
+        recipes = list_recipes(find_project(Path.cwd()))
+    except UserError:
+        recipes = []
+    if not recipes:
+        return "RECIPE"
+    return f"tune.{'digits' if 'digits' in recipes else recipes[0]}"
+
+
 def short_path(path: Path) -> str:
-    """Relative to here where that is shorter to read."""
+    """Return a path relative to the current folder if it is inside it."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
@@ -48,15 +71,15 @@ def short_path(path: Path) -> str:
 
 
 def echo_err(line: str) -> None:
-    """A line beside the answer, which may be JSON."""
+    """Print a line on stderr, so that JSON on stdout stays valid."""
     print(line, file=sys.stderr)
 
 
 def print_json(content: Any) -> None:
-    """An answer for a program."""
+    """Print JSON, indented."""
     print(json.dumps(content, indent=2))
 
 
 def exit_code(status: str) -> int:
-    """0 for a sweep that finished, 130 for one that was stopped, 1 for one that failed."""
+    """Return 0 for a sweep that finished, 130 for one that was stopped, 1 for one that failed."""
     return {"finished": 0, "stopped": 130}.get(status, 1)

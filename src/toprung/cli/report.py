@@ -1,4 +1,4 @@
-"""The verbs that look back on sweeps: report, compare."""
+"""`toprung report` and `toprung compare`: evaluate sweeps that have run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from toprung.cli.console import open_console, print_table
 from toprung.cli.options import Json, Storage, SweepName, echo_err, print_json, short_path, storage_root
-from toprung.errors import UserError
+from toprung.errors import UserError, pluralize
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from toprung.analysis.comparison import Group, SweepComparison
 
 ROWS_SHOWN = 20
-SHOWN = {  # column: measure; where the screen is narrow, the last ones are left out
+OPTIONAL_COLUMNS = {  # header: measure; on a narrow terminal the last ones are left out
     "to 95 %": "epochs_to_95",
     "instability": "instability",
     "gap": "gap",
     "final val/loss": "final_val_loss",
     "s/epoch": "epoch_seconds",
 }
-WIDTH_WITHOUT_THEM, WIDTH_OF_ONE = 70, 16
+WIDTH_WITHOUT_OPTIONAL, OPTIONAL_COLUMN_WIDTH = 70, 16
 
 report_app = typer.Typer()
 
 
 @report_app.command()
 def report(sweep_name: SweepName, storage: Storage = "runs") -> None:
-    """Write a sweep's report: an HTML file that opens offline, pictures, a summary; kept in MLflow too."""
+    """Write a sweep's report: an HTML page that works offline, a summary and figures; also attached in MLflow."""
     from toprung import data
     from toprung.analysis.report import write_report
     from toprung.project.modules import activate, find_project
@@ -41,100 +41,102 @@ def report(sweep_name: SweepName, storage: Storage = "runs") -> None:
     from toprung.tracking.artifacts import log_files
 
     project = find_project(Path.cwd())
-    activate(project)  # the winner's model may be built there
+    activate(project)  # the project's code may be needed to build the winner's model
     sweep_dir = catalog.find_sweep(storage_root(storage), sweep_name)
-    written = write_report(sweep_dir, prepared_root=project / data.PREPARED)
-    print(f"  report    {short_path(written.page)}")
-    print(f"  summary   {short_path(written.summary)}")
-    print(f"  pictures  {len(written.pictures)} beside them")
+    files = write_report(sweep_dir, prepared_root=project / data.PREPARED)
+    print(f"  report    {short_path(files.page)}")
+    print(f"  summary   {short_path(files.summary)}")
+    print(f"  figures   {pluralize(len(files.pictures), 'file')} in the same folder")
     try:
-        log_files(sweep_dir, [written.page, written.summary, *written.pictures], folder=written.folder.name)
+        log_files(sweep_dir, [files.page, files.summary, *files.pictures], folder=files.folder.name)
         print('  MLflow    artifact "report" of the sweep\'s run')
     except UserError as error:
-        echo_err(f"The report is not in MLflow: {error}")
+        echo_err(f"The report was not attached in MLflow: {error}")
 
 
-@report_app.command()
+@report_app.command(epilog="Example: toprung compare digits-20261123-141200 --by optimizer")
 def compare(
-    sweep_names: Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Sweeps by their ids or names.")],
+    sweep_names: Annotated[list[str], typer.Argument(metavar="SWEEP", help="Ids or names of one or more sweeps.")],
     by: Annotated[
         str | None,
         typer.Option(
-            help="What makes a group: configuration, sweep, or a hyperparameter such as optimizer. "
-            "Left out: the sweeps where there are several, else the configurations."
+            metavar="GROUP",
+            help="Group trials by configuration, by sweep, or by a hyperparameter such as optimizer. By default, "
+            "several sweeps are grouped by sweep, a single one by configuration.",
         ),
     ] = None,
     as_json: Json = False,
     storage: Storage = "runs",
 ) -> None:
-    """Compare the trials of one or several sweeps: ranked, with their uncertainty, and in words."""
+    """Compare groups of trials from one or more sweeps: ranking, confidence intervals and significance tests."""
     from toprung.analysis.comparison import compare_sweeps
     from toprung.records import catalog
 
     root = storage_root(storage)
     sweep_dirs = [catalog.find_sweep(root, name) for name in dict.fromkeys(sweep_names)]
-    compared = compare_sweeps(sweep_dirs, by=by or ("configuration" if len(sweep_dirs) == 1 else "sweep"))
-    for warning in compared.warnings:
+    comparison = compare_sweeps(sweep_dirs, by=by or ("configuration" if len(sweep_dirs) == 1 else "sweep"))
+    for warning in comparison.warnings:
         echo_err(warning)
     if as_json:
-        print_json(asdict(compared))
+        print_json(asdict(comparison))
     else:
-        _print(open_console(), compared)
+        _print(open_console(), comparison)
 
 
-def _print(console: Console, compared: SweepComparison) -> None:
+def _print(console: Console, comparison: SweepComparison) -> None:
     from toprung.analysis.curves import FIT_RULE, GAP_RULE, INSTABILITY_RULE
 
-    if len(compared.sweeps) > 1:
-        print_table(console, _sweeps(compared))
+    if len(comparison.sweeps) > 1:
+        print_table(console, _sweeps(comparison))
         console.print()
-    groups = compared.comparison.groups
-    print_table(console, _groups(compared, width=console.width))
+    groups = comparison.comparison.groups
+    print_table(console, _groups(comparison, width=console.width))
     if len(groups) > ROWS_SHOWN:
-        console.print(f"… and {len(groups) - ROWS_SHOWN} more (--json has all of them).")
+        console.print(f"… and {len(groups) - ROWS_SHOWN} more (all of them: --json).")
     question = ""
-    for answer in compared.answers:
+    for answer in comparison.answers:
         if answer.question != question:
             question = answer.question
             console.print(f"\n{question}", style="bold", soft_wrap=False)
         console.print(f"  {answer.sentence}", soft_wrap=False)
-    rules = f"Means over seeds with 95 % intervals. {INSTABILITY_RULE} {GAP_RULE} {FIT_RULE}"
+    rules = f"Means over seeds, with 95 % intervals. {INSTABILITY_RULE} {GAP_RULE} {FIT_RULE}"
     console.print(f"\n{rules}", style="dim", soft_wrap=False)
 
 
-def _sweeps(compared: SweepComparison) -> Table:
+def _sweeps(comparison: SweepComparison) -> Table:
     table = _table("sweep", "trials", "finished", "failed", "epochs", "seconds", "best", "trial", right=range(1, 8))
     table.add_column("configuration", overflow="fold")
-    for line in compared.sweeps:
-        counts = (line.num_trials, line.num_finished, line.num_failed, line.num_epochs)
-        best = ("", "") if line.best_value is None else (f"{line.best_value:.4f}", str(line.best_trial))
-        table.add_row(line.sweep_id, *map(str, counts), f"{line.trial_seconds:.0f}", *best, line.best_config)
+    for sweep in comparison.sweeps:
+        counts = (sweep.num_trials, sweep.num_finished, sweep.num_failed, sweep.num_epochs)
+        best = ("", "") if sweep.best_value is None else (f"{sweep.best_value:.4f}", str(sweep.best_trial))
+        table.add_row(sweep.sweep_id, *map(str, counts), f"{sweep.trial_seconds:.0f}", *best, sweep.best_config)
     return table
 
 
-def _groups(compared: SweepComparison, *, width: int) -> Table:
-    shown = dict([*SHOWN.items()][: max(1, (width - WIDTH_WITHOUT_THEM) // WIDTH_OF_ONE)])
-    table = _table("", "trials", compared.metric, *shown, right=range(3 + len(shown)))
+def _groups(comparison: SweepComparison, *, width: int) -> Table:
+    num_optional = max(1, (width - WIDTH_WITHOUT_OPTIONAL) // OPTIONAL_COLUMN_WIDTH)
+    optional = dict([*OPTIONAL_COLUMNS.items()][:num_optional])
+    table = _table("", "trials", comparison.metric, *optional, right=range(3 + len(optional)))
     table.add_column("fit", overflow="fold", min_width=12)
     table.add_column("group", overflow="fold", min_width=24)
-    tied_best = set(compared.comparison.tied_best)
-    for index, group in enumerate(compared.comparison.groups[:ROWS_SHOWN], start=1):
+    tied_best = set(comparison.comparison.tied_best)
+    for index, group in enumerate(comparison.comparison.groups[:ROWS_SHOWN], start=1):
         rank = f"{index}{'=' if group.name in tied_best and len(tied_best) > 1 else ''}"
         trials = f"{group.num_finished}/{group.num_trials}"
         fit = ", ".join(f"{count} {kind}" for kind, count in group.fits.items())
-        figures = [_figure(group, measure, digits=3) for measure in shown.values()]
-        table.add_row(rank, trials, _figure(group, "value", digits=4), *figures, fit, group.name)
-    table.caption = "trials: finished of all; =: not significantly worse than the best (Games-Howell)"
+        values = [_format_mean(group, measure, digits=3) for measure in optional.values()]
+        table.add_row(rank, trials, _format_mean(group, "value", digits=4), *values, fit, group.name)
+    table.caption = "trials: finished/all; =: not significantly worse than the best (Games-Howell)"
     table.caption_justify = "left"
     return table
 
 
-def _figure(group: Group, measure: str, *, digits: int) -> str:
+def _format_mean(group: Group, measure: str, *, digits: int) -> str:
     interval = group.interval(measure)
     if interval is None:
         return ""
-    half = "" if interval.high is None else f" ±{interval.high - interval.mean:.2g}"
-    return f"{interval.mean:.{digits}g}{half}"
+    half_width = "" if interval.high is None else f" ±{interval.high - interval.mean:.2g}"
+    return f"{interval.mean:.{digits}g}{half_width}"
 
 
 def _table(*columns: str, right: range) -> Table:

@@ -1,4 +1,4 @@
-"""`toprung submit`: a sweep as a job of a Ray cluster, from a terminal that may close."""
+"""`toprung submit`: run a sweep as a job on a Ray cluster, independent of this terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toprung.cli.options import echo_err
+from toprung.cli.options import Alias, Settings, echo_err, example_recipe
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,69 +19,85 @@ if TYPE_CHECKING:
 
 submit_app = typer.Typer()
 
-LOCAL_VARIABLES = ("MLFLOW_TRACKING_URI", "TOPRUNG_STUDY_URI")  # may hold a password, and mean a server of this machine
+# Not sent to the cluster: they may hold a password, or point to a server on this machine.
+LOCAL_VARIABLES = ("MLFLOW_TRACKING_URI", "TOPRUNG_STUDY_URI")
 
 
-@submit_app.command()
+@submit_app.command(epilog="Example: toprung submit tune.digits --storage /mnt/shared/runs --set num_trials=200")
 def submit(
-    sweep_name: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE|SWEEP|JOB]", help="A recipe; or what an option below asks for.")
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE|SWEEP|JOB",
+            help="Recipe to run; with --resume a sweep, with --attach or --stop a job.",
+        ),
     ] = None,
     address: Annotated[
-        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The dashboard of the cluster.")
+        str, typer.Option(metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard.")
     ] = "http://127.0.0.1:8265",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Override a field; may be given again."),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="A second name to call the sweep by.")] = None,
+    settings: Settings = None,
+    name: Alias = None,
     storage: Annotated[
-        str | None, typer.Option(help="The root of all sweeps on the cluster, such as /mnt/shared/runs.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER|URI", help="Where sweeps are stored, reachable from every node, such as /mnt/shared/runs."
+        ),
     ] = None,
     prepared: Annotated[
-        str | None, typer.Option("--data", help="All prepared datasets on the cluster; data/prepared beside storage.")
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help="Folder of prepared datasets on the cluster. By default data/prepared next to the storage folder.",
+        ),
     ] = None,
     warm_start: Annotated[
-        str | None, typer.Option(metavar="SWEEP", help="A sweep of the cluster whose trials the searcher is told of.")
+        str | None,
+        typer.Option(metavar="SWEEP", help="Start the searcher from the trials of an earlier sweep on the cluster."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a SWEEP whose driver died or stopped.")] = False,
-    attach: Annotated[bool, typer.Option("--attach", help="Come back to a JOB; without one to the newest.")] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="Stop a JOB; without one the newest.")] = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Send the job, and do not follow it.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume a sweep on the cluster that was stopped or interrupted.")
+    ] = False,
+    attach: Annotated[
+        bool, typer.Option("--attach", help="Follow the log of a running job, by default the newest.")
+    ] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop a job, by default the newest.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Submit the job without following its log.")] = False,
 ) -> None:
-    """Send a sweep to a Ray cluster as a job and follow its log; Ctrl-C leaves it running there."""
+    """Run a sweep as a job on a Ray cluster and follow its log. Ctrl-C detaches and leaves the job running."""
     from toprung.cluster.jobs import client
 
     if sum((resume, attach, stop)) > 1:
-        raise UserError("--resume, --attach and --stop exclude each other. Give one.")
+        raise UserError("--resume, --attach and --stop exclude each other. Give only one of them.")
     if attach or stop:
         cluster = client.Jobs(address)
-        job = cluster.find(sweep_name)
+        job = cluster.find(target)
         if stop:
-            was = "is asked to stop" if cluster.stop(job) else "was over already"
-            print(f"{job} {was}. Its last lines: {client.reattach_command(job, address)}")
+            result = "is stopping" if cluster.stop(job) else "has already ended"
+            print(f"{job} {result}. Its log: {client.reattach_command(job, address)}")
             return
         sys.exit(_follow(cluster, job))
-    if sweep_name is None:
-        raise UserError("Which recipe? Type: toprung submit tune.digits --storage /mnt/shared/runs")
+    if target is None:
+        raise UserError(f"Which recipe? Type: toprung submit {example_recipe()} --storage /mnt/shared/runs")
     for variable in LOCAL_VARIABLES:
         if os.environ.get(variable):
             echo_err(
-                f"{variable} of this machine stays here. For the cluster set it where its head starts Ray: toprung.env"
+                f"{variable} is not sent to the cluster. If the sweep needs it, set it on the head before Ray starts "
+                "(toprung.env)."
             )
     job, cluster = _send(
-        sweep_name, address, resume=resume, settings=settings or [], name=name, storage=storage, prepared=prepared,
+        target, address, resume=resume, settings=settings or [], name=name, storage=storage, prepared=prepared,
         warm_start=warm_start,
     )  # fmt: skip
-    print(f"Sent as {job} to {address}. Ctrl-C leaves it running.", flush=True)
+    print(f"Submitted as {job} to {address}. Ctrl-C leaves it running.", flush=True)
     if no_wait:
-        print(f"Follow it with: {client.reattach_command(job, address)}")
+        print(f"Follow its log with: {client.reattach_command(job, address)}")
         return
     sys.exit(_follow(cluster, job))
 
 
 def _send(
-    sweep_name: str,
+    target: str,
     address: str,
     *,
     resume: bool,
@@ -91,7 +107,7 @@ def _send(
     prepared: str | None,
     warm_start: str | None,
 ) -> tuple[str, Jobs]:
-    """Look at everything here first, then send; gives the job's id and its cluster."""
+    """Check everything that can be checked on this machine, submit the job, and return its id and cluster."""
     from toprung.cluster.jobs import client, package
     from toprung.overrides import apply_overrides
     from toprung.project.modules import activate, find_project, find_source_file, load_recipe
@@ -102,32 +118,32 @@ def _send(
     activate(project)
     if resume:
         if settings or name or warm_start:
-            raise UserError("A sweep goes on as it began: leave --set, --name and --warm-start out.")
-        where = package.cluster_paths(storage or "runs", prepared)
-        words = ["resume", sweep_name, "--storage", where.storage, "--address", "auto"]
-        command = client.entry_point(words, prepared=where.prepared)
-        called = sweep_name
+            raise UserError("A sweep resumes with its own settings: leave --set, --name and --warm-start out.")
+        paths = package.cluster_paths(storage or "runs", prepared)
+        arguments = ["resume", target, "--storage", paths.storage, "--address", "auto"]
+        command = client.entry_point(arguments, prepared=paths.prepared)
+        label = target
     else:
-        asked = apply_overrides(load_recipe(project, sweep_name), settings)
-        recipe = find_source_file(project, sweep_name, kind="recipe")  # loaded anew there
-        check_dependencies(project, [*sources(project, asked), recipe])
-        where = package.cluster_paths(storage or asked.storage, prepared)
-        words = ["sweep", sweep_name, "--address", "auto"]
-        for setting in (*settings, f"storage={where.storage}"):
-            words += ["--set", setting]
-        words += ["--name", name] if name else []
-        words += ["--warm-start", warm_start] if warm_start else []
-        command = client.entry_point(words, prepared=where.prepared, dataset=asked.data.name)
-        called = asked.name
+        spec = apply_overrides(load_recipe(project, target), settings)
+        recipe = find_source_file(project, target, kind="recipe")  # the job loads it again
+        check_dependencies(project, [*sources(project, spec), recipe])
+        paths = package.cluster_paths(storage or spec.storage, prepared)
+        arguments = ["sweep", target, "--address", "auto"]
+        for setting in (*settings, f"storage={paths.storage}"):
+            arguments += ["--set", setting]
+        arguments += ["--name", name] if name else []
+        arguments += ["--warm-start", warm_start] if warm_start else []
+        command = client.entry_point(arguments, prepared=paths.prepared, dataset=spec.data.name)
+        label = spec.name
     cluster = client.Jobs(address)
     with tempfile.TemporaryDirectory(prefix="toprung-job-") as folder:
-        package.stage(project, Path(folder), where=where)
-        job = cluster.submit(command, label=called, runtime_env=package.runtime_env(Path(folder)))
+        package.stage(project, Path(folder), where=paths)
+        job = cluster.submit(command, label=label, runtime_env=package.runtime_env(Path(folder)))
     return job, cluster
 
 
 def _follow(cluster: Jobs, job: str) -> int:
-    """Stream the job's log until it ends; on Ctrl-C, or where the terminal closes, leave it running."""
+    """Stream the job's log until the job ends; on Ctrl-C, or if the terminal closes, leave the job running."""
     from toprung.cluster.jobs import client
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -140,8 +156,8 @@ def _follow(cluster: Jobs, job: str) -> int:
         return cluster.follow(job, write=write)
     except KeyboardInterrupt:
         print(
-            f"\nDetached: {job} goes on. Come back: {client.reattach_command(job, cluster.address)}\n"
-            f"Stop it: toprung submit --stop {job} --address {cluster.address}",
+            f"\nDetached: {job} keeps running. To follow it again: {client.reattach_command(job, cluster.address)}\n"
+            f"To stop it: toprung submit --stop {job} --address {cluster.address}",
             flush=True,
         )
         return client.STOPPED_EXIT_CODE

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep that is over: the ranked table, where things lie, what to type next."""
+"""Printed summaries of a sweep: its trials, its files and the commands to type next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from toprung.cli.console import print_table
 from toprung.cli.options import short_path
-from toprung.errors import UserError
+from toprung.errors import UserError, pluralize
 from toprung.records.ranking import format_config
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.remote_storage import is_uri
@@ -22,7 +22,7 @@ PROBLEMS_SHOWN = 3
 
 
 def format_seconds(seconds: float) -> str:
-    """`41 s`, `1 min 34 s`, `2 h 05 min`."""
+    """Format a duration: `41 s`, `1 min 34 s`, `2 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -32,14 +32,15 @@ def format_seconds(seconds: float) -> str:
 
 
 def print_end(console: Console, outcome: Outcome) -> None:
-    """The lines that stay in the scrollback."""
+    """Print how a sweep ended: its best trials, the exported model and the commands to type next."""
     progress, sweep = outcome.progress, outcome.progress.sweep
     leaders, sweep_dir = progress.leaders(), outcome.sweep_dir
-    how = {"finished": "finished in", "stopped": "stopped after", "failed": "failed after"}[outcome.status]
-    whole = "finished" if sweep.experiments else "to the top rung"
+    ended = {"finished": "finished in", "stopped": "stopped after", "failed": "failed after"}[outcome.status]
+    at_full_budget = "finished" if sweep.experiments else "to the top rung"
     console.print(
-        f"{progress.sweep_id} {how} {format_seconds(progress.seconds)}: {len(progress.trials)} trials, "
-        f"{progress.epochs_done} epochs, {progress.count('finished')} {whole}, {progress.count('failed')} failed."
+        f"{progress.sweep_id} {ended} {format_seconds(_total_seconds(outcome))}: "
+        f"{pluralize(len(progress.trials), 'trial')}, {pluralize(progress.epochs_done, 'epoch')}, "
+        f"{progress.count('finished')} {at_full_budget}, {progress.count('failed')} failed."
     )
     if outcome.reason:
         console.print(f"{outcome.reason[0].upper()}{outcome.reason[1:]}.")
@@ -48,41 +49,49 @@ def print_end(console: Console, outcome: Outcome) -> None:
         print_table(console, _ranking(progress, metric=sweep.metric))
     console.print()
     if sweep_dir.export_folder.is_dir():
-        value = _verified(sweep_dir, sweep.metric)
-        scores = (
-            "loads the model" if value is None else f"scores {value:.4f}"
-        )  # a metric of the loop's own is not scored
+        value = _verified_score(sweep_dir, sweep.metric)
+        # A metric that only the user's loop computes cannot be scored again.
+        check = "loads the model" if value is None else f"scores {value:.4f}"
         if len(progress.trials) > 1 and not sweep.experiments:
             console.print(
-                f"The best value is the luckiest of {len(progress.trials)}: "
-                f"`toprung confirm {sweep_dir.sweep_id}` tells whether it holds.\n"
+                f"The best of {len(progress.trials)} values is partly luck. To test it with new seeds: "
+                f"toprung confirm {sweep_dir.sweep_id}\n"
             )
-        console.print(f"  model    {short_path(sweep_dir.export_folder)}       (verified: a fresh process {scores})")
+        console.print(f"  model    {short_path(sweep_dir.export_folder)}       (verified: a fresh process {check})")
     if sweep.experiments:
         console.print(f"  answers  toprung compare {sweep_dir.sweep_id}")
     console.print(f"  trials   toprung show {sweep_dir.sweep_id}")
     if is_uri(sweep.storage):
-        show = f"toprung show {sweep_dir.sweep_id} --storage {sweep.storage}"
-        console.print(f"  copy     {show}       (on any machine)")
+        command = f"toprung show {sweep_dir.sweep_id} --storage {sweep.storage}"
+        console.print(f"  copy     {command}       (on any machine)")
     console.print(f'  compare  toprung ui       (MLflow, experiment "{sweep.name}")')
     console.print(f"  log      {short_path(sweep_dir.log_file)}")
     if outcome.status == "stopped":
-        console.print(f"\nGo on with: toprung resume {sweep_dir.sweep_id}")
+        console.print(f"\nResume it with: toprung resume {sweep_dir.sweep_id}")
     _print_not_in_mlflow(console, outcome.tracking_problems, sweep_dir.sweep_id)
     if outcome.upload_error:
         console.print(
-            f"{sweep.storage} has not got everything ({outcome.upload_error}). When it is back: toprung sync "
+            f"{sweep.storage} lacks some of the records ({outcome.upload_error}). When it is reachable: toprung sync "
             f"{sweep_dir.sweep_id}"
         )
     if outcome.tracking_error:
         console.print(
-            f"MLflow has not got everything ({outcome.tracking_error}). When it is back: toprung sync "
+            f"MLflow lacks some of the records ({outcome.tracking_error}). When it is reachable: toprung sync "
             f"{sweep_dir.sweep_id}"
         )
 
 
+def _total_seconds(outcome: Outcome) -> float:
+    """Return the sweep's recorded duration, over all of its drivers: the figure that `toprung show` prints."""
+    try:
+        seconds = outcome.sweep_dir.read(outcome.sweep_dir.status_file).get("seconds")
+    except UserError:
+        seconds = None
+    return outcome.progress.total_seconds if seconds is None else float(seconds)
+
+
 def _print_not_in_mlflow(console: Console, problems: list[str], sweep_id: str | None = None) -> None:
-    """Print what MLflow refused: all of it, or the first three with the command that prints all."""
+    """Print the records that MLflow rejected; with a sweep id only the first three, and the command for the rest."""
     shown = problems if sweep_id is None else problems[:PROBLEMS_SHOWN]
     for problem in shown:
         console.print(f"Not in MLflow: {problem}")
@@ -90,8 +99,8 @@ def _print_not_in_mlflow(console: Console, problems: list[str], sweep_id: str | 
         console.print(f"Not in MLflow: {len(problems) - len(shown)} more. Type: toprung show {sweep_id}")
 
 
-def _verified(sweep_dir: SweepDirectory, metric: str) -> float | None:
-    """What a fresh process scored the exported model, by that metric."""
+def _verified_score(sweep_dir: SweepDirectory, metric: str) -> float | None:
+    """Return the exported model's metric as computed by a fresh process; None if it has none."""
     try:
         value = sweep_dir.read(sweep_dir.export_folder / "metrics.json")["verified"].get(metric)
     except (UserError, KeyError, AttributeError):
@@ -122,10 +131,11 @@ def _ranking(progress: SweepProgress, *, metric: str) -> Table:
 
 
 def print_summary(console: Console, content: dict[str, Any]) -> None:
-    """`toprung show`: the same table from the ledger."""
+    """Print the content of `toprung show`, which comes from the ledger."""
     reason = f" ({content['reason']})" if content["reason"] else ""
     seconds = f" in {format_seconds(content['seconds'])}" if content["seconds"] else ""
-    console.print(f"{content['sweep_id']}: {content['status']}{reason}{seconds}, {len(content['trials'])} trials.\n")
+    num_trials = pluralize(len(content["trials"]), "trial")
+    console.print(f"{content['sweep_id']}: {content['status']}{reason}{seconds}, {num_trials}.\n")
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("trial", content["metric"], "epoch", "epochs"):
         table.add_column(column, justify="right", no_wrap=True)

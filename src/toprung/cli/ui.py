@@ -1,4 +1,4 @@
-"""The verb that opens pages to look at: ui."""
+"""`toprung ui`: serve MLflow's UI and optuna-dashboard."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ui_app = typer.Typer()
 
 @ui_app.command()
 def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow, on this machine's loopback.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow's UI on 127.0.0.1.")] = 5000,
     study: Annotated[
-        str | None, typer.Option(metavar="SWEEP", help="The sweep that optuna-dashboard shows; the newest if left out.")
+        str | None, typer.Option(metavar="SWEEP", help="Sweep to show in optuna-dashboard, by default the newest.")
     ] = None,
-    study_port: Annotated[int, typer.Option(min=1, max=65535, help="Of optuna-dashboard, on loopback.")] = 8080,
+    study_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of optuna-dashboard on 127.0.0.1.")] = 8080,
     storage: Storage = "runs",
 ) -> None:
-    """Open MLflow's pages, and optuna-dashboard where it is installed, on this machine, until Ctrl-C."""
+    """Serve MLflow's UI and, if installed, optuna-dashboard on this machine until Ctrl-C."""
     from toprung.sweep.maintenance import close_orphaned
     from toprung.tracking.server import masked, tracking_uri
     from toprung.tracking.ui import log_file, serve_ui, stop_ui, wait_until_serving
@@ -37,17 +37,17 @@ def ui(
     close_orphaned(root, echo=echo_err)
     uri = tracking_uri(root)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # A closed terminal ends the servers too, and Ctrl-C does where whoever started this ignores it.
+        # A closed terminal ends the servers too, and Ctrl-C works even if the parent process ignores SIGINT.
         signal.signal(number, signal.default_int_handler)
     servers: list[subprocess.Popen[bytes]] = []
     try:
         if uri.startswith(("http://", "https://")):
-            print(f"MLflow: {masked(uri)}    (your own server, from MLFLOW_TRACKING_URI)", flush=True)
+            print(f"MLflow: {masked(uri)}    (the server in MLFLOW_TRACKING_URI)", flush=True)
         else:
             servers.append(serve_ui(root, port=port))
             wait_until_serving(servers[0], port=port, root=root)
             page = f"http://127.0.0.1:{port}/{_newest_page(root)}"
-            print(f"MLflow: {page}    (Ctrl-C ends it; its log: {log_file(root)})", flush=True)
+            print(f"MLflow: {page}    (Ctrl-C stops it; its log: {log_file(root)})", flush=True)
         dashboard = _dashboard(root, study, port=study_port)
         servers += [dashboard] if dashboard else []
         while servers and all(server.poll() is None for server in servers):
@@ -56,16 +56,16 @@ def ui(
     except KeyboardInterrupt:
         pass
     finally:
-        with contextlib.ExitStack() as stack:  # a second Ctrl-C, while one server stops, must not spare the other
+        with contextlib.ExitStack() as stack:  # even if a second Ctrl-C interrupts stopping one server, stop the other
             for server in servers:
                 stack.callback(stop_ui, server)
 
 
 def _dashboard(root: Path, study: str | None, *, port: int) -> subprocess.Popen[bytes] | None:
-    """optuna-dashboard's process; where it cannot be had, one line says why and MLflow's pages are there all the same.
+    """Start optuna-dashboard and return its process; if that fails, print why and return None.
 
     Raises:
-        UserError: a sweep was named, and it cannot be shown.
+        UserError: the sweep in `study` cannot be shown.
     """
     from toprung.records import catalog
     from toprung.tracking.dashboard import serve_dashboard
@@ -80,12 +80,12 @@ def _dashboard(root: Path, study: str | None, *, port: int) -> subprocess.Popen[
             raise
         echo_err(f"Optuna: {error}")
         return None
-    print(f"Optuna: http://127.0.0.1:{port}/dashboard    (the study of {sweep_dir.sweep_id}, to read)", flush=True)
+    print(f"Optuna: http://127.0.0.1:{port}/dashboard    (the study of {sweep_dir.sweep_id}, read-only)", flush=True)
     return process
 
 
 def _newest_page(root: Path) -> str:
-    """Where MLflow's pages show the newest sweep; by themselves they open on the list of experiments."""
+    """Return the fragment of MLflow's URL that shows the newest sweep; without it the list of experiments opens."""
     from toprung.analysis.summary import brief
     from toprung.records import catalog
 

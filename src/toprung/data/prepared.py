@@ -5,7 +5,6 @@ The test images are behind one function, which logs who opens them.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from toprung.data.card import GROUPS_ARRAY, DatasetCard, prepare_command, read_card
 from toprung.data.sources import SOURCES
-from toprung.errors import UserError
+from toprung.errors import UserError, did_you_mean
 
 PREPARED = Path("data/prepared")
 
@@ -98,9 +97,8 @@ def _folder_of(name: str, *, root: Path) -> Path:
             f"The dataset {name} is not prepared. Type: toprung data prepare {name}   (or: toprung data pull {name})"
         )
     known = sorted({*SOURCES, *(path.parent.name for path in root.glob("[!.]*/card.json"))})
-    close = difflib.get_close_matches(name, known, n=1)
-    meant = f' Did you mean "{close[0]}"?' if close else ""
-    raise UserError(f'There is no dataset "{name}".{meant} Known are: {", ".join(known)}.')
+    hint = did_you_mean(name, known, form='"{}"')
+    raise UserError(f'There is no dataset "{name}".{hint} Known are: {", ".join(known)}.')
 
 
 def open_arrays(

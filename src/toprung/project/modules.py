@@ -7,7 +7,6 @@ function `sweep` in `tune/digits.py`, `tune.digits:headline` is the function `he
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from toprung import spec
-from toprung.errors import UserError, format_validation_error
+from toprung.errors import UserError, did_you_mean, format_validation_error
 from toprung.metric_names import key_problem
 from toprung.project.include import module_names, read_include
 
@@ -89,8 +88,7 @@ def load_recipe(project: Path, name: str) -> spec.Sweep:
     known = list_recipes(project)
     stem = module_name.removeprefix("tune.")
     if not module_name.startswith("tune.") or stem not in known:
-        matches = difflib.get_close_matches(stem, known, n=1)
-        hint = f" Did you mean tune.{matches[0]}?" if matches else ""
+        hint = did_you_mean(stem, known, form="tune.{}")
         raise UserError(f'No recipe "{name}".{hint} Recipes here: {", ".join(known) or "none"}.')
     try:
         recipe = getattr(importlib.import_module(module_name), function_name, None)
@@ -145,8 +143,7 @@ def find_source_file(project: Path, dotted: str, *, kind: str) -> Path:
             return file
     folder = stem.parent
     known = sorted(f.stem for f in folder.glob("*.py") if not f.stem.startswith("_")) if folder.is_dir() else []
-    matches = difflib.get_close_matches(stem.name, known, n=1)
-    hint = f" Did you mean {folder.name}.{matches[0]}?" if matches else ""
+    hint = did_you_mean(stem.name, known, form=f"{folder.name}.{{}}")
     raise UserError(f'No {kind} "{dotted}".{hint} In {folder.name}/: {", ".join(known) or "nothing"}.')
 
 
@@ -178,10 +175,10 @@ def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
                 raise UserError(f"{requirement}, written as literal values.") from None
             if isinstance(defaults, dict):
                 _check_hyperparameter_names(defaults, file=file.relative_to(project))
-                if reserved := [name for name in defaults if name in spec.FIELDS_OF_OWN_NAMES]:
+                if reserved := [name for name in defaults if name in spec.RESERVED_HYPERPARAMETERS]:
                     raise UserError(
                         f'DEFAULTS in {file.relative_to(project)} has "{reserved[0]}", which the sweep passes to every '
-                        f"trial ({spec.FIELDS_OF_OWN_NAMES[reserved[0]]}). Remove it."
+                        f"trial ({spec.RESERVED_HYPERPARAMETERS[reserved[0]]}). Remove it."
                     )
                 return defaults
     raise UserError(f"{requirement}.")

@@ -6,7 +6,6 @@ A hyperparameter whose range depends on another's choice is named with that choi
 
 from __future__ import annotations
 
-import difflib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -14,8 +13,8 @@ from typing import Any
 
 import optuna
 
-from toprung.errors import UserError
-from toprung.spec import FIELDS_OF_OWN_NAMES, Sweep
+from toprung.errors import UserError, did_you_mean
+from toprung.spec import RESERVED_HYPERPARAMETERS, Sweep
 
 Space = Callable[[optuna.Trial], dict[str, Any] | None]
 
@@ -85,14 +84,13 @@ def check_known(names: Iterable[str], known: set[str], *, source: str, trainer: 
         UserError: the trainer does not know a name, or the sweep itself sets it for every trial.
     """
     for name in names:
-        if name in FIELDS_OF_OWN_NAMES and name not in known:
+        if name in RESERVED_HYPERPARAMETERS and name not in known:
             raise UserError(
                 f'The {source} "{name}", which the sweep gives to every trial. Leave it out and set the field '
-                f"{FIELDS_OF_OWN_NAMES[name]} of the recipe."
+                f"{RESERVED_HYPERPARAMETERS[name]} of the recipe."
             )
         if name not in known:
-            similar = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {similar[0]}?" if similar else ""
+            hint = did_you_mean(name, known)
             raise UserError(
                 f'The {source} "{name}", which the trainer {trainer} does not know.{hint} '
                 f"It knows {', '.join(sorted(known))}."

@@ -1,4 +1,4 @@
-"""What a training loop is made of: models, optimizers, schedules, augmentation, batches and evaluation."""
+"""Building blocks of a training loop: models, optimizers, schedules, augmentation, batches and evaluation."""
 
 from toprung.vision.augmentation import (
     LEVELS,

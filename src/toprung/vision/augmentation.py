@@ -1,8 +1,7 @@
-"""Random changes to whole batches of images on their own device, drawn anew for every image.
+"""Random augmentation of whole batches of images on their device, drawn separately for every image.
 
-Flip, shift, rotation and scale only say where a pixel is read from, so each image is read once: whole pixels
-when there is neither rotation nor scale, otherwise one bilinear sampling. Random numbers come from torch's
-global state.
+Flip, shift, rotation and scale only determine where each pixel is read from, so images are resampled once: by whole
+pixels without rotation and scale, otherwise by one bilinear sampling. Random numbers come from torch's global state.
 """
 
 from __future__ import annotations
@@ -15,39 +14,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toprung.errors import UserError
-from toprung.vision._names import unknown_name_error
+from toprung.errors import UserError, unknown_name_error
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationStrengths:
-    """How much of each operation; 0 leaves it out. Every image draws its own amount, up to this."""
+    """The maximum strength of each operation, up to which every image draws its own; 0 disables the operation."""
 
     flip: float = 0.0
     """Probability of a left-right flip."""
     shift: float = 0.0
-    """Largest shift, as a fraction of the side, in each direction; what comes in is black."""
+    """Largest shift in each direction, as a fraction of the side; the uncovered border is black."""
     rotation_degrees: float = 0.0
-    """Largest rotation, either way round, about the middle."""
+    """Largest rotation about the center, in either direction."""
     scale: float = 0.0
-    """The size is multiplied by 1 - scale ... 1 + scale."""
+    """The size is multiplied by a factor between 1 - scale and 1 + scale."""
     brightness: float = 0.0
-    """The image is multiplied by 1 - brightness ... 1 + brightness."""
+    """The image is multiplied by a factor between 1 - brightness and 1 + brightness."""
     contrast: float = 0.0
-    """The difference from the image's mean is multiplied by 1 - contrast ... 1 + contrast."""
+    """The difference from the image's mean is multiplied by a factor between 1 - contrast and 1 + contrast."""
     cutout: float = 0.0
-    """Side of a black square, as a fraction of the image's, about any pixel (DeVries and Taylor 2017)."""
+    """Side of a black square centered on any pixel, as a fraction of the shorter side (DeVries and Taylor 2017)."""
     mixup: float = 0.0
-    """Alpha of Beta(alpha, alpha), each image's share in its mix with another (Zhang et al. 2018)."""
+    """Alpha of Beta(alpha, alpha), from which an image's share in its mix with another is drawn (Zhang et al. 2018)."""
 
     def __post_init__(self) -> None:
         for name, strength in asdict(self).items():
             largest, _ = _LIMITS[name]
             if not 0 <= strength <= largest:
-                raise UserError(f"The augmentation {name} takes 0 to {largest:g}; it was given {strength}.")
+                raise UserError(f"The augmentation strength {name} must be from 0 to {largest:g}, not {strength}.")
 
 
-# For each strength: the largest value, and the operation by whose name a dataset's card allows it.
+# For each strength: its largest value, and the operation that a dataset's card allows or not.
 _LIMITS = {
     "flip": (1.0, "flip"),
     "shift": (0.5, "shift"),
@@ -84,13 +82,14 @@ def build_augmentation(
     num_classes: int,
     strengths: Mapping[str, float | None] | None = None,
 ) -> Augmentation:
-    """The augmentation of a level, with single strengths changed, without what the dataset cannot bear.
+    """Build the augmentation of a level, with some strengths changed and only the operations the dataset allows.
 
     Args:
         level: none, light or heavy.
-        card_augmentations: names from `OPERATIONS` that keep an image's label true; the others are left out.
+        card_augmentations: the names from `OPERATIONS` that do not change a label; other operations are disabled.
         num_classes: K, the width of mixup's targets.
-        strengths: changes to the level by the names of `AugmentationStrengths`' fields; None keeps the level's own.
+        strengths: replacements for the level's strengths, by the field names of `AugmentationStrengths`; None keeps the
+            level's value.
 
     Raises:
         UserError: the level or a strength's name is unknown, or a strength is out of range.
@@ -101,14 +100,14 @@ def build_augmentation(
     for name in changes:
         if name not in STRENGTHS:
             raise unknown_name_error(name, kind="augmentation", known=STRENGTHS)
-    chosen = replace(LEVELS[level], **changes)
-    meaningless = [name for name, (_, operation) in _LIMITS.items() if operation not in card_augmentations]
-    return Augmentation(replace(chosen, **dict.fromkeys(meaningless, 0.0)), num_classes=num_classes)
+    changed = replace(LEVELS[level], **changes)
+    disabled = [name for name, (_, operation) in _LIMITS.items() if operation not in card_augmentations]
+    return Augmentation(replace(changed, **dict.fromkeys(disabled, 0.0)), num_classes=num_classes)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Call it with a batch; what it returns is new memory, and the batch is left as it was."""
+    """A callable that augments a batch into new memory and leaves the batch unchanged."""
 
     strengths: AugmentationStrengths
     num_classes: int
@@ -121,76 +120,76 @@ class Augmentation:
             labels_N: int64.
 
         Returns:
-            images_NCHW as float32, 0..1, and the targets: labels_N as they came, or under mixup float
-            targets_NK whose rows sum to 1; `torch.nn.functional.cross_entropy` takes both.
+            images_NCHW as float32, 0..1, and the targets: the given labels_N or, with mixup, float targets_NK whose
+            rows sum to 1. `torch.nn.functional.cross_entropy` accepts both.
         """
-        amount = self.strengths
-        if amount.rotation_degrees or amount.scale:
-            images_NCHW = _sample_affine(images_NCHW.float() / 255, amount)
-        elif amount.flip or amount.shift:
-            images_NCHW = _flip_and_shift(images_NCHW, amount).float() / 255
+        strengths = self.strengths
+        if strengths.rotation_degrees or strengths.scale:
+            images_NCHW = _sample_affine(images_NCHW.float() / 255, strengths)
+        elif strengths.flip or strengths.shift:
+            images_NCHW = _flip_and_shift(images_NCHW, strengths).float() / 255
         else:
             images_NCHW = images_NCHW.float() / 255
-        if amount.brightness or amount.contrast:
-            images_NCHW = _change_light(images_NCHW, amount)
-        if amount.cutout:
-            images_NCHW = _cut_square(images_NCHW, amount.cutout)
-        if amount.mixup:
-            return _mix(images_NCHW, labels_N, alpha=amount.mixup, num_classes=self.num_classes)
+        if strengths.brightness or strengths.contrast:
+            images_NCHW = _adjust_brightness_and_contrast(images_NCHW, strengths)
+        if strengths.cutout:
+            images_NCHW = _cut_out_square(images_NCHW, strengths.cutout)
+        if strengths.mixup:
+            return _mix(images_NCHW, labels_N, alpha=strengths.mixup, num_classes=self.num_classes)
         return images_NCHW, labels_N
 
 
-def _flip_and_shift(images_NCHW: Tensor, amount: AugmentationStrengths) -> Tensor:
-    """Whole pixels: the same as padding with black, cropping at random, and flipping."""
+def _flip_and_shift(images_NCHW: Tensor, strengths: AugmentationStrengths) -> Tensor:
+    """Flip and shift by whole pixels: equivalent to padding with black, cropping at random, and flipping."""
     N, C, H, W = images_NCHW.shape
     device = images_NCHW.device
-    reach_y, reach_x = round(amount.shift * H), round(amount.shift * W)
-    padded = F.pad(images_NCHW, (reach_x, reach_x, reach_y, reach_y))
-    top_N11 = torch.randint(0, 2 * reach_y + 1, (N, 1, 1), device=device)
-    left_N11 = torch.randint(0, 2 * reach_x + 1, (N, 1, 1), device=device)
+    max_y, max_x = round(strengths.shift * H), round(strengths.shift * W)
+    padded = F.pad(images_NCHW, (max_x, max_x, max_y, max_y))
+    top_N11 = torch.randint(0, 2 * max_y + 1, (N, 1, 1), device=device)
+    left_N11 = torch.randint(0, 2 * max_x + 1, (N, 1, 1), device=device)
     columns_N1W = torch.arange(W, device=device).expand(N, 1, W)
-    if amount.flip:
-        flipped_N11 = torch.rand(N, 1, 1, device=device) < amount.flip
+    if strengths.flip:
+        flipped_N11 = torch.rand(N, 1, 1, device=device) < strengths.flip
         columns_N1W = torch.where(flipped_N11, W - 1 - columns_N1W, columns_N1W)
     rows_NH1 = torch.arange(H, device=device).view(1, H, 1) + top_N11
-    index_NHW = rows_NH1 * (W + 2 * reach_x) + (columns_N1W + left_N11)
+    index_NHW = rows_NH1 * (W + 2 * max_x) + (columns_N1W + left_N11)
     index_NCP = index_NHW.view(N, 1, H * W).expand(N, C, H * W)
     return padded.flatten(2).gather(2, index_NCP).view(N, C, H, W)
 
 
-def _sample_affine(images_NCHW: Tensor, amount: AugmentationStrengths) -> Tensor:
-    """Flip, rotate about the middle, scale and shift by one bilinear sampling."""
+def _sample_affine(images_NCHW: Tensor, strengths: AugmentationStrengths) -> Tensor:
+    """Flip, rotate about the center, scale and shift by one bilinear sampling."""
     N, _, H, W = images_NCHW.shape
     device = images_NCHW.device
-    angle_N = _uniform(N, math.radians(amount.rotation_degrees), device)
-    zoom_N = 1 / (1 + _uniform(N, amount.scale, device))
-    mirror_N = torch.where(torch.rand(N, device=device) < amount.flip, -1.0, 1.0)
+    angle_N = _uniform(N, math.radians(strengths.rotation_degrees), device)
+    zoom_N = 1 / (1 + _uniform(N, strengths.scale, device))
+    mirror_N = torch.where(torch.rand(N, device=device) < strengths.flip, -1.0, 1.0)
     cosine_N, sine_N = zoom_N * angle_N.cos(), zoom_N * angle_N.sin()
-    # Where in the image (x, y) each output pixel is read from: the sum of what its column and its row contribute,
-    # 15 times as fast as F.affine_grid. One unit is half a side, so a turn needs the ratio of the sides.
-    of_column_N2 = torch.stack([mirror_N * cosine_N, sine_N * (W / H)], dim=1)
-    of_row_N2 = torch.stack([-mirror_N * sine_N * (H / W), cosine_N], dim=1)
-    shift_N2 = _uniform(2 * N, 2 * amount.shift, device).view(N, 2)
+    # The position (x, y) that each output pixel is read from is the sum of a term of its column and one of its row,
+    # which is 15 times as fast as F.affine_grid. One unit is half a side, so rotation needs the ratio of the sides.
+    per_column_N2 = torch.stack([mirror_N * cosine_N, sine_N * (W / H)], dim=1)
+    per_row_N2 = torch.stack([-mirror_N * sine_N * (H / W), cosine_N], dim=1)
+    shift_N2 = _uniform(2 * N, 2 * strengths.shift, device).view(N, 2)
     column_W = (2 * torch.arange(W, device=device) + 1) / W - 1
     row_H = (2 * torch.arange(H, device=device) + 1) / H - 1
-    from_column_N2W = of_column_N2[:, :, None] * column_W
-    from_row_N2H = of_row_N2[:, :, None] * row_H + shift_N2[:, :, None]
-    grid_NHW2 = (from_row_N2H[:, :, :, None] + from_column_N2W[:, :, None]).permute(0, 2, 3, 1)
+    column_term_N2W = per_column_N2[:, :, None] * column_W
+    row_term_N2H = per_row_N2[:, :, None] * row_H + shift_N2[:, :, None]
+    grid_NHW2 = (row_term_N2H[:, :, :, None] + column_term_N2W[:, :, None]).permute(0, 2, 3, 1)
     return F.grid_sample(images_NCHW, grid_NHW2, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _change_light(images_NCHW: Tensor, amount: AugmentationStrengths) -> Tensor:
-    """Brightness, then contrast, as one multiplication and one addition."""
+def _adjust_brightness_and_contrast(images_NCHW: Tensor, strengths: AugmentationStrengths) -> Tensor:
+    """Change the brightness, then the contrast, in a single multiplication and addition."""
     N = len(images_NCHW)
-    brightness_N111 = 1 + _uniform(N, amount.brightness, images_NCHW.device).view(N, 1, 1, 1)
-    contrast_N111 = 1 + _uniform(N, amount.contrast, images_NCHW.device).view(N, 1, 1, 1)
+    brightness_N111 = 1 + _uniform(N, strengths.brightness, images_NCHW.device).view(N, 1, 1, 1)
+    contrast_N111 = 1 + _uniform(N, strengths.contrast, images_NCHW.device).view(N, 1, 1, 1)
     mean_N111 = images_NCHW.mean(dim=(1, 2, 3), keepdim=True)
     offset_N111 = mean_N111 * brightness_N111 * (1 - contrast_N111)
     return torch.addcmul(offset_N111, images_NCHW, brightness_N111 * contrast_N111).clamp_(0, 1)
 
 
-def _cut_square(images_NCHW: Tensor, fraction: float) -> Tensor:
-    """Black out one square an image; its centre is any pixel, so a part of it may lie outside."""
+def _cut_out_square(images_NCHW: Tensor, fraction: float) -> Tensor:
+    """Black out a square in each image; its center is any pixel, so part of it may be outside the image."""
     N, _, H, W = images_NCHW.shape
     device = images_NCHW.device
     size = round(fraction * min(H, W))
@@ -204,7 +203,7 @@ def _cut_square(images_NCHW: Tensor, fraction: float) -> Tensor:
 
 
 def _mix(images_NCHW: Tensor, labels_N: Tensor, *, alpha: float, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Each image's own share of itself and the rest of another image of the batch; its targets likewise."""
+    """Mix each image with another of the batch, with a share drawn for each image, and mix the targets alike."""
     N = len(images_NCHW)
     concentration = torch.full((N,), alpha, device=images_NCHW.device)
     share_N = torch.distributions.Beta(concentration, concentration, validate_args=False).sample()
@@ -214,5 +213,5 @@ def _mix(images_NCHW: Tensor, labels_N: Tensor, *, alpha: float, num_classes: in
     return mixed_NCHW, torch.lerp(onehot_NK[partner_N], onehot_NK, share_N.view(N, 1))
 
 
-def _uniform(count: int, reach: float, device: torch.device) -> Tensor:
-    return (2 * torch.rand(count, device=device) - 1) * reach
+def _uniform(count: int, limit: float, device: torch.device) -> Tensor:
+    return (2 * torch.rand(count, device=device) - 1) * limit

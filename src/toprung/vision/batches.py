@@ -14,13 +14,13 @@ from toprung.vision import distributed
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Some images with their labels. May be backed by read-only memory: never write in place.
+    """The images and labels of a split, possibly in read-only memory: never modify them in place.
 
-    Where `rows_N` is given the images are those rows of `images_NCHW`, which then is a larger array, mapped from disk:
-    read them by `images_at`, which reads no others.
+    If `rows_N` is given, the split consists of those rows of `images_NCHW`, which is then a larger array mapped from
+    disk; `images_at` reads only the rows that it returns.
 
-    Several processes that train one model each have the whole split and train on a part of it (`rank` of `world_size`),
-    another one in every epoch: `len` says how large that part is.
+    With several ranks, each has the whole split and trains on a part of it (`rank` of `world_size`), a different one in
+    every epoch. `len` is the size of that part.
     """
 
     images_NCHW: Tensor  # uint8
@@ -31,34 +31,34 @@ class ImageSplit:
 
     @property
     def num_images(self) -> int:
-        """All of them."""
+        """The number of images in the whole split."""
         return len(self.labels_N)
 
     def __len__(self) -> int:
-        """How many of them this process trains on in an epoch; all parts are equal."""
+        """Return the number of images that this rank trains on in an epoch, which is the same for all ranks."""
         return self.num_images // self.world_size
 
-    def images_at(self, which: Tensor | slice) -> Tensor:
-        """Images by their place in the split (int64 places, or a slice): uint8, N x C x H x W."""
-        return self.images_NCHW[which if self.rows_N is None else self.rows_N[which]]
+    def images_at(self, index: Tensor | slice) -> Tensor:
+        """Return the images at int64 positions in the split, or of a slice of it: uint8, N x C x H x W."""
+        return self.images_NCHW[index if self.rows_N is None else self.rows_N[index]]
 
 
 def num_batches(split: ImageSplit, *, batch_size: int) -> int:
-    """How many minibatches `batches` makes of one epoch: the same number on every rank, and whatever their number."""
+    """Return the number of minibatches in an epoch of `batches`, which does not depend on the rank or world size."""
     return min(math.ceil(split.num_images / batch_size), len(split))
 
 
 def batches(
     split: ImageSplit, *, batch_size: int, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image of the split once, in an order drawn from torch's global random state.
+    """Yield every image of the split once, in minibatches, in an order drawn from torch's global random state.
 
-    The sizes differ by one at most: no small last batch, whose gradient would be noisier than the others and
-    whose single image batch normalisation could not use.
+    Batch sizes differ by at most one. There is no small last batch, whose gradient would be noisier than the others
+    and which batch normalisation could not use if it had a single image.
 
-    Where several ranks train, `batch_size` is that of all of them together: rank 0 draws the order, and each takes its
-    equal part of every minibatch, so that the mean of their gradients is that of the whole minibatch. Images that do
-    not come out even (fewer than there are ranks) are left out of this epoch. A rank gets one image at least.
+    With several ranks, `batch_size` is their total. Rank 0 draws the order, and each rank takes an equal part of every
+    minibatch, so that the mean of their gradients is the gradient of the whole minibatch. A remainder of fewer images
+    than ranks is left out of the epoch. Each rank gets at least one image.
 
     Yields:
         images_NCHW (uint8) and labels_N (int64) on `device`, at most `batch_size` of them.

@@ -1,8 +1,8 @@
-"""Several processes that train one model: which of them this is, and what they tell each other.
+"""Communication between the ranks (worker processes) that train one model together.
 
-A rank is one of a trial's worker processes, in torch.distributed's words; where no process group is open there is one
-rank, 0, and everything here does nothing. Gradients go by the group's own backend (NCCL on GPUs); what is said here
-once an epoch goes by gloo, from CPU to CPU: a rank that dies is noticed at once, and no GPU is needed.
+Without a process group there is a single rank, 0, and the functions here do nothing. Gradients use the group's own
+backend (NCCL on GPUs). The communication here, a few times per epoch, uses gloo between CPUs: it notices a rank that
+dies at once, and needs no GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def torchrun_process_group() -> Iterator[None]:
-    """Open the process group for which `torchrun` started this process, and close it; without torchrun do nothing."""
+    """Open and finally close the process group that `torchrun` started this process for; else do nothing."""
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield
         return
@@ -37,59 +37,60 @@ def torchrun_process_group() -> Iterator[None]:
 
 
 def world_size() -> int:
-    """How many processes train this model."""
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is, from 0: the first keeps the checkpoints and talks to the sweep."""
+    """Return this process's rank, counted from 0. Rank 0 saves the checkpoints and reports to the sweep."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def wrap_ddp(model: nn.Module, *, device: torch.device) -> nn.Module:
-    """The model as all ranks train it: begun with rank 0's weights, its gradients averaged over the ranks."""
+    """Wrap a model for training on all ranks: it starts with rank 0's weights and averages gradients over the ranks."""
     if world_size() == 1:
         return model
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
 def unwrap_ddp(model: nn.Module) -> nn.Module:
-    """The model itself, whose weights have their own names."""
+    """Return the model inside DistributedDataParallel, whose weights have no `module.` prefix."""
     return cast("nn.Module", model.module) if isinstance(model, DistributedDataParallel) else model
 
 
 def broadcast(tensor: Tensor) -> Tensor:
-    """Rank 0's tensor, on every rank; the others give one of the same shape and type, which is left as it is."""
+    """Return rank 0's tensor on every rank. Others pass a tensor of the same shape and dtype, which is not changed."""
     if world_size() == 1:
         return tensor
-    sent = tensor.detach().cpu().clone().contiguous()
-    dist.broadcast(sent, src=0, group=_by_gloo())
-    return sent.to(tensor.device)
+    buffer = tensor.detach().cpu().clone().contiguous()
+    dist.broadcast(buffer, src=0, group=_gloo_group())
+    return buffer.to(tensor.device)
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """The sum over the ranks, element by element, on every rank."""
+    """Return the element-wise sum over the ranks on every rank."""
     if world_size() == 1:
         return tensor
     total = tensor.detach().cpu().clone().contiguous()
-    dist.all_reduce(total, group=_by_gloo())
+    dist.all_reduce(total, group=_gloo_group())
     return total.to(tensor.device)
 
 
 def all_gather(value: T) -> list[T]:
-    """What every rank gave, in the order of the ranks, on every rank."""
+    """Return the values of all ranks, in the order of the ranks, on every rank."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value, group=_by_gloo())
+    dist.all_gather_object(values, value, group=_gloo_group())
     return values
 
 
 def on_rank_zero(action: Callable[[], T]) -> T:
-    """Let rank 0 act while the others wait, and give its result to all.
+    """Run an action on rank 0 while the other ranks wait, and return its result on every rank.
 
     Raises:
-        SystemExit: rank 0 could not, or was told to end: on the others, which end quietly (as Ray Tune ends a loop).
+        SystemExit: on the other ranks, if the action raised an exception on rank 0. They end quietly, as Ray Tune ends
+            a loop.
     """
     if world_size() == 1:
         return action()
@@ -98,21 +99,21 @@ def on_rank_zero(action: Callable[[], T]) -> T:
         try:
             results = [True, action()]
         except BaseException:
-            with contextlib.suppress(RuntimeError):  # the others may be gone already
-                dist.broadcast_object_list(results, src=0, group=_by_gloo())
+            with contextlib.suppress(RuntimeError):  # the other ranks may have ended already
+                dist.broadcast_object_list(results, src=0, group=_gloo_group())
             raise
-    dist.broadcast_object_list(results, src=0, group=_by_gloo())
-    outcome, result = results
-    if not outcome:
+    dist.broadcast_object_list(results, src=0, group=_gloo_group())
+    succeeded, result = results
+    if not succeeded:
         raise SystemExit
     return cast("T", result)
 
 
-def _by_gloo() -> dist.ProcessGroup | None:
-    """The group for what is said here; None means the one that is open. All ranks come here in the same order."""
-    return None if dist.get_backend() == "gloo" else _gloo_beside(dist.group.WORLD)
+def _gloo_group() -> dist.ProcessGroup | None:
+    """Return the gloo group; None is the default group, if it uses gloo. All ranks must call it in the same order."""
+    return None if dist.get_backend() == "gloo" else _new_gloo_group(dist.group.WORLD)
 
 
 @functools.lru_cache(maxsize=1)
-def _gloo_beside(world: dist.ProcessGroup) -> dist.ProcessGroup:
+def _new_gloo_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
     return cast("dist.ProcessGroup", dist.new_group(backend="gloo"))

@@ -1,4 +1,4 @@
-"""The score of a model: the same weights give the same digits in every process."""
+"""Evaluation of a model: the same weights give the same digits in every process."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from toprung.vision import distributed
 from toprung.vision.batches import ImageSplit
 
-# Fixed, because another batch size may take another convolution kernel, whose sums round otherwise.
+# Fixed, because another batch size may select another convolution kernel, which rounds differently.
 _BATCH_SIZE = 512
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, split: ImageSplit) -> dict[str, float]:
-    """Mean cross-entropy (nats) and accuracy (0..1) on all images of a split.
+    """Compute the mean cross-entropy (nats) and the accuracy (0..1) on all images of a split.
 
-    Always float32, uncompiled, and in the channels_last memory format, whatever the training used: all three change
-    the last digits. The model's train or eval mode is left as it was. Where several ranks train, they share the work
-    and all get the result, which is that of one process to the last digit; buffers are rank 0's, as in its checkpoint.
+    Evaluation is always in float32, uncompiled and in the channels_last memory format, however the model was trained,
+    because each of these changes the last digits. The model's train or eval mode is restored. Several ranks share the
+    work, and all get the result, which equals that of a single process to the last digit; buffers are rank 0's, as in
+    its checkpoint.
 
     Returns:
         `{"val/loss": ..., "val/accuracy": ...}`
@@ -53,7 +54,7 @@ def evaluate(model: nn.Module, split: ImageSplit) -> dict[str, float]:
 
 
 def _uncompiled() -> contextlib.AbstractContextManager[object]:
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing dynamo takes a second
         return contextlib.nullcontext()
     return cast("contextlib.AbstractContextManager[object]", torch.compiler.set_stance("force_eager"))
 

@@ -1,4 +1,4 @@
-"""Image classifiers: a small convolutional network, everything in torchvision.models, and what a workbench builds."""
+"""Image classifiers: a small convolutional network, the models of torchvision, and models built by a project."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toprung.errors import UserError
-from toprung.vision._names import unknown_name_error
+from toprung.errors import UserError, unknown_name_error
 
 _BUILDER = "toprung.vision:build_model"
-_WORKBENCH_BUILDER = re.compile(r"trainers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")  # the only code a config.json can call
-_MIN_SIDE = 4  # pixels: pooling stops here, so that 8 x 8 digits keep something to look at
+_PROJECT_BUILDER = re.compile(r"trainers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")  # a config.json can call no other code
+_MIN_SIDE = 4  # pixels: pooling stops here, so that 8 x 8 digits keep some spatial resolution
 
 
 class Normalise(nn.Module):
-    """Images as uint8 (0..255) or float (0..1) in, each channel with mean 0 and deviation 1 out."""
+    """Normalise images, uint8 (0..255) or float (0..1), to mean 0 and standard deviation 1 in each channel."""
 
     mean: Tensor
     std: Tensor
@@ -34,14 +33,14 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).clamp_min(1e-6).view(1, -1, 1, 1))
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """NCHW to NCHW, float32."""
+        """Return the normalised images_NCHW as float32."""
         if not images_NCHW.is_floating_point():
             images_NCHW = images_NCHW.float() / 255
         return (images_NCHW - self.mean) / self.std
 
 
 class Classifier(nn.Sequential):
-    """Normalisation, then a network that gives logits_NK; `architecture` says how to build it again."""
+    """Normalisation followed by a network that returns logits_NK; `architecture` holds what is needed to rebuild it."""
 
     architecture: dict[str, Any]
 
@@ -57,21 +56,21 @@ def build_model(
     depth: int = 3,
     dropout: float = 0.0,
 ) -> Classifier:
-    """A freshly initialised classifier, in the channels_last memory format (1.5 times the speed on a CPU).
+    """Build a freshly initialised classifier in the channels_last memory format (1.5 times the speed on a CPU).
 
     Args:
         name: "convnet", or a classification model of torchvision, such as "resnet18" (untrained; width, depth
             and dropout have no effect on it).
-        num_classes: how many logits, K.
+        num_classes: K, the number of logits.
         image_shape: C, H, W.
-        mean: of each channel, of images scaled to 0..1.
-        std: standard deviation of each channel, likewise.
+        mean: mean of each channel, for images scaled to 0..1.
+        std: standard deviation of each channel, for images scaled to 0..1.
         width: channels of the first convolution; each further one has twice as many.
         depth: number of convolutions.
-        dropout: probability with which a feature is zeroed before the last layer.
+        dropout: probability of zeroing a feature before the last layer.
 
     Raises:
-        UserError: the name is unknown, a number is out of range, or the network cannot take such images.
+        UserError: the name is unknown, a number is out of range, or the network does not support images of this shape.
     """
     arguments: dict[str, Any] = {
         "name": name,
@@ -91,32 +90,32 @@ def build_model(
 
 
 def build_with(builder: Callable[..., nn.Module], **arguments: Any) -> nn.Module:
-    """A model of your own, which notes how it was built: so the winner can be exported, and built again elsewhere.
+    """Build a custom model and record how it was built, so that it can be exported and rebuilt elsewhere.
 
     Args:
-        builder: a function in a file of `trainers/`. Its model takes uint8 images (`Normalise` turns them into
-            floats) as N x C x H x W and gives logits.
-        arguments: of the builder; plain values, since they are kept as JSON.
+        builder: a function in a file of `trainers/`. Its model takes uint8 images_NCHW (`Normalise` turns them into
+            floats) and returns logits_NK.
+        arguments: arguments of the builder: plain values, because they are saved as JSON.
 
     Raises:
-        UserError: the builder is not in `trainers/`, or an argument is no plain value.
+        UserError: the builder is not in `trainers/`, or an argument cannot be saved as JSON.
     """
     name = f"{builder.__module__}:{builder.__qualname__}"
-    if not _WORKBENCH_BUILDER.fullmatch(name):
+    if not _PROJECT_BUILDER.fullmatch(name):
         raise UserError(f"{name} cannot be built again from an export: make it a function in a file of trainers/.")
     try:
-        plain = json.loads(json.dumps(arguments))
+        plain_arguments = json.loads(json.dumps(arguments))
     except (TypeError, ValueError) as error:
-        raise UserError(f"The arguments of {name} are kept as JSON, so they must be plain values: {error}.") from None
-    model = builder(**plain)
-    model.architecture = {"builder": name, "arguments": plain}  # type: ignore[assignment]
+        raise UserError(f"The arguments of {name} are saved as JSON, so they must be plain values: {error}.") from None
+    model = builder(**plain_arguments)
+    model.architecture = {"builder": name, "arguments": plain_arguments}  # type: ignore[assignment]
     return model
 
 
 def load_model(folder: Path) -> nn.Module:
-    """The model of an exported folder, in eval mode: built by config.json, with the weights of model.pth.
+    """Load an exported model in eval mode: build it from config.json and load the weights from model.pth.
 
-    One that `build_with` noted is built by your own function, which must be importable: run this in the workbench.
+    A model of `build_with` is built by the project's function, which must be importable: run this in the project.
 
     Raises:
         UserError: a file is missing or damaged, the two do not belong together, or the builder cannot be imported.
@@ -124,7 +123,7 @@ def load_model(folder: Path) -> nn.Module:
     try:
         architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"]
         if architecture is None:
-            raise UserError(f"{folder} does not say how to build its model: build it by vision.build_with in the loop.")
+            raise UserError(f"{folder} does not say how to build its model: use vision.build_with in the trainer.")
         model: nn.Module = _builder(architecture["builder"], folder)(**architecture["arguments"])
         weights = torch.load(folder / "model.pth", map_location="cpu", weights_only=True)
         model.load_state_dict(weights)
@@ -142,24 +141,24 @@ def load_model(folder: Path) -> nn.Module:
 def _builder(name: str, folder: Path) -> Callable[..., nn.Module]:
     if name == _BUILDER:
         return build_model
-    if not _WORKBENCH_BUILDER.fullmatch(name):
-        raise UserError(f"{folder} asks for {name} to be called, which is no function of a trainer: it is not loaded.")
+    if not _PROJECT_BUILDER.fullmatch(name):
+        raise UserError(f"{folder} names the builder {name}, which is not a function in trainers/. It was not loaded.")
     module, _, function = name.partition(":")
     try:
         builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{folder} was built by {name}: {error}. Run this in that workbench.") from None
+        raise UserError(f"{folder} was built by {name}: {error}. Run this in the project of its sweep.") from None
     return builder
 
 
 def _convnet(num_classes: int, image_shape: Sequence[int], *, width: int, depth: int, dropout: float) -> nn.Module:
-    """`depth` times: 3 x 3 convolution, 2 x 2 pooling while there is room, batch normalisation, ReLU.
+    """Stack `depth` blocks: 3 x 3 convolution, 2 x 2 pooling while the image is large enough, batch norm, ReLU.
 
-    Pooling comes before normalisation, which leaves it a quarter of the pixels.
+    Pooling comes before normalisation, which then has a quarter of the pixels to process.
     """
     if width < 1 or depth < 1 or not 0 <= dropout < 1:
-        given = f"{width}, {depth} and {dropout}"
-        raise UserError(f"A convnet takes width >= 1, depth >= 1, 0 <= dropout < 1; it was given {given}.")
+        values = f"{width}, {depth} and {dropout}"
+        raise UserError(f"A convnet needs width >= 1, depth >= 1 and 0 <= dropout < 1, not {values}.")
     channels, side = image_shape[0], min(image_shape[1:])
     layers: list[nn.Module] = []
     for stage in range(depth):
@@ -180,12 +179,12 @@ def _convnet(num_classes: int, image_shape: Sequence[int], *, width: int, depth:
 
 
 def _torchvision(name: str, num_classes: int, image_shape: Sequence[int]) -> nn.Module:
-    import torchvision  # here, because it takes a second that the convnet need not wait for
+    import torchvision  # not at the top: importing it takes a second, and the convnet does not need it
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise unknown_name_error(name, kind="model", known=["convnet", *known])
-    extra: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name in _WITH_SIDE_OUTPUTS else {}
+    extra: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name in _WITH_AUX_LOGITS else {}
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **extra)
     _adapt_first_convolution(network, channels=image_shape[0])
     try:
@@ -193,17 +192,17 @@ def _torchvision(name: str, num_classes: int, image_shape: Sequence[int]) -> nn.
             network.eval()(torch.zeros(1, *image_shape))
     except (RuntimeError, AssertionError, ValueError) as error:
         shape = " x ".join(map(str, image_shape))
-        raise UserError(f"{name} does not take images of {shape}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{name} does not support images of {shape}: {str(error).splitlines()[0]}") from None
     return network.train()
 
 
-_WITH_SIDE_OUTPUTS = ("googlenet", "inception_v3")
+_WITH_AUX_LOGITS = ("googlenet", "inception_v3")
 
 
 def _adapt_first_convolution(network: nn.Module, *, channels: int) -> None:
-    """Put a convolution of `channels` inputs where the first one, made for 3, stands."""
-    name, old = next(entry for entry in network.named_modules() if isinstance(entry[1], nn.Conv2d))
-    assert isinstance(old, nn.Conv2d)
+    """Replace the first convolution, which has 3 input channels, by one with `channels`."""
+    name, old = next((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
+
     if old.in_channels == channels:
         return
     new = nn.Conv2d(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from toprung.errors import UserError
-from toprung.vision._names import unknown_name_error
+from toprung.errors import UserError, unknown_name_error
 
 
 def build_optimizer(
@@ -20,18 +19,19 @@ def build_optimizer(
     beta1: float = 0.9,
     beta2: float = 0.999,
 ) -> torch.optim.Optimizer:
-    """`sgd` (momentum, nesterov), `adam` or `adamw` (beta1, beta2); what only another one uses has no effect.
+    """Build an optimizer: `sgd` (with momentum, nesterov), `adam` or `adamw` (with beta1, beta2).
 
-    Weight decay is for the weights of convolutions and linear layers; biases and normalisation are left alone
-    (He et al. 2019, "Bag of Tricks for Image Classification", section 3.1).
+    Arguments that the optimizer does not use have no effect. Weight decay applies only to the weights of convolutions
+    and linear layers, not to biases and normalisation parameters (He et al. 2019, "Bag of Tricks for Image
+    Classification", section 3.1).
 
     Raises:
         UserError: the name is unknown, or a number is out of the optimizer's range.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
+        {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.dim() <= 1], "weight_decay": 0.0},
     ]
     betas = (beta1, beta2)
     try:
@@ -42,5 +42,5 @@ def build_optimizer(
         if optimizer == "adamw":
             return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
     except ValueError as error:
-        raise UserError(f"The optimizer {optimizer} does not take this: {error}.") from None
+        raise UserError(f"The optimizer {optimizer} refuses its settings: {error}.") from None
     raise unknown_name_error(optimizer, kind="optimizer", known=("sgd", "adam", "adamw"))

@@ -1,20 +1,20 @@
-"""Learning-rate schedules by name, stepped once a batch."""
+"""Learning-rate schedules by name, stepped once per batch."""
 
 from __future__ import annotations
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from toprung.vision._names import unknown_name_error
+from toprung.errors import unknown_name_error
 
 
 def build_schedule(optimizer: Optimizer, *, schedule: str, num_epochs: int, steps_per_epoch: int) -> LRScheduler:
-    """How the learning rate moves from the first batch to the last.
+    """Build a learning-rate schedule.
 
     - `constant`: stays at the optimizer's lr.
     - `cosine`: falls from lr to 0 along half a cosine.
     - `onecycle`: rises from lr / 25 to lr in the first 30 % of the batches, then falls to almost 0 (Smith and
-      Topin 2017, "Super-Convergence"). Momentum is not cycled, so that a tuned momentum stays what it says.
+      Topin 2017, "Super-Convergence"). Momentum is not cycled, so that a tuned momentum keeps its value.
 
     Raises:
         UserError: the name is unknown.

@@ -25,8 +25,8 @@ def _submit(*words, folder, env=None):
         (("tune.digit", "--storage", "/mnt/shared/runs"), 'No recipe "tune.digit". Did you mean tune.digits?'),
         (("tune.digits",), 'The storage "runs" is a folder of this machine.'),
         (("tune.digits", "--set", "asha.reduction=1"), 'asha has no field "reduction"'),
-        (("--attach", "--stop"), "--resume, --attach and --stop exclude each other. Give one."),
-        (("digits-1", "--resume", "--set", "num_trials=3"), "A sweep goes on as it began"),
+        (("--attach", "--stop"), "--resume, --attach and --stop exclude each other. Give only one of them."),
+        (("digits-1", "--resume", "--set", "num_trials=3"), "A sweep resumes with its own settings"),
         (
             ("tune.digits", "--storage", "/mnt/shared/runs", "--address", "10.0.0.2:6379"),
             "is not the address of a dashboard",

@@ -233,7 +233,7 @@ class Job:
     @property
     def job_id(self) -> str:
         """The ID of the submitted job."""
-        return self.text.split("Sent as ")[1].split()[0]
+        return self.text.split("Submitted as ")[1].split()[0]
 
     def reaches(self, check: Callable[[], object], what: str) -> "Job":
         """Wait until `check` is true; fail if the command ends before."""

@@ -140,7 +140,7 @@ def test_a_terminal_can_detach_from_a_job_attach_again_and_stop_it_cleanly(clust
     job = cluster.sweep_under_way()
     job.interrupt()
     job.finish(130)
-    assert f"Detached: {job.job_id} goes on. Come back: toprung submit --attach {job.job_id}" in job.text
+    assert f"Detached: {job.job_id} keeps running. To follow it again: toprung submit --attach {job.job_id}" in job.text
     attached = cluster.submit("--attach").reaches(lambda: cluster.sweep_dir.has_live_driver(), "the running sweep")
     cluster.submit("--stop", job.job_id).finish()
     attached.finish(130)

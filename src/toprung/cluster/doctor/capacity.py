@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from toprung.cluster.doctor.finding import Finding, format_size, or_ok
+from toprung.errors import pluralize
 
 if TYPE_CHECKING:
     from toprung.cluster.doctor.node import NodeReport, Usage
@@ -36,7 +37,7 @@ def check_cores(responses: Sequence[NodeResponse]) -> list[Finding]:
         if counted[host] > cores[host]
     ]  # fmt: skip
     total = sum(counted.values())
-    return or_ok(findings, name="cores", observed=f"{total:g} CPUs for trials")
+    return or_ok(findings, name="cores", observed=f"{pluralize(total, 'CPU')} for trials")
 
 
 def check_torch(responses: Sequence[NodeResponse]) -> list[Finding]:

@@ -8,7 +8,6 @@ holds anywhere.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,7 @@ from toprung.data.card import ARRAY_FILES, CARD_FILE, FILES_LIST, GROUPS_ARRAY, 
 from toprung.data.prepare.writing import save, write_dataset_card
 from toprung.data.sources import SOURCES
 from toprung.data.sources.source import Arrays, Source
-from toprung.errors import UserError
+from toprung.errors import UserError, did_you_mean
 
 DOWNLOADS = Path("data/raw")
 
@@ -58,9 +57,8 @@ def find_source(name: str, *, also: Iterable[str] = ()) -> Source:
     if name in SOURCES:
         return SOURCES[name]
     known = sorted({*SOURCES, *also})
-    close = difflib.get_close_matches(name, known, n=1)
-    meant = f' Did you mean "{close[0]}"?' if close else ""
-    raise UserError(f'There is no dataset "{name}".{meant} Known are: {", ".join(known)}.')
+    hint = did_you_mean(name, known, form='"{}"')
+    raise UserError(f'There is no dataset "{name}".{hint} Known are: {", ".join(known)}.')
 
 
 def check_replaceable(out: Path) -> None:
