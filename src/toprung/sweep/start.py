@@ -18,6 +18,7 @@ from toprung.records import catalog
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 from toprung.sweep.driver import Driver, DriverLaunch, Outcome, TrackingRejected
+from toprung.sweep.ineffective_settings import ineffective_settings
 from toprung.sweep.preflight import PreparedSweep, prepare_sweep
 from toprung.sweep.progress import ProgressListener, SweepProgress
 from toprung.sweep.signals import redirect_output
@@ -67,10 +68,17 @@ def run(
             launch = DriverLaunch(
                 details={"warm_start": warm_start.sweep_id}, prepare_study=partial(import_trials, source=warm_start)
             )
+        warnings = ineffective_settings(prepared)
         root = remote_storage.local_root(project, sweep.storage)
         sweep_dir = catalog.create_sweep(root, sweep, name=name, now=datetime.now(), recipe=recipe, settings=settings)
         return start(
-            prepared, sweep_dir, listener=listener, launch=launch, copy_code=copy_code, ray_cluster=ray_cluster
+            prepared,
+            sweep_dir,
+            listener=listener,
+            launch=launch,
+            copy_code=copy_code,
+            ray_cluster=ray_cluster,
+            warnings=warnings,
         )
 
 
@@ -109,6 +117,7 @@ def start(
     copy_code: Callable[[Path], object],
     launch: DriverLaunch | None = None,
     ray_cluster: cluster.ConnectedCluster | None = None,
+    warnings: Sequence[str] = (),
 ) -> Outcome:
     """Drive a sweep whose directory has just been made; where nothing came of it, the directory goes.
 
@@ -119,10 +128,13 @@ def start(
         copy_code: puts the workbench into a folder that is not there yet.
         launch: why the driver runs; None for a new sweep.
         ray_cluster: the cluster to run on; None for a private Ray.
+        warnings: lines for the listener, before anything starts.
     """
     progress = SweepProgress(
         sweep_dir.sweep_id, prepared.sweep, prepared.num_concurrent_trials, note=prepared.images.description
     )
+    for warning in warnings:
+        listener.warning(progress, warning)
     try:
         copy_code(sweep_dir.code_folder)
         with sweep_dir.lock():
