@@ -21,7 +21,7 @@ from toprung.cli.summary import ROWS_SHOWN, print_end
 from toprung.records.ranking import format_config
 from toprung.spec import Sweep
 from toprung.sweep.driver import Outcome
-from toprung.sweep.progress import ProgressListener, SweepProgress, TrialView
+from toprung.sweep.progress import ProgressListener, SweepProgress, TrialView, count_noun
 
 SAMPLERS = {"tpe": "TPE", "random": "random search"}
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -116,7 +116,8 @@ class LiveBlock:
 
     def trial_ended(self, progress: SweepProgress, trial: TrialView, *, best_before: float | None) -> None:
         if trial.status == "failed":
-            self._console.print(Text("  " + failure_line(trial), style="red"))
+            line = failure_line(progress, trial, is_stopping=bool(self._is_stopping))
+            self._console.print(Text(f"  {line}", style="red"))
 
     def trial_restarting(self, progress: SweepProgress, trial: TrialView, *, what: str) -> None:
         self._console.print(Text("  " + restart_line(trial, what), style="yellow"))
@@ -147,15 +148,16 @@ class LiveBlock:
         left = Text.assemble((sweep.name, "bold"), f" · {_search_label(sweep)}")
         remaining = progress.seconds_left
         of = f" of ~{format_clock(progress.seconds + remaining)}" if remaining is not None else ""
-        num_concurrent_trials = progress.num_concurrent_trials * sweep.resources.workers
-        workers = f"{num_concurrent_trials} worker{'s' if num_concurrent_trials != 1 else ''}"
+        workers = count_noun(progress.num_concurrent_trials * sweep.resources.workers, "worker")
         right = f"{workers} · {format_clock(progress.seconds)}{of}"
         gap = max(3, width - len(left) - len(right))
         done = sum(trial.end is not None for trial in progress.trials.values())
         lines: list[Any] = [Text.assemble(left, " " * gap, (right, "dim")), Text()]
 
         bar = Table.grid(padding=(0, 3 if width >= WIDE else 0, 0, 0))
-        counts = f"{done} of {sweep.num_trials} trials · {progress.epochs_done} of ~{progress.epochs_expected} epochs"
+        trials = count_noun(sweep.num_trials, "trial")
+        epochs = count_noun(progress.epochs_expected, "epoch")
+        counts = f"{done} of {trials} · {progress.epochs_done} of ~{epochs}"
         bars = ProgressBar(total=max(1, progress.epochs_expected), completed=progress.epochs_done, width=36)
         text = Text(f"{progress.phase} … {progress.note}" if progress.phase else counts)
         for row in [(bars, text)] if width >= WIDE else [(bars,), (text,)]:
@@ -219,6 +221,7 @@ class PlainLines:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._console = open_console(stream)
+        self._is_stopping = False
 
     def _print(self, text: str) -> None:
         self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
@@ -226,8 +229,8 @@ class PlainLines:
 
     def sweep_started(self, progress: SweepProgress) -> None:
         sweep = progress.sweep
-        rungs = ", ".join(map(str, sweep.rungs))
-        what = sweep.plan_text if sweep.experiments else f"{sweep.num_trials} trials, rungs {rungs}"
+        rungs = f"rung{'s' if len(sweep.rungs) > 1 else ''} {', '.join(map(str, sweep.rungs))}"
+        what = sweep.plan_text if sweep.experiments else f"{count_noun(sweep.num_trials, 'trial')}, {rungs}"
         self._print(f"{progress.sweep_id}: {what}, {progress.num_concurrent_trials} at a time")
         self._print(progress.note)
 
@@ -242,9 +245,11 @@ class PlainLines:
 
     def trial_ended(self, progress: SweepProgress, trial: TrialView, *, best_before: float | None) -> None:
         if trial.status == "failed":
-            self._print(failure_line(trial))
+            self._print(failure_line(progress, trial, is_stopping=self._is_stopping))
         elif trial.status == "stopped" and trial.end is not None:
-            self._print(f"{_trial_label(trial)} stopped at rung {trial.end.rung}: {(trial.end.cause or '')[6:]}")
+            cause = (trial.end.cause or "").removeprefix("ASHA: ")
+            rung = "" if trial.end.rung is None else f" at rung {trial.end.rung}"  # None: a stop rule ended the sweep
+            self._print(f"{_trial_label(trial)} stopped{rung}: {cause}")
         elif trial.status == "interrupted" and trial.end is not None:
             self._print(f"{_trial_label(trial)} was cut short: {trial.end.cause}")
         else:
@@ -264,7 +269,10 @@ class PlainLines:
         self._print(f"warning: {text}")
 
     def stopping(self, progress: SweepProgress, *, reason: str) -> None:
-        self._print(f"stopping ({reason}): {progress.count('running')} running trials keep their last epoch")
+        self._is_stopping = True
+        running = progress.count("running")
+        keep = "1 running trial keeps its" if running == 1 else f"{running} running trials keep their"
+        self._print(f"stopping ({reason}): {keep} last epoch")
 
     def phase_changed(self, progress: SweepProgress) -> None:
         if progress.phase:
@@ -279,10 +287,10 @@ def restart_line(trial: TrialView, what: str) -> str:
     return f"{_trial_label(trial)}: {what} in epoch {len(trial.values) + 1}. It starts again from its last checkpoint."
 
 
-def failure_line(trial: TrialView) -> str:
-    """Such as `trial 12 failed: loss is NaN in epoch 2 (sgd, lr 0.94). The searcher was told; ...`."""
-    cause = trial.end.cause if trial.end else "unknown"
-    if "experiment" in trial.config:
-        return f"{_trial_label(trial)} failed: {cause}. The others go on."
-    config = ", ".join(format_config({k: v for k, v in trial.config.items() if k in ("optimizer", "lr")}).split("  "))
-    return f"trial {trial.number} failed: {cause} ({config}). The searcher was told; the sweep goes on."
+def failure_line(progress: SweepProgress, trial: TrialView, *, is_stopping: bool) -> str:
+    """Return, for example, `trial 12 failed: loss is NaN in epoch 2 (sgd, lr 0.94). The sweep continues.`."""
+    line = f"{_trial_label(trial)} failed: {trial.end.cause if trial.end else 'unknown'}"
+    chosen = {name: value for name, value in trial.config.items() if name in ("optimizer", "lr")}
+    if chosen and "experiment" not in trial.config:
+        line += f" ({', '.join(format_config(chosen).split('  '))})"
+    return f"{line}. The sweep continues." if progress.num_left and not is_stopping else f"{line}."

@@ -15,7 +15,7 @@ from toprung.records.ranking import format_config
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.remote_storage import is_uri
 from toprung.sweep.driver import Outcome
-from toprung.sweep.progress import SweepProgress
+from toprung.sweep.progress import SweepProgress, count_noun
 
 ROWS_SHOWN = 10
 PROBLEMS_SHOWN = 3
@@ -38,8 +38,9 @@ def print_end(console: Console, outcome: Outcome) -> None:
     how = {"finished": "finished in", "stopped": "stopped after", "failed": "failed after"}[outcome.status]
     whole = "finished" if sweep.experiments else "to the top rung"
     console.print(
-        f"{progress.sweep_id} {how} {format_seconds(progress.seconds)}: {len(progress.trials)} trials, "
-        f"{progress.epochs_done} epochs, {progress.count('finished')} {whole}, {progress.count('failed')} failed."
+        f"{progress.sweep_id} {how} {format_seconds(progress.seconds)}: "
+        f"{count_noun(len(progress.trials), 'trial')}, {count_noun(progress.epochs_done, 'epoch')}, "
+        f"{progress.count('finished')} {whole}, {progress.count('failed')} failed."
     )
     if outcome.reason:
         console.print(f"{outcome.reason[0].upper()}{outcome.reason[1:]}.")
@@ -125,7 +126,8 @@ def print_summary(console: Console, content: dict[str, Any]) -> None:
     """`toprung show`: the same table from the ledger."""
     reason = f" ({content['reason']})" if content["reason"] else ""
     seconds = f" in {format_seconds(content['seconds'])}" if content["seconds"] else ""
-    console.print(f"{content['sweep_id']}: {content['status']}{reason}{seconds}, {len(content['trials'])} trials.\n")
+    trials = count_noun(len(content["trials"]), "trial")
+    console.print(f"{content['sweep_id']}: {content['status']}{reason}{seconds}, {trials}.\n")
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("trial", content["metric"], "epoch", "epochs"):
         table.add_column(column, justify="right", no_wrap=True)

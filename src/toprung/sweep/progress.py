@@ -76,6 +76,12 @@ class SweepProgress:
         return [trial for trial in self.trials.values() if trial.status == "running"]
 
     @property
+    def num_left(self) -> int:
+        """Trials that have not ended: running, waiting or still to be proposed."""
+        ended = sum(trial.end is not None for trial in self.trials.values())
+        return max(self.sweep.num_trials, len(self.trials)) - ended
+
+    @property
     def epochs_expected(self) -> int:
         """An estimate of all epochs of the sweep: ended trials as they were, the others as the mean of those."""
         ended = [len(trial.values) for trial in self.trials.values() if trial.end]
@@ -180,6 +186,11 @@ class SweepProgress:
     def _rank(self, trial: TrialView) -> None:
         """Keep the two best at hand: sorting thousands of trials at each report would cost more than the report."""
         self._top = sorted([*(other for other in self._top if other is not trial), trial], key=self._sort_key)[:2]
+
+
+def count_noun(count: int, noun: str) -> str:
+    """Return `1 trial` or `2 trials`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 class ProgressListener(Protocol):

@@ -10,7 +10,7 @@ from typing import Any
 from ray.tune import Stopper
 
 from toprung.records.sweep_dir import SweepDirectory
-from toprung.sweep.progress import SweepProgress
+from toprung.sweep.progress import SweepProgress, count_noun
 
 POLL_SECONDS = 0.5
 MIN_COMMON_FAILURES = (
@@ -39,7 +39,7 @@ def triggered_rule(progress: SweepProgress) -> str | None:
     if rules.seconds is not None and progress.total_seconds >= rules.seconds:
         return f"wall clock: {rules.seconds:g} s are over"
     if rules.plateau_trials is not None and progress.ended_since_best >= rules.plateau_trials:
-        return f"plateau: {rules.plateau_trials} trials ended without a new best"
+        return f"plateau: {count_noun(rules.plateau_trials, 'trial')} ended without a new best"
     if rules.max_cost is not None and progress.cost >= rules.max_cost:
         return f"cost: {rules.max_cost:g} are spent"
     return None

@@ -62,9 +62,8 @@ def _replay_ledger(progress: SweepProgress, known: Ledger, listener: ProgressLis
     """Bring the board up to the ledger, in the order of what happened since the last look."""
     if known.driver_runs:
         progress.started = time.monotonic() - max(0.0, (ledger.now_ms() - known.driver_runs[-1].time_ms) / 1000)
-    if progress.phase and any(trial.trial_id for trial in known.trials):
-        progress.phase = ""
-        listener.phase_changed(progress)
+    if progress.phase:
+        _update_phase(progress, known, listener)
     is_first_poll = not progress.trials
     for trial in known.trials:
         if not trial.trial_id:
@@ -76,6 +75,17 @@ def _replay_ledger(progress: SweepProgress, known: Ledger, listener: ProgressLis
         else:
             progress.add(replace(trial, epochs_by_number={}, value=None, epoch=None, end=None))
             _replay_trial(progress, trial, listener)
+
+
+def _update_phase(progress: SweepProgress, known: Ledger, listener: ProgressListener) -> None:
+    """Tell what the sweep waits for; the ledger does not say when a worker is up, but an epoch shows that one was."""
+    trials = [trial for trial in known.trials if trial.trial_id]
+    phase = "starting workers" if trials else progress.phase
+    if any(trial.epochs_by_number or trial.attempts or trial.end for trial in trials):
+        phase = ""
+    if phase != progress.phase:
+        progress.phase = phase
+        listener.phase_changed(progress)
 
 
 def _replay_trial(progress: SweepProgress, trial: TrialRecord, listener: ProgressListener) -> None:
