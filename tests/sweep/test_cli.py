@@ -130,7 +130,7 @@ def test_an_unknown_dataset_cannot_be_prepared(bench, toprung):
         (["trainers.convnet", "--dataset", "digit"], 'There is no dataset "digit". Did you mean "digits"?'),
         (["trainers.convnet", "--dataset", "../x"], "name cannot be \"../x\": "),
         (["trainers.convnet", "--set", "optimizer=sdg"], "sgd"),
-        (["trainers.convnet", "--set", "optimizer=sgd", "--set", "lr=1e30"], "The training cannot go on: train/loss"),
+        (["trainers.convnet", "--set", "optimizer=sgd", "--set", "lr=1e30"], "The training failed: train/loss"),
         (["trainers.convnet", "--set", "lr=fast"], 'lr cannot be "fast": the trainer '),
     ],
 )  # fmt: skip

@@ -177,7 +177,7 @@ def test_no_searcher_can_be_told_of_other_trials(swept, pair, toprung):
     bench, storage = pair
     command = toprung("sweep", "tune.pair", "--warm-start", "mine", "--set", f"storage={storage}", folder=bench)
     assert command.code == 2
-    assert command.stderr == "pair is a controlled experiment: no searcher could be told. Leave --warm-start out.\n"
+    assert command.stderr == "pair is a controlled experiment and has no searcher. Leave out --warm-start.\n"
 
 
 @pytest.mark.parametrize(

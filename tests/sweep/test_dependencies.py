@@ -62,7 +62,7 @@ def _files(folder):
         ),
         ("import mylib\nimport other_lib", ["mylib.py", "other_lib.py"], r'\["mylib\.py", "other_lib\.py"\]$'),
         ("import random", ["random.py"], r"imports random\.py"),
-        ("from data import loader", ["data/loader.py"], r"data/loader\.py, but data never travels .* Move it"),
+        ("from data import loader", ["data/loader.py"], r"data/loader\.py, but data is never copied .* Move it"),
         ("from trainers import hidden", [".gitignore", "trainers/hidden.py"], r"hidden\.py, which git ignores"),
     ],
 )

@@ -103,7 +103,7 @@ def test_a_changed_recipe_is_refused_with_what_differs(refused):
     first, *differences, last = refused.stderr.splitlines()
     assert first.startswith("The recipe tune.lives has changed since lives-")
     assert differences == ["  num_trials: 8, now 10", "  asha.max_epochs: 3, now 9"]
-    assert last.startswith("Put it back to resume, type toprung extend lives-")
+    assert last.startswith("Restore it to resume, type toprung extend lives-")
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_a_warm_start_from_other_data_must_be_wanted(warm, lives, toprung):
     flags = ("--set", f"storage={storage}", "--set", "data.split_seed=1", "--warm-start", "mine")
     refused = toprung("sweep", "tune.lives", *flags, folder=bench)
     assert refused.code == 2
-    assert "saw other data" in refused.stderr
+    assert "was trained on other data" in refused.stderr
     assert "--accept-data-change" in refused.stderr
     assert len(list(storage.glob("lives-*"))) == 2
 

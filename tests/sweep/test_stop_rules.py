@@ -54,7 +54,7 @@ def test_the_wall_clock_counts_earlier_drivers_too():
     progress = _progress(seconds=100)
     assert triggered_rule(progress) is None
     progress.previous_seconds = 100
-    assert triggered_rule(progress) == "wall clock: 100 s are over"
+    assert triggered_rule(progress) == "time limit of 100 s reached"
 
 
 def test_money_is_worker_time_by_the_price_of_its_resources():
@@ -63,7 +63,7 @@ def test_money_is_worker_time_by_the_price_of_its_resources():
     assert triggered_rule(progress) is None
     assert progress.cost == pytest.approx(2 * 0.5 * 3599 / 3600)
     progress.busy_seconds = 3600
-    assert triggered_rule(progress) == "cost: 1 are spent"
+    assert triggered_rule(progress) == "cost limit of 1 reached"
 
 
 def test_the_first_rule_that_holds_is_named():
@@ -117,9 +117,8 @@ def test_a_sweep_whose_first_trials_all_fail_alike_has_a_common_failure():
         _failed(progress, number)
         assert common_failure(progress) is None
     _failed(progress, 2)
-    assert (
-        common_failure(progress) == "the first 3 trials all failed alike: ModuleNotFoundError: No module named 'mylib'"
-    )
+    cause = "ModuleNotFoundError: No module named 'mylib'"
+    assert common_failure(progress) == f"the first 3 trials all failed in the same way: {cause}"
 
 
 def test_trials_that_fail_in_different_ways_have_no_common_failure():

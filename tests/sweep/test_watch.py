@@ -69,4 +69,4 @@ def test_a_sweep_whose_driver_died_ends_the_watching_with_what_to_type(driver):
     driver.trial([0.5], status="running")
     outcome = watch_sweep(driver.sweep_dir, listener=Told(), wait=lambda seconds: None)
     assert outcome.status == "failed"
-    assert outcome.reason == f"the driver died; go on with: toprung resume {driver.sweep_dir.sweep_id}"
+    assert outcome.reason == f"the driver died; to resume it, type: toprung resume {driver.sweep_dir.sweep_id}"

@@ -1,4 +1,4 @@
-"""What Ray Tune's event loop calls beside the searcher, and the cleaning of checkpoints."""
+"""Ray Tune's callback that records the start of trials, and the deletion of checkpoints that are not needed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class ProgressCallback(Callback):
-    """Record that a trial has its worker; the searcher hears of everything else."""
+    """Records that a trial has its worker; the searcher receives all other events."""
 
     def __init__(self, recorder: TrialRecorder) -> None:
         self._recorder = recorder
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing when Ray Tune pickles its set-up: the recorder belongs to this process."""
+        """Return nothing: Ray Tune pickles its set-up, but the recorder belongs to this process."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -32,7 +32,7 @@ class ProgressCallback(Callback):
 
 
 class CheckpointCleaner:
-    """Delete the checkpoints of trials that can no longer win; their best weights stay in MLflow.
+    """Deletes the checkpoints of trials that can no longer win; their best weights stay in MLflow.
 
     The checkpoint of a trial that ASHA stopped is deleted once another trial has a better value. Trials at the top rung
     keep theirs: with a longer budget they could still win.

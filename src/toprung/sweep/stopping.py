@@ -1,4 +1,4 @@
-"""What ends a sweep before its last trial: a person, a full disk, or a rule of the recipe."""
+"""Ending a sweep before its last trial: by the user, because of a fault, or by a rule of the recipe."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from toprung.records.sweep_dir import SweepDirectory
 from toprung.sweep.progress import SweepProgress, count_noun
 
 POLL_SECONDS = 0.5
-MIN_COMMON_FAILURES = (
-    3  # the default configuration and two others: what fails them all alike is no matter of configuration
-)
+# The default configuration and two others: what makes all three fail in the same way is not their configuration.
+MIN_COMMON_FAILURES = 3
 
 
 @dataclass(frozen=True)
 class StopRequest:
-    """Who or what ended the sweep; `by_rule` where the recipe wanted it so, a good end; a fault is a bad one."""
+    """Why the sweep is to end: by a rule of the recipe (a success), because of a fault, or else by the user."""
 
     reason: str
     by_rule: bool = False
@@ -28,7 +27,7 @@ class StopRequest:
 
 
 def triggered_rule(progress: SweepProgress) -> str | None:
-    """The first of the recipe's stop rules that holds, in words."""
+    """Return the first of the recipe's stop rules that is met, in words, or None."""
     rules, leader = progress.sweep.stop, progress.leader
     if rules.target is not None and leader is not None and leader.best_value is not None:
         reached = (
@@ -37,16 +36,16 @@ def triggered_rule(progress: SweepProgress) -> str | None:
         if reached:
             return f"target {rules.target:g} reached by trial {leader.number} ({leader.best_value:.4f})"
     if rules.seconds is not None and progress.total_seconds >= rules.seconds:
-        return f"wall clock: {rules.seconds:g} s are over"
+        return f"time limit of {rules.seconds:g} s reached"
     if rules.plateau_trials is not None and progress.ended_since_best >= rules.plateau_trials:
         return f"plateau: {count_noun(rules.plateau_trials, 'trial')} ended without a new best"
     if rules.max_cost is not None and progress.cost >= rules.max_cost:
-        return f"cost: {rules.max_cost:g} are spent"
+        return f"cost limit of {rules.max_cost:g} reached"
     return None
 
 
 def common_failure(progress: SweepProgress) -> str | None:
-    """Return why all trials fail, once the first few have failed alike and no other trial got further than they did."""
+    """Return why all trials fail, once three have failed in the same way and no other trial got further than they."""
     trials = progress.trials.values()
     failed = [trial for trial in trials if trial.status == "failed"]
     if len(failed) < MIN_COMMON_FAILURES or progress.num_ended >= progress.sweep.num_trials:
@@ -57,11 +56,11 @@ def common_failure(progress: SweepProgress) -> str | None:
     most_epochs = max(len(trial.values) for trial in failed)
     if any(trial.status in ("finished", "stopped") or len(trial.values) > most_epochs for trial in trials):
         return None
-    return f"the first {len(failed)} trials all failed alike: {causes.pop()}"
+    return f"the first {len(failed)} trials all failed in the same way: {causes.pop()}"
 
 
 class SweepStopper(Stopper):
-    """Ends the sweep in an orderly way once it is asked to, or once a rule holds."""
+    """Ends the sweep in an orderly way when a stop is requested or a rule is met."""
 
     def __init__(
         self, progress: SweepProgress, sweep_dir: SweepDirectory, *, on_request: Callable[[StopRequest], object]
@@ -72,21 +71,21 @@ class SweepStopper(Stopper):
         self.request: StopRequest | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, where Tune pickles its set-up."""
+        """Return nothing: Ray Tune pickles its set-up, but this object is needed only in the driver."""
         return {}
 
     def request_stop(self, reason: str, *, by_rule: bool = False, is_fault: bool = False) -> None:
-        """Stop soon; the first reason counts."""
+        """Request that the sweep stops; only the first request counts."""
         if self.request is None:
             self.request = StopRequest(reason, by_rule, is_fault)
             self._on_request(self.request)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Never stop a single trial."""
+        """Return False: single trials are never stopped here."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether to stop all of them."""
+        """Return whether to stop all trials."""
         if self.request is None and (rule := triggered_rule(self._progress)):
             self.request_stop(rule, by_rule=True)
         now = time.monotonic()
