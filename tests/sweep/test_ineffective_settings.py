@@ -182,6 +182,16 @@ def test_a_hyperparameter_that_some_configuration_uses_is_not_named():
     assert _chosen(_sweep(**SEARCHED), space) == []
 
 
+def test_a_space_that_fails_now_and_then_is_judged_by_its_other_configurations():
+    def space(trial):
+        if trial.number > 50:
+            raise ValueError
+        trial.suggest_categorical("optimizer", ["adam"])
+        return {"momentum": 0.8}
+
+    assert len(_chosen(_sweep(**SEARCHED), space)) == 1
+
+
 def test_hyperparameters_of_experiments_are_checked_too():
     sgd = Experiment(name="A", config={"optimizer": "sgd", "beta2": 0.9})
     resnet = Experiment(name="B", config={"model": "resnet18", "width": 8})

@@ -1,8 +1,8 @@
 """A check that the project's files which a trainer or space uses are all copied to the trials.
 
 It reads the source and imports nothing: importing a trainer would import torch, and this takes milliseconds. It finds
-imports, also inside functions, and literal file names. What it misses shows when the first trials all fail in the same
-way.
+imports, including those inside functions, and literal file names. What it misses is noticed when the first trials all
+fail in the same way.
 """
 
 from __future__ import annotations

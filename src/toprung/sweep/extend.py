@@ -1,4 +1,4 @@
-"""Extend a sweep: more trials, or a longer budget for its survivors."""
+"""Extending a sweep: more trials, or a longer budget for its survivors."""
 
 from __future__ import annotations
 

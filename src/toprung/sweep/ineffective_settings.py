@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -127,11 +128,11 @@ def ineffective_fields(sweep: Sweep, card: DatasetCard) -> list[str]:
         sweep: the spec, as the recipe and `--set` made it.
         card: the card of its dataset.
     """
-    lines, known = [], set[str]()
+    lines, reported = [], set[str]()
     for rule in FIELD_RULES:
-        fields = [field for field in rule.fields if field not in known and _is_set(sweep, field)]
+        fields = [field for field in rule.fields if field not in reported and _is_set(sweep, field)]
         if fields and rule.applies(sweep, card):
-            known.update(fields)
+            reported.update(fields)
             lines.append(_line(fields, rule.reason))
     return lines
 
@@ -161,11 +162,12 @@ def chosen_hyperparameters(sweep: Sweep, space: Space | None) -> list[dict[str, 
     held = with_constants(space, sweep.constants)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     configs = []
-    for _ in range(NUM_SAMPLES):
-        trial = study.ask()
-        returned = held(trial) or {}
-        sampled = {**trial.params, **returned}
-        configs.append({**{plain_name(name): value for name, value in sampled.items()}, **sweep.constants})
+    with contextlib.suppress(Exception):  # a space that fails now and then fails in the sweep, with its own message
+        for _ in range(NUM_SAMPLES):
+            trial = study.ask()
+            returned = held(trial) or {}
+            sampled = {**trial.params, **returned}
+            configs.append({**{plain_name(name): value for name, value in sampled.items()}, **sweep.constants})
     return configs
 
 

@@ -1,4 +1,4 @@
-"""Resume a sweep whose driver died or was stopped."""
+"""Resuming a sweep whose driver died or was stopped."""
 
 from __future__ import annotations
 

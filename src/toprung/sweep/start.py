@@ -1,4 +1,4 @@
-"""Start a sweep: check everything, create its directory, run the driver."""
+"""Starting a sweep: check its inputs, create its directory, run the driver."""
 
 from __future__ import annotations
 
@@ -142,8 +142,10 @@ def start(
         with sweep_dir.lock():
             return drive(prepared, sweep_dir, progress, listener, launch=launch, ray_cluster=ray_cluster)
     except BaseException as error:
-        reached_end = any(trial.status in ("finished", "stopped") for trial in progress.trials.values())
-        if not progress.trials or (isinstance(error, TrackingRejected) and not reached_end):  # nothing is worth keeping
+        has_ended_trial = any(trial.status in ("finished", "stopped") for trial in progress.trials.values())
+        if not progress.trials or (
+            isinstance(error, TrackingRejected) and not has_ended_trial
+        ):  # nothing is worth keeping
             with contextlib.suppress(UserError):
                 remote_storage.delete_remote(sweep_dir)
             shutil.rmtree(sweep_dir.path, ignore_errors=True)

@@ -36,9 +36,7 @@ def watch_sweep(
     listener.sweep_started(progress)
     while True:
         progress.num_concurrent_trials = _num_concurrent_trials(sweep_dir)
-        is_over = (
-            not sweep_dir.has_live_driver()
-        )  # checked before the last read, which then has everything that it wrote
+        is_over = not sweep_dir.has_live_driver()  # checked before the last read, so that it misses nothing
         study = study or _study(sweep_dir)
         if study is not None:
             began = time.monotonic()

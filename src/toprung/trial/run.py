@@ -47,7 +47,7 @@ LOCK_TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class TrialTask:
-    """Everything that all trials of a sweep share except the images; sent once."""
+    """What all trials of a sweep share besides the images; sent once."""
 
     sweep_dir: SweepDirectory
     trainer: str
@@ -61,9 +61,7 @@ class TrialTask:
     num_gpus: float  # per worker
     mmap_dir: Path | None  # the folder to map the images from, if they are not among the arrays
     code: str  # hash of the code that was sent to the workers
-    remote_location: remote_storage.RemoteLocation | None = (
-        None  # the sweep's location on object storage, if it has one
-    )
+    remote_location: remote_storage.RemoteLocation | None = None  # on object storage, if the sweep is stored there
 
 
 def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, ray.ObjectRef[np.ndarray]]) -> None:
@@ -104,10 +102,8 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
                 last = checkpoint.read_last(folder)
                 sync.download(local_epoch=last.progress.epochs if last else 0)
             (folder / FAILURE_FILE).unlink(missing_ok=True)
-            write_json(
-                folder / CONFIG_FILE,
-                {"trainer": task.trainer, "config": config, "defaults": dict(task.defaults)},
-            )
+            record = {"trainer": task.trainer, "config": config, "defaults": dict(task.defaults)}
+            write_json(folder / CONFIG_FILE, record)
             link_included(Path.cwd())
             train = partial(train_in_session, config, folder, task=task, arrays=arrays)
             if task.num_workers == 1:

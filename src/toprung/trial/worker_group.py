@@ -29,9 +29,8 @@ LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 1.0
 SETTLE_SECONDS = 5.0  # by then the other ranks have nothing left to do
 DEADLOCK_SECONDS = 20.0
-FAILURES = (
-    "failures"  # a counter in the rendezvous store: the rank that fails first is the cause of the others' failures
-)
+# A counter in the rendezvous store. The rank that fails first is the cause of the failures of the others.
+FAILURES = "failures"
 
 Describe = Callable[[BaseException], dict[str, Any]]
 
