@@ -310,13 +310,17 @@ class Sweep(SpecModel):
             for name, config in configs.items()
         }
         replaced = {key for config in experiments.values() for key in config}
-        return self.model_copy(
+        copy = self.model_copy(
             update={
                 "constants": {name: value for name, value in self.constants.items() if name not in replaced},
                 "experiments": tuple({"name": name, "config": config} for name, config in experiments.items()),
                 "seeds": tuple(seeds),
+                "asha": Asha.model_construct({"max_epochs"}, **dict(self.asha)),
             }
         )
+        # Settings of the search keep their values but count as unset: nobody needs a warning that they have no effect.
+        copy.model_fields_set.difference_update(("space", "num_trials", "search", "seed"))
+        return copy
 
 
 def _first_duplicate(values: Iterable[T]) -> T | None:

@@ -1,4 +1,4 @@
-"""Faults, one a test, and the matrix of what became of them: a table at the end of the run (`make chaos`)."""
+"""Fault injection, one fault per test, and a table of the results at the end of the run (`make chaos`)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ ROW = pytest.StashKey["Row"]()
 
 @dataclass
 class Row:
-    """One fault: what was done, and what the records said afterwards."""
+    """One fault, and the comparison of the records after it."""
 
-    done: str
-    found: Agreement | None = None
+    fault: str
+    result: Agreement | None = None
     outcome: str = "no"
 
     def cells(self) -> tuple[str, ...]:
-        result = self.found
+        result = self.result
         if result is None:
             return ("-",) * (len(COLUMNS) - 1) + (self.outcome,)
         counts = (result.num_trials, result.num_lost, result.num_doubled, result.num_running)
@@ -34,39 +34,39 @@ class Row:
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory):
-    """A workbench that tests sweep in, but do not change."""
+    """A project in which tests run sweeps, but which they do not change."""
     return new_bench(tmp_path_factory.mktemp("bench") / "workbench")
 
 
 @pytest.fixture
 def new_arena(bench, tmp_path) -> Iterator[Callable[..., Arena]]:
-    """Makes storage roots; nothing that was started there outlives the test."""
-    made = []
+    """Create storage roots, and check that no process that was started there outlives the test."""
+    arenas = []
 
     def make(name: str = "sweeps", *, uri: str | None = None, **environment: str) -> Arena:
         logs = tmp_path / f"{name}-output"
         logs.mkdir()
-        told = {"MLFLOW_TRACKING_URI": uri} if uri else {}
-        made.append(Arena(bench, tmp_path / name, logs, environment={**told, **environment}))
-        return made[-1]
+        tracking = {"MLFLOW_TRACKING_URI": uri} if uri else {}
+        arenas.append(Arena(bench, tmp_path / name, logs, environment={**tracking, **environment}))
+        return arenas[-1]
 
     yield make
-    left = [line for arena in made for line in arena.end()]
+    left = [line for arena in arenas for line in arena.end()]
     assert left == []
 
 
 @pytest.fixture
 def arena(new_arena) -> Arena:
-    """A storage root with MLflow on sqlite in it."""
+    """A storage root that contains MLflow's SQLite database."""
     return new_arena()
 
 
 @pytest.fixture
 def fault(request) -> Callable[[str], Row]:
-    """Names the test's row in the matrix."""
+    """Name the test's row in the table."""
 
-    def name(done: str) -> Row:
-        row = request.node.stash[ROW] = Row(done)
+    def name(text: str) -> Row:
+        row = request.node.stash[ROW] = Row(text)
         return row
 
     return name
@@ -74,14 +74,14 @@ def fault(request) -> Callable[[str], Row]:
 
 @pytest.fixture
 def agreed(request) -> Callable[..., Agreement]:
-    """Asserts that the records of an arena's newest sweep agree, and notes in the matrix what they say."""
+    """Assert that the records of an arena's newest sweep agree, and enter the result in the table."""
 
     def judge(arena: Arena, *, folder: Path | None = None, **expected: object) -> Agreement:
         uri = arena.environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{arena.root}/mlflow.db"
         result = agreement(folder or arena.sweep_dir.path, uri=uri, num_trials=NUM_TRIALS, **expected)
         row = request.node.stash[ROW]
-        if row.found is None or result.problems:
-            row.found = result
+        if row.result is None or result.problems:
+            row.result = result
         assert result.problems == [], arena.commands[-1]
         return result
 
@@ -96,14 +96,14 @@ def _server(tmp_path_factory) -> Iterator[TrackingServer]:
 
 @pytest.fixture
 def server(_server) -> TrackingServer:
-    """A real `mlflow server`; answers when the test begins."""
+    """A real `mlflow server`, which is running when the test starts."""
     _server.start()
     return _server
 
 
 @pytest.fixture
 def proxy(server) -> Iterator[FaultyProxy]:
-    """A proxy before it, with no fault yet."""
+    """A proxy in front of the server, without a fault at first."""
     with FaultyProxy(server.url) as faulty:
         yield faulty
 
@@ -129,9 +129,9 @@ def pytest_terminal_summary(terminalreporter, config):
     rows = config.stash.get(ROWS, [])
     if not rows:
         return
-    table = [("fault", *COLUMNS), *((row.done, *row.cells()) for row in rows)]
+    table = [("fault", *COLUMNS), *((row.fault, *row.cells()) for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(COLUMNS) + 1)]
-    terminalreporter.section("what was survived")
+    terminalreporter.section("survived faults")
     for line in table:
         cells = [
             line[0].ljust(widths[0]),
@@ -139,7 +139,7 @@ def pytest_terminal_summary(terminalreporter, config):
         ]
         terminalreporter.line("  ".join(cells), red=line[-1] == "no")
     for row in rows:
-        for problem in row.found.problems if row.found else ():
-            terminalreporter.line(f"{row.done}: {problem}", red=True)
+        for problem in row.result.problems if row.result else ():
+            terminalreporter.line(f"{row.fault}: {problem}", red=True)
     survived = sum(row.outcome == "yes" for row in rows)
     terminalreporter.line(f"{survived} of {len(rows)} survived.")

@@ -1,4 +1,4 @@
-"""Small sweeps through the real command, each in a storage root and process groups of its own, to be harmed."""
+"""Small sweeps run by the real command, each in its own storage root and process group, to inject faults into."""
 
 import os
 import shutil
@@ -22,9 +22,9 @@ PROJECT = Path(__file__).parent.parent.parent
 NUM_TRIALS = 6
 SMALL = ("constants.width=4", "constants.depth=1", "constants.batch_size=32", "max_train=200")
 LONGEST_COMMAND_SECONDS = 240
-STARTED, ENDED = '{"start":', '{"end":'  # how the ledger's lines say so
+STARTED, ENDED = '{"start":', '{"end":'  # in the ledger's lines
 
-# A recipe is imported by the driver: this one kills it (a real SIGKILL) at an exact line of its ledger.
+# The driver imports its recipe; this one kills the driver with SIGKILL at an exact line of its ledger.
 DYING_RECIPE = """
 import os
 import signal
@@ -64,7 +64,7 @@ BEFORE_REPORT = """\
 
 
 def new_bench(root: Path) -> Path:
-    """A workbench in a git repository, with digits prepared and the recipe `tune.dying`."""
+    """Create a project in a Git repository, with the digits prepared and the recipe `tune.dying`."""
     for name in ("trainers", "search_spaces", "tune"):
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("requirements.lock", ".gitignore"):
@@ -78,9 +78,9 @@ def new_bench(root: Path) -> Path:
 
 
 def _paced(trainer: str) -> str:
-    """The trainer, slow enough that a fault can be aimed: each epoch takes at least `pause` seconds.
+    """Return the trainer with slow epochs, to time faults exactly: each takes at least `pause` seconds.
 
-    With `worsens`, all epochs but the first score by chance.
+    With `worsens`, all epochs but the first score at chance level.
     """
     defaults, report = "DEFAULTS = {\n", "        session.report("
     assert defaults in trainer
@@ -91,7 +91,7 @@ def _paced(trainer: str) -> str:
 
 @dataclass
 class Command:
-    """One `toprung` command: its process while it runs, what it printed so far."""
+    """One `toprung` command: its process, and what it has printed so far."""
 
     process: subprocess.Popen
     mark: str
@@ -114,48 +114,48 @@ class Command:
         return f"{' '.join(self.process.args[2:])} ended with {self.code}\n{self.stdout}{self.stderr}"
 
     def reaches(self, check: Callable[[], object], what: str) -> "Command":
-        """Return as soon as `check` is true; the command must live that long."""
+        """Wait until `check` returns true; the command must still be running then."""
         deadline = time.monotonic() + LONGEST_COMMAND_SECONDS
         while True:
-            began = time.monotonic()
+            check_started = time.monotonic()
             if check():
                 return self
             assert self.code is None, f"before {what}: {self}"
             assert time.monotonic() < deadline, f"waited for {what}: {self}"
-            time.sleep(max(0.001, 3 * (time.monotonic() - began)))  # a dear check leaves the cores to the command
+            time.sleep(max(0.001, 3 * (time.monotonic() - check_started)))  # leave the cores to the command
 
     def says(self, text: str) -> "Command":
-        """Return as soon as it has printed that."""
+        """Wait until it has printed the text."""
         return self.reaches(lambda: text in self.stdout, text)
 
     def kill(self) -> "Command":
-        """SIGKILL to the driver alone: what it started has to notice by itself."""
+        """Send SIGKILL to the driver only; its child processes must notice this themselves."""
         self.process.kill()
         return self.dies()
 
     def dies(self) -> "Command":
-        """It ends by SIGKILL, and by nothing before that."""
+        """Wait for the command to be ended by SIGKILL."""
         self.process.wait(timeout=LONGEST_COMMAND_SECONDS)
         assert self.code == -signal.SIGKILL, f"was not killed: {self}"
         return self
 
     def interrupt(self) -> "Command":
-        """What a terminal does on Ctrl-C: SIGINT to the whole foreground process group."""
+        """Send SIGINT to the whole process group, as a terminal does on Ctrl-C."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self
 
     def finish(self, code: int = 0) -> "Command":
-        """It ends by itself, with that code."""
+        """Wait for the command to exit, and check its exit code."""
         self.process.wait(timeout=LONGEST_COMMAND_SECONDS)
         assert self.code == code, str(self)
         return self
 
     def processes(self) -> list[psutil.Process]:
-        """Every living process that came of this command (they inherit a variable of its environment)."""
+        """Return every living process that descends from this command: all inherit a variable of its environment."""
         return processes_marked(self.mark)
 
     def workers(self) -> dict[str, psutil.Process]:
-        """The process that trains, by trial id: it holds the lock file of its trial open."""
+        """Return the training processes by trial id; each holds the lock file of its trial open."""
         workers = {}
         for process in self.processes():
             try:
@@ -168,27 +168,27 @@ class Command:
 
 @dataclass
 class Arena:
-    """One storage root, and every command that a test runs on it."""
+    """A storage root, and all commands that a test runs on it."""
 
     bench: Path
     root: Path
     logs: Path
     environment: dict[str, str] = field(default_factory=dict)
-    storage: str | None = None  # where the sweeps are kept, if not in the root itself
+    storage: str | None = None  # where the sweeps are stored, if not in the root itself
     commands: list[Command] = field(default_factory=list)
 
     def begin(self, *words: str, **environment: object) -> Command:
-        """Start `toprung ...` in a process group of its own, as a terminal does."""
+        """Start `toprung ...` in its own process group, as a terminal does."""
         mark, count = uuid.uuid4().hex, len(self.commands)
         output, errors = self.logs / f"{count}.out", self.logs / f"{count}.err"
-        given = {name: str(value) for name, value in environment.items()}
+        extra_environment = {name: str(value) for name, value in environment.items()}
         storage = self.storage or self.root
-        where = ("--set", f"storage={storage}") if words[0] == "sweep" else ("--storage", str(storage))
+        storage_flags = ("--set", f"storage={storage}") if words[0] == "sweep" else ("--storage", str(storage))
         with output.open("wb") as out, errors.open("wb") as err:
             process = subprocess.Popen(
-                [sys.executable, "-m", "toprung", *map(str, words), *where],
+                [sys.executable, "-m", "toprung", *map(str, words), *storage_flags],
                 cwd=self.bench,
-                env={**os.environ, **self.environment, **given, "TEST_MARK": mark, "COLUMNS": "140"},
+                env={**os.environ, **self.environment, **extra_environment, "TEST_MARK": mark, "COLUMNS": "140"},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -203,11 +203,11 @@ class Arena:
         return self.begin("sweep", "tune.dying", *flags, **environment)
 
     def resume(self, **environment: object) -> Command:
-        """Start to take the sweep up again."""
+        """Start to resume the newest sweep."""
         return self.begin("resume", self.sweep_dir.sweep_id, **environment)
 
     def run(self, *words: str, code: int = 0) -> Command:
-        """Run `toprung ...` to its end."""
+        """Run `toprung ...` and wait until it exits."""
         return self.begin(*words).finish(code)
 
     @property
@@ -216,30 +216,30 @@ class Arena:
         return next(catalog.list_sweeps(self.root))
 
     def has(self, pattern: str) -> Callable[[], bool]:
-        """A check whether such a file is there, below the storage root."""
+        """Return a check that a file matching the pattern exists below the storage root."""
         return lambda: any(True for _ in self.root.glob(pattern))
 
     def count(self, *texts: str) -> int:
-        """How many lines of the newest ledger have all these texts."""
+        """Return how many lines of the newest ledger contain all the texts."""
         files = sorted(self.root.glob("*/ledger.log"))
         lines = files[-1].read_text(errors="replace").splitlines() if files else []
         return sum(all(text in line for text in texts) for line in lines)
 
     def end(self) -> list[str]:
-        """What the commands have left running, some seconds after the last one; it is ended now."""
-        still_there = [command for command in self.commands if command.code is None]  # of a test that failed
-        deadline = time.monotonic() + (0 if still_there else 15)
+        """Kill the processes that still run some seconds after the last command, and return their command lines."""
+        is_any_running = any(command.code is None for command in self.commands)  # the test failed
+        deadline = time.monotonic() + (0 if is_any_running else 15)
         while left := [process for command in self.commands for process in command.processes()]:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.1)
-        told = []
+        command_lines = []
         for process in left:
             try:
-                told.append(" ".join(process.cmdline()))
+                command_lines.append(" ".join(process.cmdline()))
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
         for command in self.commands:
             command.process.wait(timeout=30)
-        return told
+        return command_lines

@@ -1,4 +1,4 @@
-"""Two commands at once: a resume of a sweep that runs, and two sweeps on one machine and one MLflow."""
+"""Two commands at once: resuming a running sweep, and two sweeps that share one machine and one MLflow."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a crash leaves damaged on disk: checkpoints, the ledger's last line, a lock that nobody holds."""
+"""Damage that a crash leaves on disk: checkpoints, the ledger's last line, a stale lock."""
 
 import os
 
@@ -28,12 +28,12 @@ def test_checkpoints_truncated_before_a_resume(names, arena, fault, agreed):
 
 
 def test_driver_killed_between_a_checkpoint_and_its_best_weights(arena, fault, agreed):
-    """The first epoch is the best, so nothing later makes good what is missing."""
+    """The first epoch is the best, so no later epoch replaces the missing weights."""
     fault("driver killed between a checkpoint and its best weights")
     settings = ("constants.worsens=true", "constants.lr=0.001", "constants.pause=0.5")
     arena.sweep(*settings).reaches(arena.has("*/trials/*/model.json"), "a first epoch").kill()
     for folder in arena.sweep_dir.trials_folder.iterdir():
-        if not (folder / "previous.pth").exists():  # the same as if the kill had come some milliseconds earlier
+        if not (folder / "previous.pth").exists():  # as if the driver had been killed some milliseconds earlier
             (folder / "model.pth").unlink(missing_ok=True)
             (folder / "model.json").unlink(missing_ok=True)
     arena.resume().finish()
@@ -65,7 +65,7 @@ def test_stale_lock_of_the_ledger(arena, fault, agreed):
     fault("a lock of the ledger left behind")
     arena.sweep(DIES_AT_LINE=50).dies()
     ledger = arena.sweep_dir.ledger_file
-    os.symlink(ledger, f"{ledger}.lock")  # as Optuna makes it
+    os.symlink(ledger, f"{ledger}.lock")  # as Optuna creates it
     arena.run("list")
     arena.resume().finish()
     agreed(arena)

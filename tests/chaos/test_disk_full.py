@@ -1,4 +1,4 @@
-"""The disk is full at a checkpoint: the sweep ends and says so; with room made, `toprung resume` goes on."""
+"""The disk is full at a checkpoint: the sweep ends with that message, and resumes once there is space."""
 
 import contextlib
 import os
@@ -13,27 +13,27 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 48 MB."""
+    """A mounted file system of 48 MB."""
     if os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs takes root")
+        pytest.skip("mounting a tmpfs requires root")
     folder = tmp_path / "sweeps"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], check=False)
     if mounted.returncode != 0:
-        pytest.skip("no tmpfs can be mounted here")
+        pytest.skip("a tmpfs cannot be mounted here")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def _fill(file):
-    """Take what is left, to the last byte."""
+    """Fill the disk to the last byte."""
     with contextlib.suppress(OSError), file.open("wb", buffering=0) as opened:
         while opened.write(bytes(4096)):
             pass
 
 
 def test_disk_full_at_a_checkpoint(fault, small_disk, new_arena, agreed):
-    fault("disk full at a checkpoint, then room is made")
+    fault("disk full at a checkpoint, then space is freed")
     arena = new_arena()
     assert arena.root == small_disk
     command = arena.sweep("constants.pause=0.3").reaches(lambda: arena.count(ENDED) >= 1, "a trial's end")

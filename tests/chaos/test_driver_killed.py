@@ -1,4 +1,4 @@
-"""The driver is killed with SIGKILL, at more than twenty points of a sweep; `resume` loses and doubles nothing."""
+"""The driver is killed with SIGKILL at more than twenty points of a sweep; `resume` loses and duplicates nothing."""
 
 import json
 import random
@@ -9,8 +9,9 @@ from tests.chaos.agreement import runs_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# A whole ledger has 110 lines or a few more: one drawn from each nine of them, and the very first ones. The last nine
-# are left out: which of them is written before the sweep's last state is a race, and each end has a test of its own.
+# A complete ledger has 110 lines or a few more. The driver is killed at one random line of each nine, and at the first
+# ones. The last nine are left out: which of them precede the sweep's last state is a race, and other tests cover each
+# kind of end.
 DRAW = random.Random(0)
 LINES = (1, 3, *(DRAW.randrange(start, start + 9) for start in range(5, 96, 9)))
 
@@ -55,9 +56,9 @@ def test_driver_killed_while_ray_stops(arena, fault, agreed):
     agreed(arena)
 
 
-def test_driver_killed_when_the_export_has_its_name(arena, fault, agreed):
-    """The sweep's last state follows at once: it may be there, and then there is nothing to resume."""
-    fault("driver killed while the export has its name")
+def test_driver_killed_right_after_the_export_was_renamed(arena, fault, agreed):
+    """The sweep's last state is written right after the export; if it exists, there is nothing to resume."""
+    fault("driver killed right after the export was renamed")
     arena.sweep().reaches(arena.has("*/export/metrics.json"), "the export").kill()
     was_finished = json.loads(arena.sweep_dir.status_file.read_text())["status"] == "finished"
     arena.resume().finish(2 if was_finished else 0)
@@ -65,9 +66,9 @@ def test_driver_killed_when_the_export_has_its_name(arena, fault, agreed):
     agreed(arena)
 
 
-def test_driver_killed_before_the_last_word_to_mlflow(arena, fault, agreed):
-    """The sweep is finished, MLflow was not told: the next command, whichever it is, closes its run."""
-    fault("driver killed before its last word to MLflow")
+def test_driver_killed_before_it_closed_its_run_in_mlflow(arena, fault, agreed):
+    """The sweep is finished, but its run in MLflow is open: the next command closes it."""
+    fault("driver killed before it closed its run in MLflow")
 
     def finished():
         return json.loads(arena.sweep_dir.status_file.read_text())["status"] == "finished"
@@ -79,7 +80,7 @@ def test_driver_killed_before_the_last_word_to_mlflow(arena, fault, agreed):
     agreed(arena)
 
 
-def test_driver_killed_and_its_resumption_too(arena, fault, agreed):
+def test_driver_killed_twice_and_resumed(arena, fault, agreed):
     fault("driver killed, resumed, killed, resumed, killed, resumed")
     arena.sweep(DIES_AT_LINE=45).dies()
     arena.resume(DIES_AT_LINE=4).dies()
@@ -100,12 +101,12 @@ def test_driver_killed_and_another_command_closes_its_runs_before_it_is_resumed(
 
 
 def test_driver_killed_before_its_first_record(arena, fault):
-    """There is nothing to lose yet: `resume` says so, and `rm` removes it."""
-    fault("driver killed before its first record: said, removed")
+    """Nothing is recorded yet: `resume` says so, and `rm` removes the sweep."""
+    fault("driver killed before its first record, then removed")
     arena.sweep().reaches(arena.has("*/sweep.json"), "the sweep's directory").kill()
     sweep_id = arena.sweep_dir.sweep_id
     assert not arena.sweep_dir.lineage_file.exists()
-    told = arena.resume().finish(2)
-    assert told.stderr == f"{sweep_id} died before its first record. Remove it: toprung rm {sweep_id}\n"
+    refused = arena.resume().finish(2)
+    assert refused.stderr == f"{sweep_id} died before its first record. Remove it: toprung rm {sweep_id}\n"
     assert arena.run("rm", sweep_id, "--yes").stdout == f"Deleted {sweep_id}.\n"
     assert not list(arena.root.glob(f"{sweep_id}*"))

@@ -1,4 +1,4 @@
-"""MLflow goes away, comes back, answers nonsense or not at all: no trial waits, and nothing is lost or doubled."""
+"""MLflow stops, restarts, returns errors or does not answer: no trial waits, and nothing is lost or duplicated."""
 
 import pytest
 
@@ -33,15 +33,15 @@ def test_writer_killed(arena, fault, agreed):
 
 
 @pytest.mark.parametrize(
-    ("done", "fail"),
+    ("what", "fail"),
     [
         ("MLflow answers 500", lambda proxy: proxy.answer(500)),
         ("MLflow hangs", lambda proxy: proxy.hang()),
         ("MLflow's answers are lost", lambda proxy: proxy.drop_answers()),
     ],
 )
-def test_server_fails_for_a_while(done, fail, new_arena, proxy, fault, agreed):
-    fault(f"{done} for a while")
+def test_server_fails_for_a_while(what, fail, new_arena, proxy, fault, agreed):
+    fault(f"{what} for a while")
     arena = new_arena(uri=proxy.url, MLFLOW_HTTP_REQUEST_TIMEOUT="2")
     command = arena.sweep("constants.pause=0.8").reaches(lambda: proxy.count("runs/create") >= 2, "a trial's run")
     before = len(proxy.requests)
@@ -62,8 +62,8 @@ def test_answers_to_one_kind_of_request_are_lost(path, new_arena, proxy, fault, 
     agreed(arena)
 
 
-def test_server_is_gone_until_after_the_end(new_arena, server, fault, agreed):
-    fault("MLflow gone until after the end, then `toprung sync`")
+def test_server_is_down_until_after_the_end(new_arena, server, fault, agreed):
+    fault("MLflow down until after the end, then `toprung sync`")
     arena = new_arena(uri=server.uri)
     command = arena.sweep().reaches(_ended(arena, 1), "a trial's end")
     server.kill()
@@ -75,8 +75,8 @@ def test_server_is_gone_until_after_the_end(new_arena, server, fault, agreed):
     agreed(arena)
 
 
-def test_driver_killed_while_the_server_is_gone(new_arena, server, fault, agreed):
-    fault("MLflow gone, then the driver killed, then both back")
+def test_driver_killed_while_the_server_is_down(new_arena, server, fault, agreed):
+    fault("MLflow down, then the driver killed, then both restarted")
     arena = new_arena(uri=server.uri)
     command = arena.sweep("constants.pause=0.3").reaches(_ended(arena, 1), "a trial's end")
     server.kill()

@@ -1,4 +1,4 @@
-"""A sweep that a person stops, from another terminal or by Ctrl-C, goes on where it was."""
+"""A sweep that is stopped by Ctrl-C or from another terminal resumes where it was."""
 
 import pytest
 

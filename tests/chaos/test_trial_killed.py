@@ -1,4 +1,4 @@
-"""A trial's process is killed: the trial goes on from its last checkpoint, and no epoch is lost or doubled."""
+"""A trial's process is killed: the trial restarts from its last checkpoint, and no epoch is lost or duplicated."""
 
 import pytest
 

@@ -291,7 +291,7 @@ def test_a_trial_that_lost_its_checkpoint_and_starts_again_is_reported_once(tmp_
         again.searcher.on_trial_result("aa", _attempted(epoch, trained_ms=20 + epoch, attempt_ms=20))
     again.searcher.on_trial_complete("aa", _attempted(3, trained_ms=23, attempt_ms=20))
     (warning,) = again.warnings
-    assert "trial 0 began again at epoch 1, in spite of 2 recorded epochs" in warning
+    assert "trial 0 restarted at epoch 1 despite 2 recorded epochs" in warning
     assert again.record(0).epochs == 3
 
 

@@ -1,4 +1,4 @@
-"""Whole sweeps through the real command, each run once and read by many tests."""
+"""Whole sweeps run by the real command, each run once and read by many tests."""
 
 import importlib.util
 import json
@@ -23,13 +23,13 @@ from tests.marked import processes_marked
 from tests.servers import Postgres, TrackingServer
 from toprung import data
 
-# Fixtures of single files that run sweeps of their own, or start servers: what uses them is slow.
+# Fixtures of single files that run a sweep or start servers: tests that use them are slow.
 SLOW_FIXTURES = {"confirmed", "interrupted", "killed", "pair", "reached", "recorded", "refit", "swept", "team"}
 
 PROJECT = Path(__file__).parent.parent.parent
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200")
 
-# Every third trial or so of this space fails in a way of its own; what it does is in the configuration.
+# Most trials of this space fail, each in a different way, which is in its configuration.
 FAULTS_SPACE = """
 FAULTS = ["none", "nan", "raise", "die", "early", "silent", "late"]
 
@@ -99,7 +99,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass
 class Command:
-    """One `toprung` command: its process while it runs, what it printed when it is over."""
+    """One `toprung` command: its process, and what it printed once it has exited."""
 
     folder: Path
     process: subprocess.Popen
@@ -113,7 +113,7 @@ class Command:
         return self.process.returncode
 
     def read_until(self, result: Callable[[str], bool]) -> str:
-        """Read stdout line by line until one is found."""
+        """Read stdout until a line for which `result` is true."""
         for line in self.process.stdout:
             self.lines.append(line)
             if result(line):
@@ -126,16 +126,16 @@ class Command:
         return self
 
     def interrupt(self) -> "Command":
-        """What a terminal does on Ctrl-C: SIGINT to the whole foreground process group."""
+        """Send SIGINT to the whole process group, as a terminal does on Ctrl-C."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self
 
     def processes(self) -> list[psutil.Process]:
-        """Every living process that came of this command (they inherit a variable of its environment)."""
+        """Return every living process that descends from this command: all inherit a variable of its environment."""
         return processes_marked(self.mark)
 
     def left_behind(self) -> list[str]:
-        """Those that are still there some seconds after the command."""
+        """Return the command lines of processes that still run some seconds after the command."""
         for _ in range(100):
             left = self.processes()
             if not left:
@@ -146,7 +146,7 @@ class Command:
 
 @dataclass
 class Swept:
-    """A sweep that is over, as its own files, MLflow and `toprung show --json` have it."""
+    """A sweep that has ended, as its files, MLflow and `toprung show --json` describe it."""
 
     command: Command
     storage: Path
@@ -167,7 +167,7 @@ class Swept:
 
     @property
     def children(self) -> dict[str, mlflow.entities.Run]:
-        """MLflow's child runs by trial id."""
+        """MLflow's child runs, by trial id."""
         result = self.client.search_runs(
             [self.shown["mlflow_experiment_id"]],
             filter_string=f"tags.mlflow.parentRunId = '{self.shown['mlflow_run_id']}'",
@@ -190,7 +190,7 @@ def prepared_digits(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def new_bench(tmp_path_factory, prepared_digits) -> Callable[..., Path]:
-    """Makes a workbench of its own, with digits prepared, in a git repository."""
+    """Create a project with the digits prepared, in a Git repository unless `git` is false."""
 
     def make(*, git: bool = True) -> Path:
         root = tmp_path_factory.mktemp("bench") / "workbench"
@@ -213,14 +213,14 @@ def new_bench(tmp_path_factory, prepared_digits) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def bench(new_bench) -> Path:
-    """A workbench that tests read and sweep in, but do not change."""
+    """A project that tests read and in which they run sweeps, but which they do not change."""
     return new_bench()
 
 
 @pytest.fixture(scope="session")
 def start():
-    """Starts `toprung ...` in a process group of its own, as a terminal does; ends what a failed test left."""
-    started = []
+    """Start `toprung ...` in its own process group, as a terminal does; kill what a failed test left running."""
+    commands = []
 
     def begin(
         *arguments: str, folder: Path, env: dict[str, str] | None = None, before: tuple[str, ...] = ()
@@ -236,11 +236,11 @@ def start():
             text=True,
             start_new_session=True,
         )
-        started.append(Command(folder, process, mark))
-        return started[-1]
+        commands.append(Command(folder, process, mark))
+        return commands[-1]
 
     yield begin
-    for command in started:
+    for command in commands:
         for stream in (command.process.stdout, command.process.stderr):
             stream.close()
         if command.process.poll() is None:
@@ -251,15 +251,15 @@ def start():
 
 @pytest.fixture(scope="session")
 def toprung(start):
-    """Runs `toprung ...` to its end."""
+    """Run `toprung ...` and wait until it exits."""
     return lambda *arguments, **where: start(*arguments, **where).finish()
 
 
 @pytest.fixture(scope="session")
 def sweep_of(toprung):
-    """What became of a sweep command."""
+    """Return the sweep that a command ran, as it is shown."""
 
-    def look(command: Command, storage: Path, *, uri: str | None = None) -> Swept:
+    def read(command: Command, storage: Path, *, uri: str | None = None) -> Swept:
         listed = toprung("list", "--json", "--storage", storage, folder=command.folder)
         assert listed.code == 0, listed.stderr
         newest = json.loads(listed.stdout)[0]["sweep_id"]
@@ -267,12 +267,12 @@ def sweep_of(toprung):
         assert shown.code == 0, shown.stderr
         return Swept(command, storage, json.loads(shown.stdout), uri or f"sqlite:///{storage}/mlflow.db")
 
-    return look
+    return read
 
 
 @pytest.fixture(scope="session")
 def shared_sweep(bench, toprung, sweep_of, tmp_path_factory):
-    """Runs a sweep once for the whole session, in whichever of pytest-xdist's processes asks first."""
+    """Run a sweep once for the whole session, in whichever pytest-xdist process needs it first."""
     base = tmp_path_factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-sweeps"
 
@@ -284,20 +284,20 @@ def shared_sweep(bench, toprung, sweep_of, tmp_path_factory):
             if not record.exists():
                 command = toprung("sweep", *arguments, "--set", f"storage={storage}", folder=bench)
                 swept = sweep_of(command, storage)
-                told = {"code": command.code, "stdout": command.stdout, "stderr": command.stderr, "mark": command.mark}
-                content = {"folder": str(bench), "shown": swept.shown, "uri": swept.uri, **told}
+                output = {"code": command.code, "stdout": command.stdout, "stderr": command.stderr}
+                content = {"folder": str(bench), "shown": swept.shown, "uri": swept.uri, "mark": command.mark, **output}
                 record.write_text(json.dumps(content), encoding="utf-8")
-        told = json.loads(record.read_text(encoding="utf-8"))
-        process = SimpleNamespace(returncode=told["code"])
-        command = Command(Path(told["folder"]), process, told["mark"], told["stdout"], told["stderr"])
-        return Swept(command, storage, told["shown"], told["uri"])
+        content = json.loads(record.read_text(encoding="utf-8"))
+        process = SimpleNamespace(returncode=content["code"])
+        command = Command(Path(content["folder"]), process, content["mark"], content["stdout"], content["stderr"])
+        return Swept(command, storage, content["shown"], content["uri"])
 
     return run
 
 
 @pytest.fixture(scope="session")
 def finished(shared_sweep) -> Swept:
-    """One whole sweep of all training images of digits, that went well."""
+    """A successful sweep over all training images of the digits."""
     settings = ["max_train=null", "constants.width=8", "constants.depth=2"]
     return shared_sweep(
         "finished", "tune.smoke", *(word for setting in settings for word in ("--set", setting)), "--name", "well"
@@ -306,13 +306,13 @@ def finished(shared_sweep) -> Swept:
 
 @pytest.fixture(scope="session")
 def faulty(shared_sweep) -> Swept:
-    """One sweep whose trials fail in every way there is, but for some that do not."""
+    """A sweep in which each trial fails in a different way, except for two."""
     return shared_sweep("faulty", "tune.faults")
 
 
 @pytest.fixture(scope="session")
 def team(tmp_path_factory):
-    """Both servers, and the environment that names them with their passwords."""
+    """MLflow and PostgreSQL servers, and the environment variables with their addresses and passwords."""
     if reason := Postgres.missing():
         pytest.skip(reason)
     if importlib.util.find_spec("flask_wtf") is None:

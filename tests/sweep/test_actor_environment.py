@@ -1,10 +1,10 @@
-"""What Ray Tune would write into the arguments of a trial's process."""
+"""Secrets that Ray Tune would write into the arguments of a trial's process."""
 
 import subprocess
 import sys
 
 
-def test_what_tune_would_hand_over_by_arguments_is_where_we_take_it_out():
+def test_tune_still_keeps_the_variables_to_propagate_where_they_are_removed():
     code = """
 from ray.tune.execution import class_cache
 from toprung.sweep.actor_environment import strip_aws_credentials

@@ -1,4 +1,4 @@
-"""Mistakes: one line that says what was given and what is needed, exit code 2, and nothing left behind."""
+"""Mistakes in the input: one line with what was given and what is needed, exit code 2, and no files left behind."""
 
 import shutil
 import socket
@@ -29,7 +29,7 @@ def _nothing(bench):
     pass
 
 
-# What was typed, what had been changed before, and the words the one line begins with.
+# The arguments, the change that was made before, and the start of the expected line.
 MISTAKES = {
     "unknown recipe": (["tune.smokee"], _nothing, 'No recipe "tune.smokee". Did you mean tune.smoke? Recipes here: '),
     "path for a recipe": (["tune/smoke.py"], _nothing, 'No recipe "tune/smoke.py".'),
@@ -124,7 +124,7 @@ def _refused(command, storage):
 
 
 @pytest.mark.parametrize(("typed", "change", "line"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_gets_one_line_and_leaves_nothing(new_bench, toprung, tmp_path, typed, change, line):
+def test_a_mistake_prints_one_line_and_leaves_nothing(new_bench, toprung, tmp_path, typed, change, line):
     bench, storage = new_bench(git=False), tmp_path / "storage"
     change(bench)
     command = toprung("sweep", *typed, "--set", f"storage={storage}", folder=bench)
@@ -140,15 +140,17 @@ def test_a_storage_folder_that_cannot_be_written_is_named(bench, toprung, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_outside_a_workbench_a_sweep_says_where_to_go(toprung, tmp_path):
+def test_outside_a_project_a_sweep_says_where_to_go(toprung, tmp_path):
     command = toprung("sweep", "tune.smoke", folder=tmp_path)
     _refused(command, tmp_path)
     assert command.stderr.startswith(f"{tmp_path} is not inside a toprung project, ")
 
 
-def test_a_tracking_server_that_is_not_there_is_named_without_its_password(bench, toprung, tmp_path):
+def test_an_unreachable_tracking_server_is_named_without_its_password(bench, toprung, tmp_path):
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound but not listening: nobody else gets it, and nobody answers
+        taken.bind(
+            ("127.0.0.1", 0)
+        )  # bound but not listening: no other process can use the port, and connections are refused
         uri = f"http://user:secret@127.0.0.1:{taken.getsockname()[1]}"
         storage = tmp_path / "storage"
         command = toprung(

@@ -1,4 +1,4 @@
-"""`toprung ci-base` where the base cannot be trained; where it can: tests/test_workflows.py, in the mini-sweep."""
+"""`toprung ci-base` for a base that cannot be trained; tests/test_workflows.py trains one, in the mini-sweep."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ def _commit(bench, message):
         subprocess.run(["git", *words], cwd=bench, check=True)
 
 
-def test_a_base_without_the_recipe_is_a_problem_that_is_told_and_no_failure(new_bench, toprung):
+def test_a_base_without_the_recipe_is_reported_as_a_problem_and_is_not_a_failure(new_bench, toprung):
     bench = new_bench()
     recipe = (bench / "tune" / "smoke.py").read_text()
     (bench / "tune" / "smoke.py").write_text(recipe.replace("def seeds(", "def other("))
@@ -18,15 +18,15 @@ def test_a_base_without_the_recipe_is_a_problem_that_is_told_and_no_failure(new_
     _commit(bench, "Seeds")
     done = toprung("ci-base", "tune.smoke:seeds", "--out", "base.json", folder=bench)
     assert done.code == 0, done.stderr
-    told = json.loads((bench / "base.json").read_text())
-    assert told["problem"] == "tune/smoke.py has no function seeds() that returns a Sweep."
-    assert told["values"] == {}
+    record = json.loads((bench / "base.json").read_text())
+    assert record["problem"] == "tune/smoke.py has no function seeds() that returns a Sweep."
+    assert record["values"] == {}
     head = subprocess.run(["git", "rev-parse", "HEAD^1"], cwd=bench, check=True, capture_output=True, text=True)
-    assert told["commit"] == head.stdout.strip()
+    assert record["commit"] == head.stdout.strip()
     assert "could not be trained" in done.stdout
 
 
-def test_mistakes_are_answered_in_one_line_and_write_nothing(bench, toprung):
+def test_a_mistake_prints_one_line_and_writes_nothing(bench, toprung):
     for words, message in (
         (["tune.smoke"], "tune.smoke is not one configuration with several seeds"),
         (["tune.smoke:seeds", "--commit", "--help"], 'There is no commit "--help" in '),

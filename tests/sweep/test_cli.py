@@ -1,4 +1,4 @@
-"""The command line: help everywhere, exit codes, JSON, and the small verbs."""
+"""The command line: help, exit codes, JSON output, and the small commands."""
 
 import importlib
 import json
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-VERBS = [[], ["sweep"], ["train"], ["list"], ["show"], ["ui"], ["data"], ["data", "prepare"]]
+COMMANDS = [[], ["sweep"], ["train"], ["list"], ["show"], ["ui"], ["data"], ["data", "prepare"]]
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: " ".join(verb) or "toprung")
-def test_every_verb_has_help(toprung, tmp_path, verb):
-    helped = toprung(*verb, "--help", folder=tmp_path)
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words) or "toprung")
+def test_every_command_has_help(toprung, tmp_path, words):
+    helped = toprung(*words, "--help", folder=tmp_path)
     assert (helped.code, helped.stderr) == (0, "")
     assert "Usage:" in helped.stdout
     assert "--help" in helped.stdout
@@ -36,7 +36,7 @@ def test_every_verb_has_help(toprung, tmp_path, verb):
         (["ui", "--port", "99999"], "--port"),
     ],
 )
-def test_what_cannot_be_parsed_ends_with_two(toprung, tmp_path, typed, words):
+def test_a_command_line_that_cannot_be_parsed_exits_with_2(toprung, tmp_path, typed, words):
     command = toprung(*typed, folder=tmp_path)
     assert command.code == 2
     assert words in command.stderr
@@ -58,7 +58,7 @@ def test_an_empty_storage_folder_has_no_sweeps(toprung, tmp_path):
     assert (listed.code, json.loads(listed.stdout)) == (0, [])
 
 
-def test_a_sweep_that_is_not_there_cannot_be_shown(toprung, tmp_path):
+def test_a_sweep_that_does_not_exist_cannot_be_shown(toprung, tmp_path):
     command = toprung("show", "some", "--storage", tmp_path, folder=tmp_path)
     assert (command.code, command.stdout) == (2, "")
     assert command.stderr == f'No sweep "some" in {tmp_path}. Newest here: none yet. Type: toprung list\n'
@@ -69,8 +69,8 @@ def test_the_newest_sweep_is_listed_first(finished, faulty, toprung, tmp_path):
         shutil.copytree(swept.folder, tmp_path / swept.folder.name)
         (tmp_path / swept.folder.name / "sweep.json").touch()
     listed = json.loads(toprung("list", "--json", "--storage", tmp_path, folder=tmp_path).stdout)
-    assert [each["sweep_id"] for each in listed] == [faulty.shown["sweep_id"], finished.shown["sweep_id"]]
-    assert [each["status"] for each in listed] == ["finished", "finished"]
+    assert [sweep["sweep_id"] for sweep in listed] == [faulty.shown["sweep_id"], finished.shown["sweep_id"]]
+    assert [sweep["status"] for sweep in listed] == ["finished", "finished"]
 
 
 def test_a_broken_sweep_is_listed_as_unreadable(finished, toprung, tmp_path):
@@ -130,11 +130,11 @@ def test_an_unknown_dataset_cannot_be_prepared(bench, toprung):
         (["trainers.convnet", "--dataset", "digit"], 'There is no dataset "digit". Did you mean "digits"?'),
         (["trainers.convnet", "--dataset", "../x"], "name cannot be \"../x\": "),
         (["trainers.convnet", "--set", "optimizer=sdg"], "sgd"),
-        (["trainers.convnet", "--set", "optimizer=sgd", "--set", "lr=1e30"], "The training cannot go on: train/loss"),
+        (["trainers.convnet", "--set", "optimizer=sgd", "--set", "lr=1e30"], "The training failed: train/loss"),
         (["trainers.convnet", "--set", "lr=fast"], 'lr cannot be "fast": the trainer '),
     ],
 )  # fmt: skip
-def test_a_training_that_cannot_be_done_gets_one_line(bench, toprung, tmp_path, typed, line):
+def test_a_training_that_fails_prints_one_line(bench, toprung, tmp_path, typed, line):
     command = toprung("train", *typed, "--epochs", "1", "--storage", tmp_path, folder=bench)
     assert command.code == 2
     assert line in command.stderr
@@ -210,24 +210,24 @@ PUBLIC = {
 
 
 @pytest.mark.parametrize("module", PUBLIC)
-def test_public_names_are_those_agreed(module):
+def test_the_public_names_are_as_listed(module):
     assert sorted(getattr(importlib.import_module(module), "__all__", [])) == sorted(PUBLIC[module])
 
 
-def test_what_a_loop_and_a_recipe_stand_on_is_there():
+def test_the_names_that_loops_and_recipes_use_exist():
     session = importlib.import_module("toprung.session")
     assert all(callable(getattr(session, name)) for name in ("dataset", "device", "prepare", "restore", "report"))
     spec = importlib.import_module("toprung.spec")
     assert all(hasattr(spec, name) for name in ("Asha", "Data", "Resources", "Search", "Sweep"))
 
 
-def test_the_installed_command_is_the_module(project):
+def test_the_installed_command_runs_the_module(project):
     entry = (project / "pyproject.toml").read_text()
     assert 'toprung = "toprung.cli:main"' in entry
     assert Path(importlib.import_module("toprung.cli").__file__).is_relative_to(project / "src")
 
 
-def test_ui_with_a_server_of_ones_own_names_it_and_starts_nothing(workbench):
+def test_ui_with_an_existing_server_prints_its_address_and_starts_nothing(workbench):
     done = subprocess.run(
         [sys.executable, "-m", "toprung", "ui"],
         cwd=workbench,

@@ -1,4 +1,4 @@
-"""A sweep's leaders and its default, trained again through the real engine: seeds, records, MLflow's tree."""
+"""Confirmations by the real command: their seeds, their records, and MLflow's tree of runs."""
 
 import html
 import json
@@ -25,7 +25,7 @@ def _trial(number, experiment, seed, value, status="finished"):
     return TrialRecord(number, f"t{number}", status, config, {}, value, 1, end=end)
 
 
-def test_the_median_seed_of_the_best_configuration_stands_for_it():
+def test_the_median_seed_represents_the_best_configuration():
     trials = [
         _trial(0, "trial 7", 1, 0.90),
         _trial(1, "default", 1, 0.97),
@@ -91,7 +91,7 @@ def test_in_mlflow_the_trials_are_grandchildren_of_the_sweep(confirmed):
 
 @pytest.fixture(scope="module")
 def refit(confirmed, toprung):
-    """The same confirmation, with its winner trained on training and validation images."""
+    """The same confirmation, and its winner refitted on training and validation images."""
     bench, storage, sweep_dir, _ = confirmed
     words = ("confirm", sweep_dir.sweep_id, "--top", "1", "--seeds", "2", "--refit", "--storage", storage)
     command = toprung(*words, folder=bench)
@@ -99,7 +99,7 @@ def refit(confirmed, toprung):
     return command, json.loads((sweep_dir.refit_folder / "refit.json").read_text())
 
 
-def test_a_refit_trains_the_winner_on_both_parts_for_as_long_as_its_seeds_needed(confirmed, refit):
+def test_a_refit_trains_on_both_parts_for_the_median_best_epoch_of_the_seeds(confirmed, refit):
     _, _, sweep_dir, _ = confirmed
     (again,) = list_confirmations(sweep_dir)
     command, record = refit
@@ -107,11 +107,11 @@ def test_a_refit_trains_the_winner_on_both_parts_for_as_long_as_its_seeds_needed
     best = [trial.epoch for trial in trials_of_experiment(ledger.read(again), winner.config["experiment"])]
     assert record["epochs"] == statistics.median_high(best)
     assert (record["config"], record["max_epochs"]) == (winner.config, 2)
-    assert record["num_images"] == 800 + 288  # max_train of the recipe, and all that validate
+    assert record["num_images"] == 800 + 288  # max_train of the recipe, and all validation images
     assert f"trained on all 1088 training and validation images for {record['epochs']} epochs" in command.stdout
 
 
-def test_a_refit_claims_no_figure_for_images_it_has_not_seen(confirmed, refit):
+def test_a_refit_states_no_metric_for_images_it_was_not_trained_on(confirmed, refit):
     _, _, sweep_dir, _ = confirmed
     export = sweep_dir.refit_folder / "export"
     card, metrics = (export / "MODEL_CARD.md").read_text(), json.loads((export / "metrics.json").read_text())
@@ -125,7 +125,7 @@ def test_a_refit_claims_no_figure_for_images_it_has_not_seen(confirmed, refit):
     assert not load_model(export).training
 
 
-def test_a_refit_opens_no_test_split_and_is_made_once(confirmed, refit, toprung):
+def test_a_refit_does_not_open_the_test_split_and_is_made_once(confirmed, refit, toprung):
     bench, storage, sweep_dir, _ = confirmed
     assert len(openings(sweep_dir)) == 1
     words = ("confirm", sweep_dir.sweep_id, "--top", "1", "--seeds", "2", "--refit", "--storage", storage)
@@ -134,17 +134,17 @@ def test_a_refit_opens_no_test_split_and_is_made_once(confirmed, refit, toprung)
     assert len(openings(sweep_dir)) == 1
 
 
-def test_confirmation_refit_and_report_are_kept_with_the_sweeps_run_in_mlflow(confirmed, refit, toprung):
+def test_confirmation_refit_and_report_are_in_the_sweeps_run_in_mlflow(confirmed, refit, toprung):
     from mlflow import MlflowClient
 
     bench, storage, sweep_dir, _ = confirmed
-    told = toprung("report", sweep_dir.sweep_id, "--storage", storage, folder=bench)
-    assert told.code == 0, told.stderr
+    command = toprung("report", sweep_dir.sweep_id, "--storage", storage, folder=bench)
+    assert command.code == 0, command.stderr
     (again,) = list_confirmations(sweep_dir)
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     parent = client.get_run(sweep_dir.mlflow_run_id)
-    kept = {file.path for file in client.list_artifacts(sweep_dir.mlflow_run_id, "report")}
-    assert kept >= {"report/report.html", "report/summary.md", "report/learning-curves.png"}
+    artifacts = {file.path for file in client.list_artifacts(sweep_dir.mlflow_run_id, "report")}
+    assert artifacts >= {"report/report.html", "report/summary.md", "report/learning-curves.png"}
     assert [file.path for file in client.list_artifacts(sweep_dir.mlflow_run_id, "confirmation")] == [
         "confirmation/confirmation.md"
     ]
@@ -157,7 +157,7 @@ def test_confirmation_refit_and_report_are_kept_with_the_sweeps_run_in_mlflow(co
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"model.pth", "MODEL_CARD.md"}
 
 
-def test_what_cannot_be_confirmed_is_said(confirmed):
+def test_a_sweep_that_cannot_be_confirmed_is_refused(confirmed):
     _, _, sweep_dir, _ = confirmed
     (again,) = list_confirmations(sweep_dir)
     with pytest.raises(UserError, match="is a controlled experiment"):
@@ -166,12 +166,12 @@ def test_what_cannot_be_confirmed_is_said(confirmed):
         confirmation_spec(sweep_dir, num_leaders=1, num_seeds=1)
 
 
-def test_another_confirmation_takes_other_seeds(confirmed):
+def test_another_confirmation_uses_other_seeds(confirmed):
     _, _, sweep_dir, _ = confirmed
     assert confirmation_spec(sweep_dir, num_leaders=1, num_seeds=2).seeds == (3, 4)
 
 
-def test_the_test_split_is_opened_once_and_the_winner_is_judged(confirmed, toprung):
+def test_the_test_split_is_opened_once_and_the_winner_is_evaluated(confirmed, toprung):
     bench, storage, sweep_dir, command = confirmed
     assert "is not significantly better than the default" in command.stdout or "default" in command.stdout
     assert "On the test split, opened now for the first time: accuracy 0." in command.stdout
@@ -186,23 +186,23 @@ def test_the_test_split_is_opened_once_and_the_winner_is_judged(confirmed, topru
     assert len(list_confirmations(sweep_dir)) == 1
 
 
-def test_a_second_opening_is_refused_and_a_broken_record_is_said(confirmed, tmp_path):
+def test_a_second_opening_is_refused_and_a_broken_record_is_reported(confirmed, tmp_path):
     _, _, sweep_dir, _ = confirmed
     with pytest.raises(UserError, match="was opened for"):
         score_on_test(tmp_path, sweep_dir=sweep_dir, sweep=sweep_dir.spec(), prepared_root=tmp_path, again=False)
     with pytest.raises(ExportFailed):
         score_on_test(tmp_path, sweep_dir=sweep_dir, sweep=sweep_dir.spec(), prepared_root=tmp_path, again=True)
-    whole = sweep_dir.test_log.read_text()
+    content = sweep_dir.test_log.read_text()
     sweep_dir.test_log.write_text('{"time": "now"')
     with pytest.raises(UserError, match="is not known"):
         openings(sweep_dir)
-    sweep_dir.test_log.write_text(whole)
+    sweep_dir.test_log.write_text(content)
 
 
 def test_the_report_says_what_was_confirmed(confirmed, toprung):
     bench, storage, sweep_dir, command = confirmed
-    told = toprung("report", sweep_dir.sweep_id, "--storage", storage, folder=bench)
-    assert told.code == 0, told.stderr
+    report = toprung("report", sweep_dir.sweep_id, "--storage", storage, folder=bench)
+    assert report.code == 0, report.stderr
     page = (sweep_dir.path / "report" / "report.html").read_text()
     (again,) = list_confirmations(sweep_dir)
     verdict = next(line for line in command.stdout.splitlines() if " the default (" in line or "has the best" in line)
@@ -211,8 +211,8 @@ def test_the_report_says_what_was_confirmed(confirmed, toprung):
     assert "The test split was opened once." in page
 
 
-def test_a_sweep_that_is_removed_takes_its_confirmations_along(confirmed, toprung):
-    bench, storage, sweep_dir, _ = confirmed  # the last test here: nothing is left for another one
+def test_removing_a_sweep_removes_its_confirmations(confirmed, toprung):
+    bench, storage, sweep_dir, _ = confirmed  # must be the last test here: it removes the sweep
     (again,) = list_confirmations(sweep_dir)
     with again.lock():
         refused = toprung("rm", sweep_dir.sweep_id, "--yes", "--storage", storage, folder=bench)

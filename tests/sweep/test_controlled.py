@@ -1,4 +1,4 @@
-"""A controlled experiment through the command: killed, resumed, compared, and what ledger and MLflow have of it."""
+"""A controlled experiment run by the real command: killed, resumed and compared, with its ledger and MLflow runs."""
 
 import json
 import re
@@ -26,11 +26,11 @@ def train_loop_per_worker(config):
         raise ValueError("seed 5 is unlucky")
     report = session.report
 
-    def unhurried(metrics, run):
+    def slow_report(metrics, run):
         time.sleep(0.5)
         report(metrics, run)
 
-    session.report = unhurried
+    session.report = slow_report
     try:
         convnet.train_loop_per_worker({**convnet.DEFAULTS, **config})
     finally:
@@ -68,7 +68,7 @@ def pair(new_bench, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(pair, start):
-    """The sweep, killed with all its processes once it had heard of an epoch."""
+    """The sweep, killed with all its processes once it had received an epoch."""
     bench, storage = pair
     command = start("sweep", "tune.pair", "--set", f"storage={storage}", "--name", "mine", folder=bench)
     command.read_until(lambda line: "best so far" in line)
@@ -84,11 +84,11 @@ def swept(killed, pair, toprung, sweep_of):
     return sweep_of(toprung("resume", "mine", "--storage", storage, folder=bench), storage)
 
 
-def test_the_first_line_says_what_is_trained(killed):
+def test_the_first_line_describes_the_plan(killed):
     assert ": 2 configurations × 2 seeds, 3 epochs each, " in killed.lines[0]
 
 
-def test_it_is_killed_and_resumed_and_every_configuration_had_every_seed_and_its_budget(swept):
+def test_after_kill_and_resume_every_configuration_has_every_seed_and_the_full_budget(swept):
     assert swept.command.code == 0, swept.command.stderr
     assert swept.shown["status"] == "finished"
     trials = sorted(swept.shown["trials"], key=lambda trial: trial["number"])
@@ -100,7 +100,7 @@ def test_it_is_killed_and_resumed_and_every_configuration_had_every_seed_and_its
     assert swept.command.left_behind() == []
 
 
-def test_optuna_has_them_as_what_they_were(swept):
+def test_optuna_has_the_trials_with_their_states_and_parameters(swept):
     sweep_dir = SweepDirectory(swept.folder)
     study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage_for_reading(sweep_dir))
     trials = study.get_trials()
@@ -124,19 +124,20 @@ def test_runs_can_be_filtered_by_experiment_and_seed_in_mlflow(swept):
 
 
 def test_a_trial_trains_with_its_own_seed(swept, pair, toprung):
-    """The same configuration with the same seed, trained alone, reaches the same figures."""
+    """`toprung train` with the same configuration and seed gives the same metrics."""
     bench, storage = pair
-    flags = [word for each in ("optimizer=sgd", "lr=0.05", "width=4", "depth=1") for word in ("--set", each)]
+    settings = ("optimizer=sgd", "lr=0.05", "width=4", "depth=1")
+    flags = [word for setting in settings for word in ("--set", setting)]
     seed_and_budget = ("--seed", 6, "--epochs", 3, "--threads", 1, "--storage", storage / "alone")
     alone = toprung("train", "trainers.fragile", *flags, *seed_and_budget, folder=bench)
     assert alone.code == 0, alone.stderr
     losses = [float(loss) for loss in re.findall(r"val/loss ([0-9.]+)", alone.stdout)]
     of_seed_5, _, of_seed_6, _ = ledger.read(SweepDirectory(swept.folder))
-    assert [round(each.metrics["val/loss"], 4) for each in of_seed_6.epochs_by_number.values()] == losses
-    assert [round(each.metrics["val/loss"], 4) for each in of_seed_5.epochs_by_number.values()] != losses
+    assert [round(epoch.metrics["val/loss"], 4) for epoch in of_seed_6.epochs_by_number.values()] == losses
+    assert [round(epoch.metrics["val/loss"], 4) for epoch in of_seed_5.epochs_by_number.values()] != losses
 
 
-def test_compare_answers_with_what_there_is(swept, pair, toprung):
+def test_compare_reports_the_failed_seed(swept, pair, toprung):
     bench, storage = pair
     compared = toprung("compare", "mine", "--storage", storage, folder=bench)
     assert compared.code == 0, compared.stderr
@@ -146,7 +147,7 @@ def test_compare_answers_with_what_there_is(swept, pair, toprung):
     assert report.code == 0, report.stderr
 
 
-def test_the_winners_folder_says_how_it_was_chosen_and_with_what_seed(swept):
+def test_the_exported_winner_states_its_seed_and_how_it_was_chosen(swept):
     config = json.loads((swept.folder / "export" / "config.json").read_text())
     assert config["seed"] == config["config"]["seed"] == swept.shown["best"]["config"]["seed"]
     card = (swept.folder / "export" / "MODEL_CARD.md").read_text()
@@ -165,7 +166,7 @@ def test_the_winners_folder_says_how_it_was_chosen_and_with_what_seed(swept):
         (["resume", "mine"], " is finished. For other seeds type: toprung sweep tune.pair --set 'seeds=[7, 8]'"),
     ],
 )
-def test_more_of_it_is_refused_in_one_line(swept, pair, toprung, typed, line):
+def test_resuming_or_extending_it_is_refused_in_one_line(swept, pair, toprung, typed, line):
     bench, storage = pair
     command = toprung(*typed, "--storage", storage, folder=bench)
     assert (command.code, command.stdout) == (2, "")
@@ -173,11 +174,11 @@ def test_more_of_it_is_refused_in_one_line(swept, pair, toprung, typed, line):
     assert line in command.stderr
 
 
-def test_no_searcher_can_be_told_of_other_trials(swept, pair, toprung):
+def test_a_warm_start_is_refused(swept, pair, toprung):
     bench, storage = pair
     command = toprung("sweep", "tune.pair", "--warm-start", "mine", "--set", f"storage={storage}", folder=bench)
     assert command.code == 2
-    assert command.stderr == "pair is a controlled experiment: no searcher could be told. Leave --warm-start out.\n"
+    assert command.stderr == "pair is a controlled experiment and has no searcher. Leave out --warm-start.\n"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_no_searcher_can_be_told_of_other_trials(swept, pair, toprung):
         ("num_trials=9", "num_trials cannot be 9: 2 configurations × 2 seeds, 3 epochs each, are 4 trials."),
     ],
 )
-def test_a_mistake_in_an_experiment_gets_one_line(pair, toprung, tmp_path, setting, line):
+def test_a_mistake_in_an_experiment_prints_one_line(pair, toprung, tmp_path, setting, line):
     bench, _ = pair
     command = toprung("sweep", "tune.pair", "--set", f"storage={tmp_path}", "--set", setting, folder=bench)
     assert (command.code, command.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""What travels to the trials beside the three folders, and what a trainer would miss there."""
+"""Which files are copied to the trials besides the three folders, and which a trainer would lack there."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ TRAINER = "trainers/mine.py"
 
 @pytest.fixture
 def write(workbench):
-    """Writes a file of the workbench."""
+    """Write a file of the project."""
 
     def into(name, content=""):
         file = workbench / name
@@ -32,7 +32,7 @@ def write(workbench):
 
 @pytest.fixture
 def include(workbench):
-    """Says in pyproject.toml what travels."""
+    """Set in pyproject.toml which files are copied."""
 
     def names(*entries):
         listed = ", ".join(f'"{entry}"' for entry in entries)
@@ -62,11 +62,11 @@ def _files(folder):
         ),
         ("import mylib\nimport other_lib", ["mylib.py", "other_lib.py"], r'\["mylib\.py", "other_lib\.py"\]$'),
         ("import random", ["random.py"], r"imports random\.py"),
-        ("from data import loader", ["data/loader.py"], r"data/loader\.py, but data never travels .* Move it"),
+        ("from data import loader", ["data/loader.py"], r"data/loader\.py, but data is never copied .* Move it"),
         ("from trainers import hidden", [".gitignore", "trainers/hidden.py"], r"hidden\.py, which git ignores"),
     ],
 )
-def test_what_would_stay_behind_is_named_with_what_to_type(workbench, write, source, files, words):
+def test_a_file_that_would_not_be_copied_is_named_with_the_remedy(workbench, write, source, files, words):
     write("trainers/other.py", "import deep")
     write("deep.py")
     for name in files:
@@ -82,19 +82,19 @@ def test_what_would_stay_behind_is_named_with_what_to_type(workbench, write, sou
         "import json, torch\nfrom trainers import convnet\nfrom toprung import session",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import mylib",
         "if __name__ == '__main__':\n    import mylib",
-        "import email.parser",  # a folder without __init__.py comes after what is installed
+        "import email.parser",  # an installed package takes precedence over a folder without __init__.py
         'NAMES = ["", ".", "mylib", "configs", "no/such.yaml", "a\\0b"]\n' + f"X = {'x' * 5000!r}",
         "def f(:",
     ],
 )
-def test_what_trials_find_or_never_run_is_let_pass(workbench, write, source):
+def test_what_trials_can_import_or_never_execute_is_accepted(workbench, write, source):
     write("mylib.py")
     write("email/parser.py")
     write("configs/a.yaml")
     check_dependencies(workbench, [write(TRAINER, source)])
 
 
-def test_a_module_that_is_installed_from_the_project_need_not_travel(workbench, write, monkeypatch):
+def test_a_module_that_is_installed_from_the_project_need_not_be_copied(workbench, write, monkeypatch):
     write("mylib.py")
     monkeypatch.setenv("PYTHONPATH", str(workbench))
     check_dependencies(workbench, [write(TRAINER, "import mylib")])
@@ -106,7 +106,7 @@ def test_a_trainer_that_git_ignores_is_refused(workbench, write):
         check_dependencies(workbench, [write(TRAINER)])
 
 
-def test_what_is_included_travels_in_the_snapshot_and_in_a_jobs_package(workbench, write, include, tmp_path):
+def test_included_files_are_in_the_snapshot_and_in_a_jobs_package(workbench, write, include, tmp_path):
     for name in ("mylib/__init__.py", "mylib/words.txt", "configs/a.yaml", "configs/b.yaml", "trainers/labels.json"):
         write(name, name)
     include("mylib", "configs/a.yaml", "trainers/labels.json")
@@ -124,18 +124,20 @@ def test_what_is_included_travels_in_the_snapshot_and_in_a_jobs_package(workbenc
         assert read_include(copy) == ("mylib", "configs/a.yaml", "trainers/labels.json")
 
 
-def test_included_files_are_hashed_as_code_and_alike_where_they_are_imported(workbench, write, include, tmp_path):
+def test_included_files_are_hashed_as_code_with_the_same_hash_where_they_are_imported(
+    workbench, write, include, tmp_path
+):
     write("mylib/__init__.py", "X = 1")
     write("configs/a.yaml", "a: 1")
     include("mylib", "configs")
     snapshot(workbench, tmp_path / "code")
     before = project_hash(tmp_path / "code")
-    ask = "import mylib; from toprung.project.code_hash import imported_project_hash; print(imported_project_hash())"
+    script = "import mylib; from toprung.project.code_hash import imported_project_hash; print(imported_project_hash())"
 
     def imported(*path):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
         ran = subprocess.run(
-            [sys.executable, "-c", ask], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
         return ran.stdout.strip()
 
@@ -154,18 +156,18 @@ def test_a_trial_opens_included_files_from_its_own_working_directory(workbench, 
     snapshot(workbench, tmp_path / "code")
     trial = tmp_path / "trial"
     trial.mkdir()
-    ask = (
+    script = (
         "from pathlib import Path; from toprung.project.code_hash import link_included; link_included(Path.cwd()); "
         "link_included(Path.cwd()); print(open('configs/a.yaml').read(), open('trainers/labels.json').read())"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "code")}
     ran = subprocess.run(
-        [sys.executable, "-c", ask], cwd=trial, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], cwd=trial, env=environment, capture_output=True, text=True, check=True
     )
     assert ran.stdout == "a: 1 []\n"
 
 
-def test_what_git_ignores_or_python_compiled_does_not_travel(workbench, write, include, tmp_path):
+def test_ignored_and_compiled_files_are_not_copied(workbench, write, include, tmp_path):
     for name in ("mylib/__init__.py", "mylib/secret.env", "mylib/__pycache__/a.pyc"):
         write(name)
     write(".gitignore", "secret.env\n")
@@ -173,7 +175,7 @@ def test_what_git_ignores_or_python_compiled_does_not_travel(workbench, write, i
     assert [name for name in list_sent_files(workbench) if name.startswith("mylib")] == ["mylib/__init__.py"]
 
 
-def test_a_submodule_travels_whole(workbench, write, include):
+def test_a_submodule_is_copied_whole(workbench, write, include):
     write("mylib/__init__.py")
     subprocess.run(["git", "init", "-q"], cwd=workbench / "mylib", check=True)
     include("mylib")
@@ -199,7 +201,7 @@ def test_a_submodule_travels_whole(workbench, write, include):
         ("include = [", r"pyproject\.toml cannot be read: .* Correct it"),
     ],
 )
-def test_an_include_that_cannot_travel_is_refused_in_one_line(workbench, write, tmp_path, content, words):
+def test_an_include_that_cannot_be_copied_is_refused_in_one_line(workbench, write, tmp_path, content, words):
     write("mylib.py")
     (workbench / "empty").mkdir()
     (workbench / "out").symlink_to(tmp_path)
@@ -210,9 +212,7 @@ def test_an_include_that_cannot_travel_is_refused_in_one_line(workbench, write, 
     assert not (tmp_path / "code").exists()
 
 
-def test_a_copy_of_the_workbench_takes_the_place_of_an_included_module(
-    workbench, write, include, tmp_path, forgotten_workbench
-):
+def test_a_copy_of_the_project_replaces_an_included_module(workbench, write, include, tmp_path, forgotten_workbench):
     write("mylib.py", "WHERE = 'project'")
     include("mylib.py")
     snapshot(workbench, tmp_path / "code")
@@ -224,7 +224,7 @@ def test_a_copy_of_the_workbench_takes_the_place_of_an_included_module(
     del sys.modules["mylib"]
 
 
-def test_a_failure_over_a_file_that_stayed_behind_says_where_it_is(workbench, write):
+def test_a_failure_for_lack_of_a_file_says_where_the_file_is(workbench, write):
     write("configs/a.yaml")
     write("mylib.py")
     assert f"{workbench}/mylib.py exists, but trials run in a copy" in missing_file_hint(

@@ -1,4 +1,4 @@
-"""The winner's folder: a stranger can load it, it scores what MLflow shows, and a wrong one never gets its name."""
+"""The exported winner: others can load it, it scores as in MLflow, and a wrong model is never exported."""
 
 import json
 import shutil
@@ -15,8 +15,8 @@ from toprung.records import ledger
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
 
-# What a reader of the model card would write, with torch and toprung.vision alone.
-STRANGER = """
+# The code that a reader of the model card would write, using only torch and toprung.vision.
+READER_CODE = """
 import sys
 from pathlib import Path
 
@@ -45,10 +45,10 @@ def split(finished, bench, tmp_path_factory):
     return file
 
 
-def test_a_fresh_process_with_torch_and_vision_alone_scores_what_mlflow_shows(finished, split, tmp_path):
+def test_a_new_process_with_only_torch_and_vision_gets_the_score_in_mlflow(finished, split, tmp_path):
     copied = shutil.copytree(finished.shown["export_dir"], tmp_path / "somewhere" / "else")
     ran = subprocess.run(
-        [sys.executable, "-c", STRANGER, copied, split], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", READER_CODE, copied, split], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     scored, imported = ran.stdout.splitlines()
     best = finished.shown["best"]
@@ -57,7 +57,7 @@ def test_a_fresh_process_with_torch_and_vision_alone_scores_what_mlflow_shows(fi
     assert imported == "[]"
 
 
-def test_the_folder_holds_what_it_promises(finished):
+def test_the_folder_has_the_documented_files(finished):
     folder = Path(finished.shown["export_dir"])
     assert {path.name for path in folder.iterdir()} == {
         "model.pth", "config.json", "metrics.json", "labels.json", "MODEL_CARD.md"
@@ -74,10 +74,10 @@ def test_the_folder_holds_what_it_promises(finished):
     assert metrics["verified"]["val/accuracy"] == metrics["metrics"]["val/accuracy"] == finished.shown["best"]["value"]
 
 
-def test_the_model_card_says_what_it_was_made_of_and_how_it_was_chosen(finished):
+def test_the_model_card_states_the_lineage_and_how_the_model_was_chosen(finished):
     card = Path(finished.shown["export_dir"], "MODEL_CARD.md").read_text()
     lineage = json.loads((finished.folder / "lineage.json").read_text())
-    for message in (
+    for text in (
         finished.shown["sweep_id"],
         f"{finished.shown['best']['value']:.6g}",
         lineage["data_fingerprint"],
@@ -89,13 +89,13 @@ def test_the_model_card_says_what_it_was_made_of_and_how_it_was_chosen(finished)
         "The best of 6 trials",
         "The test split was not opened",
     ):
-        assert message in card
+        assert text in card
     for name in finished.shown["best"]["config"]:
         assert f"| {name} |" in card
 
 
 def _export(finished, bench, folder, *, change):
-    """Export the finished sweep's winner once more, from a copy that was tampered with."""
+    """Return a copy of the finished sweep with a changed winner, and a function that exports it."""
     copied = SweepDirectory(shutil.copytree(finished.folder, folder / finished.shown["sweep_id"]))
     shutil.rmtree(copied.export_folder)
     winner = next(record for record in ledger.read(copied) if record.trial_id == finished.shown["best"]["trial_id"])
@@ -125,8 +125,8 @@ def _truncate(folder):
 
 def _edit(name, value):
     def change(folder):
-        about = json.loads((folder / "model.json").read_text())
-        (folder / "model.json").write_text(json.dumps({**about, name: value}))
+        meta = json.loads((folder / "model.json").read_text())
+        (folder / "model.json").write_text(json.dumps({**meta, name: value}))
 
     return change
 
@@ -150,7 +150,7 @@ def test_a_winner_that_was_tampered_with_is_not_exported(finished, bench, tmp_pa
     assert not [path.name for path in copied.path.iterdir() if "export" in path.name]
 
 
-def test_an_untouched_winner_is_exported_again_to_the_same_bytes(finished, bench, tmp_path):
+def test_exporting_an_unchanged_winner_again_gives_the_same_bytes(finished, bench, tmp_path):
     copied, export = _export(finished, bench, tmp_path, change=lambda folder: None)
     assert export() == copied.export_folder
     for name in ("model.pth", "config.json", "metrics.json", "labels.json", "MODEL_CARD.md"):

@@ -1,4 +1,4 @@
-"""A sweep that went well: what the screen, the command line, the ledger and MLflow say of it, and that they agree."""
+"""A successful sweep: its output, the ledger, Optuna and MLflow, and that they agree."""
 
 import json
 import re
@@ -12,10 +12,10 @@ from toprung.records import ledger
 from toprung.records.journal import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
 
-OF_OPTUNA = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+OPTUNA_STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
 
 
-def test_it_ends_with_zero_and_says_where_everything_is(finished):
+def test_it_exits_with_0_and_says_where_everything_is(finished):
     command, best = finished.command, finished.shown["best"]
     assert (command.code, command.stderr) == (0, "")
     assert f"{finished.shown['sweep_id']} finished in " in command.stdout
@@ -26,7 +26,7 @@ def test_it_ends_with_zero_and_says_where_everything_is(finished):
     assert command.stdout.rstrip().splitlines()[-1].split() == ["log", finished.shown["log"]]
 
 
-def test_nothing_of_ray_or_mlflow_is_on_the_screen_but_in_the_log(finished):
+def test_output_of_ray_and_mlflow_goes_to_the_log_and_not_to_the_screen(finished):
     lines = finished.command.stdout.splitlines()
     events = [line for line in lines if re.match(r"\d\d:\d\d:\d\d ", line)]
     assert lines[: len(events)] == events
@@ -43,7 +43,7 @@ def test_no_process_is_left(finished):
     assert finished.command.left_behind() == []
 
 
-def test_show_gives_what_it_promises(finished):
+def test_show_has_the_documented_fields(finished):
     shown = finished.shown
     assert set(shown) >= {
         "sweep_id", "status", "tracking_uri", "mlflow_run_id", "optuna_storage", "export_dir", "best", "trials"
@@ -58,7 +58,7 @@ def test_show_gives_what_it_promises(finished):
     assert [trial["number"] for trial in shown["trials"]] == list(range(6))
 
 
-def test_the_best_is_the_best_of_the_trials(finished):
+def test_the_best_has_the_best_value_of_all_trials(finished):
     best = finished.shown["best"]
     assert best["value"] == max(trial["value"] for trial in finished.shown["trials"])
     trial = finished.trials[best["trial_id"]]
@@ -72,7 +72,7 @@ def test_the_first_trial_is_the_authors_default_and_ran_to_the_top_rung(finished
     assert (first["config"]["width"], first["config"]["depth"]) == (8, 2)
 
 
-def test_stopped_trials_stopped_at_a_rung_and_finished_ones_at_the_top(finished):
+def test_stopped_trials_end_at_a_rung_and_finished_ones_at_the_top_rung(finished):
     for trial in finished.shown["trials"]:
         if trial["status"] == "finished":
             assert (trial["epochs"], trial["rung"]) == (3, None)
@@ -81,7 +81,7 @@ def test_stopped_trials_stopped_at_a_rung_and_finished_ones_at_the_top(finished)
             assert re.fullmatch(r"ASHA: \d\.\d{4}, needed \d\.\d{4}", trial["cause"])
 
 
-def test_a_sweep_is_shown_by_its_name_too(finished, toprung, bench):
+def test_a_sweep_can_be_shown_by_its_name(finished, toprung, bench):
     by_name = toprung("show", "well", "--json", "--storage", finished.storage, folder=bench)
     assert json.loads(by_name.stdout) == finished.shown
     plain = toprung("show", "well", "--storage", finished.storage, folder=bench)
@@ -90,9 +90,9 @@ def test_a_sweep_is_shown_by_its_name_too(finished, toprung, bench):
     assert finished.uri in plain.stdout
 
 
-def test_list_has_one_line_a_sweep(finished, toprung, bench):
+def test_list_has_one_line_per_sweep(finished, toprung, bench):
     listed = json.loads(toprung("list", "--json", "--storage", finished.storage, folder=bench).stdout)
-    assert [each["sweep_id"] for each in listed] == [finished.shown["sweep_id"]]
+    assert [sweep["sweep_id"] for sweep in listed] == [finished.shown["sweep_id"]]
     assert listed[0]["num_trials"] == 6
     assert "trials" not in listed[0]
     plain = toprung("list", "--storage", finished.storage, folder=bench).stdout
@@ -100,18 +100,18 @@ def test_list_has_one_line_a_sweep(finished, toprung, bench):
     assert "well" in plain
 
 
-def test_a_name_is_taken_only_once(finished, toprung, bench):
+def test_a_name_can_be_used_only_once(finished, toprung, bench):
     again = toprung("sweep", "tune.smoke", "--name", "well", "--set", f"storage={finished.storage}", folder=bench)
     assert (again.code, again.stdout) == (2, "")
     assert again.stderr.startswith('A sweep named "well" is there already')
     assert len(list(finished.storage.glob("smoke-*"))) == 1
 
 
-def test_optuna_was_told_what_happened(finished):
+def test_optuna_has_the_true_states_and_values(finished):
     storage = storage_for_reading(SweepDirectory(finished.folder))
     study = optuna.load_study(study_name=finished.shown["optuna_study"], storage=storage)
     for frozen, trial in zip(study.get_trials(), finished.shown["trials"], strict=True):
-        assert frozen.state is OF_OPTUNA[trial["status"]]
+        assert frozen.state is OPTUNA_STATES[trial["status"]]
         assert sorted(frozen.intermediate_values) == list(range(1, trial["epochs"] + 1))
         assert max(frozen.intermediate_values.values()) == trial["value"]
         if trial["status"] == "finished":
@@ -141,7 +141,7 @@ def test_mlflow_has_the_true_statuses_and_reasons(finished):
         assert run.info.end_time >= run.info.start_time
 
 
-def test_parameters_are_in_mlflow_once_and_never_as_metrics(finished):
+def test_parameters_are_in_mlflow_as_parameters_and_not_as_metrics(finished):
     for trial_id, run in finished.children.items():
         config = finished.trials[trial_id]["config"]
         assert run.data.params == {name: str(value) for name, value in config.items()}
@@ -162,7 +162,7 @@ def test_mlflow_sorts_trials_by_the_value_that_ranks_them(finished):
     assert sorted_by_mlflow[0].data.tags["toprung.trial_id"] == finished.shown["best"]["trial_id"]
 
 
-def test_metrics_in_mlflow_are_the_ledgers_one_a_step(finished):
+def test_metrics_in_mlflow_equal_the_ledgers_with_one_value_per_step(finished):
     records = {record.trial_id: record for record in ledger.read(SweepDirectory(finished.folder))}
     for trial_id, run in finished.children.items():
         record = records[trial_id]
@@ -186,12 +186,12 @@ def test_every_child_has_its_best_weights_and_its_configuration(finished, tmp_pa
         with open(f"{folder}/config.json") as file:
             assert json.load(file)["config"] == finished.trials[trial_id]["config"]
         with open(f"{folder}/model.json") as file:
-            about = json.load(file)
-        assert about["epoch"] == finished.trials[trial_id]["epoch"]
-        assert about["metrics"]["val/accuracy"] == finished.trials[trial_id]["value"]
+            meta = json.load(file)
+        assert meta["epoch"] == finished.trials[trial_id]["epoch"]
+        assert meta["metrics"]["val/accuracy"] == finished.trials[trial_id]["value"]
 
 
-def test_the_parent_names_the_winner_and_keeps_the_export(finished):
+def test_the_parent_run_names_the_winner_and_has_the_export(finished):
     parent = finished.parent
     assert parent.data.metrics["best/val/accuracy"] == finished.shown["best"]["value"]
     assert parent.data.metrics["toprung/trials"] == 6
@@ -216,12 +216,12 @@ def test_the_sweeps_run_has_the_lineage_and_every_run_the_source(finished):
         assert run.data.tags["mlflow.source.name"] == "tune.smoke"
 
 
-def test_only_those_that_can_still_win_keep_their_weights_on_disk(finished):
+def test_only_trials_that_can_still_win_keep_their_weights_on_disk(finished):
     best = finished.shown["best"]["trial_id"]
     for trial_id, trial in finished.trials.items():
-        kept = {path.name for path in (finished.folder / "trials" / trial_id).glob("*.pth")}
+        files = {path.name for path in (finished.folder / "trials" / trial_id).glob("*.pth")}
         could_win = trial_id == best or trial["status"] == "finished"
-        assert kept == ({"model.pth", "last.pth"} if could_win else set())
+        assert files == ({"model.pth", "last.pth"} if could_win else set())
     assert any(trial["status"] == "stopped" for trial in finished.trials.values())
 
 
@@ -231,21 +231,21 @@ def test_tune_wrote_no_file_for_every_result(finished):
     assert not [name for name in names if name.startswith("events.out.tfevents")]
 
 
-def test_the_code_that_ran_is_kept(finished, bench):
+def test_the_code_of_the_sweep_is_kept(finished, bench):
     for name in ("trainers/convnet.py", "search_spaces/convnet.py", "tune/smoke.py"):
         assert (finished.folder / "code" / name).read_text() == (bench / name).read_text()
 
 
-def test_a_training_alone_gives_the_very_numbers_of_the_same_trial(finished, toprung, bench, tmp_path):
+def test_train_gives_exactly_the_metrics_of_the_same_trial(finished, toprung, bench, tmp_path):
     settings = [f"{name}={json.dumps(value)}" for name, value in finished.shown["trials"][0]["config"].items()]
     flags = [word for setting in settings for word in ("--set", setting)]
     alone = toprung("train", "trainers.convnet", *flags, "--threads", 1, "--storage", tmp_path, folder=bench)
     assert alone.code == 0, alone.stderr
     assert len(re.findall(r"^epoch \d/3  ", alone.stdout, re.MULTILINE)) == 3
     (folder,) = tmp_path.glob("train-convnet-*")
-    about = json.loads((folder / "model.json").read_text())
+    meta = json.loads((folder / "model.json").read_text())
     record = ledger.read(SweepDirectory(finished.folder))[0]
-    assert about["epoch"] == record.epoch
+    assert meta["epoch"] == record.epoch
     metrics = record.epochs_by_number[record.epoch].metrics
     reported = {name: value for name, value in metrics.items() if name != "time/epoch_seconds"}
-    assert about["metrics"] == reported
+    assert meta["metrics"] == reported

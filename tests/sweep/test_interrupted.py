@@ -1,4 +1,4 @@
-"""Ctrl-C, a closed terminal, `toprung stop`: during trials, and while Ray is still starting; and what listens where."""
+"""Ctrl-C, a closed terminal and `toprung stop`, during trials and while Ray starts; and which sockets listen where."""
 
 import ipaddress
 import json
@@ -36,7 +36,7 @@ def _flags(storage, *settings):
 
 
 def _listening(processes):
-    """(address, command) of every socket that these processes listen on."""
+    """Return the address and the command of every socket on which these processes listen."""
     result = []
     for process in processes:
         try:
@@ -57,21 +57,21 @@ def listening():
 
 @pytest.fixture(scope="module")
 def interrupted(new_bench, start, sweep_of, listening, tmp_path_factory):
-    """A sweep of long trials, and short ones every other, interrupted once after one short trial has finished."""
+    """A sweep of one short trial and long ones, interrupted once the short one has finished."""
     bench, storage = new_bench(), tmp_path_factory.mktemp("interrupted")
     (bench / "trainers" / "mixed.py").write_text(MIXED_TRAINER)
     (bench / "search_spaces" / "mixed.py").write_text('def space(trial):\n    return {"long": trial.number}\n')
     settings = ["trainer=trainers.mixed", "space=search_spaces.mixed", *PATIENT]
     command = start("sweep", "tune.smoke", *_flags(storage, *settings), folder=bench)
     command.read_until(lambda line: "trial 0 finished" in line)
-    while len(list(storage.glob("smoke-*/trials/*/last.pth"))) < 2:  # a long one has reported too
+    while len(list(storage.glob("smoke-*/trials/*/last.pth"))) < 2:  # a long trial has reported too
         time.sleep(0.05)
     listening += _listening(command.processes())
     command.interrupt().finish()
     return sweep_of(command, storage)
 
 
-def test_ctrl_c_ends_with_130_and_says_so(interrupted):
+def test_ctrl_c_exits_with_130_and_a_message(interrupted):
     assert interrupted.command.code == 130
     assert interrupted.command.stderr == ""
     assert "stopping (stopped by the user): 2 running trials keep their last epoch" in interrupted.command.stdout
@@ -84,7 +84,7 @@ def test_no_process_is_left_after_ctrl_c(interrupted):
     assert interrupted.command.left_behind() == []
 
 
-def test_finished_trials_are_kept_and_running_ones_end_killed(interrupted):
+def test_finished_trials_are_kept_and_running_ones_are_interrupted(interrupted):
     statuses = [trial["status"] for trial in interrupted.shown["trials"]]
     assert statuses[0] == "finished"
     assert set(statuses[1:]) == {"interrupted"}
@@ -120,9 +120,9 @@ def test_the_best_so_far_is_exported(interrupted):
     assert metrics["epoch"] == best["epoch"]
 
 
-def test_nothing_of_a_sweep_listens_beyond_loopback(interrupted, listening):
+def test_a_sweep_listens_only_on_loopback(interrupted, listening):
     assert any(name.startswith(("gcs_server", "raylet")) for _, name in listening)
-    assert [place for place in listening if not _is_loopback(place[0])] == []
+    assert [(address, name) for address, name in listening if not _is_loopback(address)] == []
 
 
 def _is_loopback(address):
@@ -145,20 +145,20 @@ def test_ctrl_c_while_ray_is_starting_leaves_nothing(bench, start, tmp_path):
         assert [run.info.status for run in client.search_runs(experiments)] in ([], ["KILLED"])
 
 
-def test_a_terminal_that_is_closed_is_as_clean_as_ctrl_c(bench, start, sweep_of, tmp_path):
-    """The kernel then sends SIGHUP to whatever is in the foreground there, Ray included, and takes no more output."""
-    ours, theirs = pty.openpty()
+def test_closing_the_terminal_is_as_clean_as_ctrl_c(bench, start, sweep_of, tmp_path):
+    """The kernel then sends SIGHUP to the foreground processes, including Ray, and accepts no more output."""
+    master, slave = pty.openpty()
     in_terminal = ("sh", "-c", 'exec "$@" <"$TERMINAL" >"$TERMINAL" 2>&1', "sh")
     settings = _flags(tmp_path, *PATIENT, "num_trials=2", "constants.width=4")
-    env = {"TERMINAL": os.ttyname(theirs), "TERM": "xterm"}
+    env = {"TERMINAL": os.ttyname(slave), "TERM": "xterm"}
     command = start("sweep", "tune.smoke", *settings, folder=bench, env=env, before=in_terminal)
     shown = b""
     while not list(tmp_path.glob("smoke-*/trials/*/last.pth")):
         assert command.process.poll() is None, shown.decode()
-        if select.select([ours], [], [], 0.05)[0]:
-            shown += os.read(ours, 65536)
-    os.close(ours)
-    os.close(theirs)
+        if select.select([master], [], [], 0.05)[0]:
+            shown += os.read(master, 65536)
+    os.close(master)
+    os.close(slave)
     command.finish()
     assert "Optuna TPE" in shown.decode()
     assert command.code == 130
@@ -169,7 +169,7 @@ def test_a_terminal_that_is_closed_is_as_clean_as_ctrl_c(bench, start, sweep_of,
     assert {run.info.status for run in [swept.parent, *swept.children.values()]} == {"KILLED"}
 
 
-def test_a_sweep_outlives_whoever_reads_its_lines(bench, start, sweep_of, tmp_path):
+def test_a_sweep_survives_when_its_output_is_closed(bench, start, sweep_of, tmp_path):
     command = start("sweep", "tune.smoke", *_flags(tmp_path, "max_train=200", "constants.width=4"), folder=bench)
     command.read_until(lambda line: "6 trials" in line)
     command.process.stdout.close()
@@ -178,7 +178,7 @@ def test_a_sweep_outlives_whoever_reads_its_lines(bench, start, sweep_of, tmp_pa
     assert sweep_of(command, tmp_path).shown["status"] == "finished"
 
 
-def test_a_stop_from_another_terminal_while_ray_is_starting_is_heard(bench, start, toprung, sweep_of, tmp_path):
+def test_a_stop_from_another_terminal_works_while_ray_is_starting(bench, start, toprung, sweep_of, tmp_path):
     command = start("sweep", "tune.smoke", *_flags(tmp_path, *PATIENT, "constants.width=4"), folder=bench)
     command.read_until(lambda line: "40 trials" in line)
     (folder,) = tmp_path.glob("smoke-*")
@@ -190,11 +190,11 @@ def test_a_stop_from_another_terminal_while_ray_is_starting_is_heard(bench, star
     assert sweep_of(command, tmp_path).shown["status"] == "stopped"
 
 
-def test_a_signal_is_acted_on_outside_of_the_line_that_it_may_have_interrupted():
-    """Python refuses to print where a print is under way, and a signal's handler runs inside of it."""
-    acting = []
-    with stop_signals(lambda: acting.append(threading.current_thread())):
+def test_a_signal_is_handled_in_another_thread():
+    """A signal handler may interrupt a print, and Python does not allow another print inside it."""
+    threads = []
+    with stop_signals(lambda: threads.append(threading.current_thread())):
         os.kill(os.getpid(), signal.SIGINT)
-        wait_until(lambda: acting, "the signal")
-    assert acting[0] is not threading.main_thread()
-    acting[0].join()
+        wait_until(lambda: threads, "the signal")
+    assert threads[0] is not threading.main_thread()
+    threads[0].join()

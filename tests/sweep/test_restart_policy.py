@@ -1,4 +1,4 @@
-"""Which errors of a trial are losses, on Ray's own exceptions; and that Tune still asks the trial about each error."""
+"""Which of Ray's exceptions count as a lost process, and that Ray Tune still asks the trial about each error."""
 
 import ray.cloudpickle
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
@@ -12,14 +12,14 @@ from toprung.sweep.restart_policy import MAX_NODE_RESTARTS, RestartPolicy
 HERE = [Node("here", "a", {"CPU": 1}, {})]
 
 
-class Judge(RestartPolicy):
+class Policy(RestartPolicy):
     def __init__(self, *, its_nodes=("here",), nodes=HERE):
-        self.epochs, self.told = 0, []
+        self.epochs, self.reasons = 0, []
         super().__init__(
             get_epochs=lambda trial_id: self.epochs,
             get_nodes=lambda trial_id: its_nodes,
             list_nodes=lambda: nodes,
-            on_restart=lambda trial_id, what: self.told.append(what),
+            on_restart=lambda trial_id, reason: self.reasons.append(reason),
         )
 
 
@@ -34,48 +34,48 @@ def _preempted():
     return error
 
 
-def test_an_exception_of_the_loop_is_a_failure_at_once():
-    judge = Judge()
-    assert not judge("a", _raised(ValueError("the loop's own")))
-    assert not judge("a", RuntimeError("Tune's own"))
-    assert judge.told == []
+def test_an_exception_of_the_loop_fails_the_trial_at_once():
+    policy = Policy()
+    assert not policy("a", _raised(ValueError("the loop's own")))
+    assert not policy("a", RuntimeError("Tune's own"))
+    assert policy.reasons == []
 
 
-def test_a_process_that_died_is_given_one_more_chance_an_epoch():
-    judge = Judge()
-    assert judge("a", ActorDiedError())
-    assert not judge("a", ActorDiedError())
-    judge.epochs = 1
-    assert judge("a", ActorDiedError())
-    assert judge("b", ActorDiedError())
-    assert set(judge.told) == {"its process died"}
+def test_a_trial_whose_process_died_restarts_once_per_epoch():
+    policy = Policy()
+    assert policy("a", ActorDiedError())
+    assert not policy("a", ActorDiedError())
+    policy.epochs = 1
+    assert policy("a", ActorDiedError())
+    assert policy("b", ActorDiedError())
+    assert set(policy.reasons) == {"its process died"}
 
 
-def test_a_lost_node_is_told_by_what_cannot_be_reached_by_notice_or_by_the_list_of_nodes():
-    gone = Judge(its_nodes=("there",))
-    assert gone("a", ActorDiedError())
-    gone_with_another_rank = Judge(its_nodes=("here", "there"))
-    assert gone_with_another_rank("a", ActorDiedError())
-    unreachable = Judge()
+def test_a_lost_node_is_recognised_by_being_unreachable_preempted_or_not_listed():
+    lost = Policy(its_nodes=("there",))
+    assert lost("a", ActorDiedError())
+    lost_with_another_rank = Policy(its_nodes=("here", "there"))
+    assert lost_with_another_rank("a", ActorDiedError())
+    unreachable = Policy()
     assert unreachable("a", ActorUnavailableError("socket closed", None))
-    noticed = Judge()
-    assert noticed("a", _preempted())
-    told = [each.told for each in (gone, gone_with_another_rank, unreachable, noticed)]
-    assert told == [["its node was lost"]] * 4
+    preempted = Policy()
+    assert preempted("a", _preempted())
+    reasons = [policy.reasons for policy in (lost, lost_with_another_rank, unreachable, preempted)]
+    assert reasons == [["its node was lost"]] * 4
 
 
-def test_lost_nodes_are_forgiven_often_but_not_for_ever():
-    judge = Judge(its_nodes=("there",))
-    again = [judge("a", ActorDiedError()) for _ in range(MAX_NODE_RESTARTS + 1)]
+def test_a_trial_restarts_often_but_not_forever_after_lost_nodes():
+    policy = Policy(its_nodes=("there",))
+    again = [policy("a", ActorDiedError()) for _ in range(MAX_NODE_RESTARTS + 1)]
     assert again == [True] * MAX_NODE_RESTARTS + [False]
 
 
-def test_a_worker_that_died_below_a_trial_is_a_loss_too():
-    assert Judge()("a", _raised(ActorDiedError()))
+def test_a_worker_process_that_died_counts_as_lost_too():
+    assert Policy()("a", _raised(ActorDiedError()))
 
 
-def test_an_actor_that_could_not_be_made_is_a_failure():
-    assert not Judge()("a", ActorDiedError(_raised(ImportError("no such module"))))
+def test_an_actor_that_could_not_be_created_is_a_failure():
+    assert not Policy()("a", ActorDiedError(_raised(ImportError("no such module"))))
 
 
 class OneTrial(Searcher):
@@ -90,11 +90,13 @@ class OneTrial(Searcher):
 
 
 def test_tune_asks_the_trial_itself_about_each_error(tmp_path, monkeypatch):
-    """`handle_error` and `should_recover` are Tune's; where a new Ray asks otherwise, it shows here."""
-    generator = SweepTrialGenerator(OneTrial(metric="m", mode="max"), should_restart=Judge())
+    """`handle_error` and `should_recover` are Ray Tune's; this test fails if a new Ray stops using them."""
+    generator = SweepTrialGenerator(OneTrial(metric="m", mode="max"), should_restart=Policy())
     generator.add_configurations([Experiment("tune", run=lambda config: None, storage_path=str(tmp_path))])
     trial = generator.next_trial()
-    monkeypatch.setattr(type(trial), "local_path", None)  # a file for the error's text: Ray must run for it
+    monkeypatch.setattr(
+        type(trial), "local_path", None
+    )  # otherwise it writes the error to a file, which needs a running Ray
     trial.handle_error(ActorDiedError())
     assert trial.should_recover()
     trial.handle_error(_raised(ValueError("the loop's own")))
@@ -102,7 +104,7 @@ def test_tune_asks_the_trial_itself_about_each_error(tmp_path, monkeypatch):
     assert "should_restart" not in str(trial.get_json_state())
 
 
-def test_what_tune_writes_down_of_a_sweep_holds_no_judge():
-    judge = Judge()
-    judge.told.append(open)  # cannot be pickled by value
-    assert vars(ray.cloudpickle.loads(ray.cloudpickle.dumps(judge))) == {}
+def test_what_tune_pickles_of_a_sweep_does_not_contain_the_policy():
+    policy = Policy()
+    policy.reasons.append(open)  # cannot be pickled by value
+    assert vars(ray.cloudpickle.loads(ray.cloudpickle.dumps(policy))) == {}

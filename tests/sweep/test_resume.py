@@ -1,4 +1,4 @@
-"""A sweep's later lives: stopped from another terminal, resumed, extended, told to another sweep, removed."""
+"""One sweep that is stopped from another terminal, resumed, extended, used for a warm start, and removed."""
 
 import json
 import os
@@ -37,14 +37,14 @@ def sweep():
 
 @pytest.fixture(scope="module")
 def lives(new_bench, tmp_path_factory):
-    """A workbench of its own, for these tests change its recipe; and a storage folder."""
+    """A project only for these tests, which change its recipe, and a storage folder."""
     bench = new_bench()
     loop = (bench / "trainers" / "convnet.py").read_text()
     storage = tmp_path_factory.mktemp("lives")
     slow = f'        time.sleep(4 if os.path.exists("{storage}/slowly") else 0.2)\n        session.report('
-    unhurried = loop.replace("        session.report(", slow)
+    slow_loop = loop.replace("        session.report(", slow)
     (bench / "trainers" / "slow.py").write_text(
-        unhurried.replace("\nimport torch\n", "\nimport os\nimport time\n\nimport torch\n")
+        slow_loop.replace("\nimport torch\n", "\nimport os\nimport time\n\nimport torch\n")
     )
     (bench / "tune" / "lives.py").write_text(RECIPE)
     return bench, storage
@@ -52,21 +52,21 @@ def lives(new_bench, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stopped(lives, start, toprung, sweep_of):
-    """A sweep that `toprung stop` ended after its first trial had."""
+    """A sweep that `toprung stop` ended once its first trial had ended."""
     bench, storage = lives
     command = start("sweep", "tune.lives", "--set", f"storage={storage}", "--name", "mine", folder=bench)
     command.read_until(lambda line: "finished" in line or "stopped at rung" in line)
     (storage / "slowly").touch()
-    meanwhile = toprung("resume", "mine", "--storage", storage, folder=bench)
+    resuming = toprung("resume", "mine", "--storage", storage, folder=bench)
     stopping = toprung("stop", "mine", "--storage", storage, folder=bench)
     (storage / "slowly").unlink()
-    return sweep_of(command.finish(), storage), meanwhile, stopping
+    return sweep_of(command.finish(), storage), resuming, stopping
 
 
-def test_a_sweep_that_runs_is_not_resumed(stopped):
-    swept, meanwhile, _ = stopped
-    assert meanwhile.code == 2
-    assert meanwhile.stderr == f"{swept.shown['sweep_id']} is running. Type: toprung stop {swept.shown['sweep_id']}\n"
+def test_a_running_sweep_cannot_be_resumed(stopped):
+    swept, resuming, _ = stopped
+    assert resuming.code == 2
+    assert resuming.stderr == f"{swept.shown['sweep_id']} is running. Type: toprung stop {swept.shown['sweep_id']}\n"
 
 
 def test_stop_from_another_terminal_is_as_clean_as_ctrl_c(stopped):
@@ -80,7 +80,7 @@ def test_stop_from_another_terminal_is_as_clean_as_ctrl_c(stopped):
     assert swept.command.left_behind() == []
 
 
-def test_a_sweep_that_does_not_run_cannot_be_stopped(stopped, lives, toprung):
+def test_a_sweep_that_is_not_running_cannot_be_stopped(stopped, lives, toprung):
     bench, storage = lives
     again = toprung("stop", "mine", "--storage", storage, folder=bench)
     assert again.code == 2
@@ -89,7 +89,7 @@ def test_a_sweep_that_does_not_run_cannot_be_stopped(stopped, lives, toprung):
 
 @pytest.fixture(scope="module")
 def refused(stopped, lives, toprung):
-    """An attempt to resume with a recipe that says something else now."""
+    """An attempt to resume after the recipe has changed."""
     bench, storage = lives
     recipe = bench / "tune" / "lives.py"
     recipe.write_text(RECIPE.replace("max_epochs=3", "max_epochs=9").replace("num_trials=8", "num_trials=10"))
@@ -98,12 +98,12 @@ def refused(stopped, lives, toprung):
     return command
 
 
-def test_a_changed_recipe_is_refused_with_what_differs(refused):
+def test_a_changed_recipe_is_refused_with_the_differences(refused):
     assert refused.code == 2
     first, *differences, last = refused.stderr.splitlines()
     assert first.startswith("The recipe tune.lives has changed since lives-")
     assert differences == ["  num_trials: 8, now 10", "  asha.max_epochs: 3, now 9"]
-    assert last.startswith("Put it back to resume, type toprung extend lives-")
+    assert last.startswith("Restore it to resume, type toprung extend lives-")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def resumed(refused, lives, toprung, sweep_of):
 
 
 def _check_agreement(swept, *, num_trials):
-    """Ledger, Optuna and MLflow say the same of every trial, each once and ended."""
+    """Check that ledger, Optuna and MLflow have every trial exactly once, with the same end."""
     trials = [trial for trial in ledger.read(SweepDirectory(swept.folder)) if trial.trial_id]
     children = swept.children
     assert len(trials) == len({trial.trial_id for trial in trials}) == num_trials
@@ -127,7 +127,7 @@ def _check_agreement(swept, *, num_trials):
     assert swept.parent.info.status == "FINISHED"
 
 
-def test_a_resumed_sweep_ends_as_if_nothing_had_happened(resumed, stopped):
+def test_a_resumed_sweep_finishes_with_all_trials(resumed, stopped):
     assert resumed.command.code == 0, resumed.command.stderr
     assert resumed.shown["status"] == "finished"
     _check_agreement(resumed, num_trials=8)
@@ -136,19 +136,19 @@ def test_a_resumed_sweep_ends_as_if_nothing_had_happened(resumed, stopped):
     assert killed <= set(resumed.trials)
 
 
-def test_a_resumed_trial_goes_on_from_its_last_epoch(resumed, stopped):
+def test_a_resumed_trial_continues_from_its_last_epoch(resumed, stopped):
     before = {trial["trial_id"]: trial for trial in stopped[0].shown["trials"]}
     reached = {t["trial_id"]: t["epochs"] for t in before.values() if t["status"] == "interrupted" and t["epochs"]}
     known = ledger.read_all(SweepDirectory(resumed.folder))
-    later = known.driver_runs[1].time_ms
+    resumed_ms = known.driver_runs[1].time_ms
     for trial in known.trials:
         if trial.trial_id in reached:
-            again = [number for number, epoch in trial.epochs_by_number.items() if epoch.time_ms > later]
-            # One more where it had saved an epoch that nobody heard of: that one is reported again, not done again.
+            again = [number for number, epoch in trial.epochs_by_number.items() if epoch.time_ms > resumed_ms]
+            # 2 if it had saved an epoch that the ledger lacked: that epoch is reported again, not trained again.
             assert min(again, default=reached[trial.trial_id] + 1) - reached[trial.trial_id] in (1, 2)
 
 
-def test_a_finished_sweep_is_not_resumed_but_extended(resumed, lives, toprung):
+def test_a_finished_sweep_can_be_extended_but_not_resumed(resumed, lives, toprung):
     bench, storage = lives
     again = toprung("resume", "mine", "--storage", storage, folder=bench)
     assert again.code == 2
@@ -156,7 +156,7 @@ def test_a_finished_sweep_is_not_resumed_but_extended(resumed, lives, toprung):
 
 
 @pytest.mark.slow
-def test_an_extension_that_mlflow_cannot_record_is_refused_and_leaves_the_sweep_as_it_was(resumed, lives, toprung):
+def test_an_extension_that_mlflow_cannot_record_is_refused_and_changes_nothing(resumed, lives, toprung):
     bench, storage = lives
     (folder,) = [file.parent for file in storage.glob("*/sweep.json")]
     before = [(folder / name).read_bytes() for name in ("sweep.json", "status.json", "ledger.log")]
@@ -175,12 +175,12 @@ def extended(resumed, lives, toprung, sweep_of):
     return sweep_of(toprung("extend", "mine", *flags, folder=bench), storage)
 
 
-def test_an_extended_sweep_has_its_new_trials_and_survivors_that_go_on(extended):
+def test_an_extended_sweep_has_new_trials_and_continued_survivors(extended):
     assert extended.command.code == 0, extended.command.stderr
-    going_on = [trial for trial in extended.shown["trials"] if trial["continues"]]
-    assert going_on
-    _check_agreement(extended, num_trials=8 + 2 + len(going_on))
-    for trial in going_on:
+    continued = [trial for trial in extended.shown["trials"] if trial["continues"]]
+    assert continued
+    _check_agreement(extended, num_trials=8 + 2 + len(continued))
+    for trial in continued:
         ancestor = extended.trials[trial["continues"]]
         assert ancestor["status"] == "finished"
         assert trial["epochs"] > ancestor["epochs"] == 3
@@ -191,7 +191,7 @@ def test_an_extended_sweep_has_its_new_trials_and_survivors_that_go_on(extended)
         assert run.data.tags["toprung.continues"] == trial["continues"]
 
 
-def test_new_trials_are_proposed_from_the_study_as_it_stands(extended):
+def test_new_trials_are_proposed_from_the_existing_study(extended):
     sweep_dir = SweepDirectory(extended.folder)
     study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage_for_reading(sweep_dir))
     began = next(
@@ -200,11 +200,13 @@ def test_new_trials_are_proposed_from_the_study_as_it_stands(extended):
     starts = [(t, t.user_attrs["start"]) for t in study.get_trials()]
     new = [trial for trial, start in starts if start["time_ms"] >= began and "continues" not in start]
     assert len(new) == 2
-    told_before = sum(trial.state.name in ("COMPLETE", "PRUNED") for trial, start in starts if start["time_ms"] < began)
-    assert told_before >= sweep_dir.spec().search.num_startup_trials
-    # In its random phase the sampler draws the same from any study: not these.
-    random_for_ever = sweep_dir.spec().search.model_copy(update={"num_startup_trials": 10_000})
-    drawn = optuna.create_study(sampler=build_sampler(random_for_ever, num_asked=new[0].number)).ask()
+    ended_before = sum(
+        trial.state.name in ("COMPLETE", "PRUNED") for trial, start in starts if start["time_ms"] < began
+    )
+    assert ended_before >= sweep_dir.spec().search.num_startup_trials
+    # In its start-up phase the sampler would draw the same values from any study; the new trials differ from those.
+    only_startup = sweep_dir.spec().search.model_copy(update={"num_startup_trials": 10_000})
+    drawn = optuna.create_study(sampler=build_sampler(only_startup, num_asked=new[0].number)).ask()
     convnet.space(drawn)
     assert new[0].params != drawn.params
     assert len({json.dumps(trial.params, sort_keys=True) for trial, _ in starts if trial in new}) == 2
@@ -212,18 +214,18 @@ def test_new_trials_are_proposed_from_the_study_as_it_stands(extended):
     assert not any(trial.params in earlier for trial in new)
 
 
-def test_events_tell_the_story_in_order(extended, lives, toprung):
+def test_events_are_listed_in_order(extended, lives, toprung):
     bench, storage = lives
-    told = toprung("events", "mine", "--json", "--storage", storage, folder=bench)
-    assert told.code == 0, told.stderr
-    events = json.loads(told.stdout)
+    listing = toprung("events", "mine", "--json", "--storage", storage, folder=bench)
+    assert listing.code == 0, listing.stderr
+    events = json.loads(listing.stdout)
     assert [event["time_ms"] for event in events] == sorted(event["time_ms"] for event in events)
     assert [event["what"] for event in events if event["number"] is None] == ["sweep", "resume", "extend"]
     for number in {event["number"] for event in events} - {None}:
-        story = [event["what"] for event in events if event["number"] == number]
-        assert story[0] == "asked"
-        assert story[-2:] == ["ended", "told"]
-        assert "reported" in story
+        trial_events = [event["what"] for event in events if event["number"] == number]
+        assert trial_events[0] == "asked"
+        assert trial_events[-2:] == ["ended", "told"]
+        assert "reported" in trial_events
     lines = toprung("events", "mine", "--storage", storage, folder=bench).stdout.splitlines()
     assert len(lines) == len(events)
 
@@ -235,27 +237,27 @@ def warm(extended, lives, toprung, sweep_of):
     return sweep_of(toprung("sweep", "tune.lives", *flags, folder=bench), storage)
 
 
-def test_a_warm_start_knows_the_old_trials_and_does_not_count_them(warm, extended):
+def test_a_warm_start_has_the_old_trials_but_does_not_count_them(warm, extended):
     assert warm.command.code == 0, warm.command.stderr
     assert len(warm.shown["trials"]) == 1
     assert len(warm.children) == 1
     sweep_dir = SweepDirectory(warm.folder)
     study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage_for_reading(sweep_dir))
-    told = [trial for trial in study.get_trials() if ledger.IMPORTED in trial.user_attrs]
-    assert len(told) == len([t for t in extended.shown["trials"] if t["status"] in ("finished", "stopped")])
+    imported = [trial for trial in study.get_trials() if ledger.IMPORTED in trial.user_attrs]
+    assert len(imported) == len([t for t in extended.shown["trials"] if t["status"] in ("finished", "stopped")])
 
 
-def test_a_warm_start_from_other_data_must_be_wanted(warm, lives, toprung):
+def test_a_warm_start_from_other_data_needs_a_flag(warm, lives, toprung):
     bench, storage = lives
     flags = ("--set", f"storage={storage}", "--set", "data.split_seed=1", "--warm-start", "mine")
     refused = toprung("sweep", "tune.lives", *flags, folder=bench)
     assert refused.code == 2
-    assert "saw other data" in refused.stderr
+    assert "was trained on other data" in refused.stderr
     assert "--accept-data-change" in refused.stderr
     assert len(list(storage.glob("lives-*"))) == 2
 
 
-def test_data_that_changed_are_refused_on_resume(warm, lives, toprung):
+def test_a_resume_with_changed_data_is_refused(warm, lives, toprung):
     bench, storage = lives
     sweep_dir = SweepDirectory(warm.folder)
     lineage, state = sweep_dir.read(sweep_dir.lineage_file), sweep_dir.read(sweep_dir.status_file)
@@ -268,23 +270,23 @@ def test_data_that_changed_are_refused_on_resume(warm, lives, toprung):
     assert refused.stderr.startswith("The dataset digits has changed since ")
 
 
-def test_rm_asks_and_keeps_the_export_where_told(warm, lives, toprung):
+def test_rm_asks_and_can_keep_the_export(warm, lives, toprung):
     bench, storage = lives
-    kept = toprung("rm", "mine", "--storage", storage, folder=bench)  # nobody answers
-    assert kept.code != 0
+    unanswered = toprung("rm", "mine", "--storage", storage, folder=bench)  # stdin is empty
+    assert unanswered.code != 0
     (mine,) = [path for path in storage.glob("lives-*") if json.loads((path / "sweep.json").read_text())["name"]]
     removed = toprung("rm", "mine", "--keep-export", "--yes", "--storage", storage, folder=bench)
     assert removed.code == 0, removed.stderr
     assert [path.name for path in mine.iterdir()] == ["export"]
     assert (mine / "export" / "model.pth").is_file()
-    gone = toprung("rm", warm.shown["sweep_id"], "--yes", "--storage", storage, folder=bench)
-    assert gone.code == 0, gone.stderr
+    removed = toprung("rm", warm.shown["sweep_id"], "--yes", "--storage", storage, folder=bench)
+    assert removed.code == 0, removed.stderr
     assert not warm.folder.exists()
     assert [path.name for path in storage.iterdir() if path.name.startswith(".removed")] == []
     shutil.rmtree(mine)
 
 
-def test_the_next_command_closes_what_a_killed_driver_left_open(lives, start, toprung, sweep_of):
+def test_the_next_command_closes_the_runs_of_a_killed_driver(lives, start, toprung, sweep_of):
     bench, storage = lives
     command = start("sweep", "tune.lives", "--set", f"storage={storage}", folder=bench)
     command.read_until(lambda line: "finished" in line or "stopped at rung" in line)
@@ -302,6 +304,6 @@ def test_the_next_command_closes_what_a_killed_driver_left_open(lives, start, to
     assert swept.parent.info.status == "KILLED"
     assert "RUNNING" not in {run.info.status for run in swept.children.values()}
     running = {trial["trial_id"] for trial in swept.shown["trials"] if trial["status"] == "running"}
-    assert {swept.children[each].data.tags["stop_reason"] for each in running} <= {"the driver died"}
+    assert {swept.children[trial_id].data.tags["stop_reason"] for trial_id in running} <= {"the driver died"}
     assert toprung("list", "--storage", storage, folder=bench).stderr == ""
     assert command.left_behind() == []

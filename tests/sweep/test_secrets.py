@@ -1,4 +1,4 @@
-"""Secrets planted in a sweep's surroundings, and looked for in everything that it leaves or shows."""
+"""Secrets planted in a sweep's environment, and searched for in everything that it writes or prints."""
 
 import contextlib
 import http.client
@@ -20,9 +20,9 @@ from tests.servers import LOOPBACK, free_port, wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def _arguments_while_it_runs(command, observed, over):
-    """Note the arguments of every process that came of a command, again and again until it is over."""
-    while not over.wait(0.3):
+def _arguments_while_it_runs(command, observed, is_over):
+    """Collect the arguments of every process of a command, again and again until it has exited."""
+    while not is_over.wait(0.3):
         for process in command.processes():
             with contextlib.suppress(psutil.Error):
                 observed.add(" ".join(process.cmdline()))
@@ -30,7 +30,7 @@ def _arguments_while_it_runs(command, observed, over):
 
 @pytest.fixture(scope="module")
 def planted(team, tmp_path_factory):
-    """A secret of each kind, by name, and the environment that holds them."""
+    """A secret of each kind, by name, and the environment variables that contain them."""
     secret = {name: secrets.token_hex(12) for name in ("aws id", "aws secret", "aws session", "google key", "git")}
     secret |= {"MLflow": team.server.password, "study": team.postgres.password, "Ray": secrets.token_hex(32)}
     home = tmp_path_factory.mktemp("home")
@@ -50,28 +50,28 @@ def planted(team, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ran(planted, new_bench, start, tmp_path_factory):
-    """A sweep whose trials fail in every way there is, with those secrets around it; and all that it left."""
+    """A sweep with those secrets in its environment, whose trials fail in many ways; and all files that it left."""
     bench, storage = new_bench(), tmp_path_factory.mktemp("storage")
     address = f"https://someone:{planted.secret['git']}@example.org/project.git"
     subprocess.run(["git", "remote", "add", "origin", address], cwd=bench, check=True)
-    shutil.copy(planted.key, bench / "trainers" / "key.json")  # where it should not be, and git does not ignore it
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray:  # Ray's sockets take no longer path
+    shutil.copy(planted.key, bench / "trainers" / "key.json")  # a wrong place, which git does not ignore
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray:  # Ray's sockets need a short path
         environment = planted.environment | {"RAY_TMPDIR": ray}
         command = start("sweep", "tune.faults", "--set", f"storage={storage}", folder=bench, env=environment)
-        observed, over = set(), threading.Event()
-        watch = threading.Thread(target=_arguments_while_it_runs, args=[command, observed, over])
+        observed, is_over = set(), threading.Event()
+        watch = threading.Thread(target=_arguments_while_it_runs, args=[command, observed, is_over])
         watch.start()
         try:
             command.finish()
         finally:
-            over.set()
+            is_over.set()
             watch.join()
         assert command.code == 0, command.stdout + command.stderr
         yield SimpleNamespace(command=command, arguments=observed, storage=storage, ray=Path(ray))
 
 
 def _holding(folder, planted):
-    """Files below a folder that hold a planted secret, and which."""
+    """Return the files below a folder that contain a planted secret, and which secret."""
     return [
         (str(file), name)
         for file in folder.rglob("*")
@@ -93,7 +93,7 @@ def test_no_secret_is_in_the_arguments_of_any_process(ran, planted):
     assert result == set()
 
 
-def test_no_secret_is_printed_though_trials_crash(ran, planted):
+def test_no_secret_is_printed_when_trials_crash(ran, planted):
     printed = ran.command.stdout + ran.command.stderr
     assert "no such thing" in printed
     assert [name for name, secret in planted.secret.items() if secret in printed] == []
@@ -109,7 +109,7 @@ def test_no_secret_is_in_rays_own_logs_and_runtime_environments(ran, planted):
     assert _holding(ran.ray, planted) == []
 
 
-def test_no_secret_is_in_mlflows_files_nor_in_any_row_of_the_databases(ran, planted, team):
+def test_no_secret_is_in_mlflows_files_or_in_the_databases(ran, planted, team):
     for database in ("mlflow", "studies"):
         rows = _rows(team.postgres.uri(database, driver=None))
         assert rows
@@ -128,7 +128,7 @@ def _rows(uri):
         return rows
 
 
-def test_the_pages_of_mlflow_are_served_without_its_databases_password_in_sight(planted, team, bench, start, tmp_path):
+def test_mlflows_pages_are_served_without_showing_the_databases_password(planted, team, bench, start, tmp_path):
     port = free_port()
     environment = {**planted.environment, "MLFLOW_TRACKING_URI": team.postgres.uri("mlflow")}
     command = start("ui", "--port", port, "--storage", tmp_path, folder=bench, env=environment)
@@ -156,6 +156,6 @@ def _answers(port):
     return False
 
 
-def test_what_holds_a_trials_past_is_not_for_others_to_write(ran):
+def test_no_file_of_a_sweep_is_writable_by_others(ran):
     loose = [file for file in ran.storage.rglob("*") if not file.is_symlink() and file.stat().st_mode & 0o002]
     assert [str(file) for file in loose] == []

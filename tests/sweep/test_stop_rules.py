@@ -1,4 +1,4 @@
-"""What ends a sweep early because its recipe says so."""
+"""The rules of a recipe that end a sweep early."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from toprung.records.ledger import End, TrialRecord
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Resources, Stop, Sweep
 from toprung.sweep.progress import SweepProgress
-from toprung.sweep.stopping import StopControl, common_failure, triggered_rule
+from toprung.sweep.stopping import common_failure, triggered_rule
 
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200")
 
@@ -17,23 +17,23 @@ def _progress(*, mode="max", **rules):
     return SweepProgress("x-1", sweep, num_concurrent_trials=2)
 
 
-def _trial(board, number, *values, ended=True):
+def _trial(progress, number, *values, ended=True):
     trial_id = f"{number:08d}"
-    board.add(TrialRecord(number, trial_id, "waiting", {}, {}, None, None))
+    progress.add(TrialRecord(number, trial_id, "waiting", {}, {}, None, None))
     for epoch, value in enumerate(values, start=1):
-        board.report(trial_id, value, epoch=epoch)
+        progress.report(trial_id, value, epoch=epoch)
     if ended:
-        board.end(trial_id, End("finished"))
+        progress.end(trial_id, End("finished"))
 
 
-def test_without_rules_nothing_holds():
+def test_without_rules_none_is_met():
     progress = _progress()
     _trial(progress, 0, 1.0)
     assert triggered_rule(progress) is None
 
 
 @pytest.mark.parametrize(("mode", "worse", "better"), [("max", 0.8, 0.9), ("min", 0.9, 0.8)])
-def test_a_target_holds_once_it_is_reached(mode, worse, better):
+def test_a_target_ends_the_sweep_once_it_is_reached(mode, worse, better):
     progress = _progress(mode=mode, target=0.85)
     _trial(progress, 0, worse)
     assert triggered_rule(progress) is None
@@ -50,23 +50,23 @@ def test_a_plateau_counts_trials_that_ended_since_the_best():
     assert triggered_rule(progress) is None
 
 
-def test_the_wall_clock_counts_earlier_drivers_too():
+def test_the_time_limit_includes_earlier_drivers():
     progress = _progress(seconds=100)
     assert triggered_rule(progress) is None
     progress.previous_seconds = 100
-    assert triggered_rule(progress) == "wall clock: 100 s are over"
+    assert triggered_rule(progress) == "time limit of 100 s reached"
 
 
-def test_money_is_worker_time_by_the_price_of_its_resources():
+def test_the_cost_is_worker_time_times_the_price_of_its_resources():
     progress = _progress(max_cost=1.0, cpu_price_per_hour=0.5)
     progress.busy_seconds = 3599
     assert triggered_rule(progress) is None
     assert progress.cost == pytest.approx(2 * 0.5 * 3599 / 3600)
     progress.busy_seconds = 3600
-    assert triggered_rule(progress) == "cost: 1 are spent"
+    assert triggered_rule(progress) == "cost limit of 1 reached"
 
 
-def test_the_first_rule_that_holds_is_named():
+def test_the_first_rule_that_is_met_is_named():
     progress = _progress(target=0.5, plateau_trials=1)
     _trial(progress, 0, 0.7)
     assert "target" in triggered_rule(progress)
@@ -85,7 +85,7 @@ def reached(bench, toprung, sweep_of, tmp_path_factory):
     return sweep_of(toprung("sweep", "tune.smoke", *flags, folder=bench), storage)
 
 
-def test_a_sweep_that_reaches_its_target_is_finished_and_says_why(reached):
+def test_a_sweep_that_reaches_its_target_is_finished_and_gives_the_reason(reached):
     assert reached.command.code == 0, reached.command.stderr
     assert "Target 0.01 reached by trial " in reached.command.stdout
     assert reached.shown["status"] == "finished"
@@ -94,32 +94,31 @@ def test_a_sweep_that_reaches_its_target_is_finished_and_says_why(reached):
     assert reached.shown["export_dir"] is not None
 
 
-def test_what_a_rule_cut_short_is_over_in_all_three_records(reached):
+def test_trials_that_a_rule_stopped_have_ended_in_all_three_records(reached):
     assert {trial["status"] for trial in reached.shown["trials"]} <= {"finished", "stopped"}
     assert {run.info.status for run in reached.children.values()} <= {"FINISHED", "KILLED"}
     assert set(reached.children) == set(reached.trials)
-    cut = [trial for trial in reached.shown["trials"] if trial["status"] == "stopped" and trial["rung"] is None]
-    assert cut
-    for trial in cut:
+    stopped = [trial for trial in reached.shown["trials"] if trial["status"] == "stopped" and trial["rung"] is None]
+    assert stopped
+    for trial in stopped:
         assert reached.children[trial["trial_id"]].data.tags["stop_reason"] == reached.shown["reason"]
     assert reached.parent.info.status == "FINISHED"
     assert reached.parent.data.tags["stop_reason"] == reached.shown["reason"]
 
 
-def _failed(board, number, *values, cause="ModuleNotFoundError: No module named 'mylib'"):
-    _trial(board, number, *values, ended=False)
-    board.end(f"{number:08d}", End("failed", cause=cause))
+def _failed(progress, number, *values, cause="ModuleNotFoundError: No module named 'mylib'"):
+    _trial(progress, number, *values, ended=False)
+    progress.end(f"{number:08d}", End("failed", cause=cause))
 
 
-def test_a_sweep_whose_first_trials_all_fail_alike_has_a_common_failure():
+def test_the_first_trials_failing_in_the_same_way_is_a_common_failure():
     progress = _progress()
     for number in range(2):
         _failed(progress, number)
         assert common_failure(progress) is None
     _failed(progress, 2)
-    assert (
-        common_failure(progress) == "the first 3 trials all failed alike: ModuleNotFoundError: No module named 'mylib'"
-    )
+    cause = "ModuleNotFoundError: No module named 'mylib'"
+    assert common_failure(progress) == f"the first 3 trials all failed in the same way: {cause}"
 
 
 def test_trials_that_fail_in_different_ways_have_no_common_failure():
@@ -130,7 +129,7 @@ def test_trials_that_fail_in_different_ways_have_no_common_failure():
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_a_trial_that_got_further_says_that_the_failures_are_no_common_one(ended):
+def test_failures_are_not_common_if_another_trial_got_further(ended):
     progress = _progress()
     _trial(progress, 0, 0.5, ended=ended)
     for number in range(1, 4):
@@ -138,7 +137,7 @@ def test_a_trial_that_got_further_says_that_the_failures_are_no_common_one(ended
     assert common_failure(progress) is None
 
 
-def test_failures_after_the_same_epoch_are_common_though_trials_run():
+def test_failures_after_the_same_epoch_are_common_while_other_trials_run():
     progress = _progress()
     _trial(progress, 0, 0.5, ended=False)
     for number in range(1, 4):
@@ -147,13 +146,13 @@ def test_failures_after_the_same_epoch_are_common_though_trials_run():
 
 
 def test_only_failures_under_this_driver_stop_a_resumed_sweep(tmp_path):
-    progress, asked = _progress(), []
+    progress, requests = _progress(), []
     for number in range(3):
         _failed(progress, number)
-    stopping = StopControl(progress, SweepDirectory(tmp_path), on_request=asked.append)
-    assert not stopping.should_stop()
+    stopper = StopControl(progress, SweepDirectory(tmp_path), on_request=requests.append)
+    assert not stopper.should_stop()
     for number in range(3, 6):
         _failed(progress, number)
-    stopping._next_poll = 0
-    assert stopping.should_stop()
-    assert asked[0].is_fault
+    stopper._next_poll = 0
+    assert stopper.should_stop()
+    assert requests[0].is_fault

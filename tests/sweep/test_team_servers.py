@@ -1,4 +1,4 @@
-"""A team's servers: MLflow with basic auth on PostgreSQL, and the study on PostgreSQL; no password is left anywhere."""
+"""A team's servers: MLflow with basic auth, and the study, both on PostgreSQL; no password is left anywhere."""
 
 import json
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ def _flags(storage, *settings):
 
 @pytest.fixture(scope="module")
 def swept(team, bench, toprung, tmp_path_factory):
-    """A sweep, and what `show --json` says of it."""
+    """A sweep, and the output of `show --json`."""
     storage = tmp_path_factory.mktemp("swept")
     command = toprung("sweep", "tune.smoke", *_flags(storage), "--name", "ours", folder=bench, env=team.environment)
     assert command.code == 0, command.stdout + command.stderr
@@ -57,43 +57,43 @@ def test_study_and_mlflow_agree_with_what_is_shown(team, swept, runs):
     assert runs[None].info.status == "FINISHED"
 
 
-def test_the_study_is_in_the_database_alone_and_is_shown_without_its_password(team, swept):
+def test_the_study_is_only_in_the_database_and_its_address_is_shown_without_the_password(team, swept):
     sweep_dir = SweepDirectory(swept.storage / swept.shown["sweep_id"])
     assert not sweep_dir.ledger_file.exists()
     assert swept.shown["optuna_storage"] == team.study_uri.replace(team.postgres.password, "***")
 
 
-def test_without_the_databases_name_the_sweep_says_where_its_study_is(team, swept, bench, toprung):
-    for verb in ("show", "events", "resume"):
-        command = toprung(verb, "ours", "--storage", swept.storage, folder=bench)
-        if verb != "resume":  # which is finished, and says so
+def test_without_the_databases_address_the_message_says_where_the_study_is(team, swept, bench, toprung):
+    for name in ("show", "events", "resume"):
+        command = toprung(name, "ours", "--storage", swept.storage, folder=bench)
+        if name != "resume":  # the sweep is finished, and that output comes first
             assert command.stderr.startswith(f"The study of {swept.shown['sweep_id']} lies in a database (postgresql")
         assert command.code == 2
         assert len(command.stderr.splitlines()) == 1
 
 
-def test_events_are_told_from_the_database(team, swept, bench, toprung):
-    told = toprung("events", "ours", "--json", "--storage", swept.storage, folder=bench, env=team.environment)
-    events = json.loads(told.stdout)
+def test_events_are_read_from_the_database(team, swept, bench, toprung):
+    command = toprung("events", "ours", "--json", "--storage", swept.storage, folder=bench, env=team.environment)
+    events = json.loads(command.stdout)
     assert [event["time_ms"] for event in events] == sorted(event["time_ms"] for event in events)
     assert sum(event["what"] == "asked" for event in events) == 3
 
 
-def test_no_password_is_in_any_file_nor_on_the_screen_nor_in_mlflow(team, swept, runs, bench, toprung, start):
+def test_no_password_is_in_a_file_on_the_screen_or_in_mlflow(team, swept, runs, bench, toprung, start):
     passwords = (team.server.password, team.postgres.password)
-    message = swept.command.stdout + swept.command.stderr + json.dumps(swept.shown)
-    for verb in (["list"], ["show", "ours"], ["events", "ours"], ["sync", "ours"]):
-        command = toprung(*verb, "--storage", swept.storage, folder=bench, env=team.environment)
+    output = swept.command.stdout + swept.command.stderr + json.dumps(swept.shown)
+    for words in (["list"], ["show", "ours"], ["events", "ours"], ["sync", "ours"]):
+        command = toprung(*words, "--storage", swept.storage, folder=bench, env=team.environment)
         assert command.code == 0, command.stderr
-        message += command.stdout + command.stderr
+        output += command.stdout + command.stderr
     command = start("ui", "--study-port", free_port(), "--storage", swept.storage, folder=bench, env=team.environment)
     command.read_until(lambda line: "Optuna:" in line)
-    message += " ".join(word for process in command.processes() for word in process.cmdline())
+    output += " ".join(word for process in command.processes() for word in process.cmdline())
     command.interrupt().finish()
     assert command.code == 0, command.stderr
-    message += command.stdout + command.stderr
-    message += "".join(str(run.to_dictionary()) for run in runs.values())
-    assert [password for password in passwords if password in message] == []
+    output += command.stdout + command.stderr
+    output += "".join(str(run.to_dictionary()) for run in runs.values())
+    assert [password for password in passwords if password in output] == []
     holding = [
         file
         for file in swept.storage.rglob("*")
@@ -102,9 +102,9 @@ def test_no_password_is_in_any_file_nor_on_the_screen_nor_in_mlflow(team, swept,
     assert holding == []
 
 
-def test_a_wrong_password_of_mlflow_refuses_with_one_line_and_leaves_nothing(team, bench, toprung, tmp_path):
+def test_a_wrong_mlflow_password_prints_one_line_and_leaves_nothing(team, bench, toprung, tmp_path):
     wrong = team.environment | {"MLFLOW_TRACKING_URI": team.server.uri.replace(team.server.password, "canary")}
-    flags = _flags(tmp_path / "storage", "num_trials=500")  # it is refused before they are through
+    flags = _flags(tmp_path / "storage", "num_trials=500")  # it fails before they have run
     command = toprung("sweep", "tune.smoke", *flags, folder=bench, env=wrong)
     assert command.code == 2, command.stdout
     assert len(command.stderr.splitlines()) == 1
@@ -115,9 +115,9 @@ def test_a_wrong_password_of_mlflow_refuses_with_one_line_and_leaves_nothing(tea
 
 
 @pytest.mark.slow
-def test_a_wrong_password_of_the_study_refuses_with_one_line_and_leaves_nothing(team, bench, toprung, tmp_path):
+def test_a_wrong_study_password_prints_one_line_and_leaves_nothing(team, bench, toprung, tmp_path):
     wrong = team.environment | {ENVIRONMENT: team.postgres.uri("studies", password="canary")}
-    flags = _flags(tmp_path / "storage", "num_trials=500")  # it is refused before they are through
+    flags = _flags(tmp_path / "storage", "num_trials=500")  # it fails before they have run
     command = toprung("sweep", "tune.smoke", *flags, folder=bench, env=wrong)
     assert command.code == 2, command.stdout
     assert len(command.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Trials of two workers under ASHA, on a cluster that outlives the sweep: what they report, and what they give back."""
+"""Trials of two workers under ASHA, on a cluster that outlives the sweep: their reports, and the resources freed."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def space(trial):
     return {{"number": trial.number, "fault": FAULTS.get(trial.number, "none")}}
 """
 
-# Writes a line an epoch from each of its processes, before it trains it; the faults are those of the second one.
+# Each process writes a line before each epoch. Except for "first dies", the faults are in the second process.
 TRAINER = """
 import json
 import os
@@ -43,7 +43,7 @@ def train_loop_per_worker(config):
     fault, rank = config["fault"], dist.get_rank()
     one_epoch = convnet.train_one_epoch
 
-    def watched(*arguments):
+    def logged_epoch(*arguments):
         with open(config["log"], "a") as log:
             log.write(json.dumps([config["number"], rank, os.getpid(), dist.get_world_size()]) + "\\n")
         loss = one_epoch(*arguments)
@@ -53,7 +53,7 @@ def train_loop_per_worker(config):
             os._exit(7)
         return loss
 
-    convnet.train_one_epoch = watched
+    convnet.train_one_epoch = logged_epoch
     try:
         convnet.train_loop_per_worker({**convnet.DEFAULTS, **config})
     finally:
@@ -76,21 +76,21 @@ def sweep():
     )
 """
 
-# What Ray itself says of the cluster.
+# Prints the placement groups and the resources in use on the cluster, as Ray reports them.
 LEFT = """
 import json
 import ray
 
 ray.init(log_to_driver=False, logging_level="error")
 groups = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
-free, all_there_is = ray.available_resources(), ray.cluster_resources()
-print(json.dumps({"groups": groups, "taken": {name: have - free.get(name, 0) for name, have in all_there_is.items()}}))
+free, total = ray.available_resources(), ray.cluster_resources()
+print(json.dumps({"groups": groups, "taken": {name: have - free.get(name, 0) for name, have in total.items()}}))
 """
 
 
 @dataclass
 class Watched:
-    """One sweep of trials with two workers, what its processes wrote, and what was left of it on the cluster."""
+    """A sweep of trials with two workers, the lines of its processes, and what it left on the cluster."""
 
     command: object
     shown: dict
@@ -102,23 +102,24 @@ class Watched:
 
 
 def _left(cluster):
-    """Resources that are taken on the cluster, and placement groups."""
+    """Return the placement groups and the CPUs in use on the cluster."""
     environment = {**cluster.environment, "RAY_ADDRESS": cluster.address}
-    asked = subprocess.run([sys.executable, "-c", LEFT], env=environment, capture_output=True, text=True, check=True)
-    left = json.loads(asked.stdout.splitlines()[-1])
+    ran = subprocess.run([sys.executable, "-c", LEFT], env=environment, capture_output=True, text=True, check=True)
+    left = json.loads(ran.stdout.splitlines()[-1])
     return {"groups": left["groups"], "CPU": left["taken"]["CPU"]}
 
 
 def _words(cluster, storage, log, *settings):
-    all_of_them = [f"storage={storage}", f"constants.log={log}", *settings]
-    return ["tune.watched", "--address", cluster.address, *(word for each in all_of_them for word in ("--set", each))]
+    settings = (f"storage={storage}", f"constants.log={log}", *settings)
+    flags = [word for setting in settings for word in ("--set", setting)]
+    return ["tune.watched", "--address", cluster.address, *flags]
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    with cluster_of() as made:
-        made.head("--num-cpus=2", "--object-store-memory=200000000")
-        yield made
+    with cluster_of() as nodes:
+        nodes.head("--num-cpus=2", "--object-store-memory=200000000")
+        yield nodes
 
 
 @pytest.fixture(scope="module")
@@ -141,24 +142,24 @@ def test_twelve_trials_under_asha_leave_no_placement_group(watched):
     assert watched.left == {"groups": [], "CPU": 0}
 
 
-def test_both_workers_train_every_epoch_that_was_reported_and_none_after_a_stop(watched):
+def test_both_workers_train_every_reported_epoch_and_none_after_a_stop(watched):
     for trial in watched.shown["trials"]:
         if trial["number"] in FAULTS:
             continue
         for rank in range(2):
-            mine = [line for line in watched.lines if line[:2] == [trial["number"], rank]]
-            assert len(mine) == trial["epochs"]
-            assert all(world_size == 2 for *_, world_size in mine)
+            lines = [line for line in watched.lines if line[:2] == [trial["number"], rank]]
+            assert len(lines) == trial["epochs"]
+            assert all(world_size == 2 for *_, world_size in lines)
 
 
-def test_the_nodes_of_both_workers_are_on_record(watched):
+def test_the_nodes_of_both_workers_are_recorded(watched):
     attempts = [attempt for trial in watched.shown["trials"] for attempt in trial["attempts"]]
     assert len(attempts) >= NUM_TRIALS
     assert all(attempt["other_nodes"] == [attempt["node"]] for attempt in attempts)
 
 
-def test_workers_stay_warm_from_trial_to_trial_and_fresh_ones_follow_a_failure(watched):
-    processes = [[pid for _, of, pid, _ in watched.lines if of == rank] for rank in range(2)]
+def test_workers_are_reused_for_further_trials_and_replaced_after_a_failure(watched):
+    processes = [[pid for _, worker, pid, _ in watched.lines if worker == rank] for rank in range(2)]
     assert not set(processes[0]) & set(processes[1])
     assert 1 < len(set(processes[1])) <= 1 + 2 * len(FAULTS)
     assert len(set(processes[0])) <= len(set(processes[1]))
@@ -172,28 +173,28 @@ def test_workers_stay_warm_from_trial_to_trial_and_fresh_ones_follow_a_failure(w
         ("first dies", "its process died"),
     ],
 )
-def test_a_worker_that_fails_fails_its_trial_with_its_own_cause(watched, fault, cause):
-    number = next(number for number, each in FAULTS.items() if each == fault)
+def test_a_worker_that_fails_fails_its_trial_with_the_cause(watched, fault, cause):
+    number = next(number for number, name in FAULTS.items() if name == fault)
     trial = watched.trial(number)
     assert (trial["status"], trial["cause"]) == ("failed", cause)
 
 
-def test_the_sweep_goes_on_and_the_winner_is_exported(watched):
+def test_the_sweep_continues_and_the_winner_is_exported(watched):
     assert watched.shown["status"] == "finished"
     assert "verified: a fresh process scores" in watched.command.stdout
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_trial_goes_on_from_its_checkpoint_when_one_of_its_workers_is_killed(rank, watched, cluster, start, tmp_path):
-    """A real SIGKILL, once, from outside: no failure, and at most the epoch that was not saved is trained again."""
+def test_a_trial_restarts_from_its_checkpoint_when_a_worker_is_killed(rank, watched, cluster, start, tmp_path):
+    """After one SIGKILL the trial does not fail, and trains again at most the one epoch that was not saved."""
     log, num_epochs = tmp_path / "watched.jsonl", 30
     epochs = (f"asha.max_epochs={num_epochs}", f"asha.grace_epochs={num_epochs}")
     words = _words(cluster, tmp_path, log, "num_trials=1", *epochs)
     command = start("sweep", *words, folder=watched.command.folder, env=cluster.environment)
 
-    def lines(of):
+    def lines(worker):
         written = log.read_text().splitlines() if log.exists() else []
-        return [line for line in map(json.loads, written) if line[1] == of]
+        return [line for line in map(json.loads, written) if line[1] == worker]
 
     wait_until(lambda: len(lines(rank)) > 4, "a trial that trains", timeout_seconds=120)
     os.kill(lines(rank)[-1][2], signal.SIGKILL)
@@ -201,21 +202,15 @@ def test_a_trial_goes_on_from_its_checkpoint_when_one_of_its_workers_is_killed(r
     (record,) = ledger.read(next(catalog.list_sweeps(tmp_path)))
     assert (command.code, record.status, record.epochs, len(record.attempts)) == (0, "finished", num_epochs, 2)
     assert "It restarts from its last checkpoint." in command.stdout
-    for each in range(2):
-        assert num_epochs <= len(lines(each)) <= num_epochs + 1
-        assert all(world_size == 2 for *_, world_size in lines(each))
+    for worker in range(2):
+        assert num_epochs <= len(lines(worker)) <= num_epochs + 1
+        assert all(world_size == 2 for *_, world_size in lines(worker))
     assert _left(cluster) == {"groups": [], "CPU": 0}
 
 
 def test_a_killed_driver_leaves_no_placement_group_on_the_cluster(watched, cluster, start, tmp_path):
     bench, log = watched.command.folder, tmp_path / "watched.jsonl"
-    settings = [f"storage={tmp_path}", f"constants.log={log}", "asha.max_epochs=1000", "asha.grace_epochs=1000"]
-    words = [
-        "tune.watched",
-        "--address",
-        cluster.address,
-        *(word for setting in settings for word in ("--set", setting)),
-    ]
+    words = _words(cluster, tmp_path, log, "asha.max_epochs=1000", "asha.grace_epochs=1000")
     command = start("sweep", *words, folder=bench, env=cluster.environment)
     wait_until(
         lambda: log.exists() and len(log.read_text().splitlines()) > 3, "a trial that trains", timeout_seconds=120

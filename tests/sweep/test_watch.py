@@ -1,4 +1,4 @@
-"""`toprung watch` on real ledgers: what another driver writes is told once, in order, until its lock is gone."""
+"""`toprung watch` on real ledgers: each event of the driver is reported once, in order, until its lock is free."""
 
 import optuna
 import pytest
@@ -9,8 +9,8 @@ from toprung.records.ledger import End
 from toprung.sweep.watch import watch_sweep
 
 
-class Told:
-    """A watcher that writes down what it is told."""
+class Listener:
+    """A listener that records the events it receives."""
 
     def __init__(self):
         self.lines, self.progress = [], None
@@ -38,10 +38,10 @@ def driver(tmp_path):
     optuna.logging.set_verbosity(before)
 
 
-def test_what_happens_while_one_watches_is_told_and_the_end_is_the_sweeps_own(driver):
-    told, lock = Told(), driver.sweep_dir.lock()
+def test_events_during_the_watch_are_reported_and_the_outcome_is_the_sweeps(driver):
+    listener, lock = Listener(), driver.sweep_dir.lock()
     lock.acquire()
-    driver.trial([0.5, 0.6])  # before the watching began: no news, but on the board
+    driver.trial([0.5, 0.6])  # before the watch started: not reported, but part of the progress
 
     def first():
         driver.trial([0.7], status="running")
@@ -54,9 +54,9 @@ def test_what_happens_while_one_watches_is_told_and_the_end_is_the_sweeps_own(dr
         )
         ledger.write_end(trial, End("finished", time_ms=driver.clock))
 
-    happens = [first, second, lock.release]
-    outcome = watch_sweep(driver.sweep_dir, listener=told, wait=lambda seconds: happens.pop(0)() if happens else None)
-    assert told.lines == [
+    steps = [first, second, lock.release]
+    outcome = watch_sweep(driver.sweep_dir, listener=listener, wait=lambda seconds: steps.pop(0)() if steps else None)
+    assert listener.lines == [
         "trials", "1 epoch 1 best", "1 epoch 2", "1 finished", "2 epoch 1", "2 stopped"
     ]  # fmt: skip
     assert (outcome.status, outcome.sweep_dir) == ("finished", driver.sweep_dir)
@@ -64,9 +64,9 @@ def test_what_happens_while_one_watches_is_told_and_the_end_is_the_sweeps_own(dr
     assert outcome.progress.epochs_done == 5
 
 
-def test_a_sweep_whose_driver_died_ends_the_watching_with_what_to_type(driver):
+def test_the_watch_of_a_dead_driver_ends_with_the_command_to_type(driver):
     driver.sweep_dir.write(driver.sweep_dir.status_file, {"status": "running"})
     driver.trial([0.5], status="running")
-    outcome = watch_sweep(driver.sweep_dir, listener=Told(), wait=lambda seconds: None)
+    outcome = watch_sweep(driver.sweep_dir, listener=Listener(), wait=lambda seconds: None)
     assert outcome.status == "failed"
-    assert outcome.reason == f"the driver died; go on with: toprung resume {driver.sweep_dir.sweep_id}"
+    assert outcome.reason == f"the driver died; to resume it, type: toprung resume {driver.sweep_dir.sweep_id}"

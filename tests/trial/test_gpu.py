@@ -1,4 +1,4 @@
-"""A trial that asks for a GPU where torch has none."""
+"""A trial that asks for a GPU on a machine where torch has none."""
 
 import pytest
 import torch
@@ -8,6 +8,6 @@ from toprung.trial.run import check_gpu
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_trial_that_asks_for_a_gpu_and_has_none_fails_with_torchs_reason():
+def test_a_trial_without_the_gpu_it_asks_for_fails_with_torchs_reason():
     with pytest.raises(TrainingFailed, match=r"^resources.gpus is 0.5, but torch has no GPU on .+ \(.+\w\)$"):
         check_gpu(0.5)

@@ -1,4 +1,4 @@
-"""One trial trained by two processes: the same loop, the same numbers, one voice."""
+"""One trial trained by two processes: the same loop and the same numbers as with one, and only rank 0 reports."""
 
 import json
 import os
@@ -17,32 +17,32 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """What one rank does, and the folder in which two find its checkpoint of epoch 2."""
+    """The results of one rank, and the folder with its checkpoint of epoch 2 for two ranks."""
     root = tmp_path_factory.mktemp("ranks")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    done = {
+    results = {
         **{f"straight {name}": train(root / f"one_straight-{name}", trainer=name) for name in TRAINERS},
         "with batch statistics": train(root / "one_statistics", batch_statistics=True),
         "for two ranks": train(root / "from_one", stop_after=2),
     }
-    yield root, done
+    yield root, results
     torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def two(one):
-    """What each of two ranks saw of everything that they did together."""
+    """The results of each of two ranks that ran together."""
     root, _ = one
     command = [sys.executable, "-m", "tests.trial.two_ranks"]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(PROJECT)}
-    started = [
+    processes = [
         subprocess.Popen(
             [*command, str(rank), str(root)], cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True
         )
         for rank in range(2)
     ]
-    for process in started:
+    for process in processes:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
     return [json.loads((root / f"{rank}.json").read_text()) for rank in range(2)]
@@ -50,19 +50,19 @@ def two(one):
 
 def _close(some, others):
     assert len(some) == len(others)
-    for each, other in zip(some, others, strict=True):
-        assert each == pytest.approx(other, rel=1e-3, abs=1e-4)
+    for report, other in zip(some, others, strict=True):
+        assert report == pytest.approx(other, rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_two_ranks_train_as_one_does_where_no_image_is_normalised_by_others(one, two, trainer):
+def test_without_batch_statistics_two_ranks_train_as_one_does(one, two, trainer):
     reports = two[0][f"straight {trainer}"]
     assert len(reports) == NUM_EPOCHS
     _close(reports, one[1][f"straight {trainer}"])
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_the_weights_are_those_of_one_rank_under_the_same_names(one, two, trainer):
+def test_the_weights_equal_those_of_one_rank_and_have_the_same_names(one, two, trainer):
     folders = (one[0] / f"{name}-{trainer}" for name in ("straight", "one_straight"))
     ours, others = (torch.load(folder / WEIGHTS_FILE, weights_only=True) for folder in folders)
     assert list(ours) == list(others)
@@ -78,7 +78,7 @@ def test_with_batch_statistics_each_rank_normalises_by_its_own_part(one, two):
     assert ours[-1]["val/accuracy"] == pytest.approx(others[-1]["val/accuracy"], abs=0.15)
 
 
-def test_only_rank_0_reports_and_keeps_files(one, two):
+def test_only_rank_0_reports_and_writes_files(one, two):
     root, _ = one
     assert [report["epoch"] for report in two[0]["augmented"]] == [1, 2, 3, 4]
     assert two[1]["augmented"] == two[1]["straight convnet"] == []
@@ -89,7 +89,7 @@ def test_stopping_and_restoring_equals_the_straight_run(two):
     assert two[0]["first half"] + two[0]["second half"] == two[0]["straight convnet"]
 
 
-def test_a_checkpoint_does_not_say_how_many_ranks_made_it(one, two):
+def test_a_checkpoint_can_be_continued_by_another_number_of_ranks(one, two):
     root, alone = one
     _close(alone["for two ranks"] + two[0]["after one rank"], alone["straight convnet"])
     _close(two[0]["for one rank"] + train(root / "for_one"), alone["straight convnet"])
@@ -105,7 +105,7 @@ def test_each_rank_has_its_own_equal_part_of_every_minibatch(two):
     assert two[0]["shares"]["epochs"][0] != two[0]["shares"]["epochs"][1]
 
 
-def test_ranks_share_the_scoring_and_get_the_digits_of_one_process(two):
+def test_ranks_that_share_the_evaluation_get_exactly_the_values_of_one_process(two):
     torch.manual_seed(1)
     model = vision.build_model(num_classes=3, image_shape=(1, 8, 8), mean=(0.3,), std=(0.2,), width=4)
     torch.manual_seed(2)
@@ -117,7 +117,7 @@ def test_metrics_are_means_over_the_ranks(two):
     assert two[0]["mean"] == [{"val/accuracy": 0.1, "train/loss": 1.5}]
 
 
-def test_not_a_number_on_any_rank_fails_the_trial_and_names_it(two):
+def test_nan_on_any_rank_fails_the_trial_and_names_the_rank(two):
     assert two[0]["nan"] == two[1]["nan"] == "train/loss is NaN in epoch 1 on worker 1"
 
 
@@ -131,7 +131,7 @@ def test_a_stop_ends_every_rank_before_another_step(two):
     assert two[1]["stopped"] == ["SystemExit", 2]
 
 
-def test_ranks_begin_alike_and_then_draw_their_own_numbers(two):
+def test_ranks_start_with_the_same_random_numbers_and_then_draw_their_own(two):
     (first, *ours), (second, *others) = two[0]["drawn"], two[1]["drawn"]
     assert first == second
     assert all(one != other for one, other in zip(ours, others, strict=True))

@@ -1,4 +1,4 @@
-"""What two ranks of one trial do, each in its own process: `python -m tests.trial.two_ranks RANK FOLDER`."""
+"""The work of two ranks of one trial, each in its own process: `python -m tests.trial.two_ranks RANK FOLDER`."""
 
 import importlib
 import json
@@ -23,16 +23,16 @@ SMALL = {"width": 4, "depth": 2, "batch_size": 32, "schedule": "onecycle", "lr":
 
 
 class Stop(Exception):
-    """What a sweep raises in rank 0's report to end a trial."""
+    """Raised in rank 0's report to end the trial, as a sweep does."""
 
 
 def noisy(num_train=192):
-    """Stripes noisy enough that no two batches are alike; 32 is a divisor of their number."""
+    """Return stripes so noisy that no two batches are alike; their number is a multiple of 32."""
     return stripes(num_train=num_train, num_val=1100, noise=150, brightness=60)
 
 
 def without_batch_statistics(*arguments, build=vision.build_model, **settings):
-    """The same network, each image normalised by itself."""
+    """Build the same network, but normalise each image by itself."""
     model = build(*arguments, **settings)
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -42,7 +42,7 @@ def without_batch_statistics(*arguments, build=vision.build_model, **settings):
 
 
 def train(folder, *, trainer="convnet", stop_after=None, batch_statistics=False, data=None, **settings):
-    """What each epoch reported here, without its time: all of it on rank 0, nothing on the others."""
+    """Train, and return the metrics of each epoch without its time; the list is empty on ranks other than 0."""
     module, reports = importlib.import_module(f"trainers.{trainer}"), []
 
     def report(metrics):
@@ -53,9 +53,9 @@ def train(folder, *, trainer="convnet", stop_after=None, batch_statistics=False,
     small = {name: value for name, value in SMALL.items() if name in module.DEFAULTS}
     build, config = vision.build_model, {**module.DEFAULTS, **small, "num_epochs": NUM_EPOCHS, **settings}
     vision.build_model = build if batch_statistics else without_batch_statistics
-    one = Session(data=data or noisy(), folder=folder, on_report=report, seed=3, num_epochs=NUM_EPOCHS)
+    trial_session = Session(data=data or noisy(), folder=folder, on_report=report, seed=3, num_epochs=NUM_EPOCHS)
     try:
-        with session.open_session(one):
+        with session.open_session(trial_session):
             module.train_loop_per_worker(config)
     except Stop:
         assert stop_after is not None
@@ -65,7 +65,7 @@ def train(folder, *, trainer="convnet", stop_after=None, batch_statistics=False,
 
 
 def shares(folder):
-    """The labels, which are unique, of two epochs' minibatches of an odd number of images."""
+    """Return the labels, which are unique, in the minibatches of two epochs over an odd number of images."""
     labels_N = torch.arange(103)
     split = vision.ImageSplit(labels_N.to(torch.uint8).view(-1, 1, 1, 1), labels_N)
     data = TrialData(split, split, noisy().card)
@@ -76,7 +76,7 @@ def shares(folder):
 
 
 def score(folder):
-    """A model whose batch statistics differ from rank to rank is scored with rank 0's."""
+    """Evaluate a model whose batch statistics differ between the ranks; those of rank 0 are used."""
     torch.manual_seed(1)
     model = vision.build_model(num_classes=3, image_shape=(1, 8, 8), mean=(0.3,), std=(0.2,), width=4)
     torch.manual_seed(2 + distributed.rank())
@@ -85,20 +85,22 @@ def score(folder):
 
 
 def report_once(folder, metrics):
-    """What a report makes of metrics that differ from rank to rank: what rank 0 heard, or how the loop ended."""
-    told, model = [], nn.Linear(2, 2)
-    with session.open_session(Session(data=noisy(), folder=folder, on_report=told.append)):
+    """Report metrics that differ between the ranks; return what rank 0 received, or the error."""
+    received, model = [], nn.Linear(2, 2)
+    with session.open_session(Session(data=noisy(), folder=folder, on_report=received.append)):
         run = session.restore(session.prepare(model))
         try:
             session.report(metrics, run)
         except session.TrainingFailed as error:
             return str(error)
-    return [{name: value for name, value in each.items() if "/" in name and "time" not in name} for each in told]
+    return [
+        {name: value for name, value in metrics.items() if "/" in name and "time" not in name} for metrics in received
+    ]
 
 
 def stopped(folder):
-    """Rank 0 is told to stop after an epoch; how each rank's loop ended, and how many epochs it had begun."""
-    begun, model = 0, nn.Linear(2, 2)
+    """Stop rank 0 after epoch 2; return how this rank's loop ended, and how many epochs it had started."""
+    started, model = 0, nn.Linear(2, 2)
 
     def report(metrics):
         if metrics["epoch"] == 2:
@@ -108,15 +110,15 @@ def stopped(folder):
         run = session.restore(session.prepare(model))
         try:
             for epoch in range(NUM_EPOCHS):
-                begun = epoch + 1
+                started = epoch + 1
                 session.report({"val/accuracy": 0.5}, run)
         except BaseException as error:
-            return [type(error).__name__, begun]
-    return ["ended by itself", begun]
+            return [type(error).__name__, started]
+    return ["ended by itself", started]
 
 
 def drawn(folder):
-    """The random numbers that each rank draws before its run is restored, after that, and in the next epoch."""
+    """Return the random numbers that this rank draws before and after the restore, and in the next epoch."""
     with session.open_session(Session(data=noisy(), folder=folder, on_report=lambda _: None)):
         numbers = [torch.rand(()).item()]
         run = session.restore(nn.Linear(2, 2))
@@ -126,7 +128,7 @@ def drawn(folder):
 
 
 def too_few(folder):
-    """One training image for two ranks."""
+    """Train on one image with two ranks, and return the error."""
     try:
         return train(folder, data=noisy(num_train=1))
     except session.TrainingFailed as error:
@@ -144,7 +146,7 @@ def main():
         timeout=timedelta(seconds=60),
     )
     nan = float("nan") if rank == 1 else 0.5
-    done = {
+    results = {
         **{f"straight {name}": train(root / f"straight-{name}", trainer=name) for name in TRAINERS},
         "with batch statistics": train(root / "statistics", batch_statistics=True),
         "augmented": train(root / "augmented", augment="heavy", dropout=0.2),
@@ -161,12 +163,12 @@ def main():
         "drawn": drawn(root / "drawn"),
         "too few": too_few(root / "few"),
     }
-    (root / f"{rank}.json").write_text(json.dumps(done))
+    (root / f"{rank}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
 
 
 def halved(folder, *, stop_after):
-    """Training that a sweep stops: on the other ranks the loop is ended by SystemExit."""
+    """Train until the sweep stops the trial; on the other ranks SystemExit ends the loop."""
     try:
         return train(folder, stop_after=stop_after)
     except SystemExit:

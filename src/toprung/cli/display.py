@@ -118,7 +118,8 @@ class LiveBlock:
 
     def trial_ended(self, progress: SweepProgress, trial: TrialView, *, best_before: float | None) -> None:
         if trial.status == "failed":
-            self._console.print(Text("  " + failure_line(trial), style="red"))
+            line = failure_line(progress, trial, is_stopping=bool(self._stop_reason))
+            self._console.print(Text(f"  {line}", style="red"))
 
     def trial_restarting(self, progress: SweepProgress, trial: TrialView, *, what: str) -> None:
         self._console.print(Text("  " + restart_line(trial, what), style="yellow"))
@@ -221,6 +222,7 @@ class PlainLines:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._console = open_console(stream)
+        self._is_stopping = False
 
     def _print(self, text: str) -> None:
         self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
@@ -244,9 +246,11 @@ class PlainLines:
 
     def trial_ended(self, progress: SweepProgress, trial: TrialView, *, best_before: float | None) -> None:
         if trial.status == "failed":
-            self._print(failure_line(trial))
+            self._print(failure_line(progress, trial, is_stopping=self._is_stopping))
         elif trial.status == "stopped" and trial.end is not None:
-            self._print(f"{_trial_label(trial)} stopped at rung {trial.end.rung}: {(trial.end.cause or '')[6:]}")
+            cause = (trial.end.cause or "").removeprefix("ASHA: ")
+            rung = "" if trial.end.rung is None else f" at rung {trial.end.rung}"  # None: a stop rule ended the sweep
+            self._print(f"{_trial_label(trial)} stopped{rung}: {cause}")
         elif trial.status == "interrupted" and trial.end is not None:
             self._print(f"{_trial_label(trial)} was interrupted: {trial.end.cause}")
         else:
@@ -264,9 +268,10 @@ class PlainLines:
         self._print(f"warning: {text}")
 
     def stopping(self, progress: SweepProgress, *, reason: str) -> None:
-        num_running = progress.count("running")
-        keep = "keeps its" if num_running == 1 else "keep their"
-        self._print(f"stopping ({reason}): {pluralize(num_running, 'running trial')} {keep} last epoch")
+        self._is_stopping = True
+        running = progress.count("running")
+        keep = "1 running trial keeps its" if running == 1 else f"{running} running trials keep their"
+        self._print(f"stopping ({reason}): {keep} last epoch")
 
     def phase_changed(self, progress: SweepProgress) -> None:
         if progress.phase:
@@ -281,10 +286,10 @@ def restart_line(trial: TrialView, what: str) -> str:
     return f"{_trial_label(trial)}: {what} in epoch {len(trial.values) + 1}. It restarts from its last checkpoint."
 
 
-def failure_line(trial: TrialView) -> str:
-    """Return a line such as `trial 12 failed: loss is NaN in epoch 2 (sgd, lr 0.94). The sweep continues.`."""
-    cause = trial.end.cause if trial.end else "unknown"
-    if "experiment" in trial.config:
-        return f"{_trial_label(trial)} failed: {cause}. The other trials continue."
-    config = ", ".join(format_config({k: v for k, v in trial.config.items() if k in ("optimizer", "lr")}).split("  "))
-    return f"trial {trial.number} failed: {cause} ({config}). The sweep continues."
+def failure_line(progress: SweepProgress, trial: TrialView, *, is_stopping: bool) -> str:
+    """Return, for example, `trial 12 failed: loss is NaN in epoch 2 (sgd, lr 0.94). The sweep continues.`."""
+    line = f"{_trial_label(trial)} failed: {trial.end.cause if trial.end else 'unknown'}"
+    chosen = {name: value for name, value in trial.config.items() if name in ("optimizer", "lr")}
+    if chosen and "experiment" not in trial.config:
+        line += f" ({', '.join(format_config(chosen).split('  '))})"
+    return f"{line}. The sweep continues." if progress.num_left and not is_stopping else f"{line}."

@@ -1,1 +1,1 @@
-"""A sweep from its recipe to its export: the room that drives Ray Tune."""
+"""Sweeps from recipe to export: the package that drives Ray Tune."""

@@ -1,7 +1,7 @@
-"""Another commit's code, trained as this one's is: what a change is held against.
+"""Training the base commit of a change: the same recipe, with the code of another commit.
 
-The commit's tracked files go into a temporary folder, and its own engine, where it holds one, runs its own recipe
-there. Data and installed packages are those of this checkout, so that nothing but the code differs.
+The commit's tracked files are extracted into a temporary folder, where its recipe is run; by its own toprung, if the
+commit contains one. Data and installed packages are those of this checkout, so that only the code differs.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ MAX_PROBLEM_LENGTH = 300
 
 
 def train_base(project: Path, recipe: str, sweep: Sweep, *, commit: str, settings: list[str]) -> Seeds:
-    """Train a recipe of one configuration and several seeds as it is at a commit; its output goes to stderr.
+    """Train a recipe of one configuration and several seeds, as it is at a commit.
 
     Args:
-        project: the workbench's root, a Git repository.
-        recipe: by its dotted name, such as `tune.smoke:seeds`.
-        sweep: the recipe as it is here; it says what is measured.
-        commit: whatever Git takes for one.
-        settings: overrides, the same on both sides.
+        project: the project's root folder, a Git repository.
+        recipe: the recipe's dotted name, such as `tune.smoke:seeds`.
+        sweep: the recipe's spec in this checkout, which gives the metric.
+        commit: anything that Git accepts as a commit.
+        settings: overrides, the same for both commits.
 
     Returns:
-        The values; or the problem, where that commit has no such recipe or its sweep fails.
+        The values by seed; or the problem, if that commit has no such recipe or its sweep fails.
 
     Raises:
-        UserError: there is no such commit, or the project is no Git repository.
+        UserError: the commit does not exist, or the project is not a Git repository.
     """
     commit_hash = query_git(project, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}")
     if commit_hash is None:
@@ -48,7 +48,7 @@ def train_base(project: Path, recipe: str, sweep: Sweep, *, commit: str, setting
             f'There is no commit "{commit}" in {project}. In a shallow clone, fetch more: git fetch --deepen=1'
         )
     commit_id = commit_hash.decode().strip()
-    whole: dict[str, Any] = {"recipe": recipe, "metric": sweep.metric, "mode": sweep.mode, "commit": commit_id}
+    description: dict[str, Any] = {"recipe": recipe, "metric": sweep.metric, "mode": sweep.mode, "commit": commit_id}
     with tempfile.TemporaryDirectory(prefix="toprung-base-") as temporary:
         base = Path(temporary, "code")
         _extract(project, commit_id, base)
@@ -60,17 +60,17 @@ def train_base(project: Path, recipe: str, sweep: Sweep, *, commit: str, setting
         sweep_process = _toprung(base, "sweep", recipe, "--name", NAME, *flags)
         shown = None if sweep_process.returncode else _toprung(base, "show", NAME, "--json", "--storage", str(storage))
     if shown is None or shown.returncode:
-        return Seeds(**whole, problem=_last_line(shown or sweep_process))
+        return Seeds(**description, problem=_last_line(shown or sweep_process))
     try:
         trials = json.loads(shown.stdout)["trials"]
         values = {t["config"]["seed"]: t["value"] if t["status"] == "finished" else None for t in trials}
-        return Seeds(**whole, values=values)
+        return Seeds(**description, values=values)
     except (KeyError, TypeError, ValueError):  # pydantic's ValidationError is a ValueError
-        return Seeds(**whole, problem="its toprung tells of a sweep in another form than this one")
+        return Seeds(**description, problem="its toprung prints a sweep in another format than this one")
 
 
 def _last_line(command: subprocess.CompletedProcess[str]) -> str:
-    lines = (command.stderr.strip() or command.stdout.strip()).splitlines() or ["it ended without a word"]
+    lines = (command.stderr.strip() or command.stdout.strip()).splitlines() or ["it ended without output"]
     return lines[-1][:MAX_PROBLEM_LENGTH]
 
 
@@ -81,13 +81,13 @@ def _extract(project: Path, commit_id: str, target: Path) -> None:
 
 
 def _toprung(base: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    engine = base / "src"
-    path = [str(engine)] if (engine / "toprung").is_dir() else []
-    before = os.environ.get("PYTHONPATH")
+    source = base / "src"
+    path = [str(source)] if (source / "toprung").is_dir() else []
+    inherited = os.environ.get("PYTHONPATH")
     return subprocess.run(
         [sys.executable, "-P", "-m", "toprung", *arguments],
         cwd=base,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([*path, *([before] if before else [])])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*path, *([inherited] if inherited else [])])},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",

@@ -1,4 +1,4 @@
-"""How many trials run at once, while nodes come and go."""
+"""The number of trials that run at once, as nodes join and leave the cluster."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ POLL_SECONDS = 2.0
 
 
 class Concurrency:
-    """Counts what fits on the nodes that live, looked at anew every two seconds.
+    """The number of trials that fit on the living nodes, counted again every two seconds.
 
-    Where an autoscaler may add nodes, those count too: it adds them only for trials that wait.
+    Nodes that an autoscaler may add count too, because it adds nodes only for trials that wait.
     """
 
     def __init__(
@@ -28,48 +28,50 @@ class Concurrency:
         on_change: Callable[[int], object],
         autoscaler_nodes: Callable[[], list[cluster.Node]] = list,
     ) -> None:
-        """Begin with what was counted before the sweep.
+        """Start with the number that was counted before the sweep.
 
         Args:
             sweep: the spec.
-            nodes: those that live, when it is called.
-            initial: how many trials fit when the sweep began.
-            on_change: told of each new number.
-            autoscaler_nodes: nodes that an autoscaler may add, when it is called.
+            nodes: returns the living nodes.
+            initial: the number of trials that fit before the sweep.
+            on_change: called with each new number.
+            autoscaler_nodes: returns the nodes that an autoscaler may add.
         """
         self._sweep, self._nodes, self._autoscaler_nodes, self._on_change = sweep, nodes, autoscaler_nodes, on_change
         self._count = initial
         self._next_poll = time.monotonic() + POLL_SECONDS
 
     def __call__(self) -> int:
-        """How many, now; never 0: what waits for a node is one trial that is asked for already."""
+        """Return the current number; at least 1, so that one trial waits for a node if there is none."""
         if time.monotonic() >= self._next_poll:
             self._next_poll = time.monotonic() + POLL_SECONDS
             sweep = self._sweep
             most = min(sweep.max_concurrent_trials or sweep.num_trials, sweep.num_trials)
             nodes = [*self._nodes(), *self._autoscaler_nodes()]
-            now = max(1, cluster.count_placeable_trials(sweep.resources, nodes, limit=most))
-            if now != self._count:
-                self._count = now
-                self._on_change(now)
+            count = max(1, cluster.count_placeable_trials(sweep.resources, nodes, limit=most))
+            if count != self._count:
+                self._count = count
+                self._on_change(count)
         return self._count
 
 
 def build_concurrency(
     prepared: PreparedSweep, ray_cluster: cluster.ConnectedCluster | None, *, on_change: Callable[[int], object]
 ) -> Concurrency:
-    """How many trials run at once, on this machine or on a cluster.
+    """Build the count of concurrent trials for this machine or for a cluster.
 
     Args:
-        prepared: the sweep, looked at.
-        ray_cluster: the cluster; None for a private Ray.
-        on_change: told of each new number.
+        prepared: the checked sweep.
+        ray_cluster: the cluster; None for Ray on this machine.
+        on_change: called with each new number.
     """
     if ray_cluster is None:
         return Concurrency(
             prepared.sweep, lambda: prepared.nodes, initial=prepared.num_concurrent_trials, on_change=on_change
         )
-    if cluster.autoscaler_nodes():  # the autoscaler sees what waits; by itself Tune lets one trial wait at a time
+    if (
+        cluster.autoscaler_nodes()
+    ):  # the autoscaler adds nodes for waiting trials, and by default Tune lets only one wait
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(prepared.num_concurrent_trials)
     return Concurrency(
         prepared.sweep,

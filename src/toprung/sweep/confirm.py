@@ -1,7 +1,7 @@
-"""Confirm a sweep: its leaders and the default, trained again with seeds that no trial of it has seen.
+"""Confirming a sweep: its leaders and the default are trained again with seeds that no trial of it has used.
 
-The best value of a sweep is the luckiest of many. Here a few configurations are each trained several times from the
-start, with the full budget and without early stopping, so that what they owe to luck can be told apart.
+The best value of a sweep is partly luck, being the best of many. A confirmation trains a few configurations several
+times from the start, with the full budget and without early stopping, to separate their merit from luck.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ def confirm(
     listener: ProgressListener,
     address: str | None = None,
 ) -> Outcome:
-    """Train a sweep's leaders and its default again, as a sweep of its own below it in MLflow.
+    """Train a sweep's leaders and its default again, as a new sweep that MLflow shows below it.
 
     Args:
-        project: the workbench's root, not yet active on `sys.path`.
-        sweep_dir: a sweep that ended; its own copy of the workbench is used.
-        num_leaders: how many of the best trials.
-        num_seeds: how many fresh seeds each is trained with.
-        listener: told what happens.
-        address: of a running cluster; None for a private Ray.
+        project: the project's root folder, not yet on `sys.path`.
+        sweep_dir: a sweep that has ended; its copy of the project is used.
+        num_leaders: the number of best trials to confirm.
+        num_seeds: the number of fresh seeds per configuration.
+        listener: receives the progress.
+        address: the address of a running cluster; None starts Ray on this machine.
 
     Raises:
-        UserError: the sweep runs, has no leaders or is itself a controlled experiment, or its data are others now.
-        KeyboardInterrupt: stopped before the first trial.
+        UserError: the sweep is running, has no leaders or is a controlled experiment, or its data have changed.
+        KeyboardInterrupt: the confirmation was stopped before its first trial.
     """
     sweep = confirmation_spec(sweep_dir, num_leaders=num_leaders, num_seeds=num_seeds)
     switch_to(sweep_dir.code_folder)
@@ -63,15 +63,15 @@ def confirm(
 
 
 def confirmation_spec(sweep_dir: SweepDirectory, *, num_leaders: int, num_seeds: int) -> Sweep:
-    """The leaders and the default of a sweep as a controlled experiment on fresh seeds.
+    """Return the spec of a confirmation: the leaders and the default as a controlled experiment with fresh seeds.
 
     Raises:
-        UserError: the sweep runs, has no leaders, or is a controlled experiment.
+        UserError: the sweep is running, has no leaders, or is a controlled experiment.
     """
     sweep = sweep_dir.spec()
     if sweep.experiments:
         raise UserError(
-            f"{sweep_dir.sweep_id} is a controlled experiment and has its seeds already. "
+            f"{sweep_dir.sweep_id} is a controlled experiment, already trained with all its seeds. "
             f"Type: toprung compare {sweep_dir.sweep_id}"
         )
     if sweep_dir.has_live_driver():
@@ -83,9 +83,8 @@ def confirmation_spec(sweep_dir: SweepDirectory, *, num_leaders: int, num_seeds:
     leaders = [trial for trial in order if not trial.is_default]
     if not leaders:
         raise UserError(
-            f"Only the default configuration of {sweep_dir.sweep_id} has a value: there is no other to "
-            "confirm. For more "
-            f"trials type: toprung extend {sweep_dir.sweep_id} --trials 12"
+            f"Only the default configuration of {sweep_dir.sweep_id} has a value: there is nothing to confirm. "
+            f"For more trials type: toprung extend {sweep_dir.sweep_id} --trials 12"
         )
     configs: dict[str, Mapping[str, Any]] = {}
     for trial in leaders[:num_leaders]:
@@ -97,14 +96,14 @@ def confirmation_spec(sweep_dir: SweepDirectory, *, num_leaders: int, num_seeds:
 
 
 def _fresh_seeds(sweep_dir: SweepDirectory, sweep: Sweep, count: int) -> list[int]:
-    """The next seeds after those that the sweep, and earlier confirmations of it, have used."""
+    """Return the seeds that follow those of the sweep and of its earlier confirmations."""
     used = [
         sweep.seed,
-        *(seed for sweep_dir in catalog.list_confirmations(sweep_dir) for seed in sweep_dir.spec().seeds),
+        *(seed for confirmation in catalog.list_confirmations(sweep_dir) for seed in confirmation.spec().seeds),
     ]
     return list(range(max(used) + 1, max(used) + 1 + count))
 
 
 def count_leaders(confirmation: SweepDirectory) -> int:
-    """How many leaders a confirmation trains, beside the default."""
+    """Return the number of leaders that a confirmation trains besides the default."""
     return sum(experiment.name != DEFAULT for experiment in confirmation.spec().experiments)

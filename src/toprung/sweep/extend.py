@@ -1,4 +1,4 @@
-"""Extend a sweep: more trials, or a longer budget for its survivors."""
+"""Extending a sweep: more trials, or a longer budget for its survivors."""
 
 from __future__ import annotations
 
@@ -25,36 +25,38 @@ def extend(
     listener: ProgressListener,
     address: str | None = None,
 ) -> Outcome:
-    """More trials for a sweep, or a longer budget for its survivors, from the study as it stands.
+    """Run more trials of a sweep, or continue its survivors with a longer budget, on the existing study.
 
     Args:
-        project: the workbench's root, not yet active on `sys.path`.
+        project: the project's root folder, not yet on `sys.path`.
         sweep_dir: the sweep.
-        num_new_trials: new trials.
-        max_epochs: the new full budget, above the old one; None leaves it.
-        listener: told what happens.
-        address: of a running cluster; None for a private Ray.
+        num_new_trials: the number of trials to add.
+        max_epochs: the new full budget, above the old one; None keeps the old one.
+        listener: receives the sweep's progress.
+        address: the address of a running cluster; None starts Ray on this machine.
 
     Raises:
-        UserError: it runs, it is a controlled experiment, the budget does not grow, or its data are others now.
+        UserError: the sweep is running, is a controlled experiment or would not grow, or its data have changed.
     """
     remote_storage.download_sweep(sweep_dir)
     old = sweep_dir.spec()
     if old.experiments:
         raise UserError(
-            f"{sweep_dir.sweep_id} is a controlled experiment ({old.plan_text}): more for some would not be equal. "
-            f"{restart_hint(sweep_dir, old)}"
+            f"{sweep_dir.sweep_id} is a controlled experiment ({old.plan_text}): its configurations must all have "
+            f"the same seeds and budget, so it cannot be extended. {restart_hint(sweep_dir, old)}"
         )
     if max_epochs is not None and max_epochs <= old.asha.max_epochs:
         raise UserError(
-            f"--max-epochs {max_epochs} does not extend {sweep_dir.sweep_id}: its trials have "
-            f"{old.asha.max_epochs} already."
+            f"--max-epochs {max_epochs} does not extend {sweep_dir.sweep_id}: its budget is already "
+            f"{old.asha.max_epochs} epochs. Give more."
         )
     if not num_new_trials and max_epochs is None:
-        raise UserError(f"Say by how much: toprung extend {sweep_dir.sweep_id} --trials N, or --max-epochs M, or both.")
+        raise UserError(
+            f"Give --trials, --max-epochs or both: toprung extend {sweep_dir.sweep_id} --trials N --max-epochs M"
+        )
     asha = old.asha.model_copy(update={"max_epochs": max_epochs or old.asha.max_epochs})
-    num_asked = len(ledger.read(sweep_dir))
-    sweep = old.model_copy(update={"num_trials": max(old.num_trials, num_asked) + num_new_trials, "asha": asha})
+    num_created = len(ledger.read(sweep_dir))
+    sweep = old.model_copy(update={"num_trials": max(old.num_trials, num_created) + num_new_trials, "asha": asha})
     if max_epochs is not None:
         survivors = len(promotion.find_survivors(ledger.read(sweep_dir), sweep, old_max_epochs=old.asha.max_epochs))
         sweep = sweep.model_copy(update={"num_trials": sweep.num_trials + survivors})

@@ -1,4 +1,4 @@
-"""What can be done to a sweep that is there: stop its driver, deliver its records, close a dead one, remove it."""
+"""Operations on existing sweeps: stop the driver, sync the records to MLflow, close a dead sweep, remove it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from toprung.tracking import mirror, server
 
 
 def stop(sweep_dir: SweepDirectory, *, timeout_seconds: float) -> dict[str, Any]:
-    """Ask the sweep's driver to stop, and wait until it has; gives the sweep's state.
+    """Ask the sweep's driver to stop, wait until it has, and return the sweep's state.
 
     Raises:
-        UserError: it does not run, or has not stopped in time.
+        UserError: the sweep is not running, or has not stopped in time.
     """
     if sweep_dir.has_live_driver():
         sweep_dir.stop_file.touch()
@@ -39,8 +39,7 @@ def stop(sweep_dir: SweepDirectory, *, timeout_seconds: float) -> dict[str, Any]
     while is_alive():
         if time.monotonic() > deadline:
             raise UserError(
-                f"{sweep_dir.sweep_id} was asked to stop and has not yet, after {timeout_seconds:g} s. "
-                f"Its log: {sweep_dir.log_file}"
+                f"{sweep_dir.sweep_id} has not stopped within {timeout_seconds:g} s. Its log: {sweep_dir.log_file}"
             )
         time.sleep(0.1 if sweep_dir.lock_file.exists() else 1)
     sweep_dir.stop_file.unlink(missing_ok=True)
@@ -49,13 +48,13 @@ def stop(sweep_dir: SweepDirectory, *, timeout_seconds: float) -> dict[str, Any]
 
 
 def sync(sweep_dir: SweepDirectory) -> list[str]:
-    """Bring MLflow up to the ledger; gives what MLflow refused.
+    """Send everything in the ledger that MLflow lacks to MLflow, and return the items that MLflow refused.
 
     Raises:
-        UserError: the sweep runs (its driver delivers), or MLflow cannot be used.
+        UserError: the sweep is running (its driver does this itself), or MLflow cannot be used.
     """
     if sweep_dir.has_live_driver():
-        raise UserError(f"{sweep_dir.sweep_id} is running: its driver delivers to MLflow itself.")
+        raise UserError(f"{sweep_dir.sweep_id} is running: its driver sends its records to MLflow.")
     from toprung.tracking.client import RequestRejected, ServerUnavailable
 
     server.follow_move(sweep_dir.path.parent)
@@ -79,19 +78,19 @@ def sync(sweep_dir: SweepDirectory) -> list[str]:
                 runs.problems.append(str(error))
             sweep_dir.write(sweep_dir.status_file, {**state, "tracking_error": None, "not_in_mlflow": runs.problems})
     except filelock.Timeout:
-        raise UserError(f"{sweep_dir.sweep_id} is taken up by another command just now. Try again.") from None
+        raise UserError(f"{sweep_dir.sweep_id} is in use by another command. Try again.") from None
     except ServerUnavailable as error:
         uri = server.masked(server.tracking_uri(sweep_dir.path.parent))
         raise UserError(
             f"MLflow at {uri} does not answer ({error}). Start it, then type: toprung sync {sweep_dir.sweep_id}"
         ) from None
     if uploader is not None and uploader.upload_error:
-        raise UserError(f"{sweep.storage} has not got everything ({uploader.upload_error}). Try again later.")
+        raise UserError(f"The copy in {sweep.storage} is incomplete ({uploader.upload_error}). Try again later.")
     return runs.problems
 
 
 def _write_run_ids(sweep_dir: SweepDirectory, trials: list[TrialRecord], run_ids: Mapping[str, str]) -> None:
-    """Write into the ledger which run shows which trial, where the driver never got to know."""
+    """Write each trial's MLflow run id into the ledger, if the driver did not learn it."""
     new = [trial.trial_id for trial in trials if run_ids.get(trial.trial_id) not in (None, trial.mlflow_run_id)]
     if not new:
         return
@@ -106,9 +105,9 @@ def _write_run_ids(sweep_dir: SweepDirectory, trials: list[TrialRecord], run_ids
 
 
 def orphaned_sweeps(root: Path) -> Iterator[SweepDirectory]:
-    """Sweeps below `root` whose driver died: nobody holds their lock, yet they run, or never gave MLflow a last word.
+    """Yield the sweeps below `root` whose driver died.
 
-    A driver's own last record says what could not be delivered, be it nothing.
+    Their lock is free, but their status is "running" or lacks `tracking_error`, which a driver always writes last.
     """
     for sweep_dir in list_sweeps(root):
         try:
@@ -122,10 +121,10 @@ def orphaned_sweeps(root: Path) -> Iterator[SweepDirectory]:
 
 
 def close_orphaned(root: Path, *, echo: Callable[[str], object]) -> None:
-    """Close what drivers that died have left open in MLflow, so that nothing is shown as running that is not."""
+    """Close the MLflow runs of drivers that died, so that MLflow does not show them as running."""
     for sweep_dir in orphaned_sweeps(root):
         was_running = _state(sweep_dir).get("status") == "running"
-        advice = f" Go on with: toprung resume {sweep_dir.sweep_id}" if was_running else ""
+        advice = f" To resume it, type: toprung resume {sweep_dir.sweep_id}" if was_running else ""
         if not sweep_dir.lineage_file.is_file():
             ended = {"status": "interrupted", "reason": "the driver died", "tracking_error": None}
             sweep_dir.write(sweep_dir.status_file, {**_state(sweep_dir), **ended})
@@ -139,18 +138,18 @@ def close_orphaned(root: Path, *, echo: Callable[[str], object]) -> None:
 
 
 def remove(sweep_dir: SweepDirectory, *, keep_export: bool) -> None:
-    """Remove a sweep's directory, whole or not at all, its confirmations first; what MLflow has of it stays there.
+    """Remove a sweep and its confirmations. Each directory is removed whole or not at all; MLflow keeps its records.
 
     Raises:
-        UserError: it runs, or a confirmation of it does.
+        UserError: the sweep or one of its confirmations is running.
     """
-    its_own = list_confirmations(sweep_dir)
-    for target in (sweep_dir, *its_own):
+    confirmations = list_confirmations(sweep_dir)
+    for target in (sweep_dir, *confirmations):
         if target.has_live_driver():
             raise UserError(f"{target.sweep_id} is running. Type: toprung stop {target.sweep_id}")
         if remote_storage.has_remote_driver(target):
             raise UserError(f"{target.sweep_id} is running on another machine. Type: toprung stop {target.sweep_id}")
-    for target in (*its_own, sweep_dir):
+    for target in (*confirmations, sweep_dir):
         _remove(target, keep_export=keep_export)
 
 

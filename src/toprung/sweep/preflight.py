@@ -1,4 +1,4 @@
-"""Look at everything a sweep was given before anything starts."""
+"""Checks of a sweep's inputs, made before anything starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toprung.tracking import server
 
 @dataclass(frozen=True)
 class PreparedSweep:
-    """A sweep that can start: everything from outside has been looked at."""
+    """A sweep that is ready to start, with the inputs that were checked."""
 
     project: Path
     code: Path
@@ -30,23 +30,24 @@ class PreparedSweep:
 
     @property
     def split_fingerprint(self) -> str:
-        """Of the indices that train and validate."""
+        """The fingerprint of the training and validation indices."""
         return self.images.split_fingerprint
 
 
 def prepare_sweep(
     project: Path, sweep: Sweep, *, code: Path | None = None, ray_cluster: cluster.ConnectedCluster | None = None
 ) -> PreparedSweep:
-    """Check resources, trainer, dataset and space.
+    """Check a sweep's resources, trainer, dataset and search space.
 
     Args:
-        project: the workbench's root.
+        project: the project's root folder.
         sweep: the spec.
-        code: where trainer and space come from, active on `sys.path`: the project, or the copy that a sweep keeps.
+        code: the folder of the trainer and the space, already on `sys.path`: a sweep's copy of the project, or None
+            for the project itself.
         ray_cluster: the cluster to run on; None for this machine.
 
     Raises:
-        UserError: the first thing that cannot be used.
+        UserError: an input is invalid; the message is about the first one found.
     """
     server.check_reachable()
     if code is None:
@@ -71,10 +72,10 @@ def prepare_sweep(
 
 
 def count_concurrent_trials(sweep: Sweep, nodes: list[cluster.Node], *, autoscaler_nodes: list[cluster.Node]) -> int:
-    """How many trials run at once on these nodes, with those that the autoscaler may add.
+    """Count the trials that can run at once on these nodes and on those that the autoscaler may add.
 
     Raises:
-        UserError: not even one, ever.
+        UserError: no trial can ever be placed.
     """
     cluster.check_placeable(sweep.resources, [*nodes, *autoscaler_nodes])
     most = min(sweep.max_concurrent_trials or sweep.num_trials, sweep.num_trials)
@@ -82,13 +83,13 @@ def count_concurrent_trials(sweep: Sweep, nodes: list[cluster.Node], *, autoscal
 
 
 def check_nodes(prepared: PreparedSweep, sweep_dir: SweepDirectory) -> list[str]:
-    """Look at every node of the cluster before the first trial: does it share the storage, does it import our code?
+    """Check on every node of the cluster that it shares the storage and imports the sweep's code.
 
     Returns:
-        what a person should know of, and what does not keep the sweep from running.
+        Warnings: problems that do not keep the sweep from running.
 
     Raises:
-        UserError: naming the first node that is not fit.
+        UserError: a node cannot run trials; the message names the first one.
     """
     from toprung.cluster import doctor
 
@@ -105,10 +106,10 @@ def check_nodes(prepared: PreparedSweep, sweep_dir: SweepDirectory) -> list[str]
 
 
 def sources(project: Path, sweep: Sweep) -> list[Path]:
-    """Return the files of a sweep's trainer and space.
+    """Return the source files of a sweep's trainer and search space.
 
     Raises:
-        UserError: there is no such trainer or space.
+        UserError: the trainer or the space does not exist.
     """
     files = [find_source_file(project, sweep.trainer, kind="trainer")]
     if sweep.space is not None:
@@ -141,6 +142,6 @@ def _check_experiments(sweep: Sweep, defaults: dict[str, Any]) -> None:
 
 
 def load_space(code: Path, sweep: Sweep) -> Any:
-    """The sweep's search space, imported."""
+    """Import the sweep's search space."""
     assert sweep.space is not None
     return import_dotted(code, sweep.space, default="space", kind="search space")

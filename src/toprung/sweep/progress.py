@@ -1,4 +1,4 @@
-"""Where a sweep stands, for whoever watches it: plain numbers, changed by the driver, read by the display."""
+"""The progress of a running sweep: plain numbers that the driver updates and the display reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toprung.spec import Sweep
 
 @dataclass
 class TrialView:
-    """One trial as it is shown."""
+    """One trial, as the display shows it."""
 
     trial_id: str
     number: int
@@ -33,7 +33,7 @@ class TrialView:
 
 @dataclass
 class SweepProgress:
-    """The whole sweep as it is shown."""
+    """The whole sweep, as the display shows it."""
 
     sweep_id: str
     sweep: Sweep
@@ -52,32 +52,38 @@ class SweepProgress:
 
     @property
     def seconds(self) -> float:
-        """Since the command was typed."""
+        """Seconds since the command was started."""
         return time.monotonic() - self.started
 
     @property
     def total_seconds(self) -> float:
-        """With what earlier drivers of the sweep took."""
+        """Seconds of this driver and of all earlier drivers of the sweep."""
         return self.previous_seconds + self.seconds
 
     @property
     def trial_seconds(self) -> float:
-        """Worker time of all trials so far."""
+        """Seconds that trials have spent on a worker, summed over all trials."""
         now = time.monotonic()
         return self.busy_seconds + sum(now - trial.started for trial in self.running() if trial.started is not None)
 
     @property
     def cost(self) -> float:
-        """Money spent, by the recipe's prices."""
+        """Money spent so far, at the recipe's prices."""
         return self.trial_seconds / 3600 * self.sweep.price_per_hour
 
     def running(self) -> list[TrialView]:
-        """Trials that have a worker."""
+        """Return the trials that have a worker."""
         return [trial for trial in self.trials.values() if trial.status == "running"]
 
     @property
+    def num_left(self) -> int:
+        """Trials that have not ended: running, waiting or still to be proposed."""
+        ended = sum(trial.end is not None for trial in self.trials.values())
+        return max(self.sweep.num_trials, len(self.trials)) - ended
+
+    @property
     def epochs_expected(self) -> int:
-        """An estimate of all epochs of the sweep: ended trials as they were, the others as the mean of those."""
+        """An estimate of all epochs of the sweep; a trial without an end counts as the mean of the ended ones."""
         ended = [len(trial.values) for trial in self.trials.values() if trial.end]
         num_trials = max(self.sweep.num_trials, len(self.trials))
         if not ended:
@@ -87,22 +93,22 @@ class SweepProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate, once a trial has ended."""
+        """The estimated time to the end; None until a trial has ended."""
         if not any(trial.end for trial in self.trials.values()) or not self.epochs_done:
             return None
         here = self.epochs_done - self.resumed_epochs
         return self.seconds * (self.epochs_expected - self.epochs_done) / here if here > 0 else None
 
     def count(self, status: Status) -> int:
-        """Trials of that status."""
+        """Return the number of trials with a status."""
         return sum(trial.status == status for trial in self.trials.values())
 
     def num_stopped_by_rung(self) -> Counter[int]:
-        """Trials that ASHA stopped, by rung."""
+        """Return the number of trials that ASHA stopped, by rung."""
         return Counter(trial.end.rung for trial in self.trials.values() if trial.end and trial.end.rung is not None)
 
     def leaders(self) -> list[TrialView]:
-        """Trials with a value that did not fail, best first."""
+        """Return the trials that have a value and did not fail, best first."""
         scored = [t for t in self.trials.values() if t.best_value is not None and t.status != "failed"]
         return sorted(scored, key=self._sort_key)
 
@@ -115,12 +121,12 @@ class SweepProgress:
         return self._top[0] if self._top else None
 
     def best_excluding(self, trial: TrialView) -> float | None:
-        """The best value of all the others."""
+        """Return the best value of all other trials, or None if they have none."""
         others = [other for other in self._top if other is not trial]
         return others[0].best_value if others else None
 
     def add(self, record: TrialRecord) -> TrialView:
-        """A trial was asked for, by this driver or an earlier one."""
+        """Add a trial that this driver or an earlier one created."""
         view = TrialView(
             record.trial_id,
             record.number,
@@ -144,10 +150,10 @@ class SweepProgress:
         return view
 
     def report(self, trial_id: str, value: float, *, epoch: int) -> bool:
-        """A trial reported an epoch; says whether it is the sweep's new best."""
+        """Add an epoch of a trial; return whether its value is the sweep's new best."""
         trial, before = self.trials[trial_id], self.leader
         if epoch <= len(trial.values):
-            return False  # heard of already: a damaged checkpoint made the trial repeat it
+            return False  # known already: a damaged checkpoint made the trial repeat it
         trial.values.append(value)
         self.epochs_done += 1
         new_best = is_better(value, before.best_value if before else None, sweep=self.sweep)
@@ -159,14 +165,14 @@ class SweepProgress:
         return new_best
 
     def interrupt(self, trial_id: str) -> None:
-        """A trial lost its process and waits for another one."""
+        """Mark a trial as waiting, because it lost its process."""
         view = self.trials[trial_id]
         if view.started is not None:
             self.busy_seconds += time.monotonic() - view.started
         view.status, view.started = "waiting", None
 
     def end(self, trial_id: str, end: End) -> TrialView:
-        """A trial ended."""
+        """Mark a trial as ended."""
         view = self.trials[trial_id]
         view.end, view.status = end, end.status
         self.num_ended += 1
@@ -178,33 +184,33 @@ class SweepProgress:
         return view
 
     def _rank(self, trial: TrialView) -> None:
-        """Keep the two best at hand: sorting thousands of trials at each report would cost more than the report."""
+        """Update the two best trials; sorting thousands of trials at each report would cost more than the report."""
         self._top = sorted([*(other for other in self._top if other is not trial), trial], key=self._sort_key)[:2]
 
 
 class ProgressListener(Protocol):
-    """Who is told what happens, as it happens; called from the driver's threads."""
+    """Receives the events of a sweep as they happen, from the driver's threads."""
 
     def sweep_started(self, progress: SweepProgress) -> None:
-        """The sweep exists."""
+        """Handle the start of the sweep."""
 
     def trial_reported(self, progress: SweepProgress, trial: TrialView, *, new_best: bool) -> None:
-        """A trial finished an epoch."""
+        """Handle an epoch of a trial."""
 
     def trial_ended(self, progress: SweepProgress, trial: TrialView, *, best_before: float | None) -> None:
-        """A trial finished, was stopped, or failed."""
+        """Handle the end of a trial: finished, stopped, failed or interrupted."""
 
     def trial_restarting(self, progress: SweepProgress, trial: TrialView, *, what: str) -> None:
-        """A trial lost its process, and starts again from its last checkpoint."""
+        """Handle the restart of a trial from its last checkpoint after it lost its process."""
 
     def concurrency_changed(self, progress: SweepProgress) -> None:
-        """Nodes came or went: `progress.num_concurrent_trials` changed."""
+        """Handle a change of `progress.num_concurrent_trials`: nodes joined or left the cluster."""
 
     def warning(self, progress: SweepProgress, text: str) -> None:
-        """Something that a person should know of: before the first trial, or of the cluster's head (any thread)."""
+        """Show a warning: before the first trial, or from any thread if the cluster's head does not answer."""
 
     def stopping(self, progress: SweepProgress, *, reason: str) -> None:
-        """The sweep was asked to stop, by the user or by a rule."""
+        """Handle a request to stop the sweep, by the user, by a rule or because of a fault."""
 
     def phase_changed(self, progress: SweepProgress) -> None:
         """`progress.phase` changed."""

@@ -1,4 +1,4 @@
-"""Continue the survivors of a shorter budget when a sweep is extended."""
+"""Continuing the survivors of a shorter budget when a sweep is extended."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 
 def find_survivors(trials: Sequence[TrialRecord], sweep: Sweep, *, old_max_epochs: int) -> list[TrialRecord]:
-    """Finished trials that a longer ladder promotes from what was its top rung: the best one in `reduction_factor`.
+    """Return the trials that a longer budget promotes from the former top rung: the best 1 in `reduction_factor`.
 
-    Those that were continued already are left out, but their values count.
+    Trials that were already continued are left out, but their values count.
     """
     import numpy as np
 
     continued = {trial.continues for trial in trials}
-    there = [trial for trial in trials if trial.status == "finished" and trial.epochs == old_max_epochs]
-    if not there:
+    finished = [trial for trial in trials if trial.status == "finished" and trial.epochs == old_max_epochs]
+    if not finished:
         return []
     sign = 1.0 if sweep.mode == "max" else -1.0
-    values = [sign * trial.epochs_by_number[old_max_epochs].metrics[sweep.metric] for trial in there]
+    values = [sign * trial.epochs_by_number[old_max_epochs].metrics[sweep.metric] for trial in finished]
     needed = np.quantile(values, 1 - 1 / sweep.asha.reduction_factor)
-    above = [trial for trial, value in zip(there, values, strict=True) if value >= needed]
-    return [trial for trial in above if trial.trial_id not in continued]
+    promoted = [trial for trial, value in zip(finished, values, strict=True) if value >= needed]
+    return [trial for trial in promoted if trial.trial_id not in continued]
 
 
 def continue_survivors(study: optuna.Study, *, sweep_dir: SweepDirectory, sweep: Sweep, old_max_epochs: int) -> None:
-    """Give each survivor a trial that goes on where it ended: a told trial is closed for good in Optuna.
+    """Add a trial for each survivor that continues it, because Optuna cannot reopen a trial that has ended.
 
-    The new trial takes over parameters, epochs and checkpoint, and names the one that it continues.
+    The new trial has the survivor's parameters, epochs and checkpoint, and records its id.
     """
     import optuna
 
@@ -78,7 +78,10 @@ def _copy_trial(source: Path, target: Path) -> None:
 def survivor_hook(
     sweep_dir: SweepDirectory, sweep: Sweep, from_epochs: int | None
 ) -> Callable[[optuna.Study], None] | None:
-    """What gives survivors of a shorter ladder their longer budget, once; a resumed sweep makes sure that it was."""
+    """Return the hook that continues the survivors of a shorter budget, or None if the budget was not extended.
+
+    It continues each survivor once, so a resumed sweep can run it again.
+    """
     if from_epochs is None:
         return None
     return partial(continue_survivors, sweep_dir=sweep_dir, sweep=sweep, old_max_epochs=from_epochs)

@@ -1,7 +1,7 @@
-"""Record what happens to a sweep's trials: in the ledger first, then on the screen.
+"""Recording the events of a sweep's trials: first in the ledger, then on the screen.
 
-The searcher calls the recorder as Ray Tune reports to it. Nothing else writes to the ledger about a trial, and MLflow's
-writer reads the ledger.
+The searcher calls the recorder for each event that it receives from Ray Tune. Nothing else writes trials to the ledger;
+the MLflow writer only reads it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from toprung.errors import UserError
+from toprung.errors import UserError, pluralize
 from toprung.records import ledger
 from toprung.records.journal import batched_writes
 from toprung.records.ledger import Attempt, AuditEntry, End, TrialRecord, best_value, reported_metrics
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class TrialRecorder:
-    """Write each step of a trial to the ledger, then update the progress.
+    """Writes each event of a trial to the ledger, then updates the progress.
 
     Attributes:
-        trial_ends: how each ended trial ended, by trial id.
+        trial_ends: the end of each ended trial, by trial id.
     """
 
     def __init__(
@@ -40,21 +40,21 @@ class TrialRecorder:
         progress: SweepProgress,
         listener: ProgressListener,
     ) -> None:
-        """Read what earlier drivers of the sweep recorded, and complete it.
+        """Load the records of the sweep's earlier drivers, and complete those that a dead driver left unfinished.
 
         Args:
-            study: the sweep's study, open for writing.
-            storage: the study's storage, which has no other writer.
+            study: the sweep's study, opened for writing.
+            storage: the study's storage; this is its only writer.
             sweep_dir: the sweep's directory.
             progress: the sweep's progress, updated here.
-            listener: notified of each change of the progress.
+            listener: receives each change of the progress.
         """
         self._study, self._sweep_dir = study, sweep_dir
         self._progress, self._listener = progress, listener
         self._batched = partial(batched_writes, storage)
         self._trials: dict[str, optuna.Trial] = {}
         self._attempts: dict[str, Attempt] = {}
-        self._previous_epochs: dict[str, int] = {}  # recorded when the trial's current process began
+        self._previous_epochs: dict[str, int] = {}  # recorded when the trial's current process started
         self._last_epoch: dict[str, int] = {}
         self._best: dict[str, float] = {}
         self.trial_ends: dict[str, End] = {}
@@ -79,7 +79,7 @@ class TrialRecorder:
     def created(
         self, trial: optuna.Trial, *, trial_id: str, config: Mapping[str, Any], is_default: bool = False
     ) -> None:
-        """Record a new trial, before Ray Tune knows it."""
+        """Record a new trial, before it is passed to Ray Tune."""
         self._trials[trial_id] = trial
         ledger.write_start(trial, trial_id=trial_id, config=config, is_default=is_default)
         if trial_id not in self._progress.trials:
@@ -89,7 +89,7 @@ class TrialRecorder:
             )
 
     def resumed(self, trial: optuna.Trial, record: TrialRecord) -> None:
-        """Record that a trial of an earlier driver runs again."""
+        """Record that a trial of an earlier driver is resumed."""
         self._trials[record.trial_id] = trial
         if record.end is not None:
             ledger.write_resumed(trial)
@@ -107,8 +107,8 @@ class TrialRecorder:
 
         Args:
             trial_id: the trial.
-            result: Ray Tune's, with the metrics, `epoch` and `time_ms`.
-            audited: the rung that would have stopped the trial, if it runs on for the audit.
+            result: Ray Tune's result, with the metrics, `epoch` and `time_ms`.
+            audited: the rung that would have stopped the trial, if it continues for the audit.
         """
         with self._batched():
             is_new = self._write_epoch(trial_id, result, audited=audited)
@@ -116,7 +116,7 @@ class TrialRecorder:
             self._update_progress(trial_id, result, audited=audited)
 
     def _write_epoch(self, trial_id: str, result: Mapping[str, Any], *, audited: AuditEntry | None) -> bool:
-        """Write an epoch to the ledger; return whether it was not there yet."""
+        """Write an epoch to the ledger; return False if the ledger already has it."""
         self._write_attempt(trial_id, Attempt.from_result(result))
         epoch, time_ms = int(result["epoch"]), int(result["time_ms"])
         if epoch <= self.get_epochs(trial_id):
@@ -139,7 +139,7 @@ class TrialRecorder:
         self._listener.trial_reported(self._progress, view, new_best=new_best)
 
     def restarting(self, trial_id: str, reason: str) -> None:
-        """Record that a trial lost its process and waits for another one."""
+        """Record that a trial lost its process and waits for a new one."""
         self.record_attempt_from_disk(trial_id)
         view = self._progress.trials[trial_id]
         self._progress.interrupt(trial_id)
@@ -148,12 +148,12 @@ class TrialRecorder:
     def ended(
         self, trial_id: str, end: End, *, last: Mapping[str, Any] | None = None, audited: AuditEntry | None = None
     ) -> None:
-        """Record how a trial ended, and tell Optuna the same; an interrupted one stays open, for it can be resumed.
+        """Record how a trial ended, in Optuna's terms too. An interrupted trial stays open, because it can be resumed.
 
         Args:
             trial_id: the trial.
-            end: how it ended.
-            last: Ray Tune's result of its last epoch, if it ended with one.
+            end: how the trial ended.
+            last: Ray Tune's result of the last epoch, if the trial ended with one.
             audited: the rung that would have stopped the trial.
         """
         if audited is not None:
@@ -177,10 +177,10 @@ class TrialRecorder:
         ledger.write_run_id(self._study, trial_id=trial_id, run_id=run_id)
 
     def end_open_trials(self, end: End) -> None:
-        """End every trial that has no end yet. Call it when no trial's process is left.
+        """Record an end for every trial that has none. Call it when all trial processes have exited.
 
-        A trial saves its best weights, then reports. If it was killed in between, its weights are one epoch ahead of
-        the ledger: that epoch is recorded first.
+        A trial saves its best weights before it reports the epoch. If it was killed in between, its weights are one
+        epoch ahead of the ledger, and that epoch is recorded first.
         """
         for trial_id, view in self._progress.trials.items():
             if view.end is None:
@@ -189,25 +189,25 @@ class TrialRecorder:
 
     def _recover_unreported_epoch(self, trial_id: str) -> None:
         try:
-            about = self._sweep_dir.read(self._sweep_dir.trial_folder(trial_id) / WEIGHTS_META_FILE)
+            meta = self._sweep_dir.read(self._sweep_dir.trial_folder(trial_id) / WEIGHTS_META_FILE)
         except UserError:
             return  # killed before its first epoch
-        if about["epoch"] == self.get_epochs(trial_id) + 1:
-            times = {"time/epoch_seconds": about["epoch_seconds"], "time_ms": about["time_ms"]}
-            self.reported(trial_id, {"epoch": about["epoch"], **times, **about["metrics"]})
+        if meta["epoch"] == self.get_epochs(trial_id) + 1:
+            times = {"time/epoch_seconds": meta["epoch_seconds"], "time_ms": meta["time_ms"]}
+            self.reported(trial_id, {"epoch": meta["epoch"], **times, **meta["metrics"]})
 
     def get_epochs(self, trial_id: str) -> int:
-        """Return how many epochs of a trial the ledger has."""
+        """Return the number of a trial's epochs in the ledger."""
         return self._last_epoch.get(trial_id, 0)
 
     def get_nodes(self, trial_id: str) -> tuple[str, ...]:
-        """Return Ray's ids of the nodes where the trial's workers train, by rank; empty before they are known."""
-        # The folder may be on another machine.
+        """Return Ray's ids of the nodes of the trial's workers, by rank; empty before they are known."""
+        # With object storage, the trial's folder may be on another machine.
         attempt = self._attempt_on_disk(trial_id) or self._attempts.get(trial_id)
         return attempt.nodes if attempt else ()
 
     def record_attempt_from_disk(self, trial_id: str) -> None:
-        """Record where a trial's process ran, from the trial's folder: it may have died before its first report."""
+        """Record where a trial's process ran, read from its folder because it may have died before its first report."""
         self._write_attempt(trial_id, self._attempt_on_disk(trial_id))
 
     def _attempt_on_disk(self, trial_id: str) -> Attempt | None:
@@ -221,22 +221,22 @@ class TrialRecorder:
             ledger.write_attempt(self._trial(trial_id), attempt)
 
     def _check_start_over(self, trial_id: str, epoch: int, *, time_ms: int) -> None:
-        """Warn of a process that trains a trial from its first epoch again, for want of a checkpoint.
+        """Warn if a process trains a trial from its first epoch again, because it could not restore the checkpoint.
 
-        A report that only repeats an earlier process's has that process's time.
+        A report that only repeats an earlier process's report has the time of that earlier one.
         """
         attempt, before = self._attempts.get(trial_id), self._previous_epochs.get(trial_id, 0)
         if attempt is not None and epoch == 1 <= before and time_ms >= attempt.time_ms:
             self._previous_epochs[trial_id] = 0
-            recorded = f"{before} recorded epoch{'s' if before > 1 else ''}"
             self._listener.warning(
                 self._progress,
-                f"trial {self._progress.trials[trial_id].number} began again at epoch 1, in spite of {recorded}: its "
-                f"checkpoint could not be restored. The log says why: {self._sweep_dir.log_file}",
+                f"trial {self._progress.trials[trial_id].number} restarted at epoch 1 despite "
+                f"{pluralize(before, 'recorded epoch')}: its checkpoint could not be restored. See the log: "
+                f"{self._sweep_dir.log_file}",
             )
 
     def _trial(self, trial_id: str) -> optuna.Trial:
-        """Return Optuna's handle of a trial, which may be one of an earlier driver that was not resumed."""
+        """Return Optuna's handle of a trial; it may belong to an earlier driver and not have been resumed."""
         if trial_id not in self._trials:
             self._trials[trial_id] = ledger.open_trial(self._study, self._progress.trials[trial_id].number)
         return self._trials[trial_id]

@@ -1,8 +1,8 @@
-"""Train a confirmed winner once more, on training and validation images together: the model to be used.
+"""Refitting a confirmed winner on the training and validation images together, which gives the final model.
 
-Nothing is left to judge it by: no epoch is chosen, no validation figure is written, and the test split stays shut. It
-trains for as many epochs as the winner's seeds took to their best one (the median), under the schedule that was
-confirmed, and takes the weights of the last of these.
+No images remain to evaluate it on, so no epoch is chosen, no validation metric is written, and the test split is not
+read. It trains under the confirmed schedule for the median of the best epochs of the winner's seeds, and keeps the
+weights of the last epoch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PARTS = ("train", "val")
 
 @dataclass(frozen=True)
 class Refit:
-    """What came of it: the folders, the record as it was written, and the training metrics by epoch."""
+    """The result of a refit: its folder, the record written there, and the training metrics by epoch."""
 
     folder: Path
     record: dict[str, Any]
@@ -48,16 +48,16 @@ class Refit:
 
     @property
     def export_folder(self) -> Path:
-        """The model."""
+        """The folder of the exported model."""
         return self.folder / "export"
 
 
 class _StopTraining(Exception):
-    """The epoch after which the training is over."""
+    """Raised from `session.report` to end the training after its last epoch."""
 
 
 def read_refit(sweep_dir: SweepDirectory) -> dict[str, Any] | None:
-    """The record of a refit that is there."""
+    """Return the record of the sweep's refit, or None if it has none."""
     file = sweep_dir.refit_folder / RECORD_FILE
     return sweep_dir.read(file) if file.is_file() else None
 
@@ -65,22 +65,22 @@ def read_refit(sweep_dir: SweepDirectory) -> dict[str, Any] | None:
 def refit(
     project: Path, sweep_dir: SweepDirectory, confirmation: SweepDirectory, *, echo: Callable[[str], object]
 ) -> Refit:
-    """Train the winner of a confirmation on training and validation images; an older refit is replaced whole.
+    """Train the winner of a confirmation on training and validation images, and replace an earlier refit.
 
     Args:
-        project: the workbench's root.
+        project: the project's root folder.
         sweep_dir: the sweep that was confirmed.
-        confirmation: the confirmation, finished.
-        echo: told one line an epoch.
+        confirmation: its finished confirmation.
+        echo: called with one line per epoch.
 
     Raises:
-        UserError: nothing is confirmed, the data are others now, or the training cannot go on.
+        UserError: no configuration is confirmed, the data have changed, or the training failed.
         toprung.export.bundle.ExportFailed: a fresh process cannot load the model.
     """
     sweep = confirmation.spec()
     winner = representative(ledger.read(confirmation), mode=sweep.mode)
     if winner is None:
-        raise UserError(f"{confirmation.sweep_id} has no configuration that finished: there is nothing to refit.")
+        raise UserError(f"{confirmation.sweep_id} has no configuration that finished, so there is nothing to refit.")
     server.check_usable(sweep_dir.path.parent)
     switch_to(sweep_dir.code_folder)
     prepared = prepare_sweep(project, sweep, code=sweep_dir.code_folder)
@@ -136,7 +136,7 @@ def refit(
 
 
 def median_best_epoch(trials: list[TrialRecord], winner: TrialRecord) -> int:
-    """Epochs to train: the median over the seeds of the winner's best epoch."""
+    """Return the number of epochs to train: the median of the best epochs of the winner's seeds."""
     best = [trial.epoch for trial in trials_of_experiment(trials, winner.config["experiment"]) if trial.epoch]
     return int(statistics.median_high(best))
 
@@ -152,15 +152,15 @@ def _train(
     num_epochs: int,
     echo: Callable[[str], object],
 ) -> tuple[Any, dict[int, dict[str, float]]]:
-    """The loop in this process; leaves `export/model.pth`. Gives the architecture and the training metrics."""
+    """Run the loop in this process and write `export/model.pth`; return the architecture and the training metrics."""
     import torch
 
     from toprung import session
 
     placed = data.load_arrays(sweep.data.model_copy(update={"placement": "mmap"}), root=prepared_root, budget_bytes=0)
-    both = {what: np.concatenate([placed.arrays[f"{part}_{what}"] for part in PARTS]) for what in ("rows", "labels")}
-    order = np.argsort(both["rows"])
-    arrays = {**placed.arrays, "train_rows": both["rows"][order], "train_labels": both["labels"][order]}
+    rows, labels = (np.concatenate([placed.arrays[f"{part}_{kind}"] for part in PARTS]) for kind in ("rows", "labels"))
+    order = np.argsort(rows)
+    arrays = {**placed.arrays, "train_rows": rows[order], "train_labels": labels[order]}
     card = data.open_prepared(sweep.data.name, root=prepared_root).card
     history: dict[int, dict[str, float]] = {}
 
@@ -173,9 +173,8 @@ def _train(
             raise _StopTraining
 
     opened = session.Session(
-        data=trial_data(
-            arrays, card=card, mmap_dir=placed.mmap_dir
-        ),  # a loop looks at val: what it says of it is dropped
+        # The loop evaluates on the validation images, as always; `report` drops those metrics.
+        data=trial_data(arrays, card=card, mmap_dir=placed.mmap_dir),
         folder=folder,
         on_report=report,
         seed=winner.config["seed"],
@@ -191,11 +190,13 @@ def _train(
     except _StopTraining:
         pass
     except session.TrainingFailed as error:
-        raise UserError(f"The refit cannot go on: {error}.") from None
+        raise UserError(f"The refit failed: {error}.") from None
     if num_epochs not in history:
-        raise UserError(f"The trainer {sweep.trainer} ended after {len(history)} of {num_epochs} epochs: no refit.")
+        raise UserError(
+            f"The trainer {sweep.trainer} ended after {len(history)} of {num_epochs} epochs: the refit is discarded."
+        )
     last = torch.load(folder / LAST_FILE, map_location="cpu", weights_only=True)
     torch.save(last["model"], folder / "export" / WEIGHTS_FILE)
     for file in [path for path in folder.iterdir() if path.is_file()]:
-        file.unlink()  # checkpoints, and weights that were chosen by images it had seen
+        file.unlink()  # checkpoints, and best weights, which were chosen on images that are now trained on
     return opened.architecture, history

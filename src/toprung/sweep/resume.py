@@ -1,4 +1,4 @@
-"""Resume a sweep whose driver died or was stopped."""
+"""Resuming a sweep whose driver died or was stopped."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 def resume(
     project: Path, sweep_dir: SweepDirectory, *, listener: ProgressListener, address: str | None = None
 ) -> Outcome:
-    """Go on with a sweep whose driver died or was stopped: same spec, same code, same data.
+    """Resume a sweep whose driver died or was stopped, with the same spec, code and data.
 
     Args:
-        project: the workbench's root, not yet active on `sys.path`.
+        project: the project's root folder, not yet on `sys.path`.
         sweep_dir: the sweep.
-        listener: told what happens.
-        address: of a running cluster, which may be another one than before; None for a private Ray.
+        listener: receives the sweep's progress.
+        address: the address of a running cluster, not necessarily the same as before; None starts Ray on this machine.
 
     Raises:
-        UserError: it runs, it is finished, or its recipe or its data are others now.
+        UserError: the sweep is running or finished, or its recipe or its data have changed.
     """
     remote_storage.download_sweep(sweep_dir)
     sweep = sweep_dir.spec()
@@ -83,7 +83,7 @@ def resume_driver(
     launch: DriverLaunch,
     extension: dict[str, int | None] | None = None,
 ) -> Outcome:
-    """Run another driver on an existing sweep: lock it, check code and data, go on."""
+    """Run another driver on an existing sweep: lock it, check its data, and continue."""
     try:
         lock = sweep_dir.lock().acquire()
     except filelock.Timeout:
@@ -120,10 +120,10 @@ def _record_extension(
     prepare_study: Callable[[optuna.Study], object] | None,
     study: optuna.Study,
 ) -> None:
-    """Write what the sweep is extended to: after MLflow has answered, so that a refused extension leaves no trace."""
-    asked = sweep_dir.read(sweep_dir.spec_file)
-    extensions = [*asked.get("extensions", []), extension]
-    sweep_dir.write(sweep_dir.spec_file, {**asked, "spec": sweep.model_dump(mode="json"), "extensions": extensions})
+    """Write the extended spec. This runs after MLflow has answered, so that a refused extension leaves no trace."""
+    content = sweep_dir.read(sweep_dir.spec_file)
+    extensions = [*content.get("extensions", []), extension]
+    sweep_dir.write(sweep_dir.spec_file, {**content, "spec": sweep.model_dump(mode="json"), "extensions": extensions})
     if prepare_study is not None:
         prepare_study(study)
 
@@ -139,7 +139,7 @@ def _check_not_finished(sweep_dir: SweepDirectory, sweep: Sweep) -> None:
 
 
 def restart_hint(sweep_dir: SweepDirectory, sweep: Sweep) -> str:
-    """Say what to type for other seeds of a finished experiment or confirmation."""
+    """Return the command that trains a finished experiment or confirmation with other seeds."""
     recipe = sweep_dir.read(sweep_dir.spec_file).get("recipe") or "RECIPE"
     if (confirms := catalog.confirmed_sweep_id(sweep_dir)) is not None:
         return f"For other seeds type: toprung confirm {confirms} --again"

@@ -1,4 +1,4 @@
-"""Check that a sweep can be resumed: its recipe and its data are those it began with."""
+"""Checks before a sweep is resumed: its recipe and its data must be unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def previous_seconds(sweep_dir: SweepDirectory) -> float:
-    """What the sweep's earlier drivers took together, by the ledger's own times."""
+    """Return how long the sweep's earlier drivers ran, in seconds, by the times in the ledger."""
     known = ledger.read_all(sweep_dir)
     starts = [driver_run.time_ms for driver_run in known.driver_runs]
     if not starts:
@@ -40,33 +40,33 @@ def previous_seconds(sweep_dir: SweepDirectory) -> float:
 
 
 def check_recipe_unchanged(project: Path, sweep_dir: SweepDirectory, sweep: Sweep) -> None:
-    """Compare the sweep's spec with what its recipe says now. A recipe that is gone changes nothing.
+    """Check that the sweep's recipe still gives the same spec. A recipe that was removed is not checked.
 
     Raises:
-        UserError: they differ; the message says in what.
+        UserError: the specs differ; the message lists the fields.
     """
     content = sweep_dir.read(sweep_dir.spec_file)
     recipe = content.get("recipe")
     if not recipe or str(recipe).removeprefix("tune.").partition(":")[0] not in list_recipes(project):
         return
     switch_to(project)
-    now = apply_overrides(load_recipe(project, recipe), content.get("settings", []))
+    current = apply_overrides(load_recipe(project, recipe), content.get("settings", []))
     for extension in content.get("extensions", []):
-        asha = now.asha.model_copy(update={"max_epochs": extension["max_epochs"]})
-        now = now.model_copy(update={"num_trials": extension["num_trials"], "asha": asha})
-    changed = diff_specs(sweep, now)
+        asha = current.asha.model_copy(update={"max_epochs": extension["max_epochs"]})
+        current = current.model_copy(update={"num_trials": extension["num_trials"], "asha": asha})
+    changed = diff_specs(sweep, current)
     if changed:
         more = "" if sweep.experiments else f"type toprung extend {sweep_dir.sweep_id} for more of the same, "
-        difference = "" if sweep.experiments else f" --warm-start {sweep_dir.sweep_id}"
+        warm_start = "" if sweep.experiments else f" --warm-start {sweep_dir.sweep_id}"
         raise UserError(
             f"The recipe {recipe} has changed since {sweep_dir.sweep_id} began:\n"
             + "\n".join(f"  {line}" for line in changed)
-            + f"\nPut it back to resume, {more}or begin anew: toprung sweep {recipe}{difference}"
+            + f"\nRestore it to resume, {more}or start a new sweep: toprung sweep {recipe}{warm_start}"
         )
 
 
 def diff_specs(old: Sweep, new: Sweep) -> list[str]:
-    """Fields that differ, a line each: `asha.max_epochs: 9, now 27`."""
+    """Return one line per field that differs, such as `asha.max_epochs: 9, now 27`."""
     before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
     names = [*before, *(name for name in after if name not in before)]
     return [
@@ -86,10 +86,10 @@ def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_data_unchanged(sweep_dir: SweepDirectory, prepared: PreparedSweep) -> None:
-    """Make sure that a sweep which goes on, or is confirmed, sees the images and the split it began with.
+    """Check that a sweep which is resumed or confirmed has the same images and the same split as at its start.
 
     Raises:
-        UserError: either differs.
+        UserError: the images or the split have changed.
     """
     known = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
     for what, was, now in (
@@ -99,7 +99,6 @@ def check_data_unchanged(sweep_dir: SweepDirectory, prepared: PreparedSweep) -> 
         if was != now:
             raise UserError(
                 f"{what} {prepared.card.name} has changed since {sweep_dir.sweep_id} began ({was[:12]}, now "
-                f"{now[:12]}). "
-                f"Put it back (toprung data pull {prepared.card.name}), or begin anew: "
+                f"{now[:12]}). Restore it (toprung data pull {prepared.card.name}), or start a new sweep: "
                 f"toprung sweep RECIPE --warm-start {sweep_dir.sweep_id} --accept-data-change"
             )

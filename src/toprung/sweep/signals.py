@@ -1,4 +1,4 @@
-"""The driver as a process: signals that ask it to stop, output that goes to a file."""
+"""The driver's signals, which ask it to stop, and its output, which goes to a log file."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 
 
 @contextlib.contextmanager
 def stop_signals(on_stop: Callable[[], Any]) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM, or a closed terminal) asks the sweep to stop; the second interrupts it."""
+    """Call `on_stop` on the first Ctrl-C, SIGTERM or closed terminal in the block, and raise on the second."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     previous = {number: signal.getsignal(number) for number in STOPPING}
 
-    def first(number: int, frame: Any) -> None:
+    def handle_first(number: int, frame: Any) -> None:
         for signal_number in previous:
             signal.signal(signal_number, signal.default_int_handler)
-        # Not here: a line on the screen may be half written, and Python refuses to write another one inside it.
+        # In a thread, because the signal may interrupt a write to the screen, and Python forbids another one inside it.
         threading.Thread(target=on_stop, name="on-stop").start()
 
     for number in previous:
-        signal.signal(number, first)
+        signal.signal(number, handle_first)
     try:
         yield
     finally:
@@ -39,7 +39,7 @@ def stop_signals(on_stop: Callable[[], Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def redirect_output(log_file: Path) -> Iterator[None]:
-    """Send what any library, this process's children included, writes to stdout and stderr into a file."""
+    """Send stdout and stderr of this process and its children, from any library, to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved_fds = os.dup(1), os.dup(2)
@@ -50,7 +50,7 @@ def redirect_output(log_file: Path) -> Iterator[None]:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):  # a full disk: what follows must reach the terminal all the same
+            with contextlib.suppress(OSError):  # a full disk: later output must still reach the terminal
                 stream.flush()
         for target, saved_fd in zip((1, 2), saved_fds, strict=True):
             os.dup2(saved_fd, target)

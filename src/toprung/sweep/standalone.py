@@ -1,4 +1,4 @@
-"""One training without Ray: the same loop, the same session, a line an epoch."""
+"""Training one configuration without Ray: the same loop in the same session, with one line per epoch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from toprung.trial.run import LOOP, trial_data
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What came of it: the best epoch, and the folder with `model.pth` and `last.pth`."""
+    """The best epoch, and the folder with `model.pth` and `last.pth`."""
 
     folder: Path
     metric: str
@@ -41,22 +41,22 @@ def train_standalone(
     storage: Path,
     echo: Callable[[str], None],
 ) -> TrainResult:
-    """Train one configuration in this process, or in all those that `torchrun` started for it.
+    """Train one configuration in this process, or in all processes that `torchrun` started.
 
     Args:
-        project: the workbench's root, active on `sys.path`.
-        trainer: its dotted name.
-        settings: hyperparameters over the trainer's defaults.
-        data_settings: dataset and split.
-        num_epochs: how long.
-        seed: of weights, shuffling and augmentation.
-        num_threads: that torch may use; None: as many as there are CPUs. Other numbers of threads sum in other orders,
-            so the last digits of a sweep's trial come out only with that trial's own number.
-        storage: where a folder for the result is made.
-        echo: told one line an epoch.
+        project: the project's root folder, already on `sys.path`.
+        trainer: the trainer's dotted name.
+        settings: hyperparameters that replace the trainer's defaults.
+        data_settings: the dataset and its split.
+        num_epochs: the number of epochs.
+        seed: the seed of weights, shuffling and augmentation.
+        num_threads: the number of threads that torch may use; None: one per CPU. The number changes the order of
+            floating-point sums, so a sweep's trial is reproduced to the last digit only with that trial's number.
+        storage: the folder in which the result's folder is created.
+        echo: called with one line per epoch.
 
     Raises:
-        UserError: the trainer, a setting or the dataset cannot be used; or the training cannot go on.
+        UserError: the trainer, a setting or the dataset cannot be used, or the training failed.
     """
     defaults = trainer_defaults(project, trainer)
     check_known(settings, {*defaults, "num_epochs"}, source="command gives", trainer=trainer)
@@ -86,7 +86,7 @@ def train_standalone(
 
     with distributed.torchrun_process_group():
         distributed.on_rank_zero(lambda: _create_folder(folder, settings_record))
-        one = session.Session(
+        trial_session = session.Session(
             data=trial_data(arrays, card=card),
             folder=folder,
             on_report=report,
@@ -94,21 +94,21 @@ def train_standalone(
             num_threads=num_threads or max(1, num_cpus() // distributed.world_size()),
         )
         try:
-            with session.open_session(one):
+            with session.open_session(trial_session):
                 loop({**defaults, **config})
         except session.TrainingFailed as error:
-            raise UserError(f"The training cannot go on: {error}.") from None
+            raise UserError(f"The training failed: {error}.") from None
         if distributed.rank() > 0:
-            raise SystemExit  # rank 0 speaks for all
+            raise SystemExit  # only rank 0 prints the result
     if not best:
         raise UserError(f"The trainer {trainer} ended without reporting an epoch.")
     value, epoch = max(best)
     return TrainResult(folder, "val/accuracy", value, -epoch)
 
 
-def _create_folder(folder: Path, about: Mapping[str, Any]) -> None:
+def _create_folder(folder: Path, settings_record: Mapping[str, Any]) -> None:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"The folder {folder} cannot be made ({error.strerror}). Give another --storage.") from None
-    write_json(folder / CONFIG_FILE, about)
+        raise UserError(f"The folder {folder} cannot be created ({error.strerror}). Give another --storage.") from None
+    write_json(folder / CONFIG_FILE, settings_record)

@@ -1,4 +1,4 @@
-"""Start a sweep: check everything, create its directory, run the driver."""
+"""Starting a sweep: check its inputs, create its directory, run the driver."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from toprung.records import catalog
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 from toprung.sweep.driver import Driver, Outcome, TrackingRejected
+from toprung.sweep.ineffective_settings import ineffective_settings
 from toprung.sweep.preflight import PreparedSweep, prepare_sweep
 from toprung.sweep.progress import ProgressListener, SweepProgress
 from toprung.sweep.signals import redirect_output
@@ -37,28 +38,28 @@ def run(
     accept_data_change: bool = False,
     address: str | None = None,
 ) -> Outcome:
-    """Run a sweep from its spec to its export.
+    """Run a new sweep, from its spec to the exported model.
 
     Args:
-        project: the workbench's root, active on `sys.path`.
-        sweep: what to do.
-        name: a second name for it, or None.
-        listener: told what happens.
-        recipe: where the spec came from, to be compared with when the sweep is resumed.
-        settings: what the command line changed in it.
-        warm_start: an earlier sweep whose trials the searcher is told of.
-        accept_data_change: be told of them even though they saw other data.
-        address: of a running cluster; None for a private Ray on this machine.
+        project: the project's root folder, already on `sys.path`.
+        sweep: the spec.
+        name: a second name for the sweep, or None.
+        listener: receives the sweep's progress.
+        recipe: the recipe that the spec came from; a resume compares the spec with it.
+        settings: the `--set` overrides that were applied to the recipe.
+        warm_start: an earlier sweep whose trials are added to the study.
+        accept_data_change: add them even if they were trained on other data.
+        address: the address of a running cluster; None starts Ray on this machine.
 
     Returns:
-        How it ended; a sweep whose every trial failed, or whose winner cannot be exported, is "failed".
+        The outcome; its status is "failed" if every trial failed or the winner cannot be exported.
 
     Raises:
-        UserError: something given cannot be used; nothing is left behind.
-        KeyboardInterrupt: stopped before the first trial.
+        UserError: an input is invalid; no files are left behind.
+        KeyboardInterrupt: the sweep was stopped before its first trial.
     """
     if warm_start is not None and sweep.experiments:
-        raise UserError(f"{sweep.name} is a controlled experiment: no searcher could be told. Leave --warm-start out.")
+        raise UserError(f"{sweep.name} is a controlled experiment and has no searcher. Leave out --warm-start.")
     copy_code = partial(snapshot, project)
     with connected_cluster(address, copy_code=copy_code) as ray_cluster:
         prepared = prepare_sweep(project, sweep, ray_cluster=ray_cluster)
@@ -68,10 +69,17 @@ def run(
             launch = DriverLaunch(
                 details={"warm_start": warm_start.sweep_id}, prepare_study=partial(import_trials, source=warm_start)
             )
+        warnings = ineffective_settings(prepared)
         root = remote_storage.local_root(project, sweep.storage)
         sweep_dir = catalog.create_sweep(root, sweep, name=name, now=datetime.now(), recipe=recipe, settings=settings)
         return start(
-            prepared, sweep_dir, listener=listener, launch=launch, copy_code=copy_code, ray_cluster=ray_cluster
+            prepared,
+            sweep_dir,
+            listener=listener,
+            launch=launch,
+            copy_code=copy_code,
+            ray_cluster=ray_cluster,
+            warnings=warnings,
         )
 
 
@@ -79,11 +87,13 @@ def run(
 def connected_cluster(
     address: str | None, *, copy_code: Callable[[Path], object]
 ) -> Iterator[cluster.ConnectedCluster | None]:
-    """The cluster at an address, connected while the block lasts; None without one: the driver starts its own Ray.
+    """Connect to the cluster at an address for the duration of the block.
+
+    Yields None if there is no address: the driver then starts its own Ray.
 
     Args:
         address: `auto`, `HOST:PORT` or None.
-        copy_code: puts the workbench into a folder that is not there yet; from there it is sent to the cluster.
+        copy_code: copies the project into a new folder, from which it is sent to the cluster.
 
     Raises:
         UserError: the cluster cannot be used.
@@ -110,27 +120,33 @@ def start(
     copy_code: Callable[[Path], object],
     launch: DriverLaunch | None = None,
     ray_cluster: cluster.ConnectedCluster | None = None,
+    warnings: Sequence[str] = (),
 ) -> Outcome:
-    """Drive a sweep whose directory has just been made; where nothing came of it, the directory goes.
+    """Run a sweep in its new directory, and delete the directory again if nothing in it is worth keeping.
 
     Args:
-        prepared: the sweep, looked at.
+        prepared: the checked sweep.
         sweep_dir: its new directory.
-        listener: told what happens.
-        copy_code: puts the workbench into a folder that is not there yet.
+        listener: receives the sweep's progress.
+        copy_code: copies the project into a new folder.
         launch: why the driver runs; None for a new sweep.
         ray_cluster: the cluster to run on; None for a private Ray.
+        warnings: passed to the listener before anything starts.
     """
     progress = SweepProgress(
         sweep_dir.sweep_id, prepared.sweep, prepared.num_concurrent_trials, note=prepared.images.description
     )
+    for warning in warnings:
+        listener.warning(progress, warning)
     try:
         copy_code(sweep_dir.code_folder)
         with sweep_dir.lock():
             return drive(prepared, sweep_dir, progress, listener, launch=launch, ray_cluster=ray_cluster)
     except BaseException as error:
-        reached_end = any(trial.status in ("finished", "stopped") for trial in progress.trials.values())
-        if not progress.trials or (isinstance(error, TrackingRejected) and not reached_end):  # nothing worth keeping
+        has_ended_trial = any(trial.status in ("finished", "stopped") for trial in progress.trials.values())
+        if not progress.trials or (
+            isinstance(error, TrackingRejected) and not has_ended_trial
+        ):  # nothing is worth keeping
             with contextlib.suppress(UserError):
                 remote_storage.delete_remote(sweep_dir)
             shutil.rmtree(sweep_dir.path, ignore_errors=True)
@@ -146,7 +162,7 @@ def drive(
     launch: DriverLaunch | None,
     ray_cluster: cluster.ConnectedCluster | None,
 ) -> Outcome:
-    """Run the driver; where the sweep is kept on object storage, beside its copy."""
+    """Run the driver; if the sweep's storage is an object store, upload its files as it runs."""
     with remote_storage.uploading(sweep_dir) as uploader, redirect_output(sweep_dir.log_file):
         outcome = Driver(
             prepared, sweep_dir, progress, listener, launch=launch, ray_cluster=ray_cluster, uploader=uploader

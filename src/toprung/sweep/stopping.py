@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from toprung.errors import pluralize
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.sweep.progress import SweepProgress
 
@@ -41,11 +42,11 @@ def triggered_rule(progress: SweepProgress) -> str | None:
         if reached:
             return f"target {rules.target:g} reached by trial {leader.number} ({leader.best_value:.4f})"
     if rules.seconds is not None and progress.total_seconds >= rules.seconds:
-        return f"wall clock: {rules.seconds:g} s are over"
+        return f"time limit of {rules.seconds:g} s reached"
     if rules.plateau_trials is not None and progress.ended_since_best >= rules.plateau_trials:
-        return f"plateau: {rules.plateau_trials} trials ended without a new best"
+        return f"plateau: {pluralize(rules.plateau_trials, 'trial')} ended without a new best"
     if rules.max_cost is not None and progress.cost >= rules.max_cost:
-        return f"cost: {rules.max_cost:g} are spent"
+        return f"cost limit of {rules.max_cost:g} reached"
     return None
 
 
@@ -61,7 +62,7 @@ def common_failure(progress: SweepProgress) -> str | None:
     most_epochs = max(len(trial.values) for trial in failed)
     if any(trial.status in ("finished", "stopped") or len(trial.values) > most_epochs for trial in trials):
         return None
-    return f"the first {len(failed)} trials all failed alike: {causes.pop()}"
+    return f"the first {len(failed)} trials all failed in the same way: {causes.pop()}"
 
 
 class StopControl:

@@ -1,4 +1,4 @@
-"""A trial as Ray Tune starts it: what runs, and what it takes."""
+"""The trainable that Ray Tune starts for each trial, with the resources it needs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 def build_trainable(sweep: Sweep, task: TrialTask, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    """Tune's trainable for the sweep's trials, with their resources as a placement group.
+    """Build Ray Tune's trainable for the sweep's trials, with their resources as a placement group.
 
     Args:
         sweep: the spec.
         task: what all trials share.
-        arrays: sent to every node once, through Ray's object store.
+        arrays: the images and labels, which Ray's object store sends to each node once.
     """
     from ray import tune as ray_tune
 
     bundles, selector = list(sweep.resources.bundles), dict(sweep.resources.label_selector)
-    placed: dict[str, Any] = {"bundle_label_selector": [selector for _ in bundles]} if selector else {}
+    placement: dict[str, Any] = {"bundle_label_selector": [selector for _ in bundles]} if selector else {}
     return ray_tune.with_resources(
         ray_tune.with_parameters(run_trial, task=task, arrays=put_arrays(arrays)),
-        ray_tune.PlacementGroupFactory(bundles, **placed),
+        ray_tune.PlacementGroupFactory(bundles, **placement),
     )
 
 
 def put_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, ray.ObjectRef[np.ndarray]]:
-    """The arrays in Ray's object store, which gives every process of a node the same memory."""
+    """Put the arrays into Ray's object store, where all processes of a node share their memory."""
     import ray
 
     return {name: ray.put(array) for name, array in arrays.items()}

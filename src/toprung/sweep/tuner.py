@@ -1,4 +1,4 @@
-"""Build the Ray Tune experiment of a sweep."""
+"""The Ray Tune experiment of a sweep: its searcher and its Tuner."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def build_searcher(
     Args:
         prepared: the sweep.
         sweep_dir: its directory.
-        storage: of its study.
+        storage: the storage of its study.
         recorder: records its trials.
         on_fault: called with a fault that ends the sweep.
-        max_concurrent: returns how many trials may run at once, now.
+        max_concurrent: returns how many trials may run at once.
     """
     from toprung.search import space as spaces
     from toprung.search.plan import ExperimentPlan
@@ -85,18 +85,18 @@ def build_tuner(
     stopper: Stopper,
     remote_location: RemoteLocation | None,
 ) -> Tuner:
-    """Build Ray Tune's experiment: what a trial runs, who proposes trials, who stops them, who is notified.
+    """Build Ray Tune's Tuner, which runs the trainable with the searcher, the scheduler, the callbacks and the stopper.
 
     Args:
         prepared: the sweep.
         sweep_dir: its directory.
         searcher: proposes the trials; its scheduler stops them.
-        num_trials: how many are left.
+        num_trials: the number of trials left to run.
         restart_policy: decides which errors restart a trial.
         recorder: records the trials.
         mlflow_callback: notifies the MLflow writer.
-        stopper: ends the experiment.
-        remote_location: the sweep's place on object storage, if it has one.
+        stopper: ends the experiment early.
+        remote_location: the sweep's location on object storage, if it has one.
     """
     from ray import tune as ray_tune
 

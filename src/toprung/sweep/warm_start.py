@@ -1,4 +1,4 @@
-"""Start a new sweep from the trials of an earlier one."""
+"""Warm starts: a new sweep whose study begins with the trials of an earlier sweep."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def check_warm_start(source: SweepDirectory, prepared: PreparedSweep, *, accept_data_change: bool) -> None:
-    """Make sure that an earlier sweep's trials say anything about a new one, and that its study takes both.
+    """Check that an earlier sweep's trials are comparable with a new sweep's, and that one study can hold both.
 
     Raises:
-        UserError: another metric, other data, another space's choices, or nothing to tell.
+        UserError: metric, data or choices of the space differ, or the earlier sweep has no usable trial.
     """
     from toprung.search import space as spaces
     from toprung.search.rehearsal import validate_space
@@ -27,18 +27,20 @@ def check_warm_start(source: SweepDirectory, prepared: PreparedSweep, *, accept_
     old, new = source.spec(), prepared.sweep
     if (old.metric, old.mode) != (new.metric, new.mode):
         raise UserError(
-            f"{source.sweep_id} was judged by {old.metric} ({old.mode}), this sweep is by {new.metric} ({new.mode}): "
-            "its trials say nothing here. Leave --warm-start out."
+            f"{source.sweep_id} optimized {old.metric} ({old.mode}), this sweep optimizes {new.metric} ({new.mode}): "
+            "its trials are of no use here. Leave out --warm-start."
         )
     if not any(trial.status in ("finished", "stopped") for trial in ledger.read(source)):
-        raise UserError(f"{source.sweep_id} has no trial that finished or was stopped: nothing to start from.")
+        raise UserError(
+            f"{source.sweep_id} has no trial that finished or was stopped, so there is nothing to start from."
+        )
     known = Lineage.model_validate(source.read(source.lineage_file))
     same = (known.data_fingerprint, known.split_fingerprint) == (prepared.card.fingerprint, prepared.split_fingerprint)
     if not same and not accept_data_change:
         raise UserError(
-            f"{source.sweep_id} saw other data ({known.data_name} {known.data_fingerprint[:12]}, split "
+            f"{source.sweep_id} was trained on other data ({known.data_name} {known.data_fingerprint[:12]}, split "
             f"{known.split_fingerprint[:12]}; now {prepared.card.name} {prepared.card.fingerprint[:12]}, split "
-            f"{prepared.split_fingerprint[:12]}). If its trials still say something here, add --accept-data-change."
+            f"{prepared.split_fingerprint[:12]}). To use its trials anyway, add --accept-data-change."
         )
     space = spaces.with_constants(load_space(prepared.code, new), new.constants)
     try:
@@ -46,12 +48,12 @@ def check_warm_start(source: SweepDirectory, prepared: PreparedSweep, *, accept_
     except UserError as error:
         raise UserError(
             f"The trials of {source.sweep_id} do not fit this sweep's space: {error} Give each hyperparameter the "
-            "choices and the kind that it had, or another name; or leave --warm-start out."
+            "choices and the type that it had there, or another name; or leave out --warm-start."
         ) from None
 
 
 def import_trials(study: optuna.Study, *, source: SweepDirectory) -> None:
-    """Tell a new study of an earlier sweep's trials that finished or were stopped; they are marked as told."""
+    """Add an earlier sweep's finished and stopped trials to a new study, marked as imported."""
     import optuna
 
     from toprung.records.journal import storage_for_reading

@@ -1,4 +1,4 @@
-"""Follow a sweep from outside its driver: its ledger, read again and again, as the board that the driver shows."""
+"""Following a sweep from another process: the progress is rebuilt by reading the ledger again and again."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ POLL_SECONDS = 0.5
 def watch_sweep(
     sweep_dir: SweepDirectory, *, listener: ProgressListener, wait: Callable[[float], object] = time.sleep
 ) -> Outcome:
-    """Tell the watcher what happens, until the sweep's driver is gone; gives how it ended.
+    """Report a sweep's events to a listener until its driver has ended, and return the outcome.
 
     Args:
         sweep_dir: the sweep.
-        listener: told what the ledger says, as a driver tells it.
-        wait: between two looks; given the seconds.
+        listener: receives the same events as from a driver.
+        wait: called with the seconds to wait before the next read.
 
     Raises:
         UserError: the ledger cannot be read.
@@ -36,7 +36,7 @@ def watch_sweep(
     listener.sweep_started(progress)
     while True:
         progress.num_concurrent_trials = _num_concurrent_trials(sweep_dir)
-        is_over = not sweep_dir.has_live_driver()  # before the last look: what it wrote is then seen
+        is_over = not sweep_dir.has_live_driver()  # checked before the last read, so that it misses nothing
         study = study or _study(sweep_dir)
         if study is not None:
             began = time.monotonic()
@@ -49,7 +49,7 @@ def watch_sweep(
 
 
 def _study(sweep_dir: SweepDirectory) -> optuna.Study | None:
-    """The study; its storage reads on from where it was."""
+    """Open the study; its storage reads only what is new on each read."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = storage_for_reading(sweep_dir)
     try:
@@ -59,12 +59,11 @@ def _study(sweep_dir: SweepDirectory) -> optuna.Study | None:
 
 
 def _replay_ledger(progress: SweepProgress, known: Ledger, listener: ProgressListener) -> None:
-    """Bring the board up to the ledger, in the order of what happened since the last look."""
+    """Update the progress to the ledger, and report what has happened since the last read."""
     if known.driver_runs:
         progress.started = time.monotonic() - max(0.0, (ledger.now_ms() - known.driver_runs[-1].time_ms) / 1000)
-    if progress.phase and any(trial.trial_id for trial in known.trials):
-        progress.phase = ""
-        listener.phase_changed(progress)
+    if progress.phase:
+        _update_phase(progress, known, listener)
     is_first_poll = not progress.trials
     for trial in known.trials:
         if not trial.trial_id:
@@ -72,17 +71,28 @@ def _replay_ledger(progress: SweepProgress, known: Ledger, listener: ProgressLis
         if trial.trial_id in progress.trials:
             _replay_trial(progress, trial, listener)
         elif is_first_poll:
-            progress.add(trial).status = trial.status  # it began before the watching did: on the board, but no news
+            progress.add(trial).status = trial.status  # it started before the watch did, so its events are not reported
         else:
             progress.add(replace(trial, epochs_by_number={}, value=None, epoch=None, end=None))
             _replay_trial(progress, trial, listener)
+
+
+def _update_phase(progress: SweepProgress, known: Ledger, listener: ProgressListener) -> None:
+    """Report what the sweep waits for. In the ledger, a first epoch or attempt shows that workers are up."""
+    trials = [trial for trial in known.trials if trial.trial_id]
+    phase = "starting workers" if trials else progress.phase
+    if any(trial.epochs_by_number or trial.attempts or trial.end for trial in trials):
+        phase = ""
+    if phase != progress.phase:
+        progress.phase = phase
+        listener.phase_changed(progress)
 
 
 def _replay_trial(progress: SweepProgress, trial: TrialRecord, listener: ProgressListener) -> None:
     view = progress.trials[trial.trial_id]
     if view.end is not None and trial.end is not None:
         return
-    view.end = None  # a killed one that was taken up again
+    view.end = None  # an interrupted trial that was resumed
     view.status, view.audited = "running", trial.audited
     for number in sorted(trial.epochs_by_number)[len(view.values) :]:
         value = trial.epochs_by_number[number].metrics[progress.sweep.metric]
@@ -94,7 +104,7 @@ def _replay_trial(progress: SweepProgress, trial: TrialRecord, listener: Progres
 
 
 def _num_concurrent_trials(sweep_dir: SweepDirectory) -> int:
-    """As many trials at a time as the driver counted."""
+    """Return how many trials run at once, as the driver counted."""
     state = sweep_dir.read(sweep_dir.status_file) if sweep_dir.status_file.is_file() else {}
     return int(state.get("num_concurrent_trials", 1))
 
@@ -103,7 +113,7 @@ def _outcome(sweep_dir: SweepDirectory, progress: SweepProgress) -> Outcome:
     state = sweep_dir.read(sweep_dir.status_file) if sweep_dir.status_file.is_file() else {}
     status, reason = str(state.get("status", "failed")), state.get("reason")
     if status == "running":
-        status, reason = "failed", f"the driver died; go on with: toprung resume {sweep_dir.sweep_id}"
+        status, reason = "failed", f"the driver died; to resume it, type: toprung resume {sweep_dir.sweep_id}"
     return Outcome(
         status, reason, sweep_dir, progress, state.get("not_in_mlflow", []), tracking_error=state.get("tracking_error")
     )

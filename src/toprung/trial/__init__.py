@@ -1,1 +1,1 @@
-"""A trial's own process: the session around the user's loop, and the other ranks of the trial."""
+"""The process of a trial: the session around the user's loop, and the trial's other ranks."""

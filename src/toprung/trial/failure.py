@@ -1,4 +1,4 @@
-"""Describe why a trial failed, and write it into the trial's folder."""
+"""Descriptions of why a trial failed, written into the trial's folder."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from toprung.records.sweep_dir import FAILURE_FILE, write_json
 
 
 class CodeMismatch(RuntimeError):
-    """The worker imported other code than the sweep's: whatever it trained would not be what the records say."""
+    """The worker imported other code than the sweep recorded, so its results would not match the records."""
 
 
 def describe_failure(error: BaseException) -> dict[str, Any]:
-    """What is kept of a failure: its cause in one line, and where it happened."""
+    """Describe a failure: its cause in one line, the traceback, and where it happened."""
     from toprung.session import TrainingFailed
 
-    if isinstance(failure := getattr(error, "failure", None), dict):  # another worker's, described where it happened
+    if isinstance(failure := getattr(error, "failure", None), dict):  # of another worker, described in its own process
         return failure
     text = str(error).strip() or type(error).__name__
-    plain = isinstance(error, TrainingFailed | CodeMismatch)
+    is_our_message = isinstance(error, TrainingFailed | CodeMismatch)
     return {
-        "cause": text if plain else f"{type(error).__name__}: {text.splitlines()[0]}",
+        "cause": text if is_our_message else f"{type(error).__name__}: {text.splitlines()[0]}",
         "disk_full": isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT),
         "code_mismatch": isinstance(error, CodeMismatch),
         "traceback": "".join(traceback.format_exception(error)),
@@ -37,6 +37,6 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
 
 
 def write_failure(folder: Path, failure: Mapping[str, Any]) -> None:
-    """Write a failure into the trial's folder; a full disk is no error here."""
-    with contextlib.suppress(OSError):  # on a full disk
+    """Write a failure into the trial's folder, or do nothing if the disk is full."""
+    with contextlib.suppress(OSError):
         write_json(folder / FAILURE_FILE, failure)

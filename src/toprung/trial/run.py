@@ -1,6 +1,6 @@
-"""One trial inside its Ray Tune process: a session around the user's loop, wrapped by Ray Train in its local mode.
+"""One trial in its Ray Tune process: a session around the user's loop, run by Ray Train in local mode.
 
-A trial with several workers has such a session in each of them (`worker_group`); this process speaks for all.
+A trial with several workers has a session in each of them (see `worker_group`); only this process reports to Ray Tune.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LOCK_TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What all trials of a sweep share, sent once: everything but the images and the configuration."""
+    """What all trials of a sweep share besides the images; sent once."""
 
     sweep_dir: SweepDirectory
     trainer: str
@@ -55,22 +55,22 @@ class TrialTask:
     card: DatasetCard
     metric: str
     mode: str
-    seed: int | None  # None: each configuration has its own
+    seed: int | None  # None: it is in each configuration
     num_workers: int
-    num_threads: int  # of each
-    num_gpus: float  # of each
-    mmap_dir: Path | None  # the folder of the images, where they are not among the arrays
-    code: str  # the hash of the code that was sent
-    remote_location: remote_storage.RemoteLocation | None = None  # where the sweep is kept, if that is no folder
+    num_threads: int  # per worker
+    num_gpus: float  # per worker
+    mmap_dir: Path | None  # the folder to map the images from, if they are not among the arrays
+    code: str  # hash of the code that was sent to the workers
+    remote_location: remote_storage.RemoteLocation | None = None  # on object storage, if the sweep is stored there
 
 
 def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, ray.ObjectRef[np.ndarray]]) -> None:
-    """Ray Tune's trainable: train one configuration, reporting each epoch to the scheduler.
+    """Train one configuration and report each epoch; this is Ray Tune's trainable.
 
     Args:
-        config: hyperparameters from the searcher.
-        task: shared by all trials.
-        arrays: in Ray's object store: `train_images`, `train_labels`, `val_images`, `val_labels`.
+        config: the hyperparameters that the searcher proposed.
+        task: what all trials share.
+        arrays: references to arrays in Ray's object store: `train_images`, `train_labels`, `val_images`, `val_labels`.
     """
     from ray import get_runtime_context
     from ray import tune as ray_tune
@@ -86,12 +86,12 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
     )
     folder = sync.folder if sync else task.sweep_dir.trial_folder(trial_id)
     folder.mkdir(parents=True, exist_ok=True)
-    reported: list[Any] = []
+    reported_epochs: list[Any] = []
     attempt = Attempt(get_runtime_context().get_node_id(), imported_code_hash(), now_ms())
 
     def report(metrics: dict[str, float]) -> None:
         for result in sync.upload_checkpoint(metrics) if sync else [metrics]:
-            reported.append(result["epoch"])
+            reported_epochs.append(result["epoch"])
             ray_tune.report({**result, **attempt.result_fields})
 
     failure: Failure | None = None
@@ -102,8 +102,8 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
                 last = checkpoint.read_last(folder)
                 sync.download(local_epoch=last.progress.epochs if last else 0)
             (folder / FAILURE_FILE).unlink(missing_ok=True)
-            about = {"trainer": task.trainer, "config": config, "defaults": dict(task.defaults)}
-            write_json(folder / CONFIG_FILE, about)
+            record = {"trainer": task.trainer, "config": config, "defaults": dict(task.defaults)}
+            write_json(folder / CONFIG_FILE, record)
             link_included(Path.cwd())
             train = partial(train_in_session, config, folder, task=task, arrays=arrays)
             if task.num_workers == 1:
@@ -118,8 +118,8 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
                     group, partial(train, report), train_other_ranks=partial(train, _discard_report), folder=folder
                 )
         if sync:
-            sync.wait_for_uploads()  # of a loop that ended by itself before a rung
-        if not reported:  # Tune would end the whole sweep over a result without the metric
+            sync.wait_for_uploads()  # of a loop that returned before it reached a rung
+        if not reported_epochs:  # Tune would abort the whole sweep because of a result without the metric
             raise session.TrainingFailed("the loop ended without reporting an epoch")
     except Exception as error:
         described = describe_failure(error)
@@ -131,16 +131,16 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
         failure = Failure(described["cause"], bool(described["disk_full"]), bool(described.get("code_mismatch")))
     if failure is not None:
         _free_memory()
-        result = {"epoch": reported[-1] if reported else 0, task.metric: math.nan}
+        result = {"epoch": reported_epochs[-1] if reported_epochs else 0, task.metric: math.nan}
         ray_tune.report({**result, **failure.as_result, **attempt.result_fields, "done": True})
 
 
 def is_process_broken(error: BaseException) -> bool:
-    """Return whether no other trial can train in this process.
+    """Return whether an error leaves this process unable to train another trial.
 
-    A lost worker is one of the trial's processes. After a CUDA error, but for lack of memory, every later call fails.
-    Any other failure is reported, not raised: Ray Tune ends the process of a trial that raises, and the next trial
-    would have to import torch again.
+    That is so if the trial lost one of its processes, and after any CUDA error except a lack of memory, because every
+    later CUDA call fails. All other failures are reported and not raised: Ray Tune ends the process of a trial that
+    raises, and the next trial would have to import torch again.
     """
     import torch
     from ray.exceptions import RayActorError
@@ -151,7 +151,7 @@ def is_process_broken(error: BaseException) -> bool:
 
 
 def _free_memory() -> None:
-    """Drop what a failed loop left behind, before the next trial trains in this process."""
+    """Free the memory of a failed loop before the next trial trains in this process."""
     import torch
 
     gc.collect()
@@ -167,7 +167,7 @@ def train_in_session(
     task: TrialTask,
     arrays: Mapping[str, ray.ObjectRef[np.ndarray]],
 ) -> None:
-    """Run the loop in this process, in a session: as the trial's only worker, or as one of several."""
+    """Run the loop in a session in this process, as the trial's only worker or as one of several."""
     import ray
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -181,7 +181,7 @@ def train_in_session(
     module_name, _, loop_name = task.trainer.partition(":")
     loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
     values = dict(zip(arrays, ray.get([*arrays.values()]), strict=True))
-    one = session.Session(
+    trial_session = session.Session(
         data=trial_data(values, card=task.card, mmap_dir=task.mmap_dir),
         folder=folder,
         on_report=report,
@@ -189,15 +189,15 @@ def train_in_session(
         num_threads=task.num_threads,
         metric=task.metric,
         mode=task.mode,
-        recorded_epochs=0,  # a checkpoint reports its last epoch again: the driver takes each one once
+        recorded_epochs=0,  # a restored checkpoint reports its last epoch again, and the driver records each epoch once
         num_epochs=config["num_epochs"],
     )
 
     def train_loop_per_worker(hyperparameters: dict[str, Any]) -> None:
-        with session.open_session(one):
+        with session.open_session(trial_session):
             loop(hyperparameters)
 
-    # Local mode: Ray Train runs the loop in this very process, which Tune keeps warm from trial to trial.
+    # In local mode Ray Train runs the loop in this process, which Tune reuses for further trials.
     TorchTrainer(
         train_loop_per_worker,
         train_loop_config={**task.defaults, **config},
@@ -206,17 +206,18 @@ def train_in_session(
 
 
 def check_gpu(num_gpus: float) -> None:
-    """Check that torch can use the GPU that Ray has given this process; without one the loop would train on the CPU.
+    """Check that torch can use the GPU that Ray assigned to this process; otherwise the loop would train on the CPU.
 
     Raises:
-        toprung.session.TrainingFailed: it cannot, with torch's reason.
+        toprung.session.TrainingFailed: torch cannot use it; the message has torch's reason.
     """
     import torch
 
     from toprung import session
 
     try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]  # unlike `is_available` it says why not: no driver, an old one, a build without CUDA
+        # Unlike `is_available`, this says why not: no driver, an old driver, or a build without CUDA.
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (AssertionError, RuntimeError) as error:
         reason = str(error).strip().partition(". ")[0].splitlines()[0].rstrip(".")
         raise session.TrainingFailed(
@@ -229,7 +230,7 @@ def _train_with_group(
 ) -> None:
     def on_deadlock(failure: Mapping[str, Any]) -> None:
         write_failure(folder, failure)
-        os._exit(1)  # this process waits for one that is gone, and would for half an hour
+        os._exit(1)  # otherwise this process waits half an hour for the lost one
 
     group.run(train, train_other_ranks=train_other_ranks, describe=describe_failure, on_deadlock=on_deadlock)
 
@@ -240,20 +241,20 @@ def _discard_report(metrics: dict[str, float]) -> None:
 
 @contextlib.contextmanager
 def _trial_lock(folder: Path) -> Iterator[None]:
-    """Train only when no process of an earlier driver does so any more: it may outlive its driver by a moment."""
+    """Wait until no process of an earlier driver trains this trial: such a process may briefly outlive its driver."""
     with filelock.FileLock(folder / TRIAL_LOCK_FILE, timeout=LOCK_TIMEOUT_SECONDS):
         yield
 
 
 def trial_data(arrays: Mapping[str, np.ndarray], *, card: DatasetCard, mmap_dir: Path | None = None) -> Any:
-    """The arrays as tensors over the same memory, or over the mapped file."""
+    """Wrap the arrays as tensors that share their memory, or the memory of the mapped file."""
     import torch
 
     from toprung.session import TrialData
     from toprung.vision import ImageSplit
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor do we write
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # we only read it
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         pool = torch.from_numpy(open_mmap_images(mmap_dir)) if mmap_dir is not None else None
 

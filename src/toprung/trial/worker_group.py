@@ -1,9 +1,10 @@
-"""The workers of a trial that has several: Ray Train's local mode in each, as `torchrun` would start it.
+"""The workers of a trial that has several; each runs Ray Train in local mode, as `torchrun` would start it.
 
-Ray Tune sets one placement group aside for a trial, a bundle a worker (`Resources.bundles`), and takes it back whatever
-becomes of the trial. The trial's own process is rank 0; the other ranks are actors in the group's other bundles. They
-belong to that process, so Ray ends them with it, and like it they stay warm from trial to trial. Nothing else is
-started: no controller, no group of our own. Why not `TorchTrainer` with workers: docs/decisions/0011.
+Ray Tune reserves one placement group per trial, with one bundle per worker (`Resources.bundles`), and releases it
+however the trial ends. Ray Tune's process of the trial is rank 0; the other ranks are actors in the group's other
+bundles. They are owned by that process, so Ray ends them with it, and like it they are reused for further trials.
+There is no controller and no second placement group. docs/decisions/0011 says why this is not a `TorchTrainer` with
+workers.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # document
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 1.0
-SETTLE_SECONDS = 5.0  # the others have nothing left to do when they are waited for
+SETTLE_SECONDS = 5.0  # by then the other ranks have nothing left to do
 DEADLOCK_SECONDS = 20.0
-FAILURES = "failures"  # a counter in the store by which ranks meet: who fails first is the cause, the rest follow
+# A counter in the rendezvous store. The rank that fails first is the cause of the failures of the others.
+FAILURES = "failures"
 
 Describe = Callable[[BaseException], dict[str, Any]]
 
 
 class WorkerFailed(RuntimeError):
-    """Another rank failed first; `failure` is what `describe` made of it there."""
+    """Another rank failed first; `failure` is the description that `describe` made in its process."""
 
     def __init__(self, failure: Mapping[str, Any]) -> None:
         super().__init__(failure)
@@ -45,22 +47,22 @@ class WorkerFailed(RuntimeError):
 
 
 class WorkerLost(RayActorError):
-    """Another rank's process is gone: for Ray Tune the same as if this one were."""
+    """Another rank's process was lost; Ray Tune handles it as if this process were lost."""
 
     def __init__(self, rank: int, is_node_lost: bool) -> None:
-        how = "was lost with its node" if is_node_lost else "died"
-        super().__init__(error_msg=f"the process of its worker {rank} {how}", preempted=is_node_lost)
+        fate = "was lost with its node" if is_node_lost else "died"
+        super().__init__(error_msg=f"the process of its worker {rank} {fate}", preempted=is_node_lost)
         self.args = rank, is_node_lost
 
     @property
     def failure(self) -> dict[str, Any]:
-        """Nobody is left to describe it."""
+        """A description made here, because the lost process cannot make one."""
         return {"cause": self.error_msg, "disk_full": False, "traceback": ""}
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where the ranks of one trial find each other."""
+    """The address at which the ranks of one trial connect."""
 
     address: str
     port: int
@@ -69,26 +71,26 @@ class Rendezvous:
 
 @dataclass(frozen=True)
 class RankResult:
-    """How a rank's loop ended: the how-manieth to fail (0: it could not say so any more), and why."""
+    """How a rank's loop ended: its place in the order of failures (0: none, or it died uncounted), and the error."""
 
     failure_order: int = 0
     error: WorkerFailed | WorkerLost | None = None
 
 
 class RankWorker:
-    """Another rank's process; an actor."""
+    """The process of another rank, as a Ray actor."""
 
     def get_node(self) -> tuple[str, str]:
-        """Its node's id and address; answered once the process is up."""
+        """Return the id and the address of this rank's node; the call returns once the process is up."""
         return _local_node()
 
     def run(self, train: Callable[[], None], meeting: Rendezvous, rank: int, describe: Describe) -> RankResult:
-        """Train as that rank, to whatever end."""
+        """Train as the given rank, and return how it ended."""
         store = TCPStore(meeting.address, meeting.port, is_master=False, wait_for_workers=False)
         with process_group(meeting, rank):
             try:
                 train()
-            except SystemExit:  # rank 0 was told to end
+            except SystemExit:  # rank 0 was asked to end
                 return RankResult()
             except Exception as error:
                 return RankResult(store.add(FAILURES, 1), WorkerFailed(describe(error)))
@@ -97,27 +99,27 @@ class RankWorker:
 
 @contextlib.contextmanager
 def process_group(meeting: Rendezvous, rank: int) -> Iterator[None]:
-    """Set the variables by which Ray Train's local mode opens a process group, and close that group in the end."""
+    """Set the variables from which Ray Train's local mode opens a process group, and destroy the group at the end."""
     device = _interface_of(LOOPBACK if meeting.address == LOOPBACK else _local_node()[1])
-    given = {
+    variables = {
         "RANK": rank,
         "WORLD_SIZE": meeting.world_size,
-        "LOCAL_RANK": 0,  # of the GPUs that Ray shows this process, which are its own
+        "LOCAL_RANK": 0,  # Ray shows each process only its own GPUs
         "LOCAL_WORLD_SIZE": 1,
         "MASTER_ADDR": meeting.address,
         "MASTER_PORT": meeting.port,
-        "TORCHELASTIC_USE_AGENT_STORE": True,  # the store is there already
+        "TORCHELASTIC_USE_AGENT_STORE": True,  # rank 0 has already created the store
         "GLOO_SOCKET_IFNAME": device,
         "NCCL_SOCKET_IFNAME": device,
     }
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update({name: str(value) for name, value in given.items()})
+    previous = {name: os.environ.get(name) for name in variables}
+    os.environ.update({name: str(value) for name, value in variables.items()})
     try:
         yield
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-        for name, value in before.items():
+        for name, value in previous.items():
             if value is None:
                 del os.environ[name]
             else:
@@ -125,39 +127,39 @@ def process_group(meeting: Rendezvous, rank: int) -> Iterator[None]:
 
 
 def _local_node() -> tuple[str, str]:
-    """This node's id and address."""
+    """Return this node's id and address."""
     return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
 
 
 def _interface_of(address: str) -> str:
-    """The network interface that has this address; what a rank listens on listens there alone."""
+    """Return the network interface with this address; ranks listen only on this interface."""
     interfaces: dict[str, Any] = psutil.net_if_addrs()
-    return next(name for name, has in interfaces.items() if address in {entry.address for entry in has})
+    return next(name for name, entries in interfaces.items() if address in {entry.address for entry in entries})
 
 
 class WorkerGroup:
-    """Rank 0's hold on the other ranks.
+    """The other ranks of a trial, as rank 0 controls them.
 
     Attributes:
-        other_nodes: Ray's ids of their nodes, those of rank 1, 2, ...
+        other_nodes: Ray's ids of the nodes of ranks 1, 2, ...
     """
 
     def __init__(self, placement_group: PlacementGroup) -> None:
-        """Start them, each in its bundle."""
+        """Start each of the other ranks in its bundle."""
         self.placement_group = placement_group
-        self._whole = True
+        self._is_complete = True
         self._others = [
             _create_rank_worker(placement_group, index) for index in range(1, len(placement_group.bundle_specs))
         ]
-        here = _local_node()
-        there = ray.get([other.get_node.remote() for other in self._others])
-        self.other_nodes = tuple(node for node, _ in there)
-        self._address = LOOPBACK if set(self.other_nodes) == {here[0]} else here[1]
+        local_node, local_address = _local_node()
+        others = ray.get([other.get_node.remote() for other in self._others])
+        self.other_nodes = tuple(node for node, _ in others)
+        self._address = LOOPBACK if set(self.other_nodes) == {local_node} else local_address
 
     def is_alive(self) -> bool:
-        """Whether all of them are there for another trial."""
+        """Return whether all ranks can train another trial."""
         try:
-            return self._whole and bool(ray.get([other.get_node.remote() for other in self._others]))
+            return self._is_complete and bool(ray.get([other.get_node.remote() for other in self._others]))
         except RayActorError:
             return False
 
@@ -169,19 +171,19 @@ class WorkerGroup:
         describe: Describe,
         on_deadlock: Callable[[Mapping[str, Any]], object],
     ) -> None:
-        """Train on all ranks; returns when all are done.
+        """Train on all ranks, and return when all are done.
 
         Args:
-            train: what rank 0 does, in this very process.
-            train_other_ranks: what each other rank does; must be picklable.
-            describe: makes a failure of an exception, where it happened.
-            on_deadlock: told of the failure when another rank is gone and this one does not notice, which happens where
-                nothing says that a connection is dead; it must end this process.
+            train: trains as rank 0, in this process.
+            train_other_ranks: trains as any other rank, in its process; must be picklable.
+            describe: turns an exception into a description of the failure, in the process where it was raised.
+            on_deadlock: called with the failure if another rank fails or is lost and this one does not notice, because
+                nothing reports the dead connection; it must end this process.
 
         Raises:
             WorkerFailed: another rank failed before this one did.
-            WorkerLost: another rank's process is gone.
-            Exception: whatever `train` raised.
+            WorkerLost: another rank's process was lost.
+            Exception: any exception that `train` raised.
         """
         with socket.create_server((self._address, 0)) as listening:
             port = listening.getsockname()[1]
@@ -193,14 +195,16 @@ class WorkerGroup:
             worker.run.remote(train_other_ranks, meeting, rank, describe): rank
             for rank, worker in enumerate(self._others, start=1)
         }
-        over = threading.Event()
-        threading.Thread(target=self._watch, args=(runs, over, on_deadlock), name="other-workers", daemon=True).start()
-        order = 0  # in which this rank failed, among all
+        is_over = threading.Event()
+        threading.Thread(
+            target=self._watch, args=(runs, is_over, on_deadlock), name="other-workers", daemon=True
+        ).start()
+        order = 0  # this rank's place in the order of failures
         try:
             with process_group(meeting, 0):
                 try:
                     train()
-                except RuntimeError:  # such as that of a broken connection: another rank may be the cause
+                except RuntimeError:  # for example a broken connection, which another rank may have caused
                     order = store.add(FAILURES, 1)
                     raise
         except SystemExit:
@@ -216,12 +220,12 @@ class WorkerGroup:
             if (first := self._collect_results(runs)) is not None:
                 raise first
         finally:
-            over.set()
+            is_over.set()
 
     def _collect_results(
         self, runs: Mapping[Any, int], *, before: int | None = None
     ) -> WorkerFailed | WorkerLost | None:
-        """Let the others end; the first error among them, of those earlier than `before`. One that hangs is ended."""
+        """Wait for the other ranks, end those that hang, and return their first error if it precedes `before`."""
         done, hanging = ray.wait([*runs], num_returns=len(runs), timeout=SETTLE_SECONDS)
         ends = (self._rank_result(ref, rank=runs[ref]) for ref in done)
         failed = sorted((end for end in ends if end.error is not None), key=lambda end: end.failure_order)
@@ -230,15 +234,15 @@ class WorkerGroup:
         return failed[0].error if failed and (before is None or failed[0].failure_order < before) else None
 
     def _watch(
-        self, runs: Mapping[Any, int], over: threading.Event, on_deadlock: Callable[[Mapping[str, Any]], object]
+        self, runs: Mapping[Any, int], is_over: threading.Event, on_deadlock: Callable[[Mapping[str, Any]], object]
     ) -> None:
-        """Where another rank is gone and this one still waits for it, there is nothing left to wait for."""
+        """Call `on_deadlock` if another rank fails or is lost and this one still waits for it after 20 seconds."""
         pending = [*runs]
-        while pending and not over.wait(POLL_SECONDS):
+        while pending and not is_over.wait(POLL_SECONDS):
             done, pending = ray.wait(pending, num_returns=len(pending), timeout=0)
             for ref in done:
                 error = self._rank_result(ref, rank=runs[ref]).error
-                if error is not None and not over.wait(DEADLOCK_SECONDS):
+                if error is not None and not is_over.wait(DEADLOCK_SECONDS):
                     on_deadlock(error.failure)
 
     def _rank_result(self, run: Any, *, rank: int) -> RankResult:
@@ -250,8 +254,8 @@ class WorkerGroup:
             return RankResult(error=WorkerLost(rank, error.preempted or self.other_nodes[rank - 1] not in living))
 
     def end(self) -> None:
-        """End the other ranks' processes: the next trial gets fresh ones."""
-        self._whole = False
+        """End the processes of the other ranks; the next trial gets new ones."""
+        self._is_complete = False
         for other in self._others:
             ray.kill(other)
 
@@ -260,7 +264,7 @@ _warm_group: WorkerGroup | None = None
 
 
 def current_worker_group() -> WorkerGroup:
-    """The other ranks of the trial that this process trains: those of the trial before it, where they are whole."""
+    """Return the other ranks for this process's trial: those of the previous trial if all are alive, else new ones."""
     global _warm_group
     placement_group = get_current_placement_group()
     assert placement_group is not None
@@ -272,9 +276,9 @@ def current_worker_group() -> WorkerGroup:
 def _create_rank_worker(placement_group: PlacementGroup, index: int) -> Any:
     custom = dict(placement_group.bundle_specs[index])
     cpus, gpus = custom.pop("CPU", 0), custom.pop("GPU", 0)
-    where = PlacementGroupSchedulingStrategy(placement_group, placement_group_bundle_index=index)
+    strategy = PlacementGroupSchedulingStrategy(placement_group, placement_group_bundle_index=index)
     return (
         ray.remote(RankWorker)
-        .options(num_cpus=cpus, num_gpus=gpus, resources=custom, scheduling_strategy=where)
+        .options(num_cpus=cpus, num_gpus=gpus, resources=custom, scheduling_strategy=strategy)
         .remote()
     )
