@@ -20,7 +20,6 @@ from toprung.records import catalog, journal, ledger
 from toprung.records.journal import (
     BALLAST_BYTES,
     ENVIRONMENT,
-    _without_password,
     batched_writes,
     cut_torn_tail,
     display_uri,
@@ -316,11 +315,6 @@ def test_a_password_that_cuts_the_address_is_refused_and_not_shown(sweep_dir, mo
     with pytest.raises(UserError) as refused:
         storage_for_writing(sweep_dir)
     assert not {"se", "cret", "cr", "et"} & set(re.split(r"\W+", str(refused.value)))
-
-
-def test_a_password_in_the_query_is_not_shown():
-    shown = _without_password("postgresql+psycopg2:///studies?host=h&password=canary&sslkey=canary")
-    assert shown == "postgresql+psycopg2:///studies?host=h&password=%2A%2A%2A&sslkey=%2A%2A%2A"
 
 
 @pytest.fixture

@@ -29,8 +29,9 @@ def ui(
     storage: Storage = "runs",
 ) -> None:
     """Open MLflow's pages, and optuna-dashboard where it is installed, on this machine, until Ctrl-C."""
+    from toprung.secrets import mask_uri
     from toprung.sweep.maintenance import close_orphaned
-    from toprung.tracking.server import masked, tracking_uri
+    from toprung.tracking.server import tracking_uri
     from toprung.tracking.ui import serve_ui, stop_ui
 
     root = storage_root(storage)
@@ -42,7 +43,7 @@ def ui(
     servers: list[subprocess.Popen[bytes]] = []
     try:
         if uri.startswith(("http://", "https://")):
-            print(f"MLflow: {masked(uri)}    (your own server, from MLFLOW_TRACKING_URI)", flush=True)
+            print(f"MLflow: {mask_uri(uri)}    (your own server, from MLFLOW_TRACKING_URI)", flush=True)
         else:
             servers.append(serve_ui(root, port=port))
             print(f"MLflow: http://127.0.0.1:{port}/{_newest_page(root)}    (Ctrl-C ends it)", flush=True)

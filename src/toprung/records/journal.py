@@ -11,7 +11,6 @@ import errno
 import json
 import logging
 import os
-import re
 import threading
 import time
 import weakref
@@ -25,6 +24,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from toprung.errors import UserError
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.secrets import mask_uri
 
 ENVIRONMENT = "TOPRUNG_STUDY_URI"
 BALLAST_BYTES = 4 * 2**20
@@ -182,7 +182,7 @@ def storage_for_writing(sweep_dir: SweepDirectory) -> BaseStorage:
     file = sweep_dir.ledger_file
     if uri := _database_of(sweep_dir):
         storage = _database(uri)
-        sweep_dir.write(sweep_dir.study_file, {"database": _without_password(uri)})
+        sweep_dir.write(sweep_dir.study_file, {"database": mask_uri(uri, keep_user=True)})
         return storage
     if file.exists():
         cut_torn_tail(file)
@@ -238,15 +238,6 @@ def _database_of(sweep_dir: SweepDirectory) -> str | None:
             f"export {ENVIRONMENT}=..."
         )
     return uri
-
-
-def _without_password(uri: str) -> str:
-    """The URL as it may be shown: neither its password nor any in its query."""
-    from sqlalchemy.engine import make_url
-
-    url = make_url(uri)
-    secret = {name: "***" for name in url.query if re.search("pass|pwd|secret|token|key", name, re.IGNORECASE)}
-    return url.update_query_dict(secret).render_as_string(hide_password=True)
 
 
 def _journal(backend: Callable[[], BaseJournalBackend], file: Path) -> BaseStorage:

@@ -16,6 +16,7 @@ from toprung.errors import UserError
 from toprung.records import ledger, lineage
 from toprung.records.journal import study_failure
 from toprung.records.sweep_dir import DISK_FULL, SweepDirectory
+from toprung.secrets import mask_uri
 from toprung.sweep.concurrency import build_concurrency
 from toprung.sweep.dependencies import missing_file_hint
 from toprung.sweep.finish import finish_sweep
@@ -181,7 +182,7 @@ class Driver:
             status="running",
             reason=None,
             pid=os.getpid(),
-            tracking_uri=None if server.is_local() else server.masked(server.tracking_uri(sweep_dir.path.parent)),
+            tracking_uri=None if server.is_local() else mask_uri(server.tracking_uri(sweep_dir.path.parent)),
             num_concurrent_trials=self._prepared.num_concurrent_trials,
         )
 

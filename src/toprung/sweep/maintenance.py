@@ -18,6 +18,7 @@ from toprung.records import ledger
 from toprung.records.catalog import list_confirmations, list_sweeps
 from toprung.records.ledger import TrialRecord
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.secrets import mask_uri
 from toprung.tracking import mirror, server
 
 
@@ -81,7 +82,7 @@ def sync(sweep_dir: SweepDirectory) -> list[str]:
     except filelock.Timeout:
         raise UserError(f"{sweep_dir.sweep_id} is taken up by another command just now. Try again.") from None
     except ServerUnavailable as error:
-        uri = server.masked(server.tracking_uri(sweep_dir.path.parent))
+        uri = mask_uri(server.tracking_uri(sweep_dir.path.parent))
         raise UserError(
             f"MLflow at {uri} does not answer ({error}). Start it, then type: toprung sync {sweep_dir.sweep_id}"
         ) from None

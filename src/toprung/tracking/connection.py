@@ -12,8 +12,8 @@ import urllib3
 from mlflow import MlflowClient
 
 from toprung.errors import UserError
+from toprung.secrets import mask_text, mask_uri
 from toprung.tracking.local_store import database_file, sqlite_uri
-from toprung.tracking.server import masked
 
 DATABASES = ("postgresql", "mysql", "sqlite", "mssql")  # those that MLflow records in
 MAX_REASON_LENGTH = 2000
@@ -75,7 +75,7 @@ def check(uri: str) -> None:
         ping(uri)
     except Exception as error:  # MLflow's, requests', urllib3's, sqlalchemy's, an operating system's
         raise UserError(
-            f"MLflow at {masked(uri)} cannot be used ({describe_error(error)}). {remedy(uri, error)}"
+            f"MLflow at {mask_uri(uri)} cannot be used ({describe_error(error)}). {remedy(uri, error)}"
         ) from None
 
 
@@ -98,7 +98,7 @@ def _plain(text: str) -> str:
     text = re.split(r"\n\[SQL:|\n\(Background on this error", text, maxsplit=1)[0]
     if re.search(r"<(!doctype|html)\b", text, re.IGNORECASE):  # a page of whatever else answers there
         text = unescape(re.sub(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>", " ", text))
-    return masked(" ".join(text.split()))
+    return mask_text(" ".join(text.split()))
 
 
 def remedy(uri: str, error: Exception) -> str:
@@ -109,5 +109,5 @@ def remedy(uri: str, error: Exception) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return "Name the certificate of its authority: export MLFLOW_TRACKING_SERVER_CERT_PATH=FILE"
     if "out-of-date database schema" in text:
-        return f"Keep a copy, then type: mlflow db upgrade {masked(uri)}"
+        return f"Keep a copy, then type: mlflow db upgrade {mask_uri(uri)}"
     return "Start it, or unset MLFLOW_TRACKING_URI to record in a local file."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from toprung.tracking import local_store
@@ -45,9 +44,3 @@ def check_usable(root: Path) -> None:
 def artifact_location(root: Path, uri: str) -> str | None:
     """A folder beside our own sqlite file; elsewhere the server decides."""
     return local_store.artifact_uri(root) if uri.startswith("sqlite") else None
-
-
-def masked(uri: str) -> str:
-    """A text whose URIs are without user name, password and secrets in their query: `https://***@host/?token=***`."""
-    without = re.sub(r"(?<=://)[^/\s][^\s]*(?=@)", "***", uri)  # to the last @: a password may hold one, or a slash
-    return re.sub(r"(?i)([?&][^=&\s]*(?:pass|pwd|secret|token|key)[^=&\s]*=)[^&\s]+", r"\1***", without)
