@@ -17,16 +17,16 @@ from optuna.storages.journal import JournalFileBackend
 
 from toprung.errors import UserError
 from toprung.records import catalog, journal, ledger
-from toprung.records.journal import (
+from toprung.records.journal import batched_writes, cut_torn_tail
+from toprung.records.study_storage import (
     BALLAST_BYTES,
     ENVIRONMENT,
-    batched_writes,
-    cut_torn_tail,
     display_uri,
     storage_for_reading,
     storage_for_writing,
     study_failure,
 )
+from toprung.records.trial_record import End
 from toprung.spec import Sweep
 
 SWEEP = Sweep(name="some", trainer="trainers.convnet", space="search_spaces.convnet")
@@ -75,7 +75,7 @@ def _add(study, *, epochs=2):
     ledger.write_start(trial, trial_id=f"t{trial.number}", config={"lr": trial.params["lr"]})
     for epoch in range(1, epochs + 1):
         ledger.write_epoch(trial, epoch=epoch, value=epoch / 10, metrics={"val/accuracy": epoch / 10}, time_ms=epoch)
-    ledger.write_end(trial, ledger.End("finished"))
+    ledger.write_end(trial, End("finished"))
     study.tell(trial, epochs / 10)
 
 

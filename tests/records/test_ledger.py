@@ -8,8 +8,8 @@ import pytest
 from toprung.analysis.events import list_events
 from toprung.errors import UserError
 from toprung.records import catalog, ledger
-from toprung.records.journal import ENVIRONMENT, storage_for_writing
-from toprung.records.ledger import Attempt, End, Epoch
+from toprung.records.study_storage import ENVIRONMENT, storage_for_writing
+from toprung.records.trial_record import Attempt, End, Epoch, TrialRecord
 from toprung.spec import Sweep
 from toprung.sweep import resume_checks
 
@@ -73,7 +73,7 @@ def test_everything_written_of_a_trial_is_read_back(anywhere, clock):
     written = ledger.write_end(trial, End("stopped", rung=2, cause="ASHA: 0.4000, needed 0.5000"))
     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     (record,) = ledger.read(anywhere)
-    assert record == ledger.TrialRecord(
+    assert record == TrialRecord(
         number=0,
         trial_id="aa",
         status="stopped",

@@ -9,7 +9,7 @@ import torch
 from optuna.trial import TrialState
 
 from toprung.records import ledger
-from toprung.records.journal import storage_for_reading
+from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
 
 OF_OPTUNA = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}

@@ -3,8 +3,8 @@
 import pytest
 
 from toprung.errors import UserError
-from toprung.records.ledger import End, TrialRecord
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import End, TrialRecord
 from toprung.spec import Resources, Stop, Sweep
 from toprung.sweep.progress import SweepProgress
 from toprung.sweep.stopping import SweepStopper, common_failure, triggered_rule

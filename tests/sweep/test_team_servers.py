@@ -8,7 +8,7 @@ import pytest
 
 from tests.servers import free_port
 from toprung.records import ledger
-from toprung.records.journal import ENVIRONMENT
+from toprung.records.study_storage import ENVIRONMENT
 from toprung.records.sweep_dir import SweepDirectory
 
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200", "num_trials=3")

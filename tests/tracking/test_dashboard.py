@@ -9,7 +9,7 @@ import pytest
 from tests.analysis.conftest import Driver
 from tests.servers import free_port, wait_until
 from toprung.errors import UserError
-from toprung.records.journal import read_only_storage
+from toprung.records.study_storage import read_only_storage
 from toprung.tracking import dashboard
 from toprung.tracking.ui import stop_ui
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from toprung.records.ledger import TrialRecord
+from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
 

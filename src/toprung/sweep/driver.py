@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from toprung import cluster, data
 from toprung.errors import UserError
 from toprung.records import ledger, lineage
-from toprung.records.journal import study_failure
+from toprung.records.study_storage import study_failure
 from toprung.records.sweep_dir import DISK_FULL, SweepDirectory
+from toprung.records.trial_record import End
 from toprung.secrets import mask_uri
 from toprung.sweep.concurrency import build_concurrency
 from toprung.sweep.dependencies import missing_file_hint
@@ -272,7 +273,7 @@ class Driver:
         ).fit()
 
     def _open_study(self) -> BaseStorage:
-        from toprung.records.journal import storage_for_writing
+        from toprung.records.study_storage import storage_for_writing
         from toprung.search.searcher import open_study
 
         storage = storage_for_writing(self._sweep_dir)
@@ -329,11 +330,9 @@ class Driver:
                 trial_id for trial_id, view in self._progress.trials.items() if view.end is None
             )
         if self._stop_request is not None and self._stop_request.by_rule:
-            end = ledger.End("stopped", cause=self._stop_request.reason)
+            end = End("stopped", cause=self._stop_request.reason)
         else:
-            end = ledger.End(
-                "interrupted", cause=self._stop_request.reason if self._stop_request else "the driver failed"
-            )
+            end = End("interrupted", cause=self._stop_request.reason if self._stop_request else "the driver failed")
         self._recorder.end_open_trials(end)
 
     def _stop_on_signal(self) -> None:

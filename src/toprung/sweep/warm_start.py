@@ -54,7 +54,7 @@ def import_trials(study: optuna.Study, *, source: SweepDirectory) -> None:
     """Tell a new study of an earlier sweep's trials that finished or were stopped; they are marked as told."""
     import optuna
 
-    from toprung.records.journal import storage_for_reading
+    from toprung.records.study_storage import storage_for_reading
 
     storage = storage_for_reading(source)
     assert storage is not None  # check_warm_start found trials in it

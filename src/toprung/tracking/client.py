@@ -13,9 +13,9 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from toprung.errors import UserError
-from toprung.records.ledger import End
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import CONFIG_FILE, FAILURE_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
+from toprung.records.trial_record import End
 from toprung.secrets import mask_uri
 from toprung.tracking.connection import configure_client, create_sqlite_schema, describe_error
 from toprung.tracking.lineage_tags import lineage_dataset, lineage_tags
