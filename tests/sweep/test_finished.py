@@ -103,7 +103,7 @@ def test_list_has_one_line_a_sweep(finished, toprung, bench):
 def test_a_name_is_taken_only_once(finished, toprung, bench):
     again = toprung("sweep", "tune.smoke", "--name", "well", "--set", f"storage={finished.storage}", folder=bench)
     assert (again.code, again.stdout) == (2, "")
-    assert again.stderr.startswith('A sweep named "well" is there already')
+    assert again.stderr.startswith('A sweep named "well" exists already')
     assert len(list(finished.storage.glob("smoke-*"))) == 1
 
 

@@ -67,7 +67,7 @@ def test_without_the_databases_name_the_sweep_says_where_its_study_is(team, swep
     for verb in ("show", "events", "resume"):
         command = toprung(verb, "ours", "--storage", swept.storage, folder=bench)
         if verb != "resume":  # which is finished, and says so
-            assert command.stderr.startswith(f"The study of {swept.shown['sweep_id']} lies in a database (postgresql")
+            assert command.stderr.startswith(f"The study of {swept.shown['sweep_id']} is in a database (postgresql")
         assert command.code == 2
         assert len(command.stderr.splitlines()) == 1
 

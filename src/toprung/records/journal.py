@@ -1,4 +1,4 @@
-"""The journal file that holds a sweep's study: one writer, no lost or torn lines."""
+"""The journal file of a sweep's study: its single writer, its read-only form, and the repair after a crash."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from toprung.errors import UserError
 
-RETRY_SECONDS = 60  # with storage that is away
+RETRY_SECONDS = 60  # how long to retry while the storage is unavailable
 
 logger = logging.getLogger(__name__)
 
 
 class LedgerUnwritable(OSError):
-    """The ledger's file could not be written, for as long as one waits for it."""
+    """The ledger's file could not be written within `RETRY_SECONDS`, or the disk is full."""
 
 
 class SingleWriterJournal(BaseJournalBackend):
-    """A journal file with one writer, the driver that holds the sweep's lock.
+    """A journal file with a single writer, the driver that holds the sweep's lock.
 
-    It writes what Optuna's own file backend writes, which reads it, and needs neither that one's lock nor its reading
-    back of each line. What is written `batched_writes` is on disk at the end of the block, by one fsync. On a full disk
-    the ballast goes, a torn line is cut, and it is written again. Storage that is away is waited for, a minute at most.
+    The file has the format of Optuna's own file backend, which can read it. With a single writer, it needs neither that
+    backend's lock nor the reading back of each line. Records in a `batched_writes` block reach the disk at its end,
+    with one fsync. If the disk is full, the ballast file is removed, an incomplete line is cut off, and the write is
+    repeated. If the storage is unavailable, writes are retried for up to `RETRY_SECONDS`.
     """
 
     def __init__(self, file: Path, *, ballast: Path) -> None:
@@ -48,11 +49,11 @@ class SingleWriterJournal(BaseJournalBackend):
         self._depth = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nobody else may write."""
+        """Refuse to be pickled: a second process must not write."""
         raise TypeError("a ledger has one writer, in one process")
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        """Records from that number on; the one storage that reads here never asks for earlier ones again."""
+        """Return the records from a number on, and forget earlier ones: the only reader never asks for them again."""
         with self._lock:
             assert log_number_from >= self._first, "a second storage reads this ledger through its writer"
             del self._recent[: log_number_from - self._first]
@@ -60,7 +61,7 @@ class SingleWriterJournal(BaseJournalBackend):
             return list(self._recent)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append records, on disk when this returns, or at the end of the block that is `batched_writes`."""
+        """Append records; they are on disk when this returns, or at the end of a `batched_writes` block."""
         with self._lock:
             for log in logs:
                 line = json.dumps(log, separators=(",", ":")).encode()
@@ -71,7 +72,7 @@ class SingleWriterJournal(BaseJournalBackend):
 
     @contextlib.contextmanager
     def batched_writes(self) -> Iterator[None]:
-        """Write what is appended in this block at its end."""
+        """Write the records that are appended in this block at its end."""
         with self._lock:
             self._depth += 1
         try:
@@ -86,19 +87,19 @@ class SingleWriterJournal(BaseJournalBackend):
         content = b"".join(self._unwritten)
         if not content:
             return
-        deadline, room_made = time.monotonic() + RETRY_SECONDS, False
+        deadline, ballast_removed = time.monotonic() + RETRY_SECONDS, False
         while True:
             try:
-                self._put(content)
+                self._append(content)
                 break
             except OSError as error:
-                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-                if (full and room_made) or time.monotonic() > deadline:
+                is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                if (is_full and ballast_removed) or time.monotonic() > deadline:
                     raise LedgerUnwritable(error.errno, error.strerror, str(self._path)) from error
                 logger.warning("%s cannot be written (%s): trying again", self._path, error.strerror)
-                if full:
+                if is_full:
                     self._ballast.unlink(missing_ok=True)
-                    room_made = True
+                    ballast_removed = True
                 else:
                     time.sleep(1)
                     self._reopen()
@@ -106,14 +107,14 @@ class SingleWriterJournal(BaseJournalBackend):
         self._unwritten.clear()
 
     def _reopen(self) -> None:
-        """Storage that was away may know the old descriptor no more; what it took of a line is cut."""
+        """Open the file again, in case the old descriptor is stale, and cut off an incomplete line."""
         with contextlib.suppress(OSError):
-            fresh = os.open(self._path, os.O_WRONLY | os.O_APPEND)
-            os.dup2(fresh, self._file)
-            os.close(fresh)
+            new_file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+            os.dup2(new_file, self._file)
+            os.close(new_file)
             os.ftruncate(self._file, self._size)
 
-    def _put(self, content: bytes) -> None:
+    def _append(self, content: bytes) -> None:
         view = memoryview(content)
         try:
             while view:
@@ -121,15 +122,15 @@ class SingleWriterJournal(BaseJournalBackend):
             os.fsync(self._file)
         except OSError:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._size)  # a later try must not join what this one left
+                os.ftruncate(self._file, self._size)  # a retry must not append to an incomplete line
             raise
 
 
 class ReadOnlyJournal(JournalFileBackend):
-    """A journal file that is read only: what another program would write into a ledger is refused."""
+    """A journal file that refuses writes, for programs other than the driver."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Refuse.
+        """Refuse to write.
 
         Raises:
             PermissionError: always.
@@ -138,31 +139,31 @@ class ReadOnlyJournal(JournalFileBackend):
 
 
 def batched_writes(storage: BaseStorage) -> contextlib.AbstractContextManager[None]:
-    """A block of records that are written at once, where the storage can."""
+    """Return a context manager that writes all records of its block at once, if the storage supports it."""
     backend = storage._backend if isinstance(storage, JournalStorage) else None
     return backend.batched_writes() if isinstance(backend, SingleWriterJournal) else contextlib.nullcontext()
 
 
 def cut_torn_tail(file: Path) -> int:
-    """Cut what a killed writer left half-written at the end of a journal; gives the number of bytes cut.
+    """Cut off an incomplete last line, which a killed writer may leave; return the number of bytes cut.
 
     Raises:
-        UserError: a line before the last one is damaged too: that was no torn write.
+        UserError: the line before it is damaged too, which an interrupted write does not explain.
     """
     content = file.read_bytes()
-    whole, torn = content.rpartition(b"\n")[0], content.rpartition(b"\n")[2]
+    complete, _, torn = content.rpartition(b"\n")
     keep = len(content) - len(torn)
-    last = whole.rpartition(b"\n")[2]
-    if whole and not _is_record(last):  # zeros after a power cut, ended by chance
+    last = complete.rpartition(b"\n")[2]
+    if complete and not _is_record(last):  # zeros after a power cut that happen to end in a newline
         keep -= len(last) + 1
         before = content[:keep].rstrip(b"\n").rpartition(b"\n")[2]
         if before and not _is_record(before):
             raise UserError(f"The ledger {file} is damaged before its last line. Restore it from a backup.")
     if keep < len(content):
-        with file.open("r+b") as opened:
-            opened.truncate(keep)
-            opened.flush()
-            os.fsync(opened.fileno())
+        with file.open("r+b") as stream:
+            stream.truncate(keep)
+            stream.flush()
+            os.fsync(stream.fileno())
     return len(content) - keep
 
 

@@ -1,7 +1,7 @@
-"""Where a sweep's study lies: a journal file in its directory, or a database that a whole team looks at.
+"""The storage of a sweep's study: a journal file in the sweep's directory, or a database that a team shares.
 
-`TOPRUNG_STUDY_URI` names a database by SQLAlchemy's URL (`postgresql+psycopg2://user:password@host/name`); it is read
-from the environment at every command and never written down, since it may hold a password.
+`TOPRUNG_STUDY_URI` is the database's SQLAlchemy URL (`postgresql+psycopg2://user:password@host/name`). Each command
+reads it from the environment. It is never saved, because it may contain a password.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ def study_failure(error: BaseException) -> str | None:
     """Return why the study could not be read or written, in one line; None if the error has another cause."""
     from sqlalchemy.exc import DBAPIError
 
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(cause)
-    for each in chain:
-        if isinstance(each, LedgerUnwritable):
-            return f"{each.filename} cannot be written ({each.strerror})"
-        if isinstance(each, DBAPIError):  # in the database's own words, without the statement
-            return f"its database ({ENVIRONMENT}) fails ({str(each.orig).strip().splitlines()[0]})"
-    if any(isinstance(each, optuna.exceptions.StorageInternalError) for each in chain):
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, LedgerUnwritable):
+            return f"{cause.filename} cannot be written ({cause.strerror})"
+        if isinstance(cause, DBAPIError):  # the database's own message, without the SQL statement
+            return f"its database ({ENVIRONMENT}) fails ({str(cause.orig).strip().splitlines()[0]})"
+    if any(isinstance(cause, optuna.exceptions.StorageInternalError) for cause in causes):
         return f"its database ({ENVIRONMENT}) fails"
     return None
 
 
 def storage_for_writing(sweep_dir: SweepDirectory) -> BaseStorage:
-    """The study's storage, for the one driver that holds the sweep's lock.
+    """Open the study's storage for the driver that holds the sweep's lock.
 
-    What a killed driver left is put right first: a half-written last line is cut, its lock is broken.
-
-    A study stays where it began, whatever the environment says later.
+    First repair what a killed driver may have left: cut off an incomplete last line, and remove Optuna's lock file.
+    A study that began in a file stays there, even if the environment names a database later; a study that began in a
+    database needs its URL again.
 
     Raises:
-        UserError: the ledger is damaged, or the database cannot be used, or is not named.
+        UserError: the ledger is damaged, the database cannot be used, or its URL is not set.
     """
     file = sweep_dir.ledger_file
     if uri := _database_of(sweep_dir):
@@ -60,21 +60,21 @@ def storage_for_writing(sweep_dir: SweepDirectory) -> BaseStorage:
     if file.exists():
         cut_torn_tail(file)
     Path(f"{file}.lock").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # a disk this full will say so by itself
+    with contextlib.suppress(OSError):  # on a disk this full, the next write reports it
         sweep_dir.ballast_file.write_bytes(bytes(BALLAST_BYTES))
     return _journal(lambda: SingleWriterJournal(file, ballast=sweep_dir.ballast_file), file)
 
 
 def storage_for_rehearsal(folder: Path) -> BaseStorage:
-    """Return storage in an empty folder that keeps what a sweep's own would; it, too, has one writer."""
+    """Open storage in an empty folder that works like a sweep's own, with a single writer."""
     return JournalStorage(SingleWriterJournal(folder / "rehearsal.log", ballast=folder / "ballast"))
 
 
 def storage_for_reading(sweep_dir: SweepDirectory) -> BaseStorage | None:
-    """The study's storage, or None where the sweep has no ledger yet.
+    """Open the study's storage to read it; return None if the sweep has no ledger yet.
 
     Raises:
-        UserError: the ledger is damaged, or the database cannot be used, or is not named.
+        UserError: the ledger is damaged, the database cannot be used, or its URL is not set.
     """
     if sweep_dir.ledger_file.is_file():
         return _journal(lambda: JournalFileBackend(str(sweep_dir.ledger_file)), sweep_dir.ledger_file)
@@ -83,10 +83,10 @@ def storage_for_reading(sweep_dir: SweepDirectory) -> BaseStorage | None:
 
 
 def read_only_storage(sweep_dir: SweepDirectory) -> BaseStorage | None:
-    """The study's storage for a program that could write, and must not; a database is as open as its user is.
+    """Open the study's storage for a program that must not write; a database has the permissions of its user.
 
     Raises:
-        UserError: as `storage_for_reading`.
+        UserError: as for `storage_for_reading`.
     """
     if sweep_dir.ledger_file.is_file():
         return _journal(lambda: ReadOnlyJournal(str(sweep_dir.ledger_file)), sweep_dir.ledger_file)
@@ -94,20 +94,20 @@ def read_only_storage(sweep_dir: SweepDirectory) -> BaseStorage | None:
 
 
 def display_uri(sweep_dir: SweepDirectory) -> str:
-    """Where the study lies, for a person: a file, or a database's URL without its password."""
+    """Return the study's location to show to a user: a file, or a database's URL without its password."""
     if sweep_dir.study_file.is_file():
         return str(sweep_dir.read(sweep_dir.study_file)["database"])
     return str(sweep_dir.ledger_file)
 
 
 def _database_of(sweep_dir: SweepDirectory) -> str | None:
-    """The database that holds the study, or will; None where it is a file."""
+    """Return the URL of the database for the study; None if the study is in a file."""
     if sweep_dir.ledger_file.is_file():
         return None
     uri = os.environ.get(ENVIRONMENT)
     if not uri and sweep_dir.study_file.is_file():
         raise UserError(
-            f"The study of {sweep_dir.sweep_id} lies in a database ({display_uri(sweep_dir)}). Name it: "
+            f"The study of {sweep_dir.sweep_id} is in a database ({display_uri(sweep_dir)}). Set its URL: "
             f"export {ENVIRONMENT}=..."
         )
     return uri
@@ -126,12 +126,12 @@ def _database(uri: str) -> BaseStorage:
 
     try:
         url = make_url(uri)
-        if "@" in (url.host or ""):  # else the rest of the password would be taken, and shown, for a host
-            raise UserError(f"The password in {ENVIRONMENT} holds an @ or a slash: write %40 for @, and %2F for /.")
-        settings: dict[str, Any] = {"pool_pre_ping": True}
+        if "@" in (url.host or ""):  # part of the password would be used, and shown, as the host
+            raise UserError(f"The password in {ENVIRONMENT} contains an @ or a slash: write %40 for @, and %2F for /.")
+        engine_settings: dict[str, Any] = {"pool_pre_ping": True}
         if url.get_backend_name() == "sqlite" and "timeout" not in url.query:
-            settings["connect_args"] = {"timeout": RETRY_SECONDS}  # with a file that another process has locked
-        return optuna.storages.RDBStorage(uri, engine_kwargs=settings)
+            engine_settings["connect_args"] = {"timeout": RETRY_SECONDS}  # while another process locks the file
+        return optuna.storages.RDBStorage(uri, engine_kwargs=engine_settings)
     except (ImportError, SQLAlchemyError, ArgumentError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(uri, "the database")
         raise UserError(f"The study's database ({ENVIRONMENT}) cannot be used: {reason}") from error

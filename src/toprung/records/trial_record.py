@@ -1,4 +1,4 @@
-"""One trial as the ledger has it: its configuration, epochs, attempts and end."""
+"""A trial as the ledger records it: its configuration, epochs, attempts and end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ Status = Literal["waiting", "running", "finished", "stopped", "failed", "interru
 
 @dataclass(frozen=True)
 class End:
-    """How a trial ended: at which rung where ASHA stopped it, and why; `audit_rung` would have stopped it."""
+    """The end of a trial: its status, the cause, and the rung at which ASHA stopped it.
+
+    `audit_rung` is the rung that would have stopped a trial that ran on for the audit.
+    """
 
     status: Status
     rung: int | None = None
@@ -22,7 +25,10 @@ class End:
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """A trial that ASHA would have stopped and that ran on, so that what stopping loses is known: a random share."""
+    """The rung at which ASHA would have stopped a trial, its value there and the value it needed.
+
+    A random share of such trials runs on, to measure what early stopping loses.
+    """
 
     rung: int
     value: float
@@ -31,7 +37,7 @@ class AuditEntry:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One report of a loop."""
+    """One report of a training loop, and its time in milliseconds since 1970."""
 
     metrics: dict[str, float]
     time_ms: int
@@ -39,9 +45,9 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One process that trained a trial: Ray's id of its node, and the hash of the code that it imported.
+    """A process that trained a trial: Ray's id of its node, and the hash of the code that it imported.
 
-    Where several workers train it together it is that of rank 0; `other_nodes` are those of ranks 1, 2, ...
+    If several workers train the trial together, this is rank 0; `other_nodes` are the nodes of ranks 1, 2, ...
     """
 
     node: str
@@ -56,12 +62,12 @@ class Attempt:
 
     @property
     def result_fields(self) -> dict[str, Any]:
-        """As it stands beside the metrics in what a worker tells Tune: plain names, since `/` makes a metric."""
+        """The fields that a worker adds to its metrics for Ray Tune; without `/`, which would make them metrics."""
         return {f"attempt_{name}": value for name, value in asdict(self).items()}
 
     @classmethod
     def from_result(cls, result: Mapping[str, Any]) -> Attempt | None:
-        """Which attempt reported a result."""
+        """Return the attempt that reported a result of Ray Tune; None if the result does not name it."""
         node, code, time_ms = (result.get(f"attempt_{name}") for name in ("node", "code", "time_ms"))
         others = tuple(map(str, result.get("attempt_other_nodes", ())))
         return cls(str(node), str(code), int(time_ms), others) if node and code and time_ms else None
@@ -69,7 +75,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as the ledger has it; `value` and `epoch` are those of its best epoch."""
+    """A trial as the ledger records it; `value` and `epoch` are those of its best epoch."""
 
     number: int
     trial_id: str
@@ -89,31 +95,31 @@ class TrialRecord:
 
     @property
     def epochs(self) -> int:
-        """Epochs reported (the last one's number: a trial that continues another begins where that one ended)."""
+        """The number of the last reported epoch; a trial that continues another counts on from that one's end."""
         return max(self.epochs_by_number, default=0)
 
     @property
     def node(self) -> str | None:
-        """Ray's id of the node where it was trained last; with several workers, that of rank 0."""
+        """Ray's id of the node that trained it last; with several workers, the node of rank 0."""
         return self.attempts[-1].node if self.attempts else None
 
     @property
     def rung(self) -> int | None:
-        """Where ASHA stopped it."""
+        """The rung at which ASHA stopped it, if it did."""
         return self.end.rung if self.end else None
 
     @property
     def cause(self) -> str | None:
-        """Why it ended."""
+        """The cause of its end, if one is recorded."""
         return self.end.cause if self.end else None
 
     @property
     def is_open(self) -> bool:
-        """Whether it can go on: it runs, or was cut short by nothing of its own doing."""
+        """Whether it can continue: it waits, runs, or was interrupted from outside."""
         return self.status in ("waiting", "running", "interrupted")
 
     @property
     def seconds(self) -> float:
-        """From its start to its end or last report."""
+        """The seconds from its start to its end, or to its last report."""
         last = self.end.time_ms if self.end else max((e.time_ms for e in self.epochs_by_number.values()), default=0)
         return max(0.0, (last - self.started_ms) / 1000) if self.started_ms else 0.0
