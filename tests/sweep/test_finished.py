@@ -225,6 +225,7 @@ def test_only_those_that_can_still_win_keep_their_weights_on_disk(finished):
 
 def test_tune_wrote_no_file_for_every_result(finished):
     names = {path.name for path in (finished.folder / "tune").rglob("*")}
+    assert any(name.startswith("experiment_state-") for name in names)
     assert not {"progress.csv", "result.json", "params.pkl"} & names
     assert not [name for name in names if name.startswith("events.out.tfevents")]
 
