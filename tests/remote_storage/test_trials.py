@@ -29,7 +29,7 @@ def driver_machine(tmp_path):
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
+def other_machine(tmp_path, monkeypatch):
     """The same sweep on a machine that does not have its directory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return SweepDirectory(tmp_path / "nowhere" / "sweep")
@@ -63,14 +63,14 @@ def test_at_a_rung_an_epoch_is_uploaded_before_it_is_reported(place, driver_mach
     assert has_pending_upload(sync.folder)
 
 
-def test_a_trial_continues_on_another_machine_from_the_storage_alone(place, driver_machine, elsewhere):
+def test_a_trial_continues_on_another_machine_from_the_storage_alone(place, driver_machine, other_machine):
     uri = place.new_uri()
     sync = _sync(uri, driver_machine)
     for epoch in (1, 2, 3):
         _epoch(sync, epoch)
     wait_until(lambda: not has_pending_upload(sync.folder), "the upload")
     shutil.rmtree(driver_machine.path)
-    other = _sync(uri, elsewhere)
+    other = _sync(uri, other_machine)
     assert "cache" in other.folder.parts
     other.download(local_epoch=0)
     assert (other.folder / LAST_FILE).read_text() == "epoch 3"
@@ -112,12 +112,12 @@ def test_training_does_not_wait_for_an_unavailable_storage_and_the_newest_epoch_
         pytest.param({"on_a_cluster": True}, id="may have run on a lost node"),
     ],
 )
-def test_a_trial_that_may_have_a_checkpoint_waits_for_it_and_a_new_one_does_not(known, s3, driver_machine, elsewhere):
+def test_only_a_trial_that_may_have_a_checkpoint_waits_for_it(known, s3, driver_machine, other_machine):
     uri = s3.new_uri()
     _epoch(_sync(uri, driver_machine), 1)
     s3.relay.cut()
-    _sync(uri, elsewhere, trial_id="new").download(local_epoch=0)
-    old = TrialSync(RemoteLocation(uri, "sweep", (1, 3), **known), sweep_dir=elsewhere, trial_id="abc")
+    _sync(uri, other_machine, trial_id="new").download(local_epoch=0)
+    old = TrialSync(RemoteLocation(uri, "sweep", (1, 3), **known), sweep_dir=other_machine, trial_id="abc")
     waiting = threading.Thread(target=old.download, kwargs={"local_epoch": 0})
     waiting.start()
     waiting.join(timeout=2)
@@ -127,10 +127,10 @@ def test_a_trial_that_may_have_a_checkpoint_waits_for_it_and_a_new_one_does_not(
     assert (old.folder / LAST_FILE).read_text() == "epoch 1"
 
 
-def test_a_trial_starts_from_the_beginning_if_its_checkpoint_cannot_be_downloaded(s3, elsewhere, monkeypatch, caplog):
+def test_a_trial_starts_over_if_its_checkpoint_cannot_be_downloaded(s3, other_machine, monkeypatch, caplog):
     monkeypatch.setattr(trials, "WAIT_FOR_CHECKPOINT_SECONDS", 0.0)
     old = TrialSync(
-        RemoteLocation(s3.new_uri(), "sweep", (1,), frozenset({"abc"})), sweep_dir=elsewhere, trial_id="abc"
+        RemoteLocation(s3.new_uri(), "sweep", (1,), frozenset({"abc"})), sweep_dir=other_machine, trial_id="abc"
     )
     s3.relay.cut()
     old.download(local_epoch=0)
@@ -167,15 +167,15 @@ def test_a_failure_is_uploaded_and_removed_when_the_trial_continues(driver_machi
     assert not failure_file.exists()
 
 
-def test_the_previous_trials_folder_is_removed_from_another_machine_once_it_is_uploaded(elsewhere, bucket_folder):
+def test_the_previous_trials_folder_is_removed_from_another_machine_once_it_is_uploaded(other_machine, bucket_folder):
     uri = f"file://{bucket_folder}"
-    first = _sync(uri, elsewhere, trial_id="first")
+    first = _sync(uri, other_machine, trial_id="first")
     _epoch(first, 1)
-    second = _sync(uri, elsewhere, trial_id="second")
+    second = _sync(uri, other_machine, trial_id="second")
     assert not first.folder.exists()
     _epoch(second, 1)
     (second.folder / LAST_FILE).write_text("not uploaded yet")
-    _sync(uri, elsewhere, trial_id="third")
+    _sync(uri, other_machine, trial_id="third")
     assert second.folder.exists()
 
 

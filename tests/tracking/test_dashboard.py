@@ -59,7 +59,7 @@ def test_what_is_typed_there_does_not_reach_the_ledger(served, sweep):
     refused.value.close()
     assert refused.value.code == 500
     assert sweep.sweep_dir.ledger_file.read_bytes() == before
-    with pytest.raises(PermissionError, match="by its driver alone"):
+    with pytest.raises(PermissionError, match="only a sweep's driver may write"):
         read_only_storage(sweep.sweep_dir)._backend.append_logs([{}])
 
 

@@ -2,7 +2,7 @@
 
 `last.pth` contains the model, the optimizer, the schedule and the trial's progress; `previous.pth` is the same of the
 epoch before; `model.pth` is the plain state dict of the best epoch. All are written to a staging file and renamed, so a
-reader gets a complete file or none, and all are read with `weights_only=True`, so a file from elsewhere runs no code.
+reader gets a complete file or none, and all are read with `weights_only=True`, so an untrusted file runs no code.
 They are not fsynced: they survive the end of the process, but a power cut may cost a trial its last epoch, seldom two.
 """
 

@@ -135,7 +135,7 @@ class ReadOnlyJournal(JournalFileBackend):
         Raises:
             PermissionError: always.
         """
-        raise PermissionError("a sweep's ledger is written by its driver alone")
+        raise PermissionError("only a sweep's driver may write to its ledger")
 
 
 def batched_writes(storage: BaseStorage) -> contextlib.AbstractContextManager[None]:

@@ -233,7 +233,7 @@ def reported_metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def open_trial(study: optuna.Study, number: int) -> optuna.Trial:
-    """Return a writable trial that an earlier driver created, which takes a private field of Optuna's."""
+    """Return a writable trial that an earlier driver created; Optuna offers its id only in a private field."""
     return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
