@@ -25,8 +25,9 @@ from types import SimpleNamespace
 import optuna
 
 from toprung.records import catalog, ledger
-from toprung.records.journal import batched_writes, storage_for_writing
-from toprung.records.ledger import End
+from toprung.records.journal import batched_writes
+from toprung.records.study_storage import storage_for_writing
+from toprung.records.trial_record import End
 from toprung.search.scheduler import RungScheduler
 from toprung.spec import Asha, Stop, Sweep
 

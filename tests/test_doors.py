@@ -162,7 +162,7 @@ def test_no_name_leads_out_of_its_folder(tmp_path, name):
 @pytest.mark.parametrize("trial_id", ["..", "../../outside", "/outside", "a/b"])
 def test_a_trial_id_from_a_shared_study_stays_in_its_sweeps_folder(tmp_path, trial_id):
     sweep_dir = catalog.create_sweep(tmp_path, _sweep("digits"), name=None, now=datetime(2026, 1, 1))
-    with pytest.raises(UserError, match="no name of a folder"):
+    with pytest.raises(UserError, match="not a valid folder name"):
         sweep_dir.trial_folder(trial_id)
     assert sweep_dir.trial_folder("0001_a").parent == sweep_dir.trials_folder
 

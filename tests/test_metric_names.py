@@ -7,7 +7,8 @@ from ray import tune as ray_tune
 from ray.tune import result as ray_results
 
 from toprung.metric_names import is_metric, key_problem, metric_problem
-from toprung.records.ledger import Attempt, reported_metrics
+from toprung.records.ledger import reported_metrics
+from toprung.records.trial_record import Attempt
 
 NAMES = [
     "f1", "val/accuracy", "val/top 5", "top-5", "a.b", "a:b", "é", "日本", "_", "-", "...a", "a...", "a" * 250,

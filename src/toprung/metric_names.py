@@ -20,7 +20,7 @@ _NOT_METRICS = frozenset(
         # added by the session
         "epoch",
         "time_ms",
-        # added by the trial's process (`ledger.Attempt`)
+        # added by the trial's process (`trial_record.Attempt`)
         "attempt_code",
         "attempt_node",
         "attempt_other_nodes",

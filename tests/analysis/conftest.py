@@ -7,8 +7,8 @@ import pytest
 
 from toprung.analysis.report import write_report
 from toprung.records import catalog, ledger
-from toprung.records.journal import storage_for_writing
-from toprung.records.ledger import End
+from toprung.records.study_storage import storage_for_writing
+from toprung.records.trial_record import End
 from toprung.spec import Asha, Stop, Sweep
 
 METRICS = ("train/loss", "val/loss", "val/accuracy")

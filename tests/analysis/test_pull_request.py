@@ -123,6 +123,7 @@ def test_nothing_in_a_strangers_record_is_a_link_a_picture_a_person_or_html(type
         assert planted not in page
     inside = [token for token in MarkdownIt("gfm-like", {"linkify": False}).parse(text) if token.children]
     outside_code = "".join(child.content for token in inside for child in token.children if child.type != "code_inline")
+    assert "octocat" in text
     assert "octocat" not in outside_code
     assert "example.org" not in outside_code
     assert page.count("<table>") == 1

@@ -7,7 +7,7 @@ import pytest
 
 from toprung.cli.display import PlainLines
 from toprung.records import catalog
-from toprung.records.ledger import End, TrialRecord
+from toprung.records.trial_record import End, TrialRecord
 from toprung.sweep.driver import Outcome
 from toprung.sweep.progress import SweepProgress
 from tune import smoke

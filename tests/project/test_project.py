@@ -207,6 +207,9 @@ def test_the_snapshot_has_tracked_and_new_files_but_no_ignored_ones(workbench, t
 
 def test_the_snapshot_works_without_git(workbench, tmp_path):
     (workbench / ".git").rename(tmp_path / "git")
+    compiled = workbench / "trainers" / "__pycache__" / "convnet.cpython-311.pyc"
+    compiled.parent.mkdir()
+    compiled.write_bytes(b"")
     snapshot(workbench, tmp_path / "code")
     assert (tmp_path / "code" / "trainers" / "convnet.py").is_file()
     assert not list((tmp_path / "code").rglob("*.pyc"))

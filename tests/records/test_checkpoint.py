@@ -1,4 +1,4 @@
-"""Checkpoints on storage that goes away for a moment: a shared folder, a network that is cut."""
+"""Checkpoints on storage that is unavailable for a moment, such as a shared folder on a network that is down."""
 
 import threading
 
@@ -20,14 +20,14 @@ def _save(folder):
     save_best(folder, model=_model(), meta={"epoch": 1})
 
 
-def test_a_trial_waits_for_storage_that_is_away_and_then_saves(tmp_path):
-    folder, away = tmp_path / "trial", tmp_path / "away"
+def test_a_trial_waits_for_unavailable_storage_and_then_saves(tmp_path):
+    folder, moved = tmp_path / "trial", tmp_path / "moved"
     folder.mkdir()
-    folder.rename(away)
-    back = threading.Timer(1.5, away.rename, [folder])
-    back.start()
+    folder.rename(moved)
+    timer = threading.Timer(1.5, moved.rename, [folder])
+    timer.start()
     _save(folder)
-    back.join()
+    timer.join()
     saved = read_last(folder)
     assert saved is not None
     assert saved.progress.epochs == 1
@@ -35,17 +35,17 @@ def test_a_trial_waits_for_storage_that_is_away_and_then_saves(tmp_path):
     assert best_epoch(folder) == 1
 
 
-def test_it_does_not_wait_for_ever(tmp_path, monkeypatch):
+def test_a_trial_does_not_wait_forever(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "RETRY_SECONDS", 0)
     with pytest.raises(FileNotFoundError):
         _save(tmp_path / "never")
 
 
-def test_what_cannot_be_saved_at_all_is_told_at_once(tmp_path):
+def test_a_state_that_cannot_be_saved_is_an_error_at_once(tmp_path):
     with pytest.raises(Exception, match=r"pickle|local object"):
-        save_last(tmp_path, model=_model(), optimizer=None, schedule=_Odd(), progress=Progress())
+        save_last(tmp_path, model=_model(), optimizer=None, schedule=_Unpicklable(), progress=Progress())
 
 
-class _Odd:
+class _Unpicklable:
     def state_dict(self):
         return {"a": lambda: None}

@@ -1,4 +1,4 @@
-"""The ledger: what is written of a trial and a driver is read back, and the events tell it in order."""
+"""The ledger: records of trials and drivers are read as they were written, and events list them in order."""
 
 from datetime import datetime
 
@@ -8,8 +8,8 @@ import pytest
 from toprung.analysis.events import list_events
 from toprung.errors import UserError
 from toprung.records import catalog, ledger
-from toprung.records.journal import ENVIRONMENT, storage_for_writing
-from toprung.records.ledger import Attempt, End, Epoch
+from toprung.records.study_storage import ENVIRONMENT, storage_for_writing
+from toprung.records.trial_record import Attempt, End, Epoch, TrialRecord
 from toprung.spec import Sweep
 from toprung.sweep import resume_checks
 
@@ -30,7 +30,7 @@ def sweep_dir(tmp_path):
 
 
 @pytest.fixture(params=["journal", "database"])
-def anywhere(sweep_dir, tmp_path, request, monkeypatch):
+def any_sweep_dir(sweep_dir, tmp_path, request, monkeypatch):
     """A sweep whose study is in its own directory, or in a database."""
     if request.param == "database":
         monkeypatch.setenv(ENVIRONMENT, f"sqlite:///{tmp_path}/study.db")
@@ -39,7 +39,7 @@ def anywhere(sweep_dir, tmp_path, request, monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time as a test sets it."""
+    """A clock that the test sets, in milliseconds."""
     now = [1_000_000]
     monkeypatch.setattr(ledger, "now_ms", lambda: now[0])
     return now
@@ -55,14 +55,14 @@ def _report(trial, epoch, value, *, time_ms=0):
     ledger.write_epoch(trial, epoch=epoch, value=value, metrics={"val/accuracy": value, "val/loss": 1}, time_ms=time_ms)
 
 
-def test_a_sweep_without_a_study_has_no_trials_and_no_lives(anywhere):
-    assert ledger.read_all(anywhere) == ledger.Ledger([], [])
-    storage_for_writing(anywhere)
-    assert ledger.read_all(anywhere) == ledger.Ledger([], [])
+def test_a_sweep_without_a_study_has_no_trials_and_no_driver_runs(any_sweep_dir):
+    assert ledger.read_all(any_sweep_dir) == ledger.Ledger([], [])
+    storage_for_writing(any_sweep_dir)
+    assert ledger.read_all(any_sweep_dir) == ledger.Ledger([], [])
 
 
-def test_everything_written_of_a_trial_is_read_back(anywhere, clock):
-    study = _study(anywhere)
+def test_a_trial_is_read_as_it_was_written(any_sweep_dir, clock):
+    study = _study(any_sweep_dir)
     trial = study.ask()
     config = {"lr": 0.1, "augment": None, "nesterov": True, "schedule": "cosine", "num_epochs": 9}
     ledger.write_start(trial, trial_id="aa", config=config, is_default=True, continues="bb")
@@ -70,10 +70,10 @@ def test_everything_written_of_a_trial_is_read_back(anywhere, clock):
     _report(trial, 2, 0.4, time_ms=1_001_000)
     ledger.write_run_id(study, trial_id="aa", run_id="run")
     clock[0] = 1_003_000
-    written = ledger.write_end(trial, End("stopped", rung=2, cause="ASHA: 0.4000, needed 0.5000"))
+    end = ledger.write_end(trial, End("stopped", rung=2, cause="ASHA: 0.4000, needed 0.5000"))
     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    (record,) = ledger.read(anywhere)
-    assert record == ledger.TrialRecord(
+    (record,) = ledger.read(any_sweep_dir)
+    assert record == TrialRecord(
         number=0,
         trial_id="aa",
         status="stopped",
@@ -87,14 +87,14 @@ def test_everything_written_of_a_trial_is_read_back(anywhere, clock):
         started_ms=1_000_000,
         is_default=True,
         continues="bb",
-        end=written,
+        end=end,
         mlflow_run_id="run",
         optuna_state="PRUNED",
     )
     assert (record.epochs, record.rung, record.seconds, record.is_open) == (2, 2, 3.0, False)
 
 
-def test_a_trial_that_was_killed_is_open_and_runs_again_once_it_is_resumed(sweep_dir, clock):
+def test_an_interrupted_trial_is_open_and_is_running_once_it_is_resumed(sweep_dir, clock):
     trial = _study(sweep_dir).ask()
     ledger.write_start(trial, trial_id="aa", config={})
     ledger.write_end(trial, End("interrupted", cause="stopped by the user"))
@@ -115,17 +115,17 @@ def test_an_epoch_without_its_value_does_not_count(sweep_dir):
     assert (sorted(record.epochs_by_number), record.epochs, record.value) == ([1], 1, 0.5)
 
 
-def test_the_nodes_of_all_workers_of_a_trial_are_told_written_and_read_back(anywhere):
-    trial = _study(anywhere).ask()
+def test_the_nodes_of_all_workers_are_reported_written_and_read(any_sweep_dir):
+    trial = _study(any_sweep_dir).ask()
     ledger.write_start(trial, trial_id="aa", config={})
-    trial.set_user_attr("attempt/0", {"node": "a", "code": "c", "time_ms": 1})  # by a version that knew of one alone
+    trial.set_user_attr("attempt/0", {"node": "a", "code": "c", "time_ms": 1})  # by an older version
     attempt = Attempt.from_result(Attempt("b", "c", 2, other_nodes=("d", "b")).result_fields)
     assert attempt is not None
     ledger.write_attempt(trial, attempt)
-    (record,) = ledger.read(anywhere)
+    (record,) = ledger.read(any_sweep_dir)
     assert [attempt.nodes for attempt in record.attempts] == [("a",), ("b", "d", "b")]
-    told = [event.text for event in list_events(ledger.read_all(anywhere), metric="val/accuracy", rungs=())]
-    assert told[:2] == ["on node a", "on nodes b, d"]
+    texts = [event.text for event in list_events(ledger.read_all(any_sweep_dir), metric="val/accuracy", rungs=())]
+    assert texts[:2] == ["on node a", "on nodes b, d"]
 
 
 def test_a_trial_without_a_start_waits_and_has_no_id(sweep_dir):
@@ -136,18 +136,18 @@ def test_a_trial_without_a_start_waits_and_has_no_id(sweep_dir):
     assert [(record.trial_id, record.status) for record in ledger.read(sweep_dir)] == [("", "waiting"), ("", "waiting")]
 
 
-def test_lives_are_read_in_order_beyond_the_tenth(anywhere, clock):
-    study = _study(anywhere)
+def test_more_than_ten_driver_runs_are_read_in_order(any_sweep_dir, clock):
+    study = _study(any_sweep_dir)
     for number in range(12):
         clock[0] += 1000
         ledger.write_driver_run(study, command="resume" if number else "sweep", details={"number": number})
-    driver_runs = ledger.read_all(anywhere).driver_runs
+    driver_runs = ledger.read_all(any_sweep_dir).driver_runs
     assert [driver_run.details["number"] for driver_run in driver_runs] == list(range(12))
     assert [driver_run.command for driver_run in driver_runs[:2]] == ["sweep", "resume"]
     assert driver_runs[-1].time_ms - driver_runs[0].time_ms == 11_000
 
 
-def test_the_time_of_earlier_drivers_is_what_each_took_without_the_pause_between_them(sweep_dir, clock):
+def test_the_time_of_earlier_drivers_excludes_the_pauses_between_them(sweep_dir, clock):
     study = _study(sweep_dir)
     ledger.write_driver_run(study, command="sweep")
     trial = study.ask()
@@ -162,7 +162,7 @@ def test_the_time_of_earlier_drivers_is_what_each_took_without_the_pause_between
     assert resume_checks.previous_seconds(sweep_dir) == 5 + 4
 
 
-def test_events_tell_the_ledger_in_order(sweep_dir, clock):
+def test_events_list_the_ledger_in_order(sweep_dir, clock):
     study = _study(sweep_dir)
     ledger.write_driver_run(study, command="sweep", details={"warm_start": "old"})
     first, second = study.ask(), study.ask()
@@ -179,8 +179,8 @@ def test_events_tell_the_ledger_in_order(sweep_dir, clock):
     clock[0] = 1_000_700
     ledger.write_end(first, End("failed", cause="its process died"))
     study.tell(first, state=optuna.trial.TrialState.FAIL)
-    told = list_events(ledger.read_all(sweep_dir), metric="val/accuracy", rungs=(1, 3))
-    assert [(event.time_ms - 1_000_000, event.trial_id, event.what, event.text) for event in told] == [
+    events = list_events(ledger.read_all(sweep_dir), metric="val/accuracy", rungs=(1, 3))
+    assert [(event.time_ms - 1_000_000, event.trial_id, event.what, event.text) for event in events] == [
         (0, None, "sweep", "warm_start old"),
         (100, "aa", "asked", ""),
         (200, "bb", "asked", "continues zz"),
@@ -196,16 +196,16 @@ def test_events_tell_the_ledger_in_order(sweep_dir, clock):
     ]
 
 
-def test_an_attribute_that_another_program_wrote_does_not_spoil_the_reading(sweep_dir):
+def test_an_attribute_of_another_program_is_ignored(sweep_dir):
     study = _study(sweep_dir)
     trial = study.ask()
     ledger.write_start(trial, trial_id="aa", config={})
-    trial.set_user_attr("note", "a person's own")
-    study.set_user_attr("note", "a person's own")
+    trial.set_user_attr("note", "written by a user")
+    study.set_user_attr("note", "written by a user")
     assert [record.trial_id for record in ledger.read(sweep_dir)] == ["aa"]
 
 
-def test_a_ledger_that_cannot_be_read_gets_one_line_that_names_it(tmp_path):
+def test_the_error_for_an_unreadable_ledger_is_one_line_that_names_it(tmp_path):
     sweep_dir = catalog.create_sweep(tmp_path, SWEEP, name=None, now=datetime.now())
     sweep_dir.ledger_file.write_text("something else\nand more\n")
     with pytest.raises(UserError, match=r"^The ledger .*ledger\.log cannot be read: ") as caught:

@@ -1,4 +1,4 @@
-"""A sweep's directory: ids, names, and what a person is told where a file is broken."""
+"""A sweep's directory: ids, names, and the messages about damaged files."""
 
 import json
 from datetime import datetime
@@ -22,20 +22,19 @@ def _create(root, *, name=None, now=NOW):
 
 
 def test_ids_made_in_one_second_are_unique_and_the_newest_is_listed_first(tmp_path):
-    sweep_dir = [_create(tmp_path) for _ in range(12)]
-    ids = [sweep_dir.sweep_id for sweep_dir in sweep_dir]
+    ids = [_create(tmp_path).sweep_id for _ in range(12)]
     assert ids[:2] == ["digits-20261123-141207", "digits-20261123-141207-2"]
     assert len(set(ids)) == 12
     assert [sweep_dir.sweep_id for sweep_dir in catalog.list_sweeps(tmp_path)] == ids[::-1]
 
 
 def test_ids_of_one_recipe_sort_by_time(tmp_path):
-    moments = [NOW, NOW.replace(second=9), NOW.replace(minute=13), NOW.replace(hour=20), NOW.replace(year=2027)]
-    ids = [_create(tmp_path, now=moment).sweep_id for moment in moments]
+    times = [NOW, NOW.replace(second=9), NOW.replace(minute=13), NOW.replace(hour=20), NOW.replace(year=2027)]
+    ids = [_create(tmp_path, now=time).sweep_id for time in times]
     assert sorted(ids) == ids
 
 
-def test_the_spec_is_read_back_as_it_was_given(tmp_path):
+def test_the_spec_is_read_as_it_was_written(tmp_path):
     sweep = SWEEP.model_copy(update={"num_trials": 3, "constants": {"lr": 0.5}})
     sweep_dir = catalog.create_sweep(tmp_path, sweep, name="first", now=NOW)
     again = SweepDirectory(sweep_dir.path)
@@ -43,7 +42,7 @@ def test_the_spec_is_read_back_as_it_was_given(tmp_path):
     assert catalog.read_name(again) == "first"
 
 
-def test_a_sweep_of_an_older_format_is_met_with_one_line(tmp_path):
+def test_the_error_for_a_sweep_of_an_older_format_is_one_line(tmp_path):
     sweep_dir = _create(tmp_path)
     content = sweep_dir.read(sweep_dir.spec_file)
     sweep_dir.write(sweep_dir.spec_file, {name: content[name] for name in ("name", "recipe", "settings", "spec")})
@@ -57,7 +56,7 @@ def test_a_sweep_of_an_older_format_is_met_with_one_line(tmp_path):
         "Use the version that made it, or start a new sweep: toprung sweep RECIPE"
     )
     assert brief(sweep_dir)["reason"] == str(caught.value)
-    assert not [*orphaned_sweeps(tmp_path)]  # its keys are not read as today's
+    assert not [*orphaned_sweeps(tmp_path)]  # its old keys are not read as current ones
     sweep_dir.write(
         sweep_dir.spec_file, {**content, "format": content["format"] + 1, "toprung": "9.0.0", "recipe": "tune.mine"}
     )
@@ -72,16 +71,16 @@ def test_a_sweep_is_found_by_its_id_and_by_its_name(tmp_path):
     assert catalog.find_sweep(tmp_path, second.sweep_id) == second
 
 
-def test_a_name_that_is_taken_is_refused_and_nothing_is_made(tmp_path):
+def test_a_name_that_is_taken_is_refused_and_nothing_is_created(tmp_path):
     first = _create(tmp_path, name="first")
     before = sorted(tmp_path.iterdir())
     for taken in ("first", first.sweep_id):
-        with pytest.raises(UserError, match=rf'^A sweep named "{taken}" is there already \({first.sweep_id}\)\.'):
+        with pytest.raises(UserError, match=rf'^A sweep named "{taken}" exists already \({first.sweep_id}\)\.'):
             _create(tmp_path, name=taken)
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_sweep_that_is_not_there_names_the_newest_ones(tmp_path):
+def test_the_error_for_a_missing_sweep_names_the_newest_ones(tmp_path):
     with pytest.raises(UserError, match=r"Newest here: none yet\. Type: toprung list"):
         catalog.find_sweep(tmp_path / "nowhere", "some")
     sweep_dir = _create(tmp_path)
@@ -89,7 +88,7 @@ def test_a_sweep_that_is_not_there_names_the_newest_ones(tmp_path):
         catalog.find_sweep(tmp_path, "some")
 
 
-def test_a_root_that_cannot_be_written_is_named_and_left_alone(tmp_path):
+def test_a_root_that_cannot_be_written_is_named_and_not_changed(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     for root in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match=r"^The storage folder .* cannot be written \(.*--set storage=FOLDER$"):
@@ -98,7 +97,7 @@ def test_a_root_that_cannot_be_written_is_named_and_left_alone(tmp_path):
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
-def test_json_is_written_whole_and_nothing_lies_beside_it(tmp_path):
+def test_writing_json_leaves_no_other_file(tmp_path):
     write_json(tmp_path / "a.json", {"b": 1})
     write_json(tmp_path / "a.json", {"b": 2})
     assert json.loads((tmp_path / "a.json").read_text()) == {"b": 2}
@@ -114,7 +113,7 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", '{"name": null, "sp', "[1, 2]", "\udcff"])
-def test_a_half_written_spec_gets_one_line_that_names_the_file(tmp_path, content):
+def test_the_error_for_an_incomplete_spec_is_one_line_that_names_the_file(tmp_path, content):
     sweep_dir = _create(tmp_path)
     sweep_dir.spec_file.write_text(content, errors="surrogateescape")
     with pytest.raises(UserError) as caught:
@@ -123,7 +122,7 @@ def test_a_half_written_spec_gets_one_line_that_names_the_file(tmp_path, content
     assert "\n" not in str(caught.value)
 
 
-def test_a_spec_changed_by_hand_gets_one_line_that_names_file_and_field(tmp_path):
+def test_the_error_for_an_invalid_spec_names_the_file_and_the_field(tmp_path):
     sweep_dir = _create(tmp_path)
     content = json.loads(sweep_dir.spec_file.read_text())
     content["spec"]["num_trials"] = 0
@@ -136,16 +135,16 @@ def test_a_spec_changed_by_hand_gets_one_line_that_names_file_and_field(tmp_path
     )
 
 
-def test_a_broken_sweep_hides_no_other_one(tmp_path):
-    broken, whole = _create(tmp_path), _create(tmp_path, name="whole")
-    broken.spec_file.write_text('{"name": "bro')
+def test_a_damaged_sweep_does_not_hide_other_sweeps(tmp_path):
+    damaged, whole = _create(tmp_path), _create(tmp_path, name="whole")
+    damaged.spec_file.write_text('{"name": "bro')
     assert catalog.find_sweep(tmp_path, "whole") == whole
     assert catalog.find_sweep(tmp_path, whole.sweep_id) == whole
-    assert catalog.find_sweep(tmp_path, broken.sweep_id) == broken
+    assert catalog.find_sweep(tmp_path, damaged.sweep_id) == damaged
     assert _create(tmp_path, name="another").path.is_dir()
     by_id = {line["sweep_id"]: line for line in map(brief, catalog.list_sweeps(tmp_path))}
-    assert by_id[broken.sweep_id]["status"] == "unreadable"
-    assert str(broken.spec_file) in by_id[broken.sweep_id]["reason"]
+    assert by_id[damaged.sweep_id]["status"] == "unreadable"
+    assert str(damaged.spec_file) in by_id[damaged.sweep_id]["reason"]
     assert by_id[whole.sweep_id]["status"] == "unknown"
 
 
@@ -156,21 +155,21 @@ def test_a_status_file_without_a_status_reads_as_unknown(tmp_path, content):
     assert sweep_summary(sweep_dir)["status"] == "unknown"
 
 
-def test_a_half_written_status_file_gets_a_line_that_names_it(tmp_path):
+def test_the_error_for_an_incomplete_status_file_names_it(tmp_path):
     sweep_dir = _create(tmp_path)
     sweep_dir.status_file.write_text('{"status": "run')
     with pytest.raises(UserError, match=r"status\.json cannot be read"):
         sweep_summary(sweep_dir)
 
 
-def test_a_sweep_that_never_asked_for_a_trial_has_none(tmp_path):
+def test_a_sweep_without_a_ledger_or_with_an_empty_one_has_no_trials(tmp_path):
     sweep_dir = _create(tmp_path)
     assert ledger.read(sweep_dir) == []
     sweep_dir.ledger_file.write_text("")
     assert ledger.read(sweep_dir) == []
 
 
-def test_a_foreign_ledger_gets_a_line_that_names_it(tmp_path):
+def test_the_error_for_a_foreign_ledger_names_it(tmp_path):
     sweep_dir = _create(tmp_path)
     sweep_dir.ledger_file.write_text("something else\nand more\n")
     with pytest.raises(UserError, match=r"^The ledger .*ledger\.log cannot be read: "):
@@ -178,25 +177,25 @@ def test_a_foreign_ledger_gets_a_line_that_names_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("left", "failure"),
+    ("content", "failure"),
     [
         ('{"cause": "NaN", "disk_full": false, "pid": 1}', Failure("NaN", disk_full=False)),
         ('{"cause": "full", "disk_full": true}', Failure("full", disk_full=True)),
-        ('{"cause": "of an older toprung"}', None),
+        ('{"cause": "from an older toprung"}', None),
         ('{"cau', None),
         ("[1]", None),
         ("", None),
     ],
 )
-def test_a_failure_is_read_back_where_it_is_whole(tmp_path, left, failure):
+def test_a_failure_is_read_if_its_record_is_complete(tmp_path, content, failure):
     sweep_dir = _create(tmp_path)
     sweep_dir.trial_folder("aa").mkdir()
     assert sweep_dir.read_failure("aa") is None
-    (sweep_dir.trial_folder("aa") / FAILURE_FILE).write_text(left)
+    (sweep_dir.trial_folder("aa") / FAILURE_FILE).write_text(content)
     assert sweep_dir.read_failure("aa") == failure
 
 
-def test_a_sweep_is_driven_while_its_lock_is_held_whatever_its_files_say(tmp_path):
+def test_a_sweep_has_a_live_driver_only_while_its_lock_is_held(tmp_path):
     sweep_dir = _create(tmp_path)
     sweep_dir.write(sweep_dir.status_file, {"status": "running"})
     assert not sweep_dir.has_live_driver()
@@ -207,12 +206,12 @@ def test_a_sweep_is_driven_while_its_lock_is_held_whatever_its_files_say(tmp_pat
     assert not sweep_dir.has_live_driver()
 
 
-def test_the_spec_names_the_recipe_it_was_made_from_and_what_was_changed_in_it(tmp_path):
+def test_the_spec_names_its_recipe_and_the_settings_changed_on_the_command_line(tmp_path):
     sweep_dir = catalog.create_sweep(
         tmp_path, SWEEP, name=None, now=NOW, recipe="tune.digits", settings=["num_trials=3"]
     )
-    asked = sweep_dir.read(sweep_dir.spec_file)
-    assert (asked["recipe"], asked["settings"]) == ("tune.digits", ["num_trials=3"])
+    content = sweep_dir.read(sweep_dir.spec_file)
+    assert (content["recipe"], content["settings"]) == ("tune.digits", ["num_trials=3"])
 
 
 def test_only_folders_with_a_spec_are_sweeps(tmp_path):

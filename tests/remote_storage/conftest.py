@@ -1,4 +1,4 @@
-"""Object storage as it is: moto's S3 (keys and policies checked) and Google's emulator, each behind a relay."""
+"""Object storage for tests: moto's S3, which checks keys and policies, behind a relay, and Google's emulator."""
 
 import importlib.util
 import os
@@ -12,19 +12,19 @@ import pytest
 
 from tests.chaos.sweeps import Arena, new_bench
 from tests.data.remotes.relay import Relay
-from toprung.remote_storage import objects, trials
+from toprung.remote_storage import objects, open_storage, trials
 
 
 @dataclass
 class Place:
-    """A storage under test: an address, what the environment must hold to use it, and its network."""
+    """A storage under test: its URI, the environment variables needed to use it, and its network."""
 
     uri: str
     environ: dict[str, str] = field(default_factory=dict)
     relay: Relay | None = None
 
     def new_uri(self) -> str:
-        """An address where nothing is kept yet."""
+        """Return a URI below which there are no objects."""
         return f"{self.uri}/{secrets.token_hex(4)}"
 
 
@@ -67,7 +67,7 @@ def _file(tmp_path) -> Place:
 
 @pytest.fixture
 def used(monkeypatch) -> Callable[[Place], Place]:
-    """Makes this process able to use a storage."""
+    """Set this process's environment for a storage."""
 
     def use(place: Place) -> Place:
         for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "STORAGE_"))]:
@@ -102,12 +102,12 @@ def gs(_gs, used) -> Place:
 
 @pytest.fixture
 def storage(place) -> objects.ObjectStorage:
-    return objects.open_storage(place.new_uri())
+    return open_storage(place.new_uri())
 
 
 @pytest.fixture
 def bucket_folder(tmp_path) -> Path:
-    """A folder that stands for a storage, to look into."""
+    """A folder used as a storage, whose files tests can inspect."""
     folder = tmp_path / "storage"
     folder.mkdir()
     return folder
@@ -120,19 +120,19 @@ def _bench(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def machines(_bench, tmp_path) -> Iterator[Callable[[Place], list[Arena]]]:
-    """Two machines, as far as a sweep can tell: each has a workbench and its own folder `runs`.
+    """Two machines, as a sweep sees them: each has a copy of the project and its own folder `runs`.
 
-    Nothing of what they started outlives the test.
+    No process that they started outlives the test.
     """
     arenas = []
 
     def make(place):
         uri = place.new_uri()
         for number in (1, 2):
-            its_own, logs = tmp_path / f"machine-{number}", tmp_path / f"output-{number}"
+            project, logs = tmp_path / f"machine-{number}", tmp_path / f"output-{number}"
             logs.mkdir()
-            shutil.copytree(_bench, its_own)
-            arenas.append(Arena(its_own, its_own / "runs", logs, environment=place.environ, storage=uri))
+            shutil.copytree(_bench, project)
+            arenas.append(Arena(project, project / "runs", logs, environment=place.environ, storage=uri))
         return arenas
 
     yield make

@@ -1,4 +1,4 @@
-"""One driver at a time, told by a lease on the storage."""
+"""The lease on the storage that lets one driver run at a time."""
 
 import os
 import time
@@ -9,11 +9,11 @@ import pytest
 from toprung.remote_storage import lease
 
 
-def _of_another_machine(holder):
-    return replace(holder, machine="another", host="another", key="another")
+def _of_another_machine(owner):
+    return replace(owner, machine="another", host="another", key="another")
 
 
-def test_a_live_lease_is_seen_and_a_released_one_is_gone(storage):
+def test_a_live_lease_can_be_read_and_a_released_one_is_gone(storage):
     owner = lease.LeaseOwner.this_process()
     assert lease.read_state(storage, "sweep") is None
     assert lease.acquire(storage, "sweep", owner)
@@ -28,25 +28,25 @@ def test_a_live_lease_is_seen_and_a_released_one_is_gone(storage):
     assert storage.list_objects() == {}
 
 
-def test_a_process_that_is_gone_from_this_machine_holds_nothing():
+def test_an_owner_has_ended_if_its_process_no_longer_exists_on_this_machine():
     here = lease.LeaseOwner.this_process()
     assert not here.has_ended
-    assert replace(here, started_at=here.started_at - 100).has_ended  # its number was given to another process
-    assert not replace(_of_another_machine(here), started_at=0.0).has_ended  # nobody can tell from here
+    assert replace(here, started_at=here.started_at - 100).has_ended  # its pid now belongs to another process
+    assert not replace(_of_another_machine(here), started_at=0.0).has_ended  # on another machine: unknown
 
 
-def test_a_silent_lease_is_no_longer_live(bucket_folder):
+def test_a_lease_that_is_not_renewed_expires(bucket_folder):
     from toprung.remote_storage import open_storage
 
     storage = open_storage(f"file://{bucket_folder}")
     lease.renew(storage, "sweep", _of_another_machine(lease.LeaseOwner.this_process()))
     assert lease.read_state(storage, "sweep").is_live
-    then = time.time() - lease.LEASE_SECONDS - 1
-    os.utime(bucket_folder / "sweep" / lease.LEASE_FILE, (then, then))
+    expired = time.time() - lease.LEASE_SECONDS - 1
+    os.utime(bucket_folder / "sweep" / lease.LEASE_FILE, (expired, expired))
     assert not lease.read_state(storage, "sweep").is_live
 
 
-def test_of_two_that_take_a_lease_at_once_one_goes_on(storage, monkeypatch):
+def test_only_one_of_two_concurrent_drivers_acquires_the_lease(storage, monkeypatch):
     first, second = lease.LeaseOwner.this_process(), _of_another_machine(lease.LeaseOwner.this_process())
     monkeypatch.setattr(lease.time, "sleep", lambda seconds: lease.renew(storage, "sweep", second))
     assert not lease.acquire(storage, "sweep", first)
@@ -54,7 +54,7 @@ def test_of_two_that_take_a_lease_at_once_one_goes_on(storage, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"key": 1}'])
-def test_a_lease_that_cannot_be_read_is_nobodys(bucket_folder, content):
+def test_a_lease_that_cannot_be_parsed_has_no_owner(bucket_folder, content):
     from toprung.remote_storage import open_storage
 
     storage = open_storage(f"file://{bucket_folder}")

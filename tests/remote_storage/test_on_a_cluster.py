@@ -1,4 +1,4 @@
-"""Sweeps kept on object storage, on clusters whose nodes share no folder: a node hidden from the driver's own disk."""
+"""Sweeps on object storage on clusters whose nodes share no folder: the nodes cannot see the driver's disk."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from toprung.remote_storage.trials import MANIFEST_FILE, UploadManifest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
-# After each epoch, before it is reported: which trial has trained which one.
+# Runs after each epoch, before its report: notes the trial and the epoch.
 NOTE = """        with open(os.environ["TEST_EPOCHS"], "a") as file:
             file.write(f"{config['lr']} {_epoch + 1}\\n")
 """
@@ -30,8 +30,8 @@ def _writes_epochs(trainer: Path) -> None:
     trainer.write_text("import os\n" + text.replace(pause, f"{NOTE}{pause}"))
 
 
-def test_a_node_is_lost_while_the_storage_is_away_and_its_trial_waits_for_its_checkpoint(s3, machines, tmp_path):
-    """No epoch that the storage has is trained again, though it was out of reach when the trial started elsewhere."""
+def test_a_trial_of_a_lost_node_waits_for_its_checkpoint_while_the_storage_is_unavailable(s3, machines, tmp_path):
+    """No epoch that the storage has is repeated, although it was unavailable when the trial started on another node."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a mount namespace needs root, and unshare from util-linux")
     arena, _ = machines(s3)
@@ -51,7 +51,7 @@ def test_a_node_is_lost_while_the_storage_is_away_and_its_trial_waits_for_its_ch
             )
         settings = ("constants.pause=1", "asha.max_epochs=9", "asha.grace_epochs=9", "max_concurrent_trials=1")
         command = raylets.sweep(*settings, "num_trials=2")
-        command.reaches(lambda: arena.count('{"epoch/3":') >= 1, "epochs to go on from")
+        command.reaches(lambda: arena.count('{"epoch/3":') >= 1, "epochs to continue from")
         doomed = next(name for name in ("one", "two") if raylets.training(name))
         (victim,) = raylets.training(doomed)
         s3.relay.cut()
@@ -73,8 +73,8 @@ def test_a_node_is_lost_while_the_storage_is_away_and_its_trial_waits_for_its_ch
     assert [epoch for epoch in mine if epoch <= kept.epoch] == list(range(1, kept.epoch + 1))
 
 
-def test_a_sweep_is_submitted_whose_storage_is_a_bucket(s3, machines):
-    """The job's own folder goes with the job: what is seen of the sweep afterwards comes from the storage alone."""
+def test_a_sweep_whose_storage_is_a_bucket_can_be_submitted(s3, machines):
+    """The job's folder is removed with the job, so the sweep can only be read from the storage afterwards."""
     desk, other = machines(s3)
     dashboard = free_port()
     with cluster_of(**s3.environ) as cluster:

@@ -1,4 +1,4 @@
-"""A trial's files: sent after each epoch, fetched where they are further than what lies here."""
+"""A trial's files: uploaded after each epoch, downloaded if they are of a later epoch than the local ones."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from toprung.remote_storage.uploads import MANIFEST_FILE, UNAVAILABLE_AFTER, Upl
 
 
 @pytest.fixture
-def home(tmp_path):
+def driver_machine(tmp_path):
     """A sweep's directory on the driver's machine."""
     sweep_dir = SweepDirectory(tmp_path / "home" / "sweep")
     sweep_dir.path.mkdir(parents=True)
@@ -29,29 +29,29 @@ def home(tmp_path):
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """The same on a machine that does not have it."""
+def other_machine(tmp_path, monkeypatch):
+    """The same sweep on a machine that does not have its directory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return SweepDirectory(tmp_path / "nowhere" / "sweep")
 
 
-def _epoch(copy, epoch, **files):
-    """Save an epoch as a trial does, then report it; gives what the sweep is told."""
-    copy.folder.mkdir(parents=True, exist_ok=True)
+def _epoch(sync, epoch, **files):
+    """Save an epoch as a trial does, then report it; return the epochs that are reported to the driver."""
+    sync.folder.mkdir(parents=True, exist_ok=True)
     for name, content in {CONFIG_FILE: "{}", LAST_FILE: f"epoch {epoch}", **files}.items():
-        staging = copy.folder / ".aside"
+        staging = sync.folder / ".staging"
         staging.write_text(content)
-        staging.replace(copy.folder / name)
-    return [told["epoch"] for told in copy.upload_checkpoint({"epoch": epoch, "val/accuracy": epoch / 10})]
+        staging.replace(sync.folder / name)
+    return [report["epoch"] for report in sync.upload_checkpoint({"epoch": epoch, "val/accuracy": epoch / 10})]
 
 
-def _copy(uri, directory, *, rungs=(1, 3), trial_id="abc"):
+def _sync(uri, directory, *, rungs=(1, 3), trial_id="abc"):
     return TrialSync(RemoteLocation(uri, "sweep", rungs), sweep_dir=directory, trial_id=trial_id)
 
 
-def test_at_a_rung_an_epoch_is_on_the_storage_before_it_is_told(place, home):
+def test_at_a_rung_an_epoch_is_uploaded_before_it_is_reported(place, driver_machine):
     uri = place.new_uri()
-    sync, storage = _copy(uri, home), open_storage(uri)
+    sync, storage = _sync(uri, driver_machine), open_storage(uri)
     sync.download(local_epoch=0)
     assert _epoch(sync, 1, **{WEIGHTS_FILE: "weights", WEIGHTS_META_FILE: "about"}) == [1]
     assert storage.get("sweep/trials/abc/last.pth") == b"epoch 1"
@@ -63,42 +63,42 @@ def test_at_a_rung_an_epoch_is_on_the_storage_before_it_is_told(place, home):
     assert has_pending_upload(sync.folder)
 
 
-def test_a_trial_goes_on_elsewhere_from_the_storage_alone(place, home, elsewhere):
+def test_a_trial_continues_on_another_machine_from_the_storage_alone(place, driver_machine, other_machine):
     uri = place.new_uri()
-    sync = _copy(uri, home)
+    sync = _sync(uri, driver_machine)
     for epoch in (1, 2, 3):
         _epoch(sync, epoch)
-    wait_until(lambda: not has_pending_upload(sync.folder), "the delivery")
-    shutil.rmtree(home.path)
-    other = _copy(uri, elsewhere)
+    wait_until(lambda: not has_pending_upload(sync.folder), "the upload")
+    shutil.rmtree(driver_machine.path)
+    other = _sync(uri, other_machine)
     assert "cache" in other.folder.parts
     other.download(local_epoch=0)
     assert (other.folder / LAST_FILE).read_text() == "epoch 3"
-    assert _epoch(other, 3) == [1, 2, 3]  # a driver may be lost that had heard of some
+    assert _epoch(other, 3) == [1, 2, 3]  # the driver that received the earlier reports may be lost
     assert _epoch(other, 4) == [4]
 
 
-def test_what_lies_here_stays_where_the_storage_is_no_further(place, home):
+def test_local_files_stay_if_the_storage_has_no_later_epoch(place, driver_machine):
     uri = place.new_uri()
-    _epoch(_copy(uri, home), 1)
-    again = _copy(uri, home)
-    (again.folder / LAST_FILE).write_text("epoch 2, which was not sent")
+    _epoch(_sync(uri, driver_machine), 1)
+    again = _sync(uri, driver_machine)
+    (again.folder / LAST_FILE).write_text("epoch 2, not uploaded")
     again.download(local_epoch=2)
-    assert (again.folder / LAST_FILE).read_text() == "epoch 2, which was not sent"
+    assert (again.folder / LAST_FILE).read_text() == "epoch 2, not uploaded"
     assert _epoch(again, 3) == [1, 3]
 
 
-def test_training_does_not_wait_for_a_storage_that_is_away_and_the_newest_epoch_arrives(s3, home):
+def test_training_does_not_wait_for_an_unavailable_storage_and_the_newest_epoch_is_uploaded_later(s3, driver_machine):
     uri = s3.new_uri()
-    sync, storage = _copy(uri, home), open_storage(uri)
+    sync, storage = _sync(uri, driver_machine), open_storage(uri)
     _epoch(sync, 1)
     s3.relay.cut()
     assert _epoch(sync, 2) == [2]
     wait_until(lambda: trials._uploader._num_failures >= UNAVAILABLE_AFTER, "three failures")
-    assert _epoch(sync, 3) == [3]  # a rung
+    assert _epoch(sync, 3) == [3]  # at a rung
     assert has_pending_upload(sync.folder)
     s3.relay.mend()
-    wait_until(lambda: not has_pending_upload(sync.folder), "the delivery")
+    wait_until(lambda: not has_pending_upload(sync.folder), "the upload")
     assert storage.get("sweep/trials/abc/last.pth") == b"epoch 3"
     assert [
         metrics["epoch"] for metrics in UploadManifest.read(storage.get(f"sweep/trials/abc/{MANIFEST_FILE}")).reports
@@ -108,16 +108,16 @@ def test_training_does_not_wait_for_a_storage_that_is_away_and_the_newest_epoch_
 @pytest.mark.parametrize(
     "known",
     [
-        pytest.param({"earlier_trials": frozenset({"abc"})}, id="begun by an earlier driver"),
-        pytest.param({"on_a_cluster": True}, id="maybe begun on a node that was lost"),
+        pytest.param({"earlier_trials": frozenset({"abc"})}, id="started by an earlier driver"),
+        pytest.param({"on_a_cluster": True}, id="may have run on a lost node"),
     ],
 )
-def test_a_trial_that_may_have_a_checkpoint_waits_for_it_and_a_new_one_does_not(known, s3, home, elsewhere):
+def test_only_a_trial_that_may_have_a_checkpoint_waits_for_it(known, s3, driver_machine, other_machine):
     uri = s3.new_uri()
-    _epoch(_copy(uri, home), 1)
+    _epoch(_sync(uri, driver_machine), 1)
     s3.relay.cut()
-    _copy(uri, elsewhere, trial_id="new").download(local_epoch=0)
-    old = TrialSync(RemoteLocation(uri, "sweep", (1, 3), **known), sweep_dir=elsewhere, trial_id="abc")
+    _sync(uri, other_machine, trial_id="new").download(local_epoch=0)
+    old = TrialSync(RemoteLocation(uri, "sweep", (1, 3), **known), sweep_dir=other_machine, trial_id="abc")
     waiting = threading.Thread(target=old.download, kwargs={"local_epoch": 0})
     waiting.start()
     waiting.join(timeout=2)
@@ -127,18 +127,18 @@ def test_a_trial_that_may_have_a_checkpoint_waits_for_it_and_a_new_one_does_not(
     assert (old.folder / LAST_FILE).read_text() == "epoch 1"
 
 
-def test_a_trial_begins_anew_where_its_checkpoint_cannot_be_had(s3, elsewhere, monkeypatch, caplog):
+def test_a_trial_starts_over_if_its_checkpoint_cannot_be_downloaded(s3, other_machine, monkeypatch, caplog):
     monkeypatch.setattr(trials, "WAIT_FOR_CHECKPOINT_SECONDS", 0.0)
     old = TrialSync(
-        RemoteLocation(s3.new_uri(), "sweep", (1,), frozenset({"abc"})), sweep_dir=elsewhere, trial_id="abc"
+        RemoteLocation(s3.new_uri(), "sweep", (1,), frozenset({"abc"})), sweep_dir=other_machine, trial_id="abc"
     )
     s3.relay.cut()
     old.download(local_epoch=0)
-    assert "abc goes on with what is here, epoch 0: it cannot be reached" in caplog.text
+    assert "trial abc uses its local files of epoch 0: it cannot be reached" in caplog.text
 
 
-def test_one_epochs_files_are_sent_together_though_the_next_epoch_is_saved_meanwhile(home, bucket_folder):
-    sync = _copy(f"file://{bucket_folder}", home, rungs=())
+def test_the_files_of_one_epoch_are_uploaded_even_if_the_next_epoch_is_saved_first(driver_machine, bucket_folder):
+    sync = _sync(f"file://{bucket_folder}", driver_machine, rungs=())
     _epoch(sync, 1, **{WEIGHTS_FILE: "weights 1"})
     sync.wait_for_uploads()
     (sync.folder / LAST_FILE).write_text("epoch 1")
@@ -146,8 +146,8 @@ def test_one_epochs_files_are_sent_together_though_the_next_epoch_is_saved_meanw
         sync.folder, UploadManifest(1), name="sweep/trials/abc/", trial_id="abc"
     )
     for name in (LAST_FILE, WEIGHTS_FILE):
-        (sync.folder / ".aside").write_text("the next epoch's")
-        (sync.folder / ".aside").replace(sync.folder / name)
+        (sync.folder / ".staging").write_text("the next epoch's")
+        (sync.folder / ".staging").replace(sync.folder / name)
     upload.upload(open_storage(f"file://{bucket_folder}"))
     upload.close()
     assert (bucket_folder / "sweep/trials/abc/last.pth").read_text() == "epoch 1"
@@ -155,38 +155,38 @@ def test_one_epochs_files_are_sent_together_though_the_next_epoch_is_saved_meanw
     assert has_pending_upload(sync.folder)
 
 
-def test_a_failure_is_told_and_forgotten_when_the_trial_goes_on(home, bucket_folder):
-    sync = _copy(f"file://{bucket_folder}", home)
+def test_a_failure_is_uploaded_and_removed_when_the_trial_continues(driver_machine, bucket_folder):
+    sync = _sync(f"file://{bucket_folder}", driver_machine)
     _epoch(sync, 1)
     (sync.folder / FAILURE_FILE).write_text(json.dumps({"cause": "NaN"}))
     sync.upload_failure()
-    told = bucket_folder / "sweep/trials/abc" / FAILURE_FILE
-    assert json.loads(told.read_text()) == {"cause": "NaN"}
+    failure_file = bucket_folder / "sweep/trials/abc" / FAILURE_FILE
+    assert json.loads(failure_file.read_text()) == {"cause": "NaN"}
     (sync.folder / FAILURE_FILE).unlink()
     _epoch(sync, 3)
-    assert not told.exists()
+    assert not failure_file.exists()
 
 
-def test_away_from_home_the_trial_before_is_removed_once_it_is_sent(elsewhere, bucket_folder):
+def test_the_previous_trials_folder_is_removed_from_another_machine_once_it_is_uploaded(other_machine, bucket_folder):
     uri = f"file://{bucket_folder}"
-    first = _copy(uri, elsewhere, trial_id="first")
+    first = _sync(uri, other_machine, trial_id="first")
     _epoch(first, 1)
-    second = _copy(uri, elsewhere, trial_id="second")
+    second = _sync(uri, other_machine, trial_id="second")
     assert not first.folder.exists()
     _epoch(second, 1)
-    (second.folder / LAST_FILE).write_text("not sent yet")
-    _copy(uri, elsewhere, trial_id="third")
+    (second.folder / LAST_FILE).write_text("not uploaded yet")
+    _sync(uri, other_machine, trial_id="third")
     assert second.folder.exists()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"[1]", b'{"epoch": 1}'])
-def test_a_foreign_saved_file_says_nothing(content):
+def test_a_manifest_that_cannot_be_parsed_is_empty(content):
     assert UploadManifest.read(content) == UploadManifest()
 
 
-def test_a_fault_while_sending_does_not_end_the_thread_that_sends():
-    class Unsendable:
-        trial_id, errors = "abc", [ValueError("a fault")]
+def test_an_error_during_an_upload_does_not_end_the_thread():
+    class FailingUpload:
+        trial_id, errors = "abc", [ValueError("an error")]
 
         def upload(self, storage):
             if self.errors:
@@ -195,7 +195,7 @@ def test_a_fault_while_sending_does_not_end_the_thread_that_sends():
         def close(self):
             self.errors = None
 
-    parcel, sender = Unsendable(), uploads.Uploader()
-    sender.enqueue(parcel, None)
-    sender.wait_for_uploads(None, "abc", timeout_seconds=60)
-    assert parcel.errors is None
+    upload, uploader = FailingUpload(), uploads.Uploader()
+    uploader.enqueue(upload, None)
+    uploader.wait_for_uploads(None, "abc", timeout_seconds=60)
+    assert upload.errors is None

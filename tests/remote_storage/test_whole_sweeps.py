@@ -1,4 +1,4 @@
-"""Whole sweeps that are kept on object storage: the machine is lost, and another one goes on from the storage alone."""
+"""Whole sweeps on object storage: the machine is lost, and another one continues from the storage alone."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 def _losers(sweep_dir):
-    """Their weights are in MLflow, and nowhere else: the storage keeps them no longer than the machine does."""
+    """Return the numbers of stopped trials, whose weights are only in MLflow: storage and machine remove them."""
     return frozenset(trial.number for trial in ledger.read(sweep_dir) if trial.status == "stopped")
 
 
@@ -27,7 +27,7 @@ def _agree(arena, sweep_id, *, num_trials=NUM_TRIALS, gone=frozenset()):
 
 
 def _resumed_elsewhere(first, second):
-    """Have the second machine go on with a sweep that died on the first, from the storage alone; gives its id."""
+    """Resume a sweep that died on the first machine on the second, from the storage alone; return its id."""
     sweep_id = first.sweep_dir.sweep_id
     lost, gone = first.sweep_dir.ledger_file.read_bytes(), _losers(first.sweep_dir)
     shutil.rmtree(first.root)
@@ -48,7 +48,7 @@ def test_a_machine_is_lost_and_another_goes_on_from_the_storage_alone(s3, machin
     storage = open_storage(second.storage)
     kept = {name.split("/")[2] for name in storage.list_objects(sweep_id) if name.endswith(LAST_FILE)}
     local = {path.parent.name for path in second.root.glob(f"{sweep_id}/trials/*/{LAST_FILE}")}
-    assert kept >= local  # losers are gone from both
+    assert kept >= local  # stopped trials are removed from both
     assert local
     assert storage.get(f"{sweep_id}/ledger.log") == (second.root / sweep_id / "ledger.log").read_bytes()
     shutil.rmtree(second.root)
@@ -75,7 +75,7 @@ def test_on_google_cloud_storage_a_sweep_is_extended_from_the_storage_alone(gs, 
     sweep_id, gone = first.sweep_dir.sweep_id, _losers(first.sweep_dir)
     shutil.rmtree(first.root)
     listed = json.loads(second.run("list", "--json").stdout)
-    assert [(each["sweep_id"], each["status"]) for each in listed] == [(sweep_id, "finished")]
+    assert [(sweep["sweep_id"], sweep["status"]) for sweep in listed] == [(sweep_id, "finished")]
     second.begin("extend", sweep_id, "--trials", "1", "--max-epochs", "4").finish()
     sweep_dir = SweepDirectory(second.root / sweep_id)
     trials = ledger.read(sweep_dir)
@@ -89,7 +89,7 @@ def test_on_google_cloud_storage_a_sweep_is_extended_from_the_storage_alone(gs, 
 
 
 @pytest.mark.slow
-def test_training_goes_on_while_the_storage_is_away(s3, machines):
+def test_training_continues_while_the_storage_is_unavailable(s3, machines):
     first, second = machines(s3)
     command = first.sweep("constants.pause=1").reaches(lambda: first.count('{"epoch/1":') >= 1, "a first epoch")
     s3.relay.cut()
@@ -107,8 +107,8 @@ def test_training_goes_on_while_the_storage_is_away(s3, machines):
 
 
 @pytest.mark.slow
-def test_trials_start_and_start_again_while_the_storage_is_away(s3, machines):
-    """It goes before the first trial, for twenty seconds and for as long as this takes."""
+def test_trials_start_and_restart_while_the_storage_is_unavailable(s3, machines):
+    """It fails before the first trial, and stays unavailable for at least 20 s."""
     first, _ = machines(s3)
     command = first.sweep("constants.pause=0.5").reaches(first.has("*/ledger.log"), "the sweep on the storage")
     s3.relay.cut()
@@ -117,7 +117,7 @@ def test_trials_start_and_start_again_while_the_storage_is_away(s3, machines):
     command.reaches(command.workers, "a trial that trains")
     victim, process = next(iter(command.workers().items()))
     process.kill()
-    command.reaches(lambda: first.count(STARTED) >= 4, "trials that start in the place of others")
+    command.reaches(lambda: first.count(STARTED) >= 4, "trials that start after others ended")
     command.reaches(lambda: time.monotonic() > began + 20, "twenty seconds")
     s3.relay.mend()
     command.finish()
@@ -129,7 +129,7 @@ def test_trials_start_and_start_again_while_the_storage_is_away(s3, machines):
 
 
 @pytest.mark.slow
-def test_what_the_storage_has_not_got_at_the_end_is_said_and_delivered_later(s3, machines):
+def test_files_that_were_not_uploaded_at_the_end_are_reported_and_uploaded_by_sync(s3, machines):
     first, second = machines(s3)
     command = first.sweep().says("stopping Ray")
     s3.relay.cut()
@@ -148,7 +148,7 @@ def test_what_the_storage_has_not_got_at_the_end_is_said_and_delivered_later(s3,
 
 
 @pytest.mark.slow
-def test_a_sweep_that_runs_elsewhere_is_not_taken_up_and_can_be_stopped(s3, machines):
+def test_a_sweep_running_on_another_machine_cannot_be_resumed_but_can_be_stopped(s3, machines):
     first, second = machines(s3)
     command = first.sweep("constants.pause=2", "asha.max_epochs=100", "asha.grace_epochs=100")
     command.reaches(lambda: first.count('{"epoch/1":') >= 1, "a first epoch")
@@ -166,7 +166,7 @@ def test_a_sweep_that_runs_elsewhere_is_not_taken_up_and_can_be_stopped(s3, mach
     )
 
 
-def test_what_cannot_be_used_is_said_at_the_door_and_leaves_nothing(s3, machines):
+def test_a_storage_that_cannot_be_used_is_refused_and_nothing_is_left_behind(s3, machines):
     first, _ = machines(s3)
     first.storage = "s3://no-such-bucket/sweeps"
     refused = first.sweep().finish(2)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from toprung.records.ledger import AuditEntry, Epoch, TrialRecord
+from toprung.records.trial_record import AuditEntry, Epoch, TrialRecord
 from toprung.search.scheduler import RungScheduler, StopDecision, is_in_audit_sample
 from toprung.spec import Asha, Sweep
 

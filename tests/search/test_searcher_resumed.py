@@ -7,7 +7,7 @@ from ray.tune.experiment import Experiment, Trial
 
 from tests.search.test_searcher import SearchHarness, result
 from toprung.records import ledger
-from toprung.records.ledger import Attempt, End
+from toprung.records.trial_record import Attempt, End
 from toprung.search.generator import SweepTrialGenerator
 from toprung.search.sampler import build_sampler
 from toprung.search.scheduler import StopDecision

@@ -12,8 +12,8 @@ from toprung.export.bundle import ExportFailed
 from toprung.export.test_split import openings, score_on_test
 from toprung.records import catalog, ledger
 from toprung.records.catalog import list_confirmations
-from toprung.records.ledger import End, TrialRecord
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import End, TrialRecord
 from toprung.sweep.confirm import confirmation_spec
 
 SMALL = ("constants.width=4", "constants.depth=1", "constants.batch_size=64", "num_trials=4", "max_epochs=2")

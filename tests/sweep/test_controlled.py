@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from toprung.records import ledger
-from toprung.records.journal import storage_for_reading
+from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
 
 # In the second configuration, one seed fails.

@@ -6,7 +6,7 @@ import re
 import optuna
 from optuna.trial import TrialState
 
-from toprung.records.journal import storage_for_reading
+from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
 
 CAUSES = {

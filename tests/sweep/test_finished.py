@@ -9,7 +9,7 @@ import torch
 from optuna.trial import TrialState
 
 from toprung.records import ledger
-from toprung.records.journal import storage_for_reading
+from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
 
 OPTUNA_STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
@@ -103,7 +103,7 @@ def test_list_has_one_line_per_sweep(finished, toprung, bench):
 def test_a_name_can_be_used_only_once(finished, toprung, bench):
     again = toprung("sweep", "tune.smoke", "--name", "well", "--set", f"storage={finished.storage}", folder=bench)
     assert (again.code, again.stdout) == (2, "")
-    assert again.stderr.startswith('A sweep named "well" is there already')
+    assert again.stderr.startswith('A sweep named "well" exists already')
     assert len(list(finished.storage.glob("smoke-*"))) == 1
 
 
@@ -227,6 +227,7 @@ def test_only_trials_that_can_still_win_keep_their_weights_on_disk(finished):
 
 def test_tune_wrote_no_file_for_every_result(finished):
     names = {path.name for path in (finished.folder / "tune").rglob("*")}
+    assert any(name.startswith("experiment_state-") for name in names)
     assert not {"progress.csv", "result.json", "params.pkl"} & names
     assert not [name for name in names if name.startswith("events.out.tfevents")]
 

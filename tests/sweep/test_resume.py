@@ -11,7 +11,7 @@ import pytest
 
 from search_spaces import convnet
 from toprung.records import ledger
-from toprung.records.journal import storage_for_reading
+from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.search.sampler import build_sampler
 

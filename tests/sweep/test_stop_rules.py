@@ -3,11 +3,11 @@
 import pytest
 
 from toprung.errors import UserError
-from toprung.records.ledger import End, TrialRecord
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import End, TrialRecord
 from toprung.spec import Resources, Stop, Sweep
 from toprung.sweep.progress import SweepProgress
-from toprung.sweep.stopping import common_failure, triggered_rule
+from toprung.sweep.stopping import StopControl, common_failure, triggered_rule
 
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200")
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.servers import free_port
 from toprung.records import ledger
-from toprung.records.journal import ENVIRONMENT
+from toprung.records.study_storage import ENVIRONMENT
 from toprung.records.sweep_dir import SweepDirectory
 
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200", "num_trials=3")
@@ -67,7 +67,7 @@ def test_without_the_databases_address_the_message_says_where_the_study_is(team,
     for name in ("show", "events", "resume"):
         command = toprung(name, "ours", "--storage", swept.storage, folder=bench)
         if name != "resume":  # the sweep is finished, and that output comes first
-            assert command.stderr.startswith(f"The study of {swept.shown['sweep_id']} lies in a database (postgresql")
+            assert command.stderr.startswith(f"The study of {swept.shown['sweep_id']} is in a database (postgresql")
         assert command.code == 2
         assert len(command.stderr.splitlines()) == 1
 

@@ -5,7 +5,7 @@ import pytest
 
 from tests.analysis.conftest import Driver
 from toprung.records import ledger
-from toprung.records.ledger import End
+from toprung.records.trial_record import End
 from toprung.sweep.watch import watch_sweep
 
 

@@ -7,9 +7,9 @@ import optuna
 from mlflow import MlflowClient
 
 from toprung.records import catalog, ledger
-from toprung.records.journal import storage_for_writing
-from toprung.records.ledger import End
 from toprung.records.lineage import Lineage
+from toprung.records.study_storage import storage_for_writing
+from toprung.records.trial_record import End
 from toprung.spec import Sweep
 from toprung.tracking import mirror
 from toprung.tracking.client import RUN_STATUS

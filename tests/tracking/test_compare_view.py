@@ -8,7 +8,7 @@ import pytest
 from tests.browser import LOCAL, chromium, open_page, screenshot
 from tests.tracking.recorded import Recorded, parent_of, runs_of
 from toprung.records import ledger
-from toprung.records.ledger import End
+from toprung.records.trial_record import End
 
 
 @pytest.fixture(scope="module")

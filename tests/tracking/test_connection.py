@@ -15,8 +15,9 @@ from cryptography.x509.oid import NameOID
 
 from tests.servers import LOOPBACK, free_port
 from toprung.errors import UserError
+from toprung.secrets import mask_uri
 from toprung.tracking.connection import check, check_address, check_listening, describe_error
-from toprung.tracking.server import ENVIRONMENT, check_reachable, masked
+from toprung.tracking.server import ENVIRONMENT, check_reachable
 
 PAGE = b"<!DOCTYPE html><html><style>h1 {}</style><body><h1>Forbidden</h1>\n<p>by nginx &amp; co</p></body></html>"
 
@@ -182,7 +183,7 @@ def test_an_unreachable_server_is_refused_without_importing_mlflow(uri, reason, 
     with pytest.raises(UserError) as refused:
         check_reachable()
     line = str(refused.value)
-    assert line.startswith(f"MLflow at {masked(uri)} cannot be used (")
+    assert line.startswith(f"MLflow at {mask_uri(uri)} cannot be used (")
     assert reason in line
     assert line.endswith("). Start it, or unset MLFLOW_TRACKING_URI to record in a local file.")
     assert "canary" not in line

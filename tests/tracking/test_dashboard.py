@@ -9,7 +9,7 @@ import pytest
 from tests.analysis.conftest import Driver
 from tests.servers import free_port, wait_until
 from toprung.errors import UserError
-from toprung.records.journal import read_only_storage
+from toprung.records.study_storage import read_only_storage
 from toprung.tracking import dashboard
 from toprung.tracking.ui import stop_ui
 
@@ -59,7 +59,7 @@ def test_the_dashboard_cannot_write_to_the_ledger(served, sweep):
     refused.value.close()
     assert refused.value.code == 500
     assert sweep.sweep_dir.ledger_file.read_bytes() == before
-    with pytest.raises(PermissionError, match="by its driver alone"):
+    with pytest.raises(PermissionError, match="only a sweep's driver may write"):
         read_only_storage(sweep.sweep_dir)._backend.append_logs([{}])
 
 

@@ -14,7 +14,7 @@ from tests.servers import wait_until
 from tests.tracking.recorded import LINEAGE, METRICS, Recorded, all_runs, assert_agrees, parent_of, runs_of
 from toprung.errors import UserError
 from toprung.records import ledger
-from toprung.records.ledger import End
+from toprung.records.trial_record import End
 from toprung.sweep import maintenance
 from toprung.tracking import writer as writers
 from toprung.tracking.artifacts import log_files, record_run

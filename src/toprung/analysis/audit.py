@@ -18,7 +18,7 @@ from scipy import stats
 
 from toprung.analysis.curves import own_epochs, without_continued
 from toprung.analysis.rank_correlation import MIN_TRIALS, Correlation, rank_correlations
-from toprung.records.ledger import TrialRecord
+from toprung.records.trial_record import TrialRecord
 
 TOP_SHARE = 0.10
 FACTORS = (2, 3, 4)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from toprung.records.ledger import TrialRecord
+from toprung.records.trial_record import TrialRecord
 
 TRAIN_LOSS, VAL_LOSS, ACCURACY, EPOCH_SECONDS = "train/loss", "val/loss", "val/accuracy", "time/epoch_seconds"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toprung.records.ledger import OPTUNA_STATES, Ledger, TrialRecord
+from toprung.records.ledger import OPTUNA_STATES, Ledger
+from toprung.records.trial_record import TrialRecord
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Literal
 
-from toprung.records.ledger import TrialRecord
+from toprung.records.trial_record import TrialRecord
 
 
 def values_by_seed(trials: Sequence[TrialRecord]) -> dict[str, dict[int, float]]:

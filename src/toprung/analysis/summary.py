@@ -7,11 +7,12 @@ from typing import Any
 
 from toprung import remote_storage
 from toprung.errors import UserError
-from toprung.records import journal
+from toprung.records import study_storage
 from toprung.records.catalog import read_name
-from toprung.records.ledger import TrialRecord, read
+from toprung.records.ledger import read
 from toprung.records.ranking import rank_trials
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import TrialRecord
 from toprung.tracking import local_store
 
 
@@ -35,7 +36,7 @@ def sweep_summary(sweep_dir: SweepDirectory) -> dict[str, Any]:
         "tracking_uri": _tracking_uri(sweep_dir, status),
         "mlflow_run_id": status.get("mlflow_run_id"),
         "mlflow_experiment_id": status.get("mlflow_experiment_id"),
-        "optuna_storage": journal.display_uri(sweep_dir),
+        "optuna_storage": study_storage.display_uri(sweep_dir),
         "optuna_study": sweep_dir.sweep_id,
         "export_dir": str(sweep_dir.export_folder) if sweep_dir.export_folder.is_dir() else None,
         "log": str(sweep_dir.log_file),

@@ -117,17 +117,17 @@ def add_remote(
 @remote_app.command("list")
 def list_remotes(as_json: Json = False) -> None:
     """List the remotes."""
-    from toprung.data.remotes.credentials import mask_secrets
     from toprung.data.versioning.config import read_remotes
+    from toprung.secrets import mask_text
 
     remotes = read_remotes(_project())
     if as_json:
         print_json(
-            [{"name": remote.name, "url": mask_secrets(remote.url), "default": remote.is_default} for remote in remotes]
+            [{"name": remote.name, "url": mask_text(remote.url), "default": remote.is_default} for remote in remotes]
         )
         return
     for remote in remotes:
-        print(f"{remote.name}  {mask_secrets(remote.url)}{'  (default)' if remote.is_default else ''}")
+        print(f"{remote.name}  {mask_text(remote.url)}{'  (default)' if remote.is_default else ''}")
     if not remotes:
         print("No remote yet: toprung data remote add NAME URL")
 

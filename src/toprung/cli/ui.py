@@ -29,8 +29,9 @@ def ui(
     storage: Storage = "runs",
 ) -> None:
     """Serve MLflow's UI and, if installed, optuna-dashboard on this machine until Ctrl-C."""
+    from toprung.secrets import mask_uri
     from toprung.sweep.maintenance import close_orphaned
-    from toprung.tracking.server import masked, tracking_uri
+    from toprung.tracking.server import tracking_uri
     from toprung.tracking.ui import log_file, serve_ui, stop_ui, wait_until_serving
 
     root = storage_root(storage)
@@ -42,7 +43,7 @@ def ui(
     servers: list[subprocess.Popen[bytes]] = []
     try:
         if uri.startswith(("http://", "https://")):
-            print(f"MLflow: {masked(uri)}    (the server in MLFLOW_TRACKING_URI)", flush=True)
+            print(f"MLflow: {mask_uri(uri)}    (the server in MLFLOW_TRACKING_URI)", flush=True)
         else:
             servers.append(serve_ui(root, port=port))
             wait_until_serving(servers[0], port=port, root=root)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from toprung.data import DatasetCard
-from toprung.records.ledger import TrialRecord
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, SweepDirectory, write_json
+from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
 

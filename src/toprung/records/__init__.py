@@ -1,1 +1,1 @@
-"""A sweep on disk: its directory, ledger, lineage and checkpoints, and the ranking of its trials."""
+"""A sweep's records on disk: directory, ledger, lineage and checkpoints; and the ranking of its trials."""

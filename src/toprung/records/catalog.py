@@ -1,4 +1,4 @@
-"""The sweeps below one storage root: a new one is made, those that are there are found by id or name."""
+"""The sweeps below a storage root: creating one, and finding those that exist by id or name."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def create_sweep(
     settings: Sequence[str] = (),
     confirms: str | None = None,
 ) -> SweepDirectory:
-    """Make a new sweep's directory and write its spec.
+    """Create a new sweep's directory and write its spec.
 
     Args:
-        root: where all sweeps live; made if it is not there.
+        root: the folder of all sweeps; created if it does not exist.
         sweep: the spec.
-        name: a second name the sweep can be called by; must not be taken.
-        now: local time, for the id.
-        recipe: the recipe's dotted name, to compare with when the sweep is resumed.
-        settings: what was changed in it on the command line.
-        confirms: the id of the sweep whose leaders are trained again here, if any.
+        name: an additional name for the sweep, unique below the root.
+        now: the local time, for the id.
+        recipe: the recipe's dotted name, which is compared when the sweep is resumed.
+        settings: the recipe's fields that were set on the command line.
+        confirms: the id of the sweep that this one confirms by training its leaders again, if any.
 
     Raises:
         UserError: the root cannot be written, or the name is taken.
     """
     if name is not None and (taken := next((s for s in list_sweeps(root) if _matches(s, name)), None)):
-        raise UserError(f'A sweep named "{name}" is there already ({taken.sweep_id}). Give another --name.')
+        raise UserError(f'A sweep named "{name}" exists already ({taken.sweep_id}). Give another --name.')
     stem = f"{sweep.name}{'-confirm' if confirms else ''}-{now:%Y%m%d-%H%M%S}"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def create_sweep(
 
 
 def list_sweeps(root: Path) -> Iterator[SweepDirectory]:
-    """All sweeps below `root`, newest first."""
+    """Yield all sweeps below `root`, newest first."""
     if not root.is_dir():
         return
     paths = [path for path in root.iterdir() if (path / "sweep.json").is_file()]
@@ -73,45 +73,45 @@ def list_sweeps(root: Path) -> Iterator[SweepDirectory]:
 
 
 def find_sweep(root: Path, sweep_name: str) -> SweepDirectory:
-    """The sweep with that id or name.
+    """Return the sweep with an id or name.
 
     Raises:
-        UserError: there is none; the message names the newest ones.
+        UserError: there is no such sweep; the message names the newest ones.
     """
-    known = list(list_sweeps(root))
-    for sweep_dir in known:
+    sweep_dirs = list(list_sweeps(root))
+    for sweep_dir in sweep_dirs:
         if _matches(sweep_dir, sweep_name):
             return sweep_dir
-    newest = ", ".join(sweep_dir.sweep_id for sweep_dir in known[:3]) or "none yet"
+    newest = ", ".join(sweep_dir.sweep_id for sweep_dir in sweep_dirs[:3]) or "none yet"
     raise UserError(f'No sweep "{sweep_name}" in {root}. Newest here: {newest}. Type: toprung list')
 
 
 def read_name(sweep_dir: SweepDirectory) -> str | None:
-    """The name given by `--name`, if any."""
+    """Return the name that `--name` gave the sweep; None if it has none."""
     name = sweep_dir.read(sweep_dir.spec_file).get("name")
     return name if isinstance(name, str) else None
 
 
 def confirmed_sweep_id(sweep_dir: SweepDirectory) -> str | None:
-    """The id of the sweep whose leaders this one trains again; None for any other sweep."""
+    """Return the id of the sweep that this one confirms; None if it is not a confirmation."""
     confirms = sweep_dir.read(sweep_dir.spec_file).get("confirms")
     return confirms if isinstance(confirms, str) else None
 
 
 def list_confirmations(sweep_dir: SweepDirectory) -> list[SweepDirectory]:
-    """The sweeps that train this one's leaders again, newest first."""
-    sweep_dirs = []
-    for each in list_sweeps(sweep_dir.path.parent):
+    """Return the sweeps that confirm this one, newest first."""
+    confirmations = []
+    for other in list_sweeps(sweep_dir.path.parent):
         try:
-            if confirmed_sweep_id(each) == sweep_dir.sweep_id:
-                sweep_dirs.append(each)
+            if confirmed_sweep_id(other) == sweep_dir.sweep_id:
+                confirmations.append(other)
         except UserError:
             continue
-    return sweep_dirs
+    return confirmations
 
 
 def _matches(sweep_dir: SweepDirectory, sweep_name: str) -> bool:
-    """Whether that is its id or name; a sweep whose spec is broken still has its id, and hides no other one."""
+    """Whether a sweep has this id or name; a sweep whose spec is damaged is found by its id only."""
     if sweep_name == sweep_dir.sweep_id:
         return True
     try:

@@ -1,9 +1,9 @@
-"""What a trial keeps on disk: its last epoch, to go on from, and its best epoch's weights, to win with.
+"""A trial's checkpoints: its last epoch, to continue from, and its best epoch's weights, to export.
 
-`last.pth` holds weights, optimizer, schedule and the record so far, `previous.pth` the same of the epoch before;
-`model.pth` is the plain state dict of the best epoch. All are written aside and renamed, so a reader meets a whole
-file or none, and all are read with `weights_only=True`, so a foreign file runs no code. They are not fsynced: they
-outlive the process, not the host's power; a power cut costs a trial its last epoch, seldom two.
+`last.pth` contains the model, the optimizer, the schedule and the trial's progress; `previous.pth` is the same of the
+epoch before; `model.pth` is the plain state dict of the best epoch. All are written to a staging file and renamed, so a
+reader gets a complete file or none, and all are read with `weights_only=True`, so an untrusted file runs no code.
+They are not fsynced: they survive the end of the process, but a power cut may cost a trial its last epoch, seldom two.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ from toprung.records.sweep_dir import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WE
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 60  # with storage that is away
+RETRY_SECONDS = 60  # how long to retry while the storage is unavailable
 
 
 class DamagedCheckpoint(RuntimeError):
-    """A checkpoint file is there but cannot be read back."""
+    """A checkpoint does not fit the model, the optimizer or the schedule that it is to be loaded into."""
 
 
 class UnreadableState(RuntimeError):
-    """A checkpoint was written, but holds something that `weights_only=True` refuses to read back."""
+    """A checkpoint contains something that cannot be read back with `weights_only=True`."""
 
 
 class DiskFull(OSError):
-    """A checkpoint could not be written for want of space: no fault of the trial's own."""
+    """A checkpoint could not be written because the disk is full, which is not the trial's fault."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a trial has come: epochs done, the best of them by the sweep's metric, and what the last one reported."""
+    """A trial's progress: epochs done, the best of them by the sweep's metric, and the last one's report."""
 
     epochs: int = 0
     best_epoch: int = 0
     best_value: float | None = None
     last_report: Mapping[str, float] = field(default_factory=dict)
-    num_epochs: int | None = None  # the budget it was trained under, which shaped its schedule
+    num_epochs: int | None = None  # the budget of the training, which determines the schedule's shape
 
     def advance(self, value: float, *, mode: str, report: Mapping[str, float]) -> Progress:
-        """The record after one more epoch that scored `value` and reported all this."""
+        """Return the progress after one more epoch with this value of the metric and this report."""
         epoch = self.epochs + 1
-        better = self.best_value is None or (value > self.best_value if mode == "max" else value < self.best_value)
-        if better:
+        is_better = self.best_value is None or (value > self.best_value if mode == "max" else value < self.best_value)
+        if is_better:
             return replace(self, epochs=epoch, best_epoch=epoch, best_value=value, last_report=report)
         return replace(self, epochs=epoch, last_report=report)
 
@@ -69,21 +69,22 @@ class Progress:
 def save_last(
     folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any, progress: Progress, read_back: bool = False
 ) -> None:
-    """Write `last.pth`, everything that going on from this epoch takes, and keep the one before.
+    """Write `last.pth`, all that is needed to continue from this epoch, and keep the one before as `previous.pth`.
 
-    NumPy's scalars become Python's numbers: a rate such as `0.1 * np.sqrt(4)` would keep the file from being read back.
+    NumPy scalars are converted to Python numbers: with a learning rate such as `0.1 * np.sqrt(4)`, the file could not
+    be read back.
 
     Args:
-        folder: the trial's.
-        model: to be saved.
-        optimizer: to be saved, or None.
-        schedule: to be saved, or None.
-        progress: the record so far.
+        folder: the trial's folder.
+        model: the model to save.
+        optimizer: the optimizer to save, or None.
+        schedule: the schedule to save, or None.
+        progress: the trial's progress.
         read_back: check that the file can be read back (3 ms for a small network, which takes 1 ms to save).
 
     Raises:
-        UnreadableState: it cannot; the earlier checkpoints are as they were.
-        DiskFull: there is no space for it; the earlier checkpoints are as they were.
+        UnreadableState: the file cannot be read back; the earlier checkpoints are unchanged.
+        DiskFull: the disk is full; the earlier checkpoints are unchanged.
     """
     state = {
         "model": model.state_dict(),
@@ -104,7 +105,7 @@ def save_last(
 
 
 def _without_numpy_scalars(state: Any) -> Any:
-    """Return a state with NumPy's scalars, at any depth, as Python's numbers."""
+    """Return a state in which NumPy scalars, at any depth, are Python numbers."""
     if isinstance(state, np.generic):
         return state.item()
     if type(state) in (dict, Counter, OrderedDict):
@@ -115,24 +116,24 @@ def _without_numpy_scalars(state: Any) -> Any:
 
 
 def _check_readable(path: Path, state: Mapping[str, Any]) -> None:
-    """Read a checkpoint back without its tensors' contents, which costs a fraction of writing it.
+    """Read a checkpoint back without its tensors' contents, which takes a fraction of the time of writing it.
 
     Raises:
-        UnreadableState: it holds something else than plain values and tensors.
+        UnreadableState: it contains something other than plain values and tensors.
     """
     try:
         torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError:
         unsafe_globals = torch.serialization.get_unsafe_globals_in_checkpoint
-        parts = {name: unsafe_globals(_saved(part)) for name, part in state.items()}
-        result = "; ".join(f"the {name} holds {', '.join(types)}" for name, types in parts.items() if types)
+        parts = {name: unsafe_globals(_serialized(part)) for name, part in state.items()}
+        details = "; ".join(f"the {name} holds {', '.join(types)}" for name, types in parts.items() if types)
         raise UnreadableState(
-            f"its checkpoint could not be read back: {result or 'its state is not plain'}. "
+            f"its checkpoint could not be read back: {details or 'its state is not plain'}. "
             "Keep only tensors, numbers, text, lists and dictionaries there"
         ) from None
 
 
-def _saved(part: Any) -> io.BytesIO:
+def _serialized(part: Any) -> io.BytesIO:
     file = io.BytesIO()
     torch.save(part, file)
     file.seek(0)
@@ -141,7 +142,7 @@ def _saved(part: Any) -> io.BytesIO:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it was read: everything that going on takes."""
+    """A checkpoint as read from a file: all that is needed to continue."""
 
     path: Path
     state: Mapping[str, Any]
@@ -149,10 +150,10 @@ class Checkpoint:
 
 
 def read_last(folder: Path) -> Checkpoint | None:
-    """The last epoch that can be read back; None where there is none.
+    """Return the last checkpoint that can be read; None if there is none.
 
-    Where `last.pth` is damaged the epoch before serves; where that is damaged too the trial begins again. Both are
-    said in the log.
+    If `last.pth` is damaged, the epoch before is used; if that is damaged too, the trial starts from the beginning.
+    Each damaged file is reported in the log.
     """
     for path in (folder / LAST_FILE, folder / PREVIOUS_FILE):
         if not path.exists():
@@ -161,30 +162,33 @@ def read_last(folder: Path) -> Checkpoint | None:
             state = torch.load(path, map_location="cpu", weights_only=True)
             return Checkpoint(path, state, Progress(**state["progress"]))
         except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
-            logger.warning("%s cannot be read back (%s): going further back", path, type(error).__name__)
+            logger.warning("%s cannot be read back (%s): trying an earlier checkpoint", path, type(error).__name__)
     return None
 
 
 def restore_into(
     checkpoint: Checkpoint | None, *, model: nn.Module, optimizer: Any, schedule: Any, num_epochs: int | None = None
 ) -> Progress:
-    """Put a checkpoint into `model`, `optimizer` and `schedule`; None leaves them as they are, at epoch 0.
+    """Load a checkpoint into `model`, `optimizer` and `schedule`; without one, leave them unchanged at epoch 0.
 
     Args:
-        checkpoint: what `read_last` found.
-        model: to be loaded into.
-        optimizer: to be loaded into, or None.
-        schedule: to be loaded into, or None.
-        num_epochs: the trial's budget. Where it has grown since the checkpoint, the schedule keeps the shape it was
-            built with for the new budget and is moved to where it would stand at that epoch.
+        checkpoint: the checkpoint from `read_last`, or None.
+        model: the model to load into.
+        optimizer: the optimizer to load into, or None.
+        schedule: the schedule to load into, or None.
+        num_epochs: the trial's budget. If it differs from the checkpoint's, the schedule keeps the shape that it was
+            built with for the new budget and is advanced to the checkpoint's epoch.
+
+    Returns:
+        The trial's progress.
 
     Raises:
         DamagedCheckpoint: the file belongs to another architecture.
     """
     if checkpoint is None:
         return Progress(num_epochs=num_epochs)
-    earlier = checkpoint.progress.num_epochs
-    is_longer = None not in (num_epochs, earlier) and num_epochs != earlier
+    old_num_epochs = checkpoint.progress.num_epochs
+    is_longer = None not in (num_epochs, old_num_epochs) and num_epochs != old_num_epochs
     try:
         _load(checkpoint.state, model=model, optimizer=optimizer, schedule=schedule, is_longer=is_longer)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
@@ -195,7 +199,7 @@ def restore_into(
 
 
 def best_epoch(folder: Path) -> int | None:
-    """The epoch whose weights lie in the folder; None where there are none."""
+    """Return the epoch of the best weights in a folder; None if there are none."""
     try:
         content = json.loads((folder / WEIGHTS_META_FILE).read_text(encoding="utf-8"))
         return int(content["epoch"]) if (folder / WEIGHTS_FILE).exists() else None
@@ -208,7 +212,7 @@ def _load(state: Mapping[str, Any], *, model: nn.Module, optimizer: Any, schedul
     old_schedule = state["schedule"] if schedule is not None else None
     if is_longer and old_schedule is not None:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")  # it is moved, not trained
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")  # no step is missing
             for _ in range(int(old_schedule["last_epoch"])):
                 schedule.step()
         old_schedule = None
@@ -216,17 +220,17 @@ def _load(state: Mapping[str, Any], *, model: nn.Module, optimizer: Any, schedul
         settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         optimizer.load_state_dict(state["optimizer"])
         if is_longer:
-            for group, ours in zip(optimizer.param_groups, settings, strict=True):
-                group.update(ours)
+            for group, new_settings in zip(optimizer.param_groups, settings, strict=True):
+                group.update(new_settings)
     if old_schedule is not None:
         schedule.load_state_dict(old_schedule)
 
 
 def save_best(folder: Path, *, model: nn.Module, meta: Mapping[str, Any]) -> None:
-    """Write `model.pth`, the state dict of the best epoch so far, and what it is beside it (`model.json`).
+    """Write `model.pth`, the state dict of the best epoch so far, and its description `model.json`.
 
     Raises:
-        DiskFull: there is no space for it.
+        DiskFull: the disk is full.
     """
 
     def write() -> None:
@@ -238,11 +242,11 @@ def save_best(folder: Path, *, model: nn.Module, meta: Mapping[str, Any]) -> Non
 
 
 def _retry_write(write: Callable[[], None], path: Path) -> None:
-    """Write, again and again while the storage does not answer (a shared folder is away): at most for a minute.
+    """Write, and retry for up to `RETRY_SECONDS` while the storage, such as a shared folder, is unavailable.
 
     Raises:
-        DiskFull: at once; waiting makes no room.
-        OSError: it has not come back.
+        DiskFull: at once, since waiting does not free any space.
+        OSError: the storage is still unavailable.
     """
     deadline = time.monotonic() + RETRY_SECONDS
     while True:
@@ -272,7 +276,7 @@ def _staged(state: Any, path: Path) -> Iterator[Path]:
 
 
 def _os_errors(error: BaseException | None) -> Iterator[OSError]:
-    """The operating system's errors in what was raised: torch's writer wraps them."""
+    """Yield the operating system's errors among an error and its causes: torch's writer wraps them."""
     while error is not None:
         if isinstance(error, OSError):
             yield error

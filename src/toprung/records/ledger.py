@@ -1,11 +1,11 @@
-"""The truth about a sweep's trials: an Optuna study, by default on journal storage, one append-only file.
+"""The ledger: the authoritative record of a sweep's trials, an Optuna study in an append-only file or a database.
 
-Every trial's parameters, values an epoch and state are Optuna's own; what Optuna has no field for stands in user
-attributes: `start` (its id, the whole configuration), `attempt/<n>` (each process that trained it: on which node, with
-which code), `epoch/<n>` (all metrics of an epoch), `audit` (the rung that would have stopped it, and let it run on),
-`end` (status, cause, rung), in a controlled experiment `experiment` and `seed`, and on the study `mlflow/<trial_id>`
-(the run that shows the trial) and `driver_run/<n>` (each driver that ran the sweep, and for what). Each carries its
-time in milliseconds since 1970. Only the sweep's driver writes here.
+Each trial's parameters, values per epoch and state are Optuna's own. Everything else is in user attributes of the
+trial: `start` (its id and whole configuration), `attempt/<n>` (a process that trained it: on which node, with which
+code), `epoch/<n>` (all metrics of an epoch), `audit` (the rung that would have stopped it but let it run on), `end`
+(status, cause, rung), and in a controlled experiment `experiment` and `seed`. User attributes of the study are
+`mlflow/<trial_id>` (the run that shows the trial) and `driver_run/<n>` (a driver that ran the sweep, and its command).
+All have their time in milliseconds since 1970. Only the sweep's driver writes to the ledger.
 """
 
 from __future__ import annotations
@@ -21,17 +21,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from toprung import metric_names
 from toprung.errors import UserError
-from toprung.records.journal import storage_for_reading, study_failure
+from toprung.records.study_storage import storage_for_reading, study_failure
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import Attempt, AuditEntry, End, Epoch, TrialRecord
 
-Status = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
-
-RESUMED = "resumed"  # in the place of an end: the trial was killed, and since then runs again
+RESUMED = "resumed"  # replaces the status of an end: the trial was interrupted and runs again
 MLFLOW_RUN = "mlflow/"
 DRIVER_RUN = "driver_run/"
 ATTEMPT = "attempt/"
-# a trial of another sweep that this one was told of (`--warm-start`): it is no trial of this sweep's own
-IMPORTED = "imported"
+IMPORTED = "imported"  # marks a trial that was imported from another sweep by `--warm-start`
 OWN_ATTRIBUTES = re.compile(
     r"(start|end|audit|imported|is_default|experiment|seed|(epoch|attempt|driver_run|mlflow)/.*)"
 )
@@ -39,66 +37,8 @@ OPTUNA_STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, 
 
 
 @dataclass(frozen=True)
-class End:
-    """How a trial ended: at which rung where ASHA stopped it, and why; `audit_rung` would have stopped it."""
-
-    status: Status
-    rung: int | None = None
-    cause: str | None = None
-    time_ms: int = 0
-    audit_rung: int | None = None
-
-
-@dataclass(frozen=True)
-class AuditEntry:
-    """A trial that ASHA would have stopped and that ran on, so that what stopping loses is known: a random share."""
-
-    rung: int
-    value: float
-    needed: float
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One report of a loop."""
-
-    metrics: dict[str, float]
-    time_ms: int
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One process that trained a trial: Ray's id of its node, and the hash of the code that it imported.
-
-    Where several workers train it together it is that of rank 0; `other_nodes` are those of ranks 1, 2, ...
-    """
-
-    node: str
-    code: str
-    time_ms: int
-    other_nodes: tuple[str, ...] = ()
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """The nodes of all workers, by rank."""
-        return (self.node, *self.other_nodes)
-
-    @property
-    def result_fields(self) -> dict[str, Any]:
-        """As it stands beside the metrics in what a worker tells Tune: plain names, since `/` makes a metric."""
-        return {f"attempt_{name}": value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_result(cls, result: Mapping[str, Any]) -> Attempt | None:
-        """Which attempt reported a result."""
-        node, code, time_ms = (result.get(f"attempt_{name}") for name in ("node", "code", "time_ms"))
-        others = tuple(map(str, result.get("attempt_other_nodes", ())))
-        return cls(str(node), str(code), int(time_ms), others) if node and code and time_ms else None
-
-
-@dataclass(frozen=True)
 class DriverRun:
-    """One driver's life: why it was started, and when."""
+    """One driver of the sweep: the command that started it, and when."""
 
     command: str
     time_ms: int
@@ -106,77 +46,25 @@ class DriverRun:
 
 
 @dataclass(frozen=True)
-class TrialRecord:
-    """One trial as the ledger has it; `value` and `epoch` are those of its best epoch."""
-
-    number: int
-    trial_id: str
-    status: Status
-    config: dict[str, Any]
-    epochs_by_number: dict[int, Epoch]
-    value: float | None
-    epoch: int | None
-    started_ms: int = 0
-    is_default: bool = False
-    continues: str | None = None
-    audited: AuditEntry | None = None
-    end: End | None = None
-    attempts: tuple[Attempt, ...] = ()
-    mlflow_run_id: str | None = None
-    optuna_state: str = ""
-
-    @property
-    def epochs(self) -> int:
-        """Epochs reported (the last one's number: a trial that continues another begins where that one ended)."""
-        return max(self.epochs_by_number, default=0)
-
-    @property
-    def node(self) -> str | None:
-        """Ray's id of the node where it was trained last; with several workers, that of rank 0."""
-        return self.attempts[-1].node if self.attempts else None
-
-    @property
-    def rung(self) -> int | None:
-        """Where ASHA stopped it."""
-        return self.end.rung if self.end else None
-
-    @property
-    def cause(self) -> str | None:
-        """Why it ended."""
-        return self.end.cause if self.end else None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it can go on: it runs, or was cut short by nothing of its own doing."""
-        return self.status in ("waiting", "running", "interrupted")
-
-    @property
-    def seconds(self) -> float:
-        """From its start to its end or last report."""
-        last = self.end.time_ms if self.end else max((e.time_ms for e in self.epochs_by_number.values()), default=0)
-        return max(0.0, (last - self.started_ms) / 1000) if self.started_ms else 0.0
-
-
-@dataclass(frozen=True)
 class Ledger:
-    """A whole ledger, read at once."""
+    """The content of a whole ledger."""
 
     trials: list[TrialRecord]
     driver_runs: list[DriverRun]
 
 
 def is_own_attribute(name: str) -> bool:
-    """Whether a user attribute of a trial or a study is the ledger's own, and nobody else may set it."""
+    """Whether the name of a user attribute is reserved for the ledger."""
     return OWN_ATTRIBUTES.fullmatch(name) is not None
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970, as MLflow counts."""
+    """Return the time in milliseconds since 1970, MLflow's unit."""
     return int(time.time() * 1000)
 
 
 def read(sweep_dir: SweepDirectory) -> list[TrialRecord]:
-    """Every trial of a sweep, in the order they were asked for; empty before the first.
+    """Return all trials of a sweep, in the order in which the searcher proposed them.
 
     Raises:
         UserError: the ledger cannot be read.
@@ -185,7 +73,7 @@ def read(sweep_dir: SweepDirectory) -> list[TrialRecord]:
 
 
 def read_all(sweep_dir: SweepDirectory) -> Ledger:
-    """Trials and drivers of a sweep.
+    """Return the trials and drivers of a sweep.
 
     Raises:
         UserError: the ledger cannot be read.
@@ -198,7 +86,7 @@ def read_all(sweep_dir: SweepDirectory) -> Ledger:
         try:
             study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage)
         except KeyError:
-            return Ledger([], [])  # the driver died, or is still, before the study's first line
+            return Ledger([], [])  # the driver has not created the study yet, or died before it did
         except ValueError as error:
             raise UserError(f"The ledger {sweep_dir.ledger_file} cannot be read: {error}") from None
         return parse_study(study)
@@ -207,14 +95,14 @@ def read_all(sweep_dir: SweepDirectory) -> Ledger:
 
 
 def parse_study(study: optuna.Study) -> Ledger:
-    """What an open study says."""
+    """Return the trials and drivers that an open study records."""
     attributes = study.user_attrs
     driver_runs = [DriverRun(**attributes[key]) for key in sorted(filter(_is_driver_run, attributes), key=_number)]
     return Ledger(parse_records(study, study.get_trials(deepcopy=False)), driver_runs)
 
 
 def parse_records(study: optuna.Study, trials: Iterable[FrozenTrial]) -> list[TrialRecord]:
-    """Return the records of some of a study's trials, without those that another sweep told of."""
+    """Return the records of some of a study's trials, without those imported from another sweep."""
     attributes = study.user_attrs
     run_ids = {key.removeprefix(MLFLOW_RUN): value for key, value in attributes.items() if key.startswith(MLFLOW_RUN)}
     mode: Literal["max", "min"] = "max" if study.direction == optuna.study.StudyDirection.MAXIMIZE else "min"
@@ -229,8 +117,8 @@ def _is_attempt(key: str) -> bool:
     return key.startswith(ATTEMPT)
 
 
-def _attempt(written: Mapping[str, Any]) -> Attempt:
-    return Attempt(**{**written, "other_nodes": tuple(written.get("other_nodes", ()))})
+def _attempt(fields: Mapping[str, Any]) -> Attempt:
+    return Attempt(**{**fields, "other_nodes": tuple(fields.get("other_nodes", ()))})
 
 
 def _number(key: str) -> int:
@@ -239,21 +127,21 @@ def _number(key: str) -> int:
 
 def _record(trial: FrozenTrial, *, mode: Literal["max", "min"], run_ids: Mapping[str, str]) -> TrialRecord:
     attributes = trial.user_attrs
-    start, end = attributes.get("start", {}), attributes.get("end")
+    start, end_fields = attributes.get("start", {}), attributes.get("end")
     values = trial.intermediate_values
     epoch = (max if mode == "max" else min)(values, key=lambda step: values[step]) if values else None
-    if epoch is not None:  # the first of several equally good epochs
+    if epoch is not None:  # of several equally good epochs, the first
         epoch = min(step for step, value in values.items() if value == values[epoch])
-    ended = End(**end) if end and end["status"] != RESUMED else None
-    waiting = trial.state is TrialState.WAITING or not start
+    end = End(**end_fields) if end_fields and end_fields["status"] != RESUMED else None
+    is_waiting = trial.state is TrialState.WAITING or not start
     return TrialRecord(
         number=trial.number,
         trial_id=start.get("trial_id", ""),
-        status=ended.status if ended else ("waiting" if waiting else "running"),
+        status=end.status if end else ("waiting" if is_waiting else "running"),
         config=start.get("config", {}),
         epochs_by_number={
-            int(key.removeprefix("epoch/")): Epoch(**reported)
-            for key, reported in attributes.items()
+            int(key.removeprefix("epoch/")): Epoch(**fields)
+            for key, fields in attributes.items()
             if key.startswith("epoch/") and int(key.removeprefix("epoch/")) in values
         },
         value=None if epoch is None else values[epoch],
@@ -262,7 +150,7 @@ def _record(trial: FrozenTrial, *, mode: Literal["max", "min"], run_ids: Mapping
         is_default=start.get("is_default", False),
         continues=start.get("continues"),
         audited=AuditEntry(**attributes["audit"]) if "audit" in attributes else None,
-        end=ended,
+        end=end,
         attempts=tuple(_attempt(attributes[key]) for key in sorted(filter(_is_attempt, attributes), key=_number)),
         mlflow_run_id=run_ids.get(start.get("trial_id", "")),
         optuna_state=trial.state.name,
@@ -270,7 +158,7 @@ def _record(trial: FrozenTrial, *, mode: Literal["max", "min"], run_ids: Mapping
 
 
 def write_driver_run(study: optuna.Study, *, command: str, details: Mapping[str, Any] | None = None) -> None:
-    """A driver takes the sweep up."""
+    """Record that a driver starts or resumes the sweep."""
     number = sum(map(_is_driver_run, study.user_attrs))
     study.set_user_attr(
         f"{DRIVER_RUN}{number}", {"command": command, "time_ms": now_ms(), "details": dict(details or {})}
@@ -285,7 +173,7 @@ def write_start(
     is_default: bool = False,
     continues: str | None = None,
 ) -> None:
-    """The trial has its configuration and its id."""
+    """Record a trial's id and configuration."""
     start: dict[str, Any] = {"trial_id": trial_id, "config": dict(config), "time_ms": now_ms()}
     if is_default:
         start["is_default"] = True
@@ -295,24 +183,24 @@ def write_start(
 
 
 def write_attempt(trial: optuna.Trial, attempt: Attempt) -> None:
-    """A process trains the trial: the first one, or another after a loss."""
+    """Record a process that trains the trial: the first, or a later one after that was lost."""
     number = sum(map(_is_attempt, trial.user_attrs))
     trial.set_user_attr(f"{ATTEMPT}{number}", asdict(attempt))
 
 
 def write_epoch(trial: optuna.Trial, *, epoch: int, value: float, metrics: Mapping[str, float], time_ms: int) -> None:
-    """The trial reported an epoch and goes on, or ends next; it counts once its value is there too."""
+    """Record a trial's report of an epoch; it counts once its value, which is written last, is in the study."""
     trial.set_user_attr(f"epoch/{epoch}", {"metrics": dict(metrics), "time_ms": time_ms})
     trial.report(value, epoch)
 
 
 def write_audit_entry(trial: optuna.Trial, entry: AuditEntry) -> None:
-    """A rung would have stopped the trial, and let it run on for the audit."""
+    """Record that a rung would have stopped the trial but let it run on for the audit."""
     trial.set_user_attr("audit", asdict(entry))
 
 
 def write_end(trial: optuna.Trial, end: End) -> End:
-    """The trial ended, and how; gives what was written, with its time."""
+    """Record a trial's end; return it with its time."""
     end = replace(end, time_ms=end.time_ms or now_ms())
     content = {"status": end.status, "rung": end.rung, "cause": end.cause, "time_ms": end.time_ms}
     if end.audit_rung is not None:
@@ -322,17 +210,21 @@ def write_end(trial: optuna.Trial, end: End) -> End:
 
 
 def write_resumed(trial: optuna.Trial) -> None:
-    """A trial that was killed runs again."""
+    """Record that an interrupted trial runs again."""
     trial.set_user_attr("end", {"status": RESUMED, "time_ms": now_ms()})
 
 
 def write_run_id(study: optuna.Study, *, trial_id: str, run_id: str) -> None:
-    """The trial's run in MLflow, known some time after its start (on the study: a told trial takes no more)."""
+    """Record a trial's run in MLflow.
+
+    It is recorded on the study: MLflow's answer may come after the trial has ended, and Optuna does not let anyone
+    change a finished trial.
+    """
     study.set_user_attr(MLFLOW_RUN + trial_id, run_id)
 
 
 def reported_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics in a result of Ray Tune: the loop's own, and the seconds of the epoch."""
+    """Return the metrics in a result of Ray Tune: the loop's own, and the epoch's seconds."""
     return {
         name: float(value)
         for name, value in result.items()
@@ -341,10 +233,10 @@ def reported_metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def open_trial(study: optuna.Study, number: int) -> optuna.Trial:
-    """A handle on a trial that an earlier driver asked for (Optuna has none; its id is a private field)."""
+    """Return a writable trial that an earlier driver created; Optuna offers its id only in a private field."""
     return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
 def best_value(values: Iterable[float], *, mode: str) -> float:
-    """The best of some values."""
+    """Return the best of some values."""
     return max(values) if mode == "max" else min(values)

@@ -1,4 +1,4 @@
-"""What a sweep was made of: commit, lock file, data, split, seeds, versions. Written once, before the first trial."""
+"""A sweep's lineage: commit, lock file, data, split, seeds and versions, recorded once before the first trial."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SOURCE_COMMIT_FILE = "source-commit.json"
 
 
 class Lineage(BaseModel):
-    """Everything that another machine would need to make the same sweep."""
+    """All that another machine needs to reproduce the sweep."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +33,7 @@ class Lineage(BaseModel):
     data_name: str
     data_fingerprint: str
     split_fingerprint: str
-    seed: int | None  # None: each trial has its own
+    seed: int | None  # None if each trial has its own seed
     search_seed: int
     python: str
     platform: str
@@ -44,23 +44,23 @@ class Lineage(BaseModel):
 
 
 def collect(project: Path, *, card: DatasetCard, split_fingerprint: str, seed: int | None, search_seed: int) -> Lineage:
-    """Look around: git, the lock file, the installed packages.
+    """Collect the lineage from git, the lock file, DVC and the installed packages.
 
     Args:
-        project: the workbench's root; where it is no git checkout, commit and dirty are None.
-        card: of the prepared dataset.
-        split_fingerprint: of the indices that train and validate.
-        seed: of training; None where each trial has its own.
-        search_seed: of the sampler.
+        project: the project's root. If it is not a git checkout, `commit` and `dirty` are None.
+        card: the card of the prepared dataset.
+        split_fingerprint: the hash of the training and validation indices.
+        seed: the training seed; None if each trial has its own.
+        search_seed: the sampler's seed.
 
     Raises:
-        UserError: the workbench is a git checkout that git refuses to read.
+        UserError: the project is a git checkout that git refuses to read.
     """
-    origin = _source_commit(project)
+    source = _source_commit(project)
     lock = project / "requirements.lock"
     return Lineage(
-        commit=origin["commit"],
-        dirty=origin["dirty"],
+        commit=source["commit"],
+        dirty=source["dirty"],
         lock_hash=hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
         data_name=card.name,
         data_fingerprint=card.fingerprint,
@@ -75,12 +75,12 @@ def collect(project: Path, *, card: DatasetCard, split_fingerprint: str, seed: i
 
 
 def write_source_commit(project: Path, copy: Path) -> None:
-    """Leave word in a copy of the workbench, which has no .git, of the commit that it was made from."""
+    """Record the project's commit in a copy of the project, which has no `.git`."""
     (copy / SOURCE_COMMIT_FILE).write_text(json.dumps(_source_commit(project)) + "\n", encoding="utf-8")
 
 
 def _source_commit(project: Path) -> dict[str, Any]:
-    """The commit of the workbench, and whether its files differ from it; None and None where nobody knows."""
+    """Return the project's commit, and whether its files differ from that commit; both None if unknown."""
     if is_checkout(project) and (commit := query_git(project, "rev-parse", "--verify", "--quiet", "HEAD")) is not None:
         return {"commit": commit.decode().strip(), "dirty": bool(run_git(project, "status", "--porcelain"))}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -90,7 +90,7 @@ def _source_commit(project: Path) -> dict[str, Any]:
 
 
 def _dvc_hashes(name: str, *, project: Path) -> dict[str, str | None]:
-    """DVC's names for the data; none where the arrays are not those it names, or its files cannot be read."""
+    """Return DVC's hashes of the data; an empty dict if the arrays are others, or DVC's files cannot be read."""
     try:
         if lineage.is_other_than_locked(name, project=project):
             return {}
@@ -104,7 +104,7 @@ def _dvc_hashes(name: str, *, project: Path) -> dict[str, str | None]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on, without importing them."""
+    """Return the versions of the packages that a result depends on, without importing them."""
     versions = {}
     for package in PACKAGES:
         try:

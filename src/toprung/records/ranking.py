@@ -1,26 +1,26 @@
-"""Trials in order of merit, from the ledger."""
+"""The ranking of a sweep's trials, and how a trial's configuration is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from toprung.records.ledger import TrialRecord
+from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
 
 def rank_trials(trials: Iterable[TrialRecord], *, mode: Literal["max", "min"]) -> list[TrialRecord]:
-    """Trials that have a value and did not fail, best first; of equals, the one that needed fewer epochs."""
+    """Return the trials that have a value and did not fail, best first; ties go to fewer epochs, then to the older."""
     scored = [trial for trial in trials if trial.value is not None and trial.status != "failed"]
     return sorted(scored, key=lambda trial: sort_key(trial.value, trial.epoch or 0, trial.number, mode=mode))
 
 
 def sort_key(value: float | None, epoch: int, number: int, *, mode: Literal["max", "min"]) -> tuple[float, int, int]:
-    """What trials are sorted by, best first: value, then fewer epochs, then the one that was asked for first."""
+    """Return the key that sorts trials best first: by value, then fewer epochs, then the lower number."""
     return ((-1 if mode == "max" else 1) * float(value or 0), epoch, number)
 
 
-SHORT = {
+SHORT_NAMES = {
     "weight_decay": "wd",
     "momentum": "m",
     "beta1": "b1",
@@ -28,31 +28,29 @@ SHORT = {
     "batch_size": "batch",
     "label_smoothing": "ls",
 }
-
-
-FIRST = ("experiment", "optimizer", "lr", "augment", "schedule", "batch_size")
+FIRST_NAMES = ("experiment", "optimizer", "lr", "augment", "schedule", "batch_size")
 
 
 def format_config(config: dict[str, Any]) -> str:
-    """A configuration in one short line, what matters most first: `adamw  lr 2.3e-3  light  cosine  batch 64`."""
+    """Format a configuration on one line, most important first: `adamw  lr 2.3e-3  light  cosine  batch 64`."""
     parts = []
-    order = [*(name for name in FIRST if name in config), *(name for name in config if name not in FIRST)]
+    order = [*(name for name in FIRST_NAMES if name in config), *(name for name in config if name not in FIRST_NAMES)]
     for name, value in ((name, config[name]) for name in order):
-        label = SHORT.get(name, name)
+        label = SHORT_NAMES.get(name, name)
         if name == "num_epochs" or value is None:
             continue
         if isinstance(value, str):
             parts.append(value)
         elif isinstance(value, float):
-            small = f"{value:.1e}".replace("e-0", "e-")
-            parts.append(f"{label} {small if 0 < abs(value) < 0.1 else f'{value:.3g}'}")
+            scientific = f"{value:.1e}".replace("e-0", "e-")
+            parts.append(f"{label} {scientific if 0 < abs(value) < 0.1 else f'{value:.3g}'}")
         else:
             parts.append(f"{label} {value}")
     return "  ".join(parts)
 
 
 def is_better(value: float, than: float | None, *, sweep: Sweep) -> bool:
-    """Whether a value beats another in the sweep's own sense; anything beats none."""
+    """Whether a value beats another by the sweep's mode; any value beats None."""
     if than is None:
         return True
     return value > than if sweep.mode == "max" else value < than

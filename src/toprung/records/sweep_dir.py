@@ -1,21 +1,21 @@
-"""A sweep's directory, and every path in it: `<root>/<sweep_id>/`.
+"""A sweep's directory, `<root>/<sweep_id>/`, and the path of each file in it.
 
-sweep.json     what was asked for (the spec), and the name it goes by
-lineage.json   what it was made of: data hash, split, commit, lock, versions
-ledger.log     the Optuna study on journal storage: the truth about every trial
-status.json    how the sweep itself stands
-driver.lock    held by the process that runs the sweep, for as long as it lives
+sweep.json     the spec, and the sweep's name
+lineage.json   what the sweep was made from: data hash, split, commit, lock file, versions
+ledger.log     the Optuna study in a journal file: the authoritative record of all trials
+status.json    the status of the sweep itself
+driver.lock    held by the sweep's driver for as long as it runs
 mlflow.lock    held by the process that writes to MLflow
-stop           asks that process to stop (`toprung stop`)
-study.json     in the ledger's place, where the study lies in a database: which one
-ballast        a few megabytes that are given up when the disk is full, so that the ledger can be closed
-code/          the workbench as it was when the sweep began
+stop           asks the driver to stop (`toprung stop`)
+study.json     replaces the ledger if the study is in a database, and names that database
+ballast        a few megabytes that are freed when the disk is full, so that the ledger's last lines can be written
+code/          a copy of the project's code from the start of the sweep
 trials/<id>/   one trial's configuration, checkpoints and best weights
 tune/          Ray Tune's own state
-export/        the winner
-refit/         the confirmed winner, trained on training and validation images: its record, its export
+export/        the exported best model
+refit/         the confirmed winner, trained on training and validation images: its record and its export
 test-split.jsonl   each opening of the test split for this sweep
-sweep.log      everything that the libraries said
+sweep.log      the output of the libraries
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from toprung import atomic_write
 from toprung.errors import UserError, format_validation_error
 from toprung.spec import Sweep
 
-# In a trial's folder: what it was given, where it left off (and the epoch before), its best epoch's weights and what
-# they are, why it failed, and the lock of the process that trains it.
+# Files in a trial's folder: its configuration, the record of its failure, the lock of the process that trains it, the
+# node and code of that process, its last two checkpoints, and its best epoch's weights with their description.
 CONFIG_FILE, FAILURE_FILE, TRIAL_LOCK_FILE = "config.json", "failure.json", ".lock"
-ATTEMPT_FILE = "attempt.json"  # where its process runs, and with which code
+ATTEMPT_FILE = "attempt.json"
 LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE = "last.pth", "previous.pth", "model.pth", "model.json"
 PROBE_BYTES = 2**16
 
-# Raised when a file or a key of a sweep's directory changes its name or its meaning. Format 1, of toprung 0.1.0 before
+# Incremented when a file or a key in a sweep's directory changes its name or meaning. Format 1, of toprung 0.1.0 before
 # its release, recorded neither format nor version.
 FORMAT = 2
 DISK_FULL = "the disk is full"
@@ -51,20 +51,20 @@ DISK_FULL = "the disk is full"
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a trial failed: a cause in one line, and whether it was no fault of its own but a full disk."""
+    """Why a trial failed: the cause in one line, and whether it lies outside the trial (a full disk, other code)."""
 
     cause: str
     disk_full: bool
-    code_mismatch: bool = False  # its worker imported other code than the sweep's: nothing of the trial's own either
+    code_mismatch: bool = False  # its worker imported other code than the sweep's
 
     @property
     def as_result(self) -> dict[str, Any]:
-        """Its fields in a result that a trial reports to Ray Tune, where `/` would make them metrics."""
+        """The fields of a result that reports it to Ray Tune; without `/`, which would make them metrics."""
         return {f"failure_{name}": value for name, value in asdict(self).items()}
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Failure | None:
-        """Return the failure that a result reports, if it does."""
+        """Return the failure that a result reports; None if it reports none."""
         if "failure_cause" not in result:
             return None
         return cls(**{field.name: result[f"failure_{field.name}"] for field in fields(cls)})
@@ -78,7 +78,7 @@ class SweepDirectory:
 
     @property
     def sweep_id(self) -> str:
-        """Sortable by time, never reused."""
+        """The sweep's id, which sorts by time within a recipe and is never reused."""
         return self.path.name
 
     @property
@@ -88,7 +88,7 @@ class SweepDirectory:
 
     @property
     def lineage_file(self) -> Path:
-        """What the sweep was made of, as JSON."""
+        """The sweep's lineage, as JSON."""
         return self.path / "lineage.json"
 
     @property
@@ -98,42 +98,42 @@ class SweepDirectory:
 
     @property
     def status_file(self) -> Path:
-        """How the sweep itself stands, as JSON."""
+        """The status of the sweep itself, as JSON."""
         return self.path / "status.json"
 
     @property
     def lock_file(self) -> Path:
-        """Locked by the sweep's driver; the system lets go of it however the driver ends."""
+        """The driver's lock; the operating system releases it however the driver ends."""
         return self.path / "driver.lock"
 
     @property
     def stop_file(self) -> Path:
-        """Its being there asks the driver to stop."""
+        """A file whose existence asks the driver to stop."""
         return self.path / "stop"
 
     @property
     def study_file(self) -> Path:
-        """Which database holds the study, where no file does, as JSON."""
+        """The name of the study's database, as JSON; it exists only if the study is in a database."""
         return self.path / "study.json"
 
     @property
     def ballast_file(self) -> Path:
-        """Space kept for the ledger's last lines on a full disk."""
+        """Space that is reserved for the ledger's last lines on a full disk."""
         return self.path / "ballast"
 
     @property
     def code_folder(self) -> Path:
-        """The workbench that the workers import."""
+        """The copy of the project's code that the workers import."""
         return self.path / "code"
 
     @property
     def trials_folder(self) -> Path:
-        """One folder a trial below it."""
+        """The folder that holds one folder per trial."""
         return self.path / "trials"
 
     @property
     def export_folder(self) -> Path:
-        """The winner."""
+        """The exported best model."""
         return self.path / "export"
 
     @property
@@ -143,17 +143,17 @@ class SweepDirectory:
 
     @property
     def test_log(self) -> Path:
-        """Every opening of the test split, as JSON lines."""
+        """A record of each opening of the test split, as JSON lines."""
         return self.path / "test-split.jsonl"
 
     @property
     def log_file(self) -> Path:
-        """What Ray, MLflow and the loops printed."""
+        """The output of Ray, MLflow and the training loops."""
         return self.path / "sweep.log"
 
     @property
     def mlflow_run_id(self) -> str | None:
-        """The sweep's own run in MLflow, once there is one."""
+        """The sweep's own run in MLflow; None before it exists."""
         try:
             run_id = self.read(self.status_file).get("mlflow_run_id")
         except UserError:
@@ -161,11 +161,11 @@ class SweepDirectory:
         return run_id if isinstance(run_id, str) else None
 
     def lock(self) -> filelock.BaseFileLock:
-        """The driver's lock, not yet taken."""
+        """Return the driver's lock, not yet acquired."""
         return filelock.FileLock(self.lock_file, timeout=0)
 
     def has_live_driver(self) -> bool:
-        """Whether a driver runs the sweep now, whatever its files say."""
+        """Whether a driver holds the lock now, regardless of the recorded status."""
         if not self.lock_file.exists():
             return False
         try:
@@ -176,21 +176,21 @@ class SweepDirectory:
 
     @property
     def is_finished(self) -> bool:
-        """Whether its last driver wrote that it finished."""
+        """Whether its last driver recorded that it finished."""
         return self.status_file.is_file() and self.read(self.status_file).get("status") == "finished"
 
     def trial_folder(self, trial_id: str) -> Path:
-        """One trial's configuration, checkpoints and best weights.
+        """Return the folder of one trial's configuration, checkpoints and best weights.
 
         Raises:
-            UserError: the id, which may come from a database that others write into, leads out of the folder.
+            UserError: the id leads out of the folder. It may come from a database that others can write to.
         """
         if trial_id != Path(trial_id).name or trial_id == "..":
-            raise UserError(f'The study of {self.sweep_id} has a trial "{trial_id}", which is no name of a folder.')
+            raise UserError(f'The study of {self.sweep_id} has a trial "{trial_id}", which is not a valid folder name.')
         return self.trials_folder / trial_id
 
     def read_failure(self, trial_id: str) -> Failure | None:
-        """What a failed trial left behind."""
+        """Return the record that a failed trial wrote; None if there is no valid one."""
         try:
             content = json.loads((self.trial_folder(trial_id) / FAILURE_FILE).read_text(encoding="utf-8"))
             return Failure(
@@ -202,16 +202,16 @@ class SweepDirectory:
             return None
 
     def read_attempt(self, trial_id: str) -> dict[str, Any]:
-        """What the process that trained a trial last said of itself; empty where there was none."""
+        """Return what the last process that trained a trial recorded about itself; an empty dict if there is none."""
         try:
             return self.read(self.trial_folder(trial_id) / ATTEMPT_FILE)
         except UserError:
             return {}
 
     def is_disk_full(self) -> bool:
-        """Whether the disk has no space: a trial that finds none cannot even leave its cause."""
+        """Whether the disk is full; then a failing trial cannot even record its cause."""
         if self.ledger_file.exists() and not self.ballast_file.exists():
-            return True  # given up by the driver
+            return True  # the driver has already freed the ballast
         probe = self.path / ".probe"
         try:
             with probe.open("wb") as file:
@@ -225,11 +225,11 @@ class SweepDirectory:
             probe.unlink(missing_ok=True)
 
     def spec(self) -> Sweep:
-        """Read the spec back.
+        """Read the sweep's spec.
 
         Raises:
-            UserError: the file is missing or was changed by hand into something else, or another version of
-                toprung wrote it.
+            UserError: the file is missing, was edited by hand and is no longer valid, or was written by another
+                version of toprung.
         """
         self.check_format()
         try:
@@ -240,37 +240,35 @@ class SweepDirectory:
             ) from None
 
     def check_format(self) -> None:
-        """Check that this version reads the format of the sweep's files.
+        """Check that this version of toprung reads the format of the sweep's files.
 
         Raises:
-            UserError: it is another format, or there is no spec.
+            UserError: the files have another format, or there is no spec.
         """
         content = self.read(self.spec_file)
         if (number := content.get("format", 1)) != FORMAT:
             raise UserError(
-                f"{self.sweep_id} was made by toprung {content.get('toprung', '0.1.0')} in format {number}; "
-                "this version, "
-                f"{metadata.version('toprung')}, reads format {FORMAT}. Use the version that made it, or "
-                "start a new sweep: "
-                f"toprung sweep {content.get('recipe') or 'RECIPE'}"
+                f"{self.sweep_id} was made by toprung {content.get('toprung', '0.1.0')} in format {number}; this "
+                f"version, {metadata.version('toprung')}, reads format {FORMAT}. Use the version that made it, or "
+                f"start a new sweep: toprung sweep {content.get('recipe') or 'RECIPE'}"
             )
 
     def read(self, file: Path) -> dict[str, Any]:
-        """A JSON file of this directory.
+        """Read a JSON file of this directory.
 
         Raises:
-            UserError: it is missing or no JSON object.
+            UserError: it is missing or not a JSON object.
         """
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{file} cannot be read ({error}). Is {self.path} a sweep's directory?") from None
         if not isinstance(content, dict):
-            raise UserError(f"{file} holds no JSON object. Is {self.path} a sweep's directory?")
+            raise UserError(f"{file} is not a JSON object. Is {self.path} a sweep's directory?")
         return content
 
     def write(self, file: Path, content: Mapping[str, Any]) -> None:
-        """Write a JSON file whole or not at all."""
+        """Write a JSON file of this directory atomically."""
         write_json(file, content)
 
 

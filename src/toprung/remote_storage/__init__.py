@@ -1,5 +1,6 @@
-"""Sweeps on object storage: a copy that outlives the machine it was made on (s3://, gs://, file://)."""
+"""A copy of each sweep on object storage (s3://, gs://, file://), which survives the loss of a machine."""
 
+from toprung.remote_storage.address import check_usable, is_uri, open_storage, open_sweep_storage
 from toprung.remote_storage.download import (
     delete_remote,
     download_all,
@@ -9,15 +10,9 @@ from toprung.remote_storage.download import (
     local_root,
     request_stop,
 )
-from toprung.remote_storage.objects import StorageUnavailable, check_usable, is_uri, open_storage
-from toprung.remote_storage.sweeps import (
-    SweepUploader,
-    download_failure,
-    download_if_newer,
-    download_newer,
-    open_sweep_storage,
-    uploading,
-)
+from toprung.remote_storage.objects import StorageUnavailable
+from toprung.remote_storage.sweep_uploader import SweepUploader, uploading
+from toprung.remote_storage.trial_download import download_failure, download_if_newer, download_newer
 from toprung.remote_storage.trials import RemoteLocation, TrialSync
 
 __all__ = [

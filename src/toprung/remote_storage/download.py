@@ -1,9 +1,9 @@
-"""Sweeps brought from object storage into local folders, where every command looks.
+"""Download of sweeps from object storage to local folders, which all commands work on.
 
-A folder that is there already is compared by its ledger, which only grows. Where the storage's goes on from it the
-sweep went on elsewhere, and the storage is right; where the folder's is the same or goes on from the storage's (a
-driver died before it had sent everything), the folder is. Where neither goes on from the other the storage is right,
-and the folder's ledger is laid aside.
+If the folder exists already, the two ledgers are compared; a ledger only grows. If the storage's ledger continues the
+local one, the sweep was continued on another machine, and the storage's copy is used. If the local ledger is the same
+or continues the storage's (a driver died before it had uploaded everything), the local folder is used. If neither
+continues the other, the storage's copy is used, and the local ledger is kept under another name.
 """
 
 from __future__ import annotations
@@ -20,31 +20,25 @@ from toprung import atomic_write
 from toprung.errors import UserError
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.remote_storage import lease
-from toprung.remote_storage.objects import (
-    ObjectInfo,
-    ObjectStorage,
-    StorageUnavailable,
-    check_usable,
-    is_uri,
-    open_storage,
-)
-from toprung.remote_storage.sweeps import INDEX, STOP_FILE, open_sweep_storage
-from toprung.remote_storage.trials import download_trial, read_manifest
+from toprung.remote_storage.address import check_usable, is_uri, open_storage, open_sweep_storage
+from toprung.remote_storage.objects import ObjectInfo, ObjectStorage, StorageUnavailable
+from toprung.remote_storage.sweep_uploader import INDEX, STOP_FILE
+from toprung.remote_storage.trial_download import download_trial, read_manifest
 from toprung.remote_storage.uploads import MANIFEST_FILE, UploadManifest
 
 logger = logging.getLogger(__name__)
 
-LOCAL_ROOT = "runs"  # in the workbench: local folders of sweeps that are kept on object storage
+LOCAL_ROOT = "runs"  # in the project: local folders of sweeps whose storage is a URI
 NUM_THREADS = 8
 
 
 def local_root(project: Path, storage: str) -> Path:
-    """The folder that holds all sweeps here: the storage itself where it is a folder."""
+    """Return the local folder of all sweeps: the storage itself if it is a folder."""
     return project / (LOCAL_ROOT if is_uri(storage) else storage)
 
 
 def download_all(uri: str, root: Path) -> list[str]:
-    """Bring every sweep of a storage up to date here, without its trials' checkpoints; gives their ids.
+    """Download all sweeps of a storage, without their trials' checkpoints; return their ids.
 
     Raises:
         UserError: the storage cannot be used.
@@ -54,7 +48,7 @@ def download_all(uri: str, root: Path) -> list[str]:
         names = [name.removeprefix(f"{INDEX}/") for name in storage.list_objects(INDEX)]
         names = [name for name in names if "/" not in name and not name.startswith(".")]
         if not names:
-            check_usable(storage)  # a bucket that is not there lists nothing, without a word
+            check_usable(storage)  # listing a missing bucket gives no error
         root.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             results = pool.map(lambda name: download(storage, SweepDirectory(root / name), with_trials=False), names)
@@ -64,7 +58,7 @@ def download_all(uri: str, root: Path) -> list[str]:
 
 
 def download_sweep(sweep_dir: SweepDirectory) -> None:
-    """Bring one sweep, with its trials, up to date here, if it is kept on object storage.
+    """Download one sweep with its trials, if its storage is a URI.
 
     Raises:
         UserError: the storage cannot be used.
@@ -79,10 +73,10 @@ def download_sweep(sweep_dir: SweepDirectory) -> None:
 
 
 def download(storage: ObjectStorage, sweep_dir: SweepDirectory, *, with_trials: bool) -> bool:
-    """Bring a sweep here; says whether the storage has it.
+    """Download a sweep, unless its driver runs on this machine; return whether the storage has the sweep.
 
     Raises:
-        StorageUnavailable: not all of it could be read.
+        StorageUnavailable: not all files could be read.
     """
     objects = storage.list_objects(sweep_dir.sweep_id)
     objects = {name.removeprefix(f"{sweep_dir.sweep_id}/"): info for name, info in objects.items()}
@@ -93,7 +87,7 @@ def download(storage: ObjectStorage, sweep_dir: SweepDirectory, *, with_trials: 
         with sweep_dir.lock():
             _download(storage, sweep_dir, objects, with_trials=with_trials)
     except filelock.Timeout:
-        pass  # its driver runs here: nothing is newer
+        pass  # its driver runs on this machine, so the local files are the newest
     return True
 
 
@@ -101,56 +95,54 @@ def _download(
     storage: ObjectStorage, sweep_dir: SweepDirectory, objects: dict[str, ObjectInfo], *, with_trials: bool
 ) -> None:
     is_new = _download_ledger(storage, sweep_dir, objects)
-    others = (sweep_dir.ledger_file.name, lease.LEASE_FILE, STOP_FILE)
-    for name, content in objects.items():
+    skipped = (sweep_dir.ledger_file.name, lease.LEASE_FILE, STOP_FILE)
+    for name, info in objects.items():
         target = sweep_dir.path / name
         if (
-            name in others
+            name in skipped
             or name.startswith("trials/")
             or not target.resolve().is_relative_to(sweep_dir.path.resolve())
         ):
             continue
-        is_same = (
-            target.is_file() and target.stat().st_size == content.size and target.stat().st_mtime >= content.modified_at
-        )
+        is_same = target.is_file() and target.stat().st_size == info.size and target.stat().st_mtime >= info.modified_at
         if not is_same and (is_new or not target.exists()):
             storage.download(f"{sweep_dir.sweep_id}/{name}", target)
     sweep_dir.trials_folder.mkdir(exist_ok=True)
-    of_trials = [name.split("/")[1] for name in objects if name.startswith("trials/")] if with_trials else []
-    for trial_id in sorted({trial for trial in of_trials if not trial.startswith(".")}):
+    trial_ids = [name.split("/")[1] for name in objects if name.startswith("trials/")] if with_trials else []
+    for trial_id in sorted({trial_id for trial_id in trial_ids if not trial_id.startswith(".")}):
         folder = sweep_dir.trial_folder(trial_id)
         if is_new or not (folder / MANIFEST_FILE).is_file():
-            there = UploadManifest.read(storage.get(f"{sweep_dir.sweep_id}/trials/{trial_id}/{MANIFEST_FILE}"))
-            if there.files and there != read_manifest(folder):
-                download_trial(storage, sweep_dir.sweep_id, trial_id, there, folder)
+            manifest = UploadManifest.read(storage.get(f"{sweep_dir.sweep_id}/trials/{trial_id}/{MANIFEST_FILE}"))
+            if manifest.files and manifest != read_manifest(folder):
+                download_trial(storage, sweep_dir.sweep_id, trial_id, manifest, folder)
 
 
 def _download_ledger(storage: ObjectStorage, sweep_dir: SweepDirectory, objects: dict[str, ObjectInfo]) -> bool:
-    """Have the ledger that is right; says whether the sweep has gone on elsewhere since it was here."""
+    """Download the ledger if it is the one to use; return whether the sweep was continued on another machine."""
     file = sweep_dir.ledger_file
-    if file.name not in objects and not file.is_file():  # the study lies in a database
+    if file.name not in objects and not file.is_file():  # the study is in a database
         info = objects.get(sweep_dir.status_file.name)
         return (
             info is not None
             and sweep_dir.status_file.is_file()
             and info.modified_at > sweep_dir.status_file.stat().st_mtime
         )
-    here = file.read_bytes() if file.is_file() else b""
-    there = (storage.get(f"{sweep_dir.sweep_id}/{file.name}") or b"") if file.name in objects else b""
-    if here.startswith(there):
+    local = file.read_bytes() if file.is_file() else b""
+    remote = (storage.get(f"{sweep_dir.sweep_id}/{file.name}") or b"") if file.name in objects else b""
+    if local.startswith(remote):
         return False
-    if not there.startswith(here[: here.rfind(b"\n") + 1]):
-        staging = file.with_name(f"{file.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-        os.replace(file, staging)
+    if not remote.startswith(local[: local.rfind(b"\n") + 1]):
+        kept = file.with_name(f"{file.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        os.replace(file, kept)
         logger.warning(
-            "%s went on elsewhere: what only this machine had of its ledger is in %s", sweep_dir.sweep_id, staging
+            "%s was continued on another machine; this machine's different ledger is now %s", sweep_dir.sweep_id, kept
         )
-    atomic_write.write_bytes(file, there)
+    atomic_write.write_bytes(file, remote)
     return True
 
 
 def is_stored_at(sweep_dir: SweepDirectory, storage: str) -> bool:
-    """Whether a sweep's copy is at that address; every sweep is in the folder that it was found in."""
+    """Whether a sweep's copy is at a storage URI; always true if `storage` is a folder."""
     if not is_uri(storage):
         return True
     try:
@@ -160,7 +152,7 @@ def is_stored_at(sweep_dir: SweepDirectory, storage: str) -> bool:
 
 
 def has_remote_driver(sweep_dir: SweepDirectory) -> bool:
-    """Whether a driver on some machine runs a sweep that is kept on object storage; so it seems where nobody can tell.
+    """Whether a driver on any machine runs a sweep whose storage is a URI; true if the storage does not answer.
 
     Raises:
         UserError: the sweep's spec cannot be read.
@@ -176,7 +168,7 @@ def has_remote_driver(sweep_dir: SweepDirectory) -> bool:
 
 
 def request_stop(sweep_dir: SweepDirectory) -> None:
-    """Ask a driver on another machine to stop; it looks every ten seconds.
+    """Ask a driver on another machine to stop; it checks for the request every 10 s.
 
     Raises:
         UserError: the storage cannot be used.
@@ -190,7 +182,11 @@ def request_stop(sweep_dir: SweepDirectory) -> None:
 
 
 def delete_remote(sweep_dir: SweepDirectory, *, keep_export: bool = False) -> None:
-    """Remove a sweep from the storage that keeps it, if one does.
+    """Remove a sweep's copy from object storage, if it has one.
+
+    Args:
+        sweep_dir: the sweep.
+        keep_export: keep the exported model there.
 
     Raises:
         UserError: it cannot be removed.

@@ -1,41 +1,35 @@
-"""An object store, or a folder that stands for one: whole files put, read, listed and removed by name.
+"""An object store, or a folder used as one: whole objects are written, read, listed and removed by name.
 
-Every object is put whole: on S3 and Google Cloud Storage a reader meets the old object or the new one, never a part
-(a `file://` folder gets the same by a rename). Credentials come from where the cloud's own tools look (environment,
-configuration files, the machine's role), never from the address. For servers of your own: `AWS_ENDPOINT_URL`, and
-Google's `STORAGE_EMULATOR_HOST`.
+Writes are atomic: on S3 and Google Cloud Storage a reader gets the old object or the new one, never a part of either
+(a `file://` folder does the same by a rename). Credentials come from where the cloud's own tools look for them
+(environment, configuration files, the machine's role), never from the address. To use your own server, set
+`AWS_ENDPOINT_URL`, or Google's `STORAGE_EMULATOR_HOST`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote
 
 from toprung import atomic_write
-from toprung.errors import UserError
 
-SCHEMES = ("s3", "gs", "file")
-CONNECT_SECONDS = 5
-MAX_TRIES = 2  # of one request, by the cloud's own client; who needs more tries again later
 CHUNK_BYTES = 8 * 2**20
 
-# What the clients say, and what it means: AWS Error CODE, google::cloud::Status(CODE.
+# Meaning of the codes in the clients' error messages: "AWS Error CODE", "google::cloud::Status(CODE".
 REASONS = {
     "NETWORK_CONNECTION": "it cannot be reached",
     "UNAVAILABLE": "it cannot be reached",
     "DEADLINE_EXCEEDED": "it cannot be reached",
-    "SERVICE_UNAVAILABLE": "it is not available just now",
-    "SLOW_DOWN": "it asks to be asked less often",
+    "SERVICE_UNAVAILABLE": "it is not available at the moment",
+    "SLOW_DOWN": "it receives too many requests",
     "NO_SUCH_BUCKET": "there is no such bucket",
     "NOT_FOUND": "there is no such bucket",
     "ACCESS_DENIED": "access is denied: no such bucket, or these credentials may not do that",
@@ -49,12 +43,12 @@ REASONS = {
 
 
 class StorageUnavailable(RuntimeError):
-    """The storage did not do what it was asked; the text says why, in a few words."""
+    """A request to the storage failed; the text gives the reason in a few words."""
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object: its size, and when it was put, by the storage's own clock (seconds since 1970)."""
+    """One object: its size in bytes, and when it was written, by the storage's own clock (seconds since 1970)."""
 
     size: int
     modified_at: float
@@ -62,7 +56,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class ObjectStorage:
-    """Everything below one address; names are relative to it."""
+    """All objects below one address; their names are relative to it."""
 
     uri: str
     root: str
@@ -71,7 +65,7 @@ class ObjectStorage:
 
     @cached_property
     def filesystem(self) -> Any:
-        """The client, made when the storage is first asked: that may ask the network where a bucket lies."""
+        """The client, created on first use: creating it may ask the network for the bucket's region."""
         return self.open_filesystem()
 
     def put(self, name: str, content: bytes) -> None:
@@ -94,20 +88,20 @@ class ObjectStorage:
             shutil.copyfileobj(file, out, CHUNK_BYTES)
 
     def get(self, name: str) -> bytes | None:
-        """Read a whole object; None where there is none.
+        """Read a whole object; return None if it does not exist.
 
         Raises:
             StorageUnavailable: it could not be read.
         """
         try:
-            with _translate_errors(), self.filesystem.open_input_file(self._at(name)) as opened:
-                content: bytes = opened.read()
+            with _translate_errors(), self.filesystem.open_input_file(self._at(name)) as source:
+                content: bytes = source.read()
                 return content
         except FileNotFoundError:
             return None
 
     def download(self, name: str, target: Path) -> bool:
-        """Bring an object into a file, whole or not at all; says whether there was one.
+        """Download an object to a file, atomically; return whether the object exists.
 
         Raises:
             StorageUnavailable: it could not be read.
@@ -117,16 +111,17 @@ class ObjectStorage:
             with (
                 atomic_write.staged_file(target) as staging,
                 _translate_errors(),
-                self.filesystem.open_input_stream(self._at(name)) as opened,
+                self.filesystem.open_input_stream(self._at(name)) as source,
                 staging.open("wb") as file,
             ):
-                shutil.copyfileobj(opened, file, CHUNK_BYTES)
+                shutil.copyfileobj(source, file, CHUNK_BYTES)
+            os.replace(staging, target)
         except FileNotFoundError:
             return False
         return True
 
     def list_objects(self, below: str = "") -> dict[str, ObjectInfo]:
-        """Every object below a name, by its own name.
+        """Return all objects below a name, keyed by their full names.
 
         Raises:
             StorageUnavailable: it could not be listed.
@@ -143,10 +138,10 @@ class ObjectStorage:
         }
 
     def modified_at(self, name: str) -> float | None:
-        """When an object was put, by the storage's own clock; None where there is none.
+        """Return when an object was written, by the storage's own clock; None if it does not exist.
 
         Raises:
-            StorageUnavailable: it could not be asked.
+            StorageUnavailable: the storage did not answer.
         """
         from pyarrow.fs import FileType
 
@@ -156,7 +151,7 @@ class ObjectStorage:
         return seconds or None
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove objects; one that is not there is no error.
+        """Remove objects; a missing one is not an error.
 
         Raises:
             StorageUnavailable: one could not be removed.
@@ -169,7 +164,7 @@ class ObjectStorage:
         """Remove everything below a name.
 
         Raises:
-            StorageUnavailable: it could not be removed.
+            StorageUnavailable: not all of it could be removed.
         """
         self.delete(self.list_objects(below))
 
@@ -192,92 +187,8 @@ class ObjectStorage:
             raise StorageUnavailable(REASONS["NO_SUCH_BUCKET"]) from error
 
 
-def is_uri(storage: str) -> bool:
-    """Whether a recipe's `storage` is an address of object storage, and not a folder."""
-    return "://" in storage
-
-
-def open_storage(uri: str) -> ObjectStorage:
-    """The storage at an address; nothing is asked of it yet.
-
-    Raises:
-        UserError: it is no address that can be used.
-    """
-    scheme, _, path = uri.partition("://")
-    path = path.rstrip("/")
-    if scheme not in SCHEMES:
-        known = ", ".join(f"{known_scheme}://" for known_scheme in SCHEMES)
-        raise UserError(f'The storage "{scheme}://..." is none that is known: {known}, or a folder of this machine.')
-    if "@" in path or "?" in path:
-        raise UserError(
-            f"The storage {scheme}://... must hold no keys or options: it is written down with the sweep. "
-            "Credentials belong in the environment or in the cloud's own configuration files."
-        )
-    if not path or (scheme == "file" and not path.startswith("/")):
-        example = "file:///some/folder" if scheme == "file" else f"{scheme}://bucket/folder"
-        raise UserError(f'The storage "{uri}" names no place. Give {example}.')
-    if scheme == "file":
-        from pyarrow.fs import LocalFileSystem
-
-        return ObjectStorage(uri, unquote(path), LocalFileSystem, is_folder=True)
-    return ObjectStorage(uri, path, partial(_s3, path.partition("/")[0]) if scheme == "s3" else _gcs)
-
-
-def _s3(bucket: str) -> Any:
-    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem, resolve_s3_region
-
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if region is None:
-        region = "us-east-1" if endpoint else resolve_s3_region(bucket)
-    return S3FileSystem(
-        region=region,
-        endpoint_override=endpoint,
-        connect_timeout=CONNECT_SECONDS,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=MAX_TRIES),
-        allow_delayed_open=True,  # a small object takes one request
-    )
-
-
-def _gcs() -> Any:
-    from pyarrow.fs import GcsFileSystem
-
-    patience = datetime.timedelta(seconds=CONNECT_SECONDS)
-    if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
-        scheme, result, host = emulator.partition("://")
-        return GcsFileSystem(
-            anonymous=True,
-            scheme=scheme if result else "http",
-            endpoint_override=host or emulator,
-            retry_time_limit=patience,
-        )
-    return GcsFileSystem(retry_time_limit=patience)
-
-
-def check_usable(storage: ObjectStorage) -> None:
-    """Write, read, list and remove a small object.
-
-    Raises:
-        UserError: one of these cannot be done; the message says which.
-    """
-    name, content = f".probe-{secrets.token_hex(8)}", secrets.token_bytes(64)
-    step = "written"
-    try:
-        storage.put(name, content)
-        step = "read"
-        if storage.get(name) != content:
-            raise StorageUnavailable("what was written does not come back")
-        step = "listed"
-        if name not in storage.list_objects():
-            raise StorageUnavailable("what was written is not listed")
-        step = "cleaned up"
-        storage.delete([name])
-    except StorageUnavailable as error:
-        raise UserError(f"The storage {storage.uri} cannot be {step}: {error}.") from None
-
-
 def describe_error(error: BaseException) -> str:
-    """What a client of a cloud says, in a few words and without addresses."""
+    """Return the reason of a cloud client's error in a few words, without addresses."""
     text = str(error)
     match = re.search(r"AWS Error (\w+)|google::cloud::Status\((\w+)", text)
     code = (match.group(1) or match.group(2)) if match else ""
@@ -285,16 +196,16 @@ def describe_error(error: BaseException) -> str:
         return REASONS[code]
     if isinstance(error, OSError) and error.errno and error.strerror and not match:
         return os.strerror(error.errno)
-    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return re.sub(r"\S+://\S+", "...", first)[:160]
+    first_line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return re.sub(r"\S+://\S+", "...", first_line)[:160]
 
 
 @contextlib.contextmanager
 def _translate_errors() -> Iterator[None]:
-    """Whatever goes wrong in here is the storage's, but for a file that is not there."""
+    """Raise the client's errors as `StorageUnavailable`, except for a missing file."""
     try:
         yield
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:  # pyarrow's own errors are of these two
+    except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
         raise StorageUnavailable(describe_error(error)) from error

@@ -1,10 +1,10 @@
-"""A trial's files on object storage: sent from the process that trains, fetched by the one that goes on.
+"""Synchronization of a trial's files with object storage, in the process that trains the trial.
 
-After each epoch the files that are whole now are opened, and a thread sends them: training does not wait, and an
-upload that takes longer than an epoch still sends one epoch's set. `manifest.json` goes last and says what is there:
-the epoch, every report so far, and the files' sizes. Where ASHA decides (at a rung) the trial waits until its files are
-there, so a decision is made on what a lost machine does not take along. `previous.pth` stays at home: an object is
-replaced whole, so there is no torn one to go back from.
+After each epoch the complete files are opened and a thread uploads them: training does not wait, and an upload that
+takes longer than an epoch still sends the files of a single epoch. `manifest.json` goes last; it has the epoch, all
+reports so far and the files' sizes. At a rung, where ASHA decides, the trial waits until its files are uploaded, so
+that the loss of a machine cannot lose what a decision is based on. `previous.pth` is not uploaded: objects are replaced
+atomically, so there is never a torn one to replace by its predecessor.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from pathlib import Path
 
 import platformdirs
 
-from toprung.records.sweep_dir import PREVIOUS_FILE, SweepDirectory, write_json
-from toprung.remote_storage.objects import ObjectStorage, StorageUnavailable, open_storage
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.remote_storage.address import open_storage
+from toprung.remote_storage.objects import ObjectStorage, StorageUnavailable
+from toprung.remote_storage.trial_download import download_trial, read_manifest
 from toprung.remote_storage.uploads import (
     MANIFEST_FILE,
     MIN_BACKOFF_SECONDS,
-    UPLOADED_FILES,
     CheckpointUpload,
     Uploader,
     UploadManifest,
     has_pending_upload,
-    record_uploaded,
-    stamp_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -40,28 +39,28 @@ WAIT_FOR_CHECKPOINT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class RemoteLocation:
-    """Where a sweep is kept: what a trial's process needs to know."""
+    """The location of a sweep's copy, and what else a trial's process needs to know about it."""
 
     uri: str
     sweep_id: str
     rungs: tuple[int, ...]
-    earlier_trials: frozenset[str] = frozenset()  # trials that an earlier driver began
-    on_a_cluster: bool = False  # then this driver may have begun any of them, on a node that was lost
+    earlier_trials: frozenset[str] = frozenset()  # trials that an earlier driver started
+    on_a_cluster: bool = False  # then this driver may have started any trial on a node that was lost
 
     def may_have_checkpoint(self, trial_id: str) -> bool:
-        """Whether there may be a checkpoint of the trial that does not lie on this machine."""
+        """Whether the storage may have a checkpoint of the trial that this machine does not have."""
         return self.on_a_cluster or trial_id in self.earlier_trials
 
 
 class TrialSync:
-    """One trial, in the process that trains it."""
+    """The files of one trial, in the process that trains it."""
 
     def __init__(self, location: RemoteLocation, *, sweep_dir: SweepDirectory, trial_id: str) -> None:
-        """Say where the trial's files are here.
+        """Choose the local folder of the trial's files.
 
         Args:
-            location: where the sweep is kept.
-            sweep_dir: the driver's; on another machine, where it is not, the trial gets a folder in the user's cache.
+            location: where the sweep's copy is.
+            sweep_dir: the driver's. If this machine does not have it, the trial gets a folder in the user's cache.
             trial_id: the trial.
         """
         self._location, self._trial_id = location, trial_id
@@ -77,60 +76,61 @@ class TrialSync:
         self._free_space()
 
     def download(self, *, local_epoch: int) -> None:
-        """Bring the trial's files here where the storage is further than what lies here.
+        """Download the trial's files if those on the storage are of a later epoch than the local ones.
 
-        A trial that may have a checkpoint there waits for a storage that is away, for `WAIT_FOR_CHECKPOINT_SECONDS`;
-        then it begins anew, by the same seeds. Any other one begins at once: what it saves is sent later.
+        If the storage is unavailable, a trial that may have a checkpoint there waits for `WAIT_FOR_CHECKPOINT_SECONDS`,
+        then starts from the beginning with the same seeds. Any other trial starts at once; its files are uploaded
+        later.
 
         Args:
-            local_epoch: how far the checkpoint in the folder is; 0 where there is none.
+            local_epoch: the epoch of the checkpoint in the folder; 0 if there is none.
         """
         self._manifest, self._is_first = read_manifest(self.folder), True
-        patience = (
+        wait_seconds = (
             WAIT_FOR_CHECKPOINT_SECONDS
             if not local_epoch and self._location.may_have_checkpoint(self._trial_id)
             else 0.0
         )
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + wait_seconds
         while True:
             try:
-                there = UploadManifest.read(self._storage.get(self._name(MANIFEST_FILE)))
-                if there.epoch > local_epoch:
-                    download_trial(self._storage, self._location.sweep_id, self._trial_id, there, self.folder)
-                    self._manifest = there
+                manifest = UploadManifest.read(self._storage.get(self._name(MANIFEST_FILE)))
+                if manifest.epoch > local_epoch:
+                    download_trial(self._storage, self._location.sweep_id, self._trial_id, manifest, self.folder)
+                    self._manifest = manifest
                 return
             except StorageUnavailable as error:
                 if time.monotonic() >= deadline:
-                    logger.warning("%s goes on with what is here, epoch %d: %s", self._trial_id, local_epoch, error)
+                    logger.warning("trial %s uses its local files of epoch %d: %s", self._trial_id, local_epoch, error)
                     return
                 time.sleep(MIN_BACKOFF_SECONDS)
 
     def upload_checkpoint(self, metrics: Mapping[str, float]) -> list[dict[str, float]]:
-        """Send the checkpoint of an epoch that is on disk; at a rung, wait until it is sent.
+        """Upload the checkpoint of an epoch; at a rung, wait until it is uploaded.
 
         Args:
-            metrics: what the epoch reports.
+            metrics: the epoch's report.
 
         Returns:
-            What is to be reported: this epoch, and the first time after `download` all before it, for the driver that
-            heard of them may be lost, and takes each only once.
+            The reports to send to the driver: this one, preceded by all earlier ones on the first call after
+            `download`, since the driver that received those may be lost. A driver ignores reports that it already has.
         """
         epoch, self._is_first, is_first = int(metrics["epoch"]), False, self._is_first
-        before = [dict(report) for report in self._manifest.reports if is_first and report["epoch"] < epoch]
+        earlier = [dict(report) for report in self._manifest.reports if is_first and report["epoch"] < epoch]
         if epoch > self._manifest.epoch:
             self._manifest = UploadManifest(epoch, [*self._manifest.reports, dict(metrics)])
         self._send()
         if epoch in self._location.rungs:
             self.wait_for_uploads()
-        return [*before, dict(metrics)]
+        return [*earlier, dict(metrics)]
 
     def upload_failure(self) -> None:
-        """Send why the trial failed."""
+        """Upload the record of the trial's failure."""
         self._send()
         self.wait_for_uploads()
 
     def wait_for_uploads(self) -> None:
-        """Wait until everything is sent; not for a storage that is away."""
+        """Wait until all files are uploaded, unless the storage is unavailable."""
         _uploader.wait_for_uploads(self._storage, self._trial_id, timeout_seconds=WAIT_AT_RUNG_SECONDS)
 
     def _send(self) -> None:
@@ -140,47 +140,23 @@ class TrialSync:
         )
 
     def _free_space(self) -> None:
-        """Away from home, remove the folder of this process's trial before, if the storage has it."""
+        """Away from the driver's machine, remove the folder of this process's previous trial if the storage has it."""
         global _previous_trial
-        before, _previous_trial = _previous_trial, None if self._is_local else self.folder
-        if before is not None and before != self.folder and not has_pending_upload(before):
-            shutil.rmtree(before, ignore_errors=True)
+        previous, _previous_trial = _previous_trial, None if self._is_local else self.folder
+        if previous is not None and previous != self.folder and not has_pending_upload(previous):
+            shutil.rmtree(previous, ignore_errors=True)
 
     def _name(self, file: str) -> str:
         return f"{self._location.sweep_id}/trials/{self._trial_id}/{file}"
 
 
 _uploader = Uploader()
-_previous_trial: Path | None = None  # where this process's last trial had its files, away from home
+_previous_trial: Path | None = None  # its folder, if it was away from the driver's machine
 _storages: dict[str, ObjectStorage] = {}
 
 
 def _open_storage(uri: str) -> ObjectStorage:
-    """One client a process: it keeps its connections."""
+    """Return one client per URI and process, which keeps its connections."""
     if uri not in _storages:
         _storages[uri] = open_storage(uri)
     return _storages[uri]
-
-
-def download_trial(storage: ObjectStorage, sweep_id: str, trial_id: str, there: UploadManifest, folder: Path) -> None:
-    """Put a trial's files from the storage into a folder, in the order in which a trial writes them.
-
-    Raises:
-        StorageUnavailable: they could not be read.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PREVIOUS_FILE).unlink(missing_ok=True)
-    for file in UPLOADED_FILES:
-        if file not in there.files:
-            continue
-        storage.download(f"{sweep_id}/trials/{trial_id}/{file}", folder / file)
-    write_json(folder / MANIFEST_FILE, there.content())
-    record_uploaded(folder, {file: stamp for file in UPLOADED_FILES if (stamp := stamp_of(folder / file))})
-
-
-def read_manifest(folder: Path) -> UploadManifest:
-    """What a trial's folder says of itself."""
-    try:
-        return UploadManifest.read((folder / MANIFEST_FILE).read_bytes())
-    except FileNotFoundError:
-        return UploadManifest()

@@ -1,6 +1,6 @@
-"""The files of a trial that are on their way to object storage: one epoch's set, and the thread that sends it.
+"""Uploads of a trial's files to object storage: the files of one epoch, and the thread that sends them.
 
-The set is opened while its files are whole, so what the next epoch renames over them changes nothing in it.
+The files are opened while they are complete, so the next epoch, which replaces them by a rename, does not change them.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from toprung.remote_storage.objects import ObjectStorage
 
 logger = logging.getLogger(__name__)
 
-MANIFEST_FILE = "manifest.json"  # what the trial's files are: put last, so it never speaks of what is not there
-UPLOADED_FILE = ".uploaded.json"  # which of the files here the storage has
+MANIFEST_FILE = "manifest.json"  # describes the trial's files; written last, so every file that it names exists
+UPLOADED_FILE = ".uploaded.json"  # which of the local files the storage has
 UPLOADED_FILES = (CONFIG_FILE, LAST_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, FAILURE_FILE)
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 10.0
 UNAVAILABLE_AFTER = 3  # failures in a row
-MAX_WAITING = 32  # trials of one process; beyond, the oldest is left to the driver
+MAX_WAITING = 32  # trials per process; if more wait, the driver uploads the oldest
 
-Stamp = list[int]  # of a file: inode, size, time of change
+Stamp = list[int]  # of a file: inode, size in bytes, modification time in nanoseconds
 
 
 @dataclass
 class UploadManifest:
-    """What `manifest.json` says: how far the trial's files are, and everything it has reported."""
+    """The content of `manifest.json`: the epoch of the trial's files, all of its reports, and the files' sizes."""
 
     epoch: int = 0
     reports: list[dict[str, float]] = field(default_factory=list)
@@ -41,7 +41,7 @@ class UploadManifest:
 
     @classmethod
     def read(cls, content: bytes | None) -> UploadManifest:
-        """From JSON; one that cannot be read says nothing."""
+        """Parse a manifest; return an empty one if it is missing or cannot be parsed."""
         try:
             fields = json.loads(content or b"{}")
             return cls(int(fields["epoch"]), list(fields["reports"]), dict(fields["files"]))
@@ -49,13 +49,13 @@ class UploadManifest:
             return cls()
 
     def content(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the manifest as a JSON object."""
         return {"epoch": self.epoch, "reports": self.reports, "files": self.files}
 
 
 @dataclass
 class CheckpointUpload:
-    """One epoch's files, opened when they were whole: what is renamed over them later changes nothing here."""
+    """The files of one epoch, opened while they were complete; replacing them by a rename does not change these."""
 
     folder: Path
     name: str
@@ -66,54 +66,54 @@ class CheckpointUpload:
 
     @classmethod
     def from_folder(cls, folder: Path, manifest: UploadManifest, *, name: str, trial_id: str) -> CheckpointUpload:
-        """Of what lies in a trial's folder now; `manifest.json` is written there too."""
-        with contextlib.ExitStack() as opened:
+        """Open the files in a trial's folder, and write their `manifest.json` there."""
+        with contextlib.ExitStack() as stack:
             files: dict[str, IO[bytes]] = {}
             for file in UPLOADED_FILES:
                 with contextlib.suppress(FileNotFoundError):
-                    files[file] = opened.enter_context((folder / file).open("rb"))
+                    files[file] = stack.enter_context((folder / file).open("rb"))
             stamps = {file: _stamp(os.fstat(stream.fileno())) for file, stream in files.items()}
             manifest = UploadManifest(
                 manifest.epoch, manifest.reports, {file: stamp[1] for file, stamp in stamps.items()}
             )
             write_json(folder / MANIFEST_FILE, manifest.content())
-            opened.pop_all()
+            stack.pop_all()
         return cls(folder, name, trial_id, manifest, files, stamps)
 
     def upload(self, storage: ObjectStorage) -> None:
-        """Send what the storage does not have yet, and note here that it has it.
+        """Upload the files that the storage does not have, and record in the folder that it has them.
 
         Raises:
-            StorageUnavailable: not all of it could be sent.
+            StorageUnavailable: not all files could be uploaded.
         """
         known = _uploaded(self.folder)
-        for file, opened in self.files.items():
+        for file, stream in self.files.items():
             if known.get(file) != self.stamps[file]:
-                storage.put_file(self.name + file, opened)
+                storage.put_file(self.name + file, stream)
         if FAILURE_FILE in known and FAILURE_FILE not in self.files:
             storage.delete([self.name + FAILURE_FILE])
         storage.put(self.name + MANIFEST_FILE, json.dumps(self.manifest.content()).encode())
-        with contextlib.suppress(FileNotFoundError):  # the folder is gone meanwhile
+        with contextlib.suppress(FileNotFoundError):  # the folder was removed during the upload
             record_uploaded(self.folder, self.stamps)
 
     def close(self) -> None:
-        """Let go of the files."""
-        for opened in self.files.values():
-            opened.close()
+        """Close the files."""
+        for stream in self.files.values():
+            stream.close()
 
 
 class Uploader:
-    """The thread of this process that sends parcels, for each trial the newest one."""
+    """A thread of this process that uploads checkpoints: the newest of each trial."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: dict[str, tuple[CheckpointUpload, ObjectStorage]] = {}
-        self._in_hand: str | None = None
+        self._uploading: str | None = None
         self._num_failures = 0
         self._thread: threading.Thread | None = None
 
     def enqueue(self, upload: CheckpointUpload, storage: ObjectStorage) -> None:
-        """Have it sent, in place of an older one of its trial."""
+        """Queue an upload, in place of an older one of the same trial."""
         with self._changed:
             if older := self._waiting.pop(upload.trial_id, None):
                 older[0].close()
@@ -126,12 +126,12 @@ class Uploader:
             self._changed.notify_all()
 
     def wait_for_uploads(self, storage: ObjectStorage, trial_id: str, *, timeout_seconds: float) -> None:
-        """Wait until the trial's parcels are sent; not for a storage that is away."""
+        """Wait until the trial's uploads are finished, unless the storage is unavailable."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (
                     self._num_failures >= UNAVAILABLE_AFTER
-                    or (trial_id not in self._waiting and self._in_hand != trial_id)
+                    or (trial_id not in self._waiting and self._uploading != trial_id)
                 ),
                 timeout=timeout_seconds,
             )
@@ -143,21 +143,21 @@ class Uploader:
                 self._changed.wait_for(lambda: bool(self._waiting))
                 trial_id = next(iter(self._waiting))
                 upload, storage = self._waiting.pop(trial_id)
-                self._in_hand = trial_id
+                self._uploading = trial_id
             try:
                 upload.upload(storage)
-                failed: Exception | None = None
-            except Exception as error:  # whatever it is, trials wait for this thread
-                failed = error
-                logger.warning("%s: its files wait for the storage: %s", trial_id, error)
+                failure: Exception | None = None
+            except Exception as error:  # trials wait for this thread, so no error may end it
+                failure = error
+                logger.warning("the files of trial %s could not be uploaded, trying again: %s", trial_id, error)
             with self._changed:
-                self._in_hand, self._num_failures = None, 0 if failed is None else self._num_failures + 1
-                if failed is not None and trial_id not in self._waiting:
+                self._uploading, self._num_failures = None, 0 if failure is None else self._num_failures + 1
+                if failure is not None and trial_id not in self._waiting:
                     self._waiting[trial_id] = upload, storage
                 else:
                     upload.close()
                 self._changed.notify_all()
-            if failed is None:
+            if failure is None:
                 pause = MIN_BACKOFF_SECONDS
             else:
                 time.sleep(pause)
@@ -165,13 +165,13 @@ class Uploader:
 
 
 def has_pending_upload(folder: Path) -> bool:
-    """Whether a trial's folder holds something that the storage does not have."""
+    """Whether a trial's folder has files that the storage does not have."""
     known = _uploaded(folder)
     return any((stamp := stamp_of(folder / file)) is not None and known.get(file) != stamp for file in UPLOADED_FILES)
 
 
 def _uploaded(folder: Path) -> dict[str, Stamp]:
-    """Which files the storage has; those of another folder, of which this one is a copy, do not count."""
+    """Return the files that the storage has; none if this folder is a copy of another trial's folder."""
     try:
         stamps = json.loads((folder / UPLOADED_FILE).read_text(encoding="utf-8"))
         return dict(stamps["files"]) if stamps["folder"] == folder.name else {}
@@ -180,12 +180,12 @@ def _uploaded(folder: Path) -> dict[str, Stamp]:
 
 
 def record_uploaded(folder: Path, stamps: Mapping[str, Stamp]) -> None:
-    """Note in a trial's folder which of its files the storage has."""
+    """Record in a trial's folder which of its files the storage has."""
     write_json(folder / UPLOADED_FILE, {"folder": folder.name, "files": dict(stamps)})
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """How a file is told from another of its name; None where there is none."""
+    """Return what distinguishes a file from an earlier one of the same name; None if it does not exist."""
     try:
         return _stamp(path.stat())
     except FileNotFoundError:

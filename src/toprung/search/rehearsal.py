@@ -20,7 +20,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from toprung.errors import UserError
 from toprung.records import ledger
-from toprung.records.journal import batched_writes, storage_for_rehearsal
+from toprung.records.journal import batched_writes
+from toprung.records.study_storage import storage_for_rehearsal
 from toprung.search.space import Space, build_config, check_known, plain_name
 from toprung.spec import Sweep
 

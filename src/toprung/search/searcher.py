@@ -20,8 +20,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from toprung.records import ledger
 from toprung.records.journal import batched_writes
-from toprung.records.ledger import AuditEntry, End, TrialRecord
 from toprung.records.sweep_dir import DISK_FULL, Failure, SweepDirectory
+from toprung.records.trial_record import AuditEntry, End, TrialRecord
 from toprung.search.plan import ExperimentPlan
 from toprung.search.sampler import build_sampler
 from toprung.search.scheduler import RungScheduler

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from toprung.errors import UserError
+from toprung.project.files import list_sent_files
 from toprung.project.include import NEVER_INCLUDED, include_line, read_include
 from toprung.project.modules import USER_PACKAGES
 

@@ -12,6 +12,7 @@ from toprung import cluster, data
 from toprung.errors import UserError
 from toprung.records import lineage
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.secrets import mask_uri
 from toprung.sweep.checkpoint_cleaner import CheckpointCleaner
 from toprung.sweep.dependencies import missing_file_hint
 from toprung.sweep.finish import finish_sweep
@@ -136,7 +137,7 @@ class Driver:
     def _record_start(self) -> None:
         if moved := server.follow_move(self._sweep_dir.path.parent):
             self._listener.warning(self._progress, moved)
-        uri = None if server.is_local() else server.masked(server.tracking_uri(self._sweep_dir.path.parent))
+        uri = None if server.is_local() else mask_uri(server.tracking_uri(self._sweep_dir.path.parent))
         self._status_file.setdefault(started=datetime.now().astimezone().isoformat(timespec="seconds"))
         self._status_file.update(
             status="running",

@@ -16,8 +16,9 @@ from toprung import remote_storage
 from toprung.errors import UserError
 from toprung.records import ledger
 from toprung.records.catalog import list_confirmations, list_sweeps
-from toprung.records.ledger import TrialRecord
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import TrialRecord
+from toprung.secrets import mask_uri
 from toprung.tracking import mirror, server
 
 
@@ -80,7 +81,7 @@ def sync(sweep_dir: SweepDirectory) -> list[str]:
     except filelock.Timeout:
         raise UserError(f"{sweep_dir.sweep_id} is in use by another command. Try again.") from None
     except ServerUnavailable as error:
-        uri = server.masked(server.tracking_uri(sweep_dir.path.parent))
+        uri = mask_uri(server.tracking_uri(sweep_dir.path.parent))
         raise UserError(
             f"MLflow at {uri} does not answer ({error}). Start it, then type: toprung sync {sweep_dir.sweep_id}"
         ) from None
@@ -96,7 +97,7 @@ def _write_run_ids(sweep_dir: SweepDirectory, trials: list[TrialRecord], run_ids
         return
     import optuna
 
-    from toprung.records.journal import storage_for_writing
+    from toprung.records.study_storage import storage_for_writing
 
     study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage_for_writing(sweep_dir))
     for trial_id in new:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from toprung.records.ledger import AuditEntry, End, Status, TrialRecord
 from toprung.records.ranking import is_better, sort_key
+from toprung.records.trial_record import AuditEntry, End, Status, TrialRecord
 from toprung.spec import Sweep
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toprung.records import ledger
-from toprung.records.ledger import TrialRecord
 from toprung.records.sweep_dir import FAILURE_FILE, TRIAL_LOCK_FILE, SweepDirectory
+from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
 if TYPE_CHECKING:

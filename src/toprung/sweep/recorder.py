@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from toprung.errors import UserError, pluralize
 from toprung.records import ledger
 from toprung.records.journal import batched_writes
-from toprung.records.ledger import Attempt, AuditEntry, End, TrialRecord, best_value, reported_metrics
+from toprung.records.ledger import best_value, reported_metrics
 from toprung.records.sweep_dir import WEIGHTS_META_FILE, SweepDirectory
+from toprung.records.trial_record import Attempt, AuditEntry, End, TrialRecord
 from toprung.sweep.progress import ProgressListener, SweepProgress
 
 if TYPE_CHECKING:

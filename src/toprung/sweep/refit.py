@@ -25,9 +25,9 @@ from toprung.export.bundle import run_in_fresh_process
 from toprung.export.refit_card import refit_card
 from toprung.project.modules import import_dotted, switch_to
 from toprung.records import ledger
-from toprung.records.ledger import TrialRecord
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import CONFIG_FILE, LAST_FILE, WEIGHTS_FILE, SweepDirectory, write_json
+from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 from toprung.sweep.preflight import prepare_sweep
 from toprung.sweep.resume_checks import check_data_unchanged

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from toprung.records import ledger
-from toprung.records.journal import storage_for_writing, study_failure
+from toprung.records.study_storage import storage_for_writing, study_failure
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 

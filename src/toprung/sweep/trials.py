@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from toprung import cluster
-from toprung.records.ledger import End
 from toprung.records.sweep_dir import DISK_FULL, SweepDirectory
+from toprung.records.trial_record import End
 from toprung.remote_storage import SweepUploader
 from toprung.sweep.concurrency import build_concurrency
 from toprung.sweep.preflight import PreparedSweep, check_nodes

@@ -56,7 +56,7 @@ def import_trials(study: optuna.Study, *, source: SweepDirectory) -> None:
     """Add an earlier sweep's finished and stopped trials to a new study, marked as imported."""
     import optuna
 
-    from toprung.records.journal import storage_for_reading
+    from toprung.records.study_storage import storage_for_reading
 
     storage = storage_for_reading(source)
     assert storage is not None  # check_warm_start found trials in it

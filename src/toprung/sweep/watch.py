@@ -9,9 +9,10 @@ from dataclasses import replace
 import optuna
 
 from toprung.records import ledger
-from toprung.records.journal import storage_for_reading
-from toprung.records.ledger import Ledger, TrialRecord
+from toprung.records.ledger import Ledger
+from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import TrialRecord
 from toprung.sweep.driver import Outcome
 from toprung.sweep.progress import ProgressListener, SweepProgress
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from toprung.errors import UserError
 from toprung.records import ledger
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.secrets import mask_uri
 from toprung.tracking import server
 
 if TYPE_CHECKING:
@@ -122,5 +123,5 @@ def _translate_errors(sweep_dir: SweepDirectory) -> Iterator[None]:
         with translate_errors():
             yield
     except (ServerUnavailable, RequestRejected) as error:
-        uri = server.masked(server.tracking_uri(sweep_dir.path.parent))
+        uri = mask_uri(server.tracking_uri(sweep_dir.path.parent))
         raise UserError(f"MLflow at {uri} did not record this ({error}).") from None

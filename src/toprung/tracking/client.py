@@ -14,13 +14,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from toprung.errors import UserError
-from toprung.records.ledger import End
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import CONFIG_FILE, FAILURE_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
+from toprung.records.trial_record import End
+from toprung.secrets import mask_uri
 from toprung.tracking.connection import configure_client, create_sqlite_schema, describe_error
 from toprung.tracking.lineage_tags import lineage_dataset, lineage_tags, source_tags
 from toprung.tracking.notes import NOTE, is_own_note
-from toprung.tracking.server import masked
 
 RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
 ARTIFACTS = (CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, FAILURE_FILE)
@@ -117,7 +117,7 @@ class MlflowSweep:
                 run = runs[0] if runs else self._create_sweep_run(started)
         except RequestRejected as error:
             raise UserError(
-                f"MLflow at {masked(uri)} cannot be used ({error}). "
+                f"MLflow at {mask_uri(uri)} cannot be used ({error}). "
                 "Correct this there, or unset MLFLOW_TRACKING_URI to record in a local file."
             ) from None
         self.run_id: str = run.info.run_id

@@ -16,8 +16,8 @@ import urllib3
 
 from toprung import atomic_write
 from toprung.errors import UserError
+from toprung.secrets import mask_text, mask_uri
 from toprung.tracking.local_store import database_file, sqlite_uri
-from toprung.tracking.server import masked
 
 SERVERS = ("http", "https")
 DATABASES = ("postgresql", "mysql", "sqlite", "mssql")  # the dialects that MLflow supports
@@ -83,7 +83,7 @@ def check_address(uri: str) -> None:
     """
     if (problem := _address_problem(uri)) is None:
         return
-    address = re.sub(r"^[^/]*@", "***@", masked(uri))  # a password may also precede the @ in a URI without a scheme
+    address = re.sub(r"^[^/]*@", "***@", mask_uri(uri))  # a password may also precede the @ in a URI without a scheme
     raise UserError(
         f'MLFLOW_TRACKING_URI="{address}" is not an address that MLflow can use ({problem}). '
         "Give one such as http://HOST:5000, or unset MLFLOW_TRACKING_URI to record in a local file."
@@ -163,7 +163,7 @@ def check(uri: str) -> None:
 
 
 def _unusable(uri: str, error: Exception) -> UserError:
-    return UserError(f"MLflow at {masked(uri)} cannot be used ({describe_error(error)}). {remedy(uri, error)}")
+    return UserError(f"MLflow at {mask_uri(uri)} cannot be used ({describe_error(error)}). {remedy(uri, error)}")
 
 
 def describe_error(error: BaseException) -> str:
@@ -185,7 +185,7 @@ def _plain(text: str) -> str:
     text = re.split(r"\n\[SQL:|\n\(Background on this error", text, maxsplit=1)[0]
     if re.search(r"<(!doctype|html)\b", text, re.IGNORECASE):  # a page of some other server on that port
         text = unescape(re.sub(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>", " ", text))
-    return masked(" ".join(text.split()))
+    return mask_text(" ".join(text.split()))
 
 
 def remedy(uri: str, error: Exception) -> str:
@@ -196,5 +196,5 @@ def remedy(uri: str, error: Exception) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return "Give the certificate of its authority: export MLFLOW_TRACKING_SERVER_CERT_PATH=FILE"
     if "out-of-date database schema" in text:
-        return f"Keep a copy, then type: mlflow db upgrade {masked(uri)}"
+        return f"Keep a copy, then type: mlflow db upgrade {mask_uri(uri)}"
     return "Start it, or unset MLFLOW_TRACKING_URI to record in a local file."

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from toprung.errors import UserError
-from toprung.records.journal import read_only_storage
+from toprung.records.study_storage import read_only_storage
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.tracking.ui import check_port
 

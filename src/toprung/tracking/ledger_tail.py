@@ -5,9 +5,9 @@ from __future__ import annotations
 import optuna
 
 from toprung.records import ledger
-from toprung.records.journal import storage_for_reading
-from toprung.records.ledger import TrialRecord
+from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import TrialRecord
 
 
 class LedgerTail:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from toprung.errors import UserError
 from toprung.records import ledger
 from toprung.records.catalog import confirmed_sweep_id
-from toprung.records.ledger import End, TrialRecord
 from toprung.records.lineage import Lineage
 from toprung.records.ranking import is_better, rank_trials
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import End, TrialRecord
 from toprung.spec import Sweep
 from toprung.tracking import notes, server
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from toprung.records.ledger import TrialRecord
 from toprung.records.lineage import Lineage
 from toprung.records.ranking import format_config
+from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a description

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from toprung.tracking import local_store
@@ -61,9 +60,3 @@ def check_usable(root: Path) -> None:
 def artifact_location(root: Path, uri: str) -> str | None:
     """Return a folder beside an SQLite file for artifacts, or None for a server, which has its own location."""
     return local_store.artifact_uri(root) if uri.startswith("sqlite") else None
-
-
-def masked(uri: str) -> str:
-    """Return a text without user names, passwords and secret query parameters: `https://***@host/?token=***`."""
-    without = re.sub(r"(?<=://)[^/\s][^\s]*(?=@)", "***", uri)  # to the last @: a password may contain @ or a slash
-    return re.sub(r"(?i)([?&][^=&\s]*(?:pass|pwd|secret|token|key)[^=&\s]*=)[^&\s]+", r"\1***", without)

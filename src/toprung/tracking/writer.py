@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from toprung.errors import UserError
 from toprung.records import ledger
-from toprung.records.journal import study_failure
+from toprung.records.study_storage import study_failure
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.tracking.ledger_tail import LedgerTail
 

@@ -27,6 +27,7 @@ import filelock
 
 from toprung.errors import UserError
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.secrets import mask_uri
 from toprung.tracking import server
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class WriterProcess:
         """
         while self._check and not self._ready.wait(POLL_SECONDS):
             if self._listener is None or not self._listener.is_alive():  # it refused, or was killed too often
-                uri = server.masked(server.tracking_uri(self._sweep_dir.path.parent))
+                uri = mask_uri(server.tracking_uri(self._sweep_dir.path.parent))
                 raise self.rejected or UserError(f"MLflow at {uri} cannot be used: {self.tracking_error}.")
 
     def nudge(self, *, begin: bool = True) -> None:

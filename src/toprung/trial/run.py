@@ -23,7 +23,7 @@ import filelock
 from toprung import remote_storage
 from toprung.data import DatasetCard, open_mmap_images
 from toprung.project.code_hash import code_mismatch_message, imported_code_hash, link_included
-from toprung.records.ledger import Attempt, now_ms
+from toprung.records.ledger import now_ms
 from toprung.records.sweep_dir import (
     ATTEMPT_FILE,
     CONFIG_FILE,
@@ -33,6 +33,7 @@ from toprung.records.sweep_dir import (
     SweepDirectory,
     write_json,
 )
+from toprung.records.trial_record import Attempt
 from toprung.trial.failure import CodeMismatch, describe_failure, write_failure
 
 if TYPE_CHECKING:

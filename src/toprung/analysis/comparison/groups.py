@@ -19,8 +19,8 @@ from toprung.analysis.curves import (
     seconds_to_share,
     without_continued,
 )
-from toprung.records.ledger import TrialRecord
 from toprung.records.ranking import format_config
+from toprung.records.trial_record import TrialRecord
 
 Groups = Mapping[str, Sequence[TrialRecord]]
 

@@ -16,10 +16,10 @@ from toprung.analysis.comparison.groups import (
 from toprung.analysis.curves import own_epochs
 from toprung.errors import UserError
 from toprung.records import ledger
-from toprung.records.ledger import TrialRecord
 from toprung.records.lineage import Lineage
 from toprung.records.ranking import format_config, rank_trials
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
 # What sweeps must share for their values to mean the same, and the words for it where they do not.

@@ -19,6 +19,7 @@ from toprung.records import ledger
 from toprung.records.lineage import Lineage
 from toprung.records.ranking import format_config, is_better, rank_trials
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
 MAX_BYTES = 1_000_000
@@ -133,7 +134,7 @@ def measure(sweep_dir: SweepDirectory, *, ours: Seeds | None, base: Seeds | None
     )
 
 
-def _best_so_far(trials: list[ledger.TrialRecord], sweep: Sweep) -> tuple[tuple[int, float], ...]:
+def _best_so_far(trials: list[TrialRecord], sweep: Sweep) -> tuple[tuple[int, float], ...]:
     """The best value after each epoch of any trial; of many, as many as a plot can show, evenly taken."""
     reports = [epoch for trial in trials if trial.status != "failed" for epoch in trial.epochs_by_number.values()]
     best, points = None, []

@@ -23,11 +23,11 @@ from toprung.analysis.curves import own_epochs, without_continued
 from toprung.analysis.importance import Importances, importances
 from toprung.errors import UserError
 from toprung.records import ledger
-from toprung.records.journal import storage_for_reading
-from toprung.records.ledger import TrialRecord
 from toprung.records.lineage import Lineage
 from toprung.records.ranking import rank_trials
+from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
 EPOCHS = "epochs"  # the fidelity, shown beside the hyperparameters

@@ -11,7 +11,7 @@ from toprung.analysis.curves import GAP_RULE, TRAIN_LOSS, VAL_LOSS
 from toprung.analysis.report import style
 from toprung.analysis.report.data import ReportData
 from toprung.analysis.report.panel import Figure, Panel, Table, end_label, format_number
-from toprung.records.ledger import TrialRecord
+from toprung.records.trial_record import TrialRecord
 
 
 def learning_curves(data: ReportData) -> Panel:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import plotly.graph_objects as go
 
-from toprung.records.ledger import TrialRecord
+from toprung.records.trial_record import TrialRecord
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from optuna.visualization import plot_optimization_history
 from toprung.analysis.report import style
 from toprung.analysis.report.data import ReportData
 from toprung.analysis.report.panel import Figure, Panel, Table, end_label, format_number
-from toprung.records.ledger import TrialRecord
+from toprung.records.trial_record import TrialRecord
 
 MIN_FOR_RANGE = 8
 

@@ -15,7 +15,7 @@ from toprung.analysis.report import style
 from toprung.analysis.report.data import EPOCHS, ReportData
 from toprung.analysis.report.panel import Figure, Panel, Table, format_number
 from toprung.analysis.report.progress_panels import outside_range_note, value_range
-from toprung.records.ledger import TrialRecord
+from toprung.records.trial_record import TrialRecord
 
 PANEL_BY, COLOUR_BY, ALONG = "augment", "optimizer", "lr"
 

@@ -10,7 +10,7 @@ from toprung.analysis.rank_correlation import MIN_TRIALS, Correlation
 from toprung.analysis.report import style
 from toprung.analysis.report.data import ReportData
 from toprung.analysis.report.panel import Figure, Panel, Table, end_label, format_number
-from toprung.records.ledger import TrialRecord
+from toprung.records.trial_record import TrialRecord
 
 
 def asha_audit(data: ReportData) -> Panel:

@@ -12,8 +12,8 @@ from toprung.data.versioning.dvc_project import is_dvc_repository
 from toprung.data.versioning.targets import hidden_files, hidden_note
 from toprung.errors import UserError
 from toprung.git_command import is_checkout, query_git
+from toprung.secrets import mask_uri
 from toprung.tracking.local_store import database_file
-from toprung.tracking.server import masked
 
 
 def check_git(project: Path) -> Finding:
@@ -31,7 +31,7 @@ def check_tracking(uri: str) -> Finding:
     """Check that MLflow answers, accepts the credentials, and has the same minor version as here."""
     file = database_file(uri)
     if file is not None and not file.exists():
-        return Finding("MLflow", "ok", f"{masked(uri)}: the first sweep creates it")
+        return Finding("MLflow", "ok", f"{mask_uri(uri)}: the first sweep creates it")
     from toprung.tracking import connection  # imports MLflow, which takes seconds
 
     try:
@@ -42,8 +42,8 @@ def check_tracking(uri: str) -> Finding:
     ours, theirs = metadata.version("mlflow"), _server_version(uri)
     if theirs is not None and theirs.split(".")[:2] != ours.split(".")[:2]:
         remedy = f"On the server, type: pip install mlflow=={ours}"
-        return Finding("MLflow", "warning", f"{masked(uri)} runs version {theirs}, here it is {ours}", remedy)
-    return Finding("MLflow", "ok", f"{masked(uri)}{f', version {theirs}' if theirs else ''}")
+        return Finding("MLflow", "warning", f"{mask_uri(uri)} runs version {theirs}, here it is {ours}", remedy)
+    return Finding("MLflow", "ok", f"{mask_uri(uri)}{f', version {theirs}' if theirs else ''}")
 
 
 def _server_version(uri: str) -> str | None:
@@ -74,7 +74,7 @@ def check_data_remote(project: Path) -> Finding:
     except UserError as error:
         observed, _, remedy = str(error).partition(". ")
         return Finding("DVC remote", "error", observed, remedy or "Type: toprung data remote check")
-    return Finding("DVC remote", "ok", f'"{default.name}" ({masked(default.url)}) answers')
+    return Finding("DVC remote", "ok", f'"{default.name}" ({mask_uri(default.url)}) answers')
 
 
 def check_dvc_files(project: Path) -> Finding:

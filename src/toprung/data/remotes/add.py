@@ -17,13 +17,13 @@ from toprung.data.remotes.credentials import (
     SECRET_OPTIONS,
     check_key,
     google_key_from_environment,
-    mask_secrets,
 )
 from toprung.data.remotes.credentials import find_repository as _repository_around
 from toprung.data.versioning.config import KINDS, LOCAL, Remote, find_remote, read_remotes
 from toprung.data.versioning.dvc_project import is_dvc_repository, run_dvc
 from toprung.errors import UserError
 from toprung.git_command import query_git
+from toprung.secrets import mask_text
 
 KEY_OPTIONS = {"gs": "credentialpath", "gdrive": "gdrive_service_account_json_file_path", "ssh": "keyfile"}
 
@@ -99,10 +99,10 @@ def _check_kind(url: str, options: Mapping[str, str]) -> str:
     if kind not in KINDS:
         known = ", ".join(f"{scheme}://" for scheme in KINDS if scheme != "local")
         raise UserError(
-            f'"{mask_secrets(url)}" is no address of a remote: give a folder, or one that begins with {known}.'
+            f'"{mask_text(url)}" is no address of a remote: give a folder, or one that begins with {known}.'
         )
     if address.password:
-        raise UserError(f'"{mask_secrets(url)}" holds a password: leave it out; {_how_to_log_in(kind)}.')
+        raise UserError(f'"{mask_text(url)}" holds a password: leave it out; {_how_to_log_in(kind)}.')
     if kind != "local" and not address.hostname:
         raise UserError(f'"{url}" names no {"host" if kind == "ssh" else "bucket or folder"} after {kind}://.')
     if kind == "ssh" and address.path in ("", "/"):

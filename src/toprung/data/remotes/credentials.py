@@ -1,12 +1,10 @@
-"""Keys and secrets: where a key may lie, who may read it, and how a text is shown without them."""
+"""Keys and secrets: where a key may lie, and who may read it."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 
 from toprung.errors import UserError
@@ -20,7 +18,6 @@ SECRET_OPTIONS = frozenset(
         "sse_customer_key", "token",
     }
 )  # fmt: skip
-SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 def google_key_from_environment() -> Path | None:
@@ -85,12 +82,3 @@ def find_repository(project: Path) -> Path:
     """The git repository that the project lies in; the project itself where there is none."""
     root = project.resolve()
     return next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), root)
-
-
-def mask_secrets(text: str, *, secrets: Iterable[str] = ()) -> str:
-    """A text without passwords in its addresses, without AWS' keys of this environment, and without `secrets`."""
-    text = re.sub(r"(?<=://)[^/@\s]*:[^/@\s]*@", "***@", text)
-    for secret in sorted({*secrets, *(os.environ.get(name, "") for name in SECRET_VARIABLES)}, key=len, reverse=True):
-        if len(secret) >= 4:
-            text = text.replace(secret, "***")
-    return text

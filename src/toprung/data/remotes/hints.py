@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from toprung.data.remotes.credentials import GOOGLE_KEY, google_key_from_environment, key_account, mask_secrets
+from toprung.data.remotes.credentials import GOOGLE_KEY, google_key_from_environment, key_account
 from toprung.data.versioning.config import EXTRAS, KINDS, Remote
+from toprung.secrets import mask_text
 
 GUIDE = "docs/data-remotes.md"
 
@@ -41,7 +42,7 @@ def active_key(remote: Remote) -> Path | None:
 
 def explain(remote: Remote, problem: dict[str, str], *, steps: Sequence[str] = ("list",)) -> str:
     """One line: the remote, what it said, what to do; `steps` are those that were refused."""
-    reason, message = problem["reason"], mask_secrets(problem["said"], secrets=_secrets(remote)).rstrip(".")
+    reason, message = problem["reason"], mask_text(problem["said"], values=_secrets(remote)).rstrip(".")
     what, todo = _REASONS.get(reason, ("cannot be used: {said}", f"See {GUIDE}"))
     if reason == "denied":
         what, todo = _denied(remote, steps), _grant(remote, steps)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from toprung.data.prepared import PREPARED
 from toprung.data.remotes.check import require_reachable, run_without_terminal
-from toprung.data.remotes.credentials import mask_secrets
 from toprung.data.remotes.errors import describe_text
 from toprung.data.remotes.hints import explain
 from toprung.data.versioning.config import Remote, cache_folder, find_remote
 from toprung.data.versioning.dvc_project import RAW, run_dvc
 from toprung.data.versioning.targets import hidden_files, list_targets, read_outputs, visible_targets
 from toprung.errors import UserError
+from toprung.secrets import mask_text
 
 _MISSING = "Missing cache files"  # in DVC's warning about files that are neither in the cache nor on the remote
 
@@ -171,8 +171,7 @@ def _failure(verb: str, stderr: str, *, remote: Remote, project: Path, targets: 
         failed = re.search(r"(\d+) files? failed", stderr)
         count = failed[1] if failed else str(len(transfers))
         return (
-            f"{remote}: {count} files did not arrive ({mask_secrets(problem['said'])}). Try again: what arrived "
-            "is kept."
+            f"{remote}: {count} files did not arrive ({mask_text(problem['said'])}). Try again: what arrived is kept."
         )
     if verb == "pull" and (_MISSING in stderr or "missing cache files" in stderr or "do not exist" in stderr):
         return _incomplete(remote)
@@ -183,7 +182,7 @@ def _failure(verb: str, stderr: str, *, remote: Remote, project: Path, targets: 
         )
     if "Unable to acquire lock" in stderr:
         return "Another DVC is at work in this project. Wait for it, then try again."
-    return f"{remote}: {verb} failed: {mask_secrets(lines[-1]) if lines else 'DVC did not say why'}"
+    return f"{remote}: {verb} failed: {mask_text(lines[-1]) if lines else 'DVC did not say why'}"
 
 
 def _count(stdout: str, pattern: str) -> int:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from toprung.data.remotes.credentials import SECRET_OPTIONS, mask_secrets
+from toprung.data.remotes.credentials import SECRET_OPTIONS
 from toprung.errors import UserError
+from toprung.secrets import mask_text
 
 SHARED, LOCAL = ".dvc/config", ".dvc/config.local"
 KINDS = {"gs": "Google Cloud Storage", "gdrive": "Google Drive", "s3": "S3", "ssh": "SSH", "local": "a local folder"}
@@ -40,7 +41,7 @@ class Remote:
         return Path(self.options[option]) if option in self.options else None
 
     def __str__(self) -> str:
-        return f'Remote "{self.name}" ({mask_secrets(self.url)})'
+        return f'Remote "{self.name}" ({mask_text(self.url)})'
 
 
 def read_remotes(project: Path) -> list[Remote]:
