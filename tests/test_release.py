@@ -43,7 +43,7 @@ def test_the_notes_are_the_changelogs_section_of_the_version(notes):
     ran = notes("v9.8.7")
     assert ran.returncode == 0, ran.stderr
     text = (notes.folder / "out/notes.md").read_text()
-    assert text.startswith("### Added\n- `make sweep`: from a bare machine")
+    assert text.startswith("### Added\n#### Running sweeps\n- `make sweep` runs a complete sweep")
     assert "9.8.7" not in text
 
 
@@ -66,6 +66,6 @@ def test_the_wheel_works_where_there_is_nothing_but_its_dependencies(tmp_path):
     install = [tmp_path / "env" / "bin" / "python", "-m", "pip", "install", "-q", "--no-deps", wheel]
     subprocess.run(install, check=True, capture_output=True)
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    check = [PROJECT / ".ci" / "check-wheel", tmp_path / "env" / "bin"]
+    check = [PROJECT / ".github" / "scripts" / "check-wheel", tmp_path / "env" / "bin"]
     ran = subprocess.run(check, env=env, check=False, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -70,7 +70,7 @@ def test_inside_a_git_repository_no_second_one_is_made(tmp_path):
 @pytest.mark.parametrize("there", ["README.md", ".hidden", "tune"])
 def test_a_folder_with_anything_in_it_is_refused_and_stays_as_it_is(tmp_path, there):
     (tmp_path / there).mkdir() if there == "tune" else (tmp_path / there).write_text("mine")
-    with pytest.raises(UserError, match=rf"is not empty: it has {there}\. Name a new folder"):
+    with pytest.raises(UserError, match=rf"is not empty: it contains {there}\. Name a new folder"):
         scaffold(tmp_path)
     assert os.listdir(tmp_path) == [there]
 
