@@ -1,8 +1,9 @@
 """The search space of trainers.convnet: optimizer, schedule, batch size, augmentation, label smoothing.
 
-Some hyperparameters are conditional: momentum exists only with SGD, betas only with Adam and AdamW. If the range depends
-on the optimizer, there is a name for each, such as `sgd.lr` and `adam.lr`; the trainer reads plain `lr`. Hyperparameters
-that are not suggested keep the trainer's defaults. To fix one at another value, return it: `{"width": 32}`.
+Some hyperparameters are conditional: momentum exists only with SGD, betas only with Adam and AdamW. If a range depends
+on the optimizer, each range has its own name, such as `sgd.lr` and `adam.lr`; the trainer reads plain `lr`.
+Hyperparameters that are not suggested keep the trainer's defaults. To fix one at another value, return it:
+`{"width": 32}`.
 """
 
 import optuna
