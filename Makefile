@@ -123,7 +123,7 @@ endef
 $(LOCKED):
 	@$(FIND_PYTHON); \
 	if ! "$(BIN)/python" -c '' 2>/dev/null; then "$$python" -m venv --clear "$(VENV)"; fi
-	@echo "Installing $(LOCK) into $(VENV). This takes some minutes on first use (torch is large)." >&2
+	@echo "Installing $(LOCK) into $(VENV). This takes a few minutes on first use (torch is large)." >&2
 	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --requirement $(LOCK)
 	@rm -f "$(VENV)"/.locked-* && touch "$@"
 
