@@ -1,7 +1,7 @@
 """Measure the overhead of tracking: requests and driver CPU time per trial and per report, for toprung and stock Tune.
 
     python bench/tracking.py --rounds 3 --trials 1000 --json tracking.json
-    python bench/tracking.py --rounds 1 --trials 1000 --trials 10000 --only driver    # takes long
+    python bench/tracking.py --rounds 1 --trials 1000 --trials 10000 --only driver    # takes a long time
     python bench/tracking.py --rounds 1 --trials 10000 --only driver --lane toprung   # is the cost linear?
     python bench/tracking.py --quick                                              # a fast check (4 minutes)
 

@@ -44,7 +44,7 @@ class Sampler(threading.Thread):
         self.join()
 
     def _sample(self, *, count=True):
-        sys.setswitchinterval(1)  # prevents that a frame continues while its stack is read, which can crash
+        sys.setswitchinterval(1)  # a frame that runs while its stack is read can cause a crash
         stacks = {ident: stack_codes(frame) for ident, frame in sys._current_frames().items()}
         sys.setswitchinterval(SWITCH_SECONDS)
         names = {thread.native_id: (thread.name, stacks.get(thread.ident, [])) for thread in threading.enumerate()}
