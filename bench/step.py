@@ -25,7 +25,7 @@ LR = 3e-3
 NUM_EPOCHS = 4
 
 
-def plain(train, card, *, width, num_epochs):
+def plain_loop(train, card, *, width, num_epochs):
     """Return a model, and a function that trains it for one epoch with a loop as in a tutorial."""
     model = build(card, width=width).to(memory_format=torch.contiguous_format)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=1e-2)
@@ -47,7 +47,7 @@ def plain(train, card, *, width, num_epochs):
     return model, train_one_epoch
 
 
-def ours(train, card, *, width, num_epochs, precision="float32"):
+def toprung_loop(train, card, *, width, num_epochs, precision="float32"):
     """Return a model, and a function that trains it for one epoch with trainers.convnet and its defaults."""
     config = {**convnet.DEFAULTS, "lr": LR, "batch_size": BATCH_SIZE, "precision": precision}
     model = session.prepare(build(card, width=width))
@@ -69,9 +69,9 @@ def build(card, *, width):
 
 
 VARIANTS = {
-    "plain": plain,
-    "ours": ours,
-    "ours, bf16": lambda *args, **kwargs: ours(*args, **kwargs, precision="bf16"),
+    "plain": plain_loop,
+    "toprung": toprung_loop,
+    "toprung, bf16": lambda *args, **kwargs: toprung_loop(*args, **kwargs, precision="bf16"),
 }
 
 
@@ -88,7 +88,7 @@ def measure_speed(data, *, rounds):
         figures.print_table(f"Images per CPU second, width {width}", rates)
         ratios = {
             f"{name} / plain": [a / b for a, b in zip(rates[name], rates["plain"], strict=True)]
-            for name in ("ours", "ours, bf16")
+            for name in ("toprung", "toprung, bf16")
         }
         figures.print_table(f"Speedup by round, width {width}", ratios, digits=2)
         speeds[f"width {width}"] = {"images_per_cpu_second": rates, "ratios": ratios}
@@ -107,7 +107,7 @@ def measure_accuracy(data, *, seeds):
             accuracies[name].append(vision.evaluate(model, data.val)["val/accuracy"])
     title = f"Validation accuracy after {NUM_EPOCHS} epochs on {len(data.train):,} images, width {WIDTHS[0]}"
     figures.print_table(title, accuracies, digits=4)
-    for name in ("ours", "ours, bf16"):
+    for name in ("toprung", "toprung, bf16"):
         gaps = [a - b for a, b in zip(accuracies[name], accuracies["plain"], strict=True)]
         error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
         print(f"  {name} - plain, by seed: {statistics.mean(gaps):+.4f} (standard error {error:.4f})")

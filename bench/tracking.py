@@ -177,7 +177,7 @@ def by_lane(runs, more, less, figure, number):
 def print_difference(costs, *, unit):
     differences = {
         f"toprung - {stock.name.removeprefix('stock Tune, ')}": [
-            ours - theirs for ours, theirs in zip(costs[TOPRUNG.name], costs[stock.name], strict=True)
+            cost - stock_cost for cost, stock_cost in zip(costs[TOPRUNG.name], costs[stock.name], strict=True)
         ]
         for stock in (RANDOM, OPTUNA)
         if {TOPRUNG.name, stock.name} <= costs.keys()
