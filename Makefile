@@ -1,8 +1,8 @@
-# The project's commands. Each does its own set-up; `make` alone lists them.
+# Commands for development. Run `make` to list them; each sets up the environment on first use.
 #
-#   PYTHON=python3.12 make install    another interpreter (3.11 or newer)
-#   VENV=/some/folder make test       another place for the environment
-#   LOCK=some.lock VENV=/some/folder make test        other versions
+#   PYTHON=python3.12 make install              use another interpreter (3.11 or newer)
+#   VENV=/some/folder make test                 create the environment in another folder
+#   LOCK=some.lock VENV=/some/folder make test  install the versions of another lock file
 
 PYTHON ?=
 VENV ?= .venv
@@ -18,9 +18,9 @@ GUARDS = tests/sweep/test_resume.py tests/cluster/test_two_nodes.py \
   "tests/data/remotes/test_round_trip.py::test_what_was_pushed_comes_back_into_an_empty_cache" \
   tests/test_workflows.py
 
-# Set-up is keyed by content, not by time: what is installed is written into the names of two empty files.
+# Two empty files named by checksums record what is installed, so setup depends on content and not on file times.
 LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < $(LOCK)))
-ENGINE := $(VENV)/.engine-$(firstword $(shell (pwd && cat pyproject.toml) | cksum))
+PACKAGE := $(VENV)/.package-$(firstword $(shell (pwd && cat pyproject.toml) | cksum))
 
 .DEFAULT_GOAL := help
 .PHONY: help install sweep test test-guards test-slow test-lowest test-newest chaos lint docs bench lock audit check-data build check-wheel release-notes release-page clean
@@ -28,21 +28,21 @@ ENGINE := $(VENV)/.engine-$(firstword $(shell (pwd && cat pyproject.toml) | cksu
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-install: $(ENGINE)  ## set up the environment (.venv), once for each lock file
+install: $(PACKAGE)  ## set up the environment (.venv), once per lock file
 	@:
 
-sweep: install  ## sweep the digits: prepare the data, search, export the best model
+sweep: install  ## prepare the digits dataset, run a sweep, export the best model
 	@PATH="$$(cd "$(BIN)" && pwd):$$PATH" dvc repro --quiet prepare_digits
 	@"$(BIN)/toprung" sweep tune.digits
 
-test: install  ## run the tests (all but the slow ones), two files at a time
+test: install  ## run all tests but the slow ones, two files at a time
 	@"$(BIN)/python" -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
-test-slow: install  ## run the slow tests, two files at a time, with a table of what each file took (hours)
+test-slow: install  ## run the slow tests, two files at a time, and list the slowest (takes hours)
 	@"$(BIN)/python" -m pytest -m "slow and not cluster" --numprocesses 2 --dist loadfile --durations 40
 	@"$(BIN)/python" -m pytest -m "slow and cluster" --durations 40
 
-test-guards: install  ## run the slow tests that guard most: resume, two nodes, the pull request's mini-sweep, a remote
+test-guards: install  ## run the slow tests of continuous integration: resume, two nodes, a remote, the mini-sweep
 	@"$(BIN)/python" -m pytest $(GUARDS)
 
 test-lowest: build/lowest.lock  ## run the tests with the lowest versions that pyproject.toml allows
@@ -51,10 +51,10 @@ test-lowest: build/lowest.lock  ## run the tests with the lowest versions that p
 test-newest: build/newest.lock  ## run the tests with the newest Ray, Optuna and MLflow that pyproject.toml allows
 	@$(MAKE) test LOCK=build/newest.lock VENV=build/newest
 
-chaos: install  ## harm small sweeps in every way we know, and print what they survived (half an hour)
+chaos: install  ## inject faults into small sweeps and print the results as a table (half an hour)
 	@"$(BIN)/python" -m pytest tests/chaos -q
 
-lint: install  ## check style, types, floors, the workflows and the cluster files
+lint: install  ## check style, types, layers, workflows and cluster files
 	@"$(BIN)/ruff" check .
 	@"$(BIN)/ruff" format --check .
 	@"$(BIN)/mypy"
@@ -66,48 +66,48 @@ lint: install  ## check style, types, floors, the workflows and the cluster file
 	  'import importlib.util as u; print(u.find_spec("ray").submodule_search_locations[0])')/autoscaler/ray-schema.json" \
 	  cluster.yaml clusters/aws.yaml clusters/local.yaml
 
-audit: build/audit-tools/pip-audit-$(PIP_AUDIT_VERSION)  ## look requirements.lock up among known vulnerabilities
+audit: build/audit-tools/pip-audit-$(PIP_AUDIT_VERSION)  ## check requirements.lock for known vulnerabilities
 	@build/audit-tools/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict --progress-spinner off
 
-# DVC_SERVICE_ACCOUNT holds a service account's key (JSON); without it, or without a remote, nothing is checked.
-check-data:  ## pull what dvc.lock names from the remote, and compare
-	@if [ -z "$$DVC_SERVICE_ACCOUNT" ]; then echo "No DVC_SERVICE_ACCOUNT here: dvc pull is skipped."; \
+# DVC_SERVICE_ACCOUNT is a service account's key (JSON). Without it, or without a remote, the check is skipped.
+check-data:  ## pull the data in dvc.lock from the remote and check it
+	@if [ -z "$$DVC_SERVICE_ACCOUNT" ]; then echo "DVC_SERVICE_ACCOUNT is not set. Skipping dvc pull."; \
 	elif ! grep -qs '^\[.*remote ' .dvc/config; then \
-	  echo "No DVC remote in .dvc/config (toprung data remote add): dvc pull is skipped."; \
+	  echo ".dvc/config has no remote (see toprung data remote add). Skipping dvc pull."; \
 	else $(MAKE) install && VENV="$(VENV)" .github/scripts/check-data; fi
 
-build: install  ## build the wheel and the source archive into dist/
+build: install  ## build the wheel and the source archive in dist/
 	@rm -rf dist && "$(BIN)/python" -m build --no-isolation --outdir dist . >/dev/null && ls dist
 
-check-wheel: build  ## install the wheel into an environment of its own; begin a workbench there, and sweep
+check-wheel: build  ## install the wheel in a clean environment, create a project and run a sweep
 	@"$(BIN)/python" -m venv --clear build/wheel
 	@build/wheel/bin/python -m pip install -qq --disable-pip-version-check --requirement requirements.lock
 	@build/wheel/bin/python -m pip install -qq --disable-pip-version-check --no-deps dist/*.whl
 	@.github/scripts/check-wheel build/wheel/bin
 
-release-notes: install  ## TAG=v0.2.0: what CHANGELOG.md says of it, in build/release-notes.md
+release-notes: install  ## TAG=v0.2.0: write its section of CHANGELOG.md to build/release-notes.md
 	@"$(BIN)/python" .github/scripts/release_notes.py "$(TAG)" build/release-notes.md
 
-release-page:  ## TAG=v0.2.0: the page on GitHub, with dist/ and the notes (needs gh)
+release-page:  ## TAG=v0.2.0: create the GitHub release with dist/ and the notes (needs gh)
 	@gh release create "$(TAG)" dist/* --verify-tag --title "$(TAG)" --notes-file build/release-notes.md
 
-docs: install  ## build the pages into build/site, with strict links
+docs: install  ## build the documentation in build/site, with strict links
 	@NO_MKDOCS_2_WARNING=1 "$(BIN)/python" -m mkdocs build --strict --quiet
 	@echo "build/site/index.html"
 
-bench: install  ## measure speed and memory (figures: bench/README.md)
+bench: install  ## measure speed and memory (results: bench/README.md)
 	@for part in overhead step augment data tracking report; do "$(BIN)/python" "bench/$$part.py" || exit 1; done
 
-lock: build/lock-tools/uv-$(UV_VERSION)  ## write requirements.lock anew (UPGRADE=1: with newer versions)
+lock: build/lock-tools/uv-$(UV_VERSION)  ## update requirements.lock (UPGRADE=1: upgrade the versions)
 	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 \
 	  --no-emit-index-url --no-emit-find-links --no-python-downloads --custom-compile-command "make lock" \
 	  $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock
 
-clean:  ## remove the environment and caches (runs/ and data/ stay)
+clean:  ## remove the environment and caches (keeps runs/ and data/)
 	@rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	@find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
 
-# An interpreter that is new enough, or a line that says what to do.
+# Find a suitable interpreter, or print what to do.
 define FIND_PYTHON
 	python="$(PYTHON)"; \
 	for try in $${python:-python3 python3.11 python3.12 python3.13}; do \
@@ -116,22 +116,22 @@ define FIND_PYTHON
 	done; \
 	if [ -z "$$python" ]; then \
 	  echo "toprung needs Python 3.11 or newer; $(or $(PYTHON),python3) is not." \
-	    "Install one, or name it: make PYTHON=/path/to/python3.11 $(firstword $(MAKECMDGOALS))" >&2; exit 1; \
+	    "Install one, or name one: make PYTHON=/path/to/python3.11 $(firstword $(MAKECMDGOALS))" >&2; exit 1; \
 	fi
 endef
 
 $(LOCKED):
 	@$(FIND_PYTHON); \
 	if ! "$(BIN)/python" -c '' 2>/dev/null; then "$$python" -m venv --clear "$(VENV)"; fi
-	@echo "Installing $(LOCK) into $(VENV): once, some minutes (torch is large)." >&2
+	@echo "Installing $(LOCK) into $(VENV). This takes a few minutes on first use (torch is large)." >&2
 	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --requirement $(LOCK)
 	@rm -f "$(VENV)"/.locked-* && touch "$@"
 
-$(ENGINE): | $(LOCKED)
+$(PACKAGE): | $(LOCKED)
 	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@rm -f "$(VENV)"/.engine-* && touch "$@"
+	@rm -f "$(VENV)"/.package-* && touch "$@"
 
-# Without [tool.uv]: its constraints hold torch where it is.
+# --no-config ignores [tool.uv], whose constraints pin torch.
 build/lowest.lock: pyproject.toml build/lock-tools/uv-$(UV_VERSION)
 	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --extra docs --no-config --resolution lowest-direct \
 	  --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-python-downloads --quiet --output-file $@

@@ -1,10 +1,11 @@
-"""Images a second of augmentation: toprung's batched tensors beside torchvision's per-image pipeline.
+"""Measure the speed of augmentation: toprung's batched tensors and torchvision's per-image pipelines.
 
     python bench/augment.py [--rounds 11] [--json FILE]
 
-First the data side alone, without a model, at the levels none, light and heavy: from uint8 images in memory to
-float batches of 128, one thread, by turns. torchvision gets the same operations with the same strengths, as tensors
-and as PIL images. Then whole epochs of trainers.convnet: what each level adds to an epoch without augmentation.
+The first part measures only the data, without a model, at the levels none, light and heavy: from uint8 images in memory
+to float batches of 128, at one thread, interleaved. torchvision runs the same operations with the same strengths, on
+tensors and on PIL images. The second part measures whole epochs of trainers.convnet, to show what each level adds to an
+epoch without augmentation.
 """
 
 import argparse
@@ -24,7 +25,7 @@ ALL = vision.OPERATIONS
 
 
 def batched(split, *, level):
-    """Ours: one epoch of batches."""
+    """Return a function that augments one epoch of batches with toprung."""
     augment = vision.build_augmentation(level=level, card_augmentations=ALL, num_classes=CLASSES)
 
     def epoch():
@@ -35,7 +36,7 @@ def batched(split, *, level):
 
 
 def per_image(split, *, level, as_pil):
-    """torchvision's: the same operations on one image after the other, stacked into batches."""
+    """Return a function that applies torchvision's operations to each image and stacks the results into batches."""
     amount = vision.LEVELS[level]
     side = split.images_NCHW.shape[-1]
     to_tensor = [v2.PILToTensor()] if as_pil else []
@@ -77,17 +78,17 @@ def per_image(split, *, level, as_pil):
 def measure_data_side(split, *, rounds):
     results = {}
     for level in vision.LEVELS:
-        ways = {
+        variants = {
             "toprung": batched(split, level=level),
             "torchvision, tensors": per_image(split, level=level, as_pil=False),
             "torchvision, PIL": per_image(split, level=level, as_pil=True),
         }
-        seconds = figures.by_turns(ways, rounds=rounds)
+        seconds = figures.interleaved(variants, rounds=rounds)
         rates = {name: [len(split) / spent for spent in runs] for name, runs in seconds.items()}
-        figures.print_table(f"Images a CPU second, level {level}, no model", rates)
+        figures.print_table(f"Images per CPU second, level {level}, no model", rates)
         faster = [max(pair) for pair in zip(rates["torchvision, tensors"], rates["torchvision, PIL"], strict=True)]
-        ratios = {"toprung / torchvision's faster": [a / b for a, b in zip(rates["toprung"], faster, strict=True)]}
-        figures.print_table(f"Times as fast, level {level}", ratios, digits=1)
+        ratios = {"toprung / faster torchvision": [a / b for a, b in zip(rates["toprung"], faster, strict=True)]}
+        figures.print_table(f"Speedup, level {level}", ratios, digits=1)
         results[level] = {"images_per_cpu_second": rates, "ratios": ratios}
     return results
 
@@ -106,13 +107,13 @@ def measure_epochs(split, card, *, rounds):
             augment = vision.build_augmentation(level=level, card_augmentations=ALL, num_classes=CLASSES)
             arguments = (session.prepare(model), split, optimizer, schedule, augment, config)
             epochs[level] = lambda arguments=arguments: convnet.train_one_epoch(*arguments)
-        seconds = figures.by_turns(epochs, rounds=rounds)
-        figures.print_table(f"CPU seconds an epoch of {len(split):,} images, width {width}", seconds, digits=3)
+        seconds = figures.interleaved(epochs, rounds=rounds)
+        figures.print_table(f"CPU seconds per epoch of {len(split):,} images, width {width}", seconds, digits=3)
         ratios = {
             f"{level} / none": [a / b for a, b in zip(seconds[level], seconds["none"], strict=True)]
             for level in ("light", "heavy")
         }
-        figures.print_table(f"Times as long as none, width {width}", ratios, digits=3)
+        figures.print_table(f"Time relative to none, width {width}", ratios, digits=3)
         results[f"width {width}"] = {"cpu_seconds": seconds, "ratios": ratios}
     return results
 
@@ -124,8 +125,8 @@ if __name__ == "__main__":
     options = parser.parse_args()
     data = figures.load("fashion_mnist", max_train=20 * BATCH_SIZE, max_val=None)
     with tempfile.TemporaryDirectory() as folder:
-        here = session.Session(data=data, folder=Path(folder), on_report=lambda _: None, num_threads=1)
-        with session.open_session(here):
+        trial = session.Session(data=data, folder=Path(folder), on_report=lambda _: None, num_threads=1)
+        with session.open_session(trial):
             data_side = measure_data_side(data.train, rounds=options.rounds)
             epochs = measure_epochs(data.train, data.card, rounds=options.rounds)
     figures.write(options.json, {"data_side": data_side, "epochs": epochs})

@@ -1,20 +1,20 @@
-"""What a cluster costs, measured on one machine: each node is a Ray of its own, started by `ray start`.
+"""Measure the overhead of a cluster on one machine, with several Ray nodes.
 
     python bench/cluster.py --runs 3 --json cluster.json
-    python bench/cluster.py --only nodes --runs 3              # one part, of those below
-    python bench/cluster.py --quick                            # does it run? figures of no value
+    python bench/cluster.py --only nodes --runs 3              # run only this part
+    python bench/cluster.py --quick                            # a fast check; the figures mean nothing
 
-nodes      the sweep of bench/overhead.py on one node of 2 CPUs, and on two nodes of 1 CPU: by turns in each run
-workers    trials of two workers, and the bare loop that `torchrun` starts: by turns in each run
-submit     seconds from `toprung submit` to the first training step, on a cluster that idles
-recovery   a node dies under a trial: the longest time without a report of it, beside an epoch's usual time
-driver     the driver's CPU time a trial with 1, 4 and 16 nodes of one CPU; trials do nothing (bench/instant.py)
-many       the same in one sweep of 10,000 trials on one node: how the cost grows within it
-listing    CPU seconds of what `toprung list` reads of 1 and of 5 sweeps of 100 trials
+nodes      the sweep of bench/overhead.py on one node with 2 CPUs, and on two nodes with 1 CPU, interleaved
+workers    trials with two workers, and the bare loop started by `torchrun`, interleaved
+submit     seconds from `toprung submit` to the first training step, on an idle cluster
+recovery   a node dies during a trial: the longest time without a report, and the usual time of an epoch
+driver     CPU time of the driver per trial with 1, 4 and 16 nodes with one CPU; trials do nothing (bench/instant.py)
+many       the same for one sweep of 10,000 trials on one node, to show how the cost grows
+listing    CPU seconds that `toprung list` needs to read 1 and 5 sweeps of 100 trials
 
-Medians (minimum to maximum) of the runs. CPU seconds and ratios hold on a machine that does other work meanwhile;
-seconds of the clock do not. The head, the nodes and the driver share the machine's cores: what a network costs is not
-in any figure.
+The output has medians (minimum to maximum) over the runs. CPU seconds and ratios are valid on a machine that also does
+other work; elapsed seconds are not. The head, the nodes and the driver share the machine's cores, and no figure
+includes the cost of a network.
 """
 
 import argparse
@@ -41,7 +41,7 @@ PARTS = {
 
 def main():
     options = arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the nodes would outlive a benchmark that is ended
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the nodes do not outlive the benchmark
     results = {"settings": {name: str(value) for name, value in vars(options).items()}}
     for part in options.only or PARTS:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -53,16 +53,18 @@ def main():
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=PARTS, action="append", help="may be given again")
+    parser.add_argument("--only", choices=PARTS, action="append", help="run this part only; can be repeated")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=12, help="of a sweep that trains")
+    parser.add_argument("--trials", type=int, default=12, help="trials per sweep with training")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--data", default="fashion_mnist", help="a prepared dataset")
-    parser.add_argument("--nodes", type=int, action="append", help="how many, where the driver is measured")
-    parser.add_argument("--long", type=int, default=400, help="instant trials of the long sweep")
-    parser.add_argument("--short", type=int, default=100, help="and of the one it is compared with")
-    parser.add_argument("--many", type=int, default=10_000, help="instant trials of the part `many`")
-    parser.add_argument("--quick", action="store_true", help="one run of very little")
+    parser.add_argument(
+        "--nodes", type=int, action="append", help="number of nodes for the part `driver`; can be repeated"
+    )
+    parser.add_argument("--long", type=int, default=400, help="instant trials in the long sweep")
+    parser.add_argument("--short", type=int, default=100, help="instant trials in the short sweep, to subtract")
+    parser.add_argument("--many", type=int, default=10_000, help="instant trials in the part `many`")
+    parser.add_argument("--quick", action="store_true", help="one very small run")
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()
     options.nodes = sorted(options.nodes or [1, 4, 16])
@@ -77,21 +79,23 @@ def arguments():
 
 
 def print_part(part, rounds):
-    """Each round is {way: {figure: value}}; the ways of a round ran by turns."""
+    """Print one part. Each of the rounds is {variant: {figure: value}}."""
     print(f"\n{part}, n = {len(rounds)}")
-    ways = list(rounds[0])
-    for figure in dict.fromkeys(figure for way in ways for figure in rounds[0][way]):
+    variants = list(rounds[0])
+    for figure in dict.fromkeys(figure for variant in variants for figure in rounds[0][variant]):
         print(f"  {figure}")
-        for way in ways:
-            values = [each[way][figure] for each in rounds if figure in each[way]]
+        for variant in variants:
+            values = [results[variant][figure] for results in rounds if figure in results[variant]]
             if values:
-                print(f"    {way:38} {spread(values)}")
-    if len(ways) == 2:
-        first, second = ways
+                print(f"    {variant:38} {spread(values)}")
+    if len(variants) == 2:
+        first, second = variants
         for figure in rounds[0][first]:
-            ratios = [each[second][figure] / each[first][figure] for each in rounds if each[first].get(figure)]
+            ratios = [
+                results[second][figure] / results[first][figure] for results in rounds if results[first].get(figure)
+            ]
             if ratios:
-                print(f"  {figure}, {second} / {first}, run by run: {spread(ratios)}")
+                print(f"  {figure}, {second} / {first}, by run: {spread(ratios)}")
 
 
 def spread(values):

@@ -1,8 +1,9 @@
-"""The trainings of bench/cluster.py's trials with two workers, by `torchrun` and without any framework.
+"""Run the trainings of the part `workers` of bench/cluster.py with `torchrun`, without any framework.
 
     torchrun --standalone --nproc-per-node=2 bench/cluster_torchrun.py PROJECT DATASET NUM_IMAGES NUM_TRAININGS EPOCHS
 
-No checkpoint, no report, no Ray: the same loop, the same network, one training after another in the same processes.
+There are no checkpoints, no reports and no Ray: the same loop trains the same network several times, one after another
+in the same processes.
 """
 
 import sys
@@ -26,23 +27,22 @@ def main():
 
     torch.set_num_threads(1)
     root = project / data.PREPARED
-    wanted = spec.Data(name=dataset, max_train=num_images, max_val=2000)
-    arrays, _ = data.split_arrays(wanted, root=root)
+    data_spec = spec.Data(name=dataset, max_train=num_images, max_val=2000)
+    arrays, _ = data.split_arrays(data_spec, root=root)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     train = vision.ImageSplit(tensors["train_images"], tensors["train_labels"])
     val = vision.ImageSplit(tensors["val_images"], tensors["val_labels"])
-    everything = session.TrialData(train, val, data.open_prepared(dataset, root=root).card)
+    trial_data = session.TrialData(train, val, data.open_prepared(dataset, root=root).card)
     config = {**measured.DEFAULTS, **CONFIGURATION, "num_epochs": num_epochs}
     with tempfile.TemporaryDirectory() as folder:
-        alone = session.Session(data=everything, folder=Path(folder), on_report=lambda metrics: None)
+        standalone = session.Session(data=trial_data, folder=Path(folder), on_report=lambda metrics: None)
         for _ in range(num_trainings):
             trial = time.time_ns()
-            with session.open_session(
-                alone
-            ):  # for its part of the data, its device and DDP: nothing is reported or saved
+            # The session shards the data, sets the device and wraps the model in DDP; nothing is reported or saved.
+            with session.open_session(standalone):
                 images = session.dataset()
                 model = session.prepare(measured.build(config, images.card))
-                optimizer, schedule, augment = measured.parts(config, model, images.train, images.card)
+                optimizer, schedule, augment = measured.build_training(config, model, images.train, images.card)
                 for _ in range(num_epochs):
                     measured.measured_epoch(model, images, optimizer, schedule, augment, config, trial=trial)
     dist.destroy_process_group()

@@ -1,14 +1,14 @@
-"""Images a second of preparing a folder, beside torchvision's; and the share of an epoch that its data takes.
+"""Measure the preparation of a folder of images, and the share of an epoch that is spent on data.
 
     python bench/data.py [--fashion 60000] [--digits 1797] [--rounds 3] [--share-rounds 11] [--json FILE]
 
-Preparing: PNGs are written from the prepared arrays into folders, then two ways go through all of them, by turns, with
-all of this machine's cores: the stage's command (start of Python, listing, decoding, split, arrays, card, fingerprint,
-all on disk), and torchvision's ImageFolder in a DataLoader with a worker a core, in this process, whose tensors are
-dropped. Seconds are wall clock: a neighbour on the machine does enter.
+Preparation: PNGs are written from the prepared arrays into folders. Two variants then read all of them, interleaved,
+using all cores: the stage's command (start of Python, listing, decoding, split, arrays, card, fingerprint, all on
+disk), and torchvision's ImageFolder in a DataLoader with one worker per core, in this process, whose tensors are
+discarded. The times are elapsed seconds, so other work on the machine affects them.
 
-The share: one epoch of trainers.convnet on Fashion-MNIST (batch 128, one thread), and its data alone (shuffled batches
-and augmentation, no model), for each level of augmentation; CPU seconds by turns.
+Share: one epoch of trainers.convnet on Fashion-MNIST (batch 128, one thread), and its data alone (shuffled batches and
+augmentation, no model), for each level of augmentation, in interleaved CPU seconds.
 """
 
 import argparse
@@ -36,7 +36,7 @@ GOALS = {"none": 0.03, "light": 0.03, "heavy": 0.15}
 
 
 def write_pngs(dataset, folder, *, num_images):
-    """Train images as PNGs, a folder for each class; from the first again where there are fewer."""
+    """Write training images as PNGs, one folder per class, starting again with the first one if there are too few."""
     prepared = data.open_prepared(dataset, root=figures.PROJECT / data.PREPARED)
     for number in range(num_images):
         index = number % len(prepared.labels_N)
@@ -46,8 +46,8 @@ def write_pngs(dataset, folder, *, num_images):
         Image.fromarray(prepared.images_NCHW[index, 0]).save(path)
 
 
-def ours(folder, place):
-    shutil.rmtree(place, ignore_errors=True)
+def prepare_with_toprung(folder, out):
+    shutil.rmtree(out, ignore_errors=True)
     command = [
         sys.executable,
         "-m",
@@ -56,12 +56,12 @@ def ours(folder, place):
         "--image-folder",
         folder,
         "--out",
-        place / "bench",
+        out / "bench",
     ]
     subprocess.run(command, check=True)
 
 
-def torchvisions(folder):
+def read_with_torchvision(folder):
     to_tensor = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
     for _images, _labels in DataLoader(ImageFolder(folder, to_tensor), batch_size=BATCH_SIZE, num_workers=num_cpus()):
         pass
@@ -73,20 +73,20 @@ def measure_preparing(datasets, *, rounds):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary, "pictures")
             write_pngs(dataset, folder, num_images=num_images)
-            ways = {
-                "toprung, prepared once": lambda: ours(folder, Path(temporary, "out")),  # noqa: B023
-                "torchvision, every epoch": lambda: torchvisions(folder),  # noqa: B023
+            variants = {
+                "toprung, prepared once": lambda: prepare_with_toprung(folder, Path(temporary, "out")),  # noqa: B023
+                "torchvision, every epoch": lambda: read_with_torchvision(folder),  # noqa: B023
             }
-            rates = {name: [] for name in ways}
+            rates = {name: [] for name in variants}
             for _ in range(rounds):
-                for name, work in ways.items():
+                for name, work in variants.items():
                     start = time.perf_counter()
                     work()
                     rates[name].append(num_images / (time.perf_counter() - start))
-        figures.print_table(f"Images a second, {num_images:,} PNGs of {dataset}, {num_cpus()} cores", rates)
-        mine, theirs = rates.values()
-        ratios = {"toprung / torchvision": [a / b for a, b in zip(mine, theirs, strict=True)]}
-        figures.print_table("Times as fast, round by round", ratios, digits=2)
+        figures.print_table(f"Images per second, {num_images:,} PNGs of {dataset}, {num_cpus()} cores", rates)
+        toprung, torchvision = rates.values()
+        ratios = {"toprung / torchvision": [a / b for a, b in zip(toprung, torchvision, strict=True)]}
+        figures.print_table("Speedup by round", ratios, digits=2)
         results[dataset] = {"num_images": num_images, "images_per_second": rates, "ratios": ratios}
     return results
 
@@ -100,7 +100,7 @@ def measure_share(split, card, *, rounds):
     results = {}
     config = {**convnet.DEFAULTS, "batch_size": BATCH_SIZE}
     for width in WIDTHS:
-        ways = {}
+        variants = {}
         for level in vision.LEVELS:
             model = vision.build_model(
                 num_classes=len(card.classes),
@@ -115,16 +115,16 @@ def measure_share(split, card, *, rounds):
                 level=level, card_augmentations=card.augmentations, num_classes=len(card.classes)
             )
             arguments = (session.prepare(model), split, optimizer, schedule, augment, config)
-            ways[f"{level}: data"] = lambda augment=augment: epoch_of_data(split, augment)
-            ways[f"{level}: epoch"] = lambda arguments=arguments: convnet.train_one_epoch(*arguments)
-        seconds = figures.by_turns(ways, rounds=rounds)
+            variants[f"{level}: data"] = lambda augment=augment: epoch_of_data(split, augment)
+            variants[f"{level}: epoch"] = lambda arguments=arguments: convnet.train_one_epoch(*arguments)
+        seconds = figures.interleaved(variants, rounds=rounds)
         shares = {
             f"{level} (goal {GOALS[level]})": [
                 a / b for a, b in zip(seconds[f"{level}: data"], seconds[f"{level}: epoch"], strict=True)
             ]
             for level in vision.LEVELS
         }
-        figures.print_table(f"Share of an epoch that its data takes, width {width}", shares, digits=3)
+        figures.print_table(f"Share of an epoch that is spent on data, width {width}", shares, digits=3)
         results[f"width {width}"] = {"cpu_seconds": seconds, "shares": shares}
     return results
 
@@ -140,7 +140,7 @@ if __name__ == "__main__":
     preparing = measure_preparing({"fashion_mnist": options.fashion, "digits": options.digits}, rounds=options.rounds)
     images = figures.load("fashion_mnist", max_train=20 * BATCH_SIZE, max_val=None)
     with tempfile.TemporaryDirectory() as folder:
-        here = session.Session(data=images, folder=Path(folder), on_report=lambda _: None, num_threads=1)
-        with session.open_session(here):
+        trial = session.Session(data=images, folder=Path(folder), on_report=lambda _: None, num_threads=1)
+        with session.open_session(trial):
             share = measure_share(images.train, images.card, rounds=options.share_rounds)
     figures.write(options.json, {"preparing": preparing, "share": share})

@@ -1,10 +1,10 @@
-"""Trials of two workers the way that Ray documents: TorchTrainer in a Tune function, TuneReportCallback, ASHA.
+"""Run trials with two workers as in Ray's documentation: TorchTrainer in a Tune function, TuneReportCallback, ASHA.
 
     python bench/documented_pattern.py [--trials 12] [--seconds 300]
 
-The loop is that of trainers/convnet.py on the digits, as in `toprung sweep tune.two_workers`, which docs/decisions/0011
-holds beside this. Printed: when each trial's controller began, when its first step, how many epochs its workers
-trained, and the placement groups that were left. A sweep that hangs is given up.
+The loop is that of trainers/convnet.py on the digits, as in `toprung sweep tune.two_workers`; docs/decisions/0011
+compares the two. The output shows, for each trial, the start of its controller and of its first step and the number of
+epochs, then the remaining placement groups. A sweep that hangs is aborted after --seconds.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SETTINGS = {"num_epochs": 9, "batch_size": 128}
 
 
 def train_loop_per_worker(config):
-    """The loop, in a session whose reports go to Ray Train."""
+    """Run the loop of trainers/convnet.py in a session that reports to Ray Train."""
     import ray.train
 
     from toprung import session
@@ -31,23 +31,23 @@ def train_loop_per_worker(config):
 
     rank, log = ray.train.get_context().get_world_rank(), config["log"]
 
-    def watched(*arguments, one_epoch=convnet.train_one_epoch):
-        write(log, trial=config["trial"], rank=rank, began=time.time())
+    def logged_epoch(*arguments, one_epoch=convnet.train_one_epoch):
+        write(log, trial=config["trial"], rank=rank, start=time.time())
         return one_epoch(*arguments)
 
-    def report(metrics, run, tell=session.report):
-        tell(metrics, run)
+    def report(metrics, run, session_report=session.report):
+        session_report(metrics, run)
         ray.train.report(dict(run.progress.last_report))
 
     images = figures.load("digits", max_train=800, max_val=288)
-    one = session.Session(data=images, folder=Path(tempfile.mkdtemp()), on_report=lambda _: None, num_threads=1)
-    convnet.train_one_epoch, session.report = watched, report
-    with session.open_session(one):
+    trial = session.Session(data=images, folder=Path(tempfile.mkdtemp()), on_report=lambda _: None, num_threads=1)
+    convnet.train_one_epoch, session.report = logged_epoch, report
+    with session.open_session(trial):
         convnet.train_loop_per_worker({**convnet.DEFAULTS, **SETTINGS, "lr": config["lr"]})
 
 
 def train_driver(config):
-    """The function that Tune runs for each trial."""
+    """Train one trial; Tune calls this function."""
     import ray.train
     from ray import tune as ray_tune
     from ray.train.torch import TorchTrainer
@@ -79,16 +79,16 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.jsonl"
-        where = {"PYTHONPATH": os.pathsep.join(map(str, (figures.PROJECT, figures.PROJECT / "bench")))}
-        ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": where})
+        variables = {"PYTHONPATH": os.pathsep.join(map(str, (figures.PROJECT, figures.PROJECT / "bench")))}
+        ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": variables})
         started = time.time()
 
-        def give_up():
-            print(f"hung: given up after {options.seconds:g} s", flush=True)
-            tell(log, started=started)
+        def abort():
+            print(f"aborted after {options.seconds:g} s", flush=True)
+            print_log(log, started=started)
             os._exit(1)
 
-        timer = threading.Timer(options.seconds, give_up)
+        timer = threading.Timer(options.seconds, abort)
         timer.daemon = True
         timer.start()
         ray_tune.Tuner(
@@ -107,19 +107,19 @@ def main():
             ),
             run_config=ray_tune.RunConfig(storage_path=folder, name="tune", verbose=0),
         ).fit()
-        tell(log, started=started)
+        print_log(log, started=started)
         ray.shutdown()
 
 
-def tell(log, *, started):
-    """What the trials wrote, and what Ray has left."""
+def print_log(log, *, started):
+    """Print what the trials logged, and the remaining placement groups."""
     import ray
 
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    for each in (line for line in lines if "controller" in line):
-        steps = [line["began"] for line in lines if line["trial"] == each["trial"] and line.get("rank") == 0]
-        first = f"first step {min(steps) - each['controller']:.1f} s later" if steps else "no step"
-        print(f"{each['trial']}: controller at {each['controller'] - started:.1f} s, {first}, {len(steps)} epochs")
+    for trial, controller in ((line["trial"], line["controller"]) for line in lines if "controller" in line):
+        epochs = [line["start"] for line in lines if line["trial"] == trial and line.get("rank") == 0]
+        first = f"first step {min(epochs) - controller:.1f} s later" if epochs else "no step"
+        print(f"{trial}: controller at {controller - started:.1f} s, {first}, {len(epochs)} epochs")
     states = [group["state"] for group in ray.util.placement_group_table().values()]
     print(f"placement groups: {', '.join(f'{states.count(state)} {state}' for state in sorted(set(states)))}")
 

@@ -1,6 +1,6 @@
-"""What the benchmarks share: the images, runs by turns, a table, and a file with everything that made the figures.
+"""Functions that the benchmarks share: load images, run variants interleaved, print tables and write results.
 
-Times are CPU seconds of this process at one thread, so that a neighbour on the same machine does not enter.
+Times are CPU seconds of this process at one thread, so that other work on the same machine has little effect.
 """
 
 import json
@@ -14,14 +14,14 @@ import torch
 import torchvision
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))  # for trainers, which are not installed
+sys.path.insert(0, str(PROJECT))  # for trainers, which is not installed
 
 from toprung import data, session, vision  # noqa: E402
 from toprung.spec import Data  # noqa: E402
 
 
 def load(dataset, *, max_train, max_val):
-    """A prepared dataset's training and validation images, as a trial gets them."""
+    """Load the training and validation images of a prepared dataset, as a trial does."""
     arrays, _ = data.split_arrays(
         Data(name=dataset, max_train=max_train, max_val=max_val), root=PROJECT / data.PREPARED
     )
@@ -38,11 +38,11 @@ def cpu_seconds(work):
     return time.process_time() - start
 
 
-def by_turns(ways, *, rounds):
-    """Run each way once a round, after one round that does not count; returns the CPU seconds of each."""
-    seconds = {name: [] for name in ways}
+def interleaved(variants, *, rounds):
+    """Run each variant once per round, after a warm-up round, and return the CPU seconds of each run."""
+    seconds = {name: [] for name in variants}
     for number in range(-1, rounds):
-        for name, work in ways.items():
+        for name, work in variants.items():
             spent = cpu_seconds(work)
             if number >= 0:
                 seconds[name].append(spent)
@@ -50,7 +50,7 @@ def by_turns(ways, *, rounds):
 
 
 def print_table(title, rows, *, digits=0):
-    """Rows of figures by name, as min, median and max."""
+    """Print the minimum, median and maximum of each row."""
     print(f"\n{title}")
     print(f"  {'':30}{'min':>10}{'median':>10}{'max':>10}{'n':>5}")
     for name, figures in rows.items():
@@ -59,12 +59,12 @@ def print_table(title, rows, *, digits=0):
 
 
 def write(path, figures):
-    """The figures with the machine and the versions, as JSON; nothing where no path is given."""
+    """Write the figures, the machine and the versions as JSON, if a path is given."""
     if path is None:
         return
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    made_by = {
+    environment = {
         "command": " ".join(sys.argv),
         "cpu": next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor()),
         "python": platform.python_version(),
@@ -72,4 +72,4 @@ def write(path, figures):
         "torchvision": torchvision.__version__,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"made_by": made_by, **figures}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"environment": environment, **figures}, indent=2) + "\n", encoding="utf-8")

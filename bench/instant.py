@@ -1,7 +1,7 @@
-"""A trial that costs nothing: bench/tracking.py puts this file into a workbench as a trainer.
+"""A training loop that does nothing but report; bench/tracking.py copies this file into a project as a trainer.
 
-Each report appends one line to $TOPRUNG_BENCH_LOG, the seconds since 1970. With $TOPRUNG_BENCH_PAUSE an epoch takes
-that many seconds. Stock Tune uses `metrics` and `note` alone, so nothing is imported above that they do not need.
+Each report appends a line to $TOPRUNG_BENCH_LOG: the time in seconds since 1970. $TOPRUNG_BENCH_PAUSE sets the duration
+of an epoch in seconds. Stock Tune uses only `metrics` and `log_report`, so the module imports nothing else at the top.
 """
 
 import math
@@ -15,7 +15,7 @@ def train_loop_per_worker(config):
     from toprung import session, vision
 
     card = session.dataset().card
-    model = vision.build_model(  # some hundred parameters: there is a checkpoint to write, as in a real trial
+    model = vision.build_model(  # a few hundred parameters, to write a checkpoint as in a real trial
         num_classes=len(card.classes),
         image_shape=card.image_shape,
         mean=card.mean,
@@ -26,13 +26,15 @@ def train_loop_per_worker(config):
     run = session.restore(session.prepare(model))
     for epoch in range(run.next_epoch, config["num_epochs"]):
         values = metrics(config, epoch)
-        note()
+        log_report()
         session.report(values, run)
 
 
 def metrics(config, epoch):
-    """As many as a real loop reports, with the ninth, time/epoch_seconds, added by whoever reports. There is no
-    val/accuracy: the export would score the model again and find another one."""
+    """Return eight metrics, about as many as a real loop; the caller adds the ninth, time/epoch_seconds.
+
+    There is no val/accuracy, because the export would evaluate the model and find a different value.
+    """
     score = 1 - 0.1 * abs(math.log10(config["lr"]) + 2.5) - config["label_smoothing"] / 10 + epoch / 1000
     return {
         "train/loss": 2 - score,
@@ -46,7 +48,7 @@ def metrics(config, epoch):
     }
 
 
-def note():
+def log_report():
     time.sleep(float(os.environ.get("TOPRUNG_BENCH_PAUSE", "0")))
     with open(os.environ["TOPRUNG_BENCH_LOG"], "a", encoding="utf-8") as log:
         log.write(f"{time.time()}\n")

@@ -1,7 +1,7 @@
-"""The loop of trainers/convnet.py with a clock in it: bench/overhead.py puts this file into a workbench as a trainer.
+"""The loop of trainers/convnet.py with timing; bench/overhead.py copies this file into a project as a trainer.
 
-Each epoch appends one JSON line to $TOPRUNG_BENCH_LOG: process and trial, when its first step began and its evaluation
-ended (seconds since 1970), and the CPU seconds that the training thread spent in between.
+Each epoch appends a JSON line to $TOPRUNG_BENCH_LOG: the process and the trial, the start of the first step and the end
+of the evaluation (seconds since 1970), and the CPU seconds of the training thread in between.
 """
 
 import json
@@ -29,7 +29,7 @@ DEFAULTS = {
 def train_loop_per_worker(config):
     data = session.dataset()
     model = session.prepare(build(config, data.card))
-    optimizer, schedule, augment = parts(config, model, data.train, data.card)
+    optimizer, schedule, augment = build_training(config, model, data.train, data.card)
     run = session.restore(model, optimizer, schedule)
     trial = time.time_ns()
     for _epoch in range(run.next_epoch, config["num_epochs"]):
@@ -50,7 +50,7 @@ def build(config, card):
     )
 
 
-def parts(config, model, train, card):
+def build_training(config, model, train, card):
     optimizer = vision.build_optimizer(
         model, optimizer=config["optimizer"], lr=config["lr"], weight_decay=config["weight_decay"]
     )
@@ -67,11 +67,11 @@ def parts(config, model, train, card):
 
 
 def measured_epoch(model, data, optimizer, schedule, augment, config, *, trial):
-    """An epoch of training and its evaluation, timed from its first step."""
-    began, cpu = time.time(), time.thread_time()
+    """Train and evaluate one epoch, and log its times."""
+    start, cpu = time.time(), time.thread_time()
     loss = convnet.train_one_epoch(model, data.train, optimizer, schedule, augment, {"precision": "float32", **config})
     metrics = {"train/loss": loss, **vision.evaluate(model, data.val)}
-    line = {"pid": os.getpid(), "trial": trial, "began": began, "ended": time.time(), "cpu": time.thread_time() - cpu}
+    line = {"pid": os.getpid(), "trial": trial, "start": start, "end": time.time(), "cpu": time.thread_time() - cpu}
     with open(os.environ["TOPRUNG_BENCH_LOG"], "a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
     return metrics

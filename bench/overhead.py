@@ -1,13 +1,14 @@
-"""What a sweep costs beyond its training: the same trainings through `toprung sweep` and in two bare processes.
+"""Measure the overhead of a sweep: the same trainings with `toprung sweep` and in two bare processes.
 
     python bench/overhead.py --runs 3 --json overhead.json
 
-Each run sweeps 24 trials (ASHA, rungs 1, 3, 9; two at a time, one thread each) over 10,000 Fashion-MNIST images, then
-replays exactly those trainings (same configurations, same epochs, same order) in two plain processes that share a
-queue, without any framework, checkpoint or tracking. Printed for each way, as median (minimum to maximum) of the runs:
+Each run sweeps 24 trials (ASHA, rungs 1, 3, 9; two at a time, one thread each) on 10,000 Fashion-MNIST images, then
+repeats exactly these trainings (same configurations, same epochs, same order) in two plain processes that share a
+queue, without any framework, checkpoint or tracking. The output has, for both, the median (minimum to maximum) over the
+runs of:
 
 training share    CPU seconds inside the training loops / (2 x seconds from the first step to the last)
-between trials    seconds from a trial's end to the next one's first step in the same process, median of a run
+between trials    seconds from a trial's end to the next one's first step in the same process (median of a run)
 to first step     seconds from the command to the first training step
 memory            peak sum of PSS over the process tree, in GB
 """
@@ -44,7 +45,7 @@ def sweep() -> Sweep:
         max_concurrent_trials=2,
     )
 '''
-SPACE = '''"""Everything that changes the result, nothing that changes the cost of a step."""
+SPACE = '''"""Hyperparameters that change the result, but not the cost of a step."""
 
 
 def space(trial):
@@ -66,20 +67,20 @@ def main() -> None:
 
     figures: dict[str, list[dict[str, float]]] = {"toprung sweep": [], "bare processes": []}
     with tempfile.TemporaryDirectory() as folder:
-        project = workbench(Path(folder) / "project", arguments)
+        project = create_project(Path(folder) / "project", arguments)
         for run in range(arguments.runs):
             log = project / f"sweep-{run}.jsonl"
             figures["toprung sweep"].append(sweep(project, log))
             figures["bare processes"].append(replay(project, project / f"bare-{run}.jsonl"))
-            for way, runs in figures.items():
-                print(f"run {run + 1}, {way}: {json.dumps(runs[-1])}", flush=True)
+            for variant, runs in figures.items():
+                print(f"run {run + 1}, {variant}: {json.dumps(runs[-1])}", flush=True)
     print_table(figures, arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def workbench(project: Path, arguments: argparse.Namespace) -> Path:
-    """A workbench of its own, so that the project's is not touched."""
+def create_project(project: Path, arguments: argparse.Namespace) -> Path:
+    """Create a separate project, so that this one is not changed."""
     for name in ("trainers", "search_spaces", "tune"):
         shutil.copytree(PROJECT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     prepared = PROJECT / "data" / "prepared" / arguments.data
@@ -95,7 +96,7 @@ def workbench(project: Path, arguments: argparse.Namespace) -> Path:
 
 
 def sweep(project: Path, log: Path) -> dict[str, float]:
-    """One sweep through the command line, from a cold start."""
+    """Run one sweep from the command line, with a cold start."""
     command = [sys.executable, "-m", "toprung", "sweep", "tune.overhead"]
     environment = {**os.environ, "TOPRUNG_BENCH_LOG": str(log)}
     environment.pop("MLFLOW_TRACKING_URI", None)
@@ -112,7 +113,7 @@ def latest(project: Path) -> Path:
 
 
 def replay(project: Path, log: Path) -> dict[str, float]:
-    """The same trainings in two bare processes."""
+    """Repeat the trainings of the latest sweep in two bare processes."""
     from toprung.records.ledger import read
     from toprung.records.sweep_dir import SweepDirectory
 
@@ -131,13 +132,13 @@ def replay(project: Path, log: Path) -> dict[str, float]:
     ]
     for worker in workers:
         worker.start()
-    peak = peak_memory(os.getpid(), until=lambda: not any(worker.is_alive() for worker in workers), own=False)
+    peak = peak_memory(os.getpid(), until=lambda: not any(worker.is_alive() for worker in workers), include_root=False)
     if any(worker.exitcode for worker in workers):
         sys.exit("a bare process failed")
     return {**from_log(log, started), "memory": peak}
 
 
-def bare_worker(queue, project: str, wanted: dict, log: str) -> None:
+def bare_worker(queue, project: str, data_spec: dict, log: str) -> None:
     os.environ["TOPRUNG_BENCH_LOG"] = log
     sys.path.insert(0, project)
     import torch
@@ -147,27 +148,27 @@ def bare_worker(queue, project: str, wanted: dict, log: str) -> None:
 
     torch.set_num_threads(1)
     root = Path(project) / data.PREPARED
-    arrays, _ = data.split_arrays(spec.Data.model_validate(wanted), root=root)
+    arrays, _ = data.split_arrays(spec.Data.model_validate(data_spec), root=root)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     train = vision.ImageSplit(tensors["train_images"], tensors["train_labels"])
     val = vision.ImageSplit(tensors["val_images"], tensors["val_labels"])
-    card = data.open_prepared(wanted["name"], root=root).card
+    card = data.open_prepared(data_spec["name"], root=root).card
     images = session.TrialData(train, val, card)
-    alone = session.Session(data=images, folder=Path(log).parent, on_report=lambda metrics: None)
+    standalone = session.Session(data=images, folder=Path(log).parent, on_report=lambda metrics: None)
     while (job := queue.get()) is not None:
         config, num_epochs = {**measured.DEFAULTS, **job[0]}, job[1]
         trial = time.time_ns()
-        with session.open_session(alone):  # for its device and seed: nothing is reported or saved
+        with session.open_session(standalone):  # sets device and seed; nothing is reported or saved
             model = session.prepare(measured.build(config, card))
-            optimizer, schedule, augment = measured.parts(config, model, train, card)
+            optimizer, schedule, augment = measured.build_training(config, model, train, card)
             for _ in range(num_epochs):
                 measured.measured_epoch(model, images, optimizer, schedule, augment, config, trial=trial)
 
 
 def from_log(log: Path, started: float) -> dict[str, float]:
-    """The figures of one run."""
+    """Compute the figures of one run."""
     epochs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    first, last = min(e["began"] for e in epochs), max(e["ended"] for e in epochs)
+    first, last = min(epoch["start"] for epoch in epochs), max(epoch["end"] for epoch in epochs)
     return {
         "training share": sum(epoch["cpu"] for epoch in epochs) / (2 * (last - first)),
         "between trials": statistics.median(gaps(epochs)),
@@ -178,26 +179,33 @@ def from_log(log: Path, started: float) -> dict[str, float]:
 
 
 def gaps(epochs: list[dict]) -> list[float]:
-    """Seconds between a trial's last evaluation and the next trial's first step, in each process."""
+    """Return the seconds between a trial's last evaluation and the next trial's first step, for each process."""
     gaps = []
     for pid in {epoch["pid"] for epoch in epochs}:
-        own = sorted((epoch for epoch in epochs if epoch["pid"] == pid), key=lambda epoch: epoch["began"])
+        own = sorted((epoch for epoch in epochs if epoch["pid"] == pid), key=lambda epoch: epoch["start"])
         gaps += [
-            after["began"] - before["ended"]
+            after["start"] - before["end"]
             for before, after in itertools.pairwise(own)
             if after["trial"] != before["trial"]
         ]
     return gaps
 
 
-def peak_memory(pid: int, *, until, own: bool = True) -> float:
-    """Highest sum of PSS over a process tree, looked at every ten seconds (each look costs some tenths
-    of a second of processor time); in GB."""
+def peak_memory(pid: int, *, until, include_root: bool = True) -> float:
+    """Return the highest sum of PSS over a process tree, in GB.
+
+    It is sampled every ten seconds, because each sample costs a few tenths of a second of CPU time.
+
+    Args:
+        pid: the root of the tree.
+        until: sample until this function returns true.
+        include_root: whether to count the root process itself.
+    """
     peak = 0
     while not until():
         total = 0
-        root = psutil.Process(pid)
-        for process in [*([root] if own else []), *root.children(recursive=True)]:
+        parent = psutil.Process(pid)
+        for process in [*([parent] if include_root else []), *parent.children(recursive=True)]:
             try:
                 total += process.memory_full_info().pss
             except psutil.Error:
@@ -214,13 +222,13 @@ def print_table(figures: dict[str, list[dict[str, float]]], arguments: argparse.
     print(
         f"\n{arguments.trials} trials, {arguments.images} images of {arguments.data}, {arguments.runs} interleaved runs"
     )
-    print("| way | " + " | ".join(names) + " |\n|" + " --- |" * (len(names) + 1))
-    for way, runs in figures.items():
+    print("| variant | " + " | ".join(names) + " |\n|" + " --- |" * (len(names) + 1))
+    for variant, runs in figures.items():
         cells = []
         for name in names:
             values = [run[name] for run in runs]
             cells.append(f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
-        print(f"| {way} | " + " | ".join(cells) + " |")
+        print(f"| {variant} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, by Ray's own `ray.cluster_utils`, for commands that join it."""
+"""A Ray cluster with several nodes on this machine (from `ray.cluster_utils`), for commands that connect to it."""
 
 import contextlib
 import os
@@ -9,20 +9,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Read by Ray when it is imported, and inherited by its nodes and by the commands that are run on them.
+# Ray reads these on import; its nodes, and the commands that connect to them, inherit them.
 os.environ |= {
     "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_raylet_start_wait_time_s": "120",  # on a machine that does other work
+    "RAY_raylet_start_wait_time_s": "120",  # for a busy machine
     "RAY_worker_niceness": "0",
 }
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 class Raylets:
-    """The nodes that run, and the addresses to reach them by."""
+    """Running nodes and their addresses."""
 
     def __init__(self, folder, *, dashboard):
         self.dashboard_port = free_port()
@@ -31,7 +31,7 @@ class Raylets:
         self._cluster = None
 
     def start(self, num_cpus):
-        """Another node, which is there when this returns; the first one is the head."""
+        """Start a node and wait until it is ready. The first node is the head."""
         from ray.cluster_utils import Cluster
 
         if self._cluster is None:
@@ -44,7 +44,7 @@ class Raylets:
         return self._cluster.address
 
     def kill(self, node):
-        """A machine that vanishes: every process of a node, at once."""
+        """Kill every process of a node at once, like the loss of a machine."""
         self._cluster.remove_node(node, allow_graceful=False)
 
     def end(self):
@@ -54,13 +54,13 @@ class Raylets:
 
 @contextlib.contextmanager
 def raylets(num_cpus, *, log, dashboard=False):
-    """A cluster with one node for each number of CPUs, ended afterwards; its trainers write to that log."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: the names of Ray's sockets must be
+    """Start a cluster with one node for each number of CPUs, and end it afterwards. Its trainers write to `log`."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short, because the paths of Ray's sockets are limited
     os.environ["TOPRUNG_BENCH_LOG"] = str(log)
     cluster = Raylets(folder, dashboard=dashboard)
     try:
-        for num_cpu in num_cpus:
-            cluster.start(num_cpu)
+        for node_cpus in num_cpus:
+            cluster.start(node_cpus)
         yield cluster
     finally:
         cluster.end()
@@ -68,7 +68,7 @@ def raylets(num_cpus, *, log, dashboard=False):
 
 
 def free_port():
-    """Below the ephemeral range, so that no outgoing connection takes it."""
+    """Return a free port below the ephemeral range, so that no outgoing connection takes it."""
     while True:
         port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe, contextlib.suppress(OSError):

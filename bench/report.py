@@ -1,11 +1,11 @@
-"""How long a report takes, and how large it is: simulated sweeps of 200 and of 5,000 trials, with real ledgers.
+"""Measure the time and size of reports of simulated sweeps with 200 and 5,000 trials.
 
     python bench/report.py [--trials 200 --trials 5000] [--profile]
 
-A sweep is written as a driver writes it, with ASHA's own decisions over noisy curves of twelve hyperparameters, and no
-training. The report is then written by `toprung report` in a fresh process, imports and all. There is no export, so
-the winner's mistakes (one pass over the validation images) are left out. Goals: 10 s at 200 trials, 60 s and 15 MB at
-5,000.
+The simulation writes a real ledger, as a driver does, with ASHA's decisions on noisy curves that depend on twelve
+hyperparameters, but without training. `toprung report` then writes the report in a fresh process; the time includes
+imports. There is no export, so the panel on the winner's mistakes (one pass over the validation images) is skipped. The
+goals are 10 s for 200 trials, and 60 s and 15 MB for 5,000.
 """
 
 import argparse
@@ -44,7 +44,7 @@ LINEAGE = {
 
 
 def simulate(root, num_trials, *, max_epochs=27):
-    """A sweep's directory whose ledger holds so many trials of simulated curves."""
+    """Create a sweep whose ledger contains trials with simulated curves, and return its directory."""
     sweep = Sweep(
         name="simulated",
         trainer="trainers.convnet",
@@ -67,13 +67,13 @@ def simulate(root, num_trials, *, max_epochs=27):
     with batched_writes(storage):
         ledger.write_driver_run(study, command="sweep")
         for number in range(num_trials):
-            trial, shown = study.ask(), SimpleNamespace(trial_id=f"{number:08x}")
+            trial, tune_trial = study.ask(), SimpleNamespace(trial_id=f"{number:08x}")
             space(trial)
-            config = {**{name.rpartition(".")[2]: value for name, value in trial.params.items()}}
+            config = {name.rpartition(".")[2]: value for name, value in trial.params.items()}
             config["num_epochs"] = max_epochs
-            ledger.write_start(trial, trial_id=shown.trial_id, config=config, is_default=number == 0)
-            scheduler.on_trial_add(None, shown)
-            scheduler.sample_for_audit(shown.trial_id, number=number)
+            ledger.write_start(trial, trial_id=tune_trial.trial_id, config=config, is_default=number == 0)
+            scheduler.on_trial_add(None, tune_trial)
+            scheduler.sample_for_audit(tune_trial.trial_id, number=number)
             best = 0.0
             end = End("finished")
             for epoch in range(1, max_epochs + 1):
@@ -81,15 +81,15 @@ def simulate(root, num_trials, *, max_epochs=27):
                 value = _accuracy(config, epoch, noise)
                 best = max(best, value)
                 metrics = {"train/loss": 2.3 * (1 - value), "val/loss": 2.4 * (1 - value), "val/accuracy": value}
-                action = scheduler.on_trial_result(None, shown, {"epoch": epoch, "val/accuracy": value})
+                action = scheduler.on_trial_result(None, tune_trial, {"epoch": epoch, "val/accuracy": value})
                 ledger.write_epoch(
                     trial, epoch=epoch, value=value, metrics={**metrics, "time/epoch_seconds": 0.5}, time_ms=clock
                 )
-                audited = scheduler.audited.get(shown.trial_id)
+                audited = scheduler.audited.get(tune_trial.trial_id)
                 if audited is not None and audited.rung == epoch:
                     ledger.write_audit_entry(trial, audited)
                 if action == "STOP":
-                    stop = scheduler.stops.get(shown.trial_id)
+                    stop = scheduler.stops.get(tune_trial.trial_id)
                     end = End("finished") if stop is None else End("stopped", rung=stop.rung, cause="ASHA")
                     break
             ledger.write_end(trial, End(end.status, rung=end.rung, cause=end.cause, time_ms=clock))
@@ -101,26 +101,28 @@ def simulate(root, num_trials, *, max_epochs=27):
 
 
 def _accuracy(config, epoch, noise):
-    """A curve that rises with the epoch to a height that the configuration decides."""
-    off = abs(math.log10(config["lr"]) + (1 if config["optimizer"] == "sgd" else 2.5))
-    height = 0.97 - 0.12 * off - 0.3 * config["label_smoothing"] - 0.02 * (config["augment"] == "heavy")
-    return max(0.05, min(1.0, height * (1 - math.exp(-epoch / (2 + config["batch_size"] / 64))) + noise.gauss(0, 0.01)))
+    """Return the noisy accuracy at an epoch; it rises to a maximum that depends on the configuration."""
+    distance = abs(math.log10(config["lr"]) + (1 if config["optimizer"] == "sgd" else 2.5))
+    maximum = 0.97 - 0.12 * distance - 0.3 * config["label_smoothing"] - 0.02 * (config["augment"] == "heavy")
+    return max(
+        0.05, min(1.0, maximum * (1 - math.exp(-epoch / (2 + config["batch_size"] / 64))) + noise.gauss(0, 0.01))
+    )
 
 
-def report(made, *, profile):
-    """Seconds of wall clock and of processor time, and the size of the page in bytes."""
+def report(sweep_dir, *, profile):
+    """Write a report, and return the elapsed seconds, the CPU seconds and the size of the page in bytes."""
     if profile:
         from toprung.analysis.report import write_report
 
         profiler = cProfile.Profile()
-        profiler.runcall(write_report, made, prepared_root=made.path)
+        profiler.runcall(write_report, sweep_dir, prepared_root=sweep_dir.path)
         pstats.Stats(profiler).sort_stats("cumulative").print_stats(45)
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command = [sys.executable, "-m", "toprung", "report", made.sweep_id, "--storage", str(made.path.parent)]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    command = [sys.executable, "-m", "toprung", "report", sweep_dir.sweep_id, "--storage", str(sweep_dir.path.parent)]
     subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
-    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return seconds, cpu, (made.path / "report" / "report.html").stat().st_size
+    return seconds, cpu, (sweep_dir.path / "report" / "report.html").stat().st_size
 
 
 def main():

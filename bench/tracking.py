@@ -1,23 +1,25 @@
-"""What tracking costs: requests a report, and the driver's CPU time a trial and a report, toprung beside stock Tune.
+"""Measure the overhead of tracking: requests and driver CPU time per trial and per report, for toprung and stock Tune.
 
     python bench/tracking.py --rounds 3 --trials 1000 --json tracking.json
-    python bench/tracking.py --rounds 1 --trials 1000 --trials 10000 --only driver    # long
-    python bench/tracking.py --rounds 1 --trials 10000 --only driver --lane toprung   # is it linear?
-    python bench/tracking.py --quick                                              # does it run? 4 minutes
+    python bench/tracking.py --rounds 1 --trials 1000 --trials 10000 --only driver    # takes a long time
+    python bench/tracking.py --rounds 1 --trials 10000 --only driver --lane toprung   # is the cost linear?
+    python bench/tracking.py --quick                                              # a fast check (4 minutes)
 
-Trials do nothing but report nine metrics, two trials at a time (bench/instant.py). Four lanes, by turns in each round:
-stock Tune with random search; with OptunaSearch; with OptunaSearch and the stock MLflow callback on a sqlite file; and
-`toprung sweep` as it is typed, with ledger, checkpoints, artifacts and MLflow on a sqlite file. TPE's model is not
-asked, since its own cost grows with the study; `--sampler tpe` asks it, in all lanes that have one.
+Trials do nothing but report nine metrics, two trials at a time (bench/instant.py). Each round runs four lanes: stock
+Tune with random search; with OptunaSearch; with OptunaSearch and the stock MLflow callback on an SQLite file; and
+`toprung sweep` with its defaults (ledger, checkpoints, artifacts, and MLflow on an SQLite file). TPE's model is not
+used, because its cost grows with the study; `--sampler tpe` enables it in all lanes with OptunaSearch or toprung.
 
-requests       counted by a proxy before a real `mlflow server`. A report's are the difference of two sweeps with 2 and
-               6 epochs, a trial's that of two sweeps with n and 2n trials, less those of its reports.
-CPU a trial    user and system time of the driver's process with all its threads, not its workers, for trials of one
-               report: the difference of a long and a short sweep, each from its first report to the end of the
-               process, over the difference of their trials. No cold start or export enters, and no backlog is left out.
-CPU a report   the same for two sweeps of as many trials, with one and with several reports each.
-wall a trial   likewise, in elapsed time: two workers, the driver and the neighbours share the machine.
-growth         CPU a trial in a sweep's last quarter / in its second: 1 is linear.
+requests           counted by a proxy in front of a real `mlflow server`. The requests per report are the difference
+                   between two sweeps with 2 and 6 epochs. The requests per trial are the difference between two sweeps
+                   with n and 2n trials, minus those of the reports.
+CPU per trial      user and system time of the driver's process with all its threads, without workers, for trials with
+                   one report: the difference between a long and a short sweep, each from its first report to the end of
+                   the process, divided by the difference in trials. It excludes the cold start and the export, and
+                   includes delivering the backlog.
+CPU per report     the same for two sweeps with the same number of trials, with one and with several reports each.
+elapsed per trial  the same in elapsed time. Two workers, the driver and other processes share the machine.
+growth             CPU per trial in the last quarter of a sweep, divided by that in its second quarter. 1 is linear.
 """
 
 import argparse
@@ -30,7 +32,7 @@ import tracking_lanes as lanes
 from tracking_lanes import CALLBACK, OPTUNA, RANDOM, TOPRUNG, Size
 from tracking_proxy import counted_server
 
-FEW, MANY = 2, 6  # epochs of the sweeps whose requests are counted
+FEW, MANY = 2, 6  # epochs of the sweeps for counting requests
 GOAL_REQUESTS, GOAL_MS = 1, 5
 NAMES = {"random": RANDOM, "optuna": OPTUNA, "callback": CALLBACK, "toprung": TOPRUNG}
 
@@ -39,7 +41,7 @@ def main():
     options = arguments()
     results = {"settings": {name: str(value) for name, value in vars(options).items()}, "versions": versions()}
     with tempfile.TemporaryDirectory() as folder:
-        project = lanes.workbench(Path(folder) / "project")
+        project = lanes.create_project(Path(folder) / "project")
         if options.only in (None, "requests"):
             with counted_server(Path(folder)) as server:
                 results["requests"] = count_requests(server, project, options)
@@ -53,18 +55,20 @@ def main():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--trials", type=int, action="append", help="length of the long sweeps; may be given again")
+    parser.add_argument("--trials", type=int, action="append", help="trials in the long sweeps; can be repeated")
     parser.add_argument(
-        "--short", type=int, default=100, help="trials of the sweep that each long one is compared with"
+        "--short", type=int, default=100, help="trials in the short sweep, which is subtracted from each long one"
     )
-    parser.add_argument("--reports", type=int, default=10, help="reports a trial, where a report's cost is measured")
-    parser.add_argument("--stock-callback", type=int, default=1000, help="no longer sweep with the stock callback")
-    parser.add_argument("--lane", choices=NAMES, action="append", help="run this one only; may be given again")
+    parser.add_argument("--reports", type=int, default=10, help="reports per trial for measuring the cost of a report")
+    parser.add_argument("--stock-callback", type=int, default=1000, help="longest sweep with the stock callback")
+    parser.add_argument("--lane", choices=NAMES, action="append", help="run only this lane; can be repeated")
     parser.add_argument("--sampler", choices=("random", "tpe"), default="random")
-    parser.add_argument("--request-trials", type=int, default=6, help="trials of the sweeps whose requests are counted")
-    parser.add_argument("--pause", type=float, default=0.5, help="seconds an epoch, where requests are counted")
+    parser.add_argument("--request-trials", type=int, default=6, help="trials in the sweeps for counting requests")
+    parser.add_argument(
+        "--pause", type=float, default=0.5, help="seconds per epoch in the sweeps for counting requests"
+    )
     parser.add_argument("--only", choices=("requests", "driver"))
-    parser.add_argument("--quick", action="store_true", help="one round of a few trials: figures of no value")
+    parser.add_argument("--quick", action="store_true", help="one round with a few trials; the figures are meaningless")
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()
     if options.quick:
@@ -78,39 +82,40 @@ def arguments():
 
 
 def count_requests(server, project, options):
-    """Requests a report and a trial by method and path, of each lane that tracks."""
-    n, count_requests = options.request_trials, {}
+    """Count the requests per report and per trial, by method and path, for each lane with MLflow."""
+    n, requests = options.request_trials, {}
     for lane in (CALLBACK, TOPRUNG):
-        taken = {}
-        lanes.run(lane, Size(1), project=project, startup=10, uri=server.uri)  # the experiment, made once
+        counts_by_size = {}
+        lanes.run(lane, Size(1), project=project, startup=10, uri=server.uri)  # creates the experiment
         server.take()
         for size in (Size(n, FEW), Size(n, MANY), Size(2 * n, FEW)):
             lanes.run(lane, size, project=project, startup=10, uri=server.uri, pause=options.pause)
-            taken[size] = server.take()
-        few, many, double = taken.values()
+            counts_by_size[size] = server.take()
+        few, many, double = counts_by_size.values()
         kinds = sorted(few | many | double)
         report = {kind: (many[kind] - few[kind]) / (n * (MANY - FEW)) for kind in kinds}
         trial = {kind: (double[kind] - few[kind]) / n - FEW * report[kind] for kind in kinds}
         totals = {
-            f"{size.trials} trials of {size.reports} reports": sum(counts.values()) for size, counts in taken.items()
+            f"{size.trials} trials of {size.reports} reports": sum(counts.values())
+            for size, counts in counts_by_size.items()
         }
-        count_requests[lane.name] = {"a report": report, "a trial": trial, "in all": totals}
-    return count_requests
+        requests[lane.name] = {"per report": report, "per trial": trial, "in total": totals}
+    return requests
 
 
 def print_requests(result):
-    print(f"\nRequests to an MLflow server (goal: {GOAL_REQUESTS} a report)")
-    print(f"  {'':50}{'a report':>10}{'a trial':>10}")
+    print(f"\nRequests to an MLflow server (goal: {GOAL_REQUESTS} per report)")
+    print(f"  {'':50}{'per report':>12}{'per trial':>12}")
     for name, counts in result.items():
-        rows = {kind: (counts["a report"][kind], counts["a trial"][kind]) for kind in counts["a report"]}
+        rows = {kind: (counts["per report"][kind], counts["per trial"][kind]) for kind in counts["per report"]}
         total = [sum(column) for column in zip(*rows.values(), strict=True)]
         for label, (report, trial) in {name: total, **{f"  {kind}": row for kind, row in rows.items()}}.items():
             if label == name or abs(report) >= 0.005 or abs(trial) >= 0.005:
-                print(f"  {label:50}{report:>10.2f}{trial:>10.2f}")
+                print(f"  {label:50}{report:>12.2f}{trial:>12.2f}")
 
 
 def measure_driver(project, options):
-    """Every run of every round, by lane and size."""
+    """Run every lane in every size and round, and return the measurements by lane and size."""
     runs = {lane.name: {} for lane in options.lanes}
     for number in range(options.rounds):
         for size in sizes(options):
@@ -118,10 +123,10 @@ def measure_driver(project, options):
                 if lane is CALLBACK and size.trials > options.stock_callback:
                     continue
                 startup = 10 if options.sampler == "tpe" else size.trials + 1
-                watched = lanes.run(lane, size, project=project, startup=startup)
-                runs[lane.name].setdefault(label(size), []).append(watched.as_json())
-                cpu = f"{watched.cpu_seconds:.2f} s CPU, {watched.seconds:.1f} s"
-                print(f"round {number + 1}, {label(size)}, {lane.name}: {cpu} from the first report on", flush=True)
+                measurement = lanes.run(lane, size, project=project, startup=startup)
+                runs[lane.name].setdefault(label(size), []).append(measurement.as_json())
+                cpu = f"{measurement.cpu_seconds:.2f} s CPU, {measurement.seconds:.1f} s"
+                print(f"round {number + 1}, {label(size)}, {lane.name}: {cpu} from the first report", flush=True)
     return runs
 
 
@@ -138,51 +143,54 @@ def print_driver(runs, options):
     for trials in options.trials:
         long = Size(trials)
         cpu = by_lane(runs, long, short, "cpu_seconds", trials - options.short)
-        figures.print_table(f"Driver CPU, ms a trial of one report ({trials:,} trials)", cpu, digits=1)
-        print_beyond(cpu, what="trial")
+        figures.print_table(f"Driver CPU, ms per trial with one report ({trials:,} trials)", cpu, digits=1)
+        print_difference(cpu, unit="trial")
         if TOPRUNG.name in runs:
-            written = by_lane(runs, long, short, "writer_cpu_seconds", trials - options.short)[TOPRUNG.name]
-            title = "Beside it toprung's MLflow writer, a process of its own, ms a trial"
-            figures.print_table(title, {TOPRUNG.name: written}, digits=1)
-        wall = by_lane(runs, long, short, "seconds", trials - options.short)
-        figures.print_table(f"Wall, ms a trial of one report ({trials:,} trials)", wall, digits=1)
+            writer = by_lane(runs, long, short, "writer_cpu_seconds", trials - options.short)[TOPRUNG.name]
+            title = "CPU of toprung's MLflow writer (a separate process), ms per trial"
+            figures.print_table(title, {TOPRUNG.name: writer}, digits=1)
+        elapsed = by_lane(runs, long, short, "seconds", trials - options.short)
+        figures.print_table(f"Elapsed, ms per trial with one report ({trials:,} trials)", elapsed, digits=1)
         growth = {
-            name: [last_to_second(run) for run in of[label(long)]] for name, of in runs.items() if label(long) in of
+            name: [growth_ratio(run) for run in by_size[label(long)]]
+            for name, by_size in runs.items()
+            if label(long) in by_size
         }
-        figures.print_table(f"Growth within {trials:,} trials (1: linear)", growth, digits=2)
+        figures.print_table(f"Growth within {trials:,} trials (1 is linear)", growth, digits=2)
     reports = by_lane(runs, several, short, "cpu_seconds", options.short * (options.reports - 1))
-    figures.print_table(f"Driver CPU, ms a further report ({options.short} trials)", reports, digits=1)
-    print_beyond(reports, what="report")
+    figures.print_table(f"Driver CPU, ms per additional report ({options.short} trials)", reports, digits=1)
+    print_difference(reports, unit="report")
 
 
 def by_lane(runs, more, less, figure, number):
-    """Milliseconds for each of the `number` trials or reports by which two sizes differ, round by round."""
+    """Return the milliseconds per trial or report in each round; two sizes differ by `number` of them."""
     return {
         name: [
-            1000 * (a[figure] - b[figure]) / number for a, b in zip(sized[label(more)], sized[label(less)], strict=True)
+            1000 * (a[figure] - b[figure]) / number
+            for a, b in zip(by_size[label(more)], by_size[label(less)], strict=True)
         ]
-        for name, sized in runs.items()
-        if label(more) in sized
+        for name, by_size in runs.items()
+        if label(more) in by_size
     }
 
 
-def print_beyond(spent, *, what):
-    beyond = {
+def print_difference(costs, *, unit):
+    differences = {
         f"toprung - {stock.name.removeprefix('stock Tune, ')}": [
-            ours - theirs for ours, theirs in zip(spent[TOPRUNG.name], spent[stock.name], strict=True)
+            cost - stock_cost for cost, stock_cost in zip(costs[TOPRUNG.name], costs[stock.name], strict=True)
         ]
         for stock in (RANDOM, OPTUNA)
-        if {TOPRUNG.name, stock.name} <= spent.keys()
+        if {TOPRUNG.name, stock.name} <= costs.keys()
     }
-    if not beyond:
+    if not differences:
         return
-    figures.print_table(f"The same, round by round, ms a {what} (goal: {GOAL_MS})", beyond, digits=1)
+    figures.print_table(f"Difference by round, ms per {unit} (goal: {GOAL_MS})", differences, digits=1)
 
 
-def last_to_second(run):
-    """CPU a trial in the last quarter of a run's reports / in the second (the first has imports in it)."""
-    reports, cpu = zip(*run["looks"], strict=True)
-    quarters = [cpu[next(i for i, heard in enumerate(reports) if heard >= share * reports[-1])] for share in SHARES]
+def growth_ratio(run):
+    """Return the CPU time of a run's last quarter divided by that of its second (the first includes imports)."""
+    reports, cpu = zip(*run["samples"], strict=True)
+    quarters = [cpu[next(i for i, count in enumerate(reports) if count >= share * reports[-1])] for share in SHARES]
     second, last = quarters[1] - quarters[0], quarters[3] - quarters[2]
     return last / second if second else float("nan")
 

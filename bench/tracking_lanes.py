@@ -1,4 +1,4 @@
-"""The ways that bench/tracking.py compares, each a command of its own, and a watch over its driver's processor time."""
+"""The lanes that bench/tracking.py compares, each a separate command, and the measurement of its driver's CPU time."""
 
 import os
 import re
@@ -12,9 +12,9 @@ from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
 TICKS = os.sysconf("SC_CLK_TCK")
-LOOK_SECONDS = 0.1
+SAMPLE_SECONDS = 0.1
 
-RECIPE = '''"""The sweep that bench/tracking.py measures: nothing is stopped early."""
+RECIPE = '''"""The sweep that bench/tracking.py measures, without early stopping."""
 
 from toprung.spec import Asha, Data, Sweep
 
@@ -30,7 +30,7 @@ def sweep() -> Sweep:
         max_concurrent_trials=2,
     )
 '''
-SPACE = '''"""Four hyperparameters, as in bench/overhead.py."""
+SPACE = '''"""The same four hyperparameters as in bench/overhead.py."""
 
 
 def space(trial):
@@ -41,8 +41,8 @@ def space(trial):
 '''
 
 
-def workbench(project):
-    """A workbench with one recipe, one space and the trainer that costs nothing."""
+def create_project(project):
+    """Create a project with one recipe, one search space and the trainer that only reports."""
     prepared = BENCH.parent / "data" / "prepared" / "digits"
     if not prepared.is_dir():
         sys.exit("digits is not prepared. Type: toprung data prepare digits")
@@ -59,7 +59,7 @@ def workbench(project):
 
 @dataclass(frozen=True)
 class Size:
-    """How much a run does."""
+    """The number of trials in a run, and of reports per trial."""
 
     trials: int
     reports: int = 1
@@ -67,7 +67,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Lane:
-    """One way to run instant trials: its name, and what it is made of."""
+    """A way to run instant trials."""
 
     name: str
     toprung: bool = False
@@ -75,11 +75,11 @@ class Lane:
     tracked: bool = False
 
     def command(self, size, *, storage, startup, uri=None):
-        """The command line; `uri` replaces the sqlite file that tracking goes to."""
+        """Return the command line. `uri` replaces the SQLite file of MLflow."""
         if self.toprung:
             settings = {
                 "num_trials": size.trials,
-                "asha.max_epochs": size.reports,  # first, so that the grace is never above it
+                "asha.max_epochs": size.reports,  # first, so that grace_epochs never exceeds it
                 "asha.grace_epochs": size.reports,
                 "search.num_startup_trials": startup,
                 "search.sampler": "random" if startup > size.trials else "tpe",
@@ -97,28 +97,28 @@ class Lane:
 RANDOM = Lane("stock Tune, random search")
 OPTUNA = Lane("stock Tune, OptunaSearch", searcher="optuna")
 CALLBACK = Lane("stock Tune, MLflow callback", searcher="optuna", tracked=True)
-TOPRUNG = Lane("toprung sweep, everything on", toprung=True, tracked=True)
+TOPRUNG = Lane("toprung sweep, all features", toprung=True, tracked=True)
 
 
 @dataclass(frozen=True)
-class Watched:
-    """One run from its first report on. `looks` are (reports heard of, the driver's CPU seconds) along the way."""
+class Measurement:
+    """One run, from its first report. `samples` are pairs of the number of reports and the driver's CPU seconds."""
 
     reports: int
     cpu_seconds: float
     seconds_reporting: float
     seconds: float
-    looks: tuple[tuple[int, float], ...]
+    samples: tuple[tuple[int, float], ...]
     writer_cpu_seconds: float = 0.0
 
     def as_json(self):
-        """With some hundred of the looks: they show the slope as well."""
-        step = max(1, len(self.looks) // 200)
-        return {**asdict(self), "looks": [*self.looks[::step], self.looks[-1]]}
+        """Return a dictionary with a few hundred samples, which are enough to show the slope."""
+        step = max(1, len(self.samples) // 200)
+        return {**asdict(self), "samples": [*self.samples[::step], self.samples[-1]]}
 
 
 def run(lane, size, *, project, startup, uri=None, pause=0.0):
-    """Run a lane to its end in a storage folder of its own, which is removed afterwards."""
+    """Run a lane in a separate storage folder, which is removed afterwards, and return its measurement."""
     storage, log = project / "storage", project / "reports.log"
     log.write_text("", encoding="utf-8")
     storage.mkdir()
@@ -134,51 +134,51 @@ def run(lane, size, *, project, startup, uri=None, pause=0.0):
         command = lane.command(size, storage=storage, startup=startup, uri=uri)
         process = subprocess.Popen(command, cwd=project, env=environment, stdout=file, stderr=subprocess.STDOUT)
         try:
-            watched = watch(process, log)
+            measurement = measure(process, log)
         finally:
             end(process)
-    if process.returncode != 0 or watched.reports != size.trials * size.reports:
-        heard = f"{watched.reports} of {size.trials * size.reports} reports"
-        sys.exit(
-            f"{lane.name} ended with {process.returncode} after {heard}:\n{output.read_text(encoding='utf-8')[-2000:]}"
-        )
-    watched = replace(watched, writer_cpu_seconds=writer_cpu_seconds(storage))
+    if process.returncode != 0 or measurement.reports != size.trials * size.reports:
+        reports = f"{measurement.reports} of {size.trials * size.reports} reports"
+        tail = output.read_text(encoding="utf-8")[-2000:]
+        sys.exit(f"{lane.name} ended with {process.returncode} after {reports}:\n{tail}")
+    measurement = replace(measurement, writer_cpu_seconds=writer_cpu_seconds(storage))
     shutil.rmtree(storage)
-    return watched
+    return measurement
 
 
 def writer_cpu_seconds(storage):
-    """What the process that writes to MLflow says of itself in the sweep's log; none in the stock lanes."""
+    """Return the CPU seconds that the MLflow writer printed to the sweep's log; 0 for stock Tune."""
     logs = "".join(log.read_text(errors="replace", encoding="utf-8") for log in storage.glob("*/sweep.log"))
     return sum(float(seconds) for seconds in re.findall(r"^MLflow writer: ([0-9.]+) s of CPU", logs, re.MULTILINE))
 
 
-def watch(process, log):
-    """Follow a driver until it ends: its own CPU seconds, threads included, and no other process's."""
-    looks, reports = [], 0
+def measure(process, log):
+    """Measure the CPU seconds of a driver until it ends, including its threads but no other processes."""
+    samples, reports = [], 0
     with log.open("rb") as lines:
         while True:
-            ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # leaves /proc/<pid> there
+            ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # keeps /proc/<pid>
             reports += lines.read().count(b"\n")
             if reports:
-                looks.append((reports, cpu_seconds(process.pid)))
+                samples.append((reports, cpu_seconds(process.pid)))
             if ended:
                 break
-            time.sleep(LOOK_SECONDS)
+            time.sleep(SAMPLE_SECONDS)
     ended_at, times = time.time(), sorted(float(line) for line in log.read_text(encoding="utf-8").splitlines())
     if not times:
-        return Watched(0, 0.0, 0.0, 0.0, ())
-    return Watched(reports, looks[-1][1] - looks[0][1], times[-1] - times[0], ended_at - times[0], tuple(looks))
+        return Measurement(0, 0.0, 0.0, 0.0, ())
+    cpu = samples[-1][1] - samples[0][1]
+    return Measurement(reports, cpu, times[-1] - times[0], ended_at - times[0], tuple(samples))
 
 
 def cpu_seconds(pid):
-    """User and system time of one process; a zombie still has its own."""
+    """Return the user and system time of a process, which is available even for a zombie."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def end(process):
-    """A run that was cut short takes its Ray along: Ctrl-C first, as a person would."""
+    """End a process that may still be running. Ctrl-C comes first, so that it can stop its Ray."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             return

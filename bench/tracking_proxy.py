@@ -1,4 +1,4 @@
-"""A real `mlflow server` behind a proxy that counts what is asked of it: bench/tracking.py's measure of requests."""
+"""A real `mlflow server` behind a proxy that counts its requests, for bench/tracking.py."""
 
 import contextlib
 import http.client
@@ -19,7 +19,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "host", "content-
 
 @contextlib.contextmanager
 def counted_server(folder):
-    """Start both on loopback; gives the proxy, with `uri` and `counts`."""
+    """Start the server and the proxy on loopback, and yield the proxy, which has `uri` and `counts`."""
     port = free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
@@ -48,30 +48,30 @@ class CountingProxy(http.server.ThreadingHTTPServer):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.counts = Counter()
-        self.counting = threading.Lock()
+        self.lock = threading.Lock()
         self.uri = f"http://127.0.0.1:{self.server_port}"
 
     def take(self):
-        """What was asked since the last call, by method and path."""
-        with self.counting:
-            taken, self.counts = self.counts, Counter()
-        return taken
+        """Return the requests since the last call, by method and path."""
+        with self.lock:
+            counts, self.counts = self.counts, Counter()
+        return counts
 
 
 class Forwarding(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def forward(self):
-        with self.server.counting:
+        with self.server.lock:
             self.server.counts[f"{self.command} {kind(self.path)}"] += 1
         upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=120)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
         upstream.request(self.command, self.path, body=self.body(), headers=headers)
-        answer = upstream.getresponse()
-        content = answer.read()
+        response = upstream.getresponse()
+        content = response.read()
         upstream.close()
-        self.send_response_only(answer.status, answer.reason)
-        for name, value in answer.getheaders():
+        self.send_response_only(response.status, response.reason)
+        for name, value in response.getheaders():
             if name.lower() not in HOP_BY_HOP:
                 self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
@@ -95,7 +95,7 @@ class Forwarding(http.server.BaseHTTPRequestHandler):
 
 
 def kind(path):
-    """A request's path without what differs from run to run: artifacts of any run and name are one kind."""
+    """Return the path of a request without the parts that differ between runs, such as the names of artifacts."""
     path = path.partition("?")[0]
     return re.sub(r"(/mlflow-artifacts/artifacts)/.*", r"\1/...", path).removeprefix("/api/2.0")
 
@@ -104,8 +104,8 @@ def wait_until_healthy(url, server):
     for _ in range(240):
         if server.poll() is not None:
             sys.exit(f"mlflow server ended with {server.returncode}")
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
-            if answer.status == 200:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as response:
+            if response.status == 200:
                 return
         time.sleep(0.5)
     sys.exit("mlflow server did not start within two minutes")

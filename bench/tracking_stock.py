@@ -1,9 +1,9 @@
-"""Stock Ray Tune with instant trials, one of bench/tracking.py's lanes: a process of its own, as a user would write it.
+"""Run instant trials with stock Ray Tune, as a user would; a lane of bench/tracking.py.
 
     TOPRUNG_BENCH_LOG=/tmp/log python bench/tracking_stock.py --trials 20 --reports 1 --storage /tmp/stock
 
-Ray is as private and as bare as toprung starts it, and Tune's file loggers are off: what is left is Tune itself, the
-searcher where one is asked for, and the stock MLflow callback where a tracking address is given.
+Ray is started with the same settings as in toprung, and Tune's file loggers are disabled. What remains is Tune itself,
+the searcher if one is selected, and the stock MLflow callback if a tracking address is given.
 """
 
 import argparse
@@ -23,16 +23,16 @@ from ray.tune.search.optuna import OptunaSearch  # noqa: E402
 def trial(config):
     import instant
 
-    started = time.perf_counter()
+    start = time.perf_counter()
     for epoch in range(config["num_epochs"]):
         values = instant.metrics(config, epoch)
-        instant.note()
-        ray_tune.report({"epoch": epoch + 1, **values, "time/epoch_seconds": time.perf_counter() - started})
-        started = time.perf_counter()
+        instant.log_report()
+        ray_tune.report({"epoch": epoch + 1, **values, "time/epoch_seconds": time.perf_counter() - start})
+        start = time.perf_counter()
 
 
 def random_space(num_epochs):
-    """The same four hyperparameters as search_spaces/instant.py, in Tune's own words."""
+    """Return the four hyperparameters of search_spaces/instant.py as a Tune search space."""
     return {
         "lr": ray_tune.loguniform(1e-4, 1e-1),
         "weight_decay": ray_tune.loguniform(1e-5, 1e-1),
@@ -43,20 +43,20 @@ def random_space(num_epochs):
 
 
 def optuna_search(num_epochs, *, num_startup_trials):
-    """Tune's own searcher, with the sampler that toprung builds."""
+    """Return Tune's searcher, with the same sampler as in toprung."""
     sampler = optuna.samplers.RandomSampler(seed=0)
     if num_startup_trials is not None:
         sampler = optuna.samplers.TPESampler(
             seed=0, n_startup_trials=num_startup_trials, multivariate=True, group=True, constant_liar=True
         )
-    space = functools.partial(budgeted_space, num_epochs=num_epochs)
+    space = functools.partial(space_with_budget, num_epochs=num_epochs)
     return OptunaSearch(space, metric="val/score", mode="max", sampler=sampler)
 
 
-def budgeted_space(asked, *, num_epochs):
+def space_with_budget(optuna_trial, *, num_epochs):
     from search_spaces import instant
 
-    instant.space(asked)
+    instant.space(optuna_trial)
     return {"num_epochs": num_epochs}
 
 
@@ -74,20 +74,20 @@ def main():
     parser.add_argument("--reports", type=int, required=True)
     parser.add_argument("--storage", required=True)
     parser.add_argument("--searcher", choices=("random", "optuna"), default="random")
-    parser.add_argument("--startup", type=int, default=10, help="random trials before the sampler's model is asked")
-    parser.add_argument("--mlflow", help="record with the stock callback at this address")
+    parser.add_argument("--startup", type=int, default=10, help="random trials before the sampler uses its model")
+    parser.add_argument("--mlflow", help="record with the stock MLflow callback at this address")
     options = parser.parse_args()
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     _, gpus = cluster.local_capacity()
     ray.init(address="local", num_cpus=2, num_gpus=int(gpus), include_dashboard=False, logging_level="warning")
-    by_optuna = options.searcher == "optuna"
+    use_optuna = options.searcher == "optuna"
     startup = options.startup if options.startup <= options.trials else None
     ray_tune.Tuner(
         ray_tune.with_resources(trial, {"cpu": 1}),
-        param_space=None if by_optuna else random_space(options.reports),
+        param_space=None if use_optuna else random_space(options.reports),
         tune_config=ray_tune.TuneConfig(
-            search_alg=optuna_search(options.reports, num_startup_trials=startup) if by_optuna else None,
+            search_alg=optuna_search(options.reports, num_startup_trials=startup) if use_optuna else None,
             num_samples=options.trials,
             max_concurrent_trials=2,
             reuse_actors=True,

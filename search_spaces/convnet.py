@@ -1,8 +1,9 @@
-"""What may vary in trainers.convnet: optimizer, schedule, batch size, augmentation, label smoothing.
+"""The search space of trainers.convnet: optimizer, schedule, batch size, augmentation, label smoothing.
 
-A hyperparameter exists only where it means something: momentum under SGD, betas under Adam and AdamW. A name with
-a range of its own under each optimizer is written `sgd.lr` and `adam.lr`; the trainer reads plain `lr`. What is not
-suggested keeps the trainer's default. To hold something at another value, return it: `{"width": 32}`.
+Some hyperparameters are conditional: momentum exists only with SGD, betas only with Adam and AdamW. If a range depends
+on the optimizer, each range has its own name, such as `sgd.lr` and `adam.lr`; the trainer reads plain `lr`.
+Hyperparameters that are not suggested keep the trainer's defaults. To fix one at another value, return it:
+`{"width": 32}`.
 """
 
 import optuna

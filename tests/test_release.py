@@ -43,7 +43,7 @@ def test_the_notes_are_the_changelogs_section_of_the_version(notes):
     ran = notes("v9.8.7")
     assert ran.returncode == 0, ran.stderr
     text = (notes.folder / "out/notes.md").read_text()
-    assert text.startswith("### Added\n- `make sweep`: from a bare machine")
+    assert text.startswith("### Added\n#### Running sweeps\n- `make sweep` runs a complete sweep")
     assert "9.8.7" not in text
 
 

@@ -70,7 +70,7 @@ def test_inside_a_git_repository_no_second_one_is_created(tmp_path):
 @pytest.mark.parametrize("name", ["README.md", ".hidden", "tune"])
 def test_a_folder_that_is_not_empty_is_refused_and_not_changed(tmp_path, name):
     (tmp_path / name).mkdir() if name == "tune" else (tmp_path / name).write_text("mine")
-    with pytest.raises(UserError, match=rf"is not empty: it has {name}\. Name a new folder"):
+    with pytest.raises(UserError, match=rf"is not empty: it contains {name}\. Name a new folder"):
         scaffold(tmp_path)
     assert os.listdir(tmp_path) == [name]
 

@@ -1,1 +1,1 @@
-"""How one trial trains: one plain PyTorch loop a file."""
+"""Training loops: one plain PyTorch loop per file."""

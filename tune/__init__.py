@@ -1,1 +1,1 @@
-"""Recipes: which sweep to run. Each file's `sweep()` returns one."""
+"""Recipes: functions that return a Sweep. `sweep()` is the default one of each file."""

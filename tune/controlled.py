@@ -1,12 +1,13 @@
-"""Controlled experiments: named configurations, every seed, full budget, everything else equal.
+"""A controlled experiment: named configurations with the same seeds, the full budget, and everything else equal.
 
-    toprung sweep tune.controlled                     # the digits
+    toprung sweep tune.controlled                     # on the digits
     toprung sweep tune.controlled:fashion_mnist
-    toprung compare SWEEP                             # the answers, each with its uncertainty over the seeds
+    toprung compare SWEEP                             # the differences, with their uncertainty over the seeds
 
-A is the baseline, B another optimizer, C a high learning rate under both, D what augmentation does to the baseline
-(which has none). The rate is constant, so that nothing but its height decides whether the loss oscillates. SGD's high
-rate is the first of 0.5, 1 and 2 at which it did on the digits: that shows how it looks, not where it begins.
+A is the baseline, B uses another optimizer, C uses a high learning rate with each optimizer, and D adds augmentation to
+the baseline (which has none). The learning rate is constant, so that only its value determines whether the loss
+oscillates. The high rate of SGD is the first of 0.5, 1 and 2 at which the loss oscillated on the digits. It shows what
+oscillation looks like, not the rate at which it begins.
 """
 
 from toprung.spec import Asha, Data, Experiment, Sweep

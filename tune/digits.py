@@ -1,4 +1,4 @@
-"""Sweep the handwritten digits that ship with scikit-learn: `toprung sweep tune.digits`."""
+"""A sweep on the handwritten digits that ship with scikit-learn: `toprung sweep tune.digits`."""
 
 from toprung.spec import Asha, Data, Sweep
 

@@ -1,4 +1,4 @@
-"""Sweep the 60,000 images of Fashion-MNIST: `toprung sweep tune.fashion_mnist`."""
+"""A sweep on the 60,000 images of Fashion-MNIST: `toprung sweep tune.fashion_mnist`."""
 
 from toprung.spec import Asha, Data, Sweep
 from tune import digits

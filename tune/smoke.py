@@ -1,10 +1,11 @@
-"""The smallest complete sweep, for CI: `toprung sweep tune.smoke`, under a minute.
+"""A small but complete sweep for CI that takes less than a minute.
 
-    toprung sweep tune.smoke:seeds        # one configuration with many seeds: what two commits are compared by
+    toprung sweep tune.smoke
+    toprung sweep tune.smoke:seeds        # one configuration with many seeds, to compare two commits
 
-It trains on the digits, which need no download and no credentials, whatever the project's own data are.
-`seeds` trains until it has converged, so that a small loss shows: over 20 seeds the accuracy's standard deviation is
-0.006, where three epochs at the default rate leave 0.11.
+Both recipes use the digits, which need no download and no credentials. `seeds` trains until convergence, so that small
+differences are visible: the standard deviation of the accuracy over 20 seeds is 0.006, compared with 0.11 after three
+epochs at the default learning rate.
 """
 
 from toprung.spec import Asha, Data, Sweep

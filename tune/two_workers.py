@@ -1,7 +1,7 @@
-"""Two processes train each trial together, each on its half of every minibatch: `toprung sweep tune.two_workers`.
+"""A sweep with two workers per trial, each training on half of every minibatch: `toprung sweep tune.two_workers`.
 
-Worth it where a model or a minibatch is too large for one device; on a network as small as this one the processes wait
-for each other more than they compute. On GPUs: `--set resources.gpus=1`, which is one for each worker.
+This is useful if a model or a minibatch is too large for one device. With a network as small as this one, the processes
+spend more time waiting for each other than computing. To give each worker a GPU, add `--set resources.gpus=1`.
 """
 
 from toprung.spec import Asha, Resources, Sweep

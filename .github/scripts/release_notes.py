@@ -1,4 +1,4 @@
-"""What CHANGELOG.md says of a release: `python .github/scripts/release_notes.py v0.2.0 build/release-notes.md`."""
+"""Write a version's release notes: `python .github/scripts/release_notes.py v0.2.0 build/release-notes.md`."""
 
 import sys
 import tomllib
@@ -12,10 +12,10 @@ ROOT = Path(__file__).parent.parent.parent
 def main(tag: str, out: Path) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     if tag != f"v{version}":
-        sys.exit(f'The tag "{tag}" is not v{version}, which pyproject.toml says. Mend one of them.')
+        sys.exit(f'The tag "{tag}" is not v{version}, the version in pyproject.toml. Change one of them.')
     section = keepachangelog.to_raw_dict(str(ROOT / "CHANGELOG.md")).get(version)
     if section is None:
-        sys.exit(f"CHANGELOG.md has no section [{version}]: give what is under [Unreleased] that name and a date.")
+        sys.exit(f"CHANGELOG.md has no section [{version}]. Rename [Unreleased] to it and add the date.")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(section["raw"], encoding="utf-8")
 

@@ -1,7 +1,8 @@
-"""A new workbench in an empty folder: what `toprung init` writes.
+"""Create a new project in an empty folder, for `toprung init`.
 
-The files lie in `template/` beside this one, without the dots that begin some of their names (a `.gitignore` would
-work where it lies). Most are copies of this project's own; `tests/test_scaffold.py` holds them equal.
+The files are in `template/`, next to this file. The names of dotfiles are stored without their dot, because a
+`.gitignore` would take effect in `template/` itself. Most files are copies of this repository's own files;
+`tests/test_scaffold.py` checks that they are equal.
 """
 
 from __future__ import annotations
@@ -20,24 +21,25 @@ from toprung.git_command import run_git
 FILES = Path(__file__).parent / "template"
 TEMPLATE = ".jinja"
 DOTFILES = {name: f".{name}" for name in ("dvc", "dvcignore", "github", "gitignore")}
-ALLOWED_NAMES = {".git"}  # `git init` may come first
+ALLOWED_NAMES = {".git"}  # allows `git init` before `toprung init`
 
 
 def scaffold(folder: Path) -> list[Path]:
-    """Write a workbench into an empty folder and make it a Git repository, unless it lies in one.
+    """Write a new project to an empty folder and initialize a Git repository, unless the folder is already in one.
 
     Args:
-        folder: made where it is not there.
+        folder: the project's folder; created if it does not exist.
 
     Returns:
-        The files, relative to the folder.
+        The paths of the new files, relative to the folder.
 
     Raises:
-        UserError: the folder is a file or not empty, cannot be written, or Git is not there; nothing is left behind.
+        UserError: the folder is a file, is not empty or cannot be written, or Git cannot be run. No files are left
+            behind.
     """
     folder = folder.resolve()
     _check_empty(folder)
-    was_there, done = folder.is_dir(), []
+    existed, moved = folder.is_dir(), []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -45,14 +47,14 @@ def scaffold(folder: Path) -> list[Path]:
             written = _write(staging, name=project_name(folder))
             _check_empty(folder)
             for entry in staging.iterdir():
-                done.append(folder / entry.name)
+                moved.append(folder / entry.name)
                 entry.rename(folder / entry.name)
         if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
             run_git(folder, "init", "--quiet")
     except BaseException as error:
-        for entry in done:
+        for entry in moved:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
-        if not was_there:
+        if not existed:
             shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
             raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from None
@@ -61,28 +63,28 @@ def scaffold(folder: Path) -> list[Path]:
 
 
 def project_name(folder: Path) -> str:
-    """The folder's name as a project's name in pyproject.toml; "workbench" where it has no letter or digit."""
-    return re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-") or "workbench"
+    """Return the folder's name as a valid project name for pyproject.toml, or "project" if no character is valid."""
+    return re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-") or "project"
 
 
 def _check_empty(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file. Name a new folder: toprung init DIR")
-    there = sorted({entry.name for entry in folder.iterdir()} - ALLOWED_NAMES) if folder.is_dir() else []
-    if there:
-        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise UserError(f"{folder} is not empty: it has {there[0]}{more}. Name a new folder: toprung init DIR")
+    existing = sorted({entry.name for entry in folder.iterdir()} - ALLOWED_NAMES) if folder.is_dir() else []
+    if existing:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise UserError(f"{folder} is not empty: it contains {existing[0]}{more}. Name a new folder: toprung init DIR")
 
 
 def _write(target: Path, *, name: str) -> list[Path]:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    given, written = {"name": name, "toprung": metadata.version("toprung")}, []
+    values, written = {"name": name, "toprung": metadata.version("toprung")}, []
     for source in sorted(path for path in FILES.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        steps = [DOTFILES.get(step, step) for step in source.relative_to(FILES).parts]
-        file = Path(*steps).with_name(steps[-1].removesuffix(TEMPLATE))
+        parts = [DOTFILES.get(part, part) for part in source.relative_to(FILES).parts]
+        file = Path(*parts).with_name(parts[-1].removesuffix(TEMPLATE))
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         if source.suffix == TEMPLATE:
-            text = environment.from_string(source.read_text(encoding="utf-8")).render(given)
+            text = environment.from_string(source.read_text(encoding="utf-8")).render(values)
             (target / file).write_text(text, encoding="utf-8")
         else:
             shutil.copyfile(source, target / file)

@@ -1,1 +1,1 @@
-"""What may vary: one define-by-run Optuna function a file."""
+"""Search spaces: one define-by-run Optuna function per file."""

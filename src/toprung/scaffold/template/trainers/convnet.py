@@ -1,9 +1,9 @@
-"""Train an image classifier: a plain PyTorch loop.
+"""A plain PyTorch loop that trains an image classifier.
 
     toprung train trainers.convnet --set lr=0.003 --set augment=light
 
-`DEFAULTS` names every hyperparameter the loop reads. Its values are the sweep's first trial; a search space
-replaces some of them. Copy this file to train in your own way.
+`DEFAULTS` contains every hyperparameter that the loop reads. The first trial of a sweep uses these values; in the other
+trials, a search space replaces some of them. To write your own training loop, start with a copy of this file.
 """
 
 import torch
@@ -12,21 +12,21 @@ import torch.nn.functional as F
 from toprung import session, vision
 
 DEFAULTS = {
-    "model": "convnet",  # or a name from torchvision.models, such as "resnet18"
+    "model": "convnet",  # or the name of a model in torchvision.models, such as "resnet18"
     "width": 16,
     "depth": 3,
     "dropout": 0.0,
     "optimizer": "adamw",  # sgd, adam or adamw
     "lr": 1e-3,
     "weight_decay": 1e-2,
-    "momentum": 0.9,  # sgd only, as is nesterov
+    "momentum": 0.9,  # momentum and nesterov: sgd only
     "nesterov": True,
-    "beta1": 0.9,  # adam and adamw only, as is beta2
+    "beta1": 0.9,  # beta1 and beta2: adam and adamw only
     "beta2": 0.999,
     "schedule": "cosine",  # constant, cosine or onecycle
     "batch_size": 128,
     "label_smoothing": 0.0,
-    "augment": "none",  # none, light or heavy; below, None keeps the level's own strength
+    "augment": "none",  # none, light or heavy; for the strengths below, None means the default of the level
     "augment_flip": None,
     "augment_shift": None,
     "augment_rotation_degrees": None,
@@ -35,9 +35,9 @@ DEFAULTS = {
     "augment_contrast": None,
     "augment_cutout": None,
     "augment_mixup": None,
-    "precision": "float32",  # or bf16: faster on recent CPUs and GPUs, its accuracy is yours to check
-    "channels_last": True,  # memory format of images and weights; faster on CPUs, and on GPUs under bf16
-    "compile": False,  # torch.compile: takes a C++ compiler and a minute first; slower than channels_last on a CPU
+    "precision": "float32",  # or bf16: faster on recent CPUs and GPUs, but check the accuracy
+    "channels_last": True,  # memory format of images and weights; faster on CPUs, and on GPUs with bf16
+    "compile": False,  # torch.compile: needs a C++ compiler and a minute to start; on a CPU, channels_last is faster
 }
 
 
@@ -89,9 +89,9 @@ def train_loop_per_worker(config):
 
 
 def train_one_epoch(model, split, optimizer, schedule, augment, config):
-    """One pass over the split; returns the mean loss an image."""
+    """Train for one epoch and return the mean loss per image."""
     device = session.device()
-    loss_sum = torch.zeros((), device=device)  # stays on the device: .item() in every step would wait for it
+    loss_sum = torch.zeros((), device=device)  # on the device, because .item() in every step would wait for it
     model.train()
     for images, labels in vision.batches(split, batch_size=config["batch_size"], device=device):
         images, targets = augment(images, labels)

@@ -1,4 +1,4 @@
-"""Sweep your own images: `toprung sweep tune.mine`."""
+"""A sweep on your own images: `toprung sweep tune.mine`."""
 
 from toprung.spec import Asha, Data, Sweep
 

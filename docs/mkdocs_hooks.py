@@ -1,4 +1,4 @@
-"""What is made anew at each build of the site, so that it is never behind: the command line, the list of decisions."""
+"""MkDocs hooks that generate the command line reference and the list of decisions at each build."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ COMMAND_LINE, DECISIONS = "command-line.md", "decisions"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """List every decision, in the order of their numbers; called by MkDocs."""
+    """Add every decision to the navigation, in numerical order. Called by MkDocs."""
     pages = sorted(Path(config.docs_dir, DECISIONS).glob("*.md"))
     assert config.nav is not None
     config.nav.append({"Decisions": [f"{DECISIONS}/{page.name}" for page in pages]})
@@ -19,8 +19,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add what Typer itself tells of the commands; called by MkDocs."""
+    """Add the command line reference, as Typer generates it. Called by MkDocs."""
     command = [sys.executable, "-m", "typer", "toprung.cli.app", "utils", "docs", "--name", "toprung"]
-    told = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace").stdout
-    files.append(File.generated(config, COMMAND_LINE, content=told.replace("# `toprung`", "# The command line", 1)))
+    reference = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace").stdout
+    reference = reference.replace("# `toprung`", "# The command line", 1)
+    files.append(File.generated(config, COMMAND_LINE, content=reference))
     return files
