@@ -80,7 +80,7 @@ def test_without_a_secret_the_data_check_is_skipped_with_a_message():
         ({"DVC_SERVICE_ACCOUNT": "{}"}, ".dvc/config has no remote"),
     ):
         ran = subprocess.run(
-            ["make", "check-data"], cwd=PROJECT, env=env | secret, check=True, capture_output=True, text=True
+            ["make", "check-data"], cwd=PROJECT, env=env | given, check=True, capture_output=True, text=True
         )
         assert message in ran.stdout
         assert "Skipping dvc pull" in ran.stdout
