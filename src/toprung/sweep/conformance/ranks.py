@@ -39,7 +39,7 @@ def check_ranks(check: LoopCheck, folder: Path) -> CheckResult:
     with contextlib.ExitStack() as logs:
         processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "toprung.sweep.conformance.ranks", str(rank), str(folder)],
+                [sys.executable, "-P", "-m", "toprung.sweep.conformance.ranks", str(rank), str(folder)],
                 cwd=check.project,
                 env=environment,
                 stdout=subprocess.DEVNULL,
