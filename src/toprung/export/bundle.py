@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from toprung.data import DatasetCard
+from toprung.records.catalog import confirmed_sweep_id
 from toprung.records.ledger import TrialRecord
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, SweepDirectory, write_json
@@ -150,6 +151,7 @@ def model_card(
     verified = ", ".join(f"{name} {value:.6g}" for name, value in metrics["verified"].items()) or "no comparable metric"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(lineage.versions.items()))
     commit = f"{lineage.commit}{' with uncommitted changes' if lineage.dirty else ''}" if lineage.commit else "unknown"
+    is_confirmation = confirmed_sweep_id(sweep_dir) is not None
     return f"""# {sweep.name}: trial {winner.number} of {sweep_dir.sweep_id}
 
 An image classifier for {len(card.classes)} classes and images of {" x ".join(map(str, card.image_shape))} (C x H x W).
@@ -159,13 +161,13 @@ An image classifier for {len(card.classes)} classes and images of {" x ".join(ma
 {sweep.metric} {winner.value:.6g} on the validation split, at epoch {winner.epoch}.
 Recomputed from this folder by a fresh process: {verified}.
 
-{_selection_bias(num_trials)}The test split was not opened.
+{"" if is_confirmation else _selection_bias(num_trials)}The test split was not opened.
 
 ## How it was chosen
 
 {_search(sweep)}
-The trial with the {"highest" if sweep.mode == "max" else "lowest"} {sweep.metric} in any epoch won.
-The weights are from that epoch.
+{_choice(sweep, is_confirmation=is_confirmation)}
+The weights are from the epoch of this trial with the {"highest" if sweep.mode == "max" else "lowest"} {sweep.metric}.
 
 | hyperparameter | value |
 | --- | --- |
@@ -191,6 +193,12 @@ from toprung.vision import load_model
 model = load_model(Path("export"))  # takes uint8 or 0..1 float images, N x C x H x W; returns logits
 ```
 """
+
+
+def _choice(sweep: Sweep, *, is_confirmation: bool) -> str:
+    if is_confirmation:
+        return f"Of the configuration with the best mean {sweep.metric}, the trial with the median value was exported."
+    return f"The trial with the {'highest' if sweep.mode == 'max' else 'lowest'} {sweep.metric} in any epoch won."
 
 
 def _selection_bias(num_trials: int) -> str:
