@@ -1,4 +1,4 @@
-"""Sweeps with real ledgers, written as a driver writes them, without Ray and without training."""
+"""Sweeps with real ledgers, written like a driver writes them, without Ray and without training."""
 
 from datetime import datetime
 
@@ -23,7 +23,7 @@ def quiet():
 
 
 class Driver:
-    """Writes one sweep: each `trial` is asked for, reports its accuracies, and ends."""
+    """Write a sweep: each call of `trial` creates a trial, reports its accuracies and ends it."""
 
     def __init__(self, root, *, name="some", fingerprint="d" * 64, now=None, **fields):
         fields.setdefault("asha", Asha(grace_epochs=1, max_epochs=9, reduction_factor=3))
@@ -50,7 +50,7 @@ class Driver:
     def trial(
         self, accuracies, *, space=None, status="finished", rung=None, cause=None, losses=None, config=None, **started
     ):
-        """One trial; `losses` are pairs of training and validation loss, by default 1 - accuracy both."""
+        """Add a trial; `losses` are pairs of training and validation loss, by default both 1 - accuracy."""
         trial = self.study.ask()
         sampled = space(trial) if space else {}
         number = trial.number
@@ -76,7 +76,7 @@ class Driver:
 
 @pytest.fixture
 def driver(tmp_path):
-    """Makes a sweep's driver: `driver(asha=...)`."""
+    """Return a function that creates a sweep's driver: `driver(asha=...)`."""
     return lambda **fields: Driver(tmp_path / "runs", **fields)
 
 
@@ -98,23 +98,23 @@ def _space(trial):
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
-    """A sweep to report on, priced."""
+    """A sweep with prices, to be reported on."""
     return _filled(Driver(tmp_path_factory.mktemp("runs"), stop=Stop(cpu_price_per_hour=3600)))
 
 
 @pytest.fixture(scope="module")
 def written(reported, tmp_path_factory):
-    """Its report; the tests read it."""
+    """The report of `reported`, shared by the tests."""
     return write_report(reported.sweep_dir, prepared_root=tmp_path_factory.mktemp("prepared"))
 
 
-def _filled(made):
-    """Twenty finished trials, ten stopped, one failed, one that still runs."""
+def _filled(driver):
+    """Add twenty finished trials, ten stopped, one failed and one that is still running."""
     for index in range(20):
         accuracies = [0.5 + index / 100 + epoch / 50 for epoch in range(9)]
-        made.trial(accuracies, space=_space, is_default=index == 0)
+        driver.trial(accuracies, space=_space, is_default=index == 0)
     for index in range(10):
-        made.trial([0.2 + index / 100], space=_space, status="stopped", rung=1, cause="ASHA: too low")
-    made.trial([0.1], space=_space, status="failed", cause="loss is NaN </script><b>")
-    made.trial([0.3], space=_space, status="running")
-    return made
+        driver.trial([0.2 + index / 100], space=_space, status="stopped", rung=1, cause="ASHA: too low")
+    driver.trial([0.1], space=_space, status="failed", cause="loss is NaN </script><b>")
+    driver.trial([0.3], space=_space, status="running")
+    return driver

@@ -1,4 +1,4 @@
-"""Comparisons of controlled experiments with planted truths, and of whole sweeps."""
+"""Comparisons of controlled experiments with known differences, and of whole sweeps."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def _accuracies(end, speed, jitter):
 
 
 def _run(sweep, name, *, speed=0.5, end=0.9, ripple=0.0, gap=0.0, **changes):
-    """One named configuration over the seeds; `ripple` is how far the training loss jumps up every other epoch."""
+    """Add one named configuration over all seeds; `ripple` is how far the training loss rises every other epoch."""
     for seed in SEEDS:
         jitter = 0.001 * ((seed * 7 + len(name)) % 5)
         train = [1 / epoch + ripple * (epoch % 2) * (1 + jitter) for epoch in range(1, 10)]
@@ -31,7 +31,7 @@ def _run(sweep, name, *, speed=0.5, end=0.9, ripple=0.0, gap=0.0, **changes):
 
 @pytest.fixture
 def experiment(driver):
-    """The four classical ones: a baseline, an adaptive optimizer, a high rate, an augmentation."""
+    """Four configurations: a baseline, an adaptive optimizer, a high learning rate, an augmentation."""
     sweep = driver()
     _run(sweep, "A", speed=0.6)
     _run(sweep, "B", speed=0.2, optimizer="adam", lr=1e-3)
@@ -52,33 +52,37 @@ def test_named_configurations_are_groups_over_their_seeds(experiment):
         assert set(group.values["value"]) == set(SEEDS)
 
 
-def test_the_faster_optimizer_is_told_with_figure_interval_and_pairs(experiment):
-    response = _answer(experiment, "epochs_to_95", "B", "A")
-    assert response.num_pairs == 5
-    assert response.difference is not None
-    assert response.difference.excludes_zero
-    assert response.difference.mean < -1
-    assert response.question == "Which optimizer converges faster, and which ends lower?"
-    assert "5 pairs of seeds" in response.sentence
-    assert "not significantly" not in response.sentence
+def test_the_faster_optimizer_is_named_with_its_difference_and_interval(experiment):
+    answer = _answer(experiment, "epochs_to_95", "B", "A")
+    assert answer.num_pairs == 5
+    assert answer.difference is not None
+    assert answer.difference.excludes_zero
+    assert answer.difference.mean < -1
+    assert answer.question == "Which optimizer converges faster, and which ends with the lower loss?"
+    assert "5 pairs of seeds" in answer.sentence
+    assert "not significantly" not in answer.sentence
 
 
-def test_a_high_rate_that_oscillates_is_told_by_the_stated_measure(experiment):
-    response = _answer(experiment, "instability", "C", "A")
-    assert response.difference is not None
-    assert response.difference.low is not None
-    assert response.difference.low > 0.2
+def test_a_high_learning_rate_that_oscillates_has_a_higher_instability(experiment):
+    answer = _answer(experiment, "instability", "C", "A")
+    assert answer.difference is not None
+    assert answer.difference.low is not None
+    assert answer.difference.low > 0.2
 
 
-def test_augmentation_is_told_by_its_gap(experiment):
-    response = _answer(experiment, "gap", "D", "A")
-    assert response.difference is not None
-    assert response.difference.mean == pytest.approx(-0.3, abs=0.01)
+def test_augmentation_reduces_the_gap(experiment):
+    answer = _answer(experiment, "gap", "D", "A")
+    assert answer.difference is not None
+    assert answer.difference.mean == pytest.approx(-0.3, abs=0.01)
 
 
-def test_only_configurations_that_differ_in_one_thing_are_held_against_each_other(experiment):
+def test_only_configurations_that_differ_in_one_factor_are_compared(experiment):
     pairs = {frozenset((a.left, a.right)) for a in list_answers(experiment) if a.left}
-    assert pairs == {frozenset("AB"), frozenset("AC"), frozenset("AD")}  # C, at a raised rate, is no match for B
+    assert pairs == {
+        frozenset("AB"),
+        frozenset("AC"),
+        frozenset("AD"),
+    }  # C has a higher learning rate, so it does not match B
 
 
 def test_two_equal_configurations_are_not_significantly_different(driver):
@@ -93,7 +97,7 @@ def test_two_equal_configurations_are_not_significantly_different(driver):
     assert "not significantly different" in ends.sentence
 
 
-def test_failures_are_counted_and_in_no_mean(driver):
+def test_failed_trials_are_counted_but_not_averaged(driver):
     sweep = driver()
     _run(sweep, "A")
     for seed in range(2):
@@ -107,17 +111,17 @@ def test_failures_are_counted_and_in_no_mean(driver):
     assert any("wild (2 of 2)" in answer.sentence for answer in list_answers(comparison))
 
 
-def test_groups_by_a_hyperparameter_say_that_the_searcher_chose_them(driver):
+def test_groups_by_a_hyperparameter_warn_that_the_searcher_chose_them(driver):
     sweep = driver()
     for number, optimizer in enumerate(["sgd", "sgd", "adam", "adam"]):
         sweep.trial(_accuracies(0.9, 0.5, 0), config={**BASE, "optimizer": optimizer, "lr": 0.01 * (number + 1)})
     comparison = compare_sweeps([sweep.sweep_dir], by="optimizer")
     assert [group.is_controlled for group in comparison.comparison.groups] == [False, False]
-    assert any("the searcher chose" in warning for warning in comparison.warnings)
+    assert any("The searcher chose" in warning for warning in comparison.warnings)
     assert all(answer.num_pairs == 0 for answer in comparison.answers)
 
 
-def test_trials_without_the_hyperparameter_are_a_group_of_their_own(driver):
+def test_trials_without_the_hyperparameter_form_their_own_group(driver):
     sweep = driver()
     sweep.trial([0.5], config={"momentum": 0.9})
     sweep.trial([0.5])
@@ -126,7 +130,7 @@ def test_trials_without_the_hyperparameter_are_a_group_of_their_own(driver):
         compare_sweeps([sweep.sweep_dir], by="momenta")
 
 
-def test_sweeps_of_other_data_say_so(driver):
+def test_sweeps_with_different_data_give_a_warning(driver):
     one, same, other = driver(name="one"), driver(name="same"), driver(name="other", fingerprint="e" * 64)
     for sweep in (one, same, other):
         sweep.trial([0.5, 0.6])
@@ -134,17 +138,17 @@ def test_sweeps_of_other_data_say_so(driver):
         "different data" in warning for warning in compare_sweeps([one.sweep_dir, same.sweep_dir], by="sweep").warnings
     )
     warnings = compare_sweeps([one.sweep_dir, other.sweep_dir], by="sweep").warnings
-    assert any("They saw different data" in warning and "cannot be compared" in warning for warning in warnings)
+    assert any("used different data" in warning and "cannot be compared" in warning for warning in warnings)
 
 
-def test_sweeps_judged_by_other_metrics_are_refused(driver):
+def test_sweeps_with_different_metrics_are_rejected(driver):
     one, other = driver(name="one"), driver(name="other", metric="val/loss", mode="min")
     one.trial([0.5])
-    with pytest.raises(UserError, match="judged by different metrics"):
+    with pytest.raises(UserError, match="have different metrics"):
         compare_sweeps([one.sweep_dir, other.sweep_dir])
 
 
-def test_different_budgets_are_named(driver):
+def test_different_budgets_give_a_warning(driver):
     sweep = driver()
     sweep.trial([0.5, 0.6])
     sweep.trial([0.5, 0.6, 0.7])

@@ -1,4 +1,4 @@
-"""Confirmations of sweeps whose truth is known: intervals cover it, luck is not called merit, merit is found."""
+"""Confirmations of simulated sweeps with known means: coverage of the intervals, false positives and power."""
 
 import numpy as np
 import pytest
@@ -19,13 +19,13 @@ CONFIGS = {
 
 
 def _at_most(rate, draws=SWEEPS):
-    """The count that a process of this rate exceeds once in ten thousand times."""
+    """Return the count that a process with this rate exceeds once in ten thousand times."""
     return stats.binom.ppf(1 - 1e-4, draws, rate)
 
 
 @pytest.fixture
 def without_ranking(monkeypatch):
-    """The simulations look at the gaps to the default; which configurations are equally good takes most of the time."""
+    """Skip the ranking, which takes most of the time and which the simulations do not use."""
     monkeypatch.setattr(confirming, "tied_with_best", lambda groups, mode: [*groups])
 
 
@@ -36,13 +36,13 @@ def _judge(values, *, mode="max", in_sweep=None, finished=()):
     )
 
 
-def _simulated(rng, means, *, of_seeds=0.01, of_pairs=0.02):
-    """Values by configuration: a seed shifts all configurations alike, and each by itself."""
-    together = rng.normal(0, of_pairs, SEEDS)
-    return {name: (mean + together + rng.normal(0, of_seeds, SEEDS)).tolist() for name, mean in means.items()}
+def _simulated(rng, means, *, own_spread=0.01, common_spread=0.02):
+    """Simulate values: a seed shifts all configurations by a common amount and each by its own."""
+    common = rng.normal(0, common_spread, SEEDS)
+    return {name: (mean + common + rng.normal(0, own_spread, SEEDS)).tolist() for name, mean in means.items()}
 
 
-def test_the_intervals_of_all_leaders_cover_the_truth_together_at_their_rate(without_ranking):
+def test_the_joint_intervals_of_all_leaders_cover_the_true_differences_at_the_stated_rate(without_ranking):
     rng, truth = np.random.default_rng(0), {"trial 4": 0.02, "trial 7": 0.0, "trial 9": -0.01}
     missed = 0
     for _ in range(SWEEPS):
@@ -52,7 +52,7 @@ def test_the_intervals_of_all_leaders_cover_the_truth_together_at_their_rate(wit
     assert missed <= _at_most(0.05)
 
 
-def test_identical_configurations_are_called_better_no_oftener_than_stated(without_ranking):
+def test_identical_configurations_are_called_better_no_more_often_than_stated(without_ranking):
     rng = np.random.default_rng(1)
     better = sum(
         "is better than the default" in _judge(_simulated(rng, dict.fromkeys(CONFIGS, 0.9))).verdict
@@ -62,7 +62,7 @@ def test_identical_configurations_are_called_better_no_oftener_than_stated(witho
 
 
 @pytest.mark.parametrize(("mode", "gap"), [("max", 0.08), ("min", -0.08)])
-def test_a_configuration_that_is_better_is_found(mode, gap):
+def test_a_better_configuration_is_found(mode, gap):
     rng = np.random.default_rng(2)
     means = {"default": 0.5, "trial 4": 0.5 + gap, "trial 7": 0.5}
     confirmations = [_judge(_simulated(rng, means), mode=mode) for _ in range(50)]
@@ -70,29 +70,29 @@ def test_a_configuration_that_is_better_is_found(mode, gap):
     assert sum("Trial 4 is better than the default" in confirmation.verdict for confirmation in confirmations) >= 45
 
 
-def test_the_shrunk_value_is_nearer_to_the_truth_than_the_sweeps_best():
+def test_the_shrunken_value_is_closer_to_the_truth_than_the_sweeps_best_value():
     rng, errors = np.random.default_rng(3), []
     for _ in range(SWEEPS):
         truth = rng.normal(0.9, 0.02, 20)
         observed = truth + rng.normal(0, 0.02, 20)
         best = int(observed.argmax())
-        better = shrunken_value(float(observed[best]), observed.tolist(), 0.02**2)
-        errors.append((observed[best] - truth[best], better - truth[best]))
-    optimistic, less = np.mean(np.square(errors), axis=0)
-    assert less < optimistic / 1.5
+        shrunken = shrunken_value(float(observed[best]), observed.tolist(), 0.02**2)
+        errors.append((observed[best] - truth[best], shrunken - truth[best]))
+    best_error, shrunken_error = np.mean(np.square(errors), axis=0)
+    assert shrunken_error < best_error / 1.5
     assert np.mean(errors, axis=0)[0] > 0.01
 
 
-def test_the_simplest_configuration_that_is_as_good_is_named():
+def test_the_simplest_of_equally_good_configurations_is_named():
     same = [0.91, 0.93, 0.90, 0.92, 0.94]
     confirmation = _judge({"trial 4": same, "trial 7": same[::-1], "default": [0.5, 0.51, 0.52, 0.5, 0.49]})
     assert (confirmation.tied_best[0], confirmation.simplest) == ("trial 4", "trial 7")
     assert [num_changed(name, CONFIGS) for name in ("default", "trial 7", "trial 4")] == [0, 1, 3]
 
 
-def test_what_a_few_values_do_not_say_is_not_said():
-    one = _judge({"trial 4": [0.9], "default": [0.8]})
-    assert "a single seed" in one.verdict
+def test_too_few_values_give_no_claims():
+    single_seed = _judge({"trial 4": [0.9], "default": [0.8]})
+    assert "a single seed" in single_seed.verdict
     assert "no training finished" in _judge({"trial 4": [], "default": []}).verdict
     assert "has no value" in _judge({"trial 4": [0.9, 0.8], "default": []}).verdict
     assert "The default has the best mean" in _judge({"trial 4": [0.7, 0.8], "default": [0.9, 0.91]}).verdict
@@ -101,7 +101,7 @@ def test_what_a_few_values_do_not_say_is_not_said():
     assert seed_variance({"default": {1: 0.9}}) is None
 
 
-def test_an_order_of_configurations_is_that_of_their_means():
+def test_configurations_are_ordered_by_their_means():
     confirmation = _judge(
         {"trial 4": [0.7, 0.8], "default": [0.6, 0.6], "trial 7": []},
         in_sweep={"trial 4": 0.9},
@@ -113,7 +113,7 @@ def test_an_order_of_configurations_is_that_of_their_means():
     assert confirmation.configurations[2].mean is None
 
 
-def test_a_sweep_that_has_only_its_default_is_told_what_it_lacks(driver):
+def test_a_sweep_with_only_its_default_cannot_be_confirmed(driver):
     sweep = driver()
     with pytest.raises(UserError, match="has no trial with a value: there is nothing to confirm"):
         confirmation_spec(sweep.sweep_dir, num_leaders=3, num_seeds=2)

@@ -1,4 +1,4 @@
-"""Importance: the planted hyperparameter comes first, and stopped trials have no say."""
+"""Importance: the hyperparameter that determines the value ranks first, and stopped trials do not count."""
 
 import optuna
 
@@ -16,44 +16,44 @@ def _study(count, value, *, state="COMPLETE", study=None):
         }
         if params["augment"] == "light":
             trial.suggest_float("shift", 0, 1)
-        done = state == "COMPLETE"
-        study.tell(trial, value(params) if done else None, state=optuna.trial.TrialState[state])
+        is_complete = state == "COMPLETE"
+        study.tell(trial, value(params) if is_complete else None, state=optuna.trial.TrialState[state])
     return study
 
 
-def test_the_hyperparameter_that_decides_comes_first_under_both_evaluators():
-    found = importances(_study(40, lambda params: params["width"] / 64))
+def test_the_decisive_hyperparameter_ranks_first_with_both_evaluators():
+    result = importances(_study(40, lambda params: params["width"] / 64))
     for evaluator in ("fANOVA", "PED-ANOVA"):
-        shares = [importance for importance in found.shares if importance.evaluator == evaluator]
+        shares = [importance for importance in result.shares if importance.evaluator == evaluator]
         assert shares[0].name == "width"
         assert shares[0].low > max(importance.high for importance in shares[1:])
         assert all(0 <= importance.low <= importance.high <= 1 for importance in shares)
-    assert (found.num_finished, found.conditional, found.too_few) == (40, ["shift"], None)
+    assert (result.num_finished, result.conditional, result.too_few) == (40, ["shift"], None)
 
 
-def test_where_neither_of_two_matters_their_intervals_overlap():
+def test_the_intervals_of_two_irrelevant_hyperparameters_overlap():
     noise = iter(range(1000))
-    found = importances(_study(30, lambda params: (next(noise) * 7919 % 101) / 101))
+    result = importances(_study(30, lambda params: (next(noise) * 7919 % 101) / 101))
     shares = [
         importance
-        for importance in found.shares
+        for importance in result.shares
         if importance.evaluator == "fANOVA" and importance.name in ("lr", "width")
     ]
     assert shares[0].low < shares[1].high
 
 
-def test_below_the_stated_number_of_finished_trials_there_is_a_sentence_and_no_figure():
+def test_too_few_finished_trials_give_a_reason_and_no_shares():
     study = _study(MIN_FINISHED - 1, lambda params: params["width"])
     _study(50, lambda params: 0, state="PRUNED", study=study)
-    found = importances(study)
-    assert found.shares == []
-    assert f"{MIN_FINISHED - 1}, and importance is given from {MIN_FINISHED} on" in (found.too_few or "")
+    result = importances(study)
+    assert result.shares == []
+    assert f"only {MIN_FINISHED - 1} trials finished, and at least {MIN_FINISHED} are needed" in (result.too_few or "")
 
 
-def test_trials_that_all_ended_alike_have_nothing_to_tell():
-    assert "ended alike" in (importances(_study(20, lambda params: 1.0)).too_few or "")
+def test_trials_with_equal_values_give_a_reason_and_no_shares():
+    assert "have the same value" in (importances(_study(20, lambda params: 1.0)).too_few or "")
 
 
-def test_the_same_seed_gives_the_same_figures():
+def test_the_same_seed_gives_the_same_shares():
     study = _study(20, lambda params: params["lr"])
     assert importances(study) == importances(study)

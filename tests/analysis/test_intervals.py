@@ -1,4 +1,4 @@
-"""Intervals held against tables whose truth is known."""
+"""Intervals and tests on simulated values with known means."""
 
 import numpy as np
 import pytest
@@ -10,22 +10,22 @@ SIMULATIONS = 1000
 
 
 def _is_rate(hits, rate):
-    """Whether so many hits of `SIMULATIONS` agree with the stated rate (a false alarm once in 10,000 seeds)."""
+    """Whether the number of hits agrees with the stated rate; wrong for one seed in 10,000."""
     return stats.binomtest(hits, SIMULATIONS, rate).pvalue > 1e-4
 
 
-def test_the_interval_over_five_seeds_covers_the_truth_at_its_stated_rate():
+def test_intervals_over_five_seeds_cover_the_true_mean_at_the_stated_rate():
     samples = np.random.default_rng(0).normal(0.93, 0.01, size=(SIMULATIONS, 5))
     intervals = [mean_interval(sample) for sample in samples]
     assert _is_rate(sum(interval.low <= 0.93 <= interval.high for interval in intervals), 0.95)
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_identical_configurations_differ_significantly_at_the_stated_rate_only(paired):
+def test_identical_configurations_differ_significantly_only_at_the_stated_rate(paired):
     random, wrong = np.random.default_rng(1), 0
     for _ in range(SIMULATIONS):
-        of_seed = random.normal(0, 0.02, 5)  # what a seed does to both
-        left, right = (of_seed * paired + random.normal(0.93, 0.01, 5) for _ in range(2))
+        seed_effect = random.normal(0, 0.02, 5)  # the same for both sides
+        left, right = (seed_effect * paired + random.normal(0.93, 0.01, 5) for _ in range(2))
         names = range(5) if paired else range(5, 10)
         interval, num_pairs = difference(dict(enumerate(left)), dict(zip(names, right, strict=True)))
         assert num_pairs == (5 if paired else 0)
@@ -34,15 +34,15 @@ def test_identical_configurations_differ_significantly_at_the_stated_rate_only(p
     assert wrong > 10
 
 
-def test_pairs_of_seeds_see_a_difference_that_the_seeds_own_spread_hides():
-    of_seed, random = np.linspace(0, 0.1, 6), np.random.default_rng(2)
-    left = dict(enumerate(of_seed + 0.90 + random.normal(0, 0.001, 6)))
-    right = dict(enumerate(of_seed + 0.89 + random.normal(0, 0.001, 6)))
+def test_pairing_by_seed_finds_a_difference_that_the_spread_between_seeds_hides():
+    seed_effect, random = np.linspace(0, 0.1, 6), np.random.default_rng(2)
+    left = dict(enumerate(seed_effect + 0.90 + random.normal(0, 0.001, 6)))
+    right = dict(enumerate(seed_effect + 0.89 + random.normal(0, 0.001, 6)))
     paired, num_pairs = difference(left, right)
     assert (paired.excludes_zero, num_pairs) == (True, 6)
-    apart, _ = difference(left, {seed + 10: value for seed, value in right.items()})
-    assert not apart.excludes_zero
-    assert apart.mean == pytest.approx(paired.mean)
+    unpaired, _ = difference(left, {seed + 10: value for seed, value in right.items()})
+    assert not unpaired.excludes_zero
+    assert unpaired.mean == pytest.approx(paired.mean)
 
 
 def test_one_value_has_a_mean_and_no_interval():
@@ -51,25 +51,25 @@ def test_one_value_has_a_mean_and_no_interval():
     assert difference({0: 0.9}, {1: 0.8})[0].low is None
 
 
-def test_values_without_spread_say_nothing_before_there_are_six():
+def test_fewer_than_six_values_without_spread_are_not_significant():
     assert not difference(dict.fromkeys(range(5), 4.0), dict.fromkeys(range(5), 5.0))[0].excludes_zero
     assert difference(dict.fromkeys(range(6), 4.0), dict.fromkeys(range(6), 5.0))[0].excludes_zero
 
 
-def test_the_bootstrap_and_students_t_agree_where_there_are_many_values():
+def test_the_bootstrap_and_students_t_agree_for_many_values():
     sample = np.random.default_rng(3).normal(0, 1, 200)
     ours, theirs = mean_interval(sample, method="bootstrap"), mean_interval(sample)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
 
 
-def test_a_clearly_worse_group_is_not_as_good_and_an_equal_one_is():
+def test_an_equal_group_ties_with_the_best_and_a_worse_one_does_not():
     random = np.random.default_rng(4)
     groups = {name: list(random.normal(mean, 0.01, 5)) for name, mean in (("a", 0.95), ("b", 0.95), ("c", 0.80))}
     assert sorted(tied_with_best(groups, mode="max")) == ["a", "b"]
     assert tied_with_best(groups, mode="min") == ["c"]
 
 
-def test_picking_the_luckiest_of_five_equal_groups_is_paid_for():
+def test_the_best_of_five_equal_groups_is_rarely_called_better():
     random, wrong = np.random.default_rng(5), 0
     for _ in range(60):
         groups = {str(index): list(random.normal(0.93, 0.01, 5)) for index in range(5)}
@@ -77,14 +77,14 @@ def test_picking_the_luckiest_of_five_equal_groups_is_paid_for():
     assert stats.binomtest(wrong, 60, 0.05, alternative="greater").pvalue > 1e-4
 
 
-def test_a_single_lucky_trial_beats_nobody():
+def test_a_single_lucky_trial_is_not_significantly_better():
     assert tied_with_best({"lucky": [0.99], "steady": [0.90, 0.91, 0.90]}, mode="max") == ["lucky", "steady"]
     assert tied_with_best({}, mode="max") == []
 
 
-def test_a_pairs_p_value_is_that_of_scipys_test_of_all_pairs():
+def test_the_p_value_of_a_pair_equals_scipys_test_of_all_pairs():
     random = np.random.default_rng(6)
     groups = [random.normal(mean, spread, 5) for mean, spread in ((0.95, 0.01), (0.93, 0.02), (0.90, 0.01))]
     expected = stats.tukey_hsd(*groups, equal_var=False).pvalue[0]
-    test_a_pairs_p_value_is_that_of_scipys_test_of_all_pairs = [pvalue(groups[0], other, 3) for other in groups[1:]]
-    assert test_a_pairs_p_value_is_that_of_scipys_test_of_all_pairs == pytest.approx(list(expected[1:]), rel=1e-6)
+    pvalues = [pvalue(groups[0], other, 3) for other in groups[1:]]
+    assert pvalues == pytest.approx(list(expected[1:]), rel=1e-6)

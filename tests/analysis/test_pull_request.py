@@ -1,4 +1,4 @@
-"""`toprung ci-report`: a verdict for the pull request, a comment for its readers, nothing a stranger can plant."""
+"""`toprung ci-report`: the verdict and the comment for a pull request, also from untrusted records."""
 
 import json
 import shutil
@@ -18,13 +18,13 @@ RECIPE = "tune.smoke:seeds"
 
 
 def _seeds(values, **fields):
-    given = {"recipe": RECIPE, "metric": "val/accuracy", "mode": "max", "commit": "abcdef1" * 4} | fields
-    return Seeds(**given, values=dict(enumerate(values)))
+    defaults = {"recipe": RECIPE, "metric": "val/accuracy", "mode": "max", "commit": "abcdef1" * 4}
+    return Seeds(**(defaults | fields), values=dict(enumerate(values)))
 
 
 @pytest.fixture
-def typed(driver, workbench, monkeypatch, tmp_path):
-    """Types `toprung ci-report` on a mini-sweep, a sweep of ten seeds as high as `HIGH`, and a base."""
+def run_cli(driver, workbench, monkeypatch, tmp_path):
+    """Run `toprung ci-report` on a mini-sweep, a sweep of ten seeds with the values `HIGH`, and a base."""
     sweep = driver(name="smoke")
     for index in range(5):
         sweep.trial([0.5 + index / 10, 0.52 + index / 10], config={"optimizer": "adam", "lr": 0.001 * index})
@@ -32,15 +32,15 @@ def typed(driver, workbench, monkeypatch, tmp_path):
     seeds = driver(name="smoke_seeds", asha=Asha(max_epochs=1), **fields)
     for seed, value in enumerate(HIGH):
         seeds.trial([value], config={"experiment": "one", "seed": seed, "lr": 0.1})
-    for made in (sweep.sweep_dir, seeds.sweep_dir):
-        made.write(made.spec_file, {**made.read(made.spec_file), "recipe": RECIPE})
+    for sweep_dir in (sweep.sweep_dir, seeds.sweep_dir):
+        sweep_dir.write(sweep_dir.spec_file, {**sweep_dir.read(sweep_dir.spec_file), "recipe": RECIPE})
     monkeypatch.chdir(workbench)
     out = tmp_path / "out"
 
     def run(*arguments, base=None):
-        words = ["ci-report", *arguments]
+        command = ["ci-report", *arguments]
         if not arguments:
-            words += [
+            command += [
                 sweep.sweep_dir.sweep_id,
                 "--seeds",
                 seeds.sweep_dir.sweep_id,
@@ -49,51 +49,51 @@ def typed(driver, workbench, monkeypatch, tmp_path):
             ]
         if base is not None:
             (tmp_path / "base.json").write_text(base if isinstance(base, str) else base.model_dump_json())
-            words += ["--base", str(tmp_path / "base.json")]
-        done = CliRunner().invoke(ci_app, [*words, "--out", str(out)])
-        if done.exception and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done
+            command += ["--base", str(tmp_path / "base.json")]
+        result = CliRunner().invoke(ci_app, [*command, "--out", str(out)])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
 
     run.out, run.sweep = out, sweep
     return run
 
 
-def test_a_significant_loss_ends_with_code_1_after_everything_is_written(typed):
+def test_a_significant_loss_exits_with_code_1_after_writing_all_files(run_cli):
     better_base = _seeds([min(1.0, value + 0.02) for value in HIGH])
-    done = typed(base=better_base)
-    assert done.exit_code == 1
-    text = (typed.out / "comment.md").read_text()
+    result = run_cli(base=better_base)
+    assert result.exit_code == 1
+    text = (run_cli.out / "comment.md").read_text()
     assert "### Mini-sweep: worse than the base" in text
     assert "**Worse** (`ccccccccc` against `abcdef1ab`, 10 and 10 seeds)" in text
-    assert json.loads((typed.out / "record.json").read_text())["base"]["values"]["0"] == better_base.values[0]
+    assert json.loads((run_cli.out / "record.json").read_text())["base"]["values"]["0"] == better_base.values[0]
 
 
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        (_seeds(HIGH), "Every value is the same"),
+        (_seeds(HIGH), "All values are identical"),
         (_seeds([value + 0.0005 for value in HIGH]), "No significant difference"),
         (_seeds(LOW), "Better"),
-        (None, "The base was not trained with several seeds, so nothing is compared."),
+        (None, "The base was not trained with several seeds, so there is no comparison."),
         (_seeds([], problem='No recipe "tune.smoke:seeds".'), "The base could not be trained"),
-        (_seeds(HIGH[:4]), "Fewer than 5 seeds on a side say nothing"),
+        (_seeds(HIGH[:4]), "One side has fewer than 5 seeds"),
         (_seeds([None] * 5 + LOW[:5]), "Better"),
     ],
 )
-def test_anything_else_ends_with_code_0(typed, base, message):
-    done = typed(base=base)
-    assert done.exit_code == 0, done.stdout
-    assert message in (typed.out / "comment.md").read_text()
+def test_every_other_verdict_exits_with_code_0(run_cli, base, message):
+    result = run_cli(base=base)
+    assert result.exit_code == 0, result.stdout
+    assert message in (run_cli.out / "comment.md").read_text()
 
 
-def test_the_comment_ranks_the_trials_and_draws_the_best_so_far_and_both_sides(typed, tmp_path):
+def test_the_comment_ranks_the_trials_and_plots_the_best_so_far_and_both_sides(run_cli, tmp_path):
     summary = tmp_path / "summary.md"
     summary.write_text("before\n")
-    typed(base=_seeds(LOW))
-    done = typed("--record", str(typed.out / "record.json"), "--summary", str(summary))
-    assert done.exit_code == 0
-    text = (typed.out / "comment.md").read_text()
+    run_cli(base=_seeds(LOW))
+    result = run_cli("--record", str(run_cli.out / "record.json"), "--summary", str(summary))
+    assert result.exit_code == 0
+    text = (run_cli.out / "comment.md").read_text()
     assert summary.read_text() == "before\n" + text
     page = MarkdownIt("gfm-like", {"linkify": False}).render(text)
     assert page.count("<table>") == 2
@@ -103,26 +103,28 @@ def test_the_comment_ranks_the_trials_and_draws_the_best_so_far_and_both_sides(t
     assert f"line [{', '.join(f'{value:.5g}' for value in LOW)}]" in text
 
 
-def test_a_record_judges_nobody(typed):
-    typed(base=_seeds([min(1.0, value + 0.02) for value in HIGH]))
-    done = typed("--record", str(typed.out / "record.json"))
-    assert done.exit_code == 0
-    assert "worse than the base" in (typed.out / "comment.md").read_text()
+def test_a_verdict_from_a_record_never_fails_the_command(run_cli):
+    run_cli(base=_seeds([min(1.0, value + 0.02) for value in HIGH]))
+    result = run_cli("--record", str(run_cli.out / "record.json"))
+    assert result.exit_code == 0
+    assert "worse than the base" in (run_cli.out / "comment.md").read_text()
 
 
-def test_nothing_in_a_strangers_record_is_a_link_a_picture_a_person_or_html(typed):
-    typed(base=_seeds(HIGH))
+def test_an_untrusted_record_cannot_add_links_images_mentions_or_html(run_cli):
+    run_cli(base=_seeds(HIGH))
     evil = "` @octocat ![x](https://example.org/x.png) <img src=x> | [y](https://example.org)\n```\n# big"
-    record = json.loads((typed.out / "record.json").read_text())
+    record = json.loads((run_cli.out / "record.json").read_text())
     for row in record["rows"]:
         row |= {"config": evil, "ended": evil}
     record["base"] |= {"values": {}, "problem": evil}
     text = comment(Record.model_validate(record))
     page = MarkdownIt("gfm-like", {"linkify": False, "html": False}).render(text)
-    for planted in ("<a ", "<img", "<h1"):
-        assert planted not in page
-    inside = [token for token in MarkdownIt("gfm-like", {"linkify": False}).parse(text) if token.children]
-    outside_code = "".join(child.content for token in inside for child in token.children if child.type != "code_inline")
+    for tag in ("<a ", "<img", "<h1"):
+        assert tag not in page
+    inline_tokens = [token for token in MarkdownIt("gfm-like", {"linkify": False}).parse(text) if token.children]
+    outside_code = "".join(
+        child.content for token in inline_tokens for child in token.children if child.type != "code_inline"
+    )
     assert "octocat" in text
     assert "octocat" not in outside_code
     assert "example.org" not in outside_code
@@ -130,56 +132,56 @@ def test_nothing_in_a_strangers_record_is_a_link_a_picture_a_person_or_html(type
 
 
 BAD = {
-    "no JSON": ("{", "the whole: Invalid JSON"),
+    "no JSON": ("{", "the file: Invalid JSON"),
     "another file": ('{"a": 1}', "Field required"),
     "a metric that is Markdown": ({"metric": "# big"}, "metric: String should match pattern"),
-    "a commit that is none": ({"ours": {"commit": "@octocat"}}, "ours.commit: String should match pattern"),
-    "a value that is none": ({"ours": {"values": {"0": "nan"}}}, "ours.values.0"),
-    "something more": ({"html": "<img>"}, "html: Extra inputs are not permitted"),
-    "a text too long": ({"rows": [{"config": "x" * 401}]}, "rows.0.config: String should have at most 400"),
+    "an invalid commit": ({"ours": {"commit": "@octocat"}}, "ours.commit: String should match pattern"),
+    "a value that is not a number": ({"ours": {"values": {"0": "nan"}}}, "ours.values.0"),
+    "an extra field": ({"html": "<img>"}, "html: Extra inputs are not permitted"),
+    "a text that is too long": ({"rows": [{"config": "x" * 401}]}, "rows.0.config: String should have at most 400"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_record_that_is_none_is_refused_and_nothing_is_written(typed, tmp_path, case):
-    given, message = BAD[case]
-    typed(base=_seeds(HIGH))
-    if not isinstance(given, str):
-        record = json.loads((typed.out / "record.json").read_text())
-        for key, value in given.items():
+def test_an_invalid_record_is_rejected_and_nothing_is_written(run_cli, tmp_path, case):
+    content, message = BAD[case]
+    run_cli(base=_seeds(HIGH))
+    if not isinstance(content, str):
+        record = json.loads((run_cli.out / "record.json").read_text())
+        for key, value in content.items():
             if isinstance(value, dict):
                 record[key] |= value
             elif isinstance(value, list):
                 record[key] = [{**record[key][0], **value[0]}]
             else:
                 record[key] = value
-        given = json.dumps(record)
-    shutil.rmtree(typed.out)
-    (tmp_path / "evil.json").write_text(given)
-    with pytest.raises(UserError, match="is no record of toprung ci-report") as caught:
-        typed("--record", str(tmp_path / "evil.json"))
+        content = json.dumps(record)
+    shutil.rmtree(run_cli.out)
+    (tmp_path / "evil.json").write_text(content)
+    with pytest.raises(UserError, match="is not a record of toprung ci-report") as caught:
+        run_cli("--record", str(tmp_path / "evil.json"))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not typed.out.exists()
+    assert not run_cli.out.exists()
 
 
-def test_a_record_too_large_is_not_read(typed, tmp_path):
+def test_an_oversized_record_is_not_read(run_cli, tmp_path):
     (tmp_path / "large.json").write_text(" " * 1_000_001)
     with pytest.raises(UserError, match="has 1000001 bytes"):
-        typed("--record", str(tmp_path / "large.json"))
+        run_cli("--record", str(tmp_path / "large.json"))
 
 
-def test_a_metric_that_cannot_stand_in_a_comment_is_said(typed, driver):
+def test_a_metric_that_a_comment_cannot_show_is_rejected(run_cli, driver):
     odd = driver(name="odd", metric="val/accuracy of top 1")
-    with pytest.raises(UserError, match="cannot be told of in a comment: metric: String should match"):
-        typed(odd.sweep_dir.sweep_id, "--storage", str(odd.sweep_dir.path.parent))
+    with pytest.raises(UserError, match="cannot be shown in a comment: metric: String should match"):
+        run_cli(odd.sweep_dir.sweep_id, "--storage", str(odd.sweep_dir.path.parent))
 
 
-def test_what_does_not_fit_together_is_said(typed):
-    with pytest.raises(UserError, match=r"cannot be held against tune\.other:seeds"):
-        typed(base=_seeds(HIGH, recipe="tune.other:seeds"))
+def test_inputs_that_do_not_fit_together_are_rejected(run_cli):
+    with pytest.raises(UserError, match=r"cannot be compared with tune\.other:seeds"):
+        run_cli(base=_seeds(HIGH, recipe="tune.other:seeds"))
     with pytest.raises(UserError, match="is not one configuration with several seeds"):
-        typed(typed.sweep.sweep_dir.sweep_id, "--seeds", typed.sweep.sweep_dir.sweep_id, "--storage",
-              str(typed.sweep.sweep_dir.path.parent))  # fmt: skip
+        run_cli(run_cli.sweep.sweep_dir.sweep_id, "--seeds", run_cli.sweep.sweep_dir.sweep_id, "--storage",
+              str(run_cli.sweep.sweep_dir.path.parent))  # fmt: skip
     with pytest.raises(UserError, match="Give a sweep or a record"):
         CliRunner().invoke(ci_app, ["ci-report"], catch_exceptions=False)

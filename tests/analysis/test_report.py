@@ -1,4 +1,4 @@
-"""The report of real ledgers: the figures in it are the ledger's, it stands alone, and it replaces itself whole."""
+"""Reports of real ledgers: they match the ledger, need no other files, and replace older reports completely."""
 
 import json
 import re
@@ -9,10 +9,11 @@ import pytest
 from toprung.analysis.report import style, write_report
 from toprung.analysis.report.winner_panels import build_evaluation
 from toprung.errors import UserError
+from toprung.spec import Asha
 
 
 class _Page(HTMLParser):
-    """What the tests look at in the page."""
+    """Parse the tags and the table rows of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -51,7 +52,7 @@ def test_the_page_its_summary_and_its_pictures_are_written(reported, written):
     assert all(f"({path.name})" in summary for path in written.pictures)
 
 
-def test_the_figures_are_those_of_the_ledger(reported, written):
+def test_the_numbers_match_the_ledger(reported, written):
     text = written.page.read_text()
     trials = reported.read()
     page, plots = _Page(text), _plots(text)
@@ -74,7 +75,7 @@ def test_the_figures_are_those_of_the_ledger(reported, written):
     assert ["all", "32", "192", *(row := next(row for row in page.rows if row[:1] == ["all"]))[3:]] == row
 
 
-def test_every_panel_is_there_under_a_heading_and_a_link(written):
+def test_every_panel_has_a_heading_and_a_link(written):
     page = _Page(written.page.read_text())
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     links = [attributes["href"].removeprefix("#") for tag, attributes in page.tags if tag == "a"]
@@ -91,7 +92,7 @@ def test_every_panel_is_there_under_a_heading_and_a_link(written):
     assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
 
 
-def test_the_page_fetches_nothing_and_what_a_trial_says_stays_text(written):
+def test_the_page_loads_nothing_and_escapes_text_from_trials(written):
     text = written.page.read_text()
     page = _Page(text)
     sources = [a[name] for _, a in page.tags for name in ("src", "href") if name in a]
@@ -101,14 +102,14 @@ def test_the_page_fetches_nothing_and_what_a_trial_says_stays_text(written):
     assert len(_plots(text)) >= 14
 
 
-def test_money_follows_the_recipes_prices(reported, written):
+def test_the_cost_uses_the_recipes_prices(reported, written):
     page = _Page(written.page.read_text())
     seconds = sum(trial.seconds for trial in reported.read())
     row = next(row for row in page.rows if row[:1] == ["all"])
     assert row[-1] == f"{seconds:.4f}"  # one CPU at 3600 an hour is 1 a second
 
 
-def test_a_new_report_replaces_the_old_one_whole(reported, written, tmp_path):
+def test_a_new_report_replaces_all_files_of_the_old_one(reported, written, tmp_path):
     folder = written.folder
     (folder / "stale.png").write_text("")
     write_report(reported.sweep_dir, prepared_root=tmp_path)
@@ -116,23 +117,23 @@ def test_a_new_report_replaces_the_old_one_whole(reported, written, tmp_path):
     assert not [path.name for path in reported.sweep_dir.path.iterdir() if path.name.startswith(".report")]
 
 
-def test_what_cannot_be_shown_says_why(driver, tmp_path):
+def test_panels_without_data_say_why(driver, tmp_path):
     sweep = driver(metric="val/loss", mode="min")
     sweep.trial([0.5, 0.6], is_default=True)
     text = write_report(sweep.sweep_dir, prepared_root=tmp_path).page.read_text()
     for line in (
-        "Too few finished trials: 1, and importance is given from 15 on.",
+        "Not available: only 1 trial finished, and at least 15 are needed.",
         "The winner was not exported: its mistakes cannot be shown.",
-        "The trials have no hyperparameter lr.",
-        "No hyperparameter is shared by all trials.",
-        "No price is set",
+        "Not available: the trials have no hyperparameter lr.",
+        "Not available: the trials have no hyperparameter in common.",
+        "No cost: the recipe sets no price",
         "No trial failed.",
     ):
         assert line in text
-    assert "Best val/loss 0.4000: trial 0, epoch 2." in text
+    assert "Best val/loss: 0.4000 (trial 0, epoch 2)." in text
 
 
-def test_a_sweep_without_an_epoch_has_nothing_to_report(driver, tmp_path):
+def test_a_sweep_without_a_finished_epoch_cannot_be_reported(driver, tmp_path):
     sweep = driver()
     sweep.trial([], status="running")
     with pytest.raises(UserError, match="nothing to report yet"):
@@ -155,6 +156,22 @@ def test_the_worst_mistakes_come_first_and_every_image_is_counted():
     assert (evaluation.worst[0].image_CHW == images[2]).all()
 
 
+def test_the_toolbar_of_a_plot_appears_on_hover_and_uploads_nothing(written):
+    (config,) = re.findall(r"const config = \{.*?\};", written.page.read_text(), re.DOTALL)
+    assert 'displayModeBar: "hover"' in config
+    assert "showSendToCloud: false" in config
+
+
+def test_one_trial_of_one_epoch_is_reported_in_the_singular(driver, tmp_path):
+    sweep = driver(asha=Asha(grace_epochs=1, max_epochs=1))
+    sweep.trial([0.5], is_default=True)
+    report = write_report(sweep.sweep_dir, prepared_root=tmp_path)
+    text = report.summary.read_text()
+    assert "1 trial (1 finished), 1 epoch. Best val/accuracy: 0.5000 (trial 0, epoch 1)." in text
+    assert "The full budget is 1 epoch." in text
+    assert not re.search(r"\b1 (trials|epochs|seeds|images|groups|classes)\b", text + report.page.read_text())
+
+
 @pytest.mark.parametrize("background", [style.LIGHT_BACKGROUND, style.DARK_BACKGROUND])
-def test_every_colour_is_seen_on_the_light_page_and_on_the_dark_one(background):
+def test_every_colour_has_enough_contrast_on_both_backgrounds(background):
     assert min(style.contrast(colour, background) for colour in style.PALETTE) >= 3

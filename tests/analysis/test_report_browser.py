@@ -1,4 +1,4 @@
-"""The report in a real browser that is offline: every panel is drawn, and what it shows is what the ledger says."""
+"""The report in a real, offline browser: every panel is drawn and shows the values of the ledger."""
 
 import pytest
 
@@ -24,15 +24,15 @@ def page(request, browser, written):
 def test_every_panel_is_drawn_without_an_error_and_without_a_network(page):
     assert page.problems == []
     assert [url for url in page.fetched if not url.startswith(("file:", "data:", "blob:"))] == []
-    places = page.eval_on_selector_all(
+    plots = page.eval_on_selector_all(
         "[data-plot]", "all => all.map(p => [p.dataset.plot, !!p.querySelector('.main-svg, canvas'), p.clientHeight])"
     )
-    assert len(places) >= 14
-    assert [name for name, is_drawn, height in places if not is_drawn or height < 50] == []
+    assert len(plots) >= 14
+    assert [name for name, is_drawn, height in plots if not is_drawn or height < 50] == []
     assert LOCAL.match(page.url)
 
 
-def test_the_points_on_the_screen_are_those_of_the_ledger(page, reported):
+def test_the_plotted_points_match_the_ledger(page, reported):
     trials = {trial.number: trial for trial in reported.read()}
     drawn = page.evaluate(
         """() => document.getElementById("plot-history").data
@@ -51,14 +51,39 @@ def test_the_points_on_the_screen_are_those_of_the_ledger(page, reported):
     }
 
 
-def test_the_best_trial_on_the_screen_is_the_ledgers(page, reported):
+def test_the_best_trial_in_the_table_matches_the_ledger(page, reported):
     best = max((t for t in reported.read() if t.status == "finished"), key=lambda trial: trial.value)
     first = page.locator("#result table tbody tr").first
     assert first.locator("td").all_inner_texts()[:3] == [str(best.number), f"{best.value:.4f}", str(best.epoch)]
     assert f"{best.value:.4f}" in page.locator("header").inner_text()
 
 
-def test_text_stands_out_from_the_page_in_both_themes(page):
+COVERED = """plot => {
+    const box = (element) => element.getBoundingClientRect(), toolbar = box(plot.querySelector(".modebar"));
+    const covers = (other) => toolbar.left < other.right && toolbar.right > other.left
+        && toolbar.top < other.bottom && toolbar.bottom > other.top;
+    return Array.from(plot.querySelectorAll(".legend, .xtitle")).map(box).filter(covers).length;
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_the_toolbar_appears_on_hover_and_never_covers_a_legend_or_a_title(page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.mouse.move(0, 0)
+    buttons = set()
+    for plot in page.query_selector_all("[data-plot]"):
+        group = plot.query_selector(".modebar-group")
+        assert group.evaluate("element => getComputedStyle(element).opacity") == "0"
+        plot.hover()
+        page.wait_for_function("element => getComputedStyle(element).opacity === '1'", arg=group)
+        assert plot.evaluate(COVERED) == 0, plot.get_attribute("data-plot")
+        page.mouse.move(0, 0)
+        buttons |= {button.get_attribute("data-title").lower() for button in plot.query_selector_all(".modebar-btn")}
+    page.set_viewport_size({"width": 1280, "height": 900})
+    assert buttons == {"download plot as a png", "zoom", "pan", "reset axes"}
+
+
+def test_text_contrasts_with_the_page_in_both_themes(page):
     ink, paper = page.evaluate(
         "() => [getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
     )
@@ -67,7 +92,7 @@ def test_text_stands_out_from_the_page_in_both_themes(page):
     assert (light[0] > light[1]) == (page.theme == "dark")
 
 
-def test_a_keyboard_reaches_every_section_and_the_first_table(page):
+def test_the_keyboard_reaches_every_section_and_the_first_table(page):
     page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
     links = page.eval_on_selector_all("nav a", "all => all.map(a => a.getAttribute('href'))")
     reached = []

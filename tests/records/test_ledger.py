@@ -186,7 +186,7 @@ def test_events_list_the_ledger_in_order(sweep_dir, clock):
         (200, "bb", "asked", "continues zz"),
         (300, "bb", "reported", "epoch 1: val/accuracy 0.2500, checkpointed"),
         (400, "aa", "reported", "epoch 1: val/accuracy 0.5000, checkpointed"),
-        (400, "aa", "decided", "goes on from rung 1"),
+        (400, "aa", "decided", "continues past rung 1"),
         (500, "bb", "decided", "stopped at rung 1: ASHA: 0.2500, needed 0.5000"),
         (500, "bb", "ended", "stopped"),
         (500, "bb", "told", "Optuna: PRUNED"),

@@ -96,5 +96,5 @@ def test_the_events_of_an_audited_trial_name_the_rung(audited):
     number = next(trial.number for trial in ledger.read(audited.sweep_dir) if trial.audited)
     events = list_events(ledger.read_all(audited.sweep_dir), metric="val/accuracy", rungs=(1, 3, 9))
     decided = [event.text for event in events if event.number == number and event.what == "decided"]
-    assert len([text for text in decided if "runs on for the audit" in text]) == 1
+    assert len([text for text in decided if "continues for the audit" in text]) == 1
     assert "would stop at rung" in decided[-1]

@@ -117,8 +117,8 @@ def test_a_refit_states_no_metric_for_images_it_was_not_trained_on(confirmed, re
     card, metrics = (export / "MODEL_CARD.md").read_text(), json.loads((export / "metrics.json").read_text())
     assert set(metrics) == {"epochs", "last", "seen"}
     assert not [name for name in metrics["last"] if name.startswith("val/")]
-    assert "There are none for images that it has not seen" in card
-    assert f"{refit[1]['epochs']} epochs: the median" in card
+    assert "There is no score on unseen images" in card
+    assert f"Epochs: {refit[1]['epochs']}, the median" in card
     assert not (sweep_dir.refit_folder / "model.pth").exists()
     from toprung.vision import load_model
 
@@ -194,7 +194,7 @@ def test_a_second_opening_is_refused_and_a_broken_record_is_reported(confirmed, 
         score_on_test(tmp_path, sweep_dir=sweep_dir, sweep=sweep_dir.spec(), prepared_root=tmp_path, again=True)
     content = sweep_dir.test_log.read_text()
     sweep_dir.test_log.write_text('{"time": "now"')
-    with pytest.raises(UserError, match="is not known"):
+    with pytest.raises(UserError, match="it is unknown whether"):
         openings(sweep_dir)
     sweep_dir.test_log.write_text(content)
 

@@ -134,11 +134,11 @@ def _edit(name, value):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_zero_weights, r"a fresh process scores val/accuracy .*, the trial reported "),
+        (_zero_weights, r"a fresh process scores val/accuracy .*, but the trial reported "),
         (_truncate, "a fresh process could not load the exported model"),
         (lambda folder: (folder / "model.pth").unlink(), "cannot be exported: .*No such file"),
         (lambda folder: (folder / "model.json").write_text("{"), "cannot be exported: .*cannot be read"),
-        (_edit("epoch", 99), "its weights are from epoch 99, its best value from epoch"),
+        (_edit("epoch", 99), "its weights are from epoch 99, but its best value is from epoch"),
     ],
     ids=["other weights", "truncated weights", "no weights", "broken description", "another epoch"],
 )

@@ -1,1 +1,1 @@
-"""What a sweep found: standings while it runs, rankings when it is over."""
+"""Analysis of sweeps: summaries, comparisons, confirmations, audits and reports."""

@@ -1,9 +1,9 @@
-"""Was stopping early wise? ASHA's decisions held against how trials ended, from the ledger alone.
+"""Audit of early stopping: compare ASHA's decisions with how the trials ended, from the ledger alone.
 
-Only trials that ran on against a stop tell what stopping threw away: the audited ones, a random share of those that
-would have been stopped. Each stands for 1/share of them wherever trials are counted. Without an audit everything rests
-on the trials that every rung let pass. Among them the differences are small, so that a correlation is lower than over
-all trials.
+Only audited trials show what early stopping loses. They are a random share of the trials that ASHA would have stopped,
+and they run to the end instead. Each is weighted by 1/share wherever trials are counted. Without an audit, the results
+come only from the trials that passed every rung. These differ little from each other, so a correlation over them is
+lower than it would be over all trials.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ FACTORS = (2, 3, 4)
 
 @dataclass(frozen=True)
 class RungAudit:
-    """One rung: who was judged there, and how far its order foretold the end's.
+    """The decisions at one rung, and how well the order at the rung predicts the final order.
 
-    `cutoffs` are the best value that was stopped and the lowest that went on: they overlap, since a trial is judged by
-    those before it. `kendall` and `spearman`, over the trials that ran to the end, are None below
-    `MIN_TRIALS` of these, or where a column is constant.
+    `cutoffs` are the best value that was stopped and the worst that passed. They can overlap, because a trial is judged
+    only against earlier ones. `kendall` and `spearman` are over the trials that ran to the end; they are None if there
+    are fewer than `MIN_TRIALS` of them or all values are equal.
     """
 
     rung: int
@@ -44,7 +44,7 @@ class RungAudit:
 
 @dataclass(frozen=True)
 class LostTopTrials:
-    """How often stopping killed a trial that would have ended among the best `TOP_SHARE`."""
+    """How often ASHA would have stopped a trial that ended among the best `TOP_SHARE`, with an exact 95% interval."""
 
     num_audited: int
     num_top: int
@@ -57,9 +57,9 @@ class LostTopTrials:
 
 @dataclass(frozen=True)
 class FirstRungReplay:
-    """What the first cut would keep: of the trials ending on top, the share it lets pass, and the epochs it spends.
+    """A replay of the first cut: the share of the top trials that would pass it, and the share of epochs to train.
 
-    `kept_low` is the lower end of the exact 95 % interval on that share.
+    `kept_low` is the lower end of the exact 95% interval of the share of top trials.
     """
 
     grace_epochs: int
@@ -73,7 +73,7 @@ class FirstRungReplay:
 
 @dataclass(frozen=True)
 class Audit:
-    """The whole audit; `lost_top_trials` is None without audited trials."""
+    """The results of an audit; `lost_top_trials` is None without audited trials."""
 
     rungs: list[RungAudit]
     epochs_spent: int
@@ -83,15 +83,15 @@ class Audit:
 
     @property
     def epochs_saved(self) -> float:
-        """The share of epochs that early stopping saved, against running every trial to the end."""
+        """The share of epochs saved, compared with running every trial to the end."""
         return 1 - self.epochs_spent / self.epochs_in_full if self.epochs_in_full else 0.0
 
     @property
     def safe_first_rung(self) -> FirstRungReplay | None:
-        """The cheapest first cut that would have kept every trial that ended on top."""
+        """The cheapest first cut that would have kept every top trial; None if there is none."""
         return min(
             (replay for replay in self.first_rung_replays if replay.kept_top == 1),
-            key=lambda e: e.epochs_share,
+            key=lambda replay: replay.epochs_share,
             default=None,
         )
 
@@ -105,93 +105,95 @@ def audit(
     audited: Mapping[str, int] | None = None,
     audited_share: float = 1.0,
 ) -> Audit:
-    """Hold each rung against the end.
+    """Compare the decisions at each rung with how the trials ended.
 
     Args:
-        trials: of the sweep.
-        metric: by which ASHA judges.
-        mode: of the metric.
+        trials: all trials of the sweep.
+        metric: the metric that ASHA compares.
+        mode: whether the metric is maximised or minimised.
         rungs: the epochs at which trials are compared, the full budget last.
-        audited: trials that a rung would have stopped and that ran on to the end, and at which rung.
-        audited_share: the share of stopped trials that was drawn to run on; each audited one stands for 1/share.
+        audited: the rung that would have stopped each audited trial, by trial id.
+        audited_share: the share of the trials to be stopped that was audited; each audited trial counts for 1/share.
     """
     sign, full = (1.0 if mode == "max" else -1.0), rungs[-1]
-    whole, passed = without_continued(trials), dict(audited or {})
+    distinct, stop_rungs = without_continued(trials), dict(audited or {})
     curves = {
         trial.trial_id: {n: sign * epoch.metrics[metric] for n, epoch in trial.epochs_by_number.items()}
-        for trial in whole
+        for trial in distinct
         if trial.trial_id and trial.status != "failed"
     }
     finished = [
         trial.trial_id
-        for trial in whole
+        for trial in distinct
         if trial.trial_id in curves and trial.status == "finished" and full in curves[trial.trial_id]
     ]
-    ended = [trial for trial in whole if trial.status in ("finished", "stopped")]
-    through = [trial_id for trial_id in finished if trial_id not in passed]
-    ran_on = [trial_id for trial_id in finished if trial_id in passed]
-    weights = {**dict.fromkeys(through, 1.0), **dict.fromkeys(ran_on, 1.0 / audited_share)}
+    ended = [trial for trial in distinct if trial.status in ("finished", "stopped")]
+    audited_ids = [trial_id for trial_id in finished if trial_id in stop_rungs]
+    weights = {**dict.fromkeys(finished, 1.0), **dict.fromkeys(audited_ids, 1.0 / audited_share)}
     final = {trial_id: max(curves[trial_id].values()) for trial_id in finished}
     return Audit(
-        rungs=[_rung(rung, whole, curves, final, sign, passed, weights) for rung in rungs[:-1]],
+        rungs=[_audit_rung(rung, distinct, curves, final, sign, stop_rungs, weights) for rung in rungs[:-1]],
         epochs_spent=sum(own_epochs(trial) for trial in trials if trial.status in ("finished", "stopped")),
         epochs_in_full=len(ended) * full,
-        lost_top_trials=_count_lost_top_trials(ran_on, final, weights, sign),
+        lost_top_trials=_count_lost_top_trials(audited_ids, final, weights, sign),
         first_rung_replays=_replay_first_rungs(curves, final, weights, full),
     )
 
 
-def _rung(
+def _audit_rung(
     rung: int,
     trials: Sequence[TrialRecord],
     curves: Mapping[str, Mapping[int, float]],
     final: Mapping[str, float],
     sign: float,
-    audited: Mapping[str, int],
+    stop_rungs: Mapping[str, int],
     weights: Mapping[str, float],
 ) -> RungAudit:
     stopped = [trial for trial in trials if trial.status == "stopped" and trial.rung == rung]
-    spared = {trial.trial_id for trial in trials if trial.is_default} | set(audited)  # went on whatever their value
-    beyond = {trial_id: curve[rung] for trial_id, curve in curves.items() if rung in curve and max(curve) > rung}
-    passed = [value for trial_id, value in beyond.items() if trial_id not in spared]
-    values = [curve[rung] for trial in stopped if rung in (curve := curves.get(trial.trial_id, {}))]
-    judged = [trial_id for trial_id in final if rung in curves[trial_id]]
-    at_rung, at_end = [curves[trial_id][rung] for trial_id in judged], [final[trial_id] for trial_id in judged]
-    correlations = rank_correlations(at_rung, at_end, weights=[weights[trial_id] for trial_id in judged])
+    never_stopped = {trial.trial_id for trial in trials if trial.is_default} | set(stop_rungs)
+    continued = {trial_id: curve[rung] for trial_id, curve in curves.items() if rung in curve and max(curve) > rung}
+    passed_values = [value for trial_id, value in continued.items() if trial_id not in never_stopped]
+    stopped_values = [curve[rung] for trial in stopped if rung in (curve := curves.get(trial.trial_id, {}))]
+    finished = [trial_id for trial_id in final if rung in curves[trial_id]]
+    at_rung, at_end = [curves[trial_id][rung] for trial_id in finished], [final[trial_id] for trial_id in finished]
+    correlations = rank_correlations(at_rung, at_end, weights=[weights[trial_id] for trial_id in finished])
     kendall, spearman = correlations or (None, None)
+    cutoffs = None
+    if stopped_values and passed_values:
+        cutoffs = sign * max(stopped_values), sign * min(passed_values)
     return RungAudit(
         rung=rung,
-        num_judged=len(beyond) + len(values),
-        num_stopped=len(stopped) + sum(at == rung for at in audited.values()),
-        cutoffs=(sign * max(values), sign * min(passed)) if values and passed else None,
-        num_finished=len(judged),
+        num_judged=len(continued) + len(stopped_values),
+        num_stopped=len(stopped) + sum(stop_rung == rung for stop_rung in stop_rungs.values()),
+        cutoffs=cutoffs,
+        num_finished=len(finished),
         kendall=kendall,
         spearman=spearman,
     )
 
 
 def _count_lost_top_trials(
-    ran_on: Sequence[str], final: Mapping[str, float], weights: Mapping[str, float], sign: float
+    audited_ids: Sequence[str], final: Mapping[str, float], weights: Mapping[str, float], sign: float
 ) -> LostTopTrials | None:
-    if not ran_on:
+    if not audited_ids:
         return None
     top = _top_threshold(final, weights)
-    hits = [trial_id for trial_id in ran_on if final[trial_id] >= top]
-    low, high = stats.binomtest(len(hits), len(ran_on)).proportion_ci(0.95, method="exact")
-    above = sum(weights[trial_id] for trial_id in final if final[trial_id] >= top)
+    hits = [trial_id for trial_id in audited_ids if final[trial_id] >= top]
+    low, high = stats.binomtest(len(hits), len(audited_ids)).proportion_ci(0.95, method="exact")
+    top_weight = sum(weights[trial_id] for trial_id in final if final[trial_id] >= top)
     return LostTopTrials(
-        num_audited=len(ran_on),
+        num_audited=len(audited_ids),
         num_top=len(hits),
-        share=len(hits) / len(ran_on),
+        share=len(hits) / len(audited_ids),
         low=float(low),
         high=float(high),
         top_value=sign * top,
-        lost_share=sum(weights[trial_id] for trial_id in hits) / above,
+        lost_share=sum(weights[trial_id] for trial_id in hits) / top_weight,
     )
 
 
 def _top_threshold(final: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The value that the best `TOP_SHARE` of all trials reach, audited ones counted for those they stand for."""
+    """Return the value that the best `TOP_SHARE` of the trials reach, with audited trials weighted."""
     top_weight = TOP_SHARE * sum(weights[trial_id] for trial_id in final)
     reached = 0.0
     for trial_id in sorted(final, key=lambda trial_id: -final[trial_id]):
@@ -204,9 +206,9 @@ def _top_threshold(final: Mapping[str, float], weights: Mapping[str, float]) -> 
 def _replay_first_rungs(
     curves: Mapping[str, Mapping[int, float]], final: Mapping[str, float], weights: Mapping[str, float], full: int
 ) -> list[FirstRungReplay]:
-    """Replay the first cut on whole curves, for every grace period below half the budget and every usual factor.
+    """Replay the first cut on complete curves, for each grace period up to half the budget and each usual factor.
 
-    Values are weighted by what each trial stands for; later cuts and the order of arrival are left out.
+    Trials are weighted. Later cuts and the order in which trials arrive are ignored.
     """
     if len(final) < MIN_TRIALS:
         return []
@@ -237,7 +239,7 @@ def _replay_first_rungs(
 
 
 def _best_share(values: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
-    """Which values are among the best weighted share; ties with the last one are kept."""
+    """Return a mask of the values in the best weighted share, including ties with the last one."""
     order = np.argsort(-values, kind="stable")
     count = np.searchsorted(np.cumsum(weights[order]), share * weights.sum() - 1e-9) + 1
     is_kept: np.ndarray = values >= values[order][min(math.ceil(count), len(values)) - 1]

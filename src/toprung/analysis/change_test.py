@@ -1,8 +1,8 @@
-"""Whether a change made a training worse: two sets of seeds, a rank test, and what such a test can see.
+"""A rank test of whether a code change makes training worse, and the smallest loss that the test can detect.
 
-Ranks are compared, not means: an accuracy near its ceiling is skewed, and a training that failed has no value at all
-but is worse than any other. The trainings of both sides have the same seeds, but a change may draw random numbers in
-another order, so seeds are not paired.
+The test compares ranks, not means: accuracies close to 1 have a skewed distribution, and a failed training has no value
+but must rank below every other. Both sides train with the same seeds, but a change may draw random numbers in a
+different order, so the seeds are not paired.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-ALPHA = 0.01  # one harmless change in a hundred is called worse
+ALPHA = 0.01  # one harmless change in a hundred is reported as worse
 POWER = 0.8
 RESAMPLES = 9_999
 
@@ -25,11 +25,12 @@ Verdict = Literal["the same", "worse", "better", "no significant difference"]
 
 @dataclass(frozen=True)
 class RankTest:
-    """What two samples say.
+    """The result of comparing two samples.
 
-    `pvalue` is that of the one-sided test in the direction of `verdict` (of "worse" where there is none);
-    `probability_better` is how often one of ours beats one of theirs, ties counted half (Vargha and Delaney 2000);
-    `smallest_drop` is what is found four times in five, in the metric's own units; None where the spread is not known.
+    `pvalue` is from the one-sided test in the direction of `verdict`, or of "worse" if there is no difference.
+    `probability_better` is the probability that one of our values beats one of theirs, with ties counted as half
+    (Vargha and Delaney 2000). `smallest_drop` is the loss that is detected four times in five, in the units of the
+    metric; None if the spread is unknown.
     """
 
     verdict: Verdict
@@ -46,16 +47,16 @@ def rank_test(
     mode: Literal["max", "min"],
     level: float = ALPHA,
 ) -> RankTest:
-    """Mann and Whitney's test (1947): exact where no values are tied, else by permutation.
+    """Compare two samples with the Mann-Whitney test (1947): exact without ties, otherwise by permutation.
 
     Args:
-        ours: a value a seed; None for a training that failed, which ranks below every other.
-        theirs: the same of what it is compared with.
-        mode: of the metric.
-        level: of each of the two one-sided tests.
+        ours: one value per seed; None for a failed training, which ranks below every other.
+        theirs: the same for the other side.
+        mode: whether the metric is maximised or minimised.
+        level: the significance level of each of the two one-sided tests.
 
     Raises:
-        ValueError: a side has no value.
+        ValueError: one side is empty.
     """
     if not ours or not theirs:
         raise ValueError("a rank test needs values on both sides")
@@ -77,7 +78,7 @@ def rank_test(
 
 
 def _pvalue(left: np.ndarray, right: np.ndarray, alternative: Literal["less", "greater"]) -> float:
-    ranks = stats.rankdata(np.concatenate([left, right]))  # finite, whatever failed
+    ranks = stats.rankdata(np.concatenate([left, right]))  # finite, although failed trainings are -inf
     tied = len(np.unique(ranks)) < len(ranks)
     method = stats.PermutationMethod(n_resamples=RESAMPLES, rng=0) if tied else "exact"
     result = stats.mannwhitneyu(ranks[: len(left)], ranks[len(left) :], alternative=alternative, method=method)
@@ -87,17 +88,17 @@ def _pvalue(left: np.ndarray, right: np.ndarray, alternative: Literal["less", "g
 def smallest_drop(
     ours: Sequence[float], theirs: Sequence[float], num_ours: int, num_theirs: int, *, level: float = ALPHA
 ) -> float | None:
-    """The shift that the test finds with a power of 0.8, by Noether's formula (1987), for values near normal.
+    """Return the shift that the test detects with a power of 0.8, by Noether's formula (1987) for near-normal values.
 
     Args:
-        ours: the values; their spread and that of `theirs` are pooled.
-        theirs: those of the other side.
-        num_ours: seeds, with those that failed.
-        num_theirs: the same of the other side.
-        level: of the one-sided test.
+        ours: the values; their variance is pooled with that of `theirs`.
+        theirs: the values of the other side.
+        num_ours: the number of seeds, including failed ones.
+        num_theirs: the number of seeds of the other side, including failed ones.
+        level: the significance level of the one-sided test.
 
     Returns:
-        None where one side has fewer than two values, or nothing varies, or no shift would be found.
+        None if one side has fewer than two values, the values do not vary, or no shift could be detected.
     """
     if min(len(ours), len(theirs)) < 2:
         return None

@@ -1,4 +1,4 @@
-"""A confirmation in Markdown, for the sweep's folder and for MLflow: the table, the verdict, the test split."""
+"""A confirmation in Markdown, for the sweep's folder and for MLflow: the verdict, the table and the test scores."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ from typing import Any
 
 from toprung.analysis.comparison.intervals import Interval
 from toprung.analysis.confirmation import Confirmation
+from toprung.errors import pluralize
 
-COLUMNS = ("configuration", "mean over fresh seeds", "beyond the default", "in the sweep", "shrunk", "seeds")
+CONFIRMATION_COLUMNS = ("difference from default", "in the sweep", "shrunken", "seeds")
+CONFIRMATION_INTERVALS = "95% intervals; the intervals of the differences hold jointly for all leaders"
+COLUMNS = ("configuration", "mean over fresh seeds", *CONFIRMATION_COLUMNS)
 
 
 def markdown(
     confirmation: Confirmation, *, sweep_id: str, confirmed_by: str, metric: str, openings: Sequence[Mapping[str, Any]]
 ) -> str:
-    """Fill it in.
+    """Render the confirmation.
 
     Args:
-        confirmation: the judgement.
-        sweep_id: of the sweep that was confirmed.
+        confirmation: the judged confirmation.
+        sweep_id: the id of the sweep that was confirmed.
         confirmed_by: the id of the confirmation's own sweep.
-        metric: by which both are judged.
-        openings: of the test split, oldest first.
+        metric: the metric of both sweeps.
+        openings: the openings of the test split, oldest first.
     """
     tied = confirmation.tied_best if len(confirmation.tied_best) > 1 else ()
     rows = [
         [
-            f"{config.name}{' (as good as the best)' if config.name in tied else ''}",
+            f"{config.name}{' (not significantly worse than the best)' if config.name in tied else ''}",
             _interval(config.mean),
             _interval(config.beyond_default),
             *("" if value is None else f"{value:.4f}" for value in (config.in_sweep, config.shrunken_value)),
@@ -35,9 +38,11 @@ def markdown(
         for config in confirmation.configurations
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows))
-    tested = "\n".join(f"- {opening['time']}: {_score(opening)}" for opening in openings) or "It was not opened."
+    tested = (
+        "\n".join(f"- {opening['time']}: {_score(opening)}" for opening in openings) or "The test split was not opened."
+    )
     simplest = (
-        f"\nThe simplest that is as good: {confirmation.simplest}.\n"
+        f"\nThe simplest configuration that is not significantly worse: {confirmation.simplest}.\n"
         if confirmation.simplest != confirmation.winner
         else ""
     )
@@ -45,7 +50,8 @@ def markdown(
 
 **{confirmation.verdict}**
 {simplest}
-{metric}; 95 % intervals, those beyond the default hold for all leaders together.
+{metric}, with {CONFIRMATION_INTERVALS}.
+Shrunken: the value in the sweep, minus the share of its lead that is luck on average.
 
 {table}
 
@@ -57,8 +63,9 @@ def markdown(
 
 def _score(opening: Mapping[str, Any]) -> str:
     if "accuracy" not in opening:
-        return "opened, and no score was written"
-    return f"accuracy {opening['accuracy']:.4f} on {opening['num_images']} images ({opening.get('who', 'unknown')})"
+        return "opened, but no score was recorded"
+    images = pluralize(opening["num_images"], "image")
+    return f"accuracy {opening['accuracy']:.4f} on {images} ({opening.get('who', 'unknown')})"
 
 
 def _interval(interval: Interval | None) -> str:

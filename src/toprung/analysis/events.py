@@ -1,4 +1,4 @@
-"""A sweep's ledger as a story: what happened, in order."""
+"""A sweep's ledger as a chronological list of events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toprung.records.trial_record import TrialRecord
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened."""
+    """One event of a sweep; those of the driver have no trial."""
 
     time_ms: int
     what: str
@@ -20,12 +20,12 @@ class Event:
 
 
 def list_events(ledger: Ledger, *, metric: str, rungs: tuple[int, ...]) -> list[Event]:
-    """Everything the ledger knows, oldest first.
+    """List all events that the ledger records, oldest first.
 
     Args:
-        ledger: of the sweep.
-        metric: the sweep's, shown with each report.
-        rungs: the sweep's, to tell where a trial was judged and went on.
+        ledger: the sweep's ledger.
+        metric: the sweep's metric, shown with each report.
+        rungs: the sweep's rungs, at which trials were judged and continued.
     """
     events = []
     for driver_run in ledger.driver_runs:
@@ -34,7 +34,7 @@ def list_events(ledger: Ledger, *, metric: str, rungs: tuple[int, ...]) -> list[
     for trial in ledger.trials:
         if trial.trial_id:
             events += _trial_events(trial, metric=metric, rungs=rungs)
-    return sorted(events, key=lambda event: event.time_ms)  # stable: what shares a millisecond stays in order
+    return sorted(events, key=lambda event: event.time_ms)  # stable: events in the same millisecond keep their order
 
 
 def _trial_events(trial: TrialRecord, *, metric: str, rungs: tuple[int, ...]) -> list[Event]:
@@ -44,8 +44,8 @@ def _trial_events(trial: TrialRecord, *, metric: str, rungs: tuple[int, ...]) ->
     events = [event(trial.started_ms, "asked", f"continues {trial.continues}" if trial.continues else "")]
     for number, attempt in enumerate(trial.attempts):
         nodes = [node[:12] for node in dict.fromkeys(attempt.nodes)]
-        where = f"on node{'s' if len(nodes) > 1 else ''} {', '.join(nodes)}"
-        events.append(event(attempt.time_ms, "restarted" if number else "started", where))
+        text = f"on node{'s' if len(nodes) > 1 else ''} {', '.join(nodes)}"
+        events.append(event(attempt.time_ms, "restarted" if number else "started", text))
     last = trial.epochs
     for number, epoch in sorted(trial.epochs_by_number.items()):
         if trial.continues and epoch.time_ms < trial.started_ms:
@@ -55,18 +55,18 @@ def _trial_events(trial: TrialRecord, *, metric: str, rungs: tuple[int, ...]) ->
         if trial.audited is not None and number == trial.audited.rung:
             needed = f"{trial.audited.value:.4f}, needed {trial.audited.needed:.4f}"
             events.append(
-                event(epoch.time_ms, "decided", f"would stop at rung {number} ({needed}), runs on for the audit")
+                event(epoch.time_ms, "decided", f"would stop at rung {number} ({needed}), continues for the audit")
             )
         elif trial.audited is not None and number > trial.audited.rung:
-            continue  # judged no more
+            continue  # no later rung judges an audited trial
         elif number in rungs and (number < last or trial.status in ("running", "interrupted")):
-            events.append(event(epoch.time_ms, "decided", f"goes on from rung {number}"))
+            events.append(event(epoch.time_ms, "decided", f"continues past rung {number}"))
     if trial.end is not None:
-        at = trial.end.time_ms
+        time_ms = trial.end.time_ms
         if trial.end.rung is not None:
-            events.append(event(at, "decided", f"stopped at rung {trial.end.rung}: {trial.cause}"))
+            events.append(event(time_ms, "decided", f"stopped at rung {trial.end.rung}: {trial.cause}"))
         cause = f": {trial.cause}" if trial.cause and trial.end.rung is None else ""
-        events.append(event(at, "ended", f"{trial.status}{cause}"))
+        events.append(event(time_ms, "ended", f"{trial.status}{cause}"))
         if trial.status in OPTUNA_STATES:
-            events.append(event(at, "told", f"Optuna: {trial.optuna_state}"))
+            events.append(event(time_ms, "told", f"Optuna: {trial.optuna_state}"))
     return events

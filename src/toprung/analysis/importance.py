@@ -1,7 +1,7 @@
-"""Which hyperparameters matter, by Optuna's evaluators, with the uncertainty that so few trials leave.
+"""Hyperparameter importance from Optuna's evaluators, with the uncertainty that comes from few trials.
 
-Only values at full fidelity count: a trial that was stopped early is worse because it trained less, and an evaluator
-that is told of both explains the stopping, not the hyperparameters.
+Only trials with the full budget count. A trial that was stopped early has a worse value because it trained for fewer
+epochs, so with such trials an evaluator would explain the stopping and not the hyperparameters.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ from optuna.importance import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
+from toprung.errors import pluralize
+
 MIN_FINISHED = 15
 RESAMPLES = 20
-TREES = 8  # a resample; over all resamples 160, where Optuna takes 64 of one sample
-MAX_TRIALS = 100  # fANOVA's time grows faster than the number of trials
-CONFIDENCE = 0.80  # of so few resamples, the outer two at each end are left out
+TREES = 8  # per resample: 160 in all, while Optuna uses 64 on a single sample
+MAX_TRIALS = 100  # fANOVA's run time grows faster than the number of trials
+CONFIDENCE = 0.80  # leaves out the two most extreme of 20 resamples at each end
 
 FANOVA, PED_ANOVA = "fANOVA", "PED-ANOVA"
 MEANINGS = {
-    FANOVA: "share of the variance over the whole space (Hutter et al. 2014), a little more for what takes many values",
-    PED_ANOVA: "what sets the best tenth of the trials apart (Watanabe et al. 2023)",
+    FANOVA: "the share of the variance over the whole space (Hutter et al. 2014), slightly biased towards "
+    "hyperparameters with many values",
+    PED_ANOVA: "what distinguishes the best tenth of the trials (Watanabe et al. 2023)",
 }
 
 
 @dataclass(frozen=True)
 class Importance:
-    """One hyperparameter's share (0..1), and the interval that holds 80 % of the resamples."""
+    """One hyperparameter's share (0..1), and the interval that covers 80% of the resamples."""
 
     name: str
     evaluator: str
@@ -45,7 +48,11 @@ class Importance:
 
 @dataclass(frozen=True)
 class Importances:
-    """All of them, the most important first; `conditional` exist only under some choices and cannot be ranked."""
+    """The shares, highest first.
+
+    `conditional` names the hyperparameters that not every trial has; they are not ranked. `too_few` says why there are
+    no shares, if so.
+    """
 
     num_finished: int
     shares: list[Importance]
@@ -54,24 +61,24 @@ class Importances:
 
 
 def importances(study: optuna.Study, *, seed: int = 0) -> Importances:
-    """Importance of every hyperparameter that all finished trials have.
+    """Compute the importance of each hyperparameter that all finished trials have.
 
     Args:
-        study: whose COMPLETE trials are those that trained to the end.
-        seed: of the evaluators and of the resamples.
+        study: a study whose COMPLETE trials are the trials with the full budget.
+        seed: the seed of the resampling.
     """
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     names = list(dict.fromkeys(name for trial in finished for name in trial.params))
-    everywhere = [name for name in names if all(name in trial.params for trial in finished)]
-    conditional = [name for name in names if name not in everywhere]
-    varied = [name for name in everywhere if len({trial.params[name] for trial in finished}) > 1]
+    unconditional = [name for name in names if all(name in trial.params for trial in finished)]
+    conditional = [name for name in names if name not in unconditional]
+    varied = [name for name in unconditional if len({trial.params[name] for trial in finished}) > 1]
     if (too_few := _too_few(finished, varied)) is not None:
         return Importances(len(finished), [], conditional, too_few)
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     importances: dict[str, list[dict[str, float]]] = {FANOVA: [], PED_ANOVA: []}
     for resample in range(RESAMPLES):
-        drawn = random.integers(len(finished), size=min(len(finished), MAX_TRIALS))
-        resampled = _build_study([finished[place] for place in drawn], study.direction)
+        indices = rng.integers(len(finished), size=min(len(finished), MAX_TRIALS))
+        resampled = _build_study([finished[index] for index in indices], study.direction)
         importances[FANOVA].append(_shares(resampled, FanovaImportanceEvaluator(n_trees=TREES, seed=resample), varied))
         importances[PED_ANOVA].append(_shares(resampled, PedAnovaImportanceEvaluator(), varied))
     shares = [_summarise(name, evaluator, importances[evaluator]) for evaluator in importances for name in varied]
@@ -81,11 +88,11 @@ def importances(study: optuna.Study, *, seed: int = 0) -> Importances:
 def _too_few(finished: Sequence[FrozenTrial], varied: Sequence[str]) -> str | None:
     if len(finished) < MIN_FINISHED:
         return (
-            f"Too few finished trials: {len(finished)}, and importance is given from {MIN_FINISHED} on. Trials that "
-            "were stopped early do not count."
+            f"Not available: only {pluralize(len(finished), 'trial')} finished, and at least {MIN_FINISHED} are needed. "
+            "Trials that were stopped early do not count."
         )
     if len(varied) < 2 or len({trial.value for trial in finished}) < 2:
-        return "Nothing to tell apart: fewer than two hyperparameters vary, or all finished trials ended alike."
+        return "Not available: fewer than two hyperparameters vary, or all finished trials have the same value."
     return None
 
 

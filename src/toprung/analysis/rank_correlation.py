@@ -1,7 +1,7 @@
-"""How far one order foretells another, with its uncertainty, where some trials stand for several.
+"""Kendall's tau-b and Spearman's rho of weighted trials, with confidence intervals.
 
-Kendall's tau-b and Spearman's rho of weighted values. With equal weights they are SciPy's; SciPy takes no weights.
-Both follow from one matrix: the sign of the difference of each pair. Its weighted row sums are the centred mid-ranks.
+With equal weights the results equal SciPy's, which does not support weights. Both follow from one matrix, the sign of
+the difference of each pair; its weighted row sums are the centred mid-ranks.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 MIN_TRIALS = 5
-MAX_TRIALS = 2000  # of more, a random sample: the matrix holds a pair a cell
+MAX_TRIALS = 2000  # of more trials a random sample is used: the matrix has one cell per pair
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """A rank correlation and the interval that covers the truth with the stated confidence."""
+    """A rank correlation with its 95% interval."""
 
     value: float
     low: float
@@ -28,36 +28,37 @@ class Correlation:
 
 
 def rank_correlations(
-    one: ArrayLike, other: ArrayLike, *, weights: ArrayLike, seed: int = 0
+    x: ArrayLike, y: ArrayLike, *, weights: ArrayLike, seed: int = 0
 ) -> tuple[Correlation, Correlation] | None:
-    """Kendall's tau-b and Spearman's rho of two columns, one row a trial.
+    """Compute Kendall's tau-b and Spearman's rho of two columns with one row per trial.
 
     The intervals are those of Bonett and Wright (2000, "Sample size requirements for estimating Pearson, Kendall and
-    Spearman correlations"), on Fisher's scale, with Kish's effective number of trials (1965) where weights differ. A
-    perfect order counts as if half a pair were against it.
+    Spearman correlations"), on Fisher's scale, with Kish's effective sample size (1965) for unequal weights. A perfect
+    order is treated as if half a pair contradicted it.
 
     Args:
-        one: N values.
-        other: N values.
-        weights: how many trials each row stands for.
-        seed: of the sample, where there are more than `MAX_TRIALS`.
+        x: N values.
+        y: N values.
+        weights: N numbers: how many trials each row represents.
+        seed: the seed of the sample that is drawn if there are more than `MAX_TRIALS` rows.
 
     Returns:
-        None below `MIN_TRIALS` rows, and where a column is constant.
+        None if there are fewer than `MIN_TRIALS` rows or a column is constant.
     """
-    columns = np.array([one, other, weights], dtype=float)
+    columns = np.array([x, y, weights], dtype=float)
     if columns.shape[1] > MAX_TRIALS:
-        drawn = np.random.default_rng(seed).choice(columns.shape[1], MAX_TRIALS, replace=False)
-        columns = columns[:, drawn]
+        rows = np.random.default_rng(seed).choice(columns.shape[1], MAX_TRIALS, replace=False)
+        columns = columns[:, rows]
     x_N, y_N, weights_N = columns
     if len(x_N) < MIN_TRIALS or np.ptp(x_N) == 0 or np.ptp(y_N) == 0:
         return None
     signs_x_NN, signs_y_NN = (np.sign(values[:, None] - values[None, :]) for values in (x_N, y_N))
 
-    def pairs(kind_NN: NDArray[np.float64]) -> float:
-        return float(weights_N @ kind_NN @ weights_N)
+    def weighted_sum(pairs_NN: NDArray[np.float64]) -> float:
+        return float(weights_N @ pairs_NN @ weights_N)
 
-    kendall = pairs(signs_x_NN * signs_y_NN) / math.sqrt(pairs(np.abs(signs_x_NN)) * pairs(np.abs(signs_y_NN)))
+    norm = math.sqrt(weighted_sum(np.abs(signs_x_NN)) * weighted_sum(np.abs(signs_y_NN)))
+    kendall = weighted_sum(signs_x_NN * signs_y_NN) / norm
     ranks_x_N, ranks_y_N = signs_x_NN @ weights_N, signs_y_NN @ weights_N
     spreads = [float(weights_N @ ranks_N**2) for ranks_N in (ranks_x_N, ranks_y_N)]
     spearman = float(weights_N @ (ranks_x_N * ranks_y_N)) / math.sqrt(spreads[0] * spreads[1])

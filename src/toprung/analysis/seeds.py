@@ -1,4 +1,4 @@
-"""Trials of a controlled experiment by configuration and seed, and the one that stands for a configuration."""
+"""Trials of a controlled experiment by configuration and seed, and the representative trial of the best one."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from toprung.records.trial_record import TrialRecord
 
 
 def values_by_seed(trials: Sequence[TrialRecord]) -> dict[str, dict[int, float]]:
-    """What each configuration reached with each seed: `values["trial 12"][3]`. Trials that failed are left out."""
+    """Return each configuration's value by seed, such as `values["trial 12"][3]`, without failed trials."""
     values: dict[str, dict[int, float]] = {}
     for trial in trials:
-        of_experiment = values.setdefault(str(trial.config["experiment"]), {})
+        by_seed = values.setdefault(str(trial.config["experiment"]), {})
         if trial.status == "finished" and trial.value is not None:
-            of_experiment[int(trial.config["seed"])] = trial.value
+            by_seed[int(trial.config["seed"])] = trial.value
     return values
 
 
 def trials_of_experiment(trials: Sequence[TrialRecord], experiment: str) -> list[TrialRecord]:
-    """The finished trials of one configuration, a seed each."""
+    """Return the finished trials of one configuration, one per seed."""
     return [trial for trial in trials if trial.status == "finished" and trial.config["experiment"] == experiment]
 
 
 def representative(trials: Sequence[TrialRecord], *, mode: Literal["max", "min"]) -> TrialRecord | None:
-    """The trial whose weights stand for the confirmed winner: of the configuration with the best mean, the median seed.
+    """Return the trial that represents the confirmed winner: the median seed of the configuration with the best mean.
 
-    Not the best seed: that one would be lucky again. None where no configuration has finished.
+    The best seed would again be chosen by luck. Return None if no trial has finished.
     """
     values = {name: by_seed for name, by_seed in values_by_seed(trials).items() if by_seed}
     if not values:

@@ -1,4 +1,4 @@
-"""Summarise a sweep as `toprung show --json` and `toprung list --json` print it."""
+"""Summaries of a sweep for `toprung show --json` and `toprung list --json`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from toprung.tracking import local_store
 
 
 def sweep_summary(sweep_dir: SweepDirectory) -> dict[str, Any]:
-    """Everything `toprung show --json` says about a sweep.
+    """Return the sweep's summary as `toprung show --json` prints it.
 
     Raises:
         UserError: a file of the sweep cannot be read.
     """
     sweep, trials = sweep_dir.spec(), read(sweep_dir)
     status = sweep_dir.read(sweep_dir.status_file) if sweep_dir.status_file.is_file() else {}
-    order = rank_trials(trials, mode=sweep.mode)
-    best = order[0] if order else None
+    ranking = rank_trials(trials, mode=sweep.mode)
+    best = ranking[0] if ranking else None
     return {
         "sweep_id": sweep_dir.sweep_id,
         "name": read_name(sweep_dir),
@@ -56,28 +56,28 @@ def sweep_summary(sweep_dir: SweepDirectory) -> dict[str, Any]:
     }
 
 
-def _actual_status(sweep_dir: SweepDirectory, written: str) -> str:
-    """What the sweep's state says, unless the driver that wrote it is no more; it may run on another machine."""
-    if written != "running" or sweep_dir.has_live_driver() or remote_storage.has_remote_driver(sweep_dir):
-        return written
+def _actual_status(sweep_dir: SweepDirectory, recorded: str) -> str:
+    """Return the recorded status, or "interrupted" for a running sweep without a live driver, here or elsewhere."""
+    if recorded != "running" or sweep_dir.has_live_driver() or remote_storage.has_remote_driver(sweep_dir):
+        return recorded
     return "interrupted"
 
 
 def _tracking_uri(sweep_dir: SweepDirectory, status: dict[str, Any]) -> str | None:
-    """Return the server that was recorded, or, since its folder may have moved, where the local store is now."""
+    """Return the recorded server, or else the current path of the local store, whose folder may have moved."""
     if not status:
         return None
     return status.get("tracking_uri") or local_store.database_uri(sweep_dir.path.parent)
 
 
 def brief(sweep_dir: SweepDirectory) -> dict[str, Any]:
-    """One line of `toprung list`: the same words as `sweep_summary`, without the trials. A broken sweep says so."""
+    """Return `sweep_summary` without the trials, for one line of `toprung list`; a damaged sweep is "unreadable"."""
     try:
-        whole = sweep_summary(sweep_dir)
+        summary = sweep_summary(sweep_dir)
     except UserError as error:
         return {"sweep_id": sweep_dir.sweep_id, "status": "unreadable", "reason": str(error)}
-    trials = whole.pop("trials")
-    return {**whole, "num_trials": len(trials)}
+    trials = summary.pop("trials")
+    return {**summary, "num_trials": len(trials)}
 
 
 def _trial(trial: TrialRecord) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _score_on_test(
     times = "the first time" if not earlier else f"time {len(earlier) + 1}"
     console.print(
         f"\nOn the test split, opened now for {times}: "
-        f"accuracy {score.accuracy:.4f} (95 % interval {score.low:.4f} to {score.high:.4f}, "
+        f"accuracy {score.accuracy:.4f} (95% interval {score.low:.4f} to {score.high:.4f}, "
         f"{pluralize(score.num_images, 'image')})."
     )
     console.print(f"\n  model    {short_path(confirming_dir.export_folder)}       (the winner's median seed)")
@@ -200,8 +200,8 @@ def print_confirmation(console: Console, confirmation: Confirmation, *, metric: 
     if confirmation.simplest is not None and confirmation.simplest != confirmation.winner:
         console.print(f"The simplest configuration that is as good: {confirmation.simplest}.")
     console.print(
-        f"{metric}: mean over the new seeds, with a 95 % interval. beyond default: difference from the default, with "
-        "95 % intervals that hold for all configurations together. in sweep: the trial's value in the sweep. shrunk: "
+        f"{metric}: mean over the new seeds, with a 95% interval. beyond default: difference from the default, with "
+        "95% intervals that hold for all configurations together. in sweep: the trial's value in the sweep. shrunk: "
         "that value minus the part of its lead that is due to chance on average. =: not significantly worse than the "
         "best.",
         style="dim",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ROWS_SHOWN = 20
 OPTIONAL_COLUMNS = {  # header: measure; on a narrow terminal the last ones are left out
-    "to 95 %": "epochs_to_95",
+    "to 95%": "epochs_to_95",
     "instability": "instability",
     "gap": "gap",
     "final val/loss": "final_val_loss",
@@ -99,7 +99,7 @@ def _print(console: Console, comparison: SweepComparison) -> None:
             question = answer.question
             console.print(f"\n{question}", style="bold", soft_wrap=False)
         console.print(f"  {answer.sentence}", soft_wrap=False)
-    rules = f"Means over seeds, with 95 % intervals. {INSTABILITY_RULE} {GAP_RULE} {FIT_RULE}"
+    rules = f"Means over seeds, with 95% intervals. {INSTABILITY_RULE} {GAP_RULE} {FIT_RULE}"
     console.print(f"\n{rules}", style="dim", soft_wrap=False)
 
 

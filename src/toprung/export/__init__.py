@@ -1,1 +1,1 @@
-"""The winner in a folder that others can load, verified before it is shown."""
+"""Export of the winner to a folder that loads without the sweep, verified before it is published."""

@@ -1,4 +1,4 @@
-"""Write the winner's folder aside, let a fresh process score it, and only then give it its name."""
+"""Export the winner: write a temporary folder, score it in a fresh process, and only then rename it to `export/`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from toprung.data import DatasetCard
+from toprung.records.catalog import confirmed_sweep_id
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, SweepDirectory, write_json
 from toprung.records.trial_record import TrialRecord
@@ -18,7 +19,7 @@ from toprung.spec import Sweep
 
 
 class ExportFailed(RuntimeError):
-    """The winner's folder could not be made, or does not score what the trial scored."""
+    """The export could not be written, or its score differs from the trial's."""
 
 
 def export_winner(
@@ -31,36 +32,37 @@ def export_winner(
     prepared_root: Path,
     num_trials: int,
 ) -> Path:
-    """Make `export/` from the winner's best epoch.
+    """Write `export/` from the winner's best epoch.
 
     Args:
-        winner: the trial, as the ledger has it.
-        sweep_dir: the sweep's.
-        sweep: its spec.
-        lineage: what it was made of.
-        card: of its dataset.
-        prepared_root: where prepared datasets lie, for scoring.
-        num_trials: how many trials the winner was chosen from.
+        winner: the trial's record from the ledger.
+        sweep_dir: the sweep's directory.
+        sweep: the sweep's spec.
+        lineage: the sweep's lineage.
+        card: the card of its dataset.
+        prepared_root: the folder of prepared datasets, needed for scoring.
+        num_trials: the number of trials from which the winner was chosen.
 
     Returns:
-        The folder.
+        The export folder.
 
     Raises:
-        ExportFailed: the weights are missing or unreadable, or a fresh process scores another figure.
+        ExportFailed: the weights are missing or unreadable, or a fresh process computes a different score.
     """
     source, staging = sweep_dir.trial_folder(winner.trial_id), sweep_dir.path / ".export.tmp"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
         shutil.copyfile(source / WEIGHTS_FILE, staging / WEIGHTS_FILE)
-        about = sweep_dir.read(source / WEIGHTS_META_FILE)
+        weights_meta = sweep_dir.read(source / WEIGHTS_META_FILE)
         config = sweep_dir.read(source / CONFIG_FILE)
         write_json(
-            staging / "config.json", {"architecture": about["architecture"], **config, "seed": _seed(winner, sweep)}
+            staging / "config.json",
+            {"architecture": weights_meta["architecture"], **config, "seed": _seed(winner, sweep)},
         )
         write_json(staging / "labels.json", {"classes": list(card.classes)})
         verified = _score_in_fresh_process(staging, sweep_dir=sweep_dir, sweep=sweep, prepared_root=prepared_root)
-        metrics = _check_scores(about, verified, winner=winner, sweep=sweep, lineage=lineage)
+        metrics = _check_scores(weights_meta, verified, winner=winner, sweep=sweep, lineage=lineage)
         write_json(staging / "metrics.json", metrics)
         (staging / "MODEL_CARD.md").write_text(
             model_card(
@@ -99,34 +101,38 @@ def _score_in_fresh_process(
 
 
 def run_in_fresh_process(module: str, task: dict[str, Any], *, sweep_dir: SweepDirectory) -> dict[str, Any]:
-    """Run a module that takes a task as JSON and prints JSON, with the sweep's own copy of the workbench on its path.
+    """Run a module that takes a task as JSON and prints JSON, with the sweep's copy of the project's code on its path.
 
     Raises:
-        ExportFailed: it ended badly; the message is the last line that it left.
+        ExportFailed: the process failed; the message is the last line of its stderr.
     """
     path = os.pathsep.join(filter(None, [str(sweep_dir.code_folder), os.environ.get("PYTHONPATH", "")]))
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-P", "-m", module, json.dumps(task)],
         capture_output=True, encoding="utf-8", errors="replace", check=False, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
-    if done.returncode != 0:
-        raise ExportFailed((done.stderr.strip().splitlines() or ["no reason given"])[-1])
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    if completed.returncode != 0:
+        raise ExportFailed((completed.stderr.strip().splitlines() or ["no reason given"])[-1])
+    result: dict[str, Any] = json.loads(completed.stdout)
+    return result
 
 
 def _check_scores(
-    about: dict[str, Any], verified: dict[str, Any], *, winner: TrialRecord, sweep: Sweep, lineage: Lineage
+    weights_meta: dict[str, Any], verified: dict[str, Any], *, winner: TrialRecord, sweep: Sweep, lineage: Lineage
 ) -> dict[str, Any]:
     if verified["split_fingerprint"] != lineage.split_fingerprint:
-        raise ExportFailed("the validation split is not the sweep's own: was the dataset prepared anew meanwhile?")
-    if about["epoch"] != winner.epoch:
-        raise ExportFailed(f"its weights are from epoch {about['epoch']}, its best value from epoch {winner.epoch}")
-    reported, scored = about["metrics"], verified["metrics"]
+        raise ExportFailed("the validation split differs from the sweep's: was the dataset prepared again since?")
+    if weights_meta["epoch"] != winner.epoch:
+        raise ExportFailed(
+            f"its weights are from epoch {weights_meta['epoch']}, but its best value is from epoch {winner.epoch}"
+        )
+    reported, scored = weights_meta["metrics"], verified["metrics"]
     compared = [name for name in dict.fromkeys((sweep.metric, "val/accuracy")) if name in scored and name in reported]
     for name in compared:
         if scored[name] != reported[name]:
-            raise ExportFailed(f"a fresh process scores {name} {scored[name]!r}, the trial reported {reported[name]!r}")
+            raise ExportFailed(
+                f"a fresh process scores {name} {scored[name]!r}, but the trial reported {reported[name]!r}"
+            )
     return {"epoch": winner.epoch, "metrics": reported, "verified": {name: scored[name] for name in compared}}
 
 
@@ -140,52 +146,65 @@ def model_card(
     card: DatasetCard,
     num_trials: int,
 ) -> str:
-    """What the model is, what it was made of, and how it was chosen, for a reader who has only this folder."""
+    """Describe the model, its origin and its selection, for a reader who has only the export folder."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in winner.config.items())
-    verified = ", ".join(f"{name} {value:.6g}" for name, value in metrics["verified"].items()) or "nothing comparable"
+    verified = ", ".join(f"{name} {value:.6g}" for name, value in metrics["verified"].items()) or "no comparable metric"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(lineage.versions.items()))
     commit = f"{lineage.commit}{' with uncommitted changes' if lineage.dirty else ''}" if lineage.commit else "unknown"
+    is_confirmation = confirmed_sweep_id(sweep_dir) is not None
     return f"""# {sweep.name}: trial {winner.number} of {sweep_dir.sweep_id}
 
-An image classifier for {len(card.classes)} classes, images {" x ".join(map(str, card.image_shape))} (C x H x W).
+An image classifier for {len(card.classes)} classes and images of {" x ".join(map(str, card.image_shape))} (C x H x W).
 
-## Figures
+## Scores
 
-{sweep.metric} {winner.value:.6g} at epoch {winner.epoch}, on the validation split.
-Scored again by a fresh process: {verified}.
+{sweep.metric} {winner.value:.6g} on the validation split, at epoch {winner.epoch}.
+Recomputed from this folder by a fresh process: {verified}.
 
-The best of {num_trials} trials is the luckiest of them too: expect a little less on new images.
-The test split was not opened.
+{"" if is_confirmation else _selection_bias(num_trials)}The test split was not opened.
 
 ## How it was chosen
 
 {_search(sweep)}
-The best {sweep.metric} of any epoch won ({sweep.mode}). The weights are those of that epoch.
+{_choice(sweep, is_confirmation=is_confirmation)}
+The weights are from the epoch of this trial with the {"highest" if sweep.mode == "max" else "lowest"} {sweep.metric}.
 
 | hyperparameter | value |
 | --- | --- |
 {rows}
 
-## What it was made of
+## Data and code
 
 - data: {card.name}, fingerprint {lineage.data_fingerprint}
 - data in DVC: raw {lineage.dvc_raw_md5 or "none"}, prepared {lineage.dvc_prepared_md5 or "none"}
-- split: {sweep.data.val_fraction:g} for validation, stratified, seed {sweep.data.split_seed},
+- split: a fraction of {sweep.data.val_fraction:g} for validation, stratified, seed {sweep.data.split_seed},
   fingerprint {lineage.split_fingerprint}
 - commit: {commit}
 - lock file: {lineage.lock_hash or "none"}
 - training seed: {_seed(winner, sweep)}
 - Python {lineage.python}; {versions}
 
-## Loading it
+## How to load it
 
 ```python
 from pathlib import Path
 from toprung.vision import load_model
 
-model = load_model(Path("export"))  # takes uint8 or 0..1 float images, N x C x H x W; gives logits
+model = load_model(Path("export"))  # takes uint8 or 0..1 float images, N x C x H x W; returns logits
 ```
 """
+
+
+def _choice(sweep: Sweep, *, is_confirmation: bool) -> str:
+    if is_confirmation:
+        return f"Of the configuration with the best mean {sweep.metric}, the trial with the median value was exported."
+    return f"The trial with the {'highest' if sweep.mode == 'max' else 'lowest'} {sweep.metric} in any epoch won."
+
+
+def _selection_bias(num_trials: int) -> str:
+    if num_trials < 2:
+        return ""
+    return f"The best of {num_trials} trials is partly luck: expect slightly worse results on new images.\n"
 
 
 def _seed(winner: TrialRecord, sweep: Sweep) -> Any:
@@ -196,4 +215,6 @@ def _search(sweep: Sweep) -> str:
     if sweep.experiments:
         return f"A controlled experiment: {sweep.plan_text}."
     rungs = ", ".join(map(str, sweep.rungs))
-    return f"Optuna's TPE (seed {sweep.search.seed}) proposed, ASHA (rungs {rungs}) stopped early."
+    return (
+        f"Optuna's TPE sampler (seed {sweep.search.seed}) proposed the trials; ASHA (rungs {rungs}) stopped some early."
+    )

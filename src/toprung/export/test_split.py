@@ -1,4 +1,4 @@
-"""The test split, opened once for a sweep: every opening is on record before the images are handed out."""
+"""Score an exported model on the test split, which is opened once per sweep; each opening is logged beforehand."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class TestScore:
-    """An exported model on the test images: accuracy with Wilson's interval, mean cross-entropy in nats."""
+    """Scores of an exported model on the test images: accuracy with a Wilson interval, mean cross-entropy in nats."""
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # pytest must not collect this class
 
     accuracy: float
     low: float
@@ -33,7 +33,7 @@ class TestScore:
 
 
 def openings(sweep_dir: SweepDirectory) -> list[dict[str, Any]]:
-    """Every opening of the test split for a sweep, oldest first; one that was cut short has no `accuracy`.
+    """Read the log of a sweep's test-split openings, oldest first; one that was interrupted has no `accuracy`.
 
     Raises:
         UserError: the log cannot be read.
@@ -50,28 +50,31 @@ def openings(sweep_dir: SweepDirectory) -> list[dict[str, Any]]:
             else:
                 openings.append(entry)
     except (OSError, ValueError, TypeError, IndexError) as error:
-        raise UserError(f"{log} cannot be read ({error}): whether the test split was opened is not known.") from None
+        raise UserError(
+            f"{log} cannot be read ({error}), so it is unknown whether the test split was opened."
+        ) from None
     return openings
 
 
 def score_on_test(
     exported: Path, *, sweep_dir: SweepDirectory, sweep: Sweep, prepared_root: Path, again: bool
 ) -> TestScore:
-    """Open the test split and let a fresh process score an exported model on it.
+    """Open the test split and score an exported model on it in a fresh process.
 
     Args:
         exported: the model's folder.
-        sweep_dir: of the sweep that the opening is on record for.
-        sweep: its spec.
-        prepared_root: where prepared datasets lie.
-        again: open it although it was opened before.
+        sweep_dir: the directory of the sweep whose log records the opening.
+        sweep: the spec of the sweep that trained the model.
+        prepared_root: the folder of prepared datasets.
+        again: open the split even if it was opened before.
 
     Raises:
-        UserError: it was opened before; the dataset is damaged; the log cannot be written.
+        UserError: the split was opened before and `again` is False; the dataset is damaged; the log cannot be written.
         ExportFailed: the process failed.
     """
     if (before := openings(sweep_dir)) and not again:
-        raise UserError(f"The test split was opened for {sweep_dir.sweep_id} on {before[0]['time']}. Again: --again")
+        time = before[0]["time"]
+        raise UserError(f"The test split was opened for {sweep_dir.sweep_id} on {time}. To open it again, add: --again")
     task = {
         "folder": str(exported),
         "data": sweep.data.name,
@@ -93,7 +96,7 @@ def score_on_test(
 
 
 def score(task: dict[str, Any]) -> dict[str, float]:
-    """What the fresh process does: open the split, which is written down first, and score the model."""
+    """Score the model in the fresh process, logging the opening of the split first."""
     import torch
 
     from toprung import data, vision
@@ -105,7 +108,7 @@ def score(task: dict[str, Any]) -> dict[str, float]:
         task["data"], root=Path(task["prepared_root"]), opened_by=task["opened_by"], log=Path(task["log"])
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor do we write
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
         split = vision.ImageSplit(torch.from_numpy(images), torch.from_numpy(labels))
     metrics = vision.evaluate(model, split)
     return {"accuracy": metrics["val/accuracy"], "loss": metrics["val/loss"], "num_images": len(labels)}

@@ -1,4 +1,4 @@
-"""A fresh process that knows only an exported folder: load it, score the validation split, print JSON."""
+"""Score an exported folder in a fresh process: load it, score the validation split, print JSON."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     """Evaluate the exported model.
 
     Args:
-        task: `folder` (the export), `data` (the spec's data part), `prepared_root`, `num_threads`; `part` "seen" scores
-            training and validation images together, for a model that has seen them all.
+        task: `folder` (the export), `data` (the spec's data settings), `prepared_root` and `num_threads`. If `part` is
+            "seen", training and validation images are scored together, for a model that was trained on both.
 
     Returns:
-        `metrics` of the validation split and the split's fingerprint.
+        The `metrics` of the scored images and the `split_fingerprint`.
     """
     import torch
 
@@ -26,13 +26,13 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(task["num_threads"])
     data_settings = Data.model_validate(task["data"])
-    data_settings = data_settings.model_copy(update={"placement": "mmap"})  # only what is scored is read
+    data_settings = data_settings.model_copy(update={"placement": "mmap"})  # so that only the scored images are read
     placed = data.load_arrays(data_settings, root=Path(task["prepared_root"]), budget_bytes=0)
     assert placed.mmap_dir is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = vision.load_model(Path(task["folder"])).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor do we write
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
         images_NCHW = torch.from_numpy(data.open_mmap_images(placed.mmap_dir))
     parts = ("train", "val") if task.get("part") == "seen" else ("val",)
     labels_N, rows_N = (

@@ -1,4 +1,4 @@
-"""Sets of runs or sweeps side by side: ranked, each figure with its uncertainty, each question with a sentence."""
+"""Comparison of configurations and sweeps: a ranking with confidence intervals, and questions answered in sentences."""
 
 from toprung.analysis.comparison.answers import Answer, list_answers
 from toprung.analysis.comparison.groups import (

@@ -1,4 +1,4 @@
-"""Groups of trials measured alike: a configuration over its seeds, a sweep, or all trials with one optimizer."""
+"""Groups of trials with their measures: a configuration over its seeds, a sweep, or all trials with one optimizer."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from toprung.records.trial_record import TrialRecord
 Groups = Mapping[str, Sequence[TrialRecord]]
 
 SHARES = (0.90, 0.95, 0.99)
-NOT_THE_CONFIGURATION = ("seed", "experiment")  # what tells repetitions apart, or only names them
+NOT_THE_CONFIGURATION = ("seed", "experiment")  # these only distinguish repetitions or name them
 WITHOUT_NAME = "(none)"
 
-# What is measured of each trial at full budget, and the words for it.
+# The measures of each trial with the full budget, and how tables and sentences call them.
 MEASURES = {
     "value": "best value",
     "final_val_loss": "final validation loss",
-    "epochs_to_90": "epochs to 90 % of its final accuracy",
-    "epochs_to_95": "epochs to 95 % of its final accuracy",
-    "epochs_to_99": "epochs to 99 % of its final accuracy",
-    "seconds_to_95": "seconds to 95 % of its final accuracy",
-    "epoch_seconds": "seconds an epoch",
+    "epochs_to_90": "epochs to 90% of the final accuracy",
+    "epochs_to_95": "epochs to 95% of the final accuracy",
+    "epochs_to_99": "epochs to 99% of the final accuracy",
+    "seconds_to_95": "seconds to 95% of the final accuracy",
+    "epoch_seconds": "seconds per epoch",
     "instability": "instability of the training loss",
     "gap": "gap between validation and training loss",
 }
@@ -44,9 +44,9 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Group:
-    """One group, measured: `values[measure][seed]` of its trials at full budget, `intervals[measure]` over the seeds.
+    """A group with `values[measure][seed]` of its trials at full budget, and `intervals[measure]` over the seeds.
 
-    `config` is what its trials agree on; `is_controlled` where that is everything but the seed.
+    `config` has the hyperparameters on which its trials agree; `is_controlled` is True if they differ only by the seed.
     """
 
     name: str
@@ -61,13 +61,13 @@ class Group:
     fits: dict[Fit, int]
 
     def interval(self, measure: str) -> Interval | None:
-        """Mean over the seeds with its interval; None where no trial has the measure."""
+        """Return the mean over the seeds with its interval; None if no trial has the measure."""
         return self.intervals.get(measure)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups in order of merit, and which of them are as good as the best."""
+    """Groups, best first, and the names of those that are not significantly worse than the best."""
 
     groups: list[Group]
     tied_best: list[str]
@@ -75,16 +75,16 @@ class Comparison:
 
 
 def group_by_configuration(trials: Iterable[TrialRecord]) -> dict[str, list[TrialRecord]]:
-    """Trials of one configuration together, whatever their seed; a named one (`experiment`) under its name."""
+    """Group trials by configuration, ignoring seeds; a named configuration (`experiment`) appears under its name."""
     groups: dict[str, list[TrialRecord]] = {}
     for trial in without_continued(trials):
-        plain = {name: value for name, value in trial.config.items() if name not in NOT_THE_CONFIGURATION}
-        groups.setdefault(str(trial.config.get("experiment") or format_config(plain)), []).append(trial)
+        config = {name: value for name, value in trial.config.items() if name not in NOT_THE_CONFIGURATION}
+        groups.setdefault(str(trial.config.get("experiment") or format_config(config)), []).append(trial)
     return groups
 
 
 def group_by_hyperparameter(trials: Iterable[TrialRecord], name: str) -> dict[str, list[TrialRecord]]:
-    """Trials by the value of one hyperparameter."""
+    """Group trials by the value of one hyperparameter."""
     groups: dict[str, list[TrialRecord]] = {}
     for trial in without_continued(trials):
         value = trial.config.get(name)
@@ -93,23 +93,23 @@ def group_by_hyperparameter(trials: Iterable[TrialRecord], name: str) -> dict[st
 
 
 def list_seeds(trials: Sequence[TrialRecord]) -> list[Any]:
-    """What tells a group's trials apart: their seed, by which groups are paired, or else an id that pairs with none."""
+    """Return the keys by which the trials of two groups are paired: their seeds, or ids if the seeds are not unique."""
     seeds = [trial.config.get("seed") for trial in trials]
     distinct = None not in seeds and len(set(seeds)) == len(seeds)
     return seeds if distinct else [trial.trial_id or id(trial) for trial in trials]
 
 
 def compare(groups: Groups, *, mode: Literal["max", "min"]) -> Comparison:
-    """Measure every group and rank them by the mean of their trials' best values.
+    """Measure the groups and rank them by the mean of their trials' best values.
 
-    Only trials at full budget are measured: a curve that was cut short says nothing about where it would have ended.
-    Failed ones are counted, not measured. A group without a finished trial comes last.
+    Only finished trials are measured, because a curve that was cut short does not show where it would have ended.
+    Failed trials are only counted. Groups without a finished trial come last.
 
     Args:
-        groups: by name; a controlled experiment gives each configuration's trials over the same seeds.
-        mode: of the sweeps' metric.
+        groups: the trials by group; in a controlled experiment, all configurations have the same seeds.
+        mode: whether the metric is maximised or minimised.
     """
-    curves = {id(trial): build_curve(trial) for trials in groups.values() for trial in trials if _is_whole(trial)}
+    curves = {id(trial): build_curve(trial) for trials in groups.values() for trial in trials if _is_finished(trial)}
     best = max((max(curve.accuracy) for curve in curves.values() if curve), default=0.0)
     measured = [_measure_group(name, trials, curves, best) for name, trials in groups.items()]
     sign = 1 if mode == "max" else -1
@@ -123,7 +123,7 @@ def compare(groups: Groups, *, mode: Literal["max", "min"]) -> Comparison:
     return Comparison(ranked, tied_with_best(values, mode=mode), mode)
 
 
-def _is_whole(trial: TrialRecord) -> bool:
+def _is_finished(trial: TrialRecord) -> bool:
     return trial.status == "finished"
 
 
@@ -133,22 +133,22 @@ def _measure_group(
     values: dict[str, dict[Any, float]] = {measure: {} for measure in MEASURES}
     fits: Counter[Fit] = Counter()
     for seed, trial in zip(list_seeds(trials), trials, strict=True):
-        if not _is_whole(trial) or trial.value is None:
+        if not _is_finished(trial) or trial.value is None:
             continue
         values["value"][seed] = trial.value
         if curve := curves[id(trial)]:
             fits[judge_fit(curve, best_accuracy=best_accuracy)] += 1
             for measure, value in measure_curve(curve).items():
                 values[measure][seed] = value
-    whole = [trial for trial in trials if _is_whole(trial)]
+    finished = [trial for trial in trials if _is_finished(trial)]
     return Group(
         name=name,
         config=(shared := _shared([trial.config for trial in trials])),
         is_controlled=all({*shared, *NOT_THE_CONFIGURATION} >= {*trial.config} for trial in trials),
         num_trials=len(trials),
-        num_finished=len(whole),
+        num_finished=len(finished),
         num_failed=sum(trial.status == "failed" for trial in trials),
-        budgets=tuple(sorted({trial.epochs for trial in whole})),
+        budgets=tuple(sorted({trial.epochs for trial in finished})),
         values={measure: by_key for measure, by_key in values.items() if by_key},
         intervals={measure: mean_interval([*by_key.values()]) for measure, by_key in values.items() if by_key},
         fits=dict(fits.most_common()),
@@ -156,18 +156,18 @@ def _measure_group(
 
 
 def measure_curve(curve: Curve) -> dict[str, float]:
-    """Every measure of one curve; what it cannot tell is left out."""
+    """Return the measures of one curve; instability is left out for a constant training loss."""
     measures = {f"epochs_to_{share * 100:.0f}": epochs_to_share(curve, share) for share in SHARES}
     measures["seconds_to_95"] = seconds_to_share(curve, 0.95)
     measures["final_val_loss"] = curve.val_loss[-1]
     measures["epoch_seconds"] = sum(curve.epoch_seconds) / len(curve.epoch_seconds)
     measures["gap"] = generalisation_gap(curve)
-    unsteady = instability(curve.train_loss)
-    return measures if unsteady is None else {**measures, "instability": unsteady}
+    unstable_share = instability(curve.train_loss)
+    return measures if unstable_share is None else {**measures, "instability": unstable_share}
 
 
 def _shared(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all configurations of a group agree on, seeds and names aside."""
+    """Return the hyperparameters on which all configurations of a group agree, without seeds and names."""
     first, *others = configs or [{}]
     return {
         name: value

@@ -1,4 +1,4 @@
-"""Means and differences with the uncertainty that so few seeds leave, from SciPy."""
+"""Confidence intervals of means and differences over a few seeds, and a test of all pairs of groups."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
-MIN_WITHOUT_SPREAD = 6  # of a sign test: 2 x 0.5^6 = 0.03
+MIN_WITHOUT_SPREAD = 6  # from a sign test: 2 x 0.5^6 = 0.03
 
 Method = Literal["t", "bootstrap"]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, or a difference of means, and where it lies with the given confidence.
+    """A mean or a difference of means with its confidence interval.
 
-    `low` and `high` are None where there is one value only: nothing is known of its spread.
+    `low` and `high` are None for a single value, whose spread is unknown.
     """
 
     mean: float
@@ -34,8 +34,8 @@ class Interval:
     def excludes_zero(self) -> bool:
         """Whether a difference is significant.
 
-        An interval without width (counts of epochs that agree in every seed) speaks only from
-        `MIN_WITHOUT_SPREAD` values on.
+        An interval of zero width, such as for an epoch count that is equal in every seed, needs at least
+        `MIN_WITHOUT_SPREAD` values.
         """
         if self.low is None or self.high is None:
             return False
@@ -45,13 +45,13 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = CONFIDENCE, method: Method = "t") -> Interval:
-    """The mean of one configuration over its seeds.
+    """Compute the mean of one configuration over its seeds.
 
     Args:
-        values: one a seed.
-        confidence: of the interval.
-        method: Student's t, right from two values on where they are near normal; or the bootstrap (BCa, Efron 1987),
-            which assumes nothing but is too narrow below some ten values.
+        values: one value per seed.
+        confidence: the confidence level of the interval.
+        method: Student's t, which is valid for two or more near-normal values; or the bootstrap (BCa, Efron 1987),
+            which makes no assumption about the distribution but is too narrow for fewer than about ten values.
     """
     sample = np.asarray(values, dtype=float)
     mean, count = float(sample.mean()), len(sample)
@@ -74,16 +74,16 @@ def difference(
     confidence: float = CONFIDENCE,
     method: Method = "t",
 ) -> tuple[Interval, int]:
-    """Left minus right: seed by seed where they share two seeds or more, else between two samples (Welch 1947).
+    """Compute left minus right: paired by seed if they share at least two seeds, otherwise unpaired (Welch 1947).
 
     Args:
-        left: value by seed.
-        right: value by seed.
-        confidence: of the interval.
-        method: for paired differences; see `mean_interval`.
+        left: values by seed.
+        right: values by seed.
+        confidence: the confidence level of the interval.
+        method: the method for paired differences, as in `mean_interval`.
 
     Returns:
-        The interval, and how many pairs it rests on (0: none, two samples).
+        The interval, and the number of pairs that it is based on (0 if unpaired).
     """
     shared = [seed for seed in left if seed in right]
     if len(shared) >= 2 or len(left) < 2 or len(right) < 2:
@@ -103,10 +103,10 @@ def difference(
 def tied_with_best(
     groups: Mapping[str, Sequence[float]], *, mode: Literal["max", "min"], confidence: float = CONFIDENCE
 ) -> list[str]:
-    """Groups that cannot be told from the one with the best mean, that one first.
+    """Return the groups that are not significantly worse than the one with the best mean, best first.
 
-    Every pair is compared at once, so that picking the luckiest group is paid for (Games and Howell 1976; Tukey's
-    test without equal variances). A group of one value cannot be told from anything.
+    The test corrects for comparing all pairs, and so for choosing the best group after seeing the values (Games and
+    Howell 1976; Tukey's test without equal variances). A group with a single value is never significantly worse.
     """
     if not groups:
         return []
@@ -122,16 +122,17 @@ def tied_with_best(
 
 
 def pvalue(left: Sequence[float], right: Sequence[float], num_groups: int) -> float:
-    """Games and Howell's p-value for one pair out of all pairs of `num_groups` groups.
+    """Compute the Games-Howell p-value of one pair out of all pairs of `num_groups` groups.
 
-    `scipy.stats.tukey_hsd(..., equal_var=False)` gives the same, but for every pair: with 50 groups that is a minute.
+    `scipy.stats.tukey_hsd(..., equal_var=False)` gives the same, but computes every pair: a minute for 50 groups.
     """
     means, variances, counts = [
-        [float(of(group)) for group in (left, right)] for of in (np.mean, lambda g: np.var(g, ddof=1), len)
+        [float(statistic(group)) for group in (left, right)]
+        for statistic in (np.mean, lambda g: np.var(g, ddof=1), len)
     ]
     errors = [variance / count for variance, count in zip(variances, counts, strict=True)]
-    if sum(errors) == 0:  # no spread at all: apart where the values differ, and there are enough of them
+    if sum(errors) == 0:  # no spread: significant if the means differ and there are enough values
         return float(min(counts) < MIN_WITHOUT_SPREAD or means[0] == means[1])
-    statistic = abs(means[0] - means[1]) / math.sqrt(sum(errors) / 2)
+    studentized = abs(means[0] - means[1]) / math.sqrt(sum(errors) / 2)
     freedom = sum(errors) ** 2 / sum(error**2 / (count - 1) for error, count in zip(errors, counts, strict=True))
-    return float(stats.studentized_range.sf(statistic, num_groups, freedom))
+    return float(stats.studentized_range.sf(studentized, num_groups, freedom))

@@ -1,4 +1,4 @@
-"""`toprung compare A B`: sweeps read from their directories, and whether they may be compared at all."""
+"""`toprung compare A B`: read sweeps from their directories, compare them, and warn if they are not comparable."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
-# What sweeps must share for their values to mean the same, and the words for it where they do not.
-SHARED = {
-    "data_fingerprint": "They saw different data",
-    "split_fingerprint": "They validate on different images",
+# The lineage that sweeps must share for their values to be comparable, and the warning if they do not.
+SHARED_LINEAGE = {
+    "data_fingerprint": "The sweeps used different data",
+    "split_fingerprint": "The sweeps used different validation images",
 }
 
 
 @dataclass(frozen=True)
 class SweepLine:
-    """One sweep in one line."""
+    """The summary of one sweep in a table row."""
 
     sweep_id: str
     num_trials: int
@@ -46,7 +46,7 @@ class SweepLine:
 
 @dataclass(frozen=True)
 class SweepComparison:
-    """Several sweeps side by side, and what forbids to take their figures at face value."""
+    """Several sweeps compared, with warnings about what makes their values hard to compare."""
 
     metric: str
     sweeps: list[SweepLine]
@@ -59,18 +59,16 @@ def compare_sweeps(sweep_dirs: Sequence[SweepDirectory], *, by: str = "configura
     """Compare the trials of one or several sweeps.
 
     Args:
-        sweep_dirs: of the sweeps.
-        by: what makes a group: "configuration", "sweep", or a hyperparameter's name.
+        sweep_dirs: the directories of the sweeps.
+        by: how trials are grouped: "configuration", "sweep", or a hyperparameter's name.
 
     Raises:
-        UserError: a sweep cannot be read, the sweeps are judged by different metrics, no trial has that hyperparameter.
+        UserError: a sweep cannot be read, their metrics differ, or no trial has the hyperparameter.
     """
     specs = [sweep_dir.spec() for sweep_dir in sweep_dirs]
     if len({(spec.metric, spec.mode) for spec in specs}) > 1:
-        descriptions = ", ".join(
-            f"{d.sweep_id} by {s.metric} ({s.mode})" for d, s in zip(sweep_dirs, specs, strict=True)
-        )
-        raise UserError(f"These sweeps are judged by different metrics: {descriptions}.")
+        descriptions = ", ".join(f"{d.sweep_id}: {s.metric} ({s.mode})" for d, s in zip(sweep_dirs, specs, strict=True))
+        raise UserError(f"These sweeps have different metrics and cannot be compared: {descriptions}.")
     trials = [ledger.read(sweep_dir) for sweep_dir in sweep_dirs]
     comparison = compare(_groups(sweep_dirs, trials, by), mode=specs[0].mode)
     lines = [_line(d, t, spec) for d, t, spec in zip(sweep_dirs, trials, specs, strict=True)]
@@ -84,20 +82,20 @@ def compare_sweeps(sweep_dirs: Sequence[SweepDirectory], *, by: str = "configura
 
 
 def _groups(sweep_dirs: Sequence[SweepDirectory], trials: Sequence[list[TrialRecord]], by: str) -> Groups:
-    every = [trial for of_sweep in trials for trial in of_sweep]
+    all_trials = [trial for sweep_trials in trials for trial in sweep_trials]
     if by == "sweep":
-        return {d.sweep_id: of_sweep for d, of_sweep in zip(sweep_dirs, trials, strict=True)}
+        return {d.sweep_id: sweep_trials for d, sweep_trials in zip(sweep_dirs, trials, strict=True)}
     if by == "configuration":
-        return group_by_configuration(every)
-    known = {name for trial in every for name in trial.config}
+        return group_by_configuration(all_trials)
+    known = {name for trial in all_trials for name in trial.config}
     if by not in known:
-        raise UserError(f'No trial has a hyperparameter "{by}"; there are {", ".join(sorted(known)) or "none"}.')
-    return group_by_hyperparameter(every, by)
+        raise UserError(f'No trial has a hyperparameter "{by}". Hyperparameters: {", ".join(sorted(known)) or "none"}.')
+    return group_by_hyperparameter(all_trials, by)
 
 
 def _line(sweep_dir: SweepDirectory, trials: Sequence[TrialRecord], spec: Sweep) -> SweepLine:
-    order = rank_trials(trials, mode=spec.mode)
-    best = order[0] if order else None
+    ranking = rank_trials(trials, mode=spec.mode)
+    best = ranking[0] if ranking else None
     return SweepLine(
         sweep_id=sweep_dir.sweep_id,
         num_trials=len(trials),
@@ -118,12 +116,14 @@ def _difference_warnings(sweep_dirs: Sequence[SweepDirectory]) -> list[str]:
             lineages[sweep_dir.sweep_id] = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
     warnings = []
     if missing := [sweep_dir.sweep_id for sweep_dir in sweep_dirs if sweep_dir.sweep_id not in lineages]:
-        warnings.append(f"No lineage is recorded of {', '.join(missing)}: whether it saw the same data is unknown.")
-    for field, words in SHARED.items():
+        warnings.append(
+            f"No lineage is recorded for {', '.join(missing)}, so it is unknown whether the data were the same."
+        )
+    for field, message in SHARED_LINEAGE.items():
         fingerprints = {sweep_id: str(getattr(lineage, field))[:12] for sweep_id, lineage in lineages.items()}
         if len(set(fingerprints.values())) > 1:
             descriptions = ", ".join(f"{sweep_id} {fingerprint}" for sweep_id, fingerprint in fingerprints.items())
-            warnings.append(f"{words} ({descriptions}): their values cannot be compared.")
+            warnings.append(f"{message} ({descriptions}), so their values cannot be compared.")
             break
     return warnings
 
@@ -132,17 +132,20 @@ def _budget_warnings(comparison: Comparison) -> list[str]:
     budgets = sorted({budget for group in comparison.groups for budget in group.budgets})
     if len(budgets) < 2:
         return []
-    return [f"Their full budgets differ ({', '.join(map(str, budgets))} epochs): a longer one alone may win."]
+    epochs = ", ".join(map(str, budgets))
+    return [f"The full budgets differ ({epochs} epochs), and a longer budget alone can give a better value."]
 
 
 def _single_value_warnings(comparison: Comparison) -> list[str]:
     measured = [group for group in comparison.groups if group.num_finished]
     if not measured or any(group.num_finished > 1 for group in measured):
         return []
-    return ["Every group rests on a single trial: the order may be luck, and no interval can be given."]
+    return ["Every group has a single trial, so the order may be luck and there are no confidence intervals."]
 
 
 def _mixed_group_warnings(comparison: Comparison) -> list[str]:
     if all(group.is_controlled for group in comparison.groups):
         return []
-    return ["Groups hold configurations that the searcher chose: what else differs between them may be the cause."]
+    return [
+        "The searcher chose the configurations in these groups, so other differences between them may be the cause."
+    ]

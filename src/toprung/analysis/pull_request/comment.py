@@ -1,6 +1,6 @@
-"""The comment on a pull request, in GitHub's Markdown: verdict, both sides as distributions, ranked table, best so far.
+"""The comment on a pull request, in GitHub's Markdown: verdict, distributions, ranked trials and best value so far.
 
-Its plots are Mermaid's, which GitHub draws itself: a picture would need a public place and the right to write there.
+The plots are Mermaid charts, which GitHub renders itself. Images would need public hosting and permission to upload.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ import numpy as np
 from toprung.analysis.change_test import ALPHA, RankTest, rank_test
 from toprung.analysis.pull_request.record import Record, Seeds
 from toprung.analysis.report.style import BLUE, VERMILLION
+from toprung.errors import pluralize
 
-MARKER = "<!-- toprung ci-report -->"  # by which the next run finds the comment again
+MARKER = "<!-- toprung ci-report -->"  # the next run finds the comment by this marker
 MIN_SEEDS = 5
 
-QUARTERS = {"lowest": 0.0, "lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75, "highest": 1.0}
+QUARTILES = {"lowest": 0.0, "lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75, "highest": 1.0}
 TITLES = {
-    "the same": "the very same as the base",
+    "the same": "identical to the base",
     "worse": "worse than the base",
     "better": "better than the base",
     "no significant difference": "no significant difference from the base",
 }
-REPEAT = "The same on your machine: `toprung sweep`, `toprung ci-base`, `toprung ci-report`."
+REPRODUCE = "To reproduce it on your machine: `toprung sweep`, `toprung ci-base`, `toprung ci-report`."
 
 
 def run_rank_test(record: Record, *, level: float = ALPHA) -> RankTest | None:
-    """The rank test between the two sides; None where one of them is not there, or has too few seeds."""
+    """Compare the two sides with a rank test; None if one of them is missing or has too few seeds."""
     ours, base = record.ours, record.base
     if ours is None or base is None or min(len(ours.values), len(base.values)) < MIN_SEEDS:
         return None
@@ -36,18 +37,19 @@ def run_rank_test(record: Record, *, level: float = ALPHA) -> RankTest | None:
 
 
 def comment(record: Record, *, level: float = ALPHA, run_url: str | None = None) -> str:
-    """Write it.
+    """Generate the comment.
 
     Args:
-        record: what CI measured; its texts are shown as code, so that nothing in them is a link, a picture or a person.
-        level: of the rank test.
-        run_url: where the artifact with the whole report lies.
+        record: the record that CI measured. Its texts are shown as code, so that they cannot contain links, images or
+            mentions of people.
+        level: the significance level of the rank test.
+        run_url: the URL of the workflow run that has the full report as an artifact.
     """
     test = run_rank_test(record, level=level)
     verdict = "not compared with the base" if test is None else TITLES[test.verdict]
     parts = [MARKER, f"### Mini-sweep: {verdict}", *_comparison(record, test), *_sweep(record)]
-    where = f"[this run]({run_url})" if run_url else "the run"
-    parts.append(f"<sub>The whole report is in the artifact `mini-sweep` of {where}. {REPEAT}</sub>")
+    run = f"[this run]({run_url})" if run_url else "the workflow run"
+    parts.append(f"<sub>The full report is in the artifact `mini-sweep` of {run}. {REPRODUCE}</sub>")
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,45 +60,45 @@ def _comparison(record: Record, test: RankTest | None) -> list[str]:
     return [
         _verdict(test, ours, base),
         _table(
-            ["", "seeds", *QUARTERS, "failed"],
-            [_quarters("this change", ours), _quarters("the base", base)],
-            note="The values of each side, from the lowest to the highest:",
+            ["", "seeds", *QUARTILES, "failed"],
+            [_quartile_row("this change", ours), _quartile_row("base", base)],
+            note="The distribution of each side's values:",
         ),
         _chart(
-            f"{record.metric} by seed (blue: this change, orange: the base)",
-            "seeds, lowest value first",
+            f"{record.metric} by seed (blue: this change, orange: base)",
+            "seeds, sorted by value",
             None,
-            [(BLUE, _in_order(ours)), (VERMILLION, _in_order(base))],
+            [(BLUE, _sorted_values(ours)), (VERMILLION, _sorted_values(base))],
             y_title=record.metric,
         ),
-        f"Both sides: the same machine, data and versions; each its own code and its own {code(ours.recipe)}.",
+        f"Both sides use the same machine, data and package versions; each uses its own code and {code(ours.recipe)}.",
     ]
 
 
 def _why_not(ours: Seeds | None, base: Seeds | None) -> str:
-    for side, whose in ((ours, "This change"), (base, "The base")):
+    for side, name in ((ours, "This change"), (base, "The base")):
         if side is None:
-            return f"{whose} was not trained with several seeds, so nothing is compared."
+            return f"{name} was not trained with several seeds, so there is no comparison."
         if side.problem is not None:
-            return f"{whose} could not be trained, so nothing is compared: {code(side.problem)}"
-    return f"Fewer than {MIN_SEEDS} seeds on a side say nothing, so nothing is compared."
+            return f"{name} could not be trained, so there is no comparison: {code(side.problem)}"
+    return f"One side has fewer than {MIN_SEEDS} seeds, so there is no comparison."
 
 
 def _verdict(test: RankTest, ours: Seeds, base: Seeds) -> str:
     commits = f"{_commit(ours)} against {_commit(base)}"
-    counts = f"{len(ours.values)} and {len(base.values)} seeds"
+    counts = f"{len(ours.values)} and {pluralize(len(base.values), 'seed')}"
     if test.verdict == "the same":
-        text = f"**Every value is the same** ({commits}, {counts}): nothing that decides the score has changed."
+        text = f"**All values are identical** ({commits}, {counts}): the change does not affect the score."
     else:
-        chance = f"a training here beats one of the base in {test.probability_better:.0%} of all pairs"
+        chance = f"this change beats the base in {test.probability_better:.0%} of all pairs of trainings"
         name = "worse" if test.verdict == "no significant difference" else test.verdict
-        rank = f"one-sided Mann-Whitney test for {name}: p = {test.pvalue:.2g}, level {test.level:g}"
-        text = f"**{test.verdict.capitalize()}** ({commits}, {counts}): {chance} ({rank})."
+        result = f"one-sided Mann-Whitney test for {name}: p = {test.pvalue:.2g}, significance level {test.level:g}"
+        text = f"**{test.verdict.capitalize()}** ({commits}, {counts}): {chance} ({result})."
     if test.smallest_drop is None:
         return text
     return (
-        f"{text} With this spread, a loss of {test.smallest_drop:.2g} or more is found four times in five; "
-        "a smaller one mostly passes unseen."
+        f"{text} With this spread, the test detects a loss of {test.smallest_drop:.2g} or more four times in five; "
+        "it can miss smaller losses."
     )
 
 
@@ -104,23 +106,25 @@ def _commit(side: Seeds) -> str:
     return f"`{side.commit[:9]}`" if side.commit else "uncommitted code"
 
 
-def _quarters(name: str, side: Seeds) -> list[str]:
+def _quartile_row(name: str, side: Seeds) -> list[str]:
     values = [value for value in side.values.values() if value is not None]
-    figures = [f"{np.quantile(values, share):.4f}" if values else "" for share in QUARTERS.values()]
-    return [name, str(len(side.values)), *figures, str(len(side.values) - len(values))]
+    quantiles = [f"{np.quantile(values, share):.4f}" if values else "" for share in QUARTILES.values()]
+    return [name, str(len(side.values)), *quantiles, str(len(side.values) - len(values))]
 
 
-def _in_order(side: Seeds) -> list[float]:
+def _sorted_values(side: Seeds) -> list[float]:
     return sorted(value for value in side.values.values() if value is not None)
 
 
 def _sweep(record: Record) -> list[str]:
     counts = ", ".join(f"{count} {status}" for status, count in sorted(record.statuses.items()))
-    took = "" if record.seconds is None else f" in {record.seconds:.0f} s"
+    duration = "" if record.seconds is None else f" in {record.seconds:.0f} s"
+    trials = pluralize(sum(record.statuses.values()), "trial")
+    epochs = pluralize(record.num_epochs, "epoch")
     name = code(record.recipe or record.sweep_id)
-    head = f"#### {name}\n\n{sum(record.statuses.values())} trials ({counts}), {record.num_epochs} epochs{took}."
+    head = f"#### {name}\n\n{trials} ({counts}), {epochs}{duration}."
     if not record.rows:
-        return [f"{head} None has a value."]
+        return [f"{head} No trial has a value."]
     rows = [
         [
             f"{index}{' (default)' if row.is_default else ''}", str(row.number), f"{row.value:.4f}", str(row.epoch),
@@ -128,8 +132,8 @@ def _sweep(record: Record) -> list[str]:
         ]
         for index, row in enumerate(record.rows, start=1)
     ]  # fmt: skip
-    columns = ["rank", "trial", record.metric, "epoch", "ended", "configuration"]
-    parts = [f"{head} The best is the luckiest of them.", _table(columns, rows)]
+    columns = ["rank", "trial", record.metric, "epoch", "outcome", "configuration"]
+    parts = [f"{head} The best value is partly luck.", _table(columns, rows)]
     if len(record.best_so_far) > 1:
         numbers, values = zip(*record.best_so_far, strict=True)
         parts.append(
@@ -141,15 +145,15 @@ def _sweep(record: Record) -> list[str]:
 
 
 def code(text: str) -> str:
-    """A stranger's text as inline code in a table: nothing in it is Markdown, a link or the name of a person."""
-    plain = "".join(letter if letter.isprintable() and letter != "`" else " " for letter in text).strip()
+    """Show untrusted text as inline code in a table, so that it cannot contain Markdown, links or mentions."""
+    plain = "".join(char if char.isprintable() and char != "`" else " " for char in text).strip()
     return f"`{plain.replace('|', chr(92) + '|') or ' '}`"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, note: str | None = None) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
-    drawn = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{note}\n\n{drawn}" if note else drawn
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{note}\n\n{table}" if note else table
 
 
 def _chart(
@@ -160,27 +164,27 @@ def _chart(
     *,
     y_title: str,
 ) -> str:
-    """Mermaid's xychart: a line for each list of values; without `x` they are counted from 1."""
+    """Draw a Mermaid xychart with one line per list of values; without `x` they are numbered from 1."""
     values = [value for _, line in lines for value in line]
     longest = max(len(line) for _, line in lines)
     if longest < 2:
         return ""
     margin = 0.05 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
     low, high = min(values) - margin, max(values) + margin
-    places = ", ".join(map(str, x if x is not None else range(1, longest + 1)))
+    ticks = ", ".join(map(str, x if x is not None else range(1, longest + 1)))
     colours = ", ".join(colour for colour, _ in lines)
-    looks = {
+    settings = {
         "xyChart": {"height": 320, "titleFontSize": 15},
         "themeVariables": {"xyChart": {"plotColorPalette": colours}},
     }
-    drawn = [
+    chart = [
         "```mermaid",
-        f"%%{{init: {json.dumps(looks)}}}%%",
+        f"%%{{init: {json.dumps(settings)}}}%%",
         "xychart-beta",
         f'    title "{title}"',
-        f'    x-axis "{x_title}" [{places}]',
+        f'    x-axis "{x_title}" [{ticks}]',
         f'    y-axis "{y_title}" {low:.5g} --> {high:.5g}',
         *(f"    line [{', '.join(f'{value:.5g}' for value in line)}]" for _, line in lines),
         "```",
     ]
-    return "\n".join(drawn)
+    return "\n".join(chart)

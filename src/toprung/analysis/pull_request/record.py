@@ -1,8 +1,8 @@
-"""What CI measures of a pull request, as a file that may come from a stranger.
+"""The record that CI measures for a pull request, as a file from an untrusted source.
 
-The job that measures runs the pull request's own code and may write nothing; the job that comments may write and runs
-none of it. Between them goes this record: numbers, names of a few letters, and short texts that the comment shows as
-code. Everything else, the verdict too, is worked out again from the numbers by whoever reads it.
+The measuring job runs the pull request's own code and has no write permission. The commenting job has write permission
+and runs none of that code. This record is all that passes between them: numbers, names from a restricted alphabet, and
+short texts that the comment shows as code. The reader computes everything else from the numbers, including the verdict.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class _RecordModel(BaseModel):
 
 
 class Seeds(_RecordModel):
-    """One configuration trained with several seeds; None for a seed whose training failed.
+    """One configuration trained with several seeds; the value is None if the training failed.
 
-    Where nothing could be trained, `values` is empty and `problem` says why.
+    If the configuration could not be trained at all, `values` is empty and `problem` says why.
     """
 
     recipe: Name
@@ -53,12 +53,12 @@ class Seeds(_RecordModel):
     @model_validator(mode="after")
     def _values_or_a_problem(self) -> Self:
         if bool(self.values) == (self.problem is not None):
-            raise ValueError("it has either values or a problem")
+            raise ValueError("give either values or a problem")
         return self
 
 
 class Row(_RecordModel):
-    """One trial of the ranked table."""
+    """One trial in the ranked table."""
 
     number: int = Field(ge=0)
     value: float
@@ -69,7 +69,7 @@ class Row(_RecordModel):
 
 
 class Record(_RecordModel):
-    """A sweep, and the seeds of both sides; `base` is None where there is nothing to compare with."""
+    """A sweep and the seeds of both sides; `base` is None if there is nothing to compare with."""
 
     sweep_id: Name
     recipe: Name | None
@@ -85,21 +85,21 @@ class Record(_RecordModel):
 
 
 def measure(sweep_dir: SweepDirectory, *, ours: Seeds | None, base: Seeds | None) -> Record:
-    """The record of a sweep.
+    """Build the record of a sweep.
 
     Args:
-        sweep_dir: the mini-sweep.
+        sweep_dir: the directory of the mini-sweep.
         ours: the seeds of the change.
-        base: those of what it is held against.
+        base: the seeds of the base.
 
     Raises:
-        UserError: the sweep cannot be read, a name in it cannot stand in a comment, or the two sides were not measured
-            alike.
+        UserError: the sweep cannot be read, it has a name that a comment cannot show, or the recipes or metrics of the
+            two sides differ.
     """
     if ours and base and (ours.recipe, ours.metric, ours.mode) != (base.recipe, base.metric, base.mode):
         raise UserError(
-            f"{ours.recipe} ({ours.metric}, {ours.mode}) cannot be held against {base.recipe} "
-            f"({base.metric}, {base.mode}): give the base of the same recipe."
+            f"{ours.recipe} ({ours.metric}, {ours.mode}) cannot be compared with {base.recipe} "
+            f"({base.metric}, {base.mode}): use a base of the same recipe."
         )
     sweep, trials = sweep_dir.spec(), ledger.read(sweep_dir)
     status = sweep_dir.read(sweep_dir.status_file) if sweep_dir.status_file.is_file() else {}
@@ -135,7 +135,7 @@ def measure(sweep_dir: SweepDirectory, *, ours: Seeds | None, base: Seeds | None
 
 
 def _best_so_far(trials: list[TrialRecord], sweep: Sweep) -> tuple[tuple[int, float], ...]:
-    """The best value after each epoch of any trial; of many, as many as a plot can show, evenly taken."""
+    """Return the best value after each epoch of any trial, thinned evenly to at most `MAX_POINTS` points."""
     reports = [epoch for trial in trials if trial.status != "failed" for epoch in trial.epochs_by_number.values()]
     best, points = None, []
     for count, epoch in enumerate(sorted(reports, key=lambda report: report.time_ms), start=1):
@@ -143,21 +143,21 @@ def _best_so_far(trials: list[TrialRecord], sweep: Sweep) -> tuple[tuple[int, fl
             best = epoch.metrics[sweep.metric]
         if best is not None:
             points.append((count, best))
-    shown = np.linspace(0, len(points) - 1, min(MAX_POINTS, len(points))).round().astype(int).tolist()
-    return tuple(points[index] for index in shown)
+    indices = np.linspace(0, len(points) - 1, min(MAX_POINTS, len(points))).round().astype(int).tolist()
+    return tuple(points[index] for index in indices)
 
 
 def read_sweep_seeds(sweep_dir: SweepDirectory) -> Seeds:
-    """The seeds of a controlled experiment with one configuration, such as that of `tune.smoke:seeds`.
+    """Read the seeds of a controlled experiment with one configuration, such as `tune.smoke:seeds`.
 
     Raises:
-        UserError: it is another kind of sweep, or a name in it cannot stand in a comment.
+        UserError: it is another kind of sweep, or it has a name that a comment cannot show.
     """
     sweep = sweep_dir.spec()
     if len(sweep.experiments) != 1:
         raise UserError(f"{sweep_dir.sweep_id} is not one configuration with several seeds, as tune.smoke:seeds is.")
     (name,) = (experiment.name for experiment in sweep.experiments)
-    reached = values_by_seed(ledger.read(sweep_dir)).get(name, {})
+    values = values_by_seed(ledger.read(sweep_dir)).get(name, {})
     lineage = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
     return _validated(
         sweep_dir,
@@ -166,47 +166,47 @@ def read_sweep_seeds(sweep_dir: SweepDirectory) -> Seeds:
         metric=sweep.metric,
         mode=sweep.mode,
         commit=lineage.commit,
-        values={seed: reached.get(seed) for seed in sweep.seeds},
+        values={seed: values.get(seed) for seed in sweep.seeds},
     )
 
 
 def read_record(file: Path) -> Record:
-    """A record from a file, which is trusted in nothing.
+    """Read a record from an untrusted file.
 
     Raises:
-        UserError: it cannot be read, is too large, or is no record.
+        UserError: the file cannot be read, is too large, or is not a record.
     """
-    return _read(file, Record, what="record of toprung ci-report")
+    return _read(file, Record, kind="record of toprung ci-report")
 
 
 def read_seeds(file: Path) -> Seeds:
-    """What `toprung ci-base` wrote.
+    """Read the file that `toprung ci-base` wrote.
 
     Raises:
-        UserError: it cannot be read, is too large, or is something else.
+        UserError: the file cannot be read, is too large, or has other contents.
     """
-    return _read(file, Seeds, what="file of toprung ci-base")
+    return _read(file, Seeds, kind="file of toprung ci-base")
 
 
-def _read(file: Path, model: type[M], *, what: str) -> M:
+def _read(file: Path, model: type[M], *, kind: str) -> M:
     try:
         if file.stat().st_size > MAX_BYTES:
-            raise UserError(f"{file} has {file.stat().st_size} bytes: a {what} has at most {MAX_BYTES}.")
+            raise UserError(f"{file} has {file.stat().st_size} bytes: a {kind} has at most {MAX_BYTES}.")
         return model.model_validate_json(file.read_bytes())
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}.") from None
     except ValidationError as error:
-        raise UserError(f"{file} is no {what}: {_first(error)}.") from None
+        raise UserError(f"{file} is not a {kind}: {_first(error)}.") from None
 
 
 def _validated(sweep_dir: SweepDirectory, model: type[M], **values: object) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{sweep_dir.sweep_id} cannot be told of in a comment: {_first(error)}.") from None
+        raise UserError(f"{sweep_dir.sweep_id} cannot be shown in a comment: {_first(error)}.") from None
 
 
 def _first(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(map(str, first["loc"])) or "the whole"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    field = ".".join(map(str, first["loc"])) or "the file"
+    return f"{field}: {first['msg'].removeprefix('Value error, ')}"

@@ -1,4 +1,4 @@
-"""A sweep's report: one HTML file that opens offline, pictures, and a summary in Markdown."""
+"""A sweep's report: one HTML file that opens offline, its main plots as PNG files, and a Markdown summary."""
 
 from toprung.analysis.report.write import write_report
 

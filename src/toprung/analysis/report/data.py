@@ -1,4 +1,4 @@
-"""Everything a report tells of, read from the sweep's directory once; and its trials as Optuna's plots want them."""
+"""A sweep as the report's panels need it: read once from its directory, with Optuna studies for Optuna's plots."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
-EPOCHS = "epochs"  # the fidelity, shown beside the hyperparameters
+EPOCHS = "epochs"  # the number of trained epochs, plotted like a hyperparameter
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """A sweep, read.
+    """The contents of a sweep's directory.
 
-    `trials` are all of them; `whole` leaves out those that another continues.
+    `trials` has every trial; `distinct_trials` leaves out those that another trial continues.
     """
 
     sweep_dir: SweepDirectory
@@ -50,93 +50,93 @@ class ReportData:
     prepared_root: Path
 
     @cached_property
-    def whole(self) -> list[TrialRecord]:
-        """Trials that no other one continues."""
+    def distinct_trials(self) -> list[TrialRecord]:
+        """All trials except those that another trial continues."""
         return without_continued(self.trials)
 
     @cached_property
     def leaders(self) -> list[TrialRecord]:
-        """Best first."""
-        return rank_trials(self.whole, mode=self.sweep.mode)
+        """All distinct trials with a value, best first."""
+        return rank_trials(self.distinct_trials, mode=self.sweep.mode)
 
     @property
     def winner(self) -> TrialRecord | None:
-        """The best trial."""
+        """The best trial; None if no trial has a value."""
         return self.leaders[0] if self.leaders else None
 
     @cached_property
     def scored(self) -> list[TrialRecord]:
-        """Trials with a value that did not fail, in the order they were asked for."""
-        return [trial for trial in self.whole if trial.value is not None and trial.status != "failed"]
+        """Trials that have a value and did not fail, in the order in which they were created."""
+        return [trial for trial in self.distinct_trials if trial.value is not None and trial.status != "failed"]
 
     @cached_property
     def finished(self) -> list[TrialRecord]:
-        """Trials at full fidelity: those that ran the sweep's whole budget, or to an end of their own choice in it."""
+        """Trials that finished with the sweep's full budget, including those whose loop chose to end early."""
         full = self.sweep.asha.max_epochs
         return [t for t in self.scored if t.status == "finished" and t.config.get("num_epochs", full) == full]
 
     @cached_property
     def cut_short(self) -> list[TrialRecord]:
-        """Scored trials that trained less than the full budget."""
+        """Scored trials that did not finish with the full budget."""
         finished = {trial.number for trial in self.finished}
         return [trial for trial in self.scored if trial.number not in finished]
 
     @cached_property
     def audit(self) -> Audit:
-        """Of the early stopping."""
+        """The audit of early stopping."""
         return audit(
             self.trials,
             metric=self.sweep.metric,
             mode=self.sweep.mode,
             rungs=self.sweep.rungs,
-            audited={trial.trial_id: trial.audited.rung for trial in self.whole if trial.audited},
+            audited={trial.trial_id: trial.audited.rung for trial in self.distinct_trials if trial.audited},
             audited_share=self.sweep.asha.audit_fraction or 1.0,
         )
 
     @cached_property
     def importances(self) -> Importances:
-        """Of the hyperparameters, on finished trials."""
+        """The importance of the hyperparameters, from finished trials only."""
         return importances(self.finished_study)
 
     @property
     def trial_seconds(self) -> float:
-        """Worker time of all trials together."""
+        """Total worker time of all trials, in seconds."""
         return sum(trial.seconds for trial in self.trials)
 
     @property
     def num_epochs(self) -> int:
-        """Epochs that were trained."""
+        """The number of epochs trained by all trials."""
         return sum(map(own_epochs, self.trials))
 
     @property
     def cost(self) -> float | None:
-        """Money, by the recipe's prices; None where it names none."""
+        """The cost of the trials at the recipe's prices; None if the recipe sets no price."""
         price = self.sweep.price_per_hour
         return self.trial_seconds / 3600 * price if price else None
 
     @cached_property
     def scored_study(self) -> optuna.Study:
-        """Of the scored trials, with the epochs each trained as one more hyperparameter."""
+        """A study of the scored trials, with the number of trained epochs as an additional hyperparameter."""
         return self._study(self.scored, with_epochs=True)
 
     @cached_property
     def finished_study(self) -> optuna.Study:
-        """Of the trials at full fidelity."""
+        """A study of the finished trials."""
         return self._study(self.finished)
 
     @cached_property
     def cut_short_study(self) -> optuna.Study:
-        """Of the others."""
+        """A study of the trials that were cut short."""
         return self._study(self.cut_short)
 
     def _study(self, trials: Sequence[TrialRecord], *, with_epochs: bool = False) -> optuna.Study:
-        """A study in memory whose COMPLETE trials are the given ones, under plain names and their own numbers."""
+        """Build an in-memory study whose COMPLETE trials are the given ones, with plain names and the same numbers."""
         study = optuna.create_study(direction="maximize" if self.sweep.mode == "max" else "minimize")
         by_number = {trial.number: trial for trial in trials}
-        missing = create_trial(state=TrialState.FAIL)
+        placeholder = create_trial(state=TrialState.FAIL)
         for number in range(max(by_number, default=-1) + 1):
             trial = by_number.get(number)
-            study.add_trial(missing if trial is None else self._complete(trial, with_epochs))
+            study.add_trial(placeholder if trial is None else self._complete(trial, with_epochs))
         return study
 
     def _complete(self, trial: TrialRecord, with_epochs: bool) -> FrozenTrial:
@@ -149,14 +149,14 @@ class ReportData:
 
 
 def read_report_data(sweep_dir: SweepDirectory, *, prepared_root: Path) -> ReportData:
-    """Read a sweep.
+    """Read a sweep for its report.
 
     Args:
-        sweep_dir: the sweep's.
-        prepared_root: where prepared datasets lie, to show the winner's mistakes.
+        sweep_dir: the sweep's directory.
+        prepared_root: the folder of prepared datasets, needed for the winner's mistakes.
 
     Raises:
-        UserError: it has no trial yet, or a file of it cannot be read.
+        UserError: no trial has finished an epoch yet, or a file cannot be read.
     """
     storage = storage_for_reading(sweep_dir)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -186,14 +186,16 @@ def read_report_data(sweep_dir: SweepDirectory, *, prepared_root: Path) -> Repor
 
 
 def plain(name: str) -> str:
-    """`sgd.lr` -> `lr`, the name the loop reads."""
+    """Return the name that the training loop reads: `lr` for `sgd.lr`."""
     return name.rpartition(".")[2]
 
 
-def plain_distributions(every: Iterable[Mapping[str, BaseDistribution]]) -> dict[str, BaseDistribution]:
-    """One distribution for each plain name, wide enough for all the ranges it has under different choices."""
+def plain_distributions(
+    distributions_by_trial: Iterable[Mapping[str, BaseDistribution]],
+) -> dict[str, BaseDistribution]:
+    """Return one distribution per plain name that covers its ranges under all conditional choices."""
     ranges: dict[str, dict[str, BaseDistribution]] = {}
-    for distributions in every:
+    for distributions in distributions_by_trial:
         for name, distribution in distributions.items():
             ranges.setdefault(plain(name), {}).setdefault(name, distribution)
     return {name: _union([*distributions.values()]) for name, distributions in ranges.items()}

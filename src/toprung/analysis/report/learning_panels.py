@@ -1,4 +1,4 @@
-"""Learning curves: every trial's by rung, and the gap between training and validation."""
+"""Learning curves: all trials by the rung at which they ended, and the gap between training and validation loss."""
 
 from __future__ import annotations
 
@@ -11,44 +11,48 @@ from toprung.analysis.curves import GAP_RULE, TRAIN_LOSS, VAL_LOSS
 from toprung.analysis.report import style
 from toprung.analysis.report.data import ReportData
 from toprung.analysis.report.panel import Figure, Panel, Table, end_label, format_number
+from toprung.analysis.wording import join
+from toprung.errors import pluralize
 from toprung.records.trial_record import TrialRecord
 
 
 def learning_curves(data: ReportData) -> Panel:
-    """Every trial's metric, epoch by epoch, coloured by where it ended."""
+    """Build the panel of learning curves, one colour and symbol per outcome."""
     metric, plot = data.sweep.metric, go.Figure()
     groups: dict[str, list[TrialRecord]] = {}
-    for trial in sorted(data.whole, key=lambda trial: trial.rung or data.sweep.asha.max_epochs + 1):
+    for trial in sorted(data.distinct_trials, key=lambda trial: trial.rung or data.sweep.asha.max_epochs + 1):
         if trial.epochs_by_number:
             groups.setdefault(end_label(trial), []).append(trial)
-    for index, (how, trials) in enumerate(groups.items()):
-        name = f"{how} ({len(trials)})"
-        plot.add_trace(_curves(trials, metric, name, style.PALETTE[(index + 1) % len(style.PALETTE)], index + 1))
-    special = [
+    for index, (outcome, trials) in enumerate(groups.items(), start=1):  # the winner's blue comes last
+        plot.add_trace(_curves(trials, metric, f"{outcome} ({len(trials)})", index))
+    highlighted = [
         ("winner", data.winner, "solid"),
-        ("default", next((t for t in data.whole if t.is_default), None), "dash"),
+        ("default", next((t for t in data.distinct_trials if t.is_default), None), "dash"),
     ]
-    for name, shown, dash in special:
-        if shown is not None:
-            plot.add_trace(_curve(shown, metric, f"{name}: trial {shown.number}", dash))
+    for name, highlight, dash in highlighted:
+        if highlight is not None:
+            plot.add_trace(_curve(highlight, metric, f"{name}: trial {highlight.number}", dash))
     rungs = data.sweep.rungs[:-1]
-    compared = f" ASHA compared trials at rung {', '.join(map(str, rungs))};" if rungs else ""
+    compared = f" ASHA compared the trials at rung{'s' if len(rungs) > 1 else ''} {join(rungs)}." if rungs else ""
     text = (
-        f"{metric} after each epoch.{compared} "
-        f"{data.sweep.asha.max_epochs} epochs are the full budget. A click on a name in the legend hides its curves."
+        f"{metric} after each epoch. The full budget is {pluralize(data.sweep.asha.max_epochs, 'epoch')}.{compared} "
+        "Click a name in the legend to hide its curves."
     )
     for rung in rungs:
         plot.add_vline(x=rung, line={"color": style.GREY, "width": 1, "dash": "dot"})
-    rows = [[how, str(len(trials)), *_spread(trials)] for how, trials in groups.items()]
-    columns = ["ended", "trials", f"lowest {metric}", f"highest {metric}"]
-    style.settle(plot, height=480, xaxis_title="epoch", yaxis_title=metric)
-    alt = f"Learning curves of {sum(map(len, groups.values()))} trials, grouped by the rung at which they ended."
+    rows = [[outcome, str(len(trials)), *_spread(trials)] for outcome, trials in groups.items()]
+    columns = ["outcome", "trials", f"lowest {metric}", f"highest {metric}"]
+    style.apply_layout(plot, height=480, xaxis_title="epoch", yaxis_title=metric)
+    alt = f"Learning curves of {pluralize(sum(map(len, groups.values())), 'trial')}, grouped by outcome."
     figures = [Figure("learning-curves", plot, alt)]
-    return Panel("learning-curves", "Learning curves by rung", [text], figures, [Table("By their end", columns, rows)])
+    return Panel(
+        "learning-curves", "Learning curves by rung", [text], figures, [Table("Trials by outcome", columns, rows)]
+    )
 
 
-def _curves(trials: Iterable[TrialRecord], metric: str, name: str, colour: str, index: int) -> go.Scatter:
-    """All curves of a group as one trace, broken between trials: thousands of traces would be slow."""
+def _curves(trials: Iterable[TrialRecord], metric: str, name: str, index: int) -> go.Scatter:
+    """Draw all curves of a group as one trace with gaps between trials: thousands of traces would be slow."""
+    colour, symbol = style.PALETTE[index % len(style.PALETTE)], style.SYMBOLS[index % len(style.SYMBOLS)]
     x: list[int | None] = []
     y: list[float | None] = []
     numbers: list[int | None] = []
@@ -68,7 +72,7 @@ def _curves(trials: Iterable[TrialRecord], metric: str, name: str, colour: str, 
         name=name,
         opacity=0.75,
         line={"color": colour, "width": 1.2},
-        marker={"color": colour, "size": 5, "symbol": style.SYMBOLS[index % len(style.SYMBOLS)]},
+        marker={"color": colour, "size": 5, "symbol": symbol + ("-open" if index >= len(style.SYMBOLS) else "")},
         hovertemplate="trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>",
     )
 
@@ -91,29 +95,31 @@ def _spread(trials: list[TrialRecord]) -> tuple[str, str]:
 
 
 def gap(data: ReportData) -> Panel:
-    """Training against validation loss: at each trial's last epoch, and epoch by epoch for the winner."""
+    """Build the panel of training and validation loss: of all trials at their last epoch, and the winner's curves."""
     title = "Training against validation"
     if not any(_losses(trial) for trial in data.scored):
-        return Panel("gap", title, [f"The loop reports no {TRAIN_LOSS} and {VAL_LOSS}: there is no gap to show."])
-    plot, with_losses = go.Figure(), []
-    for trials, looks in ((data.finished, style.FINISHED), (data.cut_short, style.CUT_SHORT)):
+        return Panel(
+            "gap", title, [f"Not available: the training loop does not report both {TRAIN_LOSS} and {VAL_LOSS}."]
+        )
+    plot, all_losses = go.Figure(), []
+    for trials, marker_style in ((data.finished, style.FINISHED), (data.cut_short, style.CUT_SHORT)):
         pairs = [(trial.number, *losses) for trial in trials if (losses := _losses(trial))]
-        with_losses += [value for _, *losses in pairs for value in losses]
+        all_losses += [value for _, *losses in pairs for value in losses]
         plot.add_trace(
             go.Scatter(
                 x=[train for _, train, _ in pairs],
                 y=[val for *_, val in pairs],
-                customdata=[index for index, *_ in pairs],
+                customdata=[number for number, *_ in pairs],
                 mode="markers",
-                name=looks["name"],
-                marker={"color": looks["color"], "symbol": looks["symbol"], "size": 7},
+                name=marker_style["name"],
+                marker={"color": marker_style["color"], "symbol": marker_style["symbol"], "size": 7},
                 hovertemplate="trial %{customdata}: training %{x:.3f}, validation %{y:.3f}<extra></extra>",
             )
         )
-    ends = [min(with_losses), max(with_losses)]
+    ends = [min(all_losses), max(all_losses)]
     line = {"color": style.GREY, "dash": "dot"}
     plot.add_trace(go.Scatter(x=ends, y=ends, mode="lines", name="no gap", line=line, hoverinfo="skip"))
-    style.settle(plot, xaxis_title=f"{TRAIN_LOSS}, last epoch", yaxis_title=f"{VAL_LOSS}, last epoch")
+    style.apply_layout(plot, xaxis_title=f"{TRAIN_LOSS} at the last epoch", yaxis_title=f"{VAL_LOSS} at the last epoch")
     ticks = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
     axis: dict[str, Any] = {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     plot.update_xaxes(**axis)
@@ -125,7 +131,10 @@ def gap(data: ReportData) -> Panel:
         by_epoch = sorted(data.winner.epochs_by_number.items())
         rows = [[str(n), format_number(e.metrics[TRAIN_LOSS]), format_number(e.metrics[VAL_LOSS])] for n, e in by_epoch]
         tables = [Table("The winner's losses", ["epoch", TRAIN_LOSS, VAL_LOSS], rows)]
-    text = [GAP_RULE, "Trials above the dotted line do better on the images they train on."]
+    text = [
+        GAP_RULE,
+        "Trials above the dotted line have a lower loss on the training images than on the validation images.",
+    ]
     return Panel("gap", title, text, figures, tables, is_grid=True)
 
 
@@ -138,8 +147,8 @@ def _winners_losses(winner: TrialRecord) -> Figure:
     plot, steps = go.Figure(), sorted(winner.epochs_by_number)
     for index, metric in enumerate((TRAIN_LOSS, VAL_LOSS)):
         y = [winner.epochs_by_number[step].metrics[metric] for step in steps]
-        looks = {"color": style.PALETTE[index], "dash": style.DASHES[index]}
-        plot.add_trace(go.Scatter(x=steps, y=y, mode="lines+markers", name=metric, line=looks))
-    style.settle(plot, xaxis_title="epoch", yaxis_title="loss (nats)")
+        line = {"color": style.PALETTE[index], "dash": style.DASHES[index]}
+        plot.add_trace(go.Scatter(x=steps, y=y, mode="lines+markers", name=metric, line=line))
+    style.apply_layout(plot, xaxis_title="epoch", yaxis_title="loss (nats)")
     alt = f"Training and validation loss of trial {winner.number} by epoch."
     return Figure("gap-winner", plot, alt, f"The winner, trial {winner.number}")

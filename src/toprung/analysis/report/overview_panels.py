@@ -1,4 +1,4 @@
-"""What is said without a plot: the best trials, what failed and why, what the sweep was made of."""
+"""Panels without plots: the best trials, the confirmation, the failures and the lineage."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections import Counter
 
 from toprung.analysis.comparison import Interval
 from toprung.analysis.confirmation import read_confirmation
+from toprung.analysis.confirmation_summary import CONFIRMATION_COLUMNS, CONFIRMATION_INTERVALS
 from toprung.analysis.report.data import ReportData
 from toprung.analysis.report.panel import Panel, Table, end_label, format_number
+from toprung.errors import pluralize
 from toprung.records.catalog import list_confirmations
 from toprung.records.lineage import Lineage
 from toprung.records.ranking import format_config
@@ -16,7 +18,7 @@ ROWS_SHOWN = 10
 
 
 def result(data: ReportData) -> Panel:
-    """The ten best, and the default beside them."""
+    """Build the panel of the ten best trials and the default configuration."""
     metric, winner = data.sweep.metric, data.winner
     default = next((trial for trial in data.leaders if trial.is_default), None)
     text = []
@@ -28,14 +30,15 @@ def result(data: ReportData) -> Panel:
         and default.value is not None
     ):
         text.append(
-            f"The default configuration, trial {default.number}, reached {format_number(default.value)} "
-            f"({winner.value - default.value:+.4f} for the winner), each with one seed."
+            f"The default configuration, trial {default.number}, reached {format_number(default.value)}; "
+            f"the winner, trial {winner.number}, reached {format_number(winner.value)} "
+            f"({winner.value - default.value:+.4f}). Each was trained with one seed."
         )
     if len(data.scored) > 1:
-        text.append(f"The best value is the luckiest of {len(data.scored)}: expect a little less on new images.")
-    shown = [(str(position), trial) for position, trial in enumerate(data.leaders[:ROWS_SHOWN], start=1)]
-    if default and default not in [trial for _, trial in shown]:
-        shown.append(("default", default))
+        text.append(f"The best of {len(data.scored)} values is partly luck: expect a slightly worse one on new images.")
+    ranked = [(str(position), trial) for position, trial in enumerate(data.leaders[:ROWS_SHOWN], start=1)]
+    if default and default not in [trial for _, trial in ranked]:
+        ranked.append(("default", default))
     rows = [
         [
             position,
@@ -45,30 +48,34 @@ def result(data: ReportData) -> Panel:
             end_label(trial),
             format_config(trial.config),
         ]
-        for position, trial in shown
+        for position, trial in ranked
     ]
-    columns = ["rank", "trial", metric, "epoch", "ended", "configuration"]
+    columns = ["rank", "trial", metric, "epoch", "outcome", "configuration"]
     return Panel("result", "Result", text, tables=[Table("The best trials", columns, rows, is_open=True)])
 
 
 def confirmed(data: ReportData) -> Panel:
-    """The leaders and the default on fresh seeds, and how often the test split was opened."""
+    """Build the panel of the leaders and the default on fresh seeds, with the number of test-split openings."""
     if data.sweep.experiments:
-        text = [f"A controlled experiment has its seeds already. Type: toprung compare {data.sweep_dir.sweep_id}"]
+        reason = "Not needed: a controlled experiment already trains each configuration with several seeds."
+        return Panel(
+            "confirmation",
+            "Confirmation",
+            [f"{reason} To compare the configurations, type: toprung compare {data.sweep_dir.sweep_id}"],
+        )
+    finished = [sweep_dir for sweep_dir in list_confirmations(data.sweep_dir) if sweep_dir.is_finished]
+    if not finished:
+        command = f"toprung confirm {data.sweep_dir.sweep_id}"
+        text = [f"Not confirmed yet. To train the best configurations again with fresh seeds, type: {command}"]
         return Panel("confirmation", "Confirmation", text)
-    ended_well = [sweep_dir for sweep_dir in list_confirmations(data.sweep_dir) if sweep_dir.is_finished]
-    if not ended_well:
-        text = [f"Not confirmed yet. Type: toprung confirm {data.sweep_dir.sweep_id}"]
-        return Panel("confirmation", "Confirmation", text)
-    judgement = read_confirmation(data.sweep_dir, ended_well[0])
-    text = [judgement.verdict]
-    if judgement.simplest is not None and judgement.simplest != judgement.winner:
-        text.append(f"The simplest that is as good: {judgement.simplest}.")
+    confirmation = read_confirmation(data.sweep_dir, finished[0])
+    text = [confirmation.verdict]
+    if confirmation.simplest is not None and confirmation.simplest != confirmation.winner:
+        text.append(f"The simplest configuration that is not significantly worse: {confirmation.simplest}.")
     if data.sweep_dir.test_log.is_file():
         count = sum('"who"' in line for line in data.sweep_dir.test_log.read_text(encoding="utf-8").splitlines())
         text.append(f"The test split was opened {'once' if count == 1 else f'{count} times'}.")
-    metric = f"{data.sweep.metric}, fresh seeds"
-    columns = ["configuration", metric, "beyond the default", "in the sweep", "shrunk", "seeds"]
+    columns = ["configuration", f"{data.sweep.metric} on fresh seeds", *CONFIRMATION_COLUMNS]
     rows = [
         [
             config.name,
@@ -76,11 +83,11 @@ def confirmed(data: ReportData) -> Panel:
             _interval(config.beyond_default),
             format_number(config.in_sweep),
             format_number(config.shrunken_value),
-            f"{len(config.values)} of {judgement.num_seeds}",
+            f"{len(config.values)} of {confirmation.num_seeds}",
         ]
-        for config in judgement.configurations
+        for config in confirmation.configurations
     ]
-    caption = f"{ended_well[0].sweep_id}: means, 95 % intervals; those beyond the default hold for all leaders together"
+    caption = f"Means over the seeds of {finished[0].sweep_id}, with {CONFIRMATION_INTERVALS}"
     return Panel("confirmation", "Confirmation", text, tables=[Table(caption, columns, rows, is_open=True)])
 
 
@@ -93,28 +100,31 @@ def _interval(interval: Interval | None) -> str:
 
 
 def headline(data: ReportData) -> str:
-    """The sweep in one sentence."""
-    counts = Counter(trial.status for trial in data.whole)
+    """Summarise the sweep in a few sentences."""
+    counts = Counter(trial.status for trial in data.distinct_trials)
     outcome = ", ".join(f"{counts[status]} {status}" for status in sorted(counts))
     winner, status = data.winner, data.status.get("status")
     best = (
-        f" Best {data.sweep.metric} {format_number(winner.value)}: trial {winner.number}, epoch {winner.epoch}."
+        f" Best {data.sweep.metric}: {format_number(winner.value)} (trial {winner.number}, epoch {winner.epoch})."
         if winner
         else ""
     )
-    still = " The sweep still runs." if data.sweep_dir.has_live_driver() else ""
-    reason = f" It {status}: {data.status['reason']}." if data.status.get("reason") else ""
-    return f"{len(data.whole)} trials ({outcome}), {data.num_epochs} epochs.{best}{reason}{still}"
+    running = " The sweep is still running." if data.sweep_dir.has_live_driver() else ""
+    reason = f" Sweep {status}: {data.status['reason']}." if data.status.get("reason") else ""
+    trials, epochs = pluralize(len(data.distinct_trials), "trial"), pluralize(data.num_epochs, "epoch")
+    return f"{trials} ({outcome}), {epochs}.{best}{reason}{running}"
 
 
 def failures(data: ReportData) -> Panel:
-    """Every trial that failed or was killed, with its cause."""
-    bad = [trial for trial in data.trials if trial.status in ("failed", "interrupted")]
-    if not bad:
+    """Build the panel of trials that failed or were interrupted, with their causes."""
+    lost = [trial for trial in data.trials if trial.status in ("failed", "interrupted")]
+    if not lost:
         return Panel("failures", "Failures", ["No trial failed."])
-    causes = Counter(trial.cause or "no cause recorded" for trial in bad)
+    causes = Counter(trial.cause or "no cause recorded" for trial in lost)
+    ((cause, count),) = causes.most_common(1)
     text = [
-        f"{len(bad)} of {len(data.trials)} trials. {count} times: {cause}" for cause, count in causes.most_common(1)
+        f"Failed or interrupted: {len(lost)} of {pluralize(len(data.trials), 'trial')}.",
+        f"Most frequent cause ({pluralize(count, 'trial')}): {cause}",
     ]
     rows = [
         [
@@ -124,23 +134,25 @@ def failures(data: ReportData) -> Panel:
             trial.cause or "no cause recorded",
             format_config(trial.config),
         ]
-        for trial in bad
+        for trial in lost
     ]
     columns = ["trial", "status", "epochs", "cause", "configuration"]
-    return Panel("failures", "Failures", text, tables=[Table("Each of them", columns, rows, is_open=True)])
+    return Panel(
+        "failures", "Failures", text, tables=[Table("Failed and interrupted trials", columns, rows, is_open=True)]
+    )
 
 
 def _in_dvc(lineage: Lineage) -> str:
-    """What DVC calls the data: `raw 1f3a.dir, prepared 3eff.dir, remote "store"`."""
+    """Return DVC's hashes of the data: `raw 1f3a.dir, prepared 3eff.dir, remote "store"`."""
     hashes = {"raw": lineage.dvc_raw_md5, "prepared": lineage.dvc_prepared_md5}
-    parts = [f"{what} {md5}" for what, md5 in hashes.items() if md5]
+    parts = [f"{kind} {md5}" for kind, md5 in hashes.items() if md5]
     if lineage.dvc_remote:
         parts.append(f'remote "{lineage.dvc_remote}"')
     return ", ".join(parts) or "not tracked"
 
 
 def lineage(data: ReportData) -> Panel:
-    """Data, split, commit, lock file, seeds and versions."""
+    """Build the panel of data, split, commit, lock file, seeds and versions."""
     lineage, sweep = data.lineage, data.sweep
     if lineage is None:
         return Panel("lineage", "Lineage", ["No lineage was recorded."])
@@ -152,7 +164,7 @@ def lineage(data: ReportData) -> Panel:
     seeds = f"{lineage.seed}, search {lineage.search_seed}"
     asha = f"rungs {', '.join(map(str, sweep.rungs))}, reduction factor {sweep.asha.reduction_factor}"
     if sweep.experiments:
-        seeds, asha = " ".join(map(str, sweep.seeds)), "none: every trial has the full budget"
+        seeds, asha = " ".join(map(str, sweep.seeds)), "not used: every trial has the full budget"
     rows = [
         ["sweep", data.sweep_dir.sweep_id],
         ["trainer", sweep.trainer],
@@ -167,4 +179,6 @@ def lineage(data: ReportData) -> Panel:
         ["Python", f"{lineage.python} on {lineage.platform}"],
         ["versions", ", ".join(f"{name} {version}" for name, version in sorted(lineage.versions.items()))],
     ]
-    return Panel("lineage", "Lineage", tables=[Table("What it was made of", ["", ""], rows, is_open=True)])
+    return Panel(
+        "lineage", "Lineage", tables=[Table("Data, code and versions of this sweep", ["", ""], rows, is_open=True)]
+    )

@@ -1,4 +1,4 @@
-"""The report as one HTML file: everything it needs is inside, it opens without a network."""
+"""The report as one self-contained HTML file, which opens without a network."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from plotly.offline import get_plotlyjs
 from toprung.analysis.report.panel import Panel
 from toprung.analysis.report.style import template
 
-HERE = Path(__file__).parent
+PACKAGE = Path(__file__).parent
 
 
 def page(panels: Sequence[Panel], *, sweep_id: str, headline: str, written: datetime) -> str:
-    """Fill the page in.
+    """Render the page.
 
     Args:
-        panels: in the order of the page.
-        sweep_id: its title.
+        panels: the panels, in the order in which the page shows them.
+        sweep_id: the page's title.
         headline: the sweep in one sentence.
-        written: local time.
+        written: when the report was written, in local time.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -34,14 +34,14 @@ def page(panels: Sequence[Panel], *, sweep_id: str, headline: str, written: date
     figures = [figure for panel in panels for figure in panel.figures]
     plots = ",".join(f"{json.dumps(figure.key)}:{figure.plot.to_json()}" for figure in figures)
     templates = json.dumps({theme: template(theme) for theme in ("light", "dark")})
-    return environment.from_string((HERE / "page.html").read_text(encoding="utf-8")).render(
+    return environment.from_string((PACKAGE / "page.html").read_text(encoding="utf-8")).render(
         panels=panels,
         sweep_id=sweep_id,
         headline=headline,
         written=f"{written:%Y-%m-%d %H:%M}",
         version=metadata.version("toprung"),
-        css=(HERE / "page.css").read_text(encoding="utf-8"),
-        js=(HERE / "page.js").read_text(encoding="utf-8"),
+        css=(PACKAGE / "page.css").read_text(encoding="utf-8"),
+        js=(PACKAGE / "page.js").read_text(encoding="utf-8"),
         plotly_js=get_plotlyjs(),
         plots=_inside_script(f"{{{plots}}}"),
         templates=_inside_script(templates),
@@ -53,5 +53,5 @@ def _base64(content: bytes) -> str:
 
 
 def _inside_script(text: str) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """Escape JSON so that it cannot end the script element that contains it."""
     return text.replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""What a report is made of: panels, each with its figures, its words and its tables."""
+"""The parts of a report: panels with text, figures, tables and pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toprung.records.trial_record import TrialRecord
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a caption; `is_open` where it is the panel's main matter, not behind a click."""
+    """Rows of text under a caption, collapsed unless `is_open`."""
 
     caption: str
     columns: list[str]
@@ -21,7 +21,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot, and in words what it shows, for who cannot see it; widths in CSS."""
+    """A plot with its alternative text for screen readers; the widths are CSS lengths."""
 
     key: str
     plot: go.Figure
@@ -33,7 +33,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image inside the page."""
+    """An image embedded in the page."""
 
     png: bytes
     alt: str
@@ -42,7 +42,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Panel:
-    """One section of the page; `is_grid` lays its figures out side by side."""
+    """One section of the page; `is_grid` puts its figures side by side."""
 
     key: str
     title: str
@@ -54,12 +54,12 @@ class Panel:
 
 
 def format_number(value: float | None, digits: int = 4) -> str:
-    """A figure of a table; a dash for none."""
+    """Format a number for a table; None becomes a dash."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def end_label(trial: TrialRecord) -> str:
-    """How a trial ended, in two or three words."""
+    """Describe in a few words how a trial ended."""
     if trial.audited is not None and trial.status == "finished":
-        return f"ran on past rung {trial.audited.rung}"
+        return f"audited at rung {trial.audited.rung}"
     return f"stopped at rung {trial.rung}" if trial.rung is not None else trial.status

@@ -1,4 +1,4 @@
-"""The search space: parallel coordinates, slices, importance, and optimizer x learning rate x augmentation."""
+"""The search space: parallel coordinates, slices, importance, and optimizer by learning rate by augmentation."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from toprung.analysis.report import style
 from toprung.analysis.report.data import EPOCHS, ReportData
 from toprung.analysis.report.panel import Figure, Panel, Table, format_number
 from toprung.analysis.report.progress_panels import outside_range_note, value_range
+from toprung.errors import pluralize
 from toprung.records.trial_record import TrialRecord
 
 PANEL_BY, COLOUR_BY, ALONG = "augment", "optimizer", "lr"
 
 
 def parallel_coordinates(data: ReportData) -> Panel:
-    """What every trial has, the epochs it trained among it, and its value; one trace, whatever the number of trials."""
+    """Build the panel of parallel coordinates: shared hyperparameters, trained epochs and the metric, in one trace."""
     title = "Parallel coordinates"
-    shown = [name for name in data.distributions if all(name in data.params[t.number] for t in data.scored)]
-    if not shown:
-        return Panel("parallel-coordinates", title, ["No hyperparameter is shared by all trials."])
+    shared = [name for name in data.distributions if all(name in data.params[t.number] for t in data.scored)]
+    if not shared:
+        return Panel("parallel-coordinates", title, ["Not available: the trials have no hyperparameter in common."])
     metric, values = data.sweep.metric, [trial.value for trial in data.scored]
     plot = go.Figure(
         go.Parcoords(
             dimensions=[
-                *(_dimension(data, name) for name in shown),
+                *(_dimension(data, name) for name in shared),
                 {"label": EPOCHS, "values": [trial.epochs for trial in data.scored]},
                 {"label": metric, "values": values},
             ],
@@ -43,31 +44,31 @@ def parallel_coordinates(data: ReportData) -> Panel:
             unselected={"line": {"opacity": 0.05}},
         )
     )
-    style.settle(plot, height=460, margin={"l": 90, "r": 60, "t": 70, "b": 40})
-    left_out = [name for name in data.distributions if name not in shown]
-    text = ["One line a trial. Drag along an axis to keep the lines that pass there; a click on it lets them go."]
-    if left_out:
-        text.append(f"Not shown, since it exists only under some choices: {', '.join(left_out)}.")
-    alt = f"Parallel coordinates of {len(data.scored)} trials over {', '.join(shown)}, and {metric}."
+    style.apply_layout(plot, height=460, margin={"l": 90, "r": 60, "t": 70, "b": 40})
+    conditional = [name for name in data.distributions if name not in shared]
+    text = ["One line per trial. Drag along an axis to select lines; click the axis to reset the selection."]
+    if conditional:
+        text.append(f"Not shown, because not every trial has it: {', '.join(conditional)}.")
+    alt = f"Parallel coordinates of {pluralize(len(data.scored), 'trial')} over {', '.join(shared)} and {metric}."
     return Panel("parallel-coordinates", title, text, [Figure("parallel-coordinates", plot, alt, min_width="56rem")])
 
 
 def _dimension(data: ReportData, name: str) -> dict[str, Any]:
-    distribution, given = data.distributions[name], [data.params[trial.number][name] for trial in data.scored]
+    distribution, values = data.distributions[name], [data.params[trial.number][name] for trial in data.scored]
     if isinstance(distribution, CategoricalDistribution):
-        places = {choice: index for index, choice in enumerate(distribution.choices)}
-        ticks = {"tickvals": [*places.values()], "ticktext": [str(choice) for choice in places]}
-        return {"label": name, "values": [places[value] for value in given], "range": [0, len(places) - 1], **ticks}
+        indices = {choice: index for index, choice in enumerate(distribution.choices)}
+        ticks = {"tickvals": [*indices.values()], "ticktext": [str(choice) for choice in indices]}
+        return {"label": name, "values": [indices[value] for value in values], "range": [0, len(indices) - 1], **ticks}
     if isinstance(distribution, FloatDistribution) and distribution.log:
         low, high = math.log10(distribution.low), math.log10(distribution.high)
         powers = range(math.ceil(low), math.floor(high) + 1)
         ticks = {"tickvals": [*powers], "ticktext": [f"{10.0**power:g}" for power in powers]}
-        return {"label": name, "values": [math.log10(value) for value in given], "range": [low, high], **ticks}
-    return {"label": name, "values": given}
+        return {"label": name, "values": [math.log10(value) for value in values], "range": [low, high], **ticks}
+    return {"label": name, "values": values}
 
 
 def slices(data: ReportData) -> Panel:
-    """Optuna's slice plot, one hyperparameter at a time."""
+    """Build the panel of Optuna's slice plots, one per hyperparameter."""
     figures: list[Figure] = []
     metric = data.sweep.metric
     groups = (
@@ -76,40 +77,40 @@ def slices(data: ReportData) -> Panel:
     )
     for name, distribution in data.distributions.items():
         plot = go.Figure()
-        for study, trials, looks in groups:
+        for study, trials, marker_style in groups:
             if not any(name in data.params[trial.number] for trial in trials):
                 continue
-            drawn = plot_slice(study, params=[name], target_name=metric)
-            trace = next(trace for trace in drawn.data if len(trace.x or ()))
+            slice_plot = plot_slice(study, params=[name], target_name=metric)
+            trace = next(trace for trace in slice_plot.data if len(trace.x or ()))
             numbers = list(trace.marker.color)
-            trace.marker = {"color": looks["color"], "symbol": looks["symbol"], "size": 6}
-            trace.update(name=looks["name"], customdata=numbers, showlegend=not figures)
+            trace.marker = {"color": marker_style["color"], "symbol": marker_style["symbol"], "size": 6}
+            trace.update(name=marker_style["name"], customdata=numbers, showlegend=not figures)
             if isinstance(distribution, CategoricalDistribution):
                 trace.x = [str(data.params[number][name]) for number in numbers]
             trace.hovertemplate = "trial %{customdata}: " + name + " %{x}, %{y:.4f}<extra></extra>"
             plot.add_trace(trace)
-            plot.update_xaxes(drawn.layout.xaxis.to_plotly_json())
-        style.settle(plot, height=320, yaxis_title=metric, yaxis_range=value_range(data))
+            plot.update_xaxes(slice_plot.layout.xaxis.to_plotly_json())
+        style.apply_layout(plot, height=320, yaxis_title=metric, yaxis_range=value_range(data))
         if isinstance(distribution, FloatDistribution) and distribution.log:
             plot.update_xaxes(dtick=1, exponentformat="power")
         if isinstance(distribution, CategoricalDistribution):
             plot.update_xaxes(categoryarray=[str(choice) for choice in distribution.choices])
-        figures.append(Figure(f"slice-{name}", plot, f"{metric} against {name}, one point a trial."))
+        figures.append(Figure(f"slice-{name}", plot, f"{metric} against {name}, one point per trial."))
     text = (
-        f"Each trial's best {metric} against one hyperparameter at a time. Trials cut short reached less also because "
-        f"they trained less.{outside_range_note(data)}"
+        f"Each trial's best {metric} against one hyperparameter at a time. Trials that were cut short also have worse "
+        f"values because they trained for fewer epochs.{outside_range_note(data)}"
     )
     return Panel("slices", "One hyperparameter at a time", [text], figures, is_grid=True)
 
 
 def importance(data: ReportData) -> Panel:
-    """Optuna's evaluators on finished trials, with their spread over resamples."""
-    title, given = "What matters", data.importances
-    if given.too_few:
-        return Panel("importance", title, [given.too_few])
-    plot, order = go.Figure(), list(dict.fromkeys(importance.name for importance in given.shares))[::-1]
+    """Build the panel of hyperparameter importance, from finished trials, with the spread over resamples."""
+    title, result = "Hyperparameter importance", data.importances
+    if result.too_few:
+        return Panel("importance", title, [result.too_few])
+    plot, order = go.Figure(), list(dict.fromkeys(importance.name for importance in result.shares))
     for index, evaluator in enumerate(MEANINGS):
-        by_name = {importance.name: importance for importance in given.shares if importance.evaluator == evaluator}
+        by_name = {importance.name: importance for importance in result.shares if importance.evaluator == evaluator}
         shares = [by_name[name] for name in order]
         plot.add_trace(
             go.Bar(
@@ -126,31 +127,35 @@ def importance(data: ReportData) -> Panel:
                 hovertemplate="%{y}: %{x:.2f}<extra>" + evaluator + "</extra>",
             )
         )
-    style.settle(plot, height=120 + 52 * len(order), barmode="group", xaxis_title="share of the importance")
-    plot.update_xaxes(range=[0, max(1e-9, *(importance.high for importance in given.shares)) * 1.05])
+    style.apply_layout(plot, height=120 + 52 * len(order), barmode="group", xaxis_title="share of the importance")
+    plot.update_yaxes(autorange="reversed")  # the first name and the first evaluator on top
+    plot.update_xaxes(range=[0, max(1e-9, *(importance.high for importance in result.shares)) * 1.05])
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items())
     text = [
-        f"From the {given.num_finished} trials at full budget only. {meanings}.",
-        f"The bars are means over {RESAMPLES} resamples of the trials, the whiskers hold {CONFIDENCE:.0%} of them.",
-        "Where whiskers overlap, the order means nothing.",
+        f"From the {result.num_finished} finished trials at full budget only. {meanings}.",
+        f"Bars are means over {RESAMPLES} resamples of the trials; whiskers cover {CONFIDENCE:.0%} of the resamples.",
+        "If two whiskers overlap, the data do not show which hyperparameter matters more.",
     ]
-    if given.conditional:
-        text.append(f"Not ranked, since it exists only under some choices: {', '.join(given.conditional)}.")
-    rows = [[e.name, e.evaluator, format_number(e.share, 2), f"{e.low:.2f} to {e.high:.2f}"] for e in given.shares]
-    table = Table("Importance", ["hyperparameter", "evaluator", "share", f"{CONFIDENCE:.0%} of resamples"], rows)
-    alt = f"Importance of {len(order)} hyperparameters; the table below gives the figures."
+    if result.conditional:
+        text.append(f"Not ranked, because not every trial has it: {', '.join(result.conditional)}.")
+    rows = [[e.name, e.evaluator, format_number(e.share, 2), f"{e.low:.2f} to {e.high:.2f}"] for e in result.shares]
+    table = Table("Shares", ["hyperparameter", "evaluator", "share", f"{CONFIDENCE:.0%} of resamples"], rows)
+    alt = f"Importance of {pluralize(len(order), 'hyperparameter')}; the table below has the numbers."
     return Panel("importance", title, text, [Figure("importance", plot, alt)], [table])
 
 
 def optimizer_panels(data: ReportData) -> Panel:
-    """The metric against the learning rate, coloured by optimizer, one panel for each augmentation."""
+    """Build the panel of the metric against the learning rate, one subplot per augmentation, coloured by optimizer."""
     title, metric = "Optimizer × learning rate × augmentation", data.sweep.metric
     trials = [trial for trial in data.scored if isinstance(trial.config.get(ALONG), int | float)]
     if not trials:
-        return Panel("optimizer-panels", title, [f"The trials have no hyperparameter {ALONG}."])
+        return Panel("optimizer-panels", title, [f"Not available: the trials have no hyperparameter {ALONG}."])
     levels, optimizers = _order(data, trials, PANEL_BY), _order(data, trials, COLOUR_BY)
     plot = make_subplots(
-        cols=len(levels), shared_xaxes="all", shared_yaxes=True, subplot_titles=[f"{PANEL_BY}: {one}" for one in levels]
+        cols=len(levels),
+        shared_xaxes="all",
+        shared_yaxes=True,
+        subplot_titles=[f"{PANEL_BY}: {level}" for level in levels],
     )
     rows, finished = [], {trial.number for trial in data.finished}
     for index, optimizer in enumerate(optimizers):
@@ -170,19 +175,19 @@ def optimizer_panels(data: ReportData) -> Panel:
                     values = [trial.value for trial in group if trial.value is not None]
                     best = (max if data.sweep.mode == "max" else min)(values, default=None)
                     rows.append([level, optimizer, str(len(group)), format_number(best)])
-    style.settle(plot, height=420, margin={"l": 60, "r": 20, "t": 90, "b": 50})
+    style.apply_layout(plot, height=420, margin={"l": 60, "r": 20, "t": 90, "b": 50})
     plot.update_layout(legend={"y": 1.12})
     plot.update_xaxes(type="log", dtick=1, exponentformat="power", title_text=ALONG)
     plot.update_yaxes(range=value_range(data))
     plot.update_yaxes(title_text=metric, col=1)
-    text = [f"Filled points trained for the full budget, hollow ones were cut short.{outside_range_note(data)}"]
-    table = Table("Best at full budget", [PANEL_BY, COLOUR_BY, "finished trials", f"best {metric}"], rows)
-    alt = f"{metric} against {ALONG} for {len(optimizers)} optimizers, in {len(levels)} panels by {PANEL_BY}."
+    text = [f"Filled points are trials with the full budget; hollow points were cut short.{outside_range_note(data)}"]
+    table = Table("Best values at full budget", [PANEL_BY, COLOUR_BY, "finished trials", f"best {metric}"], rows)
+    alt = f"{metric} against {ALONG} for {pluralize(len(optimizers), 'optimizer')}, one subplot per {PANEL_BY}."
     return Panel("optimizer-panels", title, text, [Figure("optimizer-panels", plot, alt, min_width="40rem")], [table])
 
 
 def _order(data: ReportData, trials: list[TrialRecord], name: str) -> list[str]:
-    """The values of a hyperparameter in the order of the search space, as text; one "None" where it has none."""
+    """Return a hyperparameter's values as text, in the order of the search space; "None" for trials without it."""
     present = {str(trial.config.get(name)) for trial in trials}
     distribution = data.distributions.get(name)
     known = [str(c) for c in distribution.choices] if isinstance(distribution, CategoricalDistribution) else []
@@ -190,7 +195,8 @@ def _order(data: ReportData, trials: list[TrialRecord], name: str) -> list[str]:
 
 
 def _cell(group: list[TrialRecord], optimizer: str, index: int, *, is_finished: bool) -> go.Scatter:
-    """One optimizer's points in one panel; an empty group is its entry in the legend."""
+    """Draw one optimizer's points in one subplot; an empty group only makes the entry in the legend."""
+    colour = style.PALETTE[index % len(style.PALETTE)]
     symbol = style.SYMBOLS[index % 4] + ("" if is_finished else "-open")
     return go.Scatter(
         x=[trial.config[ALONG] for trial in group] or [None],
@@ -200,6 +206,6 @@ def _cell(group: list[TrialRecord], optimizer: str, index: int, *, is_finished: 
         name=optimizer,
         legendgroup=optimizer,
         showlegend=not group and is_finished,
-        marker={"color": style.PALETTE[index % len(style.PALETTE)], "symbol": symbol, "size": 8, "line": {"width": 2}},
+        marker={"color": colour, "symbol": symbol, "size": 8, "line": {"width": 2, "color": colour}},
         hovertemplate=f"trial %{{customdata}}, {optimizer}, {ALONG} %{{x:.2e}}: %{{y:.4f}}<extra></extra>",
     )

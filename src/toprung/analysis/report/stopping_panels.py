@@ -1,4 +1,4 @@
-"""Early stopping under audit, time, and money."""
+"""Panels on the audit of early stopping, and on time and cost."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ from toprung.analysis.rank_correlation import MIN_TRIALS, Correlation
 from toprung.analysis.report import style
 from toprung.analysis.report.data import ReportData
 from toprung.analysis.report.panel import Figure, Panel, Table, end_label, format_number
+from toprung.errors import pluralize
 from toprung.records.trial_record import TrialRecord
+
+TITLE = "Audit of early stopping"
 
 
 def asha_audit(data: ReportData) -> Panel:
-    """Was stopping early wise?"""
+    """Build the panel that compares ASHA's decisions with how the trials ended."""
     audit, metric = data.audit, data.sweep.metric
     rungs, full = data.sweep.rungs[:-1], data.sweep.asha.max_epochs
-    text = [*audit_sentences(audit)]
     if not rungs:
-        return Panel("asha-audit", "Early stopping under audit", [f"Nothing was stopped: {full} epochs, one rung."])
+        why = (
+            "in a controlled experiment every trial has the full budget"
+            if data.sweep.experiments
+            else f"with a budget of {pluralize(full, 'epoch')} there is no earlier rung"
+        )
+        return Panel("asha-audit", TITLE, [f"No trial could be stopped early: {why}."])
+    text = audit_sentences(audit)
     rows = [
         [
             str(rung_audit.rung),
@@ -32,62 +40,65 @@ def asha_audit(data: ReportData) -> Panel:
         ]
         for rung_audit in audit.rungs
     ]
-    columns = ["rung", "judged", "stopped", "best stopped", "lowest passed", "to the end", "Kendall", "Spearman"]
-    tables = [Table("Rungs", columns, rows, is_open=True)]
+    columns = ["rung", "judged", "stopped", "best stopped", "worst passed", "ran to the end", "Kendall", "Spearman"]
+    tables = [Table("Decisions and rank correlations by rung", columns, rows, is_open=True)]
     if audit.first_rung_replays:
-        tables.append(_support(audit))
-    whole = [trial for trial in data.finished if all(rung in trial.epochs_by_number for rung in rungs)]
+        tables.append(_replay_table(audit))
+    full_curves = [trial for trial in data.finished if all(rung in trial.epochs_by_number for rung in rungs)]
     plot = go.Figure()
     for index, rung in enumerate(rungs):
         plot.add_trace(
             go.Scatter(
-                x=[trial.epochs_by_number[rung].metrics[metric] for trial in whole],
-                y=[trial.value for trial in whole],
-                customdata=[trial.number for trial in whole],
+                x=[trial.epochs_by_number[rung].metrics[metric] for trial in full_curves],
+                y=[trial.value for trial in full_curves],
+                customdata=[trial.number for trial in full_curves],
                 mode="markers",
                 name=f"rung {rung}",
                 marker={"color": style.PALETTE[index % 6], "symbol": style.SYMBOLS[index % 6], "size": 8},
-                hovertemplate="trial %{customdata}: %{x:.4f}, at its best %{y:.4f}<extra>rung " + f"{rung}</extra>",
+                hovertemplate=f"trial %{{customdata}}: %{{x:.4f}} at rung {rung}, best %{{y:.4f}}<extra></extra>",
             )
         )
-    style.settle(plot, xaxis_title=f"{metric} at the rung", yaxis_title=f"best {metric}")
-    alt = f"Value at each rung against the best value, for {len(whole)} finished trials."
-    return Panel("asha-audit", "Early stopping under audit", text, [Figure("asha-audit", plot, alt)], tables)
+    style.apply_layout(plot, xaxis_title=f"{metric} at the rung", yaxis_title=f"best {metric}")
+    alt = f"Value at each rung against the best value, for {pluralize(len(full_curves), 'finished trial')}."
+    return Panel("asha-audit", TITLE, text, [Figure("asha-audit", plot, alt)], tables)
 
 
 def audit_sentences(audit: Audit) -> list[str]:
-    """What the audit found, in words."""
-    saved_text = f"stopping early saved {audit.epochs_saved:.0%}"
-    sentences = [f"{audit.epochs_spent} epochs were trained instead of {audit.epochs_in_full}: {saved_text}."]
+    """Return the findings of the audit as sentences."""
+    trained = f"{pluralize(audit.epochs_spent, 'epoch')} {'was' if audit.epochs_spent == 1 else 'were'} trained"
+    sentences = [f"{trained} instead of {audit.epochs_in_full}: early stopping saved {audit.epochs_saved:.0%}."]
     finished = max((rung_audit.num_finished for rung_audit in audit.rungs), default=0)
     if finished < MIN_TRIALS:
-        sentences.append(f"No correlations: {finished} trials finished; they are given from {MIN_TRIALS} on.")
+        sentences.append(
+            f"No correlations: only {pluralize(finished, 'trial')} ran to the end, and at least {MIN_TRIALS} are needed."
+        )
     elif audit.lost_top_trials is None:
         sentences.append(
-            f"Correlations of the value at a rung with the best one are over the {finished} finished trials, which "
-            "every rung let pass: over all trials they would probably be higher."
+            f"The correlations between the value at a rung and the best value are over the {finished} finished trials, "
+            "which passed every rung; over all trials they would probably be higher."
         )
     else:
         sentences.append(
-            f"Correlations of the value at a rung with the best one are over {finished} trials that ran to the end, "
-            "audited ones counted for all those that they stand for."
+            f"The correlations between the value at a rung and the best value are over the {finished} trials that ran "
+            "to the end; each audited trial is weighted by the number of trials that it represents."
         )
     if (lost := audit.lost_top_trials) is None:
         sentences.append(
-            "No stopped trial was let run on, so what stopping threw away is unknown. A recipe with "
-            "asha.audit_fraction=0.1 lets one in ten of them run to the end."
+            "No trial was audited, so it is unknown how many good trials early stopping has lost. To find out, set "
+            "asha.audit_fraction=0.1 in the recipe: one in ten of the trials to be stopped then runs to the end."
         )
     else:
         sentences.append(
-            f"Of {lost.num_audited} trials that ran on against a stop, {lost.num_top} ended among the best "
-            f"{TOP_SHARE:.0%} ({lost.share:.0%}, 95% interval {lost.low:.0%} to {lost.high:.0%}): stopping "
-            f"loses about {lost.lost_share:.0%} of the best {TOP_SHARE:.0%}."
+            f"Of {pluralize(lost.num_audited, 'audited trial')}, which ASHA would have stopped, {lost.num_top} ended "
+            f"among the best {TOP_SHARE:.0%} ({lost.share:.0%}, 95% interval {lost.low:.0%} to {lost.high:.0%}): early "
+            f"stopping loses about {lost.lost_share:.0%} of the best {TOP_SHARE:.0%}."
         )
     if (cut := audit.safe_first_rung) is not None:
         sentences.append(
-            f"The data support a grace period of {cut.grace_epochs} and a reduction factor of {cut.reduction_factor}: "
-            f"the cheapest first cut that would have kept all {cut.num_top} of the best {TOP_SHARE:.0%}, with "
-            f"{cut.epochs_share:.0%} of the epochs (95% interval on what it keeps: from {cut.kept_low:.0%})."
+            f"The data support a grace period of {pluralize(cut.grace_epochs, 'epoch')} and a reduction factor of "
+            f"{cut.reduction_factor}. This is the cheapest first cut that would have kept every trial of the best "
+            f"{TOP_SHARE:.0%} ({cut.num_top} of {cut.num_top}, 95% interval from {cut.kept_low:.0%}), with "
+            f"{cut.epochs_share:.0%} of the epochs."
         )
     return sentences
 
@@ -96,7 +107,7 @@ def _correlation(correlation: Correlation | None) -> str:
     return "–" if correlation is None else f"{correlation.value:.2f} ({correlation.low:.2f} to {correlation.high:.2f})"
 
 
-def _support(audit: Audit) -> Table:
+def _replay_table(audit: Audit) -> Table:
     rows = [
         [
             str(replay.grace_epochs),
@@ -107,27 +118,27 @@ def _support(audit: Audit) -> Table:
         ]
         for replay in audit.first_rung_replays
     ]
-    caveat = "" if audit.lost_top_trials else "; finished trials only, so it flatters early cuts"
-    caption = f"What a first cut would have kept, of {audit.first_rung_replays[0].num_trials} whole curves{caveat}"
-    columns = ["grace epochs", "reduction factor", f"best {TOP_SHARE:.0%} kept", "at least", "epochs spent"]
+    caveat = "" if audit.lost_top_trials else "; from finished trials only, which makes early cuts look better"
+    caption = f"Replays of the first cut on {audit.first_rung_replays[0].num_trials} complete curves{caveat}"
+    columns = ["grace period", "reduction factor", f"best {TOP_SHARE:.0%} kept", "95% interval from", "epochs trained"]
     return Table(caption, columns, rows)
 
 
 def time_and_money(data: ReportData) -> Panel:
-    """Where the workers' time went, and what it cost."""
+    """Build the panel of worker time and cost by outcome."""
     groups: dict[str, list[TrialRecord]] = {}
     for trial in sorted(data.trials, key=lambda trial: trial.rung or data.sweep.asha.max_epochs + 1):
         groups.setdefault(end_label(trial), []).append(trial)
     total, cost = data.trial_seconds, data.cost
-    rows = [_row(how, trials, total, cost) for how, trials in groups.items()]
+    rows = [_row(outcome, trials, total, cost) for outcome, trials in groups.items()]
     rows.append(_row("all", data.trials, total, cost))
-    columns = ["ended", "trials", "epochs", "worker seconds", "share", *(["cost"] if cost is not None else [])]
+    columns = ["outcome", "trials", "epochs", "worker seconds", "share", *(["cost"] if cost is not None else [])]
     seconds = data.status.get("seconds")
-    text = [f"{total:.1f} worker seconds" + (f" in {seconds:.1f} s of wall clock." if seconds else ".")]
+    text = [f"{total:.1f} worker seconds" + (f" in {seconds:.1f} s of wall-clock time." if seconds else ".")]
     if cost is None:
-        text.append("No price is set (stop.cpu_price_per_hour, stop.gpu_price_per_hour): no cost is given.")
+        text.append("No cost: the recipe sets no price (stop.cpu_price_per_hour, stop.gpu_price_per_hour).")
     else:
-        text.append(f"By the recipe’s prices the trials cost {cost:.4f}.")
+        text.append(f"At the recipe’s prices the trials cost {cost:.4f}.")
     plot = go.Figure(
         go.Bar(
             y=list(groups),
@@ -137,20 +148,20 @@ def time_and_money(data: ReportData) -> Panel:
             hovertemplate="%{y}: %{x:.1f} s<extra></extra>",
         )
     )
-    style.settle(plot, height=110 + 40 * len(groups), xaxis_title="worker seconds")
+    style.apply_layout(plot, height=110 + 40 * len(groups), xaxis_title="worker seconds")
     plot.update_yaxes(autorange="reversed")
-    figures = [Figure("time", plot, "Worker seconds by how trials ended; the table gives the figures.")]
+    figures = [Figure("time", plot, "Worker seconds by outcome; the table has the numbers.")]
     return Panel(
-        "time-and-money", "Time and money", text, figures, [Table("By their end", columns, rows, is_open=True)]
+        "time-and-money", "Time and cost", text, figures, [Table("Trials by outcome", columns, rows, is_open=True)]
     )
 
 
-def _row(how: str, trials: list[TrialRecord], total: float, cost: float | None) -> list[str]:
+def _row(outcome: str, trials: list[TrialRecord], total: float, cost: float | None) -> list[str]:
     seconds = sum(trial.seconds for trial in trials)
     share = seconds / total if total else 0.0
     epochs = sum(map(own_epochs, trials))
     return [
-        how,
+        outcome,
         str(len(trials)),
         str(epochs),
         f"{seconds:.1f}",

@@ -1,4 +1,4 @@
-"""The report in Markdown: the same words and tables, the pictures beside it."""
+"""The report in Markdown: the same text and tables, with links to the PNG plots."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toprung.analysis.report.panel import Panel, Table
+from toprung.errors import pluralize
 
 MAX_ROWS = 30
 
 
 def markdown(panels: Sequence[Panel], *, sweep_id: str, headline: str, pictures: Sequence[Path]) -> str:
-    """Fill it in.
+    """Render the summary.
 
     Args:
-        panels: in the order of the page.
-        sweep_id: its title.
+        panels: the panels, in the order in which the page shows them.
+        sweep_id: the summary's title.
         headline: the sweep in one sentence.
-        pictures: PNGs in the same folder, named after the panel or figure they show.
+        pictures: PNG files in the same folder, each named after the panel or figure that it shows.
     """
     by_key = {picture.stem: picture.name for picture in pictures}
-    parts = [f"# {sweep_id}", headline, "The plots to look into are in [report.html](report.html)."]
+    parts = [f"# {sweep_id}", headline, "[report.html](report.html) has the interactive plots."]
     for panel in panels:
         parts.append(f"## {panel.title}")
         parts += panel.text
@@ -34,9 +35,9 @@ def markdown(panels: Sequence[Panel], *, sweep_id: str, headline: str, pictures:
 
 def _table(table: Table) -> str:
     lines = [_row(table.columns), _row(["---"] * len(table.columns)), *(_row(row) for row in table.rows[:MAX_ROWS])]
-    more = len(table.rows) - MAX_ROWS
-    after = f"\n\n{more} more rows are in the HTML report." if more > 0 else ""
-    return f"{table.caption}:\n\n" + "\n".join(lines) + after
+    num_omitted = len(table.rows) - MAX_ROWS
+    note = f"\n\nThe HTML report has {pluralize(num_omitted, 'more row')}." if num_omitted > 0 else ""
+    return f"{table.caption}:\n\n" + "\n".join(lines) + note
 
 
 def _row(cells: Sequence[str]) -> str:

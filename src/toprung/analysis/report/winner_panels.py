@@ -1,4 +1,4 @@
-"""The winner's mistakes on the validation split: the confusion matrix, and the worst of them as pictures."""
+"""The winner's mistakes on the validation split: the confusion matrix and the worst mistakes as pictures."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from toprung.analysis.report import style
 from toprung.analysis.report.data import ReportData
 from toprung.analysis.report.panel import Figure, Panel, Picture, Table
-from toprung.errors import UserError
+from toprung.errors import UserError, pluralize
 
 WORST_SHOWN = 24
-MAX_CLASSES = 30  # beyond, cells are too small to carry their count
+MAX_CLASSES = 30  # with more classes the cells are too small for their counts
 PICTURE_SIDE = 96
 BATCH_SIZE = 512
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that the winner takes for another class; `confidence` is the probability it gives to that class."""
+    """An image that the winner misclassified; `confidence` is the probability of the predicted class."""
 
     image_CHW: NDArray[np.uint8]
     label: str
@@ -35,7 +35,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class WinnerEvaluation:
-    """The winner on the validation split; `counts[true][predicted]`."""
+    """The winner's predictions on the validation split, as `counts[true][predicted]`."""
 
     classes: list[str]
     counts: NDArray[np.int64]
@@ -43,31 +43,31 @@ class WinnerEvaluation:
 
     @property
     def num_images(self) -> int:
-        """How many were judged."""
+        """The number of evaluated images."""
         return int(self.counts.sum())
 
     @property
     def num_wrong(self) -> int:
-        """How many of them wrongly."""
+        """The number of misclassified images."""
         return self.num_images - int(np.trace(self.counts))
 
 
 def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
-    """Run the exported model over the sweep's own validation split; the test split stays shut.
+    """Evaluate the exported model on the sweep's validation split; the test split is not opened.
 
     Raises:
-        UserError: there is no export, or the data are not there or not those that the sweep saw.
+        UserError: the sweep has no export, or the prepared data are missing or differ from the sweep's.
     """
     sweep_dir = report_data.sweep_dir
     if not sweep_dir.export_folder.is_dir():
         raise UserError("The winner was not exported: its mistakes cannot be shown.")
-    import torch  # here: most of a second, for nothing where there is no export
+    import torch  # imported here because it takes most of a second, and is not needed without an export
 
     from toprung import data, vision
 
     arrays, split_fingerprint = data.split_arrays(report_data.sweep.data, root=report_data.prepared_root)
     if report_data.lineage is None or split_fingerprint != report_data.lineage.split_fingerprint:
-        raise UserError("The prepared data are not those that the sweep saw: the winner's mistakes cannot be shown.")
+        raise UserError("The prepared data differ from the sweep's: the winner's mistakes cannot be shown.")
     classes = [str(name) for name in sweep_dir.read(sweep_dir.export_folder / "labels.json")["classes"]]
     torch.set_num_threads(max(1, report_data.sweep.resources.num_threads))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -78,8 +78,10 @@ def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
     images_NCHW, labels_N = arrays["val_images"], np.asarray(arrays["val_labels"])
     with torch.inference_mode():
         batches = [
-            torch.softmax(model(torch.from_numpy(images_NCHW[at : at + BATCH_SIZE]).to(device)).double(), dim=1).cpu()
-            for at in range(0, len(labels_N), BATCH_SIZE)
+            torch.softmax(
+                model(torch.from_numpy(images_NCHW[start : start + BATCH_SIZE]).to(device)).double(), dim=1
+            ).cpu()
+            for start in range(0, len(labels_N), BATCH_SIZE)
         ]
     return build_evaluation(torch.cat(batches).numpy(), labels_N, images_NCHW, classes=classes)
 
@@ -87,7 +89,7 @@ def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
 def build_evaluation(
     probabilities_NK: NDArray[np.float64], labels_N: NDArray[Any], images_NCHW: NDArray[np.uint8], *, classes: list[str]
 ) -> WinnerEvaluation:
-    """Count every image, and keep the mistakes with the greatest loss."""
+    """Count all images by true and predicted class, and keep the mistakes with the highest loss."""
     predicted_N = probabilities_NK.argmax(axis=1)
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (labels_N, predicted_N), 1)
@@ -107,14 +109,15 @@ def build_evaluation(
 
 
 def mistakes(data: ReportData, evaluation: WinnerEvaluation | str) -> Panel:
-    """The panel; `evaluation` is a sentence where the winner could not be judged."""
+    """Build the panel; `evaluation` is a sentence if the winner could not be evaluated."""
     title = "The winner’s mistakes"
     if isinstance(evaluation, str):
         return Panel("mistakes", title, [evaluation])
-    right = evaluation.num_images - evaluation.num_wrong
-    share = f"{right} right ({right / evaluation.num_images:.4f}), {evaluation.num_wrong} wrong"
+    num_right = evaluation.num_images - evaluation.num_wrong
+    images = pluralize(evaluation.num_images, "validation image")
+    accuracy = f"accuracy {num_right / evaluation.num_images:.4f}"
     text = [
-        f"The exported model on the {evaluation.num_images} validation images: {share}. The test split was not opened."
+        f"The exported model classifies {num_right} of {images} correctly ({accuracy}). The test split was not used."
     ]
     rows = [
         [name, evaluation.classes[other], str(evaluation.counts[row, other])]
@@ -123,57 +126,63 @@ def mistakes(data: ReportData, evaluation: WinnerEvaluation | str) -> Panel:
         if other != row and evaluation.counts[row, other]
     ]
     rows.sort(key=lambda row: -int(row[2]))
-    tables = [Table("Confusions", ["true class", "taken for", "images"], rows[:50])]
+    tables = [Table("Confusions", ["true class", "predicted class", "images"], rows[:50])]
     pictures = [
         Picture(
             png(mistake.image_CHW),
-            f"{mistake.label}, taken for {mistake.predicted}",
+            f"{mistake.label}, predicted as {mistake.predicted}",
             f"{mistake.label} → {mistake.predicted}, {mistake.confidence:.2f}",
         )
         for mistake in evaluation.worst
     ]
     if pictures:
-        text.append("Below, the worst first: the true class → the one it was taken for, and with what probability.")
-    alt = f"Confusion matrix of {len(evaluation.classes)} classes, {evaluation.num_wrong} images off the diagonal."
+        text.append(
+            "The pictures show the mistakes with the highest loss: true class → predicted class, with its probability."
+        )
+    wrong = pluralize(evaluation.num_wrong, "image")
+    alt = f"Confusion matrix of {len(evaluation.classes)} classes with {wrong} off the diagonal."
     return Panel(
         "mistakes", title, text, [Figure("confusion", _matrix(evaluation), alt, max_width="48rem")], tables, pictures
     )
 
 
 def _matrix(evaluation: WinnerEvaluation) -> go.Figure:
-    """Right answers in blue, mistakes in vermillion, each against the most there are of its kind."""
+    """Draw correct predictions in blue and mistakes in vermillion, each scaled by its own maximum."""
     diagonal = np.eye(len(evaluation.classes), dtype=bool)
     plot = go.Figure([_heat(evaluation, diagonal, style.BLUES), _heat(evaluation, ~diagonal, style.REDS)])
     side = min(760, 160 + 32 * len(evaluation.classes))
-    style.settle(plot, height=side, xaxis_title="taken for", yaxis_title="true class")
-    plot.update_xaxes(type="category", showgrid=False, constrain="domain")
-    plot.update_yaxes(type="category", showgrid=False, constrain="domain", autorange="reversed", scaleanchor="x")
+    style.apply_layout(plot, height=side)
+    plot.update_xaxes(
+        title={"text": "predicted class", "standoff": 12}, type="category", showgrid=False, constrain="domain"
+    )
+    plot.update_yaxes(title={"text": "true class", "standoff": 12}, type="category", showgrid=False)
+    plot.update_yaxes(constrain="domain", autorange="reversed", scaleanchor="x")
     return plot
 
 
-def _heat(evaluation: WinnerEvaluation, shown: NDArray[np.bool_], scale: list[list[Any]]) -> go.Heatmap:
+def _heat(evaluation: WinnerEvaluation, mask: NDArray[np.bool_], scale: list[list[Any]]) -> go.Heatmap:
     counts = [
         [int(count) if count and is_shown else None for count, is_shown in zip(*rows, strict=True)]
-        for rows in zip(evaluation.counts.tolist(), shown.tolist(), strict=True)
+        for rows in zip(evaluation.counts.tolist(), mask.tolist(), strict=True)
     ]
     return go.Heatmap(
         z=counts,
         x=evaluation.classes,
         y=evaluation.classes,
         zmin=0,
-        zmax=max(1, int((evaluation.counts * shown).max())),
+        zmax=max(1, int((evaluation.counts * mask).max())),
         colorscale=scale,
         showscale=False,
         texttemplate="%{z}" if len(evaluation.classes) <= MAX_CLASSES else None,
         hoverongaps=False,
-        hovertemplate="%{y}, taken for %{x}: %{z}<extra></extra>",
+        hovertemplate="%{y}, predicted as %{x}: %{z}<extra></extra>",
         xgap=1,
         ygap=1,
     )
 
 
 def png(image_CHW: NDArray[np.uint8]) -> bytes:
-    """An image as PNG, small ones enlarged by whole pixels."""
+    """Encode an image as PNG, enlarging a small one by a whole factor."""
     from PIL import Image
 
     channels = image_CHW.shape[0]
@@ -183,6 +192,6 @@ def png(image_CHW: NDArray[np.uint8]) -> bytes:
     if factor > 1:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     image.thumbnail((2 * PICTURE_SIDE, 2 * PICTURE_SIDE))
-    file = io.BytesIO()
-    image.save(file, format="PNG", optimize=True)
-    return file.getvalue()
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""`toprung report`: gather, draw, and write the folder aside before it gets its name."""
+"""`toprung report`: read the sweep, draw the panels, and write the report folder atomically."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOLDER, PAGE, SUMMARY = "report", "report.html", "summary.md"
 
 @dataclass(frozen=True)
 class Report:
-    """What was written."""
+    """The files of a written report."""
 
     folder: Path
     page: Path
@@ -36,14 +36,16 @@ class Report:
 
 
 def write_report(sweep_dir: SweepDirectory, *, prepared_root: Path) -> Report:
-    """Write `<sweep>/report/`: the page, its pictures, its summary; an older report is replaced.
+    """Write the page, its pictures and its summary to `<sweep>/report/`, replacing any older report.
+
+    The files are written to a temporary folder first, so a failure leaves the older report intact.
 
     Args:
-        sweep_dir: the sweep's; it may still run.
-        prepared_root: where prepared datasets lie, by custom `<project>/data/prepared`.
+        sweep_dir: the sweep's directory; the sweep may still be running.
+        prepared_root: the folder of prepared datasets, by default `<project>/data/prepared`.
 
     Raises:
-        UserError: there is nothing to report yet, a file cannot be read, or the folder cannot be written.
+        UserError: no trial has finished an epoch yet, a file cannot be read, or the folder cannot be written.
     """
     data = read_report_data(sweep_dir, prepared_root=prepared_root)
     evaluation = _evaluate_winner(data)
@@ -70,7 +72,7 @@ def write_report(sweep_dir: SweepDirectory, *, prepared_root: Path) -> Report:
 
 
 def build_panels(data: ReportData, evaluation: WinnerEvaluation | str) -> list[Panel]:
-    """The page, top to bottom."""
+    """Build the panels, in the order in which the page shows them."""
     return [
         result(data),
         confirmed(data),
