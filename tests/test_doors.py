@@ -57,7 +57,9 @@ def unsafe_calls(source: str) -> Iterator[tuple[int, str]]:
         if "trust_remote_code" in keywords:
             yield node.lineno, f"{name} with trust_remote_code"
         # Ruff's PLW1514 finds `open`, but paths only if it can infer their type.
-        if name.endswith((".read_text", ".write_text")) and "encoding" not in keywords:
+        # `atomic_write` always writes UTF-8.
+        is_path_method = name.endswith((".read_text", ".write_text")) and not name.startswith("atomic_write.")
+        if is_path_method and "encoding" not in keywords:
             yield node.lineno, f"{name} without an encoding"
         if keywords.get("text") == "True" and "encoding" not in keywords:
             yield node.lineno, f"{name} with text=True and no encoding"

@@ -115,7 +115,7 @@ def test_a_loop_that_reports_once_fails_the_first_check(check):
             "cannot_be_built_again",
             ("    model = session.prepare(model", "    model.architecture = None\n    model = session.prepare(model"),
             "export",
-            "build it by vision.build_with",
+            "use vision.build_with",
         ),
     ],
 )

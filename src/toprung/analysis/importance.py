@@ -88,8 +88,8 @@ def importances(study: optuna.Study, *, seed: int = 0) -> Importances:
 def _too_few(finished: Sequence[FrozenTrial], varied: Sequence[str]) -> str | None:
     if len(finished) < MIN_FINISHED:
         return (
-            f"Not available: only {pluralize(len(finished), 'trial')} finished, and at least {MIN_FINISHED} are needed. "
-            "Trials that were stopped early do not count."
+            f"Not available: only {pluralize(len(finished), 'trial')} finished, and at least {MIN_FINISHED} are "
+            "needed. Trials that were stopped early do not count."
         )
     if len(varied) < 2 or len({trial.value for trial in finished}) < 2:
         return "Not available: fewer than two hyperparameters vary, or all finished trials have the same value."

@@ -70,7 +70,8 @@ def audit_sentences(audit: Audit) -> list[str]:
     finished = max((rung_audit.num_finished for rung_audit in audit.rungs), default=0)
     if finished < MIN_TRIALS:
         sentences.append(
-            f"No correlations: only {pluralize(finished, 'trial')} ran to the end, and at least {MIN_TRIALS} are needed."
+            f"No correlations: only {pluralize(finished, 'trial')} ran to the end, and at least {MIN_TRIALS} are "
+            "needed."
         )
     elif audit.lost_top_trials is None:
         sentences.append(
