@@ -72,6 +72,7 @@ def add(
     """Add a folder of images: tracked by DVC, with a stage that prepares it."""
     from toprung import data
     from toprung.data.image_folder.arguments import parse_size
+    from toprung.data.prepare.folder import format_unreadable
     from toprung.data.versioning.targets import hidden_files
 
     given: dict[str, Any] = {
@@ -87,14 +88,17 @@ def add(
     }
     settings = data.FolderSettings.checked(**{field: value for field, value in given.items() if value is not None})
     project = _project()
-    with _progress_bar("Copying") as progress:
+    with _progress_bar("Adding") as progress:
         added = data.add(name, folder, project=project, settings=settings, nested=nested, progress=progress)
     print(
         f"{name}: {added.num_images} images of {len(added.classes)} classes, tracked by {short_path(added.tracked_by)}."
     )
     _print_classes(added.classes, added.parts)
     if added.left_out:
-        print(f"Left out: {added.left_out}.")
+        print(f"Not copied: {added.left_out}.")
+    if added.unreadable:
+        problems = format_unreadable(added.unreadable)
+        print(f"{len(added.unreadable)} files cannot be used and will be left out: {problems}.")
     print(f"Prepare them: toprung data prepare {name}   Commit: git add {short_path(added.tracked_by)} dvc.yaml")
     note_hidden_data(hidden_files(project), project=project)
 

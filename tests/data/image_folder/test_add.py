@@ -1,5 +1,6 @@
 """Adding a folder of images: tracked by DVC, prepared by a stage of its own, nothing half-made where it fails."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -71,9 +72,10 @@ def test_an_added_dataset_is_prepared_anew_only_where_it_changed(dvc_project, tr
 
 
 def test_unreadable_files_are_left_out_from_then_on_when_asked(dvc_project, tree):
-    (tree / "cat" / "broken.png").write_bytes(b"")
+    whole = (tree / "cat" / "00.png").read_bytes()
+    (tree / "cat" / "broken.png").write_bytes(whole[:-30])  # the header is whole
     data.add("animals", tree, project=dvc_project, settings=data.FolderSettings(size=(8, 8), augmentations=("flip",)))
-    with pytest.raises(UserError, match=r'1 of 17 files cannot be used: "cat/broken\.png" is empty.* --skip-bad'):
+    with pytest.raises(UserError, match=r'1 of 17 files cannot be used: "cat/broken\.png" is damaged.* --skip-bad'):
         data.reproduce("animals", project=dvc_project)
     assert not (dvc_project / "data/prepared/animals").exists()
     card = data.reproduce("animals", project=dvc_project, skip_bad=True)
@@ -82,10 +84,37 @@ def test_unreadable_files_are_left_out_from_then_on_when_asked(dvc_project, tree
     assert data.reproduce("animals", project=dvc_project) == card
 
 
-def test_a_failed_preparation_keeps_the_stage_as_it_was(dvc_project, tree):
-    for path in (tree / "cat").iterdir():
+def test_files_without_an_image_header_are_refused_before_anything_is_copied(dvc_project, tree):
+    (tree / "cat" / "text.png").write_text("no picture")
+    (tree / "dog" / "empty.jpg").write_bytes(b"")
+    os.mkfifo(tree / "dog" / "pipe.png")
+    problems = (
+        '3 of 19 files cannot be used: "dog/pipe.png" is no regular file; "cat/text.png" is no PNG, JPEG, WebP, BMP or '
+        'TIFF image; "dog/empty.jpg" is empty. Repair or remove them, or leave them out with --skip-bad.'
+    )
+    _refused(dvc_project, "animals", tree, problems)
+    _refused(dvc_project, "animals", tree, problems, size=(8, 8))
+    with pytest.raises(UserError) as caught:
+        data.prepare_folder("animals", out=dvc_project / "out" / "animals", folder=tree)
+    assert str(caught.value) == problems
+
+
+def test_files_without_an_image_header_can_be_left_out(dvc_project, tree):
+    (tree / "cat" / "text.png").write_text("no picture")
+    added = data.add("animals", tree, project=dvc_project, settings=data.FolderSettings(skip_bad=True))
+    assert [bad.file for bad in added.unreadable] == ["cat/text.png"]
+    card = data.reproduce("animals", project=dvc_project)
+    assert card.unreadable == added.unreadable
+    for path in (tree / "dog").iterdir():
         path.write_bytes(b"")
+    _refused(dvc_project, "dogless", tree, 'The class "dog" has no readable image to train on', skip_bad=True)
+
+
+def test_a_failed_preparation_keeps_the_stage_as_it_was(dvc_project, tree):
     data.add("animals", tree, project=dvc_project)
+    for path in (dvc_project / "data/raw/animals/cat").iterdir():
+        path.unlink()
+        path.write_bytes(b"")
     before = (dvc_project / "dvc.yaml").read_bytes()
     with pytest.raises(UserError, match="no readable image"):
         data.reproduce("animals", project=dvc_project, skip_bad=True)

@@ -320,7 +320,7 @@ def test_a_decoding_process_that_is_killed_ends_in_one_line(tree, tmp_path):
         del function
         return chunks.map_in_pool(_killed, waiting, num_processes=2)
 
-    with pytest.raises(UserError, match="was killed; often memory ran out"):
+    with pytest.raises(UserError, match="was killed, often because memory ran out"):
         data.prepare_folder("animals", out=tmp_path / "animals", folder=tree, mapper=pool)
     assert not (tmp_path / "animals").exists()
 

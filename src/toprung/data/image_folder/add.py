@@ -9,10 +9,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from toprung.data.card import UnreadableFile
 from toprung.data.image_folder.chunks import Progress
 from toprung.data.image_folder.listing import GROUPS_FILE, ImageListing, check_layout, format_counts, quoted
 from toprung.data.image_folder.settings import FolderSettings
-from toprung.data.prepare.folder import check_same_size, list_folder
+from toprung.data.prepare.folder import check_headers, list_folder
 from toprung.data.prepared import PREPARED
 from toprung.data.sources import SOURCES
 from toprung.data.versioning.dvc_project import RAW, is_dvc_repository, run_dvc, stage_commands, stage_name
@@ -33,6 +34,7 @@ class AddedDataset:
     tracked_by: Path
     parts: dict[str, tuple[int, ...]]
     left_out: str
+    unreadable: tuple[UnreadableFile, ...]
 
 
 def add(
@@ -67,11 +69,10 @@ def add(
     target = project / RAW / name
     in_place = target.exists() and folder.resolve() == target.resolve()
     _check_name(name, project=project, in_place=in_place)
-    tree, _ = list_folder(folder, chosen)
+    tree, groups_N = list_folder(folder, chosen)
     if not nested:
         check_layout(tree)
-    if chosen.size is None:
-        check_same_size(tree)
+    unreadable = check_headers(tree, groups_N, chosen)
 
     pointer = target.with_name(f"{name}.dvc")
     with restored_on_failure(
@@ -89,7 +90,7 @@ def add(
     parts = {"all": tree.counts()}
     if tree.is_test_N is not None:
         parts = {"train": tree.counts("train"), "test": tree.counts("test")}
-    return AddedDataset(len(tree.files), tree.classes, pointer, parts, _left_out(tree))
+    return AddedDataset(len(tree.files), tree.classes, pointer, parts, _left_out(tree), unreadable)
 
 
 def _check_name(name: str, *, project: Path, in_place: bool) -> None:

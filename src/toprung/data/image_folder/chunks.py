@@ -20,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # Pillow is imported where images are decoded
 
     Mapper = Callable[[Callable[[Chunk], Decoded], Iterable[Chunk]], Iterable[Decoded]]
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Progress = Callable[[int, int], None]  # files done, files in all
 DECODER_VERSION = 1  # another one decodes everything anew
 CHUNK_BYTES = 32_000_000
@@ -89,7 +91,7 @@ def decode_all(chunks: Sequence[Chunk], *, staging: Path, mapper: Mapper | None,
     done = total - sum(sizes[chunk.key] for chunk in missing)
     if progress:
         progress(done, total)
-    with contextlib.closing(_results(mapper or _map_serially, decode_chunk, missing)) as results:
+    with contextlib.closing(_results(mapper or map_on_all_cores, decode_chunk, missing)) as results:
         for decoded in results:
             _save(decoded, staging)
             done += sizes[decoded.key]
@@ -137,48 +139,54 @@ def _results(
     yield from mapper(function, chunks)
 
 
-def _map_serially(function: Callable[[Chunk], Decoded], chunks: Iterable[Chunk]) -> Iterator[Decoded]:
-    """In this process while that takes seconds only; a pool, which costs about as much to start, does the rest."""
-    waiting = list(chunks)
+def map_on_all_cores(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Call `function` on each item, and yield the results in any order.
+
+    The calls run in this process while they take seconds only; a pool, which costs about as much to start, does the
+    rest.
+
+    Raises:
+        UserError: a process of the pool was killed.
+    """
+    waiting = list(items)
     started = time.monotonic()
-    for done, chunk in enumerate(waiting, start=1):
-        yield function(chunk)
+    for done, item in enumerate(waiting, start=1):
+        yield function(item)
         seconds = time.monotonic() - started
         if seconds > SERIAL_SECONDS and seconds / done * (len(waiting) - done) > MIN_POOL_SECONDS:
             yield from map_in_pool(function, waiting[done:], num_processes=num_cpus())
             return
 
 
-def map_in_pool(
-    function: Callable[[Chunk], Decoded], chunks: Iterable[Chunk], *, num_processes: int
-) -> Iterator[Decoded]:
-    """Call `function` on each chunk in a pool of processes, and in this one until the pool has started.
+def map_in_pool(function: Callable[[Item], Result], items: Iterable[Item], *, num_processes: int) -> Iterator[Result]:
+    """Call `function` on each item in a pool of processes, and in this process until the pool has started.
 
-    No more than two chunks a process are under way.
+    At most two items per process are in flight.
 
     Raises:
         UserError: a process was killed, as the system does where memory runs out.
     """
-    waiting = iter(chunks)
+    waiting = iter(items)
     first = list(itertools.islice(waiting, 2 * num_processes))
     if not first:
         return
     spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of the caller's threads
     pool = ProcessPoolExecutor(min(num_processes, len(first)), mp_context=spawn, initializer=_ignore_sigint)
     try:
-        running: set[Future[Decoded]] = {pool.submit(function, chunk) for chunk in first}
+        running: set[Future[Result]] = {pool.submit(function, item) for item in first}
         while not any(future.done() for future in running):
-            if (chunk := next(waiting, None)) is None:
+            if (item := next(waiting, None)) is None:
                 break
-            yield function(chunk)
+            yield function(item)
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                running |= {pool.submit(function, chunk) for chunk in itertools.islice(waiting, 1)}
+                running |= {pool.submit(function, item) for item in itertools.islice(waiting, 1)}
                 yield future.result()
     except BrokenProcessPool:
         raise UserError(
-            "A process that decodes images was killed; often memory ran out. Type the same again: it goes on."
+            "A process that reads images was killed, often because memory ran out. Type the same command again: it "
+            "continues with what is left."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -20,6 +20,7 @@ from toprung.data.image_folder.settings import Background, Color, Fit
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 100_000_000
 ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 turn an image on its side
+PNG_ORIENTATION_MARKERS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 ANOTHER_SIZE = "is of another size"
 RESAMPLING = Image.Resampling.BILINEAR  # Pillow widens the filter where it shrinks: no aliasing
 
@@ -61,6 +62,30 @@ class Decoded:
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class HeaderBatch:
+    """Files whose headers are read together; `start` is the index of the first of them in the listing."""
+
+    start: int
+    root: str
+    files: tuple[str, ...]
+
+
+def read_headers(batch: HeaderBatch) -> tuple[int, tuple[tuple[int, int] | str, ...]]:
+    """Read the headers of a batch of files.
+
+    Returns:
+        the batch's `start`; for each file its height and width, or the reason why it cannot be used.
+    """
+    headers: list[tuple[int, int] | str] = []
+    for file in batch.files:
+        try:
+            headers.append(read_size(Path(batch.root, file)))
+        except Unreadable as error:
+            headers.append(str(error))
+    return batch.start, tuple(headers)
+
+
 def decode_chunk(chunk: Chunk) -> Decoded:
     """Decode a chunk's files; what cannot be read is told, never raised."""
     images: list[NDArray[np.uint8]] = []
@@ -89,12 +114,16 @@ def read_size(path: Path) -> tuple[int, int]:
             with _open_image(path) as image:
                 _check_header(image)
                 width, height = image.size  # of a TIFF upright already
-                turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
-                return (width, height) if turned else (height, width)
+                return (width, height) if width != height and _is_sideways(image, path) else (height, width)
         except Unreadable:
             raise
         except Exception as error:
             raise Unreadable(_reason(path, error)) from None
+
+
+def another_size(height: int, width: int, *, expected: tuple[int, int]) -> str:
+    """Return the reason for an image that is not of the expected height and width."""
+    return f"{ANOTHER_SIZE} ({height} x {width}, not {expected[0]} x {expected[1]})"
 
 
 def decode(path: Path, target: DecodeOptions) -> NDArray[np.uint8]:
@@ -126,6 +155,17 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
     """From a file object: given a name, Pillow 13.0 maps a plain TIFF, and scrambles one that is to be turned."""
     with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
         yield image
+
+
+def _is_sideways(image: Image.Image, path: Path) -> bool:
+    """Return whether an image's metadata turn it by 90 or 270 degrees."""
+    if image.format == "TIFF":
+        return False  # its size is that of the upright image
+    if image.format == "PNG":  # its metadata may follow the pixels, and Pillow decodes these to get at them
+        content = path.read_bytes()
+        if not any(marker in content for marker in PNG_ORIENTATION_MARKERS):
+            return False
+    return image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
 
 
 def _check_header(image: Image.Image) -> None:
@@ -160,7 +200,7 @@ def _resize(image: Image.Image, target: DecodeOptions) -> Image.Image:
     if image.size == (width, height):
         return image
     if target.as_found:
-        raise Unreadable(f"{ANOTHER_SIZE} ({image.height} x {image.width}, not {height} x {width})")
+        raise Unreadable(another_size(image.height, image.width, expected=target.size))
     if target.fit == "stretch":
         return image.resize((width, height), RESAMPLING)
     if target.fit == "pad":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # Pillow is imported where images are decoded
 
 NUM_NAMED = 10
 NUM_RECORDED = 1000
+HEADER_BATCH_FILES = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ def prepare_folder(
     except OSError as error:
         raise write_error(out, error) from None
     reasons, num_channels = _reasons(chunks, staging)
-    unreadable = [*tree.non_images, *((file, why) for file, why in zip(tree.files, reasons, strict=True) if why)]
+    unreadable = _list_unreadable(tree, reasons)
     _check_readable(unreadable, chosen, num_files=len(tree.files) + len(tree.non_images), target=target)
     readable, test_split = _select_readable(tree, reasons, groups_N, chosen, num_channels=num_channels)
     with atomic_folder(out) as new:
@@ -93,7 +95,7 @@ def prepare_folder(
             decoding=_decoding(chosen, target, num_channels=readable.num_channels),
             num_groups=None if readable.groups_N is None else np.unique(readable.groups_N[~readable.is_test_N]).size,
             num_unreadable=len(unreadable),
-            unreadable=tuple(UnreadableFile(file=file, reason=why) for file, why in unreadable[:NUM_RECORDED]),
+            unreadable=unreadable[:NUM_RECORDED],
         )
     shutil.rmtree(staging, ignore_errors=True)
     return card
@@ -112,26 +114,57 @@ def list_folder(folder: Path, settings: FolderSettings) -> tuple[ImageListing, N
     return tree, groups_N
 
 
-def check_same_size(tree: ImageListing) -> None:
-    """Make sure that all images are of one size, by their headers; a file without a readable one is passed over.
+def check_headers(
+    tree: ImageListing, groups_N: NDArray[np.int64] | None, settings: FolderSettings
+) -> tuple[UnreadableFile, ...]:
+    """Read the header of every image, and refuse what `prepare_folder` would refuse for it.
+
+    The headers of 100,000 files of 224 x 224 pixels took 9 s on two busy cores. Files that are damaged after the header
+    are found by `prepare_folder`.
+
+    Args:
+        tree: the images.
+        groups_N: the group of each image, if there are groups.
+        settings: with `skip_bad`, unreadable files are returned, not refused; without `size`, all must be of one size.
+
+    Returns:
+        the files that cannot be used, to be left out.
 
     Raises:
-        UserError: they are not.
+        UserError: files cannot be read (the first ten are listed), or are of different sizes; too few are readable.
     """
-    from toprung.data.image_folder.decode import Unreadable, read_size
+    from toprung.data.image_folder.decode import HeaderBatch, another_size, read_headers
 
-    first: tuple[int, int] | None = None
-    others = []
-    for file in tree.files:
-        try:
-            size = read_size(tree.root / file)
-        except Unreadable:
-            continue  # preparing names such files, and can leave them out
-        first = first or size
-        if size != first:
-            others.append(file)
-    if first and others:
-        raise _several_sizes(first, others)
+    batches = [
+        HeaderBatch(start, str(tree.root), tree.files[start : start + HEADER_BATCH_FILES])
+        for start in range(0, len(tree.files), HEADER_BATCH_FILES)
+    ]
+    headers = [header for _, batch in sorted(chunked.map_on_all_cores(read_headers, batches)) for header in batch]
+    target = _target(tree, settings)
+    reasons = []
+    for header in headers:
+        if isinstance(header, str):
+            reasons.append(header)
+        elif target.as_found and header != target.size:
+            reasons.append(another_size(*header, expected=target.size))
+        else:
+            reasons.append("")
+    unreadable = _list_unreadable(tree, reasons)
+    _check_readable(unreadable, settings, num_files=len(tree.files) + len(tree.non_images), target=target)
+    if unreadable:
+        _select_readable(tree, reasons, groups_N, settings, num_channels=1)
+    return unreadable
+
+
+def format_unreadable(files: Sequence[UnreadableFile]) -> str:
+    """Return the first files with their reasons, and how many more there are."""
+    examples = "; ".join(f"{quoted(bad.file)} {bad.reason}" for bad in files[:NUM_NAMED])
+    return examples + (f"; and {len(files) - NUM_NAMED} more" if len(files) > NUM_NAMED else "")
+
+
+def _list_unreadable(tree: ImageListing, reasons: list[str]) -> tuple[UnreadableFile, ...]:
+    files = [*tree.non_images, *((file, why) for file, why in zip(tree.files, reasons, strict=True) if why)]
+    return tuple(UnreadableFile(file=file, reason=why) for file, why in files)
 
 
 def _several_sizes(first: tuple[int, int], others: list[str]) -> UserError:
@@ -176,19 +209,17 @@ def _reasons(chunks: list[Chunk], staging: Path) -> tuple[list[str], int]:
 
 
 def _check_readable(
-    unreadable: list[tuple[str, str]], settings: FolderSettings, *, num_files: int, target: DecodeOptions
+    unreadable: Sequence[UnreadableFile], settings: FolderSettings, *, num_files: int, target: DecodeOptions
 ) -> None:
     from toprung.data.image_folder.decode import ANOTHER_SIZE
 
-    others = [file for file, why in unreadable if why.startswith(ANOTHER_SIZE)]
+    others = [bad.file for bad in unreadable if bad.reason.startswith(ANOTHER_SIZE)]
     if others:
         raise _several_sizes(target.size, others)
     if unreadable and not settings.skip_bad:
-        examples = "; ".join(f"{quoted(file)} {why}" for file, why in unreadable[:NUM_NAMED])
-        more = f"; and {len(unreadable) - NUM_NAMED} more" if len(unreadable) > NUM_NAMED else ""
         raise UserError(
-            f"{len(unreadable)} of {num_files} files cannot be used: {examples}{more}. Mend or remove them, or leave "
-            "them out with --skip-bad."
+            f"{len(unreadable)} of {num_files} files cannot be used: {format_unreadable(unreadable)}. Repair or remove "
+            "them, or leave them out with --skip-bad."
         )
 
 
