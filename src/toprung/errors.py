@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from typing import get_args, get_origin
 
@@ -15,6 +16,14 @@ class UserError(ValueError):
     The text says what was given, what is needed and what to type next; the command line prints it without a
     traceback and ends with exit code 2.
     """
+
+
+def locale_error(subject: str) -> UserError:
+    """Return the error for text that the locale's encoding cannot represent, such as an umlaut in an ASCII locale."""
+    return UserError(
+        f"{subject} is not text in this locale's encoding ({sys.getfilesystemencoding()}). "
+        "Is it UTF-8? Then type: export LC_ALL=C.UTF-8"
+    )
 
 
 def format_validation_error(error: ValidationError, model: type[BaseModel]) -> str:

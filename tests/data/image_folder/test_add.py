@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,35 @@ def test_groups_travel_with_the_images(dvc_project, tree):
     data.add("animals", tree, project=dvc_project)
     assert sorted(path.name for path in (dvc_project / "data/raw/animals").iterdir()) == ["cat", "dog", "groups.csv"]
     assert data.reproduce("animals", project=dvc_project).num_groups
+
+
+def test_in_an_ascii_locale_umlauts_are_blamed_on_the_locale(dvc_project, tree):
+    (tree / "cat").rename(tree / "kätzchen")
+    data.add("animals", tree, project=dvc_project)
+    commands = (
+        "data.add('more', folder, project=project)",
+        "data.reproduce('animals', project=project)",
+        "local_status(project=project)",
+    )
+    code = f"""
+from pathlib import Path
+from toprung import data
+from toprung.data.remotes.transfer import local_status
+project, folder = Path({str(dvc_project)!r}), Path({str(tree)!r})
+for command in {commands!r}:
+    try:
+        eval(command)
+    except ValueError as error:
+        print(error)
+"""
+    c_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    before = _state(dvc_project)
+    ran = subprocess.run([sys.executable, "-c", code], env=os.environ | c_locale, check=True, capture_output=True)
+    lines = ran.stdout.decode().splitlines()
+    assert len(lines) == len(commands)
+    assert all("is not text in this locale's encoding (" in line for line in lines)
+    assert all(line.endswith("type: export LC_ALL=C.UTF-8") for line in lines)
+    assert _state(dvc_project) == before
 
 
 @pytest.mark.parametrize("name", ["", "Animals", "two words", "../animals", "-f", "a/b", "ä", ".", "a\nb"])

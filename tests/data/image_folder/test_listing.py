@@ -1,12 +1,15 @@
 """Listing a class-per-folder tree: an order that is the same everywhere, and what is refused at the door."""
 
+import contextlib
 import os
 import shutil
+import types
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from toprung.data.image_folder import listing
 from toprung.data.image_folder.listing import check_layout, format_counts, list_images
 from toprung.errors import UserError
 
@@ -57,7 +60,16 @@ def test_any_utf8_file_name_is_listed(tree, name):
 
 def test_a_name_that_is_no_utf8_is_named_readably(tree):
     (tree / "cat" / "00.png").rename(os.fsdecode(os.fsencode(tree / "cat") + b"/\xff.png"))
-    _refused(tree, r"cat/\udcff.png", "no UTF-8")
+    _refused(tree, r"cat/\udcff.png", "not UTF-8. Rename the file")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_utf8_name_in_another_locale_is_blamed_on_the_locale(tree, monkeypatch, encoding):
+    names = {"ascii": "g\udcc3\udca4nse", "latin-1": "gÃ¤nse"}  # how os.scandir decodes "gänse" there
+    entry = types.SimpleNamespace(name=names[encoding], is_symlink=lambda: False)
+    monkeypatch.setattr(listing.os, "scandir", lambda _: contextlib.nullcontext([entry]))
+    monkeypatch.setattr(listing.os, "fsencode", lambda name: name.encode(encoding, "surrogateescape"))
+    _refused(tree, "is not text in this locale's encoding", "export LC_ALL=C.UTF-8")
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini", "._00.png"])

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.errors import UserError
+from toprung.errors import UserError, locale_error
 
 SUFFIXES = frozenset({".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 IGNORED_NAMES = frozenset({"__macosx", "desktop.ini", "thumbs.db"})
@@ -230,13 +230,22 @@ def _entries(root: Path, folder: PurePosixPath) -> Iterator[os.DirEntry[str]]:
     for entry in entries:
         if entry.name.startswith(".") or entry.name.lower() in IGNORED_NAMES:
             continue
-        try:
-            entry.name.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"The name {str(folder / entry.name)!a} is no UTF-8. Rename the file.") from None
+        _check_name(entry.name, folder)
         if entry.is_symlink():
             _check_link(Path(entry.path), root)
         yield entry
+
+
+def _check_name(name: str, folder: PurePosixPath) -> None:
+    if name.isascii():
+        return
+    shown = f"The name {str(folder / name)!a}"
+    try:
+        is_decoded = os.fsencode(name).decode() == name
+    except UnicodeDecodeError:
+        raise UserError(f"{shown} is not UTF-8. Rename the file.") from None
+    if not is_decoded:  # the name is UTF-8, the locale is not
+        raise locale_error(shown)
 
 
 def _check_link(link: Path, root: Path) -> None:

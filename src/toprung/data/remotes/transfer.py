@@ -16,6 +16,7 @@ from toprung.data.remotes.errors import describe_text
 from toprung.data.remotes.hints import explain
 from toprung.data.versioning.config import Remote, cache_folder, find_remote
 from toprung.data.versioning.dvc_project import RAW, run_dvc
+from toprung.data.versioning.environment import describe_codec_error
 from toprung.data.versioning.targets import hidden_files, list_targets, read_outputs, visible_targets
 from toprung.errors import UserError
 
@@ -160,6 +161,8 @@ def _is_cached(targets: Sequence[str], *, project: Path) -> bool:
 
 def _failure(verb: str, stderr: str, *, remote: Remote, project: Path, targets: Sequence[str]) -> str:
     """Why DVC failed: what the remote says when it is asked again, else what DVC said."""
+    if codec_error := describe_codec_error(stderr):
+        return codec_error
     require_reachable(remote, project=project)
     lines = [line.strip().removeprefix("ERROR: ") for line in stderr.splitlines() if line.strip().startswith("ERROR: ")]
     if transfers := [line for line in lines if line.startswith("failed to transfer")]:

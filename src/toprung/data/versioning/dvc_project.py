@@ -15,7 +15,7 @@ from toprung.data.image_folder.chunks import Progress
 from toprung.data.prepare.progress import ENVIRONMENT as PROGRESS_FILE
 from toprung.data.prepare.progress import read_progress
 from toprung.data.prepared import PREPARED
-from toprung.data.versioning.environment import dvc_environment
+from toprung.data.versioning.environment import describe_codec_error, dvc_environment
 from toprung.errors import UserError
 
 RAW = Path("data/raw")
@@ -95,7 +95,8 @@ def run_dvc(*arguments: str, project: Path, folder: Path | None = None, progress
             process.kill()
             raise
     if process.returncode:
-        raise UserError(_reason(stderr) or f"dvc {shlex.join(arguments)} failed in {project}.")
+        reason = describe_codec_error(stderr) or _reason(stderr)
+        raise UserError(reason or f"dvc {shlex.join(arguments)} failed in {project}.")
     return stdout
 
 

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import sys
 from pathlib import Path
+
+from toprung.errors import locale_error
+
+
+def describe_codec_error(stderr: str) -> str:
+    """Return one line if DVC failed for a file name because the locale is not UTF-8, else nothing."""
+    if sys.getfilesystemencoding() == "utf-8" or not re.search(r"codec can't (en|de)code", stderr):
+        return ""
+    return str(locale_error("A file's name"))
 
 
 def dvc_environment(project: Path) -> dict[str, str]:
