@@ -17,7 +17,7 @@ from toprung.scaffold import DOTFILES, FILES, scaffold
 # Its own: what a new project says otherwise than this one.
 OWN = {
     "Makefile", "README.md.jinja", "dvc.yaml", "github/workflows/ci.yml", "gitignore", "pyproject.toml.jinja",
-    "requirements.lock.jinja", "tune/mine.py",
+    "requirements.lock.jinja", "tune/mine.py.jinja",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import typer
 
 from toprung.cli.data_remotes import note_hidden_data, remote_app, transfer_app
 from toprung.cli.options import Json, print_json, short_path
+from toprung.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,12 +69,17 @@ def add(
     nested: Annotated[
         bool, typer.Option("--nested", help="The outer folders are the classes, even if all have the same inside.")
     ] = False,
+    recipe: Annotated[
+        bool | None,
+        typer.Option("--recipe/--no-recipe", help="Write a recipe, tune/NAME.py. Without either, a terminal asks."),
+    ] = None,
 ) -> None:
     """Add a folder of images: tracked by DVC, with a stage that prepares it."""
     from toprung import data
     from toprung.data.image_folder.arguments import parse_size
     from toprung.data.prepare.folder import format_unreadable
     from toprung.data.versioning.targets import hidden_files
+    from toprung.scaffold.recipe import check_recipe, write_recipe
 
     given: dict[str, Any] = {
         "size": parse_size(size) if size else None,
@@ -88,6 +94,8 @@ def add(
     }
     settings = data.FolderSettings.checked(**{field: value for field, value in given.items() if value is not None})
     project = _project()
+    if recipe:
+        check_recipe(name, project=project)
     with _progress_bar("Adding") as progress:
         added = data.add(name, folder, project=project, settings=settings, nested=nested, progress=progress)
     print(
@@ -99,8 +107,13 @@ def add(
     if added.unreadable:
         problems = format_unreadable(added.unreadable)
         print(f"{len(added.unreadable)} files cannot be used and will be left out: {problems}.")
-    print(f"Prepare them: toprung data prepare {name}   Commit: git add {short_path(added.tracked_by)} dvc.yaml")
     note_hidden_data(hidden_files(project), project=project)
+    files = [short_path(added.tracked_by), short_path(project / "dvc.yaml")]
+    if recipe or (recipe is None and _wants_recipe(name, project=project)):
+        files.append(short_path(project / write_recipe(name, project=project)))
+    print(f"Commit:   git add {' '.join(files)}")
+    print(f"Prepare:  toprung data prepare {name}")
+    print(f"Sweep:    {_sweep_command(name, project=project)}")
 
 
 @data_app.command()
@@ -167,6 +180,31 @@ def card(
 
 data_app.registered_commands += transfer_app.registered_commands
 data_app.add_typer(remote_app, name="remote")
+
+
+def _wants_recipe(name: str, *, project: Path) -> bool:
+    """Ask whether to write a dataset's recipe, if it can be written and a person can answer."""
+    from toprung.scaffold.recipe import check_recipe, recipe_path
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    try:
+        check_recipe(name, project=project)
+    except UserError:
+        return False
+    return typer.confirm(f"Write {recipe_path(name)}, a recipe that sweeps {name}?", default=True)
+
+
+def _sweep_command(name: str, *, project: Path) -> str:
+    """Return the command that sweeps a dataset: by its own recipe, else by another one with the dataset replaced."""
+    from toprung.project.modules import list_recipes
+    from toprung.scaffold.recipe import recipe_name
+
+    recipes = list_recipes(project)
+    if recipe_name(name) in recipes:
+        return f"toprung sweep tune.{recipe_name(name)}"
+    recipe = "mine" if "mine" in recipes else next(iter(recipes), "RECIPE")
+    return f"toprung sweep tune.{recipe} --set name={name} --set data.name={name}"
 
 
 def _print_card(about: DatasetCard) -> None:
