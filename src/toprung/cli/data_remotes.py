@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -40,15 +41,14 @@ def status(remote: RemoteName = None, as_json: Json = False) -> None:
     if as_json:
         print_json({"here": here, "remote": there and there.name, "remote_differs": differing})
         return
-    for path, how in here.items():
-        print(f"{path}: {how}")
+    for path, state in sorted(here.items()):
+        print(describe_local(path, state))
     if not here:
         print("Here: everything is as dvc.lock and the .dvc files say.")
     if there is None:
         print("No remote yet: toprung data remote add NAME URL")
-    meaning = {"new": "not pushed yet", "deleted": "only there: pull", "missing": "neither here nor there"}
-    for path, how in differing.items():
-        print(f"{path}: {meaning.get(how, how)}")
+    for line in describe_remote(differing):
+        print(line)
     if there and not differing:
         print(f"{there}: has everything that is here.")
 
@@ -148,6 +148,53 @@ def check_remote(
         print(f"  {step.step:<7} {outcome:<9} ({step.permission})")
     if problem := first_problem(remote, steps):
         raise UserError(problem)
+
+
+def describe_local(path: str, state: str) -> str:
+    """Return a line about a path that differs from dvc.lock or its .dvc file: how, and what to type."""
+    name = dataset_of(path)
+    if name is None:
+        return f"{path}: {state}"
+    meaning = {
+        "not prepared": f"not prepared yet: toprung data prepare {name}",
+        "outdated": f"prepared from other images or settings: toprung data prepare {name}",
+        "deleted": f"not here: toprung data pull {name}",
+        "not in cache": f"not in DVC's cache: toprung data prepare {name}",
+        "modified": f"modified: toprung data prepare {name}   (or undo it: dvc checkout {path})",
+    }
+    return f"{path}: {meaning.get(state, state)}"
+
+
+def describe_remote(differing: Mapping[str, str]) -> list[str]:
+    """Return a line about each dataset's folder that differs from the remote: how many files, how, what to type.
+
+    Args:
+        differing: for each file and folder `new`, `deleted` or `missing`, as `toprung.data.remotes.transfer.status`
+            returns it.
+    """
+    num_files: Counter[tuple[str, str]] = Counter()
+    for path, state in differing.items():
+        name = dataset_of(path)
+        folder = path if name is None else "/".join(path.split("/")[:3])
+        num_files[folder, state] += path != folder
+    lines = []
+    for (folder, state), count in sorted(num_files.items()):
+        meaning = {
+            "new": f"not pushed yet: toprung data push {dataset_of(folder) or ''}",
+            "deleted": f"only on the remote: toprung data pull {dataset_of(folder) or ''}",
+            "missing": "neither in DVC's cache here nor on the remote. Push it from the machine that has it",
+        }.get(state, state)
+        files = f"{count:,} {'file' if count == 1 else 'files'} " if count else ""
+        lines.append(f"{folder}: {files}{meaning}".rstrip())
+    return lines
+
+
+def dataset_of(path: str) -> str | None:
+    """Return the dataset whose raw or prepared files are at a path, if any."""
+    match path.split("/"):
+        case ["data", "raw" | "prepared", name, *_]:
+            return name
+    return None
 
 
 def note_hidden_data(hidden: Sequence[str], *, project: Path) -> None:

@@ -87,8 +87,8 @@ def test_files_that_are_neither_here_nor_there_are_not_called_pushed(new_project
     new_project.wipe()
     assert "and DVC's cache here both lack files" in new_project.refuse("push")  # `dvc push` ends with 0
     status = new_project.succeed("status")
-    assert "data/raw/tiny: neither here nor there" in status
-    assert "data/prepared/tiny: neither here nor there" in status
+    assert "data/raw/tiny: neither in DVC's cache here nor on the remote" in status
+    assert "data/prepared/tiny: neither in DVC's cache here nor on the remote" in status
 
 
 @pytest.mark.parametrize("place", ["gdrive"], indirect=True)

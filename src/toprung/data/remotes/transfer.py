@@ -15,7 +15,7 @@ from toprung.data.remotes.credentials import mask_secrets
 from toprung.data.remotes.errors import describe_text
 from toprung.data.remotes.hints import explain
 from toprung.data.versioning.config import Remote, cache_folder, find_remote
-from toprung.data.versioning.dvc_project import RAW, run_dvc
+from toprung.data.versioning.dvc_project import PREFIX, RAW, run_dvc
 from toprung.data.versioning.environment import describe_codec_error
 from toprung.data.versioning.targets import hidden_files, list_targets, read_outputs, visible_targets
 from toprung.errors import UserError
@@ -126,15 +126,40 @@ def status(*, project: Path, remote: str | None = None) -> tuple[Remote, dict[st
 
 
 def local_status(*, project: Path) -> dict[str, str]:
-    """What differs here from dvc.lock and the .dvc files: each path, and how, in DVC's word.
+    """Return how the files here differ from dvc.lock and the .dvc files.
+
+    Returns:
+        for each path that differs: `not prepared` (its stage never ran), `outdated` (its stage's inputs or command have
+        changed since it ran), or DVC's word: `modified`, `deleted`, `new`, `not in cache`.
 
     Raises:
-        UserError: the project is no DVC repository; DVC failed.
+        UserError: the project is not a DVC repository; DVC failed.
     """
     targets = list_targets((), project=project, visible=visible_targets(project))
     output = json.loads(run_dvc("status", "--json", *targets, project=project) or "{}") if targets else {}
-    changes = [change for entries in output.values() for change in entries if isinstance(change, dict)]
-    return {path: how for change in changes for paths in change.values() for path, how in paths.items()}
+    states: dict[str, str] = {}
+    for target, entries in output.items():
+        changed_outs = {
+            path: how if (project / path).exists() else "deleted"  # DVC says "not in cache" if the cache lacks it too
+            for change in _changes(entries, "changed outs")
+            for path, how in change.items()
+        }
+        prepared = (PREPARED / target.removeprefix(PREFIX)).as_posix()
+        if target.endswith(".dvc"):
+            states |= changed_outs
+        elif not read_outputs(target, project=project):
+            states[prepared if target.startswith(PREFIX) else target] = "not prepared"
+        elif "changed command" in entries or any(
+            how != "deleted" for change in _changes(entries, "changed deps") for how in change.values()
+        ):
+            states[prepared if target.startswith(PREFIX) else target] = "outdated"
+        else:
+            states |= changed_outs
+    return states
+
+
+def _changes(entries: Sequence[dict[str, dict[str, str]] | str], kind: str) -> list[dict[str, str]]:
+    return [entry[kind] for entry in entries if isinstance(entry, dict) and kind in entry]
 
 
 def _with_outputs(
