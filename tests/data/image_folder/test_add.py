@@ -90,8 +90,8 @@ def test_files_without_an_image_header_are_refused_before_anything_is_copied(dvc
     (tree / "dog" / "empty.jpg").write_bytes(b"")
     os.mkfifo(tree / "dog" / "pipe.png")
     problems = (
-        '3 of 19 files cannot be used: "dog/pipe.png" is no regular file; "cat/text.png" is no PNG, JPEG, WebP, BMP or '
-        'TIFF image; "dog/empty.jpg" is empty. Repair or remove them, or leave them out with --skip-bad.'
+        '3 of 19 files cannot be used: "dog/pipe.png" is not a regular file; "cat/text.png" is not a PNG, JPEG, '
+        'WebP, BMP or TIFF image; "dog/empty.jpg" is empty. Repair or remove them, or leave them out with --skip-bad.'
     )
     _refused(dvc_project, "animals", tree, problems)
     _refused(dvc_project, "animals", tree, problems, size=(8, 8))
@@ -186,7 +186,7 @@ def test_names_that_are_taken_are_refused(dvc_project, tree):
     data.add("animals", tree, project=dvc_project)
     _refused(
         dvc_project, "animals", tree,
-        "animals is here already (prepare_animals, data/raw/animals.dvc, data/raw/animals). Give another name, or "
+        "animals exists already (prepare_animals, data/raw/animals.dvc, data/raw/animals). Give another name, or "
         "remove it: dvc remove prepare_animals data/raw/animals.dvc && rm -r data/raw/animals",
     )  # fmt: skip
     command = "dvc remove prepare_animals data/raw/animals.dvc && rm -r data/raw/animals"
@@ -196,23 +196,25 @@ def test_names_that_are_taken_are_refused(dvc_project, tree):
 
 
 def test_trees_and_settings_that_do_not_fit_are_refused_at_the_door(dvc_project, tree, tmp_path):
-    _refused(dvc_project, "animals", tmp_path / "nowhere", "is no folder")
+    _refused(dvc_project, "animals", tmp_path / "nowhere", "is not a folder")
     _refused(dvc_project, "animals", tree, "no group in the names", group_pattern=r"(p\d)_")
     (tree / "cat" / "link.png").symlink_to("/etc/passwd")
     _refused(dvc_project, "animals", tree, "out of the folder")
     (tree / "cat" / "link.png").unlink()
     for part in ("train", "test"):
         shutil.copytree(tree, tmp_path / "parted" / part)
-    _refused(dvc_project, "animals", tmp_path / "parted", "has a test/ folder of its own", seed=1)
+    _refused(
+        dvc_project, "animals", tmp_path / "parted", "has a test/ folder: leave out --test-fraction and --seed", seed=1
+    )
     _refused(dvc_project, "animals", tree, "1 groups cannot be split", group_pattern=r".*(p)ng")
     Image.new("L", (7, 6)).save(tree / "cat" / "two.png")
-    _refused(dvc_project, "animals", tree, "not all of one size: the first is 6 x 5, 1 are not", "--size 32")
+    _refused(dvc_project, "animals", tree, "The images differ in size: the first is 6 x 5, 1 are not", "--size 32")
 
 
 def test_class_folders_that_look_like_parts_are_asked_about(dvc_project, tree, tmp_path):
     for site in ("north", "south"):
         shutil.copytree(tree, tmp_path / "sites" / site)
-    _refused(dvc_project, "animals", tmp_path / "sites", '"north", "south" all have the same folders "cat", "dog"')
+    _refused(dvc_project, "animals", tmp_path / "sites", '"north", "south" all contain the same folders "cat", "dog"')
     added = data.add("animals", tmp_path / "sites", project=dvc_project, nested=True)
     assert (added.classes, added.parts) == (("north", "south"), {"all": (16, 16)})
 
@@ -225,7 +227,7 @@ def test_only_pictures_are_copied_and_the_rest_is_counted(dvc_project, tree):
     rows = [f"{path.relative_to(tree)},{path.stem[-1]}" for path in tree.glob("*/*.*")]
     (tree / "groups.csv").write_text("\n".join(["file,group", *rows]) + "\n")
     added = data.add("animals", tree, project=dvc_project)
-    assert added.left_out == "2 .ogg, 1 .txt, 1 without an ending, 1 images outside the class folders"
+    assert added.left_out == "2 .ogg, 1 .txt, 1 without an extension, 1 images outside the class folders"
     copied = [path.suffix for path in (dvc_project / "data/raw/animals").rglob("*") if path.is_file()]
     assert sorted(copied) == [".csv", *[".png"] * 16]
     card = data.reproduce("animals", project=dvc_project)
@@ -317,5 +319,6 @@ def test_the_parts_and_classes_are_printed_with_their_counts(capsys):
     assert capsys.readouterr().out == "   train    test  class\n   1,200      30  cat\n       8       0  dog\n"
     _print_classes([str(number) for number in range(50)], {"all": range(50)})
     assert capsys.readouterr().out.splitlines()[-3:] == [
-        "      39  39", "and 10 more classes", "No train/ and test/ folders: preparing them sets a test split apart.",
+        "      39  39", "and 10 more classes",
+        "No train/ and test/ folders: `toprung data prepare` holds out a test split.",
     ]  # fmt: skip

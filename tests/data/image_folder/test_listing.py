@@ -1,4 +1,4 @@
-"""Listing a class-per-folder tree: an order that is the same everywhere, and what is refused at the door."""
+"""List a folder of images: the order is the same everywhere, and folders that cannot be trained on are refused."""
 
 import contextlib
 import os
@@ -92,14 +92,14 @@ def test_other_files_among_the_images_are_counted_by_ending(tree):
         (tree / "cat" / name).write_text("no picture")
     os.mkfifo(tree / "dog" / "pipe.png")
     listed = list_images(tree)
-    assert listed.non_images == (("dog/pipe.png", "is no regular file"),)
-    assert format_counts(listed.left_out) == "2 .txt, 1 .ogg, 1 without an ending"
+    assert listed.non_images == (("dog/pipe.png", "is not a regular file"),)
+    assert format_counts(listed.left_out) == "2 .txt, 1 .ogg, 1 without an extension"
     assert format_counts(listed.left_out, most=1) == "2 .txt, 2 others"
 
 
 def test_no_folder_an_empty_one_and_a_single_class_are_refused(tree, tmp_path):
-    _refused(tmp_path / "nowhere", "is no folder")
-    _refused(tree / "cat" / "00.png", "is no folder")
+    _refused(tmp_path / "nowhere", "is not a folder")
+    _refused(tree / "cat" / "00.png", "is not a folder")
     _refused(tree / "cat", "0 folders of images")
     shutil.rmtree(tree / "dog")
     _refused(tree, "1 folders of images", "two classes")
@@ -128,7 +128,7 @@ def test_a_missing_part_and_a_third_one_are_refused(parted):
     _refused(parted, 'has "val" beside train/ and test/')
     shutil.rmtree(parted / "val")
     shutil.rmtree(parted / "test")
-    _refused(parted, "has no test/")
+    _refused(parted, "test/ is missing")
 
 
 @pytest.mark.parametrize(("train", "test"), [("Training", "Testing"), ("Train", "Test"), ("TRAIN", "testing")])
@@ -172,7 +172,7 @@ def test_classes_with_the_same_folders_inside_are_asked_about(tree, folders, ask
             shutil.copy(file, file.parent / folder)
         file.unlink()
     if asked:
-        with pytest.raises(UserError, match='"cat", "dog" all have the same folders "a", "b"'):
+        with pytest.raises(UserError, match='"cat", "dog" all contain the same folders "a", "b"'):
             check_layout(list_images(tree))
         (tree / "dog" / "b").rename(tree / "dog" / "c")
     check_layout(list_images(tree))
@@ -182,12 +182,12 @@ def test_classes_with_the_same_folders_inside_are_asked_about(tree, folders, ask
 def test_classes_that_differ_by_case_only_are_refused(tree, one, other):
     for name in {one, other} - {"cat"}:
         shutil.copytree(tree / "dog", tree / name)
-    _refused(tree, "differ by case only")
+    _refused(tree, "differ only by case")
 
 
 def test_a_class_whose_name_cannot_be_printed_is_refused(tree):
     (tree / "dog").rename(tree / "dog\n\x1b[31m")
-    _refused(tree, r'"dog\n\u001b[31m"', "cannot be printed")
+    _refused(tree, r'"dog\n\u001b[31m"', "unprintable characters")
 
 
 def test_a_link_to_a_file_inside_is_an_image(tree):

@@ -88,7 +88,7 @@ def test_train_and_test_folders_stay_what_they_are(tree, tmp_path):
     assert card.test_split == "given by the folder (train/ and test/)"
     assert all(file.startswith(f"{split}/") for split, file in _files(tmp_path / "out"))
     for setting in ({"seed": 0}, {"test_fraction": 0.3}):
-        _refused("has a test/ folder of its own", folder=tmp_path / "parted", out=tmp_path / "other", **setting)
+        _refused("has a test/ folder: leave out", folder=tmp_path / "parted", out=tmp_path / "other", **setting)
 
 
 def test_one_image_in_colour_makes_the_dataset_coloured_and_leaves_the_rest_grey(tree, tmp_path):
@@ -113,7 +113,7 @@ def test_images_of_several_sizes_need_a_size(tree, tmp_path):
     Image.new("L", (9, 9)).save(tree / "dog" / "08.png")
     for skip_bad in (False, True):
         _refused(
-            "not all of one size: the first is 6 x 5, 1 are not", "dog/08.png", "--size",
+            "The images differ in size: the first is 6 x 5, 1 are not", "dog/08.png", "--size",
             folder=tree, out=tmp_path / "animals", skip_bad=skip_bad,
         )  # fmt: skip
     card = data.prepare_folder(
@@ -137,7 +137,7 @@ def test_unreadable_files_stop_with_the_first_ten_and_a_count_or_are_left_out_an
     )
     assert (card.num_train + card.num_test, card.num_unreadable) == (16, 13)
     assert card.unreadable[0] == data.UnreadableFile(file="cat/broken\n00.jpg", reason="is empty")
-    assert card.unreadable[-1].reason == "is no PNG, JPEG, WebP, BMP or TIFF image"
+    assert card.unreadable[-1].reason == "is not a PNG, JPEG, WebP, BMP or TIFF image"
     assert not any("broken" in file for _, file in _files(tmp_path / "animals"))
     assert data.verify("animals", root=tmp_path).num_unreadable == 13
 
@@ -382,7 +382,7 @@ def test_a_read_only_disk_can_be_read_but_not_written(tree, disk, tmp_path):
         ({"color": "blue"}, "color"),
         ({"test_fraction": 1.0}, "test_fraction"),
         ({"seed": -1}, "seed"),
-        ({"group_pattern": "("}, "no regular expression"),
+        ({"group_pattern": "("}, "not a regular expression"),
         ({"group_pattern": "a.*"}, "one group"),
         ({"group_pattern": "${x}(a)"}, "one group"),
         ({"augmentations": ("shear",)}, "augmentations"),

@@ -26,7 +26,7 @@ def test_the_status_says_what_differs_and_what_to_type(new_project, place):
     assert "data/raw/tiny: 8 files not pushed yet: toprung data push tiny" in status
     new_project.succeed("push")
     status = new_project.succeed("status")
-    assert "everything is as dvc.lock and the .dvc files say" in status
+    assert "everything matches dvc.lock and the .dvc files" in status
     assert "has everything that is here" in status
     (new_project.root / "data/raw/tiny/0.png").write_bytes(b"another")
     assert new_project.succeed("status").splitlines()[:2] == [

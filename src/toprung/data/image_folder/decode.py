@@ -1,4 +1,4 @@
-"""Decode image files into uint8 arrays: the only place that opens a foreign image.
+"""Decode image files into uint8 arrays; no other module opens a user's image files.
 
 `decode_chunk` is a plain function of plain values, so that a pool of processes or Ray Data can call it.
 """
@@ -22,16 +22,19 @@ MAX_PIXELS = 100_000_000
 ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 turn an image on its side
 PNG_ORIENTATION_MARKERS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 ANOTHER_SIZE = "is of another size"
-RESAMPLING = Image.Resampling.BILINEAR  # Pillow widens the filter where it shrinks: no aliasing
+RESAMPLING = Image.Resampling.BILINEAR  # Pillow widens the filter when it shrinks an image: no aliasing
 
 
 class Unreadable(Exception):
-    """A file cannot be used as an image; the text says why."""
+    """The file cannot be used as an image; the text says why."""
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """What every image becomes. With `as_found` a file of another size than `size` (height, width) is refused."""
+    """The size, fit, color and background of decoded images; `size` is height, width.
+
+    With `as_found` images are not resized, and those of another size are refused.
+    """
 
     size: tuple[int, int]
     as_found: bool
@@ -42,7 +45,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Files that are decoded together; `key` names the result."""
+    """Files that are decoded together; `key` identifies the result."""
 
     key: str
     root: str
@@ -52,9 +55,9 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """The readable images of a chunk (uint8, NCHW; C is 1 where all are grey), and why each of the others is not.
+    """The readable images of a chunk (uint8, NCHW; C is 1 if all are grey), and the reasons why others are not.
 
-    `reasons` has one text a file, empty for a readable one.
+    `reasons` has one text per file, empty for a readable file.
     """
 
     key: str
@@ -87,7 +90,7 @@ def read_headers(batch: HeaderBatch) -> tuple[int, tuple[tuple[int, int] | str, 
 
 
 def decode_chunk(chunk: Chunk) -> Decoded:
-    """Decode a chunk's files; what cannot be read is told, never raised."""
+    """Decode a chunk's files; files that cannot be read are reported in the result, never raised."""
     images: list[NDArray[np.uint8]] = []
     reasons = []
     for file in chunk.files:
@@ -104,10 +107,10 @@ def decode_chunk(chunk: Chunk) -> Decoded:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image as it is meant to be seen, from its header.
+    """Return the height and width of an image, turned upright, from its header.
 
     Raises:
-        Unreadable: it has no such header.
+        Unreadable: the file has no valid header.
     """
     with warnings.catch_warnings(action="ignore"):
         try:
@@ -130,15 +133,15 @@ def decode(path: Path, target: DecodeOptions) -> NDArray[np.uint8]:
     """Read one image as uint8, C x H x W: turned upright, 8 bits, opaque, of the target's size.
 
     Raises:
-        Unreadable: for whatever Pillow raises on a foreign file, more than `MAX_PIXELS` (by its header), an animation,
-            floating point pixels, and another size where the target takes files as they are.
+        Unreadable: Pillow raised any exception; the image has more than `MAX_PIXELS` pixels (by its header), is an
+            animation, has floating point pixels, or is of another size and the target does not resize.
     """
-    with warnings.catch_warnings(action="ignore"):  # Pillow warns of metadata that does not matter here
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns about metadata that does not matter here
         try:
             with _open_image(path) as image:
                 _check_header(image)
                 if not target.as_found:
-                    image.draft(None, (2 * max(target.size),) * 2)  # a JPEG far too large is decoded at 1/2, 1/4 or 1/8
+                    image.draft(None, (2 * max(target.size),) * 2)  # decodes a much larger JPEG at 1/2, 1/4 or 1/8
                 upright = ImageOps.exif_transpose(image)
                 plain = _make_opaque(_to_eight_bits(upright), target.background)
                 mode = "L" if target.color == "grey" or plain.mode in ("1", "L") else "RGB"
@@ -146,13 +149,13 @@ def decode(path: Path, target: DecodeOptions) -> NDArray[np.uint8]:
                 return _channels(_resize(plain, target), target.color)
         except Unreadable:
             raise
-        except Exception as error:  # whatever a decoder raises on a foreign file
+        except Exception as error:  # decoders raise anything on damaged files
             raise Unreadable(_reason(path, error)) from None
 
 
 @contextmanager
 def _open_image(path: Path) -> Iterator[Image.Image]:
-    """From a file object: given a name, Pillow 13.0 maps a plain TIFF, and scrambles one that is to be turned."""
+    """Open an image by a file object: by its path, Pillow 13.0 maps a plain TIFF, and scrambles it when turning it."""
     with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
         yield image
 
@@ -225,6 +228,6 @@ def _reason(path: Path, error: Exception) -> str:
         return f"has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
         empty = path.stat().st_size == 0
-        return "is empty" if empty else "is no PNG, JPEG, WebP, BMP or TIFF image"
+        return "is empty" if empty else "is not a PNG, JPEG, WebP, BMP or TIFF image"
     text = " ".join(str(error).replace(str(path), "it").split())
     return f"is damaged ({text[:100] or type(error).__name__})"
