@@ -242,14 +242,14 @@ def test_a_dataset_whose_images_were_not_pulled_says_so_and_keeps_what_was_prepa
         data.reproduce("animals", project=dvc_project)
     assert data.verify("animals", root=dvc_project / data.PREPARED) == card
     (dvc_project / "data/raw/animals.dvc").unlink()
-    with pytest.raises(UserError, match=r"Where they are, type: git add data/raw/animals\.dvc"):
+    with pytest.raises(UserError, match=r"On the machine that has them, type: git add data/raw/animals\.dvc"):
         data.reproduce("animals", project=dvc_project)
 
 
 def test_a_project_without_dvc_is_told_how_to_begin(dvc_project, tree):
     (dvc_project / "dvc.yaml").unlink()
     (dvc_project / ".dvc").rename(dvc_project / "elsewhere")
-    _refused(dvc_project, "animals", tree, "no DVC repository", "git init && dvc init")
+    _refused(dvc_project, "animals", tree, "not a DVC repository", "git init && dvc init")
 
 
 def test_a_project_that_ignores_dvcs_files_is_left_as_it_was(dvc_project, tree):
@@ -310,7 +310,7 @@ def test_a_dataset_that_is_added_but_not_prepared_says_what_to_type(dvc_project,
         data.reproduce("animal", project=dvc_project)
     with pytest.raises(UserError, match="was added with its folder"):
         data.reproduce("animals", project=dvc_project, folder=tree)
-    with pytest.raises(UserError, match="no folder of images; leave out --skip-bad"):
+    with pytest.raises(UserError, match="not a folder of images; leave out --skip-bad"):
         data.reproduce("digits", project=dvc_project, skip_bad=True)
 
 

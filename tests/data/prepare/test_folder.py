@@ -346,7 +346,7 @@ def test_a_full_disk_is_named_and_room_lets_it_go_on(tree, disk):
     settings = data.FolderSettings(size=(200, 200))  # 56 images of 40 kB, aside and as arrays
     for size in ("512k", "3m"):  # full while the chunks are written; full while the arrays are
         out = disk(size) / "animals"
-        with pytest.raises(UserError, match=r"No space left on device\. Free some room"):
+        with pytest.raises(UserError, match=r"No space left on device\. Free some space"):
             data.prepare_folder("animals", out=out, folder=tree, settings=settings)
         assert not out.exists()
         assert {path.name for path in out.parent.iterdir()} == {".animals.chunks"}

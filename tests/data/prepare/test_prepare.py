@@ -85,7 +85,7 @@ def test_statistics_are_per_channel_and_a_constant_channel_divides_by_one():
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("digit", 'Did you mean "digits"'), ("fashion-mnist", 'Did you mean "fashion_mnist"'), ("", "Known are")],
+    [("digit", 'Did you mean "digits"'), ("fashion-mnist", 'Did you mean "fashion_mnist"'), ("", "Known datasets")],
 )
 def test_an_unknown_dataset_is_answered_with_what_is_known(tmp_path, name, message):
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""A connection that breaks while pulling: one line, what arrived is kept, and the next pull brings the rest."""
+"""A connection that breaks during a pull: the error is one line, files that arrived are kept, the next pull resumes."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def test_the_pull_ends_with_the_reason(pulling, place):
     place.relay.cut_after(BYTES_BEFORE_THE_CUT)
     message = pulling.refuse("pull")
     assert "cannot be reached" in message
-    assert message.endswith("what arrived is kept")
+    assert message.endswith("files that arrived are kept")
     assert 0 < pulling.num_cached() < 11
     place.relay.mend()
     pulling.succeed("pull")

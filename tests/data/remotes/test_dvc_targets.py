@@ -42,7 +42,7 @@ def test_all_is_each_dataset_and_whatever_else_dvc_finds(root):
     ]  # fmt: skip
     assert list_targets((), project=root, visible=visible, prepared_only=True) == ["prepare_tiny"]
     assert list_targets(["tiny"], project=root, visible=visible) == ["data/raw/tiny.dvc", "prepare_tiny"]
-    with pytest.raises(UserError, match=r'no dataset "other" here\. Known are: tiny'):
+    with pytest.raises(UserError, match=r'no dataset "other" here\. Known datasets: tiny'):
         list_targets(["other"], project=root, visible=visible)
 
 

@@ -110,7 +110,9 @@ def test_a_pickle_that_would_run_code_never_does(files, tmp_path, monkeypatch, w
         _fit_sums(files, monkeypatch)
     with pytest.raises(UserError) as caught:
         data.prepare("cifar10", out=tmp_path / "out", folder=files)
-    assert ("it wants posix.mkdir" if with_the_right_sum else "damaged or no file of CIFAR-10") in str(caught.value)
+    assert ("it requires posix.mkdir" if with_the_right_sum else "damaged or not a file of CIFAR-10") in str(
+        caught.value
+    )
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "out").exists()
 
@@ -139,7 +141,7 @@ def test_missing_files_are_named(files, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="has none of CIFAR-10's files"):
         data.prepare("cifar10", out=tmp_path / "out", folder=tmp_path)
     monkeypatch.setenv("TOPRUNG_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="which is no folder"):
+    with pytest.raises(UserError, match="which is not a folder"):
         data.prepare("cifar10", out=tmp_path / "out", downloads=tmp_path / "raw")
 
 

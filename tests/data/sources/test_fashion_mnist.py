@@ -105,7 +105,7 @@ def test_a_folder_that_lacks_one_of_the_four_files_names_it(tmp_path):
 
 def test_a_variable_that_names_no_folder_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TOPRUNG_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"TOPRUNG_DATA is .*nowhere, which is no folder"):
+    with pytest.raises(UserError, match=r"TOPRUNG_DATA is .*nowhere, which is not a folder"):
         data.prepare("fashion_mnist", out=tmp_path / "out", downloads=tmp_path / "raw")
 
 

@@ -111,8 +111,8 @@ def test_the_only_image_or_group_of_a_class_trains_in_every_fold():
     ("num_folds", "groups", "message"),
     [
         (1, None, "num_folds is 1"),
-        (11, None, "11 folds need as many images"),
-        (5, [0, 0, 1, 1, 2, 2, 3, 3, 3, 3], "5 folds need as many groups"),
+        (11, None, "11 folds need at least 11 images"),
+        (5, [0, 0, 1, 1, 2, 2, 3, 3, 3, 3], "5 folds need at least 5 groups"),
     ],
 )
 def test_folds_that_cannot_be_filled_are_refused(num_folds, groups, message):
@@ -185,8 +185,8 @@ def test_a_group_in_train_and_test_is_refused(patients, tmp_path):
         (b"file,patient\nwell/p0_0.png,p0\n", "needs the columns file and group"),
         (b"", "needs the columns file and group"),
         (b"file,group\nwell/p0_0.png,p0\nwell/p0_0.png,p1\n", '"well/p0_0.png" twice'),
-        (b"file,group\nwell/p0_99.png,p0\n", '"well/p0_99.png", which is not there'),
-        (b"file,group\n../../secret,p0\n", "which is not there"),
+        (b"file,group\nwell/p0_99.png,p0\n", '"well/p0_99.png", which does not exist'),
+        (b"file,group\n../../secret,p0\n", "which does not exist"),
         (b"file,group\nwell/p0_0.png,p0\n", 'no group for 59 images, such as "ill/p0_10.png"'),
         (b"file,group\nwell/p0_0.png\n", "no group for 60 images"),
         (b"file,group\n\xff\xfe,p0\n", "cannot be read"),

@@ -85,7 +85,7 @@ def test_the_reason_of_a_failed_stage_is_the_stages_own_line(dvc_project, monkey
     monkeypatch.setenv("TOPRUNG_DATA", "/nowhere")
     with pytest.raises(UserError) as caught:
         data.reproduce("fashion_mnist", project=dvc_project)
-    assert str(caught.value) == ("TOPRUNG_DATA is /nowhere, which is no folder. Correct it, or: unset TOPRUNG_DATA")
+    assert str(caught.value) == ("TOPRUNG_DATA is /nowhere, which is not a folder. Correct it, or: unset TOPRUNG_DATA")
     assert not (dvc_project / data.PREPARED / "fashion_mnist").exists()
 
 

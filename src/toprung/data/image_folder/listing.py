@@ -134,8 +134,8 @@ def check_layout(tree: ImageListing) -> None:
         examples = [", ".join(map(quoted, sorted(names)[:3])) for names in (tree.classes, folders)]
         raise UserError(
             f"{quoted(tree.root)}: which folders are the classes? {examples[0]} all contain the same folders "
-            f"{examples[1]}. If the inner ones: rename the outer ones to train/ and test/, or add only one of them. If the "
-            "outer ones: type --nested"
+            f"{examples[1]}. If the inner ones: rename the outer ones to train/ and test/, or add only one of them. "
+            "If the outer ones: type --nested"
         )
 
 
