@@ -1,4 +1,4 @@
-"""Opening a prepared dataset: what a sweep gets, and every damaged file as one clear line."""
+"""Open a prepared dataset: what a sweep gets, and one clear line for every damaged file."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_a_card_survives_a_round_trip_through_json(pristine):
     assert data.DatasetCard.model_validate_json(card.model_dump_json()) == card
 
 
-def test_a_dataset_never_prepared_says_what_to_type(tmp_path):
+def test_the_error_for_an_unprepared_dataset_says_what_to_type(tmp_path):
     with pytest.raises(UserError) as caught:
         data.open_prepared("fashion_mnist", root=tmp_path)
     assert str(caught.value) == (
@@ -59,7 +59,7 @@ def test_a_dataset_never_prepared_says_what_to_type(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["digitz", "../prepared/digits", "", ".", "Digits"])
-def test_an_unknown_dataset_names_those_that_are_known(pristine, name):
+def test_the_error_for_an_unknown_dataset_lists_the_known_ones(pristine, name):
     with pytest.raises(UserError, match="Known datasets: cifar10, digits, fashion_mnist"):
         data.open_prepared(name, root=pristine)
 

@@ -1,4 +1,4 @@
-"""What was written down is checked again: arrays against dvc.lock, a dataset and its split against a sweep's."""
+"""Check arrays against dvc.lock, and a dataset and its split against those of a sweep."""
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ def test_arrays_that_do_not_match_dvc_lock_are_refused_though_their_card_agrees(
     for name in ("train_images.npy", "card.json"):
         (made / name).unlink()  # DVC's files are read-only
     np.save(made / "train_images.npy", images)
-    told = ("name", "augmentations", "source", "test_split")
-    write_dataset_card(made, classes=card.classes, **{field: getattr(card, field) for field in told})
+    fields = ("name", "augmentations", "source", "test_split")
+    write_dataset_card(made, classes=card.classes, **{field: getattr(card, field) for field in fields})
     assert data.verify("digits", root=root).name == "digits"
     with pytest.raises(UserError) as caught:
         data.verify("digits", root=root, project=dvc_project)

@@ -1,4 +1,4 @@
-"""Adding a folder of images: tracked by DVC, prepared by a stage of its own, nothing half-made where it fails."""
+"""Add a folder of images: it is tracked by DVC, has a stage that prepares it, and a failure leaves nothing behind."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from toprung.errors import UserError
 
 
 def _state(project: Path) -> dict[str, bytes]:
-    """Everything of the project but DVC's own files and its empty folders."""
+    """The project's files, without those of DVC and git."""
     return {
         str(path.relative_to(project)): path.read_bytes()
         for path in project.rglob("*")
@@ -36,18 +36,18 @@ def _refused(project: Path, name: str, folder: Path, *message: str, **settings: 
 
 def test_a_folder_is_added_prepared_and_verified(dvc_project, tree):
     (tree / "dog" / "two words\n-naïve.png").symlink_to(tree / "dog" / "08.png")
-    told = []
-    added = data.add("animals", tree, project=dvc_project, progress=lambda *now: told.append(now))
+    calls = []
+    added = data.add("animals", tree, project=dvc_project, progress=lambda *now: calls.append(now))
     assert (added.num_images, added.classes) == (17, ("cat", "dog"))
     assert added.tracked_by == dvc_project / "data/raw/animals.dvc"
-    assert told == [(0, 17), (17, 17)]
+    assert calls == [(0, 17), (17, 17)]
     raw = dvc_project / "data/raw/animals"
     assert (raw / "dog" / "two words\n-naïve.png").read_bytes() == (tree / "dog" / "08.png").read_bytes()
     assert not (raw / "dog" / "two words\n-naïve.png").is_symlink()
 
-    card = data.reproduce("animals", project=dvc_project, progress=lambda *now: told.append(now))
-    assert told[-1] == (17, 17)
-    assert len(told) > 2
+    card = data.reproduce("animals", project=dvc_project, progress=lambda *now: calls.append(now))
+    assert calls[-1] == (17, 17)
+    assert len(calls) > 2
     assert card.num_train + card.num_test == 17
     assert data.verify("animals", root=dvc_project / data.PREPARED, project=dvc_project) == card
     locked = data.read_lock("animals", project=dvc_project)
@@ -60,7 +60,7 @@ def test_a_folder_is_added_prepared_and_verified(dvc_project, tree):
     assert listed.stdout == "?? data/raw/animals.dvc\n"
 
 
-def test_an_added_dataset_is_prepared_anew_only_where_it_changed(dvc_project, tree):
+def test_an_added_dataset_is_prepared_again_only_if_it_changed(dvc_project, tree):
     data.add("animals", tree, project=dvc_project)
     card = data.reproduce("animals", project=dvc_project)
     made = (dvc_project / "data/prepared/animals/card.json").stat().st_mtime_ns
@@ -72,7 +72,7 @@ def test_an_added_dataset_is_prepared_anew_only_where_it_changed(dvc_project, tr
     assert data.reproduce("animals", project=dvc_project).fingerprint != card.fingerprint
 
 
-def test_unreadable_files_are_left_out_from_then_on_when_asked(dvc_project, tree):
+def test_skip_bad_leaves_unreadable_files_out_from_then_on(dvc_project, tree):
     whole = (tree / "cat" / "00.png").read_bytes()
     (tree / "cat" / "broken.png").write_bytes(whole[:-30])  # the header is whole
     data.add("animals", tree, project=dvc_project, settings=data.FolderSettings(size=(8, 8), augmentations=("flip",)))
@@ -111,7 +111,7 @@ def test_files_without_an_image_header_can_be_left_out(dvc_project, tree):
     _refused(dvc_project, "dogless", tree, 'The class "dog" has no readable image to train on', skip_bad=True)
 
 
-def test_a_failed_preparation_keeps_the_stage_as_it_was(dvc_project, tree):
+def test_a_failed_preparation_leaves_the_stage_unchanged(dvc_project, tree):
     data.add("animals", tree, project=dvc_project)
     for path in (dvc_project / "data/raw/animals/cat").iterdir():
         path.unlink()
@@ -122,7 +122,7 @@ def test_a_failed_preparation_keeps_the_stage_as_it_was(dvc_project, tree):
     assert (dvc_project / "dvc.yaml").read_bytes() == before
 
 
-def test_a_folder_that_lies_in_its_place_is_added_there(dvc_project, tree):
+def test_a_folder_that_is_in_data_raw_already_is_added_in_place(dvc_project, tree):
     raw = dvc_project / "data/raw/animals"
     raw.parent.mkdir(parents=True)
     tree.rename(raw)
@@ -130,14 +130,14 @@ def test_a_folder_that_lies_in_its_place_is_added_there(dvc_project, tree):
     assert data.reproduce("animals", project=dvc_project).num_train == 13
 
 
-def test_the_users_own_files_stay_untouched(dvc_project, tree):
+def test_the_users_files_are_not_changed(dvc_project, tree):
     before = {path: (path.stat().st_mode, path.read_bytes()) for path in tree.rglob("*.png")}
     data.add("animals", tree, project=dvc_project)
     assert {path: (path.stat().st_mode, path.read_bytes()) for path in tree.rglob("*.png")} == before
     assert all(path.stat().st_nlink == 1 for path in before)
 
 
-def test_groups_travel_with_the_images(dvc_project, tree):
+def test_groups_are_copied_with_the_images(dvc_project, tree):
     (tree / "groups.csv").write_text(
         "file,group\n" + "".join(f"{p.relative_to(tree)},{p.stem[1]}\n" for p in tree.glob("*/*"))
     )
@@ -177,7 +177,7 @@ for command in {commands!r}:
 
 
 @pytest.mark.parametrize("name", ["", "Animals", "two words", "../animals", "-f", "a/b", "ä", ".", "a\nb"])
-def test_names_that_are_no_names_are_refused(dvc_project, tree, name):
+def test_invalid_names_are_refused(dvc_project, tree, name):
     _refused(dvc_project, name, tree, "cannot be called")
 
 
@@ -195,7 +195,7 @@ def test_names_that_are_taken_are_refused(dvc_project, tree):
     data.add("animals", tree, project=dvc_project)
 
 
-def test_trees_and_settings_that_do_not_fit_are_refused_at_the_door(dvc_project, tree, tmp_path):
+def test_unsuitable_folders_and_settings_are_refused_before_anything_is_copied(dvc_project, tree, tmp_path):
     _refused(dvc_project, "animals", tmp_path / "nowhere", "is not a folder")
     _refused(dvc_project, "animals", tree, "no group in the names", group_pattern=r"(p\d)_")
     (tree / "cat" / "link.png").symlink_to("/etc/passwd")
@@ -211,7 +211,7 @@ def test_trees_and_settings_that_do_not_fit_are_refused_at_the_door(dvc_project,
     _refused(dvc_project, "animals", tree, "The images differ in size: the first is 6 x 5, 1 are not", "--size 32")
 
 
-def test_class_folders_that_look_like_parts_are_asked_about(dvc_project, tree, tmp_path):
+def test_class_folders_that_look_like_parts_need_nested(dvc_project, tree, tmp_path):
     for site in ("north", "south"):
         shutil.copytree(tree, tmp_path / "sites" / site)
     _refused(dvc_project, "animals", tmp_path / "sites", '"north", "south" all contain the same folders "cat", "dog"')
@@ -219,7 +219,7 @@ def test_class_folders_that_look_like_parts_are_asked_about(dvc_project, tree, t
     assert (added.classes, added.parts) == (("north", "south"), {"all": (16, 16)})
 
 
-def test_only_pictures_are_copied_and_the_rest_is_counted(dvc_project, tree):
+def test_only_images_are_copied_and_other_files_are_counted(dvc_project, tree):
     for name in ("cat/a.ogg", "cat/b.OGG", "dog/deeper/c.txt", "dog/README"):
         (tree / name).parent.mkdir(exist_ok=True)
         (tree / name).write_text("no picture")
@@ -234,7 +234,7 @@ def test_only_pictures_are_copied_and_the_rest_is_counted(dvc_project, tree):
     assert (card.num_train + card.num_test, card.num_unreadable) == (16, 0)
 
 
-def test_a_dataset_whose_images_were_not_pulled_says_so_and_keeps_what_was_prepared(dvc_project, tree):
+def test_preparing_without_the_images_fails_and_keeps_the_prepared_arrays(dvc_project, tree):
     data.add("animals", tree, project=dvc_project)
     card = data.reproduce("animals", project=dvc_project)
     shutil.rmtree(dvc_project / "data/raw/animals")
@@ -246,24 +246,24 @@ def test_a_dataset_whose_images_were_not_pulled_says_so_and_keeps_what_was_prepa
         data.reproduce("animals", project=dvc_project)
 
 
-def test_a_project_without_dvc_is_told_how_to_begin(dvc_project, tree):
+def test_without_dvc_the_error_says_how_to_initialize_it(dvc_project, tree):
     (dvc_project / "dvc.yaml").unlink()
     (dvc_project / ".dvc").rename(dvc_project / "elsewhere")
     _refused(dvc_project, "animals", tree, "not a DVC repository", "git init && dvc init")
 
 
-def test_a_project_that_ignores_dvcs_files_is_left_as_it_was(dvc_project, tree):
+def test_a_project_that_ignores_dvcs_files_is_left_unchanged(dvc_project, tree):
     (dvc_project / ".gitignore").write_text("/data/\n")
     _refused(dvc_project, "animals", tree, "ignored")
     assert not (dvc_project / "data/raw/animals").exists()
 
 
-def test_a_broken_dvc_yaml_is_left_as_it_was(dvc_project, tree):
+def test_a_broken_dvc_yaml_is_left_unchanged(dvc_project, tree):
     (dvc_project / "dvc.yaml").write_text("stages: [")
     _refused(dvc_project, "animals", tree, "dvc.yaml")
 
 
-def test_a_full_disk_leaves_the_project_as_it_was(dvc_project, tree, disk, tmp_path):
+def test_a_full_disk_leaves_the_project_unchanged(dvc_project, tree, disk, tmp_path):
     Image.effect_noise((600, 600), 50).save(tree / "cat" / "large.png")
     place = disk("128k")
     (dvc_project / "data").mkdir()
@@ -273,7 +273,7 @@ def test_a_full_disk_leaves_the_project_as_it_was(dvc_project, tree, disk, tmp_p
     assert list(place.iterdir()) == []
 
 
-def test_settings_survive_the_way_through_the_stages_command(tmp_path):
+def test_settings_survive_a_round_trip_through_the_stages_command(tmp_path):
     for settings in (
         data.FolderSettings(),
         data.FolderSettings(
@@ -286,7 +286,7 @@ def test_settings_survive_the_way_through_the_stages_command(tmp_path):
         assert settings_of_command(command, name="x") == settings
 
 
-def test_a_pattern_that_a_shell_would_read_reaches_the_preparation(dvc_project, tree):
+def test_a_pattern_with_shell_characters_reaches_the_preparation(dvc_project, tree):
     for path in list(tree.glob("*/*.png")):
         path.rename(path.with_name(f"$HOME 'p{path.stem[1]}' {path.name}"))
     data.add("animals", tree, project=dvc_project, settings=data.FolderSettings(group_pattern=r"\$HOME '(p\d)' "))
@@ -297,7 +297,7 @@ def test_a_pattern_that_a_shell_would_read_reaches_the_preparation(dvc_project, 
     "command",
     ["", "python -m toprung.data.prepare digits --out x", "python -m toprung.data.prepare x --image-folder y --size"],
 )
-def test_a_stage_that_prepares_no_folder_has_no_settings(command):
+def test_a_stage_that_does_not_prepare_a_folder_has_no_settings(command):
     with pytest.raises(UserError):
         settings_of_command(command.split(), name="x")
 

@@ -1,4 +1,4 @@
-"""Decoding: every format and kind of pixel as it is meant to be seen, every broken file as a reason."""
+"""Decode images: every format and pixel type gives the right pixels, every broken file gives a reason."""
 
 import struct
 import zlib
@@ -123,7 +123,7 @@ def test_a_16_bit_image_is_turned_upright(tmp_path):
     assert np.array_equal(decode(tmp_path / "a.png", replace(AS_FOUND, size=(WIDTH, HEIGHT)))[0], np.rot90(GREY, -1))
 
 
-def test_colour_is_kept_dropped_or_filled_in_as_asked(tmp_path):
+def test_colour_is_kept_dropped_or_filled_in_as_set(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "colour.png")
     Image.fromarray(np.dstack([GREY] * 3)).save(tmp_path / "grey.png")
     assert decode(tmp_path / "grey.png", AS_FOUND).shape == (1, HEIGHT, WIDTH)

@@ -1,4 +1,4 @@
-"""Where a key may lie, who may read it, and what no text may show."""
+"""Where a key may be, who may read it, and which texts are masked."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ def _written(path, content=KEY, mode=0o600):
     return path
 
 
-def test_a_key_outside_for_its_owner_alone_is_taken(repository, tmp_path):
+def test_a_key_outside_the_repository_that_only_its_owner_can_read_is_accepted(repository, tmp_path):
     key = _written(tmp_path / "key.json")
     assert check_key(key, project=repository / "project", is_google=True) == key
 
@@ -36,7 +36,7 @@ def test_a_key_inside_the_repository_is_refused(repository, tmp_path):
         check_key(key, project=repository / "project", is_google=True)
 
 
-def test_a_link_hides_neither_side(repository, tmp_path):
+def test_a_link_into_or_out_of_the_repository_is_refused(repository, tmp_path):
     outside, inside = _written(tmp_path / "key.json"), _written(repository / "key.json")
     (repository / "link.json").symlink_to(outside)
     (tmp_path / "link.json").symlink_to(inside)
@@ -61,7 +61,7 @@ def test_a_key_that_others_can_read_is_refused(repository, tmp_path, mode):
         ({"type": "service_account", "client_email": "a@b.example"}, 'it has no "private_key"'),
     ],
 )
-def test_a_file_that_is_no_google_key_is_refused(repository, tmp_path, content, message):
+def test_a_file_that_is_not_a_google_key_is_refused(repository, tmp_path, content, message):
     key = _written(tmp_path / "key.json", content)
     with pytest.raises(UserError, match=f"is not a Google key: {message}") as caught:
         check_key(key, project=repository, is_google=True)

@@ -1,4 +1,4 @@
-"""A remote that refuses: one line that says what is wrong and what to do, and nothing half-made."""
+"""A remote that refuses: one line says what is wrong and what to do, and nothing is half-written."""
 
 import functools
 import re
@@ -82,7 +82,7 @@ def test_files_that_were_never_pushed(new_project, place):
 
 
 @pytest.mark.parametrize("place", ["local"], indirect=True)
-def test_files_that_are_neither_here_nor_there_are_not_called_pushed(new_project, place):
+def test_files_missing_here_and_on_the_remote_are_not_reported_as_pushed(new_project, place):
     new_project.add_remote(place.new_url())
     new_project.wipe()
     assert "and DVC's cache here both lack files" in new_project.refuse("push")  # `dvc push` ends with 0
@@ -92,7 +92,7 @@ def test_files_that_are_neither_here_nor_there_are_not_called_pushed(new_project
 
 
 @pytest.mark.parametrize("place", ["gdrive"], indirect=True)
-def test_a_service_account_has_no_room_in_my_drive(new_project, place):
+def test_a_service_account_has_no_storage_in_my_drive(new_project, place):
     new_project.add_remote("gdrive://in-my-drive")
     for command in (("push",), ("remote", "check")):
         message = new_project.refuse(*command)

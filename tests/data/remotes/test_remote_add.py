@@ -33,7 +33,7 @@ def key(tmp_path):
     return path
 
 
-def test_a_key_is_named_in_the_settings_of_this_machine_alone(root, key):
+def test_a_keys_path_is_only_in_the_settings_of_this_machine(root, key):
     remote = add_remote("origin", "gs://bucket/datasets", project=root, key=key, options={"projectname": "p"})
     assert (remote.kind, remote.is_default, remote.key_file) == ("gs", True, key)
     shared = (root / ".dvc/config").read_text()
@@ -60,7 +60,7 @@ def test_an_address_that_dvc_quotes_is_read_without_the_quotes(root, tmp_path):
         assert add_remote(f"r{len(name)}", str(folder), project=root).url == str(folder)
 
 
-def test_a_relative_folder_is_relative_to_where_it_is_typed(root, tmp_path):
+def test_a_relative_folder_is_relative_to_the_current_folder(root, tmp_path):
     (root / "tune/deeper").mkdir()
     remote = add_remote("nas", "../../../store", project=root, here=root / "tune/deeper")
     assert remote.url == str(tmp_path / "store")
@@ -73,8 +73,8 @@ def test_a_relative_folder_is_relative_to_where_it_is_typed(root, tmp_path):
     [
         ("Origin", "s3://bucket", {}, 'cannot be called "Origin": use lower-case letters'),
         ("o", "ftp://host/x", {}, r'"ftp://host/x" is not the address of a remote'),
-        ("o", "s3://", {}, "names no bucket or folder after s3://"),
-        ("o", "ssh://host", {}, "names no folder: ssh://user@host/path"),
+        ("o", "s3://", {}, "has no bucket or folder after s3://"),
+        ("o", "ssh://host", {}, "has no folder: give ssh://user@host/path"),
         (
             "o",
             "ssh://me:hunter2@host/x",
@@ -91,7 +91,7 @@ def test_a_relative_folder_is_relative_to_where_it_is_typed(root, tmp_path):
         ("o", "data/store", {}, "data/store is inside the repository, and would go into git with it"),
     ],
 )
-def test_what_cannot_be_a_remote_changes_nothing(root, name, url, options, message):
+def test_an_invalid_remote_changes_nothing(root, name, url, options, message):
     before = (root / ".dvc/config").read_bytes()
     with pytest.raises(UserError, match=message) as caught:
         add_remote(name, url, project=root, options=options, here=root)
@@ -142,7 +142,7 @@ def test_a_secret_in_the_settings_that_go_into_git_is_refused(root, line, messag
     assert "hunter2" not in str(caught.value)
 
 
-def test_an_unknown_remote_and_none_at_all_are_said(root):
+def test_an_unknown_remote_and_a_missing_default_are_refused(root):
     with pytest.raises(UserError, match=r"no remote yet\. Type: toprung data remote add NAME URL"):
         find_remote(None, project=root)
     add_remote("one", "s3://bucket", project=root, default=False)
@@ -153,7 +153,7 @@ def test_an_unknown_remote_and_none_at_all_are_said(root):
 
 
 @pytest.mark.parametrize("place", ["local"], indirect=True)
-def test_one_dataset_or_its_arrays_alone_can_be_pushed(new_project, place):
+def test_one_dataset_or_only_its_arrays_can_be_pushed(new_project, place):
     new_project.add_remote(place.new_url())
     assert 'DVC knows no dataset "tony" here. Known datasets: tiny.' in new_project.refuse("pull", "tony")
     assert "2 files sent" in new_project.succeed("push", "tiny", "--prepared-only")

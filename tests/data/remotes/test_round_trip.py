@@ -1,11 +1,11 @@
-"""Every remote: push, wipe the cache, pull, and the bytes are the same."""
+"""Every remote: after push, emptying the cache and pull, the bytes are the same."""
 
 import shutil
 
 import pytest
 
 
-def test_what_was_pushed_comes_back_into_an_empty_cache(new_project, place):
+def test_pushed_files_are_pulled_into_an_empty_cache(new_project, place):
     before = new_project.hashes()
     assert len(before) == 9
     new_project.add_remote(place.new_url())
@@ -51,7 +51,7 @@ def test_a_dataset_that_was_added_is_not_prepared_yet(new_project, place):
 
 
 @pytest.mark.parametrize("place", ["gs"], indirect=True)
-def test_what_is_here_is_not_asked_for(project, place):
+def test_a_pull_does_not_contact_the_remote_for_cached_files(project, place):
     place.relay.cut()
     (project.root / "data/prepared/tiny/train_images.npy").unlink()
     assert project.succeed("pull", "tiny") == "Everything is here.\n"

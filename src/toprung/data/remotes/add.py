@@ -105,9 +105,9 @@ def _check_kind(url: str, options: Mapping[str, str]) -> str:
     if address.password:
         raise UserError(f'"{mask_secrets(url)}" contains a password: leave it out; {_how_to_log_in(kind)}.')
     if kind != "local" and not address.hostname:
-        raise UserError(f'"{url}" names no {"host" if kind == "ssh" else "bucket or folder"} after {kind}://.')
+        raise UserError(f'"{url}" has no {"host" if kind == "ssh" else "bucket or folder"} after {kind}://.')
     if kind == "ssh" and address.path in ("", "/"):
-        raise UserError(f'"{url}" names no folder: ssh://user@host/path/of/a/folder.')
+        raise UserError(f'"{url}" has no folder: give ssh://user@host/path/of/a/folder.')
     for option in options:
         if option in SECRET_OPTIONS:
             raise UserError(f"{option} is a secret, and --set writes it into git: {_how_to_log_in(kind)}.")
