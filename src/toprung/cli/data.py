@@ -112,7 +112,7 @@ def add(
         print(f"Not copied: {added.left_out}.")
     if added.unreadable:
         problems = format_unreadable(added.unreadable)
-        print(f"{len(added.unreadable)} files cannot be used and will be left out: {problems}.")
+        print(f"Files that cannot be used and will be left out ({len(added.unreadable)}): {problems}.")
     note_hidden_data(hidden_files(project), project=project)
     files = [short_path(added.tracked_by), short_path(project / "dvc.yaml")]
     if recipe or (recipe is None and _wants_recipe(name, project=project)):
@@ -144,7 +144,7 @@ def prepare(
         card = data.reproduce(name, project=project, folder=folder, progress=progress, skip_bad=skip_bad)
     print(f"{name}: {_sizes(card)}. Fingerprint {card.fingerprint[:12]}.")
     if card.num_unreadable:
-        print(f"{card.num_unreadable} files cannot be read and are left out. List them: toprung data card {name}")
+        print(f"Unreadable files that are left out: {card.num_unreadable}. List them: toprung data card {name}")
 
 
 @data_app.command()

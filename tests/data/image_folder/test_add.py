@@ -104,6 +104,7 @@ def test_files_without_an_image_header_can_be_left_out(dvc_project, tree):
     (tree / "cat" / "text.png").write_text("no picture")
     added = data.add("animals", tree, project=dvc_project, settings=data.FolderSettings(skip_bad=True))
     assert [bad.file for bad in added.unreadable] == ["cat/text.png"]
+    assert (added.num_images, added.parts) == (16, {"all": (8, 8)})
     card = data.reproduce("animals", project=dvc_project)
     assert card.unreadable == added.unreadable
     for path in (tree / "dog").iterdir():

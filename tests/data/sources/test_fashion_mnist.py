@@ -112,9 +112,9 @@ def test_a_variable_that_is_not_a_folder_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "damaged or no file of Fashion-MNIST"),
+        (b"", "damaged or not a file of Fashion-MNIST"),
         (b"<html>not found</html>", "cannot be read"),
-        (gzip.compress(b"another dataset"), "damaged or no file of Fashion-MNIST"),
+        (gzip.compress(b"another dataset"), "damaged or not a file of Fashion-MNIST"),
         (gzip.compress(os.urandom(10_000))[:5000], "cannot be read"),
         (gzip.compress(bytes(100))[:-8] + b"wrongsum", "cannot be read"),
         (b"\x1f\x8b\x08\x00\0\0\0\0\0\x03" + b"\xff" * 50, "cannot be read"),

@@ -25,8 +25,9 @@ from toprung.errors import UserError
 class AddedDataset:
     """A dataset that was added: `tracked_by` is its .dvc file, to be committed together with dvc.yaml.
 
-    `parts` has the number of images of each class, by part: "train" and "test", or "all" if they are split later.
-    `left_out` describes what was not copied; empty if nothing. `unreadable` are the files without a readable header.
+    `num_images` and `parts` count the images with a readable header; `parts` has the number of images of each class, by
+    part: "train" and "test", or "all" if they are split later. `left_out` describes what was not copied; empty if
+    nothing. `unreadable` are the files without a readable header.
     """
 
     num_images: int
@@ -87,10 +88,11 @@ def add(
             if not in_place:
                 shutil.rmtree(target, ignore_errors=True)
             raise
-    parts = {"all": tree.counts()}
-    if tree.is_test_N is not None:
-        parts = {"train": tree.counts("train"), "test": tree.counts("test")}
-    return AddedDataset(len(tree.files), tree.classes, pointer, parts, _left_out(tree), unreadable)
+    readable = tree.without({bad.file for bad in unreadable})
+    parts = {"all": readable.counts()}
+    if readable.is_test_N is not None:
+        parts = {"train": readable.counts("train"), "test": readable.counts("test")}
+    return AddedDataset(len(readable.files), tree.classes, pointer, parts, _left_out(tree), unreadable)
 
 
 def _check_name(name: str, *, project: Path, in_place: bool) -> None:

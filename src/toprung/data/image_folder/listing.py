@@ -12,8 +12,8 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -47,6 +47,16 @@ class ImageListing:
     non_images: tuple[tuple[str, str], ...]
     left_out: Counter[str]
     num_unclassified: int
+
+    def without(self, files: Collection[str]) -> ImageListing:
+        """Return the listing without some of its files."""
+        kept_N = np.array([file not in files for file in self.files], dtype=bool)
+        return replace(
+            self,
+            files=tuple(file for file in self.files if file not in files),
+            labels_N=self.labels_N[kept_N],
+            is_test_N=None if self.is_test_N is None else self.is_test_N[kept_N],
+        )
 
     def counts(self, part: Literal["train", "test"] | None = None) -> tuple[int, ...]:
         """Return the number of images of each class, in a part or in all."""
