@@ -15,7 +15,7 @@ WORKFLOWS = .github/workflows/*.yml $(SCAFFOLDED)
 
 # The slow tests that continuous integration runs.
 GUARDS = tests/sweep/test_resume.py tests/cluster/test_two_nodes.py \
-  "tests/data/remotes/test_round_trip.py::test_what_was_pushed_comes_back_into_an_empty_cache" \
+  "tests/data/remotes/test_round_trip.py::test_pushed_files_are_pulled_into_an_empty_cache" \
   tests/test_workflows.py
 
 # Two empty files named by checksums record what is installed, so setup depends on content and not on file times.

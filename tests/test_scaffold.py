@@ -17,7 +17,7 @@ from toprung.scaffold import DOTFILES, FILES, scaffold
 # Files in which a new project differs from this one.
 OWN = {
     "Makefile", "README.md.jinja", "dvc.yaml", "github/workflows/ci.yml", "gitignore", "pyproject.toml.jinja",
-    "requirements.lock.jinja", "tune/mine.py",
+    "requirements.lock.jinja", "tune/mine.py.jinja",
 }  # fmt: skip
 
 

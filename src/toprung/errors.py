@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from collections.abc import Iterable
 from typing import get_args, get_origin
 
@@ -41,6 +42,14 @@ def pluralize(count: float, noun: str) -> str:
     """Return a count with its noun: `1 trial`, `3 trials`, `0.5 CPUs`."""
     number = int(count) if count == int(count) else count
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def locale_error(subject: str) -> UserError:
+    """Return the error for text that the locale's encoding cannot represent, such as an umlaut in an ASCII locale."""
+    return UserError(
+        f"{subject} is not text in this locale's encoding ({sys.getfilesystemencoding()}). "
+        "Is it UTF-8? Then type: export LC_ALL=C.UTF-8"
+    )
 
 
 def format_validation_error(error: ValidationError, model: type[BaseModel]) -> str:

@@ -1,4 +1,4 @@
-"""A prepared dataset to read, copies of it to damage, folders of images, a project under DVC, small disks."""
+"""Fixtures: a prepared dataset, copies to damage, folders of images, a project with DVC, small disks."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ from toprung import data
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of prepared datasets, with digits in it; read it only."""
+    """The root of the prepared datasets, with digits in it; read-only."""
     root = tmp_path_factory.mktemp("prepared")
     data.prepare("digits", out=root / "digits")
     return root

@@ -1,4 +1,4 @@
-"""Opening a prepared dataset: what a sweep gets, and every damaged file as one clear line."""
+"""Open a prepared dataset: what a sweep gets, and one clear line for every damaged file."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_a_card_survives_a_round_trip_through_json(pristine):
     assert data.DatasetCard.model_validate_json(card.model_dump_json()) == card
 
 
-def test_a_dataset_never_prepared_says_what_to_type(tmp_path):
+def test_the_error_for_an_unprepared_dataset_says_what_to_type(tmp_path):
     with pytest.raises(UserError) as caught:
         data.open_prepared("fashion_mnist", root=tmp_path)
     assert str(caught.value) == (
@@ -59,8 +59,8 @@ def test_a_dataset_never_prepared_says_what_to_type(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["digitz", "../prepared/digits", "", ".", "Digits"])
-def test_an_unknown_dataset_names_those_that_are_known(pristine, name):
-    with pytest.raises(UserError, match="Known are: cifar10, digits, fashion_mnist"):
+def test_the_error_for_an_unknown_dataset_lists_the_known_ones(pristine, name):
+    with pytest.raises(UserError, match="Known datasets: cifar10, digits, fashion_mnist"):
         data.open_prepared(name, root=pristine)
 
 
@@ -179,7 +179,7 @@ def test_a_missing_card_is_named(root):
         ({"classes": ["a", "a"]}, "one class twice"),
         ({"fingerprint": "abc"}, "fingerprint"),
         ({"name": "fashion_mnist"}, 'the card of "fashion_mnist"'),
-        ({"format": 2}, "format 2; this toprung reads format 1"),
+        ({"format": 2}, "format 2; this version of toprung reads format 1"),
         ({"format": "1"}, 'format "1"'),
         ({"format": None}, "format null"),
     ],
@@ -218,9 +218,9 @@ def test_the_test_images_are_opened_by_someone_at_some_time(pristine, tmp_path):
 
 def test_the_test_images_stay_shut_without_a_log(pristine, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="stays shut"):
+    with pytest.raises(UserError, match="cannot be opened"):
         data.open_test_split("digits", root=pristine, opened_by="x", log=tmp_path / "file" / "log")
-    with pytest.raises(UserError, match="opened by nobody"):
+    with pytest.raises(UserError, match="needs opened_by"):
         data.open_test_split("digits", root=pristine, opened_by=" ", log=tmp_path / "log")
     assert not (tmp_path / "log").exists()
 

@@ -1,4 +1,4 @@
-"""What a card tells and shows: counts, imbalance, near duplicates across the splits, the sample sheet."""
+"""The card's counts and imbalance, near duplicates across the splits, and the sample sheet."""
 
 import io
 import json
@@ -70,8 +70,8 @@ def copied(tmp_path):
 
 
 def test_copies_across_the_splits_are_found_however_they_were_saved(copied):
-    told = []
-    duplicates = data.near_duplicates("pictures", root=copied, progress=lambda *now: told.append(now))
+    calls = []
+    duplicates = data.near_duplicates("pictures", root=copied, progress=lambda *now: calls.append(now))
     assert (duplicates.num_test_images, duplicates.num_found) == (24, 4)
     assert {(pair.train_file, pair.test_file) for pair in duplicates.pairs} == {
         ("train/odd/3.png", "test/odd/same.png"),
@@ -80,7 +80,7 @@ def test_copies_across_the_splits_are_found_however_they_were_saved(copied):
         ("train/odd/31.png", "test/odd/dimmed.png"),
     }
     assert next(pair for pair in duplicates.pairs if pair.test_file.endswith("same.png")).correlation == 1.0
-    assert told[-1] == (84, 84)
+    assert calls[-1] == (84, 84)
 
 
 def test_digits_that_look_alike_are_not_taken_for_copies(pristine):

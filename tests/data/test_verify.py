@@ -1,4 +1,4 @@
-"""What was written down is checked again: arrays against dvc.lock, a dataset and its split against a sweep's."""
+"""Check arrays against dvc.lock, and a dataset and its split against those of a sweep."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ def test_arrays_that_do_not_match_dvc_lock_are_refused_though_their_card_agrees(
     for name in ("train_images.npy", "card.json"):
         (made / name).unlink()  # DVC's files are read-only
     np.save(made / "train_images.npy", images)
-    told = ("name", "augmentations", "source", "test_split")
-    write_dataset_card(made, classes=card.classes, **{field: getattr(card, field) for field in told})
+    fields = ("name", "augmentations", "source", "test_split")
+    write_dataset_card(made, classes=card.classes, **{field: getattr(card, field) for field in fields})
     assert data.verify("digits", root=root).name == "digits"
     with pytest.raises(UserError) as caught:
         data.verify("digits", root=root, project=dvc_project)
-    assert "data/prepared/digits is not what dvc.lock names (modified)" in str(caught.value)
+    assert "data/prepared/digits does not match dvc.lock (modified)" in str(caught.value)
     assert "dvc checkout data/prepared/digits" in str(caught.value)
 
 
@@ -33,10 +33,10 @@ def test_a_dataset_that_changed_between_sweep_and_resume_is_refused(root):
     began = data.open_prepared("digits", root=root).card.fingerprint
     _, split = data.split_arrays(wanted, root=root)
     data.check_unchanged(wanted, root=root, data_fingerprint=began, split_fingerprint=split)
-    with pytest.raises(UserError, match="The dataset digits is not the one this sweep began with"):
+    with pytest.raises(UserError, match="The dataset digits is not the one that this sweep started with"):
         data.check_unchanged(wanted, root=root, data_fingerprint="0" * 64, split_fingerprint=split)
     for other in (Data(name="digits", split_seed=1), Data(name="digits", max_train=100)):
-        with pytest.raises(UserError, match="The split of digits is not the one this sweep began with"):
+        with pytest.raises(UserError, match="The split of digits is not the one that this sweep started with"):
             data.check_unchanged(other, root=root, data_fingerprint=began, split_fingerprint=split)
 
 

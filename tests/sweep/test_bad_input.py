@@ -46,7 +46,7 @@ MISTAKES = {
     "unknown dataset": (
         ["tune.smoke", "--set", "data.name=digit"],
         _nothing,
-        'There is no dataset "digit". Did you mean "digits"? Known are: ',
+        'There is no dataset "digit". Did you mean "digits"? Known datasets: ',
     ),
     "dataset not prepared": (
         ["tune.smoke"],

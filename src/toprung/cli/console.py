@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from toprung.errors import UserError
+from toprung.errors import locale_error
 
 # Substitutes for toprung's own symbols in a terminal that is not UTF-8; any other character becomes a question mark.
 # None is longer than its symbol: a line that fills the terminal would wrap, and the live block could not be redrawn.
@@ -43,10 +43,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
     """
     for argument in arguments:
         if any(0xDC80 <= ord(character) <= 0xDCFF for character in argument):
-            raise UserError(
-                f"The argument {argument!a} is not text in this locale's encoding ({sys.getfilesystemencoding()}). "
-                "Is it UTF-8? Then type: export LC_ALL=C.UTF-8"
-            )
+            raise locale_error(f"The argument {argument!a}")
 
 
 def open_console(file: IO[str] | None = None) -> Console:

@@ -1,4 +1,4 @@
-"""The verbs of `toprung data` that look at datasets and make them; those of remotes are in `data_remotes`."""
+"""The commands of `toprung data` that list, add, prepare and check datasets; `data_remotes` has those of remotes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 
 from toprung.cli.data_remotes import note_hidden_data, remote_app, transfer_app
 from toprung.cli.options import Json, print_json, short_path
+from toprung.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 NUM_CLASSES_SHOWN = 40
 
-data_app = typer.Typer(no_args_is_help=True, help="The datasets that sweeps train on, and the remotes that keep them.")
+data_app = typer.Typer(no_args_is_help=True, help="Datasets that sweeps train on, and the remotes that store them.")
 
 Name = Annotated[str, typer.Argument(help="A dataset, such as fashion_mnist.")]
 
 
 @data_app.command("list")
 def list_datasets(as_json: Json = False) -> None:
-    """List the datasets: those built in, those added, and which of them are prepared here."""
+    """List the built-in and the added datasets, and say which are prepared here."""
     from rich.table import Table
 
     from toprung.cli.console import open_console, print_table
@@ -55,26 +56,38 @@ def list_datasets(as_json: Json = False) -> None:
 @data_app.command()
 def add(
     name: Annotated[str, typer.Argument(help="Lower-case letters, digits, - and _.")],
-    folder: Annotated[Path, typer.Argument(help="A folder for each class; or train/ and test/ with those in them.")],
-    size: Annotated[str | None, typer.Option(help="Of the arrays: 32, or height x width: 32x48.")] = None,
+    folder: Annotated[Path, typer.Argument(help="One folder per class, or train/ and test/ with these inside.")],
+    size: Annotated[str | None, typer.Option(help="Size of the arrays: 32, or height x width: 32x48.")] = None,
     fit: Annotated[str | None, typer.Option(help="crop, pad or stretch.")] = None,
     color: Annotated[str | None, typer.Option(help="auto, grey or rgb.")] = None,
-    background: Annotated[str | None, typer.Option(help="white or black, behind transparent pixels.")] = None,
-    test_fraction: Annotated[float | None, typer.Option(help="Set apart for testing.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the cut into train and test.")] = None,
-    group_pattern: Annotated[str | None, typer.Option(help="Names a file's group, such as '(patient[0-9]+)_'.")] = None,
-    augmentations: Annotated[str | None, typer.Option(help="Those that keep a class, with commas between.")] = None,
+    background: Annotated[
+        str | None, typer.Option(help="white or black: behind transparent pixels and around padded images.")
+    ] = None,
+    test_fraction: Annotated[float | None, typer.Option(help="Fraction of the images to hold out for testing.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the split into train and test.")] = None,
+    group_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression that finds a file's group, such as '(patient[0-9]+)_'.")
+    ] = None,
+    augmentations: Annotated[
+        str | None, typer.Option(help="Augmentations that keep an image's class, separated by commas.")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
     nested: Annotated[
-        bool, typer.Option("--nested", help="The outer folders are the classes, even if all have the same inside.")
+        bool, typer.Option("--nested", help="The outer folders are the classes, even if all contain the same folders.")
     ] = False,
+    recipe: Annotated[
+        bool | None,
+        typer.Option("--recipe/--no-recipe", help="Write a recipe, tune/NAME.py. Without either, a terminal asks."),
+    ] = None,
 ) -> None:
-    """Add a folder of images: tracked by DVC, with a stage that prepares it."""
+    """Add a folder of images: track it with DVC, and write the DVC stage that prepares it."""
     from toprung import data
     from toprung.data.image_folder.arguments import parse_size
+    from toprung.data.prepare.folder import format_unreadable
     from toprung.data.versioning.targets import hidden_files
+    from toprung.scaffold.recipe import check_recipe, write_recipe
 
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "size": parse_size(size) if size else None,
         "fit": fit,
         "color": color,
@@ -85,27 +98,39 @@ def add(
         "augmentations": None if augmentations is None else tuple(filter(None, augmentations.split(","))),
         "skip_bad": skip_bad,
     }
-    settings = data.FolderSettings.checked(**{field: value for field, value in given.items() if value is not None})
+    settings = data.FolderSettings.checked(**{field: value for field, value in options.items() if value is not None})
     project = _project()
-    with _progress_bar("Copying") as progress:
+    if recipe:
+        check_recipe(name, project=project)
+    with _progress_bar("Adding") as progress:
         added = data.add(name, folder, project=project, settings=settings, nested=nested, progress=progress)
     print(
         f"{name}: {added.num_images} images of {len(added.classes)} classes, tracked by {short_path(added.tracked_by)}."
     )
     _print_classes(added.classes, added.parts)
     if added.left_out:
-        print(f"Left out: {added.left_out}.")
-    print(f"Prepare them: toprung data prepare {name}   Commit: git add {short_path(added.tracked_by)} dvc.yaml")
+        print(f"Not copied: {added.left_out}.")
+    if added.unreadable:
+        problems = format_unreadable(added.unreadable)
+        print(f"Files that cannot be used and will be left out ({len(added.unreadable)}): {problems}.")
     note_hidden_data(hidden_files(project), project=project)
+    files = [short_path(added.tracked_by), short_path(project / "dvc.yaml")]
+    if recipe or (recipe is None and _wants_recipe(name, project=project)):
+        files.append(short_path(project / write_recipe(name, project=project)))
+    print(f"Commit:   git add {' '.join(files)}")
+    print(f"Prepare:  toprung data prepare {name}")
+    print(f"Sweep:    {_sweep_command(name, project=project)}")
 
 
 @data_app.command()
 def prepare(
     name: Annotated[str, typer.Argument(help="A dataset, such as fashion_mnist, or the recipe that needs it.")],
-    folder: Annotated[Path | None, typer.Option(help="Where its raw files lie, if not in $TOPRUNG_DATA.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out, and say so.")] = False,
+    folder: Annotated[Path | None, typer.Option(help="The folder of its raw files, if not $TOPRUNG_DATA.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave unreadable files out, and list them in the card.")
+    ] = False,
 ) -> None:
-    """Prepare a dataset once, into arrays that every trial reads without decoding."""
+    """Prepare a dataset: decode it once into arrays that every trial reads."""
     from toprung import data
     from toprung.project.modules import activate, load_recipe
 
@@ -119,7 +144,7 @@ def prepare(
         card = data.reproduce(name, project=project, folder=folder, progress=progress, skip_bad=skip_bad)
     print(f"{name}: {_sizes(card)}. Fingerprint {card.fingerprint[:12]}.")
     if card.num_unreadable:
-        print(f"{card.num_unreadable} files could not be read and are left out: toprung data card {name}")
+        print(f"Unreadable files that are left out: {card.num_unreadable}. List them: toprung data card {name}")
 
 
 @data_app.command()
@@ -129,16 +154,16 @@ def verify(name: Name) -> None:
 
     project = _project()
     card = data.verify(name, root=project / data.PREPARED, project=project)
-    print(f"{name}: as it was prepared. Fingerprint {card.fingerprint[:12]}.")
+    print(f"{name}: unchanged since it was prepared. Fingerprint {card.fingerprint[:12]}.")
 
 
 @data_app.command()
 def card(
     name: Name,
-    sheet: Annotated[Path | None, typer.Option(help="Where the sample sheet (PNG) goes.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="The file to write the sample sheet (PNG) to.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a dataset's card, write its sample sheet, and look for test images that the train images hold too."""
+    """Show a dataset's card, write its sample sheet, and look for test images that are also among the train images."""
     from toprung import data
 
     project = _project()
@@ -148,16 +173,16 @@ def card(
     with _progress_bar("Comparing") as progress:
         duplicates = data.near_duplicates(name, root=root, progress=progress)
     if as_json:
-        about = {"sheet": str(image), "duplicates": asdict(duplicates)}
-        print_json(prepared.card.model_dump(mode="json") | about)
+        extra = {"sheet": str(image), "duplicates": asdict(duplicates)}
+        print_json(prepared.card.model_dump(mode="json") | extra)
         return
     _print_card(prepared.card)
     print(
         f"  duplicates   {duplicates.num_found} of {duplicates.num_test_images} test images are among the train images"
     )
     for pair in duplicates.pairs[:5]:
-        pictures = (pair.test_file or f"test image {pair.test}", pair.train_file or f"train image {pair.train}")
-        print(f"               {pictures[0]} = {pictures[1]}")
+        files = (pair.test_file or f"test image {pair.test}", pair.train_file or f"train image {pair.train}")
+        print(f"               {files[0]} = {files[1]}")
     print(f"  sheet        {short_path(image)}")
 
 
@@ -165,44 +190,69 @@ data_app.registered_commands += transfer_app.registered_commands
 data_app.add_typer(remote_app, name="remote")
 
 
-def _print_card(about: DatasetCard) -> None:
-    print(f"{about.name}: {_sizes(about)}.")
-    print(f"  source       {about.source}")
-    print(f"  test split   {about.test_split}")
-    print(f"  mean, std    {_numbers(about.mean)}; {_numbers(about.std)}")
-    if about.train_counts:
-        smallest, largest = min(about.train_counts), max(about.train_counts)
-        print(f"  imbalance    {about.imbalance:.2f} ({smallest} to {largest} train images a class)")
-    if about.decoding:
-        print(f"  decoding     {about.decoding}")
-    if about.num_groups:
-        print(f"  groups       {about.num_groups}, none in two splits")
-    more = f" and {len(about.classes) - NUM_CLASSES_SHOWN} more" if len(about.classes) > NUM_CLASSES_SHOWN else ""
-    print(f"  classes      {', '.join(about.classes[:NUM_CLASSES_SHOWN])}{more}")
-    print(f"  augmentation {', '.join(about.augmentations) or 'none keeps the class'}")
-    print(f"  fingerprint  {about.fingerprint}")
-    if about.num_unreadable:
-        print(f"  unreadable   {about.num_unreadable} files are left out:")
-        for bad in about.unreadable[:10]:
+def _wants_recipe(name: str, *, project: Path) -> bool:
+    """Ask whether to write a dataset's recipe, if it can be written and a person can answer."""
+    from toprung.scaffold.recipe import check_recipe, recipe_path
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    try:
+        check_recipe(name, project=project)
+    except UserError:
+        return False
+    return typer.confirm(f"Write {recipe_path(name)}, a recipe that sweeps {name}?", default=True)
+
+
+def _sweep_command(name: str, *, project: Path) -> str:
+    """Return the command that sweeps a dataset: by its own recipe, else by another one with the dataset replaced."""
+    from toprung.project.modules import list_recipes
+    from toprung.scaffold.recipe import recipe_name
+
+    recipes = list_recipes(project)
+    if recipe_name(name) in recipes:
+        return f"toprung sweep tune.{recipe_name(name)}"
+    recipe = "mine" if "mine" in recipes else next(iter(recipes), "RECIPE")
+    return f"toprung sweep tune.{recipe} --set name={name} --set data.name={name}"
+
+
+def _print_card(card: DatasetCard) -> None:
+    print(f"{card.name}: {_sizes(card)}.")
+    print(f"  source       {card.source}")
+    print(f"  test split   {card.test_split}")
+    print(f"  mean, std    {_numbers(card.mean)}; {_numbers(card.std)}")
+    if card.train_counts:
+        smallest, largest = min(card.train_counts), max(card.train_counts)
+        print(f"  imbalance    {card.imbalance:.2f} ({smallest} to {largest} train images per class)")
+    if card.decoding:
+        print(f"  decoding     {card.decoding}")
+    if card.num_groups:
+        print(f"  groups       {card.num_groups}, none in two splits")
+    more = f" and {len(card.classes) - NUM_CLASSES_SHOWN} more" if len(card.classes) > NUM_CLASSES_SHOWN else ""
+    print(f"  classes      {', '.join(card.classes[:NUM_CLASSES_SHOWN])}{more}")
+    print(f"  augmentation {', '.join(card.augmentations) or 'none'}")
+    print(f"  fingerprint  {card.fingerprint}")
+    if card.num_unreadable:
+        print(f"  unreadable   {card.num_unreadable} files, left out:")
+        for bad in card.unreadable[:10]:
             print(f"               {bad.file}: {bad.reason}")
 
 
 def _print_classes(classes: Sequence[str], parts: Mapping[str, Sequence[int]]) -> None:
-    """Print the number of images of each class, a column for each part."""
+    """Print the number of images of each class, with a column for each part."""
     print("".join(f"{part:>8}" for part in parts) + "  class")
     for name, *counts in list(zip(classes, *parts.values(), strict=True))[:NUM_CLASSES_SHOWN]:
         print("".join(f"{count:>8,}" for count in counts) + f"  {name}")
     if len(classes) > NUM_CLASSES_SHOWN:
         print(f"and {len(classes) - NUM_CLASSES_SHOWN} more classes")
     if "test" not in parts:
-        print("No train/ and test/ folders: preparing them sets a test split apart.")
+        print("No train/ and test/ folders: `toprung data prepare` holds out a test split.")
 
 
-def _sizes(about: DatasetCard) -> str:
-    size = " x ".join(map(str, about.image_shape))
+def _sizes(card: DatasetCard) -> str:
+    size = " x ".join(map(str, card.image_shape))
     return (
-        f"{about.num_train} images to train and validate on, {about.num_test} to test on, {size}, "
-        f"{len(about.classes)} classes"
+        f"{card.num_train} images to train and validate on, {card.num_test} to test on, {size}, "
+        f"{len(card.classes)} classes"
     )
 
 
@@ -217,13 +267,13 @@ def _project() -> Path:
 
 
 @contextmanager
-def _progress_bar(verb: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the screen, gone when it is done; nothing where nobody looks."""
+def _progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on stderr while the block runs, if stderr is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(file=sys.stderr)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(verb, total=None)
+        task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

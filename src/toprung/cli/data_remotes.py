@@ -1,9 +1,10 @@
-"""The verbs of `toprung data` that move data: status, pull, push, remote add, remote check."""
+"""The commands of `toprung data` that move data: status, pull, push, remote add, remote check."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -15,98 +16,100 @@ from toprung.errors import UserError
 
 transfer_app = typer.Typer()
 remote_app = typer.Typer(
-    no_args_is_help=True, help="Where datasets are kept: a folder, gs://, gdrive://, s3://, ssh://."
+    no_args_is_help=True, help="Remotes that store datasets: a folder, gs://, gdrive://, s3://, ssh://."
 )
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Datasets; without one, all.")]
-RemoteName = Annotated[str | None, typer.Option(help="A remote; without it, the default one.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Datasets; default: all.")]
+RemoteName = Annotated[str | None, typer.Option(help="A remote; default: the default remote.")]
 NO_DATA = "DVC tracks no data here yet: toprung data add NAME FOLDER, or toprung data prepare NAME"
 PreparedOnly = Annotated[bool, typer.Option("--prepared-only", help="Leave the raw files out.")]
 
 
 @transfer_app.command()
 def status(remote: RemoteName = None, as_json: Json = False) -> None:
-    """Compare the datasets here with dvc.lock, and DVC's cache with a remote."""
+    """Compare the datasets here with dvc.lock, and DVC's cache with the remote."""
     from toprung.data.remotes.transfer import local_status
     from toprung.data.remotes.transfer import status as remote_status
     from toprung.data.versioning.config import read_remotes
 
     project = _project()
-    here = local_status(project=project)
-    there, differing = None, dict[str, str]()
+    local_states = local_status(project=project)
+    compared, remote_states = None, dict[str, str]()
     if remote or any(remote.is_default for remote in read_remotes(project)):
         with _waiting("Comparing with the remote"):
-            there, differing = remote_status(project=project, remote=remote)
+            compared, remote_states = remote_status(project=project, remote=remote)
     if as_json:
-        print_json({"here": here, "remote": there and there.name, "remote_differs": differing})
+        print_json({"here": local_states, "remote": compared and compared.name, "remote_differs": remote_states})
         return
-    for path, how in here.items():
-        print(f"{path}: {how}")
-    if not here:
-        print("Here: everything is as dvc.lock and the .dvc files say.")
-    if there is None:
+    for path, state in sorted(local_states.items()):
+        print(describe_local(path, state))
+    if not local_states:
+        print("Here: everything matches dvc.lock and the .dvc files.")
+    if compared is None:
         print("No remote yet: toprung data remote add NAME URL")
-    meaning = {"new": "not pushed yet", "deleted": "only there: pull", "missing": "neither here nor there"}
-    for path, how in differing.items():
-        print(f"{path}: {meaning.get(how, how)}")
-    if there and not differing:
-        print(f"{there}: has everything that is here.")
+    for line in describe_remote(remote_states):
+        print(line)
+    if compared and not remote_states:
+        print(f"{compared}: has everything that is here.")
 
 
 @transfer_app.command()
 def pull(names: Names = None, remote: RemoteName = None, prepared_only: PreparedOnly = False) -> None:
-    """Bring datasets here from a remote; what is here already is not fetched again."""
+    """Download datasets from a remote; files that are here already are not downloaded again."""
     from toprung.data.remotes.transfer import pull as pull_data
 
     project = _project()
     with _waiting("Pulling"):
-        done = pull_data(names or (), project=project, remote=remote, prepared_only=prepared_only)
-    if not done.targets:
+        transfer = pull_data(names or (), project=project, remote=remote, prepared_only=prepared_only)
+    if not transfer.targets:
         print(NO_DATA)
-    elif done.remote:
-        print(f"{done.remote}: {done.num_files} files fetched.")
+    elif transfer.remote:
+        print(f"{transfer.remote}: {transfer.num_files} files fetched.")
     else:
         print("Everything is here.")
-    note_hidden_data(done.hidden, project=project)
+    note_hidden_data(transfer.hidden, project=project)
 
 
 @transfer_app.command()
 def push(names: Names = None, remote: RemoteName = None, prepared_only: PreparedOnly = False) -> None:
-    """Copy datasets to a remote; what is there already is not sent again."""
+    """Upload datasets to a remote; files that it has already are not uploaded again."""
     from toprung.data.remotes.transfer import push as push_data
 
     project = _project()
     with _waiting("Pushing"):
-        done = push_data(names or (), project=project, remote=remote, prepared_only=prepared_only)
-    if not done.targets:
+        transfer = push_data(names or (), project=project, remote=remote, prepared_only=prepared_only)
+    if not transfer.targets:
         print(NO_DATA)
+    elif transfer.num_files:
+        print(f"{transfer.remote}: {transfer.num_files} files sent.")
     else:
-        print(f"{done.remote}: {done.num_files} files sent." if done.num_files else f"{done.remote}: has everything.")
-    note_hidden_data(done.hidden, project=project)
+        print(f"{transfer.remote}: has everything.")
+    note_hidden_data(transfer.hidden, project=project)
 
 
 @remote_app.command("add")
 def add_remote(
-    name: Annotated[str, typer.Argument(help="What to call it.")],
+    name: Annotated[str, typer.Argument(help="The remote's name.")],
     url: Annotated[
         str, typer.Argument(help="A folder, gs://bucket/folder, s3://..., ssh://user@host/..., gdrive://ID.")
     ],
-    key: Annotated[Path | None, typer.Option(help="Service account's JSON key, or SSH's private key.")] = None,
+    key: Annotated[Path | None, typer.Option(help="A service account's JSON key, or a private SSH key.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="One of DVC's options; not a secret.")
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of DVC's; not a secret.")
     ] = None,
     default: Annotated[
-        bool | None, typer.Option("--default/--no-default", help="Use it where none is named; the first one is.")
+        bool | None,
+        typer.Option("--default/--no-default", help="Use it if no remote is named. Default: only the first remote is."),
     ] = None,
 ) -> None:
-    """Add a remote; where its key lies is kept in .dvc/config.local, which git ignores."""
+    """Add a remote; the path of its key goes into .dvc/config.local, which git ignores."""
     from toprung.data.remotes.add import add_remote as add
 
     options: dict[str, str] = {}
     for setting in settings or []:
         option, result, value = setting.partition("=")
         if not (option and result and value):
-            raise UserError(f'--set "{setting}" is no OPTION=VALUE, such as --set region=eu-central-1.')
+            raise UserError(f'--set "{setting}" is not OPTION=VALUE, such as --set region=eu-central-1.')
         options[option] = value
     added = add(name, url, project=_project(), key=key, options=options, default=default)
     print(
@@ -134,13 +137,13 @@ def list_remotes(as_json: Json = False) -> None:
 
 @remote_app.command("check")
 def check_remote(
-    name: Annotated[str | None, typer.Argument(help="A remote; without one, the default.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A remote; default: the default remote.")] = None,
 ) -> None:
-    """List, write, read and delete a small file there; say which permission is missing."""
+    """List, write, read and delete a small file on a remote, and say which permission is missing."""
     from toprung.data.remotes.check import check_remote as check
     from toprung.data.remotes.check import first_problem
 
-    with _waiting("Asking the remote"):
+    with _waiting("Checking the remote"):
         remote, steps = check(name, project=_project())
     print(remote)
     for step in steps:
@@ -150,8 +153,55 @@ def check_remote(
         raise UserError(problem)
 
 
+def describe_local(path: str, state: str) -> str:
+    """Return a line about a path that differs from dvc.lock or its .dvc file: how, and what to type."""
+    name = dataset_of(path)
+    if name is None:
+        return f"{path}: {state}"
+    meaning = {
+        "not prepared": f"not prepared yet: toprung data prepare {name}",
+        "outdated": f"prepared from other images or settings: toprung data prepare {name}",
+        "deleted": f"not here: toprung data pull {name}",
+        "not in cache": f"not in DVC's cache: toprung data prepare {name}",
+        "modified": f"modified: toprung data prepare {name}   (or undo it: dvc checkout {path})",
+    }
+    return f"{path}: {meaning.get(state, state)}"
+
+
+def describe_remote(differing: Mapping[str, str]) -> list[str]:
+    """Return a line about each dataset's folder that differs from the remote: how many files, how, what to type.
+
+    Args:
+        differing: for each file and folder `new`, `deleted` or `missing`, as `toprung.data.remotes.transfer.status`
+            returns it.
+    """
+    num_files: Counter[tuple[str, str]] = Counter()
+    for path, state in differing.items():
+        name = dataset_of(path)
+        folder = path if name is None else "/".join(path.split("/")[:3])
+        num_files[folder, state] += path != folder
+    lines = []
+    for (folder, state), count in sorted(num_files.items()):
+        meaning = {
+            "new": f"not pushed yet: toprung data push {dataset_of(folder) or ''}",
+            "deleted": f"only on the remote: toprung data pull {dataset_of(folder) or ''}",
+            "missing": "neither in DVC's cache here nor on the remote. Push it from the machine that has it",
+        }.get(state, state)
+        files = f"{count:,} {'file' if count == 1 else 'files'} " if count else ""
+        lines.append(f"{folder}: {files}{meaning}".rstrip())
+    return lines
+
+
+def dataset_of(path: str) -> str | None:
+    """Return the dataset whose raw or prepared files are at a path, if any."""
+    match path.split("/"):
+        case ["data", "raw" | "prepared", name, *_]:
+            return name
+    return None
+
+
 def note_hidden_data(hidden: Sequence[str], *, project: Path) -> None:
-    """Print a line on stderr if DVC overlooks .dvc files: its plain commands would lose their data."""
+    """Print a warning on stderr if DVC overlooks .dvc files: its plain commands would lose their data."""
     from toprung.data.versioning.targets import hidden_note
 
     if hidden:
@@ -165,13 +215,13 @@ def _project() -> Path:
 
 
 @contextmanager
-def _waiting(verb: str) -> Iterator[None]:
-    """The time that goes by, on the screen; nothing where nobody looks."""
+def _waiting(description: str) -> Iterator[None]:
+    """Show the elapsed time on stderr while the block runs, if stderr is a terminal."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(file=sys.stderr)
     columns = (SpinnerColumn("line"), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        bar.add_task(verb, total=None)
+        bar.add_task(description, total=None)
         yield

@@ -1,7 +1,7 @@
 """Datasets: sources, folders of images, prepared arrays, splits and their DVC stages.
 
-Importing this room costs NumPy and pydantic only; Pillow, torchvision and scikit-learn are imported where they read
-a source.
+Importing this package imports only NumPy and pydantic; Pillow, torchvision and scikit-learn are imported when they are
+needed to read a source.
 """
 
 from toprung.data.card import OPERATIONS, DatasetCard, Operation, UnreadableFile

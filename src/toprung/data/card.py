@@ -1,6 +1,6 @@
-"""`DatasetCard`: what is known about a prepared dataset, kept beside its arrays as `card.json`.
+"""`DatasetCard`: the description of a prepared dataset, stored beside its arrays as `card.json`.
 
-The card's fingerprint names the bytes of the arrays. It can be checked without toprung: in the dataset's
+The card's fingerprint is a hash of the arrays' bytes. It can be checked without toprung: in the dataset's
 folder, `LC_ALL=C sha256sum *.npy | sha256sum` prints it.
 """
 
@@ -29,7 +29,7 @@ FORMAT = 1
 
 
 class UnreadableFile(BaseModel):
-    """A file that was left out, and why."""
+    """A file that was left out, and the reason."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +38,7 @@ class UnreadableFile(BaseModel):
 
 
 class DatasetCard(BaseModel):
-    """What a prepared dataset holds: classes, shapes, channel statistics, augmentations, fingerprint."""
+    """The contents of a prepared dataset: classes, shapes, channel statistics, augmentations, fingerprint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -55,10 +55,10 @@ class DatasetCard(BaseModel):
     augmentations: tuple[Operation, ...] = Field(description="the operations that keep an image's class")
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the array files, see `fingerprint_of`")
     source: str = Field(description="where the images come from")
-    test_split: str = Field(default="given by the source", description="how the test images were set apart")
+    test_split: str = Field(default="given by the source", description="how the test images were chosen")
     train_counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="train images of each class")
     test_counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="test images of each class")
-    decoding: str | None = Field(default=None, description="what became of image files: size, crop, colour, depth")
+    decoding: str | None = Field(default=None, description="how image files were decoded: size, crop, color, depth")
     num_groups: int | None = Field(
         default=None, ge=1, description="groups among the train images (train_groups.npy), such as patients"
     )
@@ -67,7 +67,7 @@ class DatasetCard(BaseModel):
 
     @property
     def imbalance(self) -> float:
-        """Train images of the largest class for one of the smallest; infinite where a class has none."""
+        """Train images of the largest class divided by those of the smallest; infinite if a class has none."""
         if not self.train_counts:
             return math.nan
         return max(self.train_counts) / min(self.train_counts) if min(self.train_counts) else math.inf
@@ -89,7 +89,7 @@ class DatasetCard(BaseModel):
 
 
 def write_card(card: DatasetCard, folder: Path) -> None:
-    """Write `card.json`: sorted keys, no time stamp and no path, so that equal data gives equal bytes."""
+    """Write `card.json`: with sorted keys, without time stamps and paths, so that equal data give equal bytes."""
     text = json.dumps(card.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
     (folder / CARD_FILE).write_bytes(f"{text}\n".encode())
 
@@ -98,20 +98,20 @@ def read_card(folder: Path) -> DatasetCard:
     """Read and check a prepared dataset's card.
 
     Raises:
-        UserError: the card is missing, no JSON, of another format, or a field is unknown or out of range.
+        UserError: the card is missing, is not JSON, has another format, or a field is unknown or out of range.
     """
     path = folder / CARD_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise ValueError("it holds no JSON object")
+            raise ValueError("it is not a JSON object")
     except FileNotFoundError:
         raise UserError(f"{folder} has no {CARD_FILE}. {prepare_command(folder.name)}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}. {prepare_command(folder.name)}") from None
     if content.get("format") != FORMAT:
         raise UserError(
-            f"{path} is of format {json.dumps(content.get('format'))}; this toprung reads format {FORMAT}. "
+            f"{path} has format {json.dumps(content.get('format'))}; this version of toprung reads format {FORMAT}. "
             f"{prepare_command(folder.name)}"
         )
     try:
@@ -126,12 +126,12 @@ def read_card(folder: Path) -> DatasetCard:
 
 
 def prepare_command(name: str) -> str:
-    """What to type when a prepared dataset cannot be used."""
+    """Return what to type if a prepared dataset cannot be used."""
     return f"Prepare it again: toprung data prepare {name}"
 
 
 def fingerprint_of(folder: Path) -> str:
-    """sha256 over the array files, as `LC_ALL=C sha256sum *.npy | sha256sum` computes it in their folder."""
+    """Return the sha256 of the array files, as `LC_ALL=C sha256sum *.npy | sha256sum` computes it in their folder."""
     lines = []
     names = [*ARRAY_FILES, GROUPS_ARRAY] if (folder / GROUPS_ARRAY).exists() else ARRAY_FILES
     for name in sorted(names):
@@ -141,10 +141,10 @@ def fingerprint_of(folder: Path) -> str:
 
 
 def channel_statistics(images_NCHW: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, of pixels scaled to 0..1.
+    """Return the mean and the standard deviation of each channel, for pixels scaled to 0..1.
 
-    Computed from a histogram in whole numbers, so that every platform gets the same digits. The standard
-    deviation of a constant channel is given as 1: dividing by it then changes nothing.
+    They are computed from a histogram in integers, so that every platform gets the same digits. The standard deviation
+    of a constant channel is given as 1, so that dividing by it changes nothing.
     """
     num_channels = images_NCHW.shape[1]
     histogram_CV = np.zeros((num_channels, 256), dtype=np.int64)

@@ -1,11 +1,11 @@
-"""Find test images that a model has nearly seen: copies among the train images, however they were saved again.
+"""Find test images with near copies among the train images, even if they were saved in another way.
 
-Two steps. The 64 bits of a perceptual hash (`imagehash.phash`) name candidates; the correlation of their pixels
-decides, since small pictures of like things often share a hash. Measured on 10,000 train and 2,000 test images of
-Fashion-MNIST, no two of them equal: 1,567 candidate pairs, 1 of them correlated enough. Of 300 copies of its images,
-those saved as JPEG of quality 90, dimmed or noisy were found by 99 % or more, those of quality 50 by about 90 %;
-copies shifted by one pixel of 28 were not. Among all 10,000 test images 117 are found: from true copies (correlation
-1.0) down to trousers that merely look alike (0.98).
+Two steps. The 64 bits of a perceptual hash (`imagehash.phash`) find candidates; the correlation of their pixels
+decides, since small pictures of similar things often share a hash. Measured on 10,000 train and 2,000 test images of
+Fashion-MNIST, all different: 1,567 candidate pairs, 1 of them above the correlation limit. Of 300 copies of its images,
+99 % or more of those that were saved as JPEG of quality 90, dimmed or noisy were found, and about 90 % of those of
+quality 50; copies shifted by one pixel of 28 were not. Among all 10,000 test images 117 are found: from true copies
+(correlation 1.0) to trousers that only look alike (0.98).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from toprung.data.prepared import open_arrays, open_prepared
 
 MAX_DISTANCE = 4  # bits of 64
 MIN_CORRELATION = 0.98
-MAX_CANDIDATES = 16  # for each test image, the nearest first
+MAX_CANDIDATES = 16  # per test image, nearest first
 MAX_PAIRS = 1000
 BLOCK_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A train image and a test image that show the same; files are empty where the dataset was not made of files."""
+    """A train image and a test image that are near copies; the files are empty if the dataset was not made of files."""
 
     train: int
     test: int
@@ -42,7 +42,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """How many test images have a near copy among the train images; up to `MAX_PAIRS` of them, surest first."""
+    """The number of test images with a near copy in train, and up to `MAX_PAIRS` of the pairs, by correlation."""
 
     num_test_images: int
     num_found: int
@@ -57,10 +57,10 @@ def near_duplicates(name: str, *, root: Path, progress: Progress | None = None) 
     Args:
         name: the dataset.
         root: the folder of all prepared datasets.
-        progress: told how many images are hashed, of how many.
+        progress: called with the number of images hashed and the number of all images.
 
     Raises:
-        UserError: the dataset is not prepared or damaged.
+        UserError: the dataset is not prepared, or is damaged.
     """
     opened = open_prepared(name, root=root)
     train_NCHW = opened.images_NCHW
@@ -91,7 +91,7 @@ def near_duplicates(name: str, *, root: Path, progress: Progress | None = None) 
 
 
 def _hashes(images_NCHW: NDArray[np.uint8], progress: Progress | None, *, done: int, total: int) -> NDArray[np.uint64]:
-    """The perceptual hash of each image, as one number."""
+    """Return the perceptual hash of each image, as one number."""
     import imagehash
     from PIL import Image
 
@@ -107,7 +107,7 @@ def _hashes(images_NCHW: NDArray[np.uint8], progress: Progress | None, *, done: 
 
 
 def _correlation(one_CHW: NDArray[np.uint8], other_CHW: NDArray[np.uint8]) -> float:
-    """Pearson's, over all pixels; 1 for two images that are constant and equal, 0 where just one is constant."""
+    """Return Pearson's correlation of all pixels; 1 for equal constant images, 0 if only one image is constant."""
     one, other = one_CHW.astype(np.float64).ravel(), other_CHW.astype(np.float64).ravel()
     if np.array_equal(one, other):
         return 1.0
@@ -118,7 +118,7 @@ def _correlation(one_CHW: NDArray[np.uint8], other_CHW: NDArray[np.uint8]) -> fl
 
 
 def _files(path: Path) -> dict[str, list[str]]:
-    """The files' names in the order of the arrays; nothing where the dataset was not made of files."""
+    """Return the files' names in the order of the arrays; nothing if the dataset was not made of files."""
     names: dict[str, list[str]] = {"train": [], "test": []}
     if not path.is_file():
         return {}

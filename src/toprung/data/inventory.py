@@ -1,4 +1,4 @@
-"""Which datasets a project has: built in, added, prepared; read from a few small files."""
+"""List the datasets of a project, built in, added or prepared, from a few small files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toprung.errors import UserError
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset: `card` is None where it is not prepared here, `problem` says what is wrong with its card."""
+    """A dataset: `card` is None if it is not prepared here; `problem` says what is wrong with its card."""
 
     name: str
     origin: str
@@ -26,7 +26,7 @@ class Dataset:
 
 
 def list_datasets(project: Path) -> list[Dataset]:
-    """Every dataset of the project, by name.
+    """Return all datasets of the project, sorted by name.
 
     Raises:
         UserError: dvc.yaml or dvc.lock cannot be read.

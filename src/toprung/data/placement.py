@@ -1,6 +1,6 @@
-"""Where the images of a sweep lie while its trials run: in memory that all of them share, or mapped from disk.
+"""Place the images of a sweep in memory that its trials share, or map them from disk.
 
-Either way there is one copy a node: shared arrays live in Ray's object store, mapped files in the system's page cache.
+Either way there is one copy per node: shared arrays are in Ray's object store, mapped files in the system's page cache.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IMAGES_FILE = "train_images.npy"
 
 @dataclass(frozen=True, eq=False)
 class ImageArrays:
-    """What is sent to every trial: arrays, and where to map the images from if they are not among these.
+    """The arrays that are sent to every trial, and the folder to map the images from if they are not among the arrays.
 
     Shared: `train_images`, `val_images` (uint8, NCHW), `train_labels`, `val_labels` (int64, N).
     Mapped: the labels, and `train_rows`, `val_rows` (int64, N): rows of the array in `mmap_dir`.
@@ -34,21 +34,21 @@ class ImageArrays:
 
     @property
     def description(self) -> str:
-        """In words: `image data 11 MB, shared in memory`."""
+        """A description such as `image data 11 MB, shared in memory`."""
         how = "shared in memory" if self.mmap_dir is None else f"mapped from {self.mmap_dir.name}/ on disk"
         return f"image data {_format_size(self.num_bytes)}, {how}"
 
 
 def load_arrays(data_settings: Data, *, root: Path, budget_bytes: int) -> ImageArrays:
-    """Cut a prepared dataset as a spec says, and choose where its images lie.
+    """Split a prepared dataset as a spec says, and choose whether its images are shared or mapped.
 
     Args:
-        data_settings: the spec's data part; `placement` "auto" shares what fits into the room, and maps what does not.
+        data_settings: the spec's data part; `placement` "auto" shares the images if they fit into the budget.
         root: the folder of all prepared datasets.
-        budget_bytes: of shared memory that images may take.
+        budget_bytes: how much shared memory the images may take.
 
     Raises:
-        UserError: the dataset is not prepared or damaged, or cannot be split so.
+        UserError: the dataset is not prepared, is damaged, or cannot be split as the spec says.
     """
     prepared = open_prepared(data_settings.name, root=root)
     split = split_indices(data_settings, prepared)
@@ -71,7 +71,7 @@ def load_arrays(data_settings: Data, *, root: Path, budget_bytes: int) -> ImageA
 
 
 def open_mmap_images(folder: Path) -> NDArray[np.uint8]:
-    """The prepared images that rows refer to, read-only: N x C x H x W."""
+    """Map the prepared train images, to which rows refer, read-only: N x C x H x W."""
     images_NCHW: NDArray[np.uint8] = np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
     return images_NCHW
 

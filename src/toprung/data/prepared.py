@@ -1,6 +1,6 @@
-"""Open a prepared dataset: mapped into memory and checked against its card.
+"""Open a prepared dataset: map its arrays into memory and check them against its card.
 
-The test images are behind one function, which logs who opens them.
+Only one function gives access to the test images, and it logs who opens them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PREPARED = Path("data/prepared")
 class Prepared:
     """The images that a sweep may see (training and validation together), read-only and mapped from disk.
 
-    `images_NCHW` is uint8, `labels_N` int64; `groups_N` (int64) names each image's group; None: no groups.
+    `images_NCHW` is uint8, `labels_N` int64; `groups_N` (int64) is each image's group; None: no groups.
     """
 
     card: DatasetCard
@@ -38,11 +38,11 @@ class Prepared:
 
 
 def open_prepared(name: str, *, root: Path) -> Prepared:
-    """Open a dataset's training and validation images; its test images stay shut.
+    """Open a dataset's training and validation images, but not its test images.
 
     Args:
         name: the dataset, such as "digits".
-        root: the folder of all prepared datasets, by custom `<project>/data/prepared`.
+        root: the folder of all prepared datasets, usually `<project>/data/prepared`.
 
     Raises:
         UserError: the dataset is not prepared, or its files are damaged or do not match its card.
@@ -55,10 +55,10 @@ def open_prepared(name: str, *, root: Path) -> Prepared:
 
 
 def open_test_split(name: str, *, root: Path, opened_by: str, log: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Open the test images, and write into `log` that it happened.
+    """Open the test images, and record that in `log`.
 
-    The only function that gives anyone the test images. The log gets one JSON line (time, who, dataset,
-    fingerprint) before the images are handed out; where it cannot be written they are not.
+    No other function gives access to the test images. One JSON line (time, who, dataset, fingerprint) is written to the
+    log before the images are returned; if that fails, they are not returned.
 
     Returns:
         images_NCHW (uint8) and labels_N (int64), read-only.
@@ -67,7 +67,7 @@ def open_test_split(name: str, *, root: Path, opened_by: str, log: Path) -> tupl
         UserError: as for `open_prepared`; `opened_by` is empty; the log cannot be written.
     """
     if not opened_by.strip():
-        raise UserError("The test split is opened by nobody: say who opens it, such as a sweep's id.")
+        raise UserError("The test split needs opened_by: who opens it, such as a sweep's id.")
     folder = _folder_of(name, root=root)
     card = read_card(folder)
     images_NCHW, labels_N = open_arrays(folder, card, part="test")
@@ -83,7 +83,7 @@ def open_test_split(name: str, *, root: Path, opened_by: str, log: Path) -> tupl
             file.write(json.dumps(entry) + "\n")
     except OSError as error:
         raise UserError(
-            f"The test split stays shut: its log {log} cannot be written ({error.strerror or error})."
+            f"The test split cannot be opened: its log {log} cannot be written ({error.strerror or error})."
         ) from None
     return images_NCHW, labels_N
 
@@ -98,16 +98,18 @@ def _folder_of(name: str, *, root: Path) -> Path:
         )
     known = sorted({*SOURCES, *(path.parent.name for path in root.glob("[!.]*/card.json"))})
     hint = did_you_mean(name, known, form='"{}"')
-    raise UserError(f'There is no dataset "{name}".{hint} Known are: {", ".join(known)}.')
+    raise UserError(f'There is no dataset "{name}".{hint} Known datasets: {", ".join(known)}.')
 
 
 def open_arrays(
     folder: Path, card: DatasetCard, *, part: Literal["train", "test"]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Map a part's images and labels, whole and as the card says. For this room: others ask `open_test_split`.
+    """Map the images and labels of a part, and check them against the card.
+
+    Only for this package: other callers get the test images from `open_test_split`.
 
     Raises:
-        UserError: they are missing, damaged, or not what the card says.
+        UserError: they are missing or damaged, or do not match the card.
     """
     num_images = card.num_train if part == "train" else card.num_test
     images_NCHW = _open_array(folder / f"{part}_images.npy", dtype="|u1", shape=(num_images, *card.image_shape))
@@ -122,13 +124,15 @@ def open_arrays(
 
 
 def _open_array(path: Path, *, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Map a .npy file that must be whole and of this type and shape; pickled objects are never loaded."""
+    """Map a .npy file that must be complete and of this type and shape; pickled objects are never loaded."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise UserError(f"{path} is missing. {prepare_command(path.parent.name)}") from None
     except (OSError, ValueError, TypeError, OverflowError, EOFError, TokenError, MemoryError) as error:
-        raise UserError(f"{path} is truncated or no array file: {error}. {prepare_command(path.parent.name)}") from None
+        raise UserError(
+            f"{path} is truncated or not an array file: {error}. {prepare_command(path.parent.name)}"
+        ) from None
     if array.dtype != np.dtype(dtype) or array.shape != shape or not array.flags.c_contiguous:
         raise UserError(
             f"{path} holds {array.dtype} of shape {array.shape}; its card says {np.dtype(dtype)} of shape "

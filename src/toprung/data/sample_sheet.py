@@ -1,4 +1,4 @@
-"""The sample sheet: some train images of each class in a row, to look at before anything is trained on them."""
+"""Draw the sample sheet: a row of train images for each class, to look at before training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEAD = 30
 
 
 def write_sample_sheet(name: str, path: Path, *, root: Path) -> Path:
-    """Write a dataset's sample sheet as PNG; test images are not on it.
+    """Write a dataset's sample sheet as PNG, without test images.
 
     Args:
         name: the dataset.
@@ -35,7 +35,7 @@ def write_sample_sheet(name: str, path: Path, *, root: Path) -> Path:
         root: the folder of all prepared datasets.
 
     Raises:
-        UserError: the dataset is not prepared or damaged; the file cannot be written.
+        UserError: the dataset is not prepared, or is damaged; the file cannot be written.
     """
     sheet = sample_sheet(open_prepared(name, root=root))
     try:
@@ -47,7 +47,7 @@ def write_sample_sheet(name: str, path: Path, *, root: Path) -> Path:
 
 
 def sample_sheet(prepared: Prepared) -> Image:
-    """A row for each class (the first `MAX_CLASSES`): its name, its count, and images spread evenly over its files."""
+    """Draw a row for each of the first `MAX_CLASSES` classes: name, count, and images spread evenly over its files."""
     from PIL import Image, ImageDraw
 
     card = prepared.card
@@ -77,7 +77,7 @@ def sample_sheet(prepared: Prepared) -> Image:
 
 
 def _font(size: int) -> FreeTypeFont | ImageFont:
-    """DejaVu Sans (Latin, Greek, Cyrillic) where matplotlib, which MLflow brings, has it; else Pillow's own (ASCII)."""
+    """Return DejaVu Sans (Latin, Greek, Cyrillic) of matplotlib, which MLflow requires, or Pillow's font (ASCII)."""
     from PIL import ImageFont
 
     matplotlib = importlib.util.find_spec("matplotlib")
@@ -89,7 +89,7 @@ def _font(size: int) -> FreeTypeFont | ImageFont:
 
 
 def _shorten(name: str, draw: ImageDraw, font: FreeTypeFont | ImageFont) -> str:
-    """A class's name, cut where it would run into the images."""
+    """Shorten a class's name if it would run into the images."""
     while draw.textlength(name, font=font) > LABEL_WIDTH - 10:
         name = name.removesuffix("…")[:-1] + "…"
     return name

@@ -1,4 +1,4 @@
-"""Check a prepared dataset against what was written down: its card, dvc.lock, and the sweep that began on it."""
+"""Check a prepared dataset against its card, against dvc.lock, and against a sweep that started on it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def verify(name: str, *, root: Path, project: Path | None = None) -> DatasetCard
     Args:
         name: the dataset.
         root: the folder of all prepared datasets.
-        project: the workbench's root; where given, and DVC knows the dataset, it must also be what dvc.lock names.
+        project: the project's root; if given, and DVC tracks the dataset, the arrays must also match dvc.lock.
 
     Raises:
-        UserError: the dataset is not prepared, damaged, or was changed since its card or dvc.lock was written.
+        UserError: the dataset is not prepared, is damaged, or was changed since its card or dvc.lock was written.
     """
     opened = open_prepared(name, root=root)
     card = opened.card
@@ -38,38 +38,38 @@ def verify(name: str, *, root: Path, project: Path | None = None) -> DatasetCard
         )
     if project is not None and (changed := changed_outputs(name, project=project)):
         raise UserError(
-            f"{PREPARED / name} is not what dvc.lock names ({changed}). Type: dvc checkout {PREPARED / name}   "
+            f"{PREPARED / name} does not match dvc.lock ({changed}). Type: dvc checkout {PREPARED / name}   "
             f"(or, to prepare it again: toprung data prepare {name})"
         )
     return card
 
 
 def check_unchanged(data_settings: Data, *, root: Path, data_fingerprint: str, split_fingerprint: str) -> None:
-    """Make sure that a sweep which goes on sees the images and the split it began with.
+    """Make sure that a sweep that is resumed or extended sees the images and the split that it started with.
 
-    Compares the card's fingerprint and cuts the split anew; `verify` reads the bytes too.
+    Compares the card's fingerprint, and computes the split again; `verify` reads all bytes too.
 
     Args:
         data_settings: the sweep's data part.
         root: the folder of all prepared datasets.
-        data_fingerprint: of the dataset when the sweep began, from its lineage.
-        split_fingerprint: of the split then.
+        data_fingerprint: the dataset's fingerprint when the sweep started, from its lineage.
+        split_fingerprint: the split's fingerprint then.
 
     Raises:
-        UserError: either differs; the dataset is not prepared or damaged.
+        UserError: either differs; the dataset is not prepared, or is damaged.
     """
     prepared = open_prepared(data_settings.name, root=root)
     if prepared.card.fingerprint != data_fingerprint:
         raise UserError(
-            f"The dataset {data_settings.name} is not the one this sweep began with: its fingerprint is "
+            f"The dataset {data_settings.name} is not the one that this sweep started with: its fingerprint is "
             f"{prepared.card.fingerprint[:12]}, the sweep's {data_fingerprint[:12]}. Check out the dvc.lock of that "
-            f"time and type: toprung data pull {data_settings.name}   (or begin a new sweep)"
+            f"time and type: toprung data pull {data_settings.name}   (or start a new sweep)"
         )
     split = split_indices(data_settings, prepared)
     if split.fingerprint != split_fingerprint:
         raise UserError(
-            f"The split of {data_settings.name} is not the one this sweep began with: "
+            f"The split of {data_settings.name} is not the one that this sweep started with: "
             f"{split.fingerprint[:12]}, the sweep's "
-            f"{split_fingerprint[:12]}. Its images are the same, so the way of splitting changed: begin a new "
-            "sweep, or go back to the toprung of that time."
+            f"{split_fingerprint[:12]}. The images are the same, so the splitting changed: start a new "
+            "sweep, or use the version of toprung that started this one."
         )

@@ -67,6 +67,16 @@ def project_name(folder: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-") or "project"
 
 
+def render(template: Path, **values: str) -> str:
+    """Return the text of a template file, filled with values.
+
+    Raises:
+        jinja2.UndefinedError: a value is missing.
+    """
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
+
+
 def _check_empty(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file. Name a new folder: toprung init DIR")
@@ -77,15 +87,14 @@ def _check_empty(folder: Path) -> None:
 
 
 def _write(target: Path, *, name: str) -> list[Path]:
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    values, written = {"name": name, "toprung": metadata.version("toprung")}, []
+    values = {"name": name, "toprung": metadata.version("toprung"), "recipe": "mine", "dataset": "mine"}
+    written = []
     for source in sorted(path for path in FILES.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
         parts = [DOTFILES.get(part, part) for part in source.relative_to(FILES).parts]
         file = Path(*parts).with_name(parts[-1].removesuffix(TEMPLATE))
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         if source.suffix == TEMPLATE:
-            text = environment.from_string(source.read_text(encoding="utf-8")).render(values)
-            (target / file).write_text(text, encoding="utf-8")
+            (target / file).write_text(render(source, **values), encoding="utf-8")
         else:
             shutil.copyfile(source, target / file)
         written.append(file)

@@ -104,5 +104,5 @@ def test_a_job_runs_its_command_with_the_clusters_data_in_its_project(workbench,
             [*command, "--", "data", "verify", "digits"], cwd=workbench, capture_output=True, text=True, check=False
         )
         assert (ran.returncode, ran.stderr) == (0, "")
-        assert ran.stdout.startswith("digits: as it was prepared.")
+        assert ran.stdout.startswith("digits: unchanged since it was prepared.")
     assert (workbench / data.PREPARED).resolve() == shared

@@ -1,4 +1,4 @@
-"""Decoding: every format and kind of pixel as it is meant to be seen, every broken file as a reason."""
+"""Decode images: every format and pixel type gives the right pixels, every broken file gives a reason."""
 
 import struct
 import zlib
@@ -123,7 +123,7 @@ def test_a_16_bit_image_is_turned_upright(tmp_path):
     assert np.array_equal(decode(tmp_path / "a.png", replace(AS_FOUND, size=(WIDTH, HEIGHT)))[0], np.rot90(GREY, -1))
 
 
-def test_colour_is_kept_dropped_or_filled_in_as_asked(tmp_path):
+def test_colour_is_kept_dropped_or_filled_in_as_set(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "colour.png")
     Image.fromarray(np.dstack([GREY] * 3)).save(tmp_path / "grey.png")
     assert decode(tmp_path / "grey.png", AS_FOUND).shape == (1, HEIGHT, WIDTH)
@@ -191,15 +191,15 @@ BROKEN = {
     "empty.jpg": (lambda path: path.write_bytes(b""), "is empty"),
     "truncated.png": (_truncated, "is damaged"),
     "truncated.jpg": (_truncated, "is damaged"),
-    "text.png": (lambda path: path.write_text("a letter"), "is no PNG, JPEG, WebP, BMP or TIFF image"),
-    "page.jpg": (lambda path: path.write_text("<html>404</html>"), "is no PNG"),
+    "text.png": (lambda path: path.write_text("a letter"), "is not a PNG, JPEG, WebP, BMP or TIFF image"),
+    "page.jpg": (lambda path: path.write_text("<html>404</html>"), "is not a PNG"),
     "bomb.png": (lambda path: path.write_bytes(_png(30_000, 30_000)), "has more than 100,000,000 pixels"),
     "small_bomb.png": (lambda path: path.write_bytes(_png(10_001, 10_000)), "has 10001 x 10000 pixels"),
     "no_pixels.png": (lambda path: path.write_bytes(_png(WIDTH, HEIGHT)), "is damaged"),
     "animated.png": (lambda path: _frames(path, format="PNG"), "is animated or has pages (2 frames)"),
     "animated.webp": (lambda path: _frames(path, format="WEBP"), "is animated"),
     "pages.tiff": (lambda path: _frames(path, format="TIFF"), "has pages"),
-    "gif.png": (lambda path: Image.fromarray(GREY).save(path, format="GIF"), "is no PNG"),
+    "gif.png": (lambda path: Image.fromarray(GREY).save(path, format="GIF"), "is not a PNG"),
     "float.tiff": (lambda path: Image.fromarray(GREY / np.float32(2)).save(path), "floating point"),
     "deep.tiff": (lambda path: Image.fromarray(GREY.astype(np.int32) * 1000).save(path), "more than 16 bits"),
     "missing.png": (lambda path: None, "cannot be opened"),

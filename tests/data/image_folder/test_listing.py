@@ -1,12 +1,15 @@
-"""Listing a class-per-folder tree: an order that is the same everywhere, and what is refused at the door."""
+"""List a folder of images: the order is the same everywhere, and folders that cannot be trained on are refused."""
 
+import contextlib
 import os
 import shutil
+import types
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from toprung.data.image_folder import listing
 from toprung.data.image_folder.listing import check_layout, format_counts, list_images
 from toprung.errors import UserError
 
@@ -29,7 +32,7 @@ def parted(tree: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_images_are_listed_by_class_and_path_in_an_order_of_their_own(tree):
+def test_images_are_sorted_by_class_and_path(tree):
     (tree / "cat" / "deeper").mkdir()
     (tree / "cat" / "03.png").rename(tree / "cat" / "deeper" / "x.PNG")
     listed = list_images(tree)
@@ -55,39 +58,48 @@ def test_any_utf8_file_name_is_listed(tree, name):
     assert f"cat/{name}.png" in list_images(tree).files
 
 
-def test_a_name_that_is_no_utf8_is_named_readably(tree):
+def test_a_name_that_is_not_utf8_is_shown_escaped(tree):
     (tree / "cat" / "00.png").rename(os.fsdecode(os.fsencode(tree / "cat") + b"/\xff.png"))
-    _refused(tree, r"cat/\udcff.png", "no UTF-8")
+    _refused(tree, r"cat/\udcff.png", "not UTF-8. Rename the file")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_utf8_name_in_another_locale_is_blamed_on_the_locale(tree, monkeypatch, encoding):
+    names = {"ascii": "g\udcc3\udca4nse", "latin-1": "gÃ¤nse"}  # how os.scandir decodes "gänse" there
+    entry = types.SimpleNamespace(name=names[encoding], is_symlink=lambda: False)
+    monkeypatch.setattr(listing.os, "scandir", lambda _: contextlib.nullcontext([entry]))
+    monkeypatch.setattr(listing.os, "fsencode", lambda name: name.encode(encoding, "surrogateescape"))
+    _refused(tree, "is not text in this locale's encoding", "export LC_ALL=C.UTF-8")
 
 
 @pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini", "._00.png"])
-def test_what_desktops_leave_behind_is_passed_over(tree, name):
+def test_files_that_desktops_create_are_ignored(tree, name):
     (tree / "cat" / name).write_bytes(b"x")
     (tree / "__MACOSX").mkdir()
     listed = list_images(tree)
     assert (len(listed.files), listed.non_images, listed.left_out, len(listed.classes)) == (16, (), {}, 2)
 
 
-def test_files_beside_the_class_folders_are_no_images_of_any_class(tree):
+def test_files_beside_the_class_folders_belong_to_no_class(tree):
     (tree / "README.md").write_text("About these images.")
     shutil.copy(tree / "cat" / "00.png", tree / "logo.png")
     listed = list_images(tree)
     assert (len(listed.files), listed.num_unclassified) == (16, 1)
 
 
-def test_other_files_among_the_images_are_counted_by_ending(tree):
+def test_other_files_among_the_images_are_counted_by_extension(tree):
     for name in ("notes.txt", "more.TXT", "sound.ogg", "LICENSE"):
         (tree / "cat" / name).write_text("no picture")
     os.mkfifo(tree / "dog" / "pipe.png")
     listed = list_images(tree)
-    assert listed.non_images == (("dog/pipe.png", "is no regular file"),)
-    assert format_counts(listed.left_out) == "2 .txt, 1 .ogg, 1 without an ending"
+    assert listed.non_images == (("dog/pipe.png", "is not a regular file"),)
+    assert format_counts(listed.left_out) == "2 .txt, 1 .ogg, 1 without an extension"
     assert format_counts(listed.left_out, most=1) == "2 .txt, 2 others"
 
 
-def test_no_folder_an_empty_one_and_a_single_class_are_refused(tree, tmp_path):
-    _refused(tmp_path / "nowhere", "is no folder")
-    _refused(tree / "cat" / "00.png", "is no folder")
+def test_a_missing_folder_an_empty_one_and_a_single_class_are_refused(tree, tmp_path):
+    _refused(tmp_path / "nowhere", "is not a folder")
+    _refused(tree / "cat" / "00.png", "is not a folder")
     _refused(tree / "cat", "0 folders of images")
     shutil.rmtree(tree / "dog")
     _refused(tree, "1 folders of images", "two classes")
@@ -106,7 +118,7 @@ def test_a_class_in_test_that_is_not_in_train_is_refused(parted):
     _refused(parted, 'The class "cow" is in test/ but not in train/')
 
 
-def test_a_class_in_train_alone_is_no_mistake(parted):
+def test_a_class_may_be_in_train_only(parted):
     shutil.rmtree(parted / "test" / "dog")
     assert list_images(parted).classes == ("cat", "dog")
 
@@ -116,7 +128,7 @@ def test_a_missing_part_and_a_third_one_are_refused(parted):
     _refused(parted, 'has "val" beside train/ and test/')
     shutil.rmtree(parted / "val")
     shutil.rmtree(parted / "test")
-    _refused(parted, "has no test/")
+    _refused(parted, "test/ is missing")
 
 
 @pytest.mark.parametrize(("train", "test"), [("Training", "Testing"), ("Train", "Test"), ("TRAIN", "testing")])
@@ -153,29 +165,29 @@ def test_a_class_may_be_called_train(tree):
 
 
 @pytest.mark.parametrize(("folders", "asked"), [(("a", "b"), True), (("images",), False)])
-def test_classes_with_the_same_folders_inside_are_asked_about(tree, folders, asked):
+def test_classes_with_the_same_folders_inside_are_refused(tree, folders, asked):
     for file in tree.glob("*/*.png"):
         for folder in folders:
             (file.parent / folder).mkdir(exist_ok=True)
             shutil.copy(file, file.parent / folder)
         file.unlink()
     if asked:
-        with pytest.raises(UserError, match='"cat", "dog" all have the same folders "a", "b"'):
+        with pytest.raises(UserError, match='"cat", "dog" all contain the same folders "a", "b"'):
             check_layout(list_images(tree))
         (tree / "dog" / "b").rename(tree / "dog" / "c")
     check_layout(list_images(tree))
 
 
 @pytest.mark.parametrize(("one", "other"), [("cat", "Cat"), ("straße", "STRASSE"), ("\u00e9", "e\u0301")])
-def test_classes_that_differ_by_case_only_are_refused(tree, one, other):
+def test_classes_that_differ_only_by_case_are_refused(tree, one, other):
     for name in {one, other} - {"cat"}:
         shutil.copytree(tree / "dog", tree / name)
-    _refused(tree, "differ by case only")
+    _refused(tree, "differ only by case")
 
 
 def test_a_class_whose_name_cannot_be_printed_is_refused(tree):
     (tree / "dog").rename(tree / "dog\n\x1b[31m")
-    _refused(tree, r'"dog\n\u001b[31m"', "cannot be printed")
+    _refused(tree, r'"dog\n\u001b[31m"', "unprintable characters")
 
 
 def test_a_link_to_a_file_inside_is_an_image(tree):

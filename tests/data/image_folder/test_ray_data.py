@@ -1,4 +1,4 @@
-"""The same decoding function on Ray Data: the mapper is an argument, the bytes are those of one process."""
+"""The decoding function on Ray Data, passed as the mapper, gives the same bytes as one process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A folder of images becomes arrays: in parallel, resumed, within bounds of memory, whole or not at all."""
+"""Prepare a folder of images: in parallel, with bounded memory, resumable, and completely or not at all."""
 
 import csv
 import multiprocessing
@@ -77,7 +77,7 @@ def test_the_test_images_are_stratified_by_the_seed_given(tree, tmp_path):
     assert len({frozenset(test_files(seed=seed, test_fraction=0.5)) for seed in range(4)}) == 4
 
 
-def test_train_and_test_folders_stay_what_they_are(tree, tmp_path):
+def test_train_and_test_folders_are_kept_as_the_split(tree, tmp_path):
     for number, path in enumerate(sorted(tree.glob("*/*.png"))):
         part = "test" if number % 4 == 0 else "train"
         target = tmp_path / "parted" / part / path.parent.name / path.name
@@ -88,7 +88,7 @@ def test_train_and_test_folders_stay_what_they_are(tree, tmp_path):
     assert card.test_split == "given by the folder (train/ and test/)"
     assert all(file.startswith(f"{split}/") for split, file in _files(tmp_path / "out"))
     for setting in ({"seed": 0}, {"test_fraction": 0.3}):
-        _refused("has a test/ folder of its own", folder=tmp_path / "parted", out=tmp_path / "other", **setting)
+        _refused("has a test/ folder: leave out", folder=tmp_path / "parted", out=tmp_path / "other", **setting)
 
 
 def test_one_image_in_colour_makes_the_dataset_coloured_and_leaves_the_rest_grey(tree, tmp_path):
@@ -113,7 +113,7 @@ def test_images_of_several_sizes_need_a_size(tree, tmp_path):
     Image.new("L", (9, 9)).save(tree / "dog" / "08.png")
     for skip_bad in (False, True):
         _refused(
-            "not all of one size: the first is 6 x 5, 1 are not", "dog/08.png", "--size",
+            "The images differ in size: the first is 6 x 5, 1 are not", "dog/08.png", "--size",
             folder=tree, out=tmp_path / "animals", skip_bad=skip_bad,
         )  # fmt: skip
     card = data.prepare_folder(
@@ -137,7 +137,7 @@ def test_unreadable_files_stop_with_the_first_ten_and_a_count_or_are_left_out_an
     )
     assert (card.num_train + card.num_test, card.num_unreadable) == (16, 13)
     assert card.unreadable[0] == data.UnreadableFile(file="cat/broken\n00.jpg", reason="is empty")
-    assert card.unreadable[-1].reason == "is no PNG, JPEG, WebP, BMP or TIFF image"
+    assert card.unreadable[-1].reason == "is not a PNG, JPEG, WebP, BMP or TIFF image"
     assert not any("broken" in file for _, file in _files(tmp_path / "animals"))
     assert data.verify("animals", root=tmp_path).num_unreadable == 13
 
@@ -153,7 +153,7 @@ def test_leaving_files_out_changes_nothing_else(tree, tmp_path):
     assert skipped == clean
 
 
-def test_a_class_without_a_readable_image_is_named(tree, tmp_path):
+def test_a_class_without_a_readable_image_is_refused(tree, tmp_path):
     for path in (tree / "dog").iterdir():
         path.write_bytes(b"")
     _refused('The class "dog" has no readable image', folder=tree, out=tmp_path / "animals", skip_bad=True)
@@ -162,7 +162,7 @@ def test_a_class_without_a_readable_image_is_named(tree, tmp_path):
     _refused("16 of 16 files cannot be used", folder=tree, out=tmp_path / "animals")
 
 
-def test_an_interrupted_preparation_goes_on_and_ends_in_the_same_bytes(tree, tmp_path, monkeypatch):
+def test_an_interrupted_preparation_resumes_and_gives_the_same_bytes(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(chunks, "MAX_CHUNK_FILES", 3)
     data.prepare_folder("animals", out=tmp_path / "straight" / "animals", folder=tree)
 
@@ -176,17 +176,17 @@ def test_an_interrupted_preparation_goes_on_and_ends_in_the_same_bytes(tree, tmp
         data.prepare_folder("animals", out=out, folder=tree, progress=interrupt)
     assert not out.exists()
     Image.new("L", (5, 6), 7).save(tree / "dog" / "08.png")  # one file is changed meanwhile
-    decoded, told = [], []
+    decoded, calls = [], []
 
     def counting(function, waiting):
         for chunk in waiting:
             decoded.append(chunk.files)
             yield function(chunk)
 
-    data.prepare_folder("animals", out=out, folder=tree, mapper=counting, progress=lambda *now: told.append(now))
+    data.prepare_folder("animals", out=out, folder=tree, mapper=counting, progress=lambda *now: calls.append(now))
     assert {file for files in decoded for file in files} == {f"dog/{number:02}.png" for number in range(8, 16)}
-    assert told[0] == (8, 16)
-    assert told[-1] == (16, 16)
+    assert calls[0] == (8, 16)
+    assert calls[-1] == (16, 16)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["animals", "pictures", "straight"]
 
     ours, straight = _bytes(out), _bytes(tmp_path / "straight" / "animals")
@@ -195,7 +195,7 @@ def test_an_interrupted_preparation_goes_on_and_ends_in_the_same_bytes(tree, tmp
     assert ours == _bytes(tmp_path / "straight" / "animals")
 
 
-def test_a_process_killed_in_the_midst_leaves_what_it_had_decoded(tree, tmp_path):
+def test_a_killed_process_leaves_the_chunks_that_it_has_decoded(tree, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, size=(200, 200, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "large.png")
     for number in range(1500):
@@ -241,7 +241,7 @@ def _all_ended(group: int) -> bool:
     return False
 
 
-def test_ctrl_c_ends_every_process_without_a_word(tree, tmp_path):
+def test_ctrl_c_ends_every_process_silently(tree, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, size=(300, 300, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tree / "cat" / "large.png")
     for number in range(4000):
@@ -320,12 +320,12 @@ def test_a_decoding_process_that_is_killed_ends_in_one_line(tree, tmp_path):
         del function
         return chunks.map_in_pool(_killed, waiting, num_processes=2)
 
-    with pytest.raises(UserError, match="was killed; often memory ran out"):
+    with pytest.raises(UserError, match="was killed, often because memory ran out"):
         data.prepare_folder("animals", out=tmp_path / "animals", folder=tree, mapper=pool)
     assert not (tmp_path / "animals").exists()
 
 
-def test_memory_is_bounded_whatever_the_folder_holds(tree, tmp_path):
+def test_memory_is_bounded_for_large_folders(tree, tmp_path):
     Image.new("RGB", (400, 400), (1, 2, 3)).save(tree / "cat" / "large.png")
     for number in range(500):
         os.link(tree / "cat" / "large.png", tree / "dog" / f"x{number}.png")
@@ -340,13 +340,13 @@ def test_memory_is_bounded_whatever_the_folder_holds(tree, tmp_path):
     assert peak < 120_000_000
 
 
-def test_a_full_disk_is_named_and_room_lets_it_go_on(tree, disk):
+def test_a_full_disk_is_reported_and_the_preparation_resumes_with_space(tree, disk):
     for number in range(40):
         Image.effect_noise((200, 200), 50).save(tree / "cat" / f"noise{number}.png")
     settings = data.FolderSettings(size=(200, 200))  # 56 images of 40 kB, aside and as arrays
     for size in ("512k", "3m"):  # full while the chunks are written; full while the arrays are
         out = disk(size) / "animals"
-        with pytest.raises(UserError, match=r"No space left on device\. Free some room"):
+        with pytest.raises(UserError, match=r"No space left on device\. Free some space"):
             data.prepare_folder("animals", out=out, folder=tree, settings=settings)
         assert not out.exists()
         assert {path.name for path in out.parent.iterdir()} == {".animals.chunks"}
@@ -382,7 +382,7 @@ def test_a_read_only_disk_can_be_read_but_not_written(tree, disk, tmp_path):
         ({"color": "blue"}, "color"),
         ({"test_fraction": 1.0}, "test_fraction"),
         ({"seed": -1}, "seed"),
-        ({"group_pattern": "("}, "no regular expression"),
+        ({"group_pattern": "("}, "not a regular expression"),
         ({"group_pattern": "a.*"}, "one group"),
         ({"group_pattern": "${x}(a)"}, "one group"),
         ({"augmentations": ("shear",)}, "augmentations"),

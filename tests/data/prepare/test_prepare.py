@@ -1,4 +1,4 @@
-"""Preparing: what is written, byte for byte the same, whole or not at all."""
+"""Prepare a dataset: the same bytes every time, completely or not at all."""
 
 import importlib
 import inspect
@@ -21,7 +21,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_importing_the_data_room_imports_no_heavy_library():
+def test_importing_the_data_package_imports_no_heavy_library():
     heavy = {"torch", "sklearn", "torchvision", "dvc", "pandas", "scipy", "ray", "mlflow", "PIL"}
     code = f"import sys, toprung.data; print(sorted({heavy} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -85,9 +85,9 @@ def test_statistics_are_per_channel_and_a_constant_channel_divides_by_one():
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("digit", 'Did you mean "digits"'), ("fashion-mnist", 'Did you mean "fashion_mnist"'), ("", "Known are")],
+    [("digit", 'Did you mean "digits"'), ("fashion-mnist", 'Did you mean "fashion_mnist"'), ("", "Known datasets")],
 )
-def test_an_unknown_dataset_is_answered_with_what_is_known(tmp_path, name, message):
+def test_the_error_for_an_unknown_dataset_lists_the_known_ones(tmp_path, name, message):
     with pytest.raises(UserError, match=message):
         data.prepare(name, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -114,7 +114,7 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path):
 
 def test_a_file_in_the_way_is_left_alone(tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="not a folder"):
         data.prepare("digits", out=tmp_path / "out")
     assert _bytes(tmp_path) == {"out": b"a file"}
 
@@ -157,7 +157,7 @@ def test_the_stages_command_prepares(tmp_path, pristine):
     assert _bytes(tmp_path / "out" / "digits") == _bytes(pristine / "digits")
 
 
-def test_the_stages_command_ends_2_with_one_line_for_a_mistake(tmp_path):
+def test_the_stages_command_exits_with_2_and_one_line_for_a_user_error(tmp_path):
     command = [sys.executable, "-m", "toprung.data.prepare", "digitz", "--out", "out"]
     ran = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert ran.returncode == 2
@@ -166,6 +166,6 @@ def test_the_stages_command_ends_2_with_one_line_for_a_mistake(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_rooms_function_stays_a_function_whatever_was_imported():
+def test_data_prepare_stays_a_function_after_submodules_are_imported():
     importlib.import_module("toprung.data.prepare.__main__")
     assert inspect.isfunction(data.prepare)

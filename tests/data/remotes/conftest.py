@@ -1,4 +1,4 @@
-"""Each remote starts by itself, on loopback, once; where its package is missing its tests skip and say which."""
+"""Start each remote once, on loopback; without its package its tests are skipped, with the package's name."""
 
 import importlib.util
 import shutil

@@ -1,4 +1,4 @@
-"""Google Cloud Storage: the emulator, behind a gate that asks for tokens and permissions as Google does."""
+"""Google Cloud Storage: the emulator, behind a proxy that checks tokens and permissions as Google does."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""What both Google remotes need: a service account's key, made here, and the endpoint that gives tokens for it."""
+"""For both Google remotes: a service account's key, created here, and the endpoint that issues tokens for it."""
 
 import json
 import secrets

@@ -1,4 +1,4 @@
-"""S3: moto's server, which checks signatures and IAM policies of its own users."""
+"""S3: moto's server, which checks its users' signatures and IAM policies."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""SSH: OpenSSH's own server, on loopback, with keys and folders of its own."""
+"""SSH: an OpenSSH server on loopback, with separate keys and folders."""
 
 import getpass
 import os

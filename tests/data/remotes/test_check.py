@@ -34,7 +34,7 @@ PERMISSIONS = {
 }
 
 
-def test_a_remote_that_lets_us_do_everything(project, place):
+def test_a_remote_with_all_permissions(project, place):
     message = project.succeed("remote", "check")
     assert re.findall(r"^  (\w+) +ok ", message, re.MULTILINE) == ["list", "write", "read", "delete"]
     if place.kind == "local":
@@ -43,7 +43,7 @@ def test_a_remote_that_lets_us_do_everything(project, place):
 
 @WITH_KEYS
 @pytest.mark.parametrize("step", ["write", pytest.param("delete", marks=pytest.mark.slow)])
-def test_a_missing_permission_is_named(project, place, step):
+def test_a_missing_permission_is_reported(project, place, step):
     with place.denied(step):
         ran = project.toprung("remote", "check")
     assert ran.returncode == 2
@@ -57,7 +57,7 @@ def test_a_missing_permission_is_named(project, place, step):
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["gs", "s3"], indirect=True)
 @pytest.mark.parametrize("step", ["list", "read"])
-def test_a_missing_permission_to_read_is_named(project, place, step):
+def test_a_missing_read_permission_is_reported(project, place, step):
     with place.denied(step):
         ran = project.toprung("remote", "check")
     assert ran.returncode == 2

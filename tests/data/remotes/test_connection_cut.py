@@ -1,4 +1,4 @@
-"""A connection that breaks while pulling: one line, what arrived is kept, and the next pull brings the rest."""
+"""A connection that breaks during a pull: the error is one line, files that arrived are kept, the next pull resumes."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def test_the_pull_ends_with_the_reason(pulling, place):
     place.relay.cut_after(BYTES_BEFORE_THE_CUT)
     message = pulling.refuse("pull")
     assert "cannot be reached" in message
-    assert message.endswith("what arrived is kept")
+    assert message.endswith("files that arrived are kept")
     assert 0 < pulling.num_cached() < 11
     place.relay.mend()
     pulling.succeed("pull")
@@ -33,7 +33,7 @@ def test_the_pull_ends_with_the_reason(pulling, place):
 
 
 @pytest.mark.parametrize("place", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
-def test_ctrl_c_ends_a_pull_whose_client_goes_on_trying(pulling, place):
+def test_ctrl_c_ends_a_pull_whose_client_keeps_retrying(pulling, place):
     cuts = place.relay.num_cuts
     place.relay.cut_after(BYTES_BEFORE_THE_CUT)
     with pulling.start("pull") as command:
@@ -49,7 +49,7 @@ def test_ctrl_c_ends_a_pull_whose_client_goes_on_trying(pulling, place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["gs", "s3"], indirect=True)
-def test_a_short_cut_is_mended_by_the_client(pulling, place):
+def test_the_client_recovers_from_a_short_interruption(pulling, place):
     cuts = place.relay.num_cuts
     place.relay.cut_after(BYTES_BEFORE_THE_CUT)
     with pulling.start("pull") as command:

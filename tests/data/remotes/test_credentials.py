@@ -1,4 +1,4 @@
-"""Where a key may lie, and who may read it."""
+"""Where a key may be, and who may read it."""
 
 import json
 import subprocess
@@ -25,23 +25,23 @@ def _written(path, content=KEY, mode=0o600):
     return path
 
 
-def test_a_key_outside_for_its_owner_alone_is_taken(repository, tmp_path):
+def test_a_key_outside_the_repository_that_only_its_owner_can_read_is_accepted(repository, tmp_path):
     key = _written(tmp_path / "key.json")
     assert check_key(key, project=repository / "project", is_google=True) == key
 
 
 def test_a_key_inside_the_repository_is_refused(repository, tmp_path):
     key = _written(repository / "key.json")
-    with pytest.raises(UserError, match=r"key\.json lies inside the repository .* Move it out: mkdir -p ~/\.config"):
+    with pytest.raises(UserError, match=r"key\.json is inside the repository .* Move it: mkdir -p ~/\.config"):
         check_key(key, project=repository / "project", is_google=True)
 
 
-def test_a_link_hides_neither_side(repository, tmp_path):
+def test_a_link_into_or_out_of_the_repository_is_refused(repository, tmp_path):
     outside, inside = _written(tmp_path / "key.json"), _written(repository / "key.json")
     (repository / "link.json").symlink_to(outside)
     (tmp_path / "link.json").symlink_to(inside)
     for link in (repository / "link.json", tmp_path / "link.json"):
-        with pytest.raises(UserError, match="lies inside the repository"):
+        with pytest.raises(UserError, match="is inside the repository"):
             check_key(link, project=repository / "project", is_google=True)
 
 
@@ -55,15 +55,15 @@ def test_a_key_that_others_can_read_is_refused(repository, tmp_path, mode):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("no JSON", "it is no JSON"),
+        ("no JSON", "it is not JSON"),
         ("[]", 'it has no "type"'),
         ({"installed": {}}, 'it has no "type"'),
         ({"type": "service_account", "client_email": "a@b.example"}, 'it has no "private_key"'),
     ],
 )
-def test_a_file_that_is_no_google_key_is_refused(repository, tmp_path, content, message):
+def test_a_file_that_is_not_a_google_key_is_refused(repository, tmp_path, content, message):
     key = _written(tmp_path / "key.json", content)
-    with pytest.raises(UserError, match=f"is no Google key: {message}") as caught:
+    with pytest.raises(UserError, match=f"is not a Google key: {message}") as caught:
         check_key(key, project=repository, is_google=True)
     assert "\n" not in str(caught.value)
 

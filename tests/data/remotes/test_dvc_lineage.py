@@ -1,4 +1,4 @@
-"""What the lineage says of the data is what DVC itself says, and costs no import of DVC."""
+"""The lineage's data entries are the same as DVC's, without importing DVC."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def test_raw_files_that_were_never_prepared_are_those_tracked(root):
     assert prepared_md5("tiny", project=root) is None
 
 
-def test_arrays_that_are_not_those_of_the_lock_are_told_apart(root):
+def test_arrays_that_differ_from_the_lock_are_detected(root):
     card = root / "data/prepared/tiny/card.json"
     card.write_text('{"fingerprint": "a"}')
     _dvc(root, "commit", "-q", "-f", "prepare_tiny")

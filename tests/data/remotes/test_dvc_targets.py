@@ -1,4 +1,4 @@
-"""What DVC is told to transfer, and which .dvc files it does not find by itself."""
+"""The targets that DVC transfers, and the .dvc files that it does not find by itself."""
 
 import shutil
 import subprocess
@@ -35,14 +35,14 @@ def test_the_note_on_a_hidden_dataset_says_which_rules_to_change(root):
     assert "ignores the folder data/raw" in hidden_note(["data/raw/tiny.dvc"], project=root)
 
 
-def test_all_is_each_dataset_and_whatever_else_dvc_finds(root):
+def test_all_targets_are_each_dataset_and_everything_else_that_dvc_finds(root):
     visible = ["prepare_tiny", "models/best.dvc", "train"]
     assert list_targets((), project=root, visible=visible) == [
         "data/raw/tiny.dvc", "prepare_tiny", "models/best.dvc", "train",
     ]  # fmt: skip
     assert list_targets((), project=root, visible=visible, prepared_only=True) == ["prepare_tiny"]
     assert list_targets(["tiny"], project=root, visible=visible) == ["data/raw/tiny.dvc", "prepare_tiny"]
-    with pytest.raises(UserError, match=r'no dataset "other" here\. Known are: tiny'):
+    with pytest.raises(UserError, match=r'no dataset "other" here\. Known datasets: tiny'):
         list_targets(["other"], project=root, visible=visible)
 
 

@@ -1,4 +1,4 @@
-"""A remote that refuses: one line that says what is wrong and what to do, and nothing half-made."""
+"""A remote that refuses: one line says what is wrong and what to do, and nothing is half-written."""
 
 import functools
 import re
@@ -9,14 +9,14 @@ SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 WITH_KEYS = pytest.mark.parametrize("place", ["gs", "s3", "ssh", "gdrive"], indirect=True)
 WRONG_KEY = {
-    "gs": r"refuses the key of toprung-\w+@a-project\S+: Invalid grant: account not found\. Make a new key: docs/",
-    "gdrive": r"refuses the key of toprung-\w+@a-project\S+: invalid_grant.* Make a new key: docs/",
+    "gs": r"refuses the key of toprung-\w+@a-project\S+: Invalid grant: account not found\. Create a new key: docs/",
+    "gdrive": r"refuses the key of toprung-\w+@a-project\S+: invalid_grant.* Create a new key: docs/",
     "s3": r"refuses the key of this AWS key: .*SignatureDoesNotMatch.*\. Set AWS_ACCESS_KEY_ID",
     "ssh": r"refuses the key of \w+@127.0.0.1: Permission denied .*\. Check: ssh -p \d+ \w+@127.0.0.1 true",
 }
 REVOKED = WRONG_KEY | {"s3": r"refuses the key of this AWS key: .*InvalidAccessKeyId.*\. Set AWS_ACCESS_KEY_ID"}
 ELSEWHERE = {
-    "local": r"has no folder /\S+-that-is-not-there\. Correct the address, or make the folder: mkdir -p /\S+",
+    "local": r"has no folder /\S+-that-is-not-there\. Correct the address, or create the folder: mkdir -p /\S+",
     "gs": r"is in a bucket that does not exist: no-such-bucket\. .* gcloud storage buckets create gs://no-such-bucket",
     "s3": r"is in a bucket that does not exist: no-such-bucket\. .* aws s3 mb s3://no-such-bucket",
     "ssh": r"has no folder /\S+-that-is-not-there\. .* ssh -p \d+ \w+@127.0.0.1 mkdir -p /\S+-that-is-not-there",
@@ -61,16 +61,16 @@ def test_no_network(project, place):
     project.wipe()
     place.relay.cut()
     message = project.refuse("pull")
-    assert re.search(r"cannot be reached: .+ Check the network, then try again: what arrived is kept$", message), (
-        message
-    )
+    assert re.search(
+        r"cannot be reached: .+ Check the network, then try again: files that arrived are kept$", message
+    ), message
 
 
 @pytest.mark.parametrize("place", ["gs"], indirect=True)
 def test_no_key_at_all(project, place):
     project.wipe()
     message = project.refuse("pull", GOOGLE_APPLICATION_CREDENTIALS="", HOME=str(project.root))
-    assert "was given no credentials. Set GOOGLE_APPLICATION_CREDENTIALS to the service account's JSON key" in message
+    assert "has no credentials. Set GOOGLE_APPLICATION_CREDENTIALS to the service account's JSON key" in message
 
 
 @pytest.mark.parametrize("place", ["local", SLOW("s3")], indirect=True)
@@ -82,19 +82,21 @@ def test_files_that_were_never_pushed(new_project, place):
 
 
 @pytest.mark.parametrize("place", ["local"], indirect=True)
-def test_files_that_are_neither_here_nor_there_are_not_called_pushed(new_project, place):
+def test_files_missing_here_and_on_the_remote_are_not_reported_as_pushed(new_project, place):
     new_project.add_remote(place.new_url())
     new_project.wipe()
     assert "and DVC's cache here both lack files" in new_project.refuse("push")  # `dvc push` ends with 0
     status = new_project.succeed("status")
-    assert "data/raw/tiny: neither here nor there" in status
-    assert "data/prepared/tiny: neither here nor there" in status
+    assert "data/raw/tiny: neither in DVC's cache here nor on the remote" in status
+    assert "data/prepared/tiny: neither in DVC's cache here nor on the remote" in status
 
 
 @pytest.mark.parametrize("place", ["gdrive"], indirect=True)
-def test_a_service_account_has_no_room_in_my_drive(new_project, place):
+def test_a_service_account_has_no_storage_in_my_drive(new_project, place):
     new_project.add_remote("gdrive://in-my-drive")
     for command in (("push",), ("remote", "check")):
         message = new_project.refuse(*command)
-        assert "has no room left: The user's Drive storage quota has been exceeded. A service account has no" in message
+        assert (
+            "has no space left: The user's Drive storage quota has been exceeded. A service account has no" in message
+        )
         assert "use a shared drive, or better a bucket (gs://)" in message

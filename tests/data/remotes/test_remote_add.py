@@ -1,4 +1,4 @@
-"""`toprung data remote add`: what goes into git, what stays here, and what is refused before anything is written."""
+"""`toprung data remote add`: which settings go into git, which stay here, and which are refused beforehand."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def key(tmp_path):
     return path
 
 
-def test_a_key_is_named_in_the_settings_of_this_machine_alone(root, key):
+def test_a_keys_path_is_only_in_the_settings_of_this_machine(root, key):
     remote = add_remote("origin", "gs://bucket/datasets", project=root, key=key, options={"projectname": "p"})
     assert (remote.kind, remote.is_default, remote.key_file) == ("gs", True, key)
     shared = (root / ".dvc/config").read_text()
@@ -60,7 +60,7 @@ def test_an_address_that_dvc_quotes_is_read_without_the_quotes(root, tmp_path):
         assert add_remote(f"r{len(name)}", str(folder), project=root).url == str(folder)
 
 
-def test_a_relative_folder_is_relative_to_where_it_is_typed(root, tmp_path):
+def test_a_relative_folder_is_relative_to_the_current_folder(root, tmp_path):
     (root / "tune/deeper").mkdir()
     remote = add_remote("nas", "../../../store", project=root, here=root / "tune/deeper")
     assert remote.url == str(tmp_path / "store")
@@ -72,26 +72,26 @@ def test_a_relative_folder_is_relative_to_where_it_is_typed(root, tmp_path):
     ("name", "url", "options", "message"),
     [
         ("Origin", "s3://bucket", {}, 'cannot be called "Origin": use lower-case letters'),
-        ("o", "ftp://host/x", {}, r'"ftp://host/x" is no address of a remote'),
-        ("o", "s3://", {}, "names no bucket or folder after s3://"),
-        ("o", "ssh://host", {}, "names no folder: ssh://user@host/path"),
+        ("o", "ftp://host/x", {}, r'"ftp://host/x" is not the address of a remote'),
+        ("o", "s3://", {}, "has no bucket or folder after s3://"),
+        ("o", "ssh://host", {}, "has no folder: give ssh://user@host/path"),
         (
             "o",
             "ssh://me:hunter2@host/x",
             {},
-            r'"ssh://\*\*\*@host/x" holds a password: leave it out; log in with a key',
+            r'"ssh://\*\*\*@host/x" contains a password: leave it out; log in with a key',
         ),
         (
             "o",
             "s3://bucket",
             {"secret_access_key": "x"},
-            "secret_access_key is secret, and --set writes into git: set AWS",
+            "secret_access_key is a secret, and --set writes it into git: set AWS",
         ),
         ("o", "s3://bucket", {"no_such_option": "x"}, "no_such_option"),
-        ("o", "data/store", {}, "data/store lies inside the repository, and would go into git with it"),
+        ("o", "data/store", {}, "data/store is inside the repository, and would go into git with it"),
     ],
 )
-def test_what_cannot_be_a_remote_changes_nothing(root, name, url, options, message):
+def test_an_invalid_remote_changes_nothing(root, name, url, options, message):
     before = (root / ".dvc/config").read_bytes()
     with pytest.raises(UserError, match=message) as caught:
         add_remote(name, url, project=root, options=options, here=root)
@@ -108,7 +108,7 @@ def test_a_key_that_is_not_safe_changes_nothing(root, key, broken):
         key = key.rename(root / "key.json")
     else:
         key.chmod(0o644)
-    with pytest.raises(UserError, match=r"lies inside the repository|can be read by others"):
+    with pytest.raises(UserError, match=r"is inside the repository|can be read by others"):
         add_remote("origin", "gs://bucket", project=root, key=key)
     assert (root / ".dvc/config").read_bytes() == before
     assert not (root / ".dvc/config.local").exists()
@@ -130,8 +130,8 @@ def test_settings_of_this_machine_that_git_would_see_are_refused(root, key):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("secret_access_key = wJalrXUtnFEMI", "holds the secret_access_key of remote o, and it goes into git"),
-        ("url = https://me:hunter2@host/x", "holds a password in the address of remote o, and it goes into git"),
+        ("secret_access_key = wJalrXUtnFEMI", "which goes into git, contains the secret_access_key of remote o"),
+        ("url = https://me:hunter2@host/x", "which goes into git, contains a password in the address of remote o"),
     ],
 )
 def test_a_secret_in_the_settings_that_go_into_git_is_refused(root, line, message):
@@ -142,19 +142,19 @@ def test_a_secret_in_the_settings_that_go_into_git_is_refused(root, line, messag
     assert "hunter2" not in str(caught.value)
 
 
-def test_an_unknown_remote_and_none_at_all_are_said(root):
+def test_an_unknown_remote_and_a_missing_default_are_refused(root):
     with pytest.raises(UserError, match=r"no remote yet\. Type: toprung data remote add NAME URL"):
         find_remote(None, project=root)
     add_remote("one", "s3://bucket", project=root, default=False)
-    with pytest.raises(UserError, match=r"No remote is the default one\. Name one \(one\)"):
+    with pytest.raises(UserError, match=r"There is no default remote\. Name one \(one\)"):
         find_remote(None, project=root)
-    with pytest.raises(UserError, match=r'There is no remote "two"\. There are: one\.'):
+    with pytest.raises(UserError, match=r'There is no remote "two"\. Known remotes: one\.'):
         find_remote("two", project=root)
 
 
 @pytest.mark.parametrize("place", ["local"], indirect=True)
-def test_one_dataset_or_its_arrays_alone_can_be_pushed(new_project, place):
+def test_one_dataset_or_only_its_arrays_can_be_pushed(new_project, place):
     new_project.add_remote(place.new_url())
-    assert 'DVC knows no dataset "tony" here. Known are: tiny.' in new_project.refuse("pull", "tony")
+    assert 'DVC knows no dataset "tony" here. Known datasets: tiny.' in new_project.refuse("pull", "tony")
     assert "2 files sent" in new_project.succeed("push", "tiny", "--prepared-only")
     assert "9 files sent" in new_project.succeed("push", "tiny")

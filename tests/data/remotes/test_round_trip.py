@@ -1,9 +1,11 @@
-"""Every remote: push, wipe the cache, pull, and the bytes are the same."""
+"""Every remote: after push, emptying the cache and pull, the bytes are the same."""
+
+import shutil
 
 import pytest
 
 
-def test_what_was_pushed_comes_back_into_an_empty_cache(new_project, place):
+def test_pushed_files_are_pulled_into_an_empty_cache(new_project, place):
     before = new_project.hashes()
     assert len(before) == 9
     new_project.add_remote(place.new_url())
@@ -17,19 +19,39 @@ def test_what_was_pushed_comes_back_into_an_empty_cache(new_project, place):
 
 
 @pytest.mark.parametrize("place", ["local"], indirect=True)
-def test_the_status_tells_what_is_not_pushed_and_what_differs_here(new_project, place):
+def test_the_status_says_what_differs_and_what_to_type(new_project, place):
     new_project.add_remote(place.new_url())
-    assert "data/prepared/tiny: not pushed yet" in new_project.succeed("status")
+    status = new_project.succeed("status").splitlines()
+    assert "data/prepared/tiny: 1 file not pushed yet: toprung data push tiny" in status
+    assert "data/raw/tiny: 8 files not pushed yet: toprung data push tiny" in status
     new_project.succeed("push")
     status = new_project.succeed("status")
-    assert "everything is as dvc.lock and the .dvc files say" in status
+    assert "everything matches dvc.lock and the .dvc files" in status
     assert "has everything that is here" in status
     (new_project.root / "data/raw/tiny/0.png").write_bytes(b"another")
-    assert "data/raw/tiny: modified" in new_project.succeed("status")
+    assert new_project.succeed("status").splitlines()[:2] == [
+        "data/prepared/tiny: prepared from other images or settings: toprung data prepare tiny",
+        "data/raw/tiny: modified: toprung data prepare tiny   (or undo it: dvc checkout data/raw/tiny)",
+    ]
+    new_project.wipe()
+    assert new_project.succeed("status").splitlines()[:2] == [
+        "data/prepared/tiny: not here: toprung data pull tiny", "data/raw/tiny: not here: toprung data pull tiny",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_a_dataset_that_was_added_is_not_prepared_yet(new_project, place):
+    new_project.add_remote(place.new_url())
+    (new_project.root / "dvc.lock").unlink()
+    shutil.rmtree(new_project.root / "data/prepared/tiny")
+    assert new_project.succeed("status").splitlines() == [
+        "data/prepared/tiny: not prepared yet: toprung data prepare tiny",
+        "data/raw/tiny: 8 files not pushed yet: toprung data push tiny",
+    ]
 
 
 @pytest.mark.parametrize("place", ["gs"], indirect=True)
-def test_what_is_here_is_not_asked_for(project, place):
+def test_a_pull_does_not_contact_the_remote_for_cached_files(project, place):
     place.relay.cut()
     (project.root / "data/prepared/tiny/train_images.npy").unlink()
     assert project.succeed("pull", "tiny") == "Everything is here.\n"

@@ -1,4 +1,4 @@
-"""CIFAR-10: torchvision's files by folder or download, read without ever building what a pickle asks for."""
+"""CIFAR-10: torchvision's files from a folder or a download, read without building a pickle's objects."""
 
 import contextlib
 import functools
@@ -88,7 +88,7 @@ def test_what_torchvision_reads_is_the_same(files, tmp_path, monkeypatch):
     assert ours.labels_N.tolist() == theirs.targets
 
 
-def test_the_variable_and_earlier_downloads_are_looked_through(files, tmp_path, monkeypatch):
+def test_the_variable_and_earlier_downloads_are_searched(files, tmp_path, monkeypatch):
     first = data.prepare("cifar10", out=tmp_path / "one", downloads=files.parent)
     monkeypatch.setenv("TOPRUNG_DATA", str(files.parent))
     assert data.prepare("cifar10", out=tmp_path / "two", downloads=tmp_path / "raw") == first
@@ -110,7 +110,9 @@ def test_a_pickle_that_would_run_code_never_does(files, tmp_path, monkeypatch, w
         _fit_sums(files, monkeypatch)
     with pytest.raises(UserError) as caught:
         data.prepare("cifar10", out=tmp_path / "out", folder=files)
-    assert ("it wants posix.mkdir" if with_the_right_sum else "damaged or no file of CIFAR-10") in str(caught.value)
+    assert ("it requires posix.mkdir" if with_the_right_sum else "damaged or not a file of CIFAR-10") in str(
+        caught.value
+    )
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "out").exists()
 
@@ -125,21 +127,21 @@ def test_a_pickle_that_would_run_code_never_does(files, tmp_path, monkeypatch, w
         _batch(np.zeros((2, 5), np.uint8), [0, 1]),
     ],
 )
-def test_a_batch_of_another_make_is_one_line(files, tmp_path, monkeypatch, content):
+def test_a_malformed_batch_is_one_line(files, tmp_path, monkeypatch, content):
     (files / "test_batch").write_bytes(content)
     _fit_sums(files, monkeypatch)
     with pytest.raises(UserError, match="test_batch cannot be read as a batch of CIFAR-10"):
         data.prepare("cifar10", out=tmp_path / "out", folder=files)
 
 
-def test_missing_files_are_named(files, tmp_path, monkeypatch):
+def test_missing_files_are_listed(files, tmp_path, monkeypatch):
     (files / "data_batch_3").unlink()
     with pytest.raises(UserError, match="lacks data_batch_3 of CIFAR-10's files"):
         data.prepare("cifar10", out=tmp_path / "out", folder=files)
     with pytest.raises(UserError, match="has none of CIFAR-10's files"):
         data.prepare("cifar10", out=tmp_path / "out", folder=tmp_path)
     monkeypatch.setenv("TOPRUNG_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="which is no folder"):
+    with pytest.raises(UserError, match="which is not a folder"):
         data.prepare("cifar10", out=tmp_path / "out", downloads=tmp_path / "raw")
 
 
@@ -178,7 +180,7 @@ def test_a_download_is_kept_and_used(files, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["../outside", "{tmp_path}/outside", "cifar-10-batches-py/../../outside"])
-def test_a_member_of_an_archive_never_leaves_its_folder(tmp_path, monkeypatch, name):
+def test_a_member_of_an_archive_is_never_written_outside_its_folder(tmp_path, monkeypatch, name):
     served = tmp_path / "served"
     served.mkdir()
     with tarfile.open(served / CIFAR10.filename, "w:gz") as hostile:

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: where its files are found, that they are the real ones, and what happens when they are not."""
+"""Fashion-MNIST: its files are found and checked, and wrong ones are refused."""
 
 import functools
 import gzip
@@ -68,7 +68,7 @@ def test_files_are_found_below_the_folder_given_and_below_the_variable(tmp_path,
     assert fashion_mnist.find(None, tmp_path / "raw") == by_name
 
 
-def test_places_are_searched_in_their_order(tmp_path, monkeypatch):
+def test_folders_are_searched_in_order(tmp_path, monkeypatch):
     def first() -> Path | None:
         by_name = fashion_mnist.find(None, tmp_path / "raw")
         return by_name[TRAIN_IMAGES].parent if by_name else None
@@ -88,7 +88,7 @@ def test_places_are_searched_in_their_order(tmp_path, monkeypatch):
     assert fashion_mnist.find(given, tmp_path / "raw") == {name: given / f"{name}.gz" for name in fashion_mnist.FILES}
 
 
-def test_a_folder_given_without_the_files_is_not_passed_over(tmp_path):
+def test_a_given_folder_without_the_files_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="none of Fashion-MNIST's files"):
         data.prepare("fashion_mnist", out=tmp_path / "out", folder=tmp_path / "empty")
@@ -97,31 +97,31 @@ def test_a_folder_given_without_the_files_is_not_passed_over(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_lacks_one_of_the_four_files_names_it(tmp_path):
+def test_a_folder_that_lacks_one_of_the_four_files_is_refused(tmp_path):
     (_place(tmp_path / "given") / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(UserError, match="lacks t10k-labels-idx1-ubyte"):
         data.prepare("fashion_mnist", out=tmp_path / "out", folder=tmp_path / "given")
 
 
-def test_a_variable_that_names_no_folder_is_refused(tmp_path, monkeypatch):
+def test_a_variable_that_is_not_a_folder_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TOPRUNG_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"TOPRUNG_DATA is .*nowhere, which is no folder"):
+    with pytest.raises(UserError, match=r"TOPRUNG_DATA is .*nowhere, which is not a folder"):
         data.prepare("fashion_mnist", out=tmp_path / "out", downloads=tmp_path / "raw")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "damaged or no file of Fashion-MNIST"),
+        (b"", "damaged or not a file of Fashion-MNIST"),
         (b"<html>not found</html>", "cannot be read"),
-        (gzip.compress(b"another dataset"), "damaged or no file of Fashion-MNIST"),
+        (gzip.compress(b"another dataset"), "damaged or not a file of Fashion-MNIST"),
         (gzip.compress(os.urandom(10_000))[:5000], "cannot be read"),
         (gzip.compress(bytes(100))[:-8] + b"wrongsum", "cannot be read"),
         (b"\x1f\x8b\x08\x00\0\0\0\0\0\x03" + b"\xff" * 50, "cannot be read"),
     ],
     ids=["empty", "a page", "other content", "cut short", "wrong checksum", "no deflate stream"],
 )
-def test_a_file_that_is_not_the_real_one_is_named(tmp_path, content, message):
+def test_a_file_with_another_checksum_is_refused(tmp_path, content, message):
     (_place(tmp_path / "given") / f"{TRAIN_IMAGES}.gz").write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
         data.prepare("fashion_mnist", out=tmp_path / "out", folder=tmp_path / "given")
@@ -142,7 +142,7 @@ def test_a_download_that_fails_says_what_else_to_do(tmp_path):
 
 
 @real_files
-def test_files_on_no_disk_are_downloaded_once(tmp_path, monkeypatch):
+def test_files_that_are_not_found_are_downloaded_once(tmp_path, monkeypatch):
     served = tmp_path / "served"
     served.mkdir()
     resources = []

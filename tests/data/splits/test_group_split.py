@@ -1,4 +1,4 @@
-"""Groups and folds: no group in two parts, every class where it can be, the same on every machine."""
+"""Groups and folds: no group is in two parts, every class is in each if possible, on every machine alike."""
 
 import shutil
 
@@ -24,7 +24,7 @@ def test_no_group_is_in_two_parts_and_every_image_is_in_one():
         assert np.array_equal(np.sort(np.concatenate([split.train, split.val])), np.arange(1000))
 
 
-def test_each_class_has_its_share_as_near_as_whole_groups_allow():
+def test_each_class_has_its_share_as_closely_as_whole_groups_allow():
     for seed in range(20):
         split = data.group_split(LABELS, GROUPS, val_fraction=0.2, seed=seed)
         shares = np.bincount(LABELS[split.val], minlength=4) / np.bincount(LABELS)
@@ -39,7 +39,7 @@ def test_a_seed_gives_the_same_groups_on_every_machine():
     assert split.fingerprint == PINNED_FINGERPRINT
 
 
-def test_groups_named_otherwise_in_the_same_order_split_the_same():
+def test_renumbered_groups_in_the_same_order_give_the_same_split():
     one = data.group_split(LABELS, GROUPS, val_fraction=0.2, seed=3)
     other = data.group_split(LABELS, GROUPS * 7 - 100, val_fraction=0.2, seed=3)
     assert one.fingerprint == other.fingerprint
@@ -111,11 +111,11 @@ def test_the_only_image_or_group_of_a_class_trains_in_every_fold():
     ("num_folds", "groups", "message"),
     [
         (1, None, "num_folds is 1"),
-        (11, None, "11 folds need as many images"),
-        (5, [0, 0, 1, 1, 2, 2, 3, 3, 3, 3], "5 folds need as many groups"),
+        (11, None, "11 folds need at least 11 images"),
+        (5, [0, 0, 1, 1, 2, 2, 3, 3, 3, 3], "5 folds need at least 5 groups"),
     ],
 )
-def test_folds_that_cannot_be_filled_are_refused(num_folds, groups, message):
+def test_too_many_folds_are_refused(num_folds, groups, message):
     with pytest.raises(UserError, match=message):
         data.stratified_folds(np.zeros(10, dtype=int), num_folds=num_folds, seed=0, groups_N=groups)
 
@@ -185,8 +185,8 @@ def test_a_group_in_train_and_test_is_refused(patients, tmp_path):
         (b"file,patient\nwell/p0_0.png,p0\n", "needs the columns file and group"),
         (b"", "needs the columns file and group"),
         (b"file,group\nwell/p0_0.png,p0\nwell/p0_0.png,p1\n", '"well/p0_0.png" twice'),
-        (b"file,group\nwell/p0_99.png,p0\n", '"well/p0_99.png", which is not there'),
-        (b"file,group\n../../secret,p0\n", "which is not there"),
+        (b"file,group\nwell/p0_99.png,p0\n", '"well/p0_99.png", which does not exist'),
+        (b"file,group\n../../secret,p0\n", "which does not exist"),
         (b"file,group\nwell/p0_0.png,p0\n", 'no group for 59 images, such as "ill/p0_10.png"'),
         (b"file,group\nwell/p0_0.png\n", "no group for 60 images"),
         (b"file,group\n\xff\xfe,p0\n", "cannot be read"),

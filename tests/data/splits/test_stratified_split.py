@@ -1,4 +1,4 @@
-"""The stratified split: whole, proportional, repeatable, nested."""
+"""The stratified split: complete, proportional, reproducible, nested."""
 
 import numpy as np
 import pytest
@@ -100,7 +100,7 @@ def test_arguments_out_of_range_are_refused(arguments, message):
     "labels",
     [np.zeros((4, 2), dtype=int), np.array([0.0, 1.0]), np.array([0, -1]), np.array(["a", "b"])],
 )
-def test_labels_that_are_no_class_numbers_are_refused(labels):
+def test_labels_that_are_not_class_numbers_are_refused(labels):
     with pytest.raises(UserError, match="integers >= 0"):
         data.stratified_split(labels, val_fraction=0.5, seed=0)
 

@@ -1,4 +1,4 @@
-"""DVC runs where the user is a bare number: without an account, a home folder or their variables."""
+"""DVC runs for a user id without an account, a home folder or their environment variables."""
 
 import getpass
 import os

@@ -1,4 +1,4 @@
-"""Preparing through DVC: its stage where the project has one, its reasons in one line where it fails."""
+"""Prepare through DVC: by the project's stage if it has one, with one line for each failure."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ def test_the_stage_makes_on_this_machine_the_bytes_that_dvc_lock_names(dvc_proje
     assert (dvc_project / "dvc.lock").read_text() == (project / "dvc.lock").read_text()
 
 
-def test_a_prepared_dataset_is_left_alone_and_a_damaged_one_is_mended(dvc_project):
+def test_a_prepared_dataset_is_kept_and_a_damaged_one_is_repaired(dvc_project):
     card = data.reproduce("digits", project=dvc_project)
     root = dvc_project / data.PREPARED
     made = (root / "digits" / "train_images.npy").stat()
@@ -39,7 +39,7 @@ def test_a_removed_dataset_comes_back_from_dvcs_cache_without_its_source(dvc_pro
     assert data.verify("digits", root=dvc_project / data.PREPARED) == card
 
 
-def test_every_source_that_needs_no_download_here_has_its_stage(project):
+def test_every_source_that_needs_no_download_has_a_stage(project):
     listed = subprocess.run(
         ["dvc", "stage", "list", "--name-only"], cwd=project, check=True, capture_output=True, text=True
     ).stdout.split()
@@ -85,7 +85,7 @@ def test_the_reason_of_a_failed_stage_is_the_stages_own_line(dvc_project, monkey
     monkeypatch.setenv("TOPRUNG_DATA", "/nowhere")
     with pytest.raises(UserError) as caught:
         data.reproduce("fashion_mnist", project=dvc_project)
-    assert str(caught.value) == ("TOPRUNG_DATA is /nowhere, which is no folder. Correct it, or: unset TOPRUNG_DATA")
+    assert str(caught.value) == ("TOPRUNG_DATA is /nowhere, which is not a folder. Correct it, or: unset TOPRUNG_DATA")
     assert not (dvc_project / data.PREPARED / "fashion_mnist").exists()
 
 

@@ -1,1 +1,1 @@
-"""Folders of images: list, check and decode a class-per-folder tree."""
+"""Folders of images: list, check and decode a folder with one folder per class."""

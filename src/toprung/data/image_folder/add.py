@@ -1,4 +1,4 @@
-"""Add a folder of images to the project: copied to data/raw, tracked by DVC, with a stage that prepares it."""
+"""Add a folder of images to the project: copy it to data/raw, track it with DVC, write the stage that prepares it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from toprung.data.card import UnreadableFile
 from toprung.data.image_folder.chunks import Progress
 from toprung.data.image_folder.listing import GROUPS_FILE, ImageListing, check_layout, format_counts, quoted
 from toprung.data.image_folder.settings import FolderSettings
-from toprung.data.prepare.folder import check_same_size, list_folder
+from toprung.data.prepare.folder import check_headers, list_folder
 from toprung.data.prepared import PREPARED
 from toprung.data.sources import SOURCES
 from toprung.data.versioning.dvc_project import RAW, is_dvc_repository, run_dvc, stage_commands, stage_name
@@ -22,10 +23,11 @@ from toprung.errors import UserError
 
 @dataclass(frozen=True)
 class AddedDataset:
-    """What was added: `tracked_by` is the .dvc file, to be committed together with dvc.yaml.
+    """A dataset that was added: `tracked_by` is its .dvc file, to be committed together with dvc.yaml.
 
-    `parts` has the number of images of each class, by part: "train" and "test", or "all" if they are split later.
-    `left_out` says in words what was not copied; empty if nothing.
+    `num_images` and `parts` count the images with a readable header; `parts` has the number of images of each class, by
+    part: "train" and "test", or "all" if they are split later. `left_out` describes what was not copied; empty if
+    nothing. `unreadable` are the files without a readable header.
     """
 
     num_images: int
@@ -33,6 +35,7 @@ class AddedDataset:
     tracked_by: Path
     parts: dict[str, tuple[int, ...]]
     left_out: str
+    unreadable: tuple[UnreadableFile, ...]
 
 
 def add(
@@ -44,34 +47,33 @@ def add(
     nested: bool = False,
     progress: Progress | None = None,
 ) -> AddedDataset:
-    """Add a class-per-folder tree as the dataset `name`; `toprung.data.reproduce` prepares it then.
+    """Add a folder of images as the dataset `name`, which `toprung.data.reproduce` can then prepare.
 
-    The images (and groups.csv), no other files, are copied to `data/raw/<name>`; a folder that already lies there
-    stays. DVC copies them into its cache once more. Where anything fails, the project is as it was before.
+    Copies the images (and groups.csv), and no other files, to `data/raw/<name>`; images that are in that folder already
+    stay where they are. DVC stores a second copy in its cache. If anything fails, the project is left unchanged.
 
     Args:
-        name: lower-case letters, digits, - and _; no other dataset's.
-        folder: the tree, see `toprung.data.image_folder.listing`.
-        project: the workbench's root, a DVC repository.
-        settings: how it is to be prepared; written into its stage in dvc.yaml.
-        nested: the outer folders are the classes even if all of them have the same folders inside.
-        progress: told how many files are copied, of how many.
+        name: lower-case letters, digits, - and _; not the name of another dataset.
+        folder: the folder, see `toprung.data.image_folder.listing`.
+        project: the project's root, a DVC repository.
+        settings: how to prepare it; written into its stage in dvc.yaml.
+        nested: the outer folders are the classes, even if all of them contain the same folders.
+        progress: called with the number of files copied and the number of all files.
 
     Raises:
-        UserError: the name is taken or no name; the tree cannot be trained on; a setting does not fit it; the project
-            is no DVC repository; the disk is full or cannot be written; DVC failed.
+        UserError: the name is invalid or taken; images are unreadable; nothing can be trained on the folder; a setting
+            does not fit it; the project is not a DVC repository; the disk is full or read-only; DVC failed.
     """
     if (project / ".dvc").is_dir():
-        (project / "dvc.yaml").touch()  # DVC deletes it with the last stage
+        (project / "dvc.yaml").touch()  # DVC deletes the file together with the last stage
     chosen = settings or FolderSettings()
     target = project / RAW / name
     in_place = target.exists() and folder.resolve() == target.resolve()
     _check_name(name, project=project, in_place=in_place)
-    tree, _ = list_folder(folder, chosen)
+    tree, groups_N = list_folder(folder, chosen)
     if not nested:
         check_layout(tree)
-    if chosen.size is None:
-        check_same_size(tree)
+    unreadable = check_headers(tree, groups_N, chosen)
 
     pointer = target.with_name(f"{name}.dvc")
     with restored_on_failure(
@@ -86,10 +88,11 @@ def add(
             if not in_place:
                 shutil.rmtree(target, ignore_errors=True)
             raise
-    parts = {"all": tree.counts()}
-    if tree.is_test_N is not None:
-        parts = {"train": tree.counts("train"), "test": tree.counts("test")}
-    return AddedDataset(len(tree.files), tree.classes, pointer, parts, _left_out(tree))
+    readable = tree.without({bad.file for bad in unreadable})
+    parts = {"all": readable.counts()}
+    if readable.is_test_N is not None:
+        parts = {"train": readable.counts("train"), "test": readable.counts("test")}
+    return AddedDataset(len(readable.files), tree.classes, pointer, parts, _left_out(tree), unreadable)
 
 
 def _check_name(name: str, *, project: Path, in_place: bool) -> None:
@@ -99,7 +102,7 @@ def _check_name(name: str, *, project: Path, in_place: bool) -> None:
         raise UserError(f"{name} is built in. Give another name, or type: toprung data prepare {name}")
     if not is_dvc_repository(project):
         raise UserError(
-            f"{project} is no DVC repository with a dvc.yaml. Type there: git init && dvc init && touch dvc.yaml"
+            f"{project} is not a DVC repository with a dvc.yaml. Type there: git init && dvc init && touch dvc.yaml"
         )
     folders = [
         path.as_posix()
@@ -110,10 +113,10 @@ def _check_name(name: str, *, project: Path, in_place: bool) -> None:
     tracked += [(RAW / f"{name}.dvc").as_posix()] if (project / RAW / f"{name}.dvc").exists() else []
     if folders or tracked:
         remove = [
-            f"{command} {' '.join(what)}" for command, what in (("dvc remove", tracked), ("rm -r", folders)) if what
+            f"{command} {' '.join(paths)}" for command, paths in (("dvc remove", tracked), ("rm -r", folders)) if paths
         ]
         raise UserError(
-            f"{name} is here already ({', '.join(tracked + folders)}). Give another name, or remove it: "
+            f"{name} exists already ({', '.join(tracked + folders)}). Give another name, or remove it: "
             f"{' && '.join(remove)}"
         )
 
@@ -126,21 +129,21 @@ def _left_out(tree: ImageListing) -> str:
 
 
 def _copy(tree: ImageListing, target: Path, progress: Progress | None) -> None:
-    """Copy what belongs to the dataset aside, then rename: links become the files they lead to."""
+    """Copy the dataset's files into a temporary folder, then rename it; links become copies of their targets."""
     files = list(tree.files)
     if (tree.root / GROUPS_FILE).is_file():
         files.append(GROUPS_FILE)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-            new = Path(temporary, "new")
+            staging = Path(temporary, "new")
             for done, file in enumerate(files):
                 if progress and done % 100 == 0:
                     progress(done, len(files))
-                (new / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(tree.root / file, new / file)
+                (staging / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(tree.root / file, staging / file)
             if progress:
                 progress(len(files), len(files))
-            os.rename(new, target)
+            os.rename(staging, target)
     except OSError as error:
         raise UserError(f"{tree.root} cannot be copied to {target}: {error.strerror or error}.") from None

@@ -1,4 +1,4 @@
-"""Folder settings as arguments of `python -m toprung.data.prepare`, and back: a stage's command holds them."""
+"""Convert folder settings to the arguments of `python -m toprung.data.prepare` in a DVC stage's command, and back."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MODULE = "toprung.data.prepare"
 
 
 def stage_command(name: str, settings: FolderSettings, *, folder: Path, out: Path) -> list[str]:
-    """The command that prepares a folder of images; settings at their defaults are left out."""
+    """Return the command that prepares a folder of images; settings with their default values are left out."""
     arguments: list[str] = []
-    for field, about in FolderSettings.model_fields.items():
+    for field, info in FolderSettings.model_fields.items():
         value = getattr(settings, field)
-        if value != about.default:
+        if value != info.default:
             arguments.append(_option(field) if value is True else f"{_option(field)}={_text(field, value)}")
     return [
         *("python", "-P", "-m", MODULE, name, "--image-folder", folder.as_posix()), *arguments, "--out", out.as_posix(),
@@ -27,35 +27,35 @@ def stage_command(name: str, settings: FolderSettings, *, folder: Path, out: Pat
 
 
 def settings_of_command(command: Sequence[str], *, name: str) -> FolderSettings:
-    """The settings in a stage's command.
+    """Return the settings in a stage's command.
 
     Raises:
-        UserError: the command prepares no folder of images, or its settings cannot be read.
+        UserError: the command does not prepare a folder of images, or its settings cannot be read.
     """
     if MODULE not in command or "--image-folder" not in command:
-        raise UserError(f"{name} is no folder of images that was added: toprung data add NAME FOLDER")
+        raise UserError(f"{name} is not a folder of images that was added. Type: toprung data add NAME FOLDER")
     parser = _Parser(add_help=False)
     add_options(parser)
     return settings_of(parser.parse_known_args(command[list(command).index(MODULE) + 1 :])[0])
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Give a parser one option a setting."""
-    for field, about in FolderSettings.model_fields.items():
-        if about.default is False:
-            parser.add_argument(_option(field), action="store_true", default=None, help=about.description)
+    """Add one option per setting to a parser."""
+    for field, info in FolderSettings.model_fields.items():
+        if info.default is False:
+            parser.add_argument(_option(field), action="store_true", default=None, help=info.description)
         else:
-            parser.add_argument(_option(field), help=about.description)
+            parser.add_argument(_option(field), help=info.description)
 
 
-def settings_of(given: argparse.Namespace) -> FolderSettings:
-    """The settings that were parsed.
+def settings_of(arguments: argparse.Namespace) -> FolderSettings:
+    """Return the settings in parsed arguments.
 
     Raises:
-        UserError: one is out of range.
+        UserError: a setting is out of range.
     """
     values: dict[str, Any] = {
-        field: value for field in FolderSettings.model_fields if (value := getattr(given, field)) is not None
+        field: value for field in FolderSettings.model_fields if (value := getattr(arguments, field)) is not None
     }
     if "size" in values:
         values["size"] = parse_size(values["size"])
@@ -65,10 +65,10 @@ def settings_of(given: argparse.Namespace) -> FolderSettings:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """`"32"` as (32, 32), `"32x48"` as height 32 and width 48.
+    """Parse `"32"` as (32, 32), and `"32x48"` as height 32 and width 48.
 
     Raises:
-        UserError: it is neither.
+        UserError: the text has neither form.
     """
     match = re.fullmatch(r"([0-9]{1,4})(?:x([0-9]{1,4}))?", text)
     if not match:

@@ -1,6 +1,7 @@
-"""Decode a folder in chunks, each written aside when it is done: an interrupted preparation goes on where it stopped.
+"""Decode a folder of images in chunks.
 
-Memory holds a few chunks at a time, whatever the folder's size.
+Each decoded chunk is saved, so that an interrupted preparation resumes where it stopped. Memory holds only a few chunks
+at a time, for folders of any size.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +30,15 @@ from toprung.data.image_folder.listing import ImageListing
 from toprung.errors import UserError
 from toprung.machine import num_cpus
 
-if TYPE_CHECKING:  # Pillow is imported where images are decoded
+if TYPE_CHECKING:  # Pillow is imported only to decode
     from toprung.data.image_folder.decode import Chunk, Decoded, DecodeOptions
 
     Mapper = Callable[[Callable[[Chunk], Decoded], Iterable[Chunk]], Iterable[Decoded]]
 
-Progress = Callable[[int, int], None]  # files done, files in all
-DECODER_VERSION = 1  # another one decodes everything anew
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Progress = Callable[[int, int], None]  # number of files done, number of all files
+DECODER_VERSION = 1  # part of a chunk's key: if it changes, everything is decoded again
 CHUNK_BYTES = 32_000_000
 MAX_CHUNK_FILES = 512
 SERIAL_SECONDS = 0.5
@@ -43,34 +46,34 @@ MIN_POOL_SECONDS = 3.0
 
 
 def build_chunks(tree: ImageListing, target: DecodeOptions) -> list[Chunk]:
-    """Cut the tree's files, class by class, into chunks named by what they hold and what becomes of it.
+    """Cut the files, class by class, into chunks whose keys are hashes of the files' states and the decode options.
 
-    A file that is mended afterwards changes its own chunk's name only.
+    A file that is repaired later changes the key of its own chunk only.
     """
     from toprung.data.image_folder.decode import Chunk
 
     height, width = target.size
     num_files = max(1, min(MAX_CHUNK_FILES, CHUNK_BYTES // (3 * height * width)))
-    made_by = [DECODER_VERSION, metadata.version("pillow"), asdict(target)]
+    decoder = [DECODER_VERSION, metadata.version("pillow"), asdict(target)]
     chunks = []
     for _, group in itertools.groupby(zip(tree.labels_N.tolist(), tree.files, strict=True), key=lambda pair: pair[0]):
         files = tuple(file for _, file in group)
         for start in range(0, len(files), num_files):
             part = files[start : start + num_files]
-            key = hashlib.sha256(json.dumps([made_by, [_state(tree.root / file) for file in part], part]).encode())
+            key = hashlib.sha256(json.dumps([decoder, [_state(tree.root / file) for file in part], part]).encode())
             chunks.append(Chunk(key.hexdigest(), str(tree.root), part, target))
     return chunks
 
 
 def decode_all(chunks: Sequence[Chunk], *, staging: Path, mapper: Mapper | None, progress: Progress | None) -> None:
-    """Decode what earlier runs have not: afterwards `staging` holds every chunk and nothing else.
+    """Decode the chunks that earlier runs have not; afterwards `staging` contains exactly these chunks.
 
     Args:
-        chunks: all of them.
-        staging: the folder of decoded chunks; what it holds of other chunks is removed.
-        mapper: calls a function on each chunk, anywhere, and yields the results in any order; None: this process, then
-            a pool of processes.
-        progress: told how many files are done, at the beginning and after each chunk.
+        chunks: all chunks.
+        staging: the folder of decoded chunks; other chunks in it are removed.
+        mapper: calls a function on each chunk, anywhere, and yields the results in any order; None:
+            `map_on_all_cores`.
+        progress: called with the number of files done and of all files, at the start and after each chunk.
 
     Raises:
         UserError: a process of the pool was killed.
@@ -89,7 +92,7 @@ def decode_all(chunks: Sequence[Chunk], *, staging: Path, mapper: Mapper | None,
     done = total - sum(sizes[chunk.key] for chunk in missing)
     if progress:
         progress(done, total)
-    with contextlib.closing(_results(mapper or _map_serially, decode_chunk, missing)) as results:
+    with contextlib.closing(_results(mapper or map_on_all_cores, decode_chunk, missing)) as results:
         for decoded in results:
             _save(decoded, staging)
             done += sizes[decoded.key]
@@ -98,28 +101,28 @@ def decode_all(chunks: Sequence[Chunk], *, staging: Path, mapper: Mapper | None,
 
 
 def read_reasons(chunk: Chunk, staging: Path) -> tuple[tuple[str, ...], int]:
-    """Why each file of a decoded chunk is unreadable ("" where it is not), and the channels of its images.
+    """Return the reason why each file of a decoded chunk is unreadable ("" if it is readable), and its channel count.
 
     Raises:
         UserError: the chunk is damaged, and was removed.
     """
-    with _opened(chunk, staging) as arrays:
+    with _open_chunk(chunk, staging) as arrays:
         return tuple(arrays["reasons"].tolist()), int(arrays["num_channels"])
 
 
 def read_images(chunk: Chunk, staging: Path) -> NDArray[np.uint8]:
-    """The readable images of a decoded chunk, uint8, NCHW.
+    """Return the readable images of a decoded chunk, uint8, NCHW.
 
     Raises:
         UserError: the chunk is damaged, and was removed.
     """
-    with _opened(chunk, staging) as arrays:
+    with _open_chunk(chunk, staging) as arrays:
         images: NDArray[np.uint8] = arrays["images"]
         return images
 
 
 @contextlib.contextmanager
-def _opened(chunk: Chunk, staging: Path) -> Iterator[Mapping[str, Any]]:
+def _open_chunk(chunk: Chunk, staging: Path) -> Iterator[Mapping[str, Any]]:
     path = _file_of(chunk, staging)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -127,7 +130,7 @@ def _opened(chunk: Chunk, staging: Path) -> Iterator[Mapping[str, Any]]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         path.unlink(missing_ok=True)
         raise UserError(
-            "A piece of an interrupted preparation was damaged and is removed. Type the same again."
+            "A chunk of an interrupted preparation was damaged, and is removed now. Type the same command again."
         ) from None
 
 
@@ -137,48 +140,54 @@ def _results(
     yield from mapper(function, chunks)
 
 
-def _map_serially(function: Callable[[Chunk], Decoded], chunks: Iterable[Chunk]) -> Iterator[Decoded]:
-    """In this process while that takes seconds only; a pool, which costs about as much to start, does the rest."""
-    waiting = list(chunks)
+def map_on_all_cores(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Call `function` on each item, and yield the results in any order.
+
+    The calls run in this process while they take seconds only; a pool, which costs about as much to start, does the
+    rest.
+
+    Raises:
+        UserError: a process of the pool was killed.
+    """
+    waiting = list(items)
     started = time.monotonic()
-    for done, chunk in enumerate(waiting, start=1):
-        yield function(chunk)
+    for done, item in enumerate(waiting, start=1):
+        yield function(item)
         seconds = time.monotonic() - started
         if seconds > SERIAL_SECONDS and seconds / done * (len(waiting) - done) > MIN_POOL_SECONDS:
             yield from map_in_pool(function, waiting[done:], num_processes=num_cpus())
             return
 
 
-def map_in_pool(
-    function: Callable[[Chunk], Decoded], chunks: Iterable[Chunk], *, num_processes: int
-) -> Iterator[Decoded]:
-    """Call `function` on each chunk in a pool of processes, and in this one until the pool has started.
+def map_in_pool(function: Callable[[Item], Result], items: Iterable[Item], *, num_processes: int) -> Iterator[Result]:
+    """Call `function` on each item in a pool of processes, and in this process until the pool has started.
 
-    No more than two chunks a process are under way.
+    At most two items per process are in flight.
 
     Raises:
-        UserError: a process was killed, as the system does where memory runs out.
+        UserError: a process was killed, as the system does if memory runs out.
     """
-    waiting = iter(chunks)
+    waiting = iter(items)
     first = list(itertools.islice(waiting, 2 * num_processes))
     if not first:
         return
-    spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of the caller's threads
+    spawn = multiprocessing.get_context("spawn")  # a fork would copy locks that the caller's threads hold
     pool = ProcessPoolExecutor(min(num_processes, len(first)), mp_context=spawn, initializer=_ignore_sigint)
     try:
-        running: set[Future[Decoded]] = {pool.submit(function, chunk) for chunk in first}
+        running: set[Future[Result]] = {pool.submit(function, item) for item in first}
         while not any(future.done() for future in running):
-            if (chunk := next(waiting, None)) is None:
+            if (item := next(waiting, None)) is None:
                 break
-            yield function(chunk)
+            yield function(item)
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                running |= {pool.submit(function, chunk) for chunk in itertools.islice(waiting, 1)}
+                running |= {pool.submit(function, item) for item in itertools.islice(waiting, 1)}
                 yield future.result()
     except BrokenProcessPool:
         raise UserError(
-            "A process that decodes images was killed; often memory ran out. Type the same again: it goes on."
+            "A process that reads images was killed, often because memory ran out. Type the same command again: it "
+            "continues with what is left."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -205,6 +214,6 @@ def _save(decoded: Decoded, staging: Path) -> None:
 def _state(path: Path) -> tuple[int, int]:
     try:
         state = path.stat()
-    except OSError:  # it went away since it was listed: decoding will say so
+    except OSError:  # removed since it was listed: decoding reports it
         return (-1, -1)
     return (state.st_size, state.st_mtime_ns)

@@ -1,4 +1,4 @@
-"""Decode image files into uint8 arrays: the only place that opens a foreign image.
+"""Decode image files into uint8 arrays; no other module opens a user's image files.
 
 `decode_chunk` is a plain function of plain values, so that a pool of processes or Ray Data can call it.
 """
@@ -20,17 +20,21 @@ from toprung.data.image_folder.settings import Background, Color, Fit
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 100_000_000
 ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 turn an image on its side
+PNG_ORIENTATION_MARKERS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 ANOTHER_SIZE = "is of another size"
-RESAMPLING = Image.Resampling.BILINEAR  # Pillow widens the filter where it shrinks: no aliasing
+RESAMPLING = Image.Resampling.BILINEAR  # Pillow widens the filter when it shrinks an image: no aliasing
 
 
 class Unreadable(Exception):
-    """A file cannot be used as an image; the text says why."""
+    """The file cannot be used as an image; the text says why."""
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """What every image becomes. With `as_found` a file of another size than `size` (height, width) is refused."""
+    """The size, fit, color and background of decoded images; `size` is height, width.
+
+    With `as_found` images are not resized, and those of another size are refused.
+    """
 
     size: tuple[int, int]
     as_found: bool
@@ -41,7 +45,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Files that are decoded together; `key` names the result."""
+    """Files that are decoded together; `key` identifies the result."""
 
     key: str
     root: str
@@ -51,9 +55,9 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """The readable images of a chunk (uint8, NCHW; C is 1 where all are grey), and why each of the others is not.
+    """The readable images of a chunk (uint8, NCHW; C is 1 if all are grey), and the reasons why others are not.
 
-    `reasons` has one text a file, empty for a readable one.
+    `reasons` has one text per file, empty for a readable file.
     """
 
     key: str
@@ -61,8 +65,32 @@ class Decoded:
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class HeaderBatch:
+    """Files whose headers are read together; `start` is the index of the first of them in the listing."""
+
+    start: int
+    root: str
+    files: tuple[str, ...]
+
+
+def read_headers(batch: HeaderBatch) -> tuple[int, tuple[tuple[int, int] | str, ...]]:
+    """Read the headers of a batch of files.
+
+    Returns:
+        the batch's `start`; for each file its height and width, or the reason why it cannot be used.
+    """
+    headers: list[tuple[int, int] | str] = []
+    for file in batch.files:
+        try:
+            headers.append(read_size(Path(batch.root, file)))
+        except Unreadable as error:
+            headers.append(str(error))
+    return batch.start, tuple(headers)
+
+
 def decode_chunk(chunk: Chunk) -> Decoded:
-    """Decode a chunk's files; what cannot be read is told, never raised."""
+    """Decode a chunk's files; files that cannot be read are reported in the result, never raised."""
     images: list[NDArray[np.uint8]] = []
     reasons = []
     for file in chunk.files:
@@ -79,37 +107,41 @@ def decode_chunk(chunk: Chunk) -> Decoded:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image as it is meant to be seen, from its header.
+    """Return the height and width of an image, turned upright, from its header.
 
     Raises:
-        Unreadable: it has no such header.
+        Unreadable: the file has no valid header.
     """
     with warnings.catch_warnings(action="ignore"):
         try:
             with _open_image(path) as image:
                 _check_header(image)
                 width, height = image.size  # of a TIFF upright already
-                turned = image.format != "TIFF" and image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
-                return (width, height) if turned else (height, width)
+                return (width, height) if width != height and _is_sideways(image, path) else (height, width)
         except Unreadable:
             raise
         except Exception as error:
             raise Unreadable(_reason(path, error)) from None
 
 
+def another_size(height: int, width: int, *, expected: tuple[int, int]) -> str:
+    """Return the reason for an image that is not of the expected height and width."""
+    return f"{ANOTHER_SIZE} ({height} x {width}, not {expected[0]} x {expected[1]})"
+
+
 def decode(path: Path, target: DecodeOptions) -> NDArray[np.uint8]:
     """Read one image as uint8, C x H x W: turned upright, 8 bits, opaque, of the target's size.
 
     Raises:
-        Unreadable: for whatever Pillow raises on a foreign file, more than `MAX_PIXELS` (by its header), an animation,
-            floating point pixels, and another size where the target takes files as they are.
+        Unreadable: Pillow raised any exception; the image has more than `MAX_PIXELS` pixels (by its header), is an
+            animation, has floating point pixels, or is of another size and the target does not resize.
     """
-    with warnings.catch_warnings(action="ignore"):  # Pillow warns of metadata that does not matter here
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns about metadata that does not matter here
         try:
             with _open_image(path) as image:
                 _check_header(image)
                 if not target.as_found:
-                    image.draft(None, (2 * max(target.size),) * 2)  # a JPEG far too large is decoded at 1/2, 1/4 or 1/8
+                    image.draft(None, (2 * max(target.size),) * 2)  # decodes a much larger JPEG at 1/2, 1/4 or 1/8
                 upright = ImageOps.exif_transpose(image)
                 plain = _make_opaque(_to_eight_bits(upright), target.background)
                 mode = "L" if target.color == "grey" or plain.mode in ("1", "L") else "RGB"
@@ -117,15 +149,26 @@ def decode(path: Path, target: DecodeOptions) -> NDArray[np.uint8]:
                 return _channels(_resize(plain, target), target.color)
         except Unreadable:
             raise
-        except Exception as error:  # whatever a decoder raises on a foreign file
+        except Exception as error:  # decoders raise anything on damaged files
             raise Unreadable(_reason(path, error)) from None
 
 
 @contextmanager
 def _open_image(path: Path) -> Iterator[Image.Image]:
-    """From a file object: given a name, Pillow 13.0 maps a plain TIFF, and scrambles one that is to be turned."""
+    """Open an image by a file object: by its path, Pillow 13.0 maps a plain TIFF, and scrambles it when turning it."""
     with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
         yield image
+
+
+def _is_sideways(image: Image.Image, path: Path) -> bool:
+    """Return whether an image's metadata turn it by 90 or 270 degrees."""
+    if image.format == "TIFF":
+        return False  # its size is that of the upright image
+    if image.format == "PNG":  # its metadata may follow the pixels, and Pillow decodes these to get at them
+        content = path.read_bytes()
+        if not any(marker in content for marker in PNG_ORIENTATION_MARKERS):
+            return False
+    return image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
 
 
 def _check_header(image: Image.Image) -> None:
@@ -160,7 +203,7 @@ def _resize(image: Image.Image, target: DecodeOptions) -> Image.Image:
     if image.size == (width, height):
         return image
     if target.as_found:
-        raise Unreadable(f"{ANOTHER_SIZE} ({image.height} x {image.width}, not {height} x {width})")
+        raise Unreadable(another_size(image.height, image.width, expected=target.size))
     if target.fit == "stretch":
         return image.resize((width, height), RESAMPLING)
     if target.fit == "pad":
@@ -185,6 +228,6 @@ def _reason(path: Path, error: Exception) -> str:
         return f"has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
         empty = path.stat().st_size == 0
-        return "is empty" if empty else "is no PNG, JPEG, WebP, BMP or TIFF image"
+        return "is empty" if empty else "is not a PNG, JPEG, WebP, BMP or TIFF image"
     text = " ".join(str(error).replace(str(path), "it").split())
     return f"is damaged ({text[:100] or type(error).__name__})"

@@ -1,7 +1,7 @@
-"""Which images belong together: a patient's scans, a video's frames. They must not be parted by a split.
+"""Groups of images that a split must keep together, such as a patient's scans or a video's frames.
 
-Groups are named by `groups.csv` beside the class folders (columns file and group, each file once, paths relative to
-the folder), or by a pattern over the file names.
+Groups are given by `groups.csv` beside the class folders (columns file and group, each file once, paths relative to the
+folder), or by a pattern on the file names.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from toprung.errors import UserError
 
 
 def group_numbers(tree: ImageListing, *, pattern: str | None) -> NDArray[np.int64] | None:
-    """The group of each image of the tree, as a number; None where the dataset names no groups.
+    """Return the group number of each image; None if the dataset has no groups.
 
     Args:
         tree: the listed images.
-        pattern: a regular expression; its one group, at the start of a file's name, is the group.
+        pattern: a regular expression that matches at the start of a file's name; its one group is the image's group.
 
     Raises:
-        UserError: groups.csv cannot be read, names a file twice or one that is not there; an image has no group; a
-            group has images in both train/ and test/; both ways are given.
+        UserError: groups.csv cannot be read, or lists a file twice or one that does not exist; an image has no group; a
+            group has images in both train/ and test/; both groups.csv and a pattern are given.
     """
-    given = (tree.root / GROUPS_FILE).is_file()
-    if not given and pattern is None:
+    has_file = (tree.root / GROUPS_FILE).is_file()
+    if not has_file and pattern is None:
         return None
-    if given and pattern is not None:
+    if has_file and pattern is not None:
         raise UserError(f"The folder has a {GROUPS_FILE}: leave out the group pattern, or remove the file.")
-    names = _by_file(tree) if given else _by_pattern(tree, pattern or "")
+    names = _by_file(tree) if has_file else _by_pattern(tree, pattern or "")
     _, numbers = np.unique(np.array(names, dtype=object), return_inverse=True)
     if tree.is_test_N is not None:
         shared = np.intersect1d(numbers[tree.is_test_N], numbers[~tree.is_test_N])
@@ -49,7 +49,7 @@ def group_numbers(tree: ImageListing, *, pattern: str | None) -> NDArray[np.int6
 def _by_file(tree: ImageListing) -> list[str]:
     groups: dict[str, str] = {}
     known = {*tree.files, *(file for file, _ in tree.non_images)}
-    # Files that are left out for their ending may have a row: they are not copied, and then are not there.
+    # Files with another ending may have a row: they are not copied, so they do not exist in the copy.
     try:
         with (tree.root / GROUPS_FILE).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -58,11 +58,11 @@ def _by_file(tree: ImageListing) -> list[str]:
             for row in reader:
                 path, group = (row["file"] or ""), (row["group"] or "")
                 if path in groups:
-                    raise UserError(f"{GROUPS_FILE} names {quoted(path)} twice.")
+                    raise UserError(f"{GROUPS_FILE} lists {quoted(path)} twice.")
                 ending = PurePosixPath(path).suffix.lower()
                 if path not in known and (not ending or ending in SUFFIXES):
                     raise UserError(
-                        f"{GROUPS_FILE} names {quoted(path)}, which is not there. Give paths such as "
+                        f"{GROUPS_FILE} lists {quoted(path)}, which does not exist. Give paths such as "
                         f"{quoted(tree.files[0])}."
                     )
                 groups[path] = group

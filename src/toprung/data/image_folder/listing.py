@@ -1,8 +1,8 @@
-"""List a class-per-folder tree, and refuse at the door what could not be trained on.
+"""List a folder of images with one folder per class, and refuse folders that cannot be trained on.
 
 Two layouts: `train/CLASS/...` and `test/CLASS/...`, or `CLASS/...` alone, which is split by seed. The parts may also be
-called training and testing, in any case. Folders inside a class belong to it. Hidden files and what desktops leave
-behind are passed over, files without an image's ending are counted; nothing is opened here.
+called training and testing, in upper or lower case. Folders inside a class belong to it. Hidden files and files that
+desktops create are ignored; files without an image's extension are counted. No file is opened.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.errors import UserError
+from toprung.errors import UserError, locale_error
 
 SUFFIXES = frozenset({".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 IGNORED_NAMES = frozenset({"__macosx", "desktop.ini", "thumbs.db"})
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 GROUPS_FILE = "groups.csv"
-# With `cache.type` symlink, DVC's workspace is made of links to objects of this name.
+# With `cache.type` symlink, DVC's workspace consists of links to cached objects of this name.
 DVC_OBJECT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 
 @dataclass(frozen=True, eq=False)
 class ImageListing:
-    """The images of a folder, in an order that is the same everywhere: by part, class and path.
+    """The images of a folder, in an order that is the same on every machine: by part, class and path.
 
-    `files` are posix paths relative to `root`; `is_test_N` is None where the folder has no train/ and test/.
-    `non_images` have an image's ending and are no files, with the reason. `left_out` counts the other files in the
-    class folders by ending, `num_unclassified` the images outside of them.
+    `files` are POSIX paths relative to `root`; `is_test_N` is None if the folder has no train/ and test/. `non_images`
+    are entries with an image's extension that are not files, each with the reason. `left_out` counts the other files in
+    the class folders by extension, `num_unclassified` the images outside of them.
     """
 
     root: Path
@@ -48,6 +48,16 @@ class ImageListing:
     left_out: Counter[str]
     num_unclassified: int
 
+    def without(self, files: Collection[str]) -> ImageListing:
+        """Return the listing without some of its files."""
+        kept_N = np.array([file not in files for file in self.files], dtype=bool)
+        return replace(
+            self,
+            files=tuple(file for file in self.files if file not in files),
+            labels_N=self.labels_N[kept_N],
+            is_test_N=None if self.is_test_N is None else self.is_test_N[kept_N],
+        )
+
     def counts(self, part: Literal["train", "test"] | None = None) -> tuple[int, ...]:
         """Return the number of images of each class, in a part or in all."""
         chosen = slice(None) if part is None or self.is_test_N is None else self.is_test_N == (part == "test")
@@ -55,14 +65,14 @@ class ImageListing:
 
 
 def quoted(file: object) -> str:
-    """A file's name in quotes, on one line whatever is in it."""
+    """Return a file's name in quotes, with unprintable characters escaped."""
     return json.dumps(str(file), ensure_ascii=not str(file).isprintable())
 
 
 def format_counts(endings: Counter[str], *, most: int = 8) -> str:
-    """Return `7,858 .ogg, 952 .txt`: how many files have which ending, most frequent first."""
+    """Return `7,858 .ogg, 952 .txt`: the number of files with each extension, most frequent first."""
     in_order = sorted(endings.items(), key=lambda pair: (-pair[1], pair[0] == "", pair[0]))
-    words = [f"{number:,} {ending or 'without an ending'}" for ending, number in in_order[:most]]
+    words = [f"{number:,} {ending or 'without an extension'}" for ending, number in in_order[:most]]
     if rest := sum(number for _, number in in_order[most:]):
         words.append(f"{rest:,} others")
     return ", ".join(words)
@@ -72,13 +82,15 @@ def list_images(folder: Path) -> ImageListing:
     """List the images below `folder`.
 
     Raises:
-        UserError: no folder, or one that cannot be listed; fewer than two classes; an empty class; classes that
-            differ by case only, or whose names hold control characters; a part without class folders; a class in test/
-            alone; other folders beside train/ and test/; a link out of the folder, to a folder, or nowhere; a name that
-            is no UTF-8.
+        UserError: the folder does not exist or cannot be listed; it has fewer than two classes, or an empty class;
+            class names differ only by case, or contain control characters; a part has no class folders; a class is in
+            test/ only; there are other folders beside train/ and test/; a link points out of the folder, to a folder,
+            or nowhere; a name is not UTF-8, or the locale is not.
     """
     if not folder.is_dir():
-        raise UserError(f"{quoted(folder)} is no folder. Give one with a folder of images for each class.")
+        raise UserError(
+            f"{quoted(folder)} is not a folder. Give a folder that contains one folder of images per class."
+        )
     root = folder.resolve()
     parts = _parts(root)
     listed = {part: _classes(root, name) for part, name in (parts or {"": ""}).items()}
@@ -97,7 +109,7 @@ def list_images(folder: Path) -> ImageListing:
                 raise UserError(
                     f"The class {quoted(of_class)} has no "
                     f"images{f', only {format_counts(endings)}' if endings else ''}. "
-                    f"Fill it with {', '.join(sorted(SUFFIXES))} files, or remove its folder."
+                    f"Add {', '.join(sorted(SUFFIXES))} files to it, or remove its folder."
                 )
             files += images
             labels += [classes.index(name)] * len(images)
@@ -117,10 +129,10 @@ def list_images(folder: Path) -> ImageListing:
 
 
 def check_layout(tree: ImageListing) -> None:
-    """Make sure that the class folders are not parts of the data with the classes inside.
+    """Make sure that the outer folders are the classes, and not parts of the data that contain the classes.
 
     Raises:
-        UserError: all of them have the same folders, and no images beside these.
+        UserError: all of them contain the same folders, and no images beside these.
     """
     first = 0 if tree.is_test_N is None else 1
     inside: dict[str, set[str]] = {}
@@ -128,25 +140,24 @@ def check_layout(tree: ImageListing) -> None:
         name, *deeper, _ = PurePosixPath(file).parts[first:]
         inside.setdefault(name, set()).add(deeper[0] if deeper else "")
     folders = inside[tree.classes[0]]
-    if len(folders) > 1 and "" not in folders and all(each == folders for each in inside.values()):
-        named = [", ".join(map(quoted, sorted(names)[:3])) for names in (tree.classes, folders)]
+    if len(folders) > 1 and "" not in folders and all(names == folders for names in inside.values()):
+        examples = [", ".join(map(quoted, sorted(names)[:3])) for names in (tree.classes, folders)]
         raise UserError(
-            f"{quoted(tree.root)}: which folders are the classes? {named[0]} all have the same folders {named[1]}. "
-            "The inner ones: name the outer ones train/ and test/, or add one of them. The outer ones: add --nested"
+            f"{quoted(tree.root)}: which folders are the classes? {examples[0]} all contain the same folders "
+            f"{examples[1]}. If the inner ones: rename the outer ones to train/ and test/, or add only one of them. "
+            "If the outer ones: type --nested"
         )
 
 
 def _parts(root: Path) -> dict[str, str]:
-    """The names of the folders that are "train" and "test"; nothing where the classes lie in the folder itself."""
+    """Return the names of the "train" and the "test" folder; nothing if the class folders are in the folder itself."""
     folders = [entry.name for entry in _entries(root, PurePosixPath()) if entry.is_dir()]
     parts: dict[str, str] = {}
     for name in folders:
         if (part := PARTS.get(name.casefold())) is None:
             continue
         if part in parts:
-            raise UserError(
-                f"{quoted(root)} has both {quoted(parts[part])} and {quoted(name)}. Put their images together."
-            )
+            raise UserError(f"{quoted(root)} has both {quoted(parts[part])} and {quoted(name)}. Merge the two folders.")
         parts[part] = name
     if len(parts) == 1 and _num_images_in(root, *parts.values()):
         return {}  # a class of that name, such as trains
@@ -154,12 +165,13 @@ def _parts(root: Path) -> dict[str, str]:
         return {}
     if missing := {"train", "test"} - set(parts):
         raise UserError(
-            f"{quoted(root)} has no {missing.pop()}/ beside its other part. Add it, or give the one folder alone."
+            f"{quoted(root)} has only one of train/ and test/: {missing.pop()}/ is missing. "
+            "Add it, or give the other folder alone."
         )
     if others := [name for name in folders if name not in parts.values()]:
         raise UserError(
             f"{quoted(root)} has {quoted(others[0])} beside train/ and test/. Move its images into train/ "
-            "(toprung cuts its own validation images from there), or take it away."
+            "(toprung splits off its own validation images), or move it elsewhere."
         )
     return {part: parts[part] for part in ("train", "test")}
 
@@ -167,10 +179,12 @@ def _parts(root: Path) -> dict[str, str]:
 def _check_parts(root: Path, parts: dict[str, str], listed: dict[str, list[str]]) -> None:
     for part, other in (("train", "test"), ("test", "train")):
         if parts and not listed[part]:
-            without = f", or leave it out: toprung data add NAME {quoted(root / parts[other])}" if listed[other] else ""
+            alternative = (
+                f", or leave it out: toprung data add NAME {quoted(root / parts[other])}" if listed[other] else ""
+            )
             raise UserError(
                 f"{quoted(root / parts[part])} has no class folders, so its images have no labels. "
-                f"Sort them into one folder for each class{without}"
+                f"Sort them into one folder per class{alternative}"
             )
 
 
@@ -188,13 +202,15 @@ def _class_names(root: Path, listed: dict[str, list[str]]) -> tuple[str, ...]:
     folded: dict[str, str] = {}
     for name in classes:
         if not name.isprintable():
-            raise UserError(f"The class {quoted(name)} has characters that cannot be printed. Rename its folder.")
+            raise UserError(f"The class {quoted(name)} contains unprintable characters. Rename its folder.")
         other = folded.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if other != name:
-            raise UserError(f"The classes {quoted(other)} and {quoted(name)} differ by case only. Rename or join them.")
+            raise UserError(
+                f"The classes {quoted(other)} and {quoted(name)} differ only by case. Rename or merge them."
+            )
     if "train" in listed and (alone := sorted(set(listed["test"]) - set(listed["train"]))):
         raise UserError(
-            f"The class {quoted(alone[0])} is in test/ but not in train/. Add it there, or take it away here."
+            f"The class {quoted(alone[0])} is in test/ but not in train/. Add it to train/, or remove it from test/."
         )
     if len(classes) < 2:
         raise UserError(f"{quoted(root)} has {len(classes)} folders of images; a classifier needs two classes or more.")
@@ -202,7 +218,7 @@ def _class_names(root: Path, listed: dict[str, list[str]]) -> tuple[str, ...]:
 
 
 def _images(root: Path, folder: PurePosixPath) -> tuple[list[str], list[tuple[str, str]], Counter[str]]:
-    """The images of a class, sorted; what has their endings and is no file; how many others have which ending."""
+    """Return the images of a class, sorted; entries with an image's extension that are not files; other extensions."""
     images, non_images, waiting = [], [], [folder]
     endings: Counter[str] = Counter()
     while waiting:
@@ -214,14 +230,14 @@ def _images(root: Path, folder: PurePosixPath) -> tuple[list[str], list[tuple[st
             elif path.suffix.lower() not in SUFFIXES:
                 endings[path.suffix.lower()] += 1
             elif not entry.is_file():
-                non_images.append((str(path), "is no regular file"))
+                non_images.append((str(path), "is not a regular file"))
             else:
                 images.append(str(path))
     return sorted(images), sorted(non_images), endings
 
 
 def _entries(root: Path, folder: PurePosixPath) -> Iterator[os.DirEntry[str]]:
-    """What lies in a folder, sorted by name; links are checked, hidden things and droppings left out."""
+    """Yield the entries of a folder, sorted by name, without hidden and ignored ones; check their names and links."""
     try:
         with os.scandir(root / folder) as scanned:
             entries = sorted(scanned, key=lambda entry: entry.name)
@@ -230,21 +246,30 @@ def _entries(root: Path, folder: PurePosixPath) -> Iterator[os.DirEntry[str]]:
     for entry in entries:
         if entry.name.startswith(".") or entry.name.lower() in IGNORED_NAMES:
             continue
-        try:
-            entry.name.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"The name {str(folder / entry.name)!a} is no UTF-8. Rename the file.") from None
+        _check_name(entry.name, folder)
         if entry.is_symlink():
             _check_link(Path(entry.path), root)
         yield entry
 
 
+def _check_name(name: str, folder: PurePosixPath) -> None:
+    if name.isascii():
+        return
+    shown = f"The name {str(folder / name)!a}"
+    try:
+        is_decoded = os.fsencode(name).decode() == name
+    except UnicodeDecodeError:
+        raise UserError(f"{shown} is not UTF-8. Rename the file.") from None
+    if not is_decoded:  # the name is UTF-8, the locale is not
+        raise locale_error(shown)
+
+
 def _check_link(link: Path, root: Path) -> None:
     try:
         target = link.resolve(strict=True)
-    except (OSError, RuntimeError):  # RuntimeError: Python 3.11 and 3.12, round in a circle
-        raise UserError(f"{quoted(link)} is a link that leads nowhere or in a circle. Remove it.") from None
+    except (OSError, RuntimeError):  # RuntimeError: a circle of links, in Python 3.11 and 3.12
+        raise UserError(f"{quoted(link)} is a link that points nowhere or in a circle. Remove it.") from None
     if target.is_dir():
-        raise UserError(f"{quoted(link)} is a link to a folder. Put the folder itself in its place.")
+        raise UserError(f"{quoted(link)} is a link to a folder. Replace it with the folder itself.")
     if not target.is_relative_to(root) and not DVC_OBJECT.search(target.as_posix()):
-        raise UserError(f"{quoted(link)} is a link out of the folder. Put the file itself in its place.")
+        raise UserError(f"{quoted(link)} is a link out of the folder. Replace it with the file itself.")

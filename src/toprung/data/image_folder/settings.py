@@ -1,6 +1,6 @@
-"""How a folder of images becomes arrays: size, colour, the cut into train and test.
+"""Settings that turn a folder of images into arrays: size, color, the split into train and test.
 
-The settings of a dataset live in the command of its stage in dvc.yaml: see `toprung.data.image_folder.arguments`.
+The settings of a dataset are stored in the command of its stage in dvc.yaml: see `toprung.data.image_folder.arguments`.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 class FolderSettings(BaseModel):
-    """What may be chosen when a folder of images is prepared."""
+    """The settings with which a folder of images is prepared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     size: tuple[Side, Side] | None = Field(
-        default=None, description="height, width; None: as the files are, which must then be all of one size"
+        default=None, description="height, width; None: the size of the files, which must then be the same for all"
     )
     fit: Fit = Field(default="crop", description="crop the centre, pad, or stretch to `size`")
-    color: Color = Field(default="auto", description="auto: grey where every image is")
+    color: Color = Field(default="auto", description="auto: grey if every image is grey")
     background: Background = Field(default="white", description="behind transparent pixels and around padded images")
     test_fraction: float | None = Field(
         default=None, gt=0, lt=1, description=f"without a test folder; None: {DEFAULT_TEST_FRACTION}"
     )
-    seed: int | None = Field(default=None, ge=0, description="of the cut into train and test; None: 0")
+    seed: int | None = Field(default=None, ge=0, description="of the split into train and test; None: 0")
     group_pattern: str | None = Field(
         default=None,
         min_length=1,
-        description="regular expression; its first group, at a file name's start, names its group",
+        description="regular expression that matches at the start of a file's name; its one group is the image's group",
     )
     augmentations: tuple[Operation, ...] = Field(
         default=DEFAULT_AUGMENTATIONS, description="the operations that keep an image's class"
@@ -55,14 +55,14 @@ class FolderSettings(BaseModel):
         try:
             num_groups = re.compile(pattern).groups
         except re.error as error:
-            raise ValueError(f"it is no regular expression ({error})") from None
-        if num_groups != 1 or "${" in pattern or not pattern.isprintable():  # DVC would fill in ${...}
+            raise ValueError(f"it is not a regular expression ({error})") from None
+        if num_groups != 1 or "${" in pattern or not pattern.isprintable():  # DVC would substitute ${...}
             raise ValueError(r"give a pattern with one group, such as (patient\d+)_")
         return pattern
 
     @classmethod
     def checked(cls, **values: Any) -> Self:
-        """Settings from values given by a person.
+        """Return settings made from a user's values.
 
         Raises:
             UserError: a value is out of range.

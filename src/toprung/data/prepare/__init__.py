@@ -1,9 +1,10 @@
-"""Prepare a dataset once into uint8 arrays; trials map them into memory and decode no image again.
+"""Prepare a dataset once as uint8 arrays, which trials map into memory without decoding images again.
+
+The DVC stages in dvc.yaml run commands such as
 
     python -m toprung.data.prepare digits --out data/prepared/digits
 
-is the command of the DVC stages in dvc.yaml. Equal sources give equal bytes on every machine, so dvc.lock
-holds anywhere.
+Equal sources give equal bytes on every machine, so dvc.lock is valid on any of them.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ DOWNLOADS = Path("data/raw")
 def prepare(name: str, *, out: Path, folder: Path | None = None, downloads: Path = DOWNLOADS) -> DatasetCard:
     """Write a dataset's arrays and card into the folder `out`, replacing an earlier preparation there.
 
-    Everything is written aside and renamed at the end: `out` is whole, or as it was before.
+    Everything is written into a temporary folder, which is renamed at the end: `out` is either complete or unchanged.
 
     Args:
         name: one of `SOURCES`.
-        out: the folder to write, by custom `data/prepared/<name>`.
-        folder: where the source's files lie, for sources that are made of files.
+        out: the folder to write, usually `data/prepared/<name>`.
+        folder: the folder of the source's files, for sources that are made of files.
         downloads: where a source that is not on this machine is downloaded to.
 
     Raises:
-        UserError: unknown name, missing or foreign source files, or `out` cannot be written.
+        UserError: the name is unknown, source files are missing or are others than expected, or `out` cannot be
+            written.
     """
     source = find_source(name)
     check_replaceable(out)
@@ -45,43 +47,45 @@ def prepare(name: str, *, out: Path, folder: Path | None = None, downloads: Path
 
 
 def find_source(name: str, *, also: Iterable[str] = ()) -> Source:
-    """The built-in source of that name.
+    """Return a built-in source.
 
     Args:
         name: the dataset.
-        also: other datasets that exist, for the error's sake.
+        also: other datasets that exist, for the error message.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no source of that name.
     """
     if name in SOURCES:
         return SOURCES[name]
     known = sorted({*SOURCES, *also})
     hint = did_you_mean(name, known, form='"{}"')
-    raise UserError(f'There is no dataset "{name}".{hint} Known are: {", ".join(known)}.')
+    raise UserError(f'There is no dataset "{name}".{hint} Known datasets: {", ".join(known)}.')
 
 
 def check_replaceable(out: Path) -> None:
-    """Make sure that nothing but an earlier preparation would be replaced.
+    """Make sure that only an earlier preparation would be replaced.
 
     Raises:
-        UserError: `out` is a file, or a folder with other things in it.
+        UserError: `out` is a file, or a folder that contains other files.
     """
     if out.is_dir():
-        ours = {*ARRAY_FILES, GROUPS_ARRAY, CARD_FILE, FILES_LIST}
-        foreign = sorted(path.name for path in out.iterdir() if path.name not in ours)
+        expected = {*ARRAY_FILES, GROUPS_ARRAY, CARD_FILE, FILES_LIST}
+        foreign = sorted(path.name for path in out.iterdir() if path.name not in expected)
         if foreign:
-            raise UserError(f"{out} holds other things than a prepared dataset ({foreign[0]!r}). Give another folder.")
+            raise UserError(
+                f"{out} contains something else than a prepared dataset ({foreign[0]!r}). Give another folder."
+            )
     elif out.exists() or out.is_symlink():
-        raise UserError(f"{out} is no folder. Give another one.")
+        raise UserError(f"{out} is not a folder. Give another one.")
 
 
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place at the end; an error or Ctrl-C leaves nothing of it.
+    """Yield a new folder beside `out` that replaces `out` at the end; after an error or Ctrl-C it is removed.
 
     Raises:
-        UserError: it cannot be written, as on a full disk.
+        UserError: it cannot be written, for example because the disk is full.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -102,9 +106,9 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 
 def write_error(out: Path, error: OSError) -> UserError:
-    """The line for a folder that cannot be written."""
-    mend = "Free some room" if error.errno == errno.ENOSPC else "Make it writable"
-    return UserError(f"{out} cannot be written: {error.strerror or error}. {mend}, or give another folder.")
+    """Return the error for a folder that cannot be written."""
+    remedy = "Free some space" if error.errno == errno.ENOSPC else "Make it writable"
+    return UserError(f"{out} cannot be written: {error.strerror or error}. {remedy}, or give another folder.")
 
 
 def _write(arrays: Arrays, source: Source, folder: Path) -> DatasetCard:

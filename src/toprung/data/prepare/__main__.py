@@ -1,6 +1,6 @@
 """`python -m toprung.data.prepare NAME --out FOLDER`: the command of the DVC stages.
 
-A person types `toprung data prepare NAME`, which runs the stage.
+Users type `toprung data prepare NAME`, which runs the stage.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from toprung.errors import UserError
 
 
 def main() -> int:
-    """Exit code 0 when prepared, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Prepare a dataset; return exit code 0, or 2 for a user error, or 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m toprung.data.prepare", description="Prepare a dataset.")
     parser.add_argument("name", help="the dataset, such as digits")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--folder", type=Path, help="where a built-in dataset's own files lie")
-    parser.add_argument("--downloads", type=Path, default=DOWNLOADS, help="where to download to (%(default)s)")
-    parser.add_argument("--image-folder", type=Path, help="prepare this class-per-folder tree, by the options below")
+    parser.add_argument("--folder", type=Path, help="the folder of a built-in dataset's files")
+    parser.add_argument("--downloads", type=Path, default=DOWNLOADS, help="the folder to download to (%(default)s)")
+    parser.add_argument("--image-folder", type=Path, help="prepare this folder of images, with the options below")
     add_options(parser)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        if given.image_folder is None:
-            prepare(given.name, out=given.out, folder=given.folder, downloads=given.downloads)
+        if arguments.image_folder is None:
+            prepare(arguments.name, out=arguments.out, folder=arguments.folder, downloads=arguments.downloads)
         else:
-            with _progress(given.name) as progress:
+            with _progress(arguments.name) as progress:
                 prepare_folder(
-                    given.name,
-                    out=given.out,
-                    folder=given.image_folder,
-                    settings=settings_of(given),
+                    arguments.name,
+                    out=arguments.out,
+                    folder=arguments.image_folder,
+                    settings=settings_of(arguments),
                     progress=progress,
                 )
     except UserError as error:
@@ -51,7 +51,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _progress(name: str) -> Iterator[Progress | None]:
-    """Into the file that the caller reads, else a bar where someone watches."""
+    """Yield a callback that writes into the file that the caller reads, or shows a bar if stderr is a terminal."""
     if path := os.environ.get(ENVIRONMENT):
         yield write_progress(Path(path))
     elif not sys.stderr.isatty():

@@ -1,9 +1,10 @@
-"""Prepare a folder of images: list, decode, set test images apart, write. Docs: `prepare_folder`."""
+"""Prepare a folder of images: list it, decode it, hold out test images, write arrays and a card."""
 
 from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,16 +24,17 @@ from toprung.data.splits.group_split import group_split
 from toprung.data.splits.stratified_split import stratified_split
 from toprung.errors import UserError
 
-if TYPE_CHECKING:  # Pillow is imported where images are decoded
+if TYPE_CHECKING:  # Pillow is imported only to decode
     from toprung.data.image_folder.decode import Chunk, DecodeOptions
 
 NUM_NAMED = 10
 NUM_RECORDED = 1000
+HEADER_BATCH_FILES = 512
 
 
 @dataclass(frozen=True, eq=False)
 class _ReadableImages:
-    """The readable images, in the tree's order; `groups_N` is None where there are none."""
+    """The readable images, in the listing's order; `groups_N` is None if there are no groups."""
 
     files: tuple[str, ...]
     labels_N: NDArray[np.int64]
@@ -50,22 +52,22 @@ def prepare_folder(
     progress: chunked.Progress | None = None,
     mapper: chunked.Mapper | None = None,
 ) -> DatasetCard:
-    """Write the arrays and the card of a class-per-folder tree into `out`, replacing an earlier preparation there.
+    """Write the arrays and the card of a folder of images into `out`, replacing an earlier preparation there.
 
-    Decoded chunks are kept beside `out` (`.<name>.chunks`) until all is done: after Ctrl-C, a full disk or a mended
-    file the next call goes on. `out` itself is whole, or as it was before.
+    Decoded chunks are kept beside `out` (`.<name>.chunks`) until everything is done, so that after Ctrl-C, a full disk
+    or an unreadable file the next call resumes. `out` itself is either complete or unchanged.
 
     Args:
-        name: of the dataset.
-        out: the folder to write, by custom `data/prepared/<name>`.
-        folder: the tree, see `toprung.data.image_folder.listing`.
-        settings: size, colour, test split and so on.
-        progress: told how many files are decoded, of how many.
-        mapper: calls `decode_chunk` on every chunk, such as on a cluster; None: on this machine's cores.
+        name: the dataset's name.
+        out: the folder to write, usually `data/prepared/<name>`.
+        folder: the folder of images, see `toprung.data.image_folder.listing`.
+        settings: size, color, test split and so on.
+        progress: called with the number of files decoded and the number of all files.
+        mapper: calls `decode_chunk` on every chunk, for example on a cluster; None: on this machine's cores.
 
     Raises:
-        UserError: the tree cannot be trained on; files cannot be read (the first ten are named); a setting does not
-            fit the tree; `out` cannot be written.
+        UserError: the folder cannot be trained on; files cannot be read (the first ten are listed); a setting does not
+            fit the folder; `out` cannot be written.
     """
     chosen = settings or FolderSettings()
     check_replaceable(out)
@@ -78,13 +80,13 @@ def prepare_folder(
     except OSError as error:
         raise write_error(out, error) from None
     reasons, num_channels = _reasons(chunks, staging)
-    unreadable = [*tree.non_images, *((file, why) for file, why in zip(tree.files, reasons, strict=True) if why)]
+    unreadable = _list_unreadable(tree, reasons)
     _check_readable(unreadable, chosen, num_files=len(tree.files) + len(tree.non_images), target=target)
     readable, test_split = _select_readable(tree, reasons, groups_N, chosen, num_channels=num_channels)
-    with atomic_folder(out) as new:
-        _write_arrays(new, chunks, staging, readable, target)
+    with atomic_folder(out) as new_folder:
+        _write_arrays(new_folder, chunks, staging, readable, target)
         card = write_dataset_card(
-            new,
+            new_folder,
             name=name,
             classes=tree.classes,
             augmentations=chosen.augmentations,
@@ -93,17 +95,17 @@ def prepare_folder(
             decoding=_decoding(chosen, target, num_channels=readable.num_channels),
             num_groups=None if readable.groups_N is None else np.unique(readable.groups_N[~readable.is_test_N]).size,
             num_unreadable=len(unreadable),
-            unreadable=tuple(UnreadableFile(file=file, reason=why) for file, why in unreadable[:NUM_RECORDED]),
+            unreadable=unreadable[:NUM_RECORDED],
         )
     shutil.rmtree(staging, ignore_errors=True)
     return card
 
 
 def list_folder(folder: Path, settings: FolderSettings) -> tuple[ImageListing, NDArray[np.int64] | None]:
-    """List a folder of images as it will be prepared: its tree, and the group of each image if it has groups.
+    """List a folder of images, and the group of each image if there are groups.
 
     Raises:
-        UserError: it could not be prepared even if every file was readable.
+        UserError: the folder cannot be prepared, even if every file is readable.
     """
     tree = list_images(folder)
     check_settings(tree, settings)
@@ -112,43 +114,74 @@ def list_folder(folder: Path, settings: FolderSettings) -> tuple[ImageListing, N
     return tree, groups_N
 
 
-def check_same_size(tree: ImageListing) -> None:
-    """Make sure that all images are of one size, by their headers; a file without a readable one is passed over.
+def check_headers(
+    tree: ImageListing, groups_N: NDArray[np.int64] | None, settings: FolderSettings
+) -> tuple[UnreadableFile, ...]:
+    """Read the header of every image, and refuse what `prepare_folder` would refuse for it.
+
+    The headers of 100,000 files of 224 x 224 pixels took 9 s on two busy cores. Files that are damaged after the header
+    are found by `prepare_folder`.
+
+    Args:
+        tree: the images.
+        groups_N: the group of each image, if there are groups.
+        settings: with `skip_bad`, unreadable files are returned, not refused; without `size`, all must be of one size.
+
+    Returns:
+        the files that cannot be used, to be left out.
 
     Raises:
-        UserError: they are not.
+        UserError: files cannot be read (the first ten are listed), or are of different sizes; too few are readable.
     """
-    from toprung.data.image_folder.decode import Unreadable, read_size
+    from toprung.data.image_folder.decode import HeaderBatch, another_size, read_headers
 
-    first: tuple[int, int] | None = None
-    others = []
-    for file in tree.files:
-        try:
-            size = read_size(tree.root / file)
-        except Unreadable:
-            continue  # preparing names such files, and can leave them out
-        first = first or size
-        if size != first:
-            others.append(file)
-    if first and others:
-        raise _several_sizes(first, others)
+    batches = [
+        HeaderBatch(start, str(tree.root), tree.files[start : start + HEADER_BATCH_FILES])
+        for start in range(0, len(tree.files), HEADER_BATCH_FILES)
+    ]
+    headers = [header for _, batch in sorted(chunked.map_on_all_cores(read_headers, batches)) for header in batch]
+    target = _target(tree, settings)
+    reasons = []
+    for header in headers:
+        if isinstance(header, str):
+            reasons.append(header)
+        elif target.as_found and header != target.size:
+            reasons.append(another_size(*header, expected=target.size))
+        else:
+            reasons.append("")
+    unreadable = _list_unreadable(tree, reasons)
+    _check_readable(unreadable, settings, num_files=len(tree.files) + len(tree.non_images), target=target)
+    if unreadable:
+        _select_readable(tree, reasons, groups_N, settings, num_channels=1)
+    return unreadable
+
+
+def format_unreadable(files: Sequence[UnreadableFile]) -> str:
+    """Return the first files with their reasons, and how many more there are."""
+    examples = "; ".join(f"{quoted(bad.file)} {bad.reason}" for bad in files[:NUM_NAMED])
+    return examples + (f"; and {len(files) - NUM_NAMED} more" if len(files) > NUM_NAMED else "")
+
+
+def _list_unreadable(tree: ImageListing, reasons: list[str]) -> tuple[UnreadableFile, ...]:
+    files = [*tree.non_images, *((file, why) for file, why in zip(tree.files, reasons, strict=True) if why)]
+    return tuple(UnreadableFile(file=file, reason=why) for file, why in files)
 
 
 def _several_sizes(first: tuple[int, int], others: list[str]) -> UserError:
     return UserError(
-        f"The images are not all of one size: the first is {first[0]} x {first[1]}, {len(others)} are not, such as "
-        f"{quoted(others[0])}. Give a size for all, such as --size 32."
+        f"The images differ in size: the first is {first[0]} x {first[1]}, {len(others)} are not, such as "
+        f"{quoted(others[0])}. Give one size for all, such as --size 32."
     )
 
 
 def check_settings(tree: ImageListing, settings: FolderSettings) -> None:
-    """Make sure that every setting has an effect on this tree.
+    """Make sure that every setting has an effect on this folder.
 
     Raises:
-        UserError: one has none.
+        UserError: a setting has no effect.
     """
     if tree.is_test_N is not None and (settings.test_fraction is not None or settings.seed is not None):
-        raise UserError(f"{quoted(tree.root)} has a test/ folder of its own: leave out the test fraction and its seed.")
+        raise UserError(f"{quoted(tree.root)} has a test/ folder: leave out --test-fraction and --seed.")
 
 
 def _target(tree: ImageListing, settings: FolderSettings) -> DecodeOptions:
@@ -161,7 +194,7 @@ def _target(tree: ImageListing, settings: FolderSettings) -> DecodeOptions:
         try:
             return replace(target, size=read_size(tree.root / file))
         except Unreadable:
-            continue  # decoding will say so
+            continue  # decoding reports it
     return target
 
 
@@ -169,26 +202,24 @@ def _reasons(chunks: list[Chunk], staging: Path) -> tuple[list[str], int]:
     reasons: list[str] = []
     num_channels = 1
     for chunk in chunks:
-        of_chunk, its_channels = chunked.read_reasons(chunk, staging)
-        reasons += of_chunk
-        num_channels = max(num_channels, its_channels)
+        chunk_reasons, chunk_channels = chunked.read_reasons(chunk, staging)
+        reasons += chunk_reasons
+        num_channels = max(num_channels, chunk_channels)
     return reasons, num_channels
 
 
 def _check_readable(
-    unreadable: list[tuple[str, str]], settings: FolderSettings, *, num_files: int, target: DecodeOptions
+    unreadable: Sequence[UnreadableFile], settings: FolderSettings, *, num_files: int, target: DecodeOptions
 ) -> None:
     from toprung.data.image_folder.decode import ANOTHER_SIZE
 
-    others = [file for file, why in unreadable if why.startswith(ANOTHER_SIZE)]
+    others = [bad.file for bad in unreadable if bad.reason.startswith(ANOTHER_SIZE)]
     if others:
         raise _several_sizes(target.size, others)
     if unreadable and not settings.skip_bad:
-        examples = "; ".join(f"{quoted(file)} {why}" for file, why in unreadable[:NUM_NAMED])
-        more = f"; and {len(unreadable) - NUM_NAMED} more" if len(unreadable) > NUM_NAMED else ""
         raise UserError(
-            f"{len(unreadable)} of {num_files} files cannot be used: {examples}{more}. Mend or remove them, or leave "
-            "them out with --skip-bad."
+            f"{len(unreadable)} of {num_files} files cannot be used: {format_unreadable(unreadable)}. Repair or remove "
+            "them, or leave them out with --skip-bad."
         )
 
 
@@ -200,7 +231,7 @@ def _select_readable(
     *,
     num_channels: int,
 ) -> tuple[_ReadableImages, str]:
-    """The readable images with their part, and how they came to it in words."""
+    """Return the readable images with their part (train or test), and a description of how they were split."""
     readable_N = np.array([not why for why in reasons], dtype=bool)
     labels_N = tree.labels_N[readable_N]
     groups_N = None if groups_N is None else groups_N[readable_N]
@@ -229,7 +260,7 @@ def _select_readable(
 def _write_arrays(
     folder: Path, chunks: list[Chunk], staging: Path, readable: _ReadableImages, target: DecodeOptions
 ) -> None:
-    """Copy the chunks into the arrays of their parts, one chunk in memory at a time."""
+    """Copy the chunks into the arrays of their parts, with one chunk in memory at a time."""
     parts = {"train": ~readable.is_test_N, "test": readable.is_test_N}
     with ExitStack() as stack:
         append = {

@@ -1,4 +1,4 @@
-"""How far a preparation is, across processes: the stage that DVC runs writes it into a file that the caller reads."""
+"""Report the progress of a preparation across processes: the DVC stage writes a file, which the caller reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MIN_SECONDS = 0.1
 
 
 def write_progress(path: Path) -> Progress:
-    """A progress callback that writes "done total" into `path`, ten times a second at most, and at the end."""
+    """Return a progress callback that writes "done total" into `path`, at most ten times per second, and at the end."""
     written = 0.0
 
     def report(done: int, total: int) -> None:
@@ -26,7 +26,7 @@ def write_progress(path: Path) -> Progress:
 
 
 def read_progress(path: Path) -> tuple[int, int] | None:
-    """What was last written into `path`; None where nothing was, or not all of it yet."""
+    """Return what was last written into `path`; None if nothing was, or if the line is incomplete."""
     try:
         text = path.read_text(encoding="ascii")
         done, total = text.split()

@@ -1,4 +1,4 @@
-"""Write a prepared dataset's folder: arrays block by block, then the card computed from what was written."""
+"""Write a prepared dataset's folder: the arrays block by block, then the card, computed from the arrays."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from toprung.data.card import DatasetCard, channel_statistics, fingerprint_of, w
 
 @contextmanager
 def array_file(path: Path, *, dtype: str, shape: tuple[int, ...]) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """A .npy file that is written one block of rows after the other, as `np.save` would write the whole array.
+    """Write a .npy file block by block, with the same bytes as `np.save` writes for the whole array.
 
-    Not through a memory map: where the disk fills up, writing to a map ends the process (SIGBUS), this raises OSError.
+    It is not written through a memory map: on a full disk that ends the process (SIGBUS), but this raises OSError.
 
     Yields:
-        the function that appends a block.
+        the function that appends a block of rows.
 
     Raises:
-        ValueError: the blocks together are not `shape`.
+        ValueError: the blocks together do not have `shape`.
     """
     rows = 0
     with path.open("wb") as file:
@@ -33,13 +33,13 @@ def array_file(path: Path, *, dtype: str, shape: tuple[int, ...]) -> Iterator[Ca
         def append(block: NDArray[Any]) -> None:
             nonlocal rows
             if block.shape[1:] != shape[1:]:
-                raise ValueError(f"a block of shape {block.shape} is no part of {shape}")
+                raise ValueError(f"a block of shape {block.shape} does not fit {shape}")
             rows += len(block)
             file.write(np.ascontiguousarray(block, dtype=np.dtype(dtype)).data)
 
         yield append
     if rows != shape[0]:
-        raise ValueError(f"{rows} rows were written of {shape[0]}")
+        raise ValueError(f"{rows} of {shape[0]} rows were written")
 
 
 def save(path: Path, array: NDArray[Any], *, dtype: str) -> None:
@@ -47,13 +47,13 @@ def save(path: Path, array: NDArray[Any], *, dtype: str) -> None:
     np.save(path, np.ascontiguousarray(array, dtype=np.dtype(dtype)), allow_pickle=False)
 
 
-def write_dataset_card(folder: Path, *, classes: tuple[str, ...], **about: Any) -> DatasetCard:
+def write_dataset_card(folder: Path, *, classes: tuple[str, ...], **fields: Any) -> DatasetCard:
     """Compute the card of the arrays in `folder` and write it beside them.
 
     Args:
-        folder: holds the four array files (and train_groups.npy where there are groups).
-        classes: their names.
-        about: the card's other fields that are not computed here.
+        folder: contains the four array files (and train_groups.npy if there are groups).
+        classes: the names of the classes.
+        fields: the card's other fields, which are not computed here.
     """
     images = {part: np.load(folder / f"{part}_images.npy", mmap_mode="r") for part in ("train", "test")}
     counts = {
@@ -70,7 +70,7 @@ def write_dataset_card(folder: Path, *, classes: tuple[str, ...], **about: Any) 
         mean=mean,
         std=std,
         fingerprint=fingerprint_of(folder),
-        **about,
+        **fields,
     )
     write_card(card, folder)
     return card

@@ -1,7 +1,7 @@
 """Add a remote: a local folder, Google Cloud Storage, Google Drive, S3 or SSH.
 
-What everybody may know goes into `.dvc/config` (and so into git), where keys lie into `.dvc/config.local`; the keys
-themselves go nowhere. See also `remotes_check` (can it be used?) and `remotes_transfer` (push, pull, status).
+Public settings go into `.dvc/config` (and so into git), paths of keys into `.dvc/config.local`; the keys themselves are
+not copied. See also `check` (can the remote be used?) and `transfer` (push, pull, status).
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ def add_remote(
     Args:
         name: lower-case letters, digits, - and _.
         url: `gs://bucket/folder`, `gdrive://folder-id/folder`, `s3://bucket/folder`, `ssh://user@host/folder`, or
-            a folder, which is made where it is not there.
-        project: the workbench's root.
-        key: the service account's JSON key, or SSH's private key; its path goes into `.dvc/config.local`. None leaves
-            Google Cloud Storage to `GOOGLE_APPLICATION_CREDENTIALS`, S3 to AWS' own variables and profiles, SSH to
-            its agent and ~/.ssh.
-        options: more of DVC's settings for this kind of remote, such as `region`; none that is secret.
-        default: whether it becomes the default remote; None: if there is no other yet.
-        here: the folder that a relative folder is relative to; None is the current one.
+            a folder, which is created if it does not exist.
+        project: the project's root.
+        key: the service account's JSON key, or SSH's private key; its path goes into `.dvc/config.local`. None:
+            Google Cloud Storage uses `GOOGLE_APPLICATION_CREDENTIALS`, S3 the AWS variables and profiles, SSH its
+            agent and ~/.ssh.
+        options: more of DVC's settings for this kind of remote, such as `region`; no secrets.
+        default: whether it becomes the default remote; None: if there is no default remote yet.
+        here: the folder to which a relative path refers; None: the current folder.
 
     Raises:
-        UserError: the name is taken; the address, an option or the key cannot be used, and why.
+        UserError: the name is taken; the address, an option or the key cannot be used (with the reason).
     """
     if not is_dvc_repository(project):
-        raise UserError(f"{project} is no DVC repository with a dvc.yaml. Type there: git init && dvc init")
+        raise UserError(f"{project} is not a DVC repository with a dvc.yaml. Type there: git init && dvc init")
     before = read_remotes(project)
     _check_name(name, before)
     options = dict(options or {})
@@ -66,7 +66,7 @@ def add_remote(
         url = _make_folder(url, project=project, here=here or Path.cwd())
     if kind == "gdrive":
         options.setdefault("gdrive_use_service_account", "true")
-        options.setdefault("gdrive_trash_only", "true")  # to delete for good takes a manager of the shared drive
+        options.setdefault("gdrive_trash_only", "true")  # only a manager of the shared drive may delete permanently
     if local:
         _require_ignored(project)
 
@@ -89,27 +89,27 @@ def _check_name(name: str, before: list[Remote]) -> None:
         raise UserError(f'A remote cannot be called "{name}": use lower-case letters, digits, - and _.')
     for remote in before:
         if remote.name == name:
-            raise UserError(f"{remote} is there already. Give another name, or: dvc remote remove {name}")
+            raise UserError(f"{remote} exists already. Give another name, or type: dvc remote remove {name}")
 
 
 def _check_kind(url: str, options: Mapping[str, str]) -> str:
-    """The kind of an address that can be used."""
+    """Check an address and its options, and return the kind of the remote."""
     address = urlsplit(url)
     kind = address.scheme if "://" in url else "local"
     if kind not in KINDS:
         known = ", ".join(f"{scheme}://" for scheme in KINDS if scheme != "local")
         raise UserError(
-            f'"{mask_text(url)}" is no address of a remote: give a folder, or one that begins with {known}.'
+            f'"{mask_text(url)}" is not the address of a remote: give a folder, or an address that begins with {known}.'
         )
     if address.password:
-        raise UserError(f'"{mask_text(url)}" holds a password: leave it out; {_how_to_log_in(kind)}.')
+        raise UserError(f'"{mask_text(url)}" contains a password: leave it out; {_how_to_log_in(kind)}.')
     if kind != "local" and not address.hostname:
-        raise UserError(f'"{url}" names no {"host" if kind == "ssh" else "bucket or folder"} after {kind}://.')
+        raise UserError(f'"{url}" has no {"host" if kind == "ssh" else "bucket or folder"} after {kind}://.')
     if kind == "ssh" and address.path in ("", "/"):
-        raise UserError(f'"{url}" names no folder: ssh://user@host/path/of/a/folder.')
+        raise UserError(f'"{url}" has no folder: give ssh://user@host/path/of/a/folder.')
     for option in options:
         if option in SECRET_OPTIONS:
-            raise UserError(f"{option} is secret, and --set writes into git: {_how_to_log_in(kind)}.")
+            raise UserError(f"{option} is a secret, and --set writes it into git: {_how_to_log_in(kind)}.")
     return kind
 
 
@@ -117,11 +117,11 @@ def _how_to_log_in(kind: str) -> str:
     return {
         "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or --set profile=NAME of ~/.aws",
         "ssh": "log in with a key (--key FILE, or ssh-agent)",
-    }.get(kind, f"give the service account's key by --key FILE, or by {GOOGLE_KEY}")
+    }.get(kind, f"give the service account's key with --key FILE, or in {GOOGLE_KEY}")
 
 
 def _local_options(kind: str, key: Path | None, *, project: Path) -> dict[str, str]:
-    """What goes into the settings of this machine alone."""
+    """Return the settings that stay on this machine."""
     from_environment = google_key_from_environment() if kind in ("gs", "gdrive") else None
     if key is None and from_environment is not None:
         checked = check_key(from_environment, project=project, is_google=True)
@@ -129,23 +129,23 @@ def _local_options(kind: str, key: Path | None, *, project: Path) -> dict[str, s
     if key is None:
         return {}
     if kind not in KEY_OPTIONS:
-        raise UserError(f"--key is of no use for {KINDS[kind]}: {_how_to_log_in(kind)}.")
+        raise UserError(f"--key cannot be used with {KINDS[kind]}: {_how_to_log_in(kind)}.")
     return {KEY_OPTIONS[kind]: str(check_key(key, project=project, is_google=kind != "ssh"))}
 
 
 def _make_folder(url: str, *, project: Path, here: Path) -> str:
-    """The folder, made; as DVC's command line wants it: relative to the project where it was given relative."""
+    """Create a local folder, and return its path for DVC: relative to the project if it was given as relative."""
     folder = (here / Path(url).expanduser()).resolve()
     if folder.is_relative_to(_repository_around(project)):
-        raise UserError(f"{url} lies inside the repository, and would go into git with it. Give a folder elsewhere.")
+        raise UserError(f"{url} is inside the repository, and would go into git with it. Give a folder elsewhere.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder} cannot be made: {error.strerror or error}.") from None
+        raise UserError(f"{folder} cannot be created: {error.strerror or error}.") from None
     return str(folder) if Path(url).expanduser().is_absolute() else os.path.relpath(folder, project.resolve())
 
 
 def _require_ignored(project: Path) -> None:
-    """Git must not see the settings of this machine."""
+    """Make sure that git ignores the settings of this machine."""
     if query_git(project, "check-ignore", "--quiet", LOCAL) is None:
         raise UserError(f"git does not ignore {LOCAL}. Type: echo /config.local >> {project / '.dvc/.gitignore'}")

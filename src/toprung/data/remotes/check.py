@@ -1,4 +1,4 @@
-"""Whether a remote can be pushed to and pulled from, found out before DVC tries for minutes."""
+"""Check whether a remote can be pushed to and pulled from, before DVC retries for minutes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMEOUT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class ProbeStep:
-    """One thing that was tried: `problem` is None where it worked, `permission` is what it needs."""
+    """One step of a check: `problem` is None if it worked, `permission` is the permission that it needs."""
 
     step: str
     permission: str
@@ -36,11 +36,11 @@ def check_remote(name: str | None = None, *, project: Path) -> tuple[Remote, lis
     """List, write, read and delete a small file under a remote's address.
 
     Args:
-        name: of the remote; None takes the default one.
-        project: the workbench's root.
+        name: the remote's name; None: the default remote.
+        project: the project's root.
 
     Returns:
-        the remote, and the four steps; `first_problem` says what is wrong with them.
+        the remote, and the four steps; `first_problem` describes what failed.
 
     Raises:
         UserError: there is no such remote; it cannot be reached at all, or refuses the key.
@@ -50,17 +50,17 @@ def check_remote(name: str | None = None, *, project: Path) -> tuple[Remote, lis
 
 
 def require_reachable(remote: Remote, *, project: Path) -> None:
-    """Make sure that the remote answers and knows us, by listing it once.
+    """Make sure that the remote answers and accepts the credentials, by listing it once.
 
     Raises:
-        UserError: with the reason and the remedy.
+        UserError: it does not; with the reason and the remedy.
     """
     if problem := first_problem(remote, _steps(remote, STEPS[:1], project=project)):
         raise UserError(problem)
 
 
 def first_problem(remote: Remote, steps: Sequence[ProbeStep]) -> str | None:
-    """One line for what did not work, or None where all did."""
+    """Return one line about the steps that failed, or None if all worked."""
     failed = [step for step in steps if step.problem]
     refused = [step.step for step in failed if step.problem and step.problem["reason"] == "denied"]
     for step in failed:
@@ -68,7 +68,7 @@ def first_problem(remote: Remote, steps: Sequence[ProbeStep]) -> str | None:
             return explain(remote, step.problem)
     if not refused:
         return None
-    line = explain(remote, {"reason": "denied", "said": ""}, steps=refused)
+    line = explain(remote, {"reason": "denied", "message": ""}, steps=refused)
     if refused == ["delete"]:
         line += "   (pushing and pulling work; the file toprung-probe-... stays there)"
     elif not {"list", "read"} & set(refused):
@@ -77,9 +77,9 @@ def first_problem(remote: Remote, steps: Sequence[ProbeStep]) -> str | None:
 
 
 def environment_for(remote: Remote, *, project: Path) -> dict[str, str]:
-    """The environment in which DVC uses a remote; a Drive remote reads the key from it where its settings name none."""
+    """Return the environment in which DVC uses a remote; it has a Drive remote's key if the settings have none."""
     environment = dvc_environment(project)
-    # gcsfs would ask each bucket by gRPC whether it has folders; DVC's files need none, and an emulator has no answer.
+    # gcsfs would query by gRPC whether each bucket has folders; DVC needs none, and emulators do not answer.
     environment.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     key = active_key(remote)
     if remote.kind == "gdrive" and key and not remote.key_file:
@@ -90,10 +90,10 @@ def environment_for(remote: Remote, *, project: Path) -> dict[str, str]:
 def run_without_terminal(
     command: Sequence[str], *, remote: Remote, project: Path, timeout_seconds: float | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command without a terminal, where no client can ask for a password and wait; Ctrl-C ends it too.
+    """Run a command without a terminal, so that no client can wait for a password; Ctrl-C ends it too.
 
     Raises:
-        subprocess.TimeoutExpired: it took longer.
+        subprocess.TimeoutExpired: it took longer than the timeout.
     """
     with subprocess.Popen(
         [sys.executable, "-P", *command],  # -P: the project is not on its path
@@ -119,8 +119,8 @@ def run_without_terminal(
 
 
 def _steps(remote: Remote, steps: Sequence[str], *, project: Path) -> list[ProbeStep]:
-    if remote.kind == "local" and not Path(remote.url).is_dir():  # DVC would make it, on whatever disk is there
-        raise UserError(explain(remote, {"reason": "missing", "said": ""}))
+    if remote.kind == "local" and not Path(remote.url).is_dir():  # DVC would create it, even if its disk is not mounted
+        raise UserError(explain(remote, {"reason": "missing", "message": ""}))
     if key := active_key(remote):
         check_key(key, project=project, is_google=True)
     if remote.kind == "ssh" and "keyfile" in remote.options:
@@ -131,10 +131,10 @@ def _steps(remote: Remote, steps: Sequence[str], *, project: Path) -> list[Probe
         results = json.loads(ran.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         message = f"nothing within {TIMEOUT_SECONDS:.0f} s"
-        raise UserError(explain(remote, {"reason": "silent", "said": message})) from None
+        raise UserError(explain(remote, {"reason": "silent", "message": message})) from None
     except (IndexError, ValueError):
-        message = (ran.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        raise UserError(explain(remote, {"reason": "other", "said": message})) from None
+        message = (ran.stderr.strip().splitlines() or ["it ended without a message"])[-1]
+        raise UserError(explain(remote, {"reason": "other", "message": message})) from None
     if results[0]["step"] == "connect":
         raise UserError(explain(remote, results[0]["problem"]))
     return [

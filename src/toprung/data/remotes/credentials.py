@@ -1,4 +1,4 @@
-"""Keys and secrets: where a key may lie, and who may read it."""
+"""Keys and secrets: check where a key is and who can read it."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ SECRET_OPTIONS = frozenset(
 
 
 def google_key_from_environment() -> Path | None:
-    """The service account's key that `GOOGLE_APPLICATION_CREDENTIALS` names."""
+    """Return the path of the service account's key in `GOOGLE_APPLICATION_CREDENTIALS`."""
     path = os.environ.get(GOOGLE_KEY)
     return Path(path).expanduser() if path else None
 
 
 def check_key(path: Path, *, project: Path, is_google: bool) -> Path:
-    """Make sure that a private key is one, lies outside the repository, and is for its owner's eyes only.
+    """Make sure that a private key is valid, is outside the repository, and can be read only by its owner.
 
     Args:
-        path: of the key.
-        project: the workbench's root; the git repository around it counts as a whole.
+        path: the key's path.
+        project: the project's root; the key must be outside the git repository around it.
         is_google: whether it must be the JSON key of a Google account.
 
     Returns:
-        its absolute path, links followed.
+        the key's absolute path, with links resolved.
 
     Raises:
-        UserError: with the reason and the remedy.
+        UserError: the key cannot be used; with the reason and the remedy.
     """
     key = path.expanduser().resolve()
     if not key.is_file():
@@ -47,8 +47,8 @@ def check_key(path: Path, *, project: Path, is_google: bool) -> Path:
     for resolved in (path.expanduser().absolute(), key):
         if resolved.is_relative_to(repository):
             raise UserError(
-                f"The key {path} lies inside the repository {repository}: one `git add` away from the public. "
-                f"Move it out: mkdir -p ~/.config/toprung && mv {path} ~/.config/toprung/"
+                f"The key {path} is inside the repository {repository}: one `git add` would publish it. "
+                f"Move it: mkdir -p ~/.config/toprung && mv {path} ~/.config/toprung/"
             )
     if os.name == "posix" and (mode := stat.S_IMODE(key.stat().st_mode)) & 0o077:
         raise UserError(f"The key {path} can be read by others (mode {mode:04o}). Type: chmod 600 {path}")
@@ -57,16 +57,16 @@ def check_key(path: Path, *, project: Path, is_google: bool) -> Path:
         if is_google:
             key_account(json.loads(content))
     except (OSError, ValueError) as error:
-        reason = "it is no JSON" if isinstance(error, json.JSONDecodeError) else error
-        raise UserError(f"{path} is no Google key: {reason}. Download one: docs/data-remotes.md") from None
+        reason = "it is not JSON" if isinstance(error, json.JSONDecodeError) else error
+        raise UserError(f"{path} is not a Google key: {reason}. Download one: docs/data-remotes.md") from None
     return key
 
 
 def key_account(key: object) -> str:
-    """The account that a Google key speaks for, as its email address or what stands for one.
+    """Return the account of a Google key: its email address, or else the key's type.
 
     Raises:
-        ValueError: it is no key.
+        ValueError: it is not a key.
     """
     if not isinstance(key, dict) or not isinstance(key.get("type"), str):
         raise ValueError('it has no "type"')
@@ -79,6 +79,6 @@ def key_account(key: object) -> str:
 
 
 def find_repository(project: Path) -> Path:
-    """The git repository that the project lies in; the project itself where there is none."""
+    """Return the git repository that contains the project, or the project itself if there is none."""
     root = project.resolve()
     return next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), root)

@@ -1,4 +1,4 @@
-"""Why a remote refused: the exceptions of five client libraries, as one word and one line."""
+"""Classify the exceptions of five client libraries: one word for the reason, and one line of text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import re
 from collections.abc import Iterator
 
-# What is looked for in an exception's types, codes and words, in this order; the first that is found is the reason.
+# Patterns for an exception's types, codes and text, in this order; the first that matches gives the reason.
 _ERROR_PATTERNS = {
     "package": r"RemoteMissingDepsError | ModuleNotFoundError | ImportError | requires\ '.+'\ to\ be\ installed",
     "quota": r"storageQuotaExceeded | teamDriveFileLimitExceeded | QuotaExceeded | ENOSPC | EDQUOT | No\ space\ left",
@@ -31,23 +31,23 @@ _ERROR_PATTERNS = {
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """The reason, and the line in which the library that knows best says it."""
+    """Return the reason, and the message of the exception in the chain that shows it."""
     chain = list(_chain(error))
-    for reason, sign in _ERROR_PATTERNS.items():
-        for cause in reversed(chain):  # the root cause says it best
-            if re.search(sign, _evidence(cause), re.VERBOSE):
-                return {"reason": reason, "said": _line(str(cause) or type(cause).__name__)}
-    return {"reason": "other", "said": _line(str(chain[-1]) or type(chain[-1]).__name__)}
+    for reason, pattern in _ERROR_PATTERNS.items():
+        for cause in reversed(chain):  # the root cause has the clearest message
+            if re.search(pattern, _evidence(cause), re.VERBOSE):
+                return {"reason": reason, "message": _line(str(cause) or type(cause).__name__)}
+    return {"reason": "other", "message": _line(str(chain[-1]) or type(chain[-1]).__name__)}
 
 
 def describe_text(text: str) -> dict[str, str]:
-    """The same for an exception of which only the words are left."""
-    reasons = (reason for reason, sign in _ERROR_PATTERNS.items() if re.search(sign, text, re.VERBOSE))
-    return {"reason": next(reasons, "other"), "said": _line(text)}
+    """Return the same as `describe` for an exception of which only the text is left."""
+    reasons = (reason for reason, pattern in _ERROR_PATTERNS.items() if re.search(pattern, text, re.VERBOSE))
+    return {"reason": next(reasons, "other"), "message": _line(text)}
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what caused it, what caused that; each once."""
+    """Yield the error, its cause, the cause of that, and so on; each once."""
     visited: set[int] = set()
     following: BaseException | None = error
     while following is not None and id(following) not in visited:

@@ -1,4 +1,4 @@
-"""What to do when a remote refuses, in one line: which permission is missing, and what to type."""
+"""Explain in one line why a remote refused: which permission is missing, and what to type."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toprung.secrets import mask_text
 
 GUIDE = "docs/data-remotes.md"
 
-# What each step needs, in the words of who grants it.
+# The permission that each step needs, by the provider's name.
 PERMISSIONS = {
     "gs": {
         "list": "storage.objects.list",
@@ -29,37 +29,37 @@ PERMISSIONS = {
 
 
 def permission(remote: Remote, step: str) -> str:
-    """The permission that a step needs."""
+    """Return the permission that a step needs."""
     return PERMISSIONS.get(remote.kind, {}).get(step, step)
 
 
 def active_key(remote: Remote) -> Path | None:
-    """The Google key that DVC will use: the one of its settings, else the one of the environment."""
+    """Return the Google key that DVC will use: from its settings, else from the environment."""
     if remote.kind not in ("gs", "gdrive") or remote.options.get("allow_anonymous_login") == "true":
         return None
     return remote.key_file or google_key_from_environment()
 
 
 def explain(remote: Remote, problem: dict[str, str], *, steps: Sequence[str] = ("list",)) -> str:
-    """One line: the remote, what it said, what to do; `steps` are those that were refused."""
-    reason, message = problem["reason"], mask_text(problem["said"], values=_secrets(remote)).rstrip(".")
-    what, todo = _REASONS.get(reason, ("cannot be used: {said}", f"See {GUIDE}"))
+    """Return one line: the remote, its message, what to do; `steps` are the refused steps."""
+    reason, message = problem["reason"], mask_text(problem["message"], values=_secrets(remote)).rstrip(".")
+    what, todo = _REASONS.get(reason, ("cannot be used: {message}", f"See {GUIDE}"))
     if reason == "denied":
         what, todo = _denied(remote, steps), _grant(remote, steps)
     if reason == "missing" and remote.kind in ("gs", "s3"):
         what, todo = _REASONS["no_bucket"]
-    parts = _parts(remote) | {"said": message}
+    parts = _parts(remote) | {"message": message}
     return f"{remote} {what.format(**parts)}. {_todo(remote, reason, todo).format(**parts)}"
 
 
 def _denied(remote: Remote, steps: Sequence[str]) -> str:
-    """The permissions that are missing, and whose they should be."""
+    """Return which permissions the account lacks."""
     missing = " and ".join(dict.fromkeys(permission(remote, step) for step in steps))
     return f"does not let {{account}} {' or '.join(steps)}: {missing} is missing"
 
 
 def _grant(remote: Remote, steps: Sequence[str]) -> str:
-    """What to type, or whom to ask, to get the permissions."""
+    """Return what to type to grant the permissions."""
     if remote.kind == "gs":
         role = "roles/storage.objectUser" if {"write", "delete"} & set(steps) else "roles/storage.objectViewer"
         return (
@@ -77,27 +77,32 @@ def _grant(remote: Remote, steps: Sequence[str]) -> str:
 
 
 _REASONS = {
-    "package": ("needs a package that is not installed ({said})", 'Type: pip install "toprung[{extra}]"'),
-    "quota": ("has no room left: {said}", "Free some there, or add another: toprung data remote add"),
-    "rate": ("asks for patience: {said}", "Try again in some minutes"),
+    "package": ("needs a package that is not installed ({message})", 'Type: pip install "toprung[{extra}]"'),
+    "quota": ("has no space left: {message}", "Free some space there, or add another remote: toprung data remote add"),
+    "rate": ("limits the request rate: {message}", "Try again in some minutes"),
     "no_key": (
-        "was given no credentials",
+        "has no credentials",
         f"Set {GOOGLE_KEY} to the service account's JSON key, see {GUIDE}",
     ),
-    "no_bucket": ("is in a bucket that does not exist: {bucket}", "Correct the address, or make the bucket: {make}"),
-    "key": ("refuses the key of {account}: {said}", f"Make a new key: {GUIDE}"),
-    "host_key": ("shows another host key than known: {said}", "Ask who runs {server} before you go on"),
-    "unreachable": ("cannot be reached: {said}", "Check the network, then try again: what arrived is kept"),
-    "missing": ("has no folder {path}", "Correct the address, or make the folder: {make}"),
-    "silent": ("does not answer: {said}", "Check the network, then try again: what arrived is kept"),
+    "no_bucket": ("is in a bucket that does not exist: {bucket}", "Correct the address, or create the bucket: {make}"),
+    "key": ("refuses the key of {account}: {message}", f"Create a new key: {GUIDE}"),
+    "host_key": (
+        "has another host key than the known one: {message}",
+        "Ask the administrator of {server} before you continue",
+    ),
+    "unreachable": ("cannot be reached: {message}", "Check the network, then try again: files that arrived are kept"),
+    "missing": ("has no folder {path}", "Correct the address, or create the folder: {make}"),
+    "silent": ("does not answer: {message}", "Check the network, then try again: files that arrived are kept"),
 }
 
 
 def _todo(remote: Remote, reason: str, todo: str) -> str:
     if remote.kind == "gdrive" and reason == "quota":
-        return f"A service account has no room of its own: use a shared drive, or better a bucket (gs://), see {GUIDE}"
+        return f"A service account has no storage quota: use a shared drive, or better a bucket (gs://), see {GUIDE}"
     if remote.kind == "gdrive" and reason == "missing":
-        return "Correct the address, or make the folder in Google Drive and share it with {account} as Content manager"
+        return (
+            "Correct the address, or create the folder in Google Drive and share it with {account} as Content manager"
+        )
     if remote.kind == "s3" and reason in ("no_key", "key"):
         return "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of ~/.aws: docs/data-remotes.md"
     if remote.kind == "ssh" and reason == "key":
@@ -106,7 +111,7 @@ def _todo(remote: Remote, reason: str, todo: str) -> str:
 
 
 def _parts(remote: Remote) -> dict[str, str]:
-    """What the sentences are filled with."""
+    """Return the values for the placeholders in the messages."""
     address = urlsplit(remote.url)
     bucket, path = address.hostname or "", address.path if remote.kind != "local" else remote.url
     user = remote.options.get("user") or address.username
@@ -141,7 +146,7 @@ def _account(remote: Remote, host: str) -> str:
 
 
 def _secrets(remote: Remote) -> list[str]:
-    """Values of DVC's settings that no message may show; a path to a key is none."""
+    """Return the secret values in DVC's settings, which no message may show; paths of keys are not secret."""
     return [
         remote.options[option]
         for option in ("access_key_id", "secret_access_key", "session_token", "password", "passphrase")

@@ -1,8 +1,8 @@
-"""Ask a remote for what pushing and pulling need: list, write, read and delete, through DVC's own file systems.
+"""Probe a remote for the steps that push and pull need: list, write, read and delete, with DVC's own file systems.
 
-Run as `python -m toprung.data.remotes.probe NAME STEP...` in the project, in a process of its own: it gives up after
-the first answer where DVC's libraries would try for minutes, may be ended when nobody answers, and what those libraries
-print stays out of sight. The last line of its output is JSON.
+Run as `python -m toprung.data.remotes.probe NAME STEP...` in the project, in a separate process: it gives up after the
+first error, where DVC's libraries would retry for minutes; it can be killed if there is no answer; and the libraries'
+output is hidden. The last line of its output is JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROBE_NAME = "toprung-probe"
 
 
 def main() -> None:
-    """Try the steps in order; one that is refused does not keep the next from being tried."""
+    """Try the steps in order; the next step is tried even if one is refused."""
     name, *steps = sys.argv[1:]
     os.environ.update({"AWS_MAX_ATTEMPTS": "1", "DVC_NO_ANALYTICS": "1"})
     with tempfile.TemporaryDirectory(prefix="toprung-") as folder:
@@ -33,7 +33,7 @@ def main() -> None:
             results = [prober.try_step(step) for step in steps]
     sys.stdout.write(f"\n{json.dumps(results)}\n")
     sys.stdout.flush()
-    os._exit(0)  # some clients' threads never end once their connection broke
+    os._exit(0)  # some clients' threads never end after their connection broke
 
 
 class _Prober:
@@ -61,7 +61,7 @@ class _Prober:
         return {"step": step, "problem": None, "done": done}
 
     def _answer_at_once(self, *, anonymous: bool) -> None:
-        """Ask once: gcsfs tries a refused token for half a minute, and goes on without one when there is no key."""
+        """Disable retries: gcsfs retries a refused token for half a minute, and continues anonymously without a key."""
         import gcsfs.retry
 
         gcsfs.retry.is_retriable = lambda exception: False
@@ -75,7 +75,7 @@ class _Prober:
             if self._protocol not in ("gs", "s3"):
                 raise
             bucket = self._root.lstrip("/").partition("/")[0]
-            self._fs.fs.ls(bucket, detail=False)  # a prefix without files is there as soon as its bucket is
+            self._fs.fs.ls(bucket, detail=False)  # a prefix without files exists if its bucket does
         return True
 
     def _write(self) -> bool:
@@ -86,18 +86,18 @@ class _Prober:
         return True
 
     def _read(self) -> bool:
-        """What was written; where that was refused, any file that is there."""
+        """Read the file that was written or, if writing was refused, any existing file."""
         if not self._written:
-            there = next(iter(self._fs.find(self._root)), None)
-            if there is None:
+            existing = next(iter(self._fs.find(self._root)), None)
+            if existing is None:
                 return False
-            with self._fs.open(there, "rb") as file:
+            with self._fs.open(existing, "rb") as file:
                 file.read(1)
             return True
         target = self._folder / "read"
         self._fs.get_file(self._file, str(target))
         if target.read_bytes() != self._content:
-            raise OSError("other bytes came back than were written")
+            raise OSError("the bytes that were read are not those that were written")
         return True
 
     def _delete(self) -> bool:

@@ -1,4 +1,4 @@
-"""Push, pull and compare with a remote: DVC does it; what it says, or fails to say, becomes one line."""
+"""Push, pull and compare with a remote by running DVC, and turn its output into one line."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from toprung.data.remotes.check import require_reachable, run_without_terminal
 from toprung.data.remotes.errors import describe_text
 from toprung.data.remotes.hints import explain
 from toprung.data.versioning.config import Remote, cache_folder, find_remote
-from toprung.data.versioning.dvc_project import RAW, run_dvc
+from toprung.data.versioning.dvc_project import PREFIX, RAW, run_dvc
+from toprung.data.versioning.environment import describe_codec_error
 from toprung.data.versioning.targets import hidden_files, list_targets, read_outputs, visible_targets
 from toprung.errors import UserError
 from toprung.secrets import mask_text
 
-_MISSING = "Missing cache files"  # in DVC's warning about files that are neither in the cache nor on the remote
+_MISSING = "Missing cache files"  # DVC's warning about files that are neither in the cache nor on the remote
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a push or a pull did; a `remote` of None was not asked, because everything was here.
+    """The result of a push or a pull; `remote` is None if it was not contacted, because everything was here.
 
-    `targets` are DVC's names of what was compared, none if the project tracks no data yet; `hidden` are the .dvc files
-    that DVC does not find by itself.
+    `targets` are DVC's targets, empty if the project tracks no data yet; `hidden` are the .dvc files that DVC does not
+    find by itself.
     """
 
     remote: Remote | None
@@ -42,13 +43,14 @@ def push(
     """Copy datasets from DVC's cache to a remote.
 
     Args:
-        names: the datasets; none means all.
-        project: the workbench's root.
-        remote: its name; None takes the default one.
-        prepared_only: leave the raw files out: one small file travels faster than thousands of images.
+        names: the datasets; empty: all.
+        project: the project's root.
+        remote: the remote's name; None: the default remote.
+        prepared_only: leave the raw files out: a few arrays are transferred faster than thousands of images.
 
     Raises:
-        UserError: unknown dataset or remote; the remote refused, and why; the cache lacks files that it lacks too.
+        UserError: the dataset or the remote is unknown; the remote refused (with its reason); files are missing both in
+            the cache and on the remote.
     """
     visible = visible_targets(project)
     targets = _with_outputs(names, project=project, visible=visible, prepared_only=prepared_only)
@@ -60,9 +62,9 @@ def push(
     ran = run_without_terminal(["-m", "dvc", "push", "--remote", to.name, *targets], remote=to, project=project)
     if ran.returncode:
         raise UserError(_failure("push", ran.stderr, remote=to, project=project, targets=targets))
-    if _MISSING in ran.stderr:  # DVC calls that success
+    if _MISSING in ran.stderr:  # for DVC this is a success
         raise UserError(
-            f"{to} and DVC's cache here both lack files that dvc.lock and {RAW}/*.dvc name; the others are there now. "
+            f"{to} and DVC's cache here both lack files that dvc.lock and {RAW}/*.dvc list; the others are pushed now. "
             "On the machine that has them, type: toprung data push"
         )
     return Transfer(to, _count(ran.stdout, r"(\d+) files? pushed"), targets, hidden)
@@ -71,16 +73,16 @@ def push(
 def pull(
     names: Sequence[str] = (), *, project: Path, remote: str | None = None, prepared_only: bool = False
 ) -> Transfer:
-    """Bring datasets here; the remote is asked only for what DVC's cache lacks. What arrived is kept if it fails.
+    """Download datasets that DVC's cache lacks from a remote. If it fails, files that arrived are kept.
 
     Args:
-        names: the datasets; none means all.
-        project: the workbench's root.
-        remote: its name; None takes the default one.
+        names: the datasets; empty: all.
+        project: the project's root.
+        remote: the remote's name; None: the default remote.
         prepared_only: leave the raw files out.
 
     Raises:
-        UserError: unknown dataset or remote; the remote refused, and why; it does not have the files.
+        UserError: the dataset or the remote is unknown; the remote refused (with its reason), or lacks the files.
     """
     visible = visible_targets(project)
     targets = _with_outputs(names, project=project, visible=visible, prepared_only=prepared_only)
@@ -88,7 +90,7 @@ def pull(
     origin = find_remote(remote, project=project)
     if not targets:
         return Transfer(None, 0, (), hidden)
-    if _is_cached(targets, project=project):  # else checking out asks the remote, for minutes where it refuses
+    if _is_cached(targets, project=project):  # else a checkout contacts the remote, for minutes if it refuses
         ran = run_without_terminal(["-m", "dvc", "checkout", *targets], remote=origin, project=project)
         if ran.returncode == 0:
             return Transfer(None, 0, targets, hidden)
@@ -103,14 +105,15 @@ def status(*, project: Path, remote: str | None = None) -> tuple[Remote, dict[st
     """Compare DVC's cache with a remote.
 
     Returns:
-        the remote, and for each path that differs `new` (only here), `deleted` (only there) or `missing` (nowhere).
+        the remote, and for each path that differs `new` (only in the cache), `deleted` (only on the remote) or
+        `missing` (on neither).
 
     Raises:
-        UserError: there is no such remote; it refused, and why.
+        UserError: there is no such remote; it refused (with its reason).
     """
     targets = _with_outputs((), project=project, visible=visible_targets(project))
     other = find_remote(remote, project=project)
-    require_reachable(other, project=project)  # DVC says "in sync" of a remote that refuses its key
+    require_reachable(other, project=project)  # for DVC a remote that refuses the key is "in sync"
     if not targets:
         return other, {}
     command = ["-m", "dvc", "status", "--cloud", "--json", "--remote", other.name, *targets]
@@ -118,71 +121,99 @@ def status(*, project: Path, remote: str | None = None) -> tuple[Remote, dict[st
     if ran.returncode:
         raise UserError(_failure("status", ran.stderr, remote=other, project=project, targets=targets))
     outputs = {path: md5 for target in targets for path, md5 in read_outputs(target, project=project).items()}
-    # A folder whose list of files is nowhere is "in sync" for DVC, with a warning.
+    # For DVC a folder whose list of files is missing on both sides is "in sync", with a warning.
     missing = {path: "missing" for path, md5 in outputs.items() if _MISSING in ran.stderr and md5 in ran.stderr}
     output = json.loads(ran.stdout or "{}")
     return other, {str(path): str(how) for path, how in output.items()} | missing
 
 
 def local_status(*, project: Path) -> dict[str, str]:
-    """What differs here from dvc.lock and the .dvc files: each path, and how, in DVC's word.
+    """Return how the files here differ from dvc.lock and the .dvc files.
+
+    Returns:
+        for each path that differs: `not prepared` (its stage never ran), `outdated` (its stage's inputs or command have
+        changed since it ran), or DVC's word: `modified`, `deleted`, `new`, `not in cache`.
 
     Raises:
-        UserError: the project is no DVC repository; DVC failed.
+        UserError: the project is not a DVC repository; DVC failed.
     """
     targets = list_targets((), project=project, visible=visible_targets(project))
     output = json.loads(run_dvc("status", "--json", *targets, project=project) or "{}") if targets else {}
-    changes = [change for entries in output.values() for change in entries if isinstance(change, dict)]
-    return {path: how for change in changes for paths in change.values() for path, how in paths.items()}
+    states: dict[str, str] = {}
+    for target, entries in output.items():
+        changed_outs = {
+            path: how if (project / path).exists() else "deleted"  # DVC says "not in cache" if the cache lacks it too
+            for change in _changes(entries, "changed outs")
+            for path, how in change.items()
+        }
+        prepared = (PREPARED / target.removeprefix(PREFIX)).as_posix()
+        if target.endswith(".dvc"):
+            states |= changed_outs
+        elif not read_outputs(target, project=project):
+            states[prepared if target.startswith(PREFIX) else target] = "not prepared"
+        elif "changed command" in entries or any(
+            how != "deleted" for change in _changes(entries, "changed deps") for how in change.values()
+        ):
+            states[prepared if target.startswith(PREFIX) else target] = "outdated"
+        else:
+            states |= changed_outs
+    return states
+
+
+def _changes(entries: Sequence[dict[str, dict[str, str]] | str], kind: str) -> list[dict[str, str]]:
+    return [entry[kind] for entry in entries if isinstance(entry, dict) and kind in entry]
 
 
 def _with_outputs(
     names: Sequence[str], *, project: Path, visible: Collection[str], prepared_only: bool = False
 ) -> tuple[str, ...]:
-    """Return the targets that have something to transfer: a stage has once it ran.
+    """Return the targets that have files to transfer; a stage has none before it ran.
 
     Raises:
-        UserError: DVC does not know one of the datasets, or it was named and has nothing yet.
+        UserError: DVC does not know one of the datasets, or the given datasets have no files yet.
     """
     targets = list_targets(names, project=project, visible=visible, prepared_only=prepared_only)
-    lines = tuple(target for target in targets if read_outputs(target, project=project))
-    if names and not lines:
-        raise UserError(f"dvc.lock has no entry of {names[0]} yet. Type: toprung data prepare {names[0]}")
-    return lines
+    with_outputs = tuple(target for target in targets if read_outputs(target, project=project))
+    if names and not with_outputs:
+        raise UserError(f"dvc.lock has no entry for {names[0]} yet. Type: toprung data prepare {names[0]}")
+    return with_outputs
 
 
 def _is_cached(targets: Sequence[str], *, project: Path) -> bool:
-    """Whether DVC's cache has at least the lists of the files that make up the targets."""
+    """Return whether DVC's cache has at least the lists of the targets' files."""
     cache = cache_folder(project) / "files" / "md5"
     hashes = [md5 for target in targets for md5 in read_outputs(target, project=project).values()]
     return all((cache / md5[:2] / md5[2:]).exists() for md5 in hashes)
 
 
-def _failure(verb: str, stderr: str, *, remote: Remote, project: Path, targets: Sequence[str]) -> str:
-    """Why DVC failed: what the remote says when it is asked again, else what DVC said."""
+def _failure(command: str, stderr: str, *, remote: Remote, project: Path, targets: Sequence[str]) -> str:
+    """Return why DVC failed: the reason that the remote gives when it is probed again, else DVC's error."""
+    if codec_error := describe_codec_error(stderr):
+        return codec_error
     require_reachable(remote, project=project)
     lines = [line.strip().removeprefix("ERROR: ") for line in stderr.splitlines() if line.strip().startswith("ERROR: ")]
     if transfers := [line for line in lines if line.startswith("failed to transfer")]:
         problem = describe_text(transfers[0].partition(" - ")[2])
-        if verb == "pull" and problem["reason"] == "missing":  # the remote is there, as was just seen
+        if command == "pull" and problem["reason"] == "missing":  # the remote exists: it was just probed
             return _incomplete(remote)
         if problem["reason"] not in ("other", "unreachable", "missing"):
-            return explain(remote, problem, steps=["write" if verb == "push" else "read"])
+            return explain(remote, problem, steps=["write" if command == "push" else "read"])
         failed = re.search(r"(\d+) files? failed", stderr)
         count = failed[1] if failed else str(len(transfers))
         return (
-            f"{remote}: {count} files did not arrive ({mask_text(problem['said'])}). Try again: what arrived is kept."
+            f"{remote}: {count} files did not arrive ({mask_text(problem['message'])}). Try again: files that "
+            "arrived are kept."
         )
-    if verb == "pull" and (_MISSING in stderr or "missing cache files" in stderr or "do not exist" in stderr):
+    if command == "pull" and (_MISSING in stderr or "missing cache files" in stderr or "do not exist" in stderr):
         return _incomplete(remote)
     if "without a confirmation" in stderr:
         return (
-            f"{PREPARED} or {RAW} holds files that are in no cache and would be overwritten. Move them away, or type: "
-            f"dvc checkout --force {shlex.join(targets)}"
+            f"{PREPARED} or {RAW} contains files that are not in DVC's cache and would be overwritten. Move them "
+            f"elsewhere, or type: dvc checkout --force {shlex.join(targets)}"
         )
     if "Unable to acquire lock" in stderr:
-        return "Another DVC is at work in this project. Wait for it, then try again."
-    return f"{remote}: {verb} failed: {mask_text(lines[-1]) if lines else 'DVC did not say why'}"
+        return "Another DVC process is running in this project. Wait until it ends, then try again."
+    return f"{remote}: {command} failed: {mask_text(lines[-1]) if lines else 'DVC gave no reason'}"
 
 
 def _count(stdout: str, pattern: str) -> int:
@@ -192,6 +223,6 @@ def _count(stdout: str, pattern: str) -> int:
 
 def _incomplete(remote: Remote) -> str:
     return (
-        f"{remote} does not have all files that dvc.lock and {RAW}/*.dvc name. "
+        f"{remote} does not have all files that dvc.lock and {RAW}/*.dvc list. "
         "On the machine that has them, type: toprung data push"
     )

@@ -1,4 +1,4 @@
-"""The datasets that can be prepared, one file each."""
+"""The built-in datasets, one module each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`digits`: 1,797 real scans of handwritten digits, 8 x 8, grey, that ship inside scikit-learn."""
+"""`digits`: 1,797 real scans of handwritten digits, 8 x 8, grey, included in scikit-learn."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TEST_SEED = 0
 
 
 def load(folder: Path | None, downloads: Path) -> Arrays:
-    """Read scikit-learn's digits and set the test images apart, once, with a fixed seed.
+    """Read scikit-learn's digits, and hold out the test images with a fixed seed.
 
-    A pixel counts the inked dots of a 4 x 4 block, 0 to 16. It becomes (255 * count + 8) // 16 in whole
-    numbers: 0 stays 0, 16 becomes 255, and no two counts fall together.
+    A pixel is the number of inked dots in a 4 x 4 block, 0 to 16. It is mapped to (255 * count + 8) // 16, in integers:
+    0 stays 0, 16 becomes 255, and different counts stay different.
     """
     del downloads
     if folder is not None:
-        raise UserError(f"digits ships inside scikit-learn and takes no folder; leave out {folder}.")
+        raise UserError(f"digits is part of scikit-learn and takes no folder; leave out {folder}.")
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

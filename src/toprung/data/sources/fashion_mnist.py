@@ -1,7 +1,7 @@
 """`fashion_mnist`: 70,000 pictures of clothes, 28 x 28, grey (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747).
 
-Four files, packed (.gz) or not, looked for in the folder given, then below $TOPRUNG_DATA, then where Debian's
-package dataset-fashion-mnist puts them, then among earlier downloads; else torchvision downloads them.
+Four files, compressed (.gz) or not, are searched in the given folder, then below $TOPRUNG_DATA, then in the folder of
+Debian's package dataset-fashion-mnist, then among earlier downloads; else torchvision downloads them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ENVIRONMENT = "TOPRUNG_DATA"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 SUBFOLDERS = ("", "raw", "FashionMNIST/raw", "FashionMNIST", "fashion_mnist", "fashion-mnist")
-FILES = {  # sha256 of each file unpacked; KMNIST and MNIST use the same names, so a name proves nothing
+FILES = {  # sha256 of each uncompressed file; KMNIST and MNIST have files of the same names
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
@@ -35,7 +35,7 @@ FILES = {  # sha256 of each file unpacked; KMNIST and MNIST use the same names, 
 
 
 def load(folder: Path | None, downloads: Path) -> Arrays:
-    """Find, check and read the four files; download them into `downloads` where none are found."""
+    """Find, check and read the four files; download them into `downloads` if none are found."""
     files = find(folder, downloads) or _download(downloads)
     with tempfile.TemporaryDirectory(prefix="toprung-fashion-mnist-") as staging:
         raw = Path(staging, "FashionMNIST", "raw")  # where torchvision looks below its root
@@ -52,34 +52,34 @@ def load(folder: Path | None, downloads: Path) -> Arrays:
 
 
 def find(folder: Path | None, downloads: Path) -> dict[str, Path] | None:
-    """The four files by name, packed or not; None where they are nowhere.
+    """Return the four files by name, compressed or not; None if they are not found.
 
     Raises:
-        UserError: a folder was given and they are not in it, or a folder holds some of the four but not all.
+        UserError: a folder was given and they are not in it, or a folder contains some of the four but not all.
     """
     if folder is not None:
         files = _below(folder)
         if files is None:
             raise UserError(
-                f"{folder} has none of Fashion-MNIST's files. Give the folder that holds "
+                f"{folder} has none of Fashion-MNIST's files. Give the folder that contains "
                 f"{', '.join(FILES)} (each may end in .gz)."
             )
         return files
-    places = [DEBIAN_FOLDER, downloads]
-    if given := os.environ.get(ENVIRONMENT):
-        place = Path(given).expanduser()
-        if not place.is_dir():
-            raise UserError(f"{ENVIRONMENT} is {given}, which is no folder. Correct it, or: unset {ENVIRONMENT}")
-        places.insert(0, place)
-    return next((files for place in places if (files := _below(place)) is not None), None)
+    folders = [DEBIAN_FOLDER, downloads]
+    if data_root := os.environ.get(ENVIRONMENT):
+        data_folder = Path(data_root).expanduser()
+        if not data_folder.is_dir():
+            raise UserError(f"{ENVIRONMENT} is {data_root}, which is not a folder. Correct it, or: unset {ENVIRONMENT}")
+        folders.insert(0, data_folder)
+    return next((files for below in folders if (files := _below(below)) is not None), None)
 
 
-def _below(place: Path) -> dict[str, Path] | None:
-    for folder in (place / subfolder for subfolder in SUBFOLDERS):
+def _below(root: Path) -> dict[str, Path] | None:
+    for folder in (root / subfolder for subfolder in SUBFOLDERS):
         files = {
             name: path
             for name in FILES
-            for path in (folder / f"{name}.gz", folder / name)  # unpacked goes before packed
+            for path in (folder / f"{name}.gz", folder / name)  # the uncompressed file, if both exist
             if path.is_file()
         }
         if missing := [name for name in FILES if files and name not in files]:
@@ -91,16 +91,16 @@ def _below(place: Path) -> dict[str, Path] | None:
 
 def _unpack(path: Path, target: Path, *, sha256: str) -> None:
     try:
-        with path.open("rb") as packed, target.open("wb") as plain:
-            stream = gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed
-            shutil.copyfileobj(stream, plain)
+        with path.open("rb") as compressed, target.open("wb") as uncompressed:
+            stream = gzip.GzipFile(fileobj=compressed) if path.suffix == ".gz" else compressed
+            shutil.copyfileobj(stream, uncompressed)
         with target.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}. Replace it by Fashion-MNIST's own file.") from None
+        raise UserError(f"{path} cannot be read: {error}. Replace it with Fashion-MNIST's own file.") from None
     if digest != sha256:
         raise UserError(
-            f"{path} is damaged or no file of Fashion-MNIST: its content's sha256 is {digest[:12]}..., not "
+            f"{path} is damaged or not a file of Fashion-MNIST: its content's sha256 is {digest[:12]}..., not "
             f"{sha256[:12]}.... Replace it, or remove all four to have them downloaded."
         )
 
@@ -111,7 +111,7 @@ def _images_and_labels(dataset: FashionMNIST) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _download(downloads: Path) -> dict[str, Path]:
-    """Let torchvision download the files aside, then move them to `downloads`/FashionMNIST."""
+    """Download the files with torchvision into a temporary folder, then move them to `downloads`/FashionMNIST."""
     from torchvision.datasets import FashionMNIST
 
     try:
@@ -119,14 +119,11 @@ def _download(downloads: Path) -> dict[str, Path]:
         with tempfile.TemporaryDirectory(prefix=".fashion_mnist-", dir=downloads) as staging:
             FashionMNIST(root=staging, download=True)
             os.replace(Path(staging, "FashionMNIST"), downloads / "FashionMNIST")
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # OSError: no network, or no room; RuntimeError: torchvision's own
+    except (OSError, RuntimeError) as error:  # OSError: no network or no space; RuntimeError: from torchvision
         reason = " ".join(str(error).split())
         raise UserError(
             f"Fashion-MNIST is not on this machine and could not be downloaded: {reason}. Install Debian's "
-            f"package dataset-fashion-mnist, or set {ENVIRONMENT} to a folder that holds its four files."
+            f"package dataset-fashion-mnist, or set {ENVIRONMENT} to a folder that contains its four files."
         ) from None
     files = _below(downloads)
     assert files is not None

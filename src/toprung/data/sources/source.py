@@ -1,4 +1,4 @@
-"""`Source`: where a dataset's images come from and what is known about them before they are prepared."""
+"""`Source`: a built-in dataset's description, and the function that loads its images."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset that `toprung data prepare` knows.
+    """A built-in dataset.
 
-    `load(folder, downloads)` reads the images: from `folder` where one is given, else from where the source
-    knows to look, else downloaded into `downloads`. It raises `UserError` when files are missing or not what
-    they should be.
+    `load(folder, downloads)` reads the images from `folder` if it is given, else from the source's usual locations;
+    otherwise it downloads them into `downloads`. It raises `UserError` if files are missing or have unexpected content.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""Seeded splits by index: stratified, by group, k-fold."""
+"""Seeded splits by index: stratified, by group, and k-fold."""

@@ -1,4 +1,4 @@
-"""What the trials of a sweep are given: the training and validation images of one dataset, cut by one split."""
+"""Split a prepared dataset into the training and validation images of a sweep's trials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toprung.spec import Data
 
 
 def split_arrays(data_settings: Data, *, root: Path) -> tuple[dict[str, NDArray[Any]], str]:
-    """Cut a prepared dataset as a spec says.
+    """Split a prepared dataset as a spec says.
 
     Args:
         data_settings: the spec's data part.
@@ -26,7 +26,7 @@ def split_arrays(data_settings: Data, *, root: Path) -> tuple[dict[str, NDArray[
         and the split's fingerprint.
 
     Raises:
-        UserError: the dataset is not prepared or damaged, or cannot be split so.
+        UserError: the dataset is not prepared, is damaged, or cannot be split as the spec says.
     """
     prepared = open_prepared(data_settings.name, root=root)
     split = split_indices(data_settings, prepared)
@@ -38,10 +38,10 @@ def split_arrays(data_settings: Data, *, root: Path) -> tuple[dict[str, NDArray[
 
 
 def split_indices(data_settings: Data, prepared: Prepared) -> SplitIndices:
-    """Which of a prepared dataset's images train and which validate: whole groups, where it has groups.
+    """Return which images of a prepared dataset train and which validate; groups, if there are any, are kept whole.
 
     Raises:
-        UserError: the dataset cannot be split so.
+        UserError: the dataset cannot be split as the spec says.
     """
     limits = {"max_train": data_settings.max_train, "max_val": data_settings.max_val}
     fraction, seed = data_settings.val_fraction, data_settings.split_seed

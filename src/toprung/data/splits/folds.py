@@ -1,4 +1,4 @@
-"""k-fold splits by index, seeded and stratified, with or without groups: to confirm a winner on other cuts."""
+"""Seeded, stratified k-fold splits by index, with or without groups; used to confirm a winner on other splits."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ALWAYS_TRAINS = -1
 def stratified_folds(
     labels_N: ArrayLike, *, num_folds: int, seed: int, groups_N: ArrayLike | None = None
 ) -> tuple[SplitIndices, ...]:
-    """Cut N images into `num_folds` parts; each validates once, in one of the splits, while the others train.
+    """Split N images into `num_folds` parts; each part validates in one of the splits, while the others train.
 
-    Each part holds every class in the pool's proportions: within one image without groups, as near as whole groups
-    allow with them (no group is in two parts). The only image (or group) of a class trains in every split.
+    Each part has every class in the pool's proportions: to within one image without groups; with groups, as closely as
+    whole groups allow (no group is in two parts). The only image (or group) of a class trains in every split.
 
     Args:
         labels_N: class numbers, integers >= 0.
@@ -34,8 +34,10 @@ def stratified_folds(
     labels = check_labels(labels_N, val_fraction=1 / num_folds, seed=seed)
     fold_N = _by_image(labels, num_folds, seed) if groups_N is None else _by_group(labels, groups_N, num_folds, seed)
     if np.unique(fold_N[fold_N != ALWAYS_TRAINS]).size < num_folds:
-        what = "images" if groups_N is None else "groups"
-        raise UserError(f"{num_folds} folds need as many {what} of classes with two or more. Ask for fewer folds.")
+        unit = "images" if groups_N is None else "groups"
+        raise UserError(
+            f"{num_folds} folds need at least {num_folds} {unit} of classes with two or more. Give fewer folds."
+        )
     return tuple(
         build_split(
             np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold), labels, max_train=None, max_val=None
@@ -54,18 +56,18 @@ def _by_image(labels: NDArray[np.integer], num_folds: int, seed: int) -> Indices
 
 
 def _by_group(labels: NDArray[np.integer], groups_N: ArrayLike, num_folds: int, seed: int) -> Indices:
-    """Large groups first, each into the fold that has least of its classes."""
+    """Assign each group, large ones first, to the fold that has the fewest images of its classes."""
     groups, number_N = list_groups(labels, groups_N)
     keys = np.random.PCG64(seed).random_raw(len(groups))
     total_K = np.bincount(labels, minlength=1)
     groups_K = np.bincount(np.concatenate([group.classes for group in groups]), minlength=1) if groups else total_K
-    have_FK = np.zeros((num_folds, total_K.size))
+    assigned_FK = np.zeros((num_folds, total_K.size))
     fold_G = np.full(len(groups), ALWAYS_TRAINS)
     for group in sorted(groups, key=lambda group: (-int(group.counts.sum()), int(keys[group.number]))):
         if (groups_K[group.classes] == 1).any():
             continue
-        crowding_F = (have_FK[:, group.classes] * group.counts / total_K[group.classes]).sum(axis=1)
-        fold = int(np.lexsort((have_FK.sum(axis=1), crowding_F))[0])
+        crowding_F = (assigned_FK[:, group.classes] * group.counts / total_K[group.classes]).sum(axis=1)
+        fold = int(np.lexsort((assigned_FK.sum(axis=1), crowding_F))[0])
         fold_G[group.number] = fold
-        have_FK[fold, group.classes] += group.counts
+        assigned_FK[fold, group.classes] += group.counts
     return fold_G[number_N]

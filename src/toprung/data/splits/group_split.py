@@ -1,7 +1,7 @@
-"""Seeded splits by group: a patient's scans, a video's frames stay in one part.
+"""Seeded splits by group: a patient's scans, or a video's frames, stay in one part.
 
-Groups are visited in an order drawn from PCG64(seed), as images are in `toprung.data.splits.stratified_split`; each
-goes to the part where it brings every class nearest to its share.
+Groups are visited in an order drawn from PCG64(seed), as images are in `toprung.data.splits.stratified_split`; each is
+put into the part where it brings the classes closest to their shares.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from toprung.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """One group: the classes in it, the images of each, and where it stands among all groups."""
+    """One group: its number among all groups, its classes, and the number of images of each class."""
 
     number: int
     classes: Indices
@@ -33,21 +33,21 @@ def group_split(
     max_train: int | None = None,
     max_val: int | None = None,
 ) -> SplitIndices:
-    """Split N images into train and val so that no group is in both, near to the pool's proportions of classes.
+    """Split N images into train and val so that no group is in both, close to the pool's proportions of classes.
 
-    A class in two or more groups is in both parts wherever that leaves every class to train on; a class in one
-    group trains.
+    A class that is in two or more groups is in both parts, if that leaves images of every class to train on; a class
+    that is in one group is in train.
 
     Args:
         labels_N: class numbers, integers >= 0.
         groups_N: group numbers, any integers.
-        val_fraction: share of each class's images that should validate; whole groups rarely fit exactly.
+        val_fraction: the target share of each class's images in val; whole groups rarely fit exactly.
         seed: any integer >= 0.
-        max_train: use at most so many training images (stratified).
-        max_val: use at most so many validation images (stratified).
+        max_train: use at most this number of training images (stratified).
+        max_val: use at most this number of validation images (stratified).
 
     Raises:
-        UserError: an argument is out of range, or no group can be spared to validate.
+        UserError: an argument is out of range, or every group is needed for training.
     """
     labels = check_labels(labels_N, val_fraction=val_fraction, seed=seed)
     generator = np.random.PCG64(seed)
@@ -69,7 +69,9 @@ def group_split(
         change = (((gap_K + group.counts) ** 2 - gap_K**2) / target_K[group.classes]).sum()
         if change < 0 and (left_K[group.classes] > 1).all():
             assign(group)
-    for number in sorted(order, key=lambda number: int(groups[number].counts.sum())):  # small ones for what is missing
+    for number in sorted(
+        order, key=lambda number: int(groups[number].counts.sum())
+    ):  # small ones first, for classes that val lacks
         group = groups[number]
         if not in_val[number] and (val_K[group.classes] == 0).any() and (left_K[group.classes] > 1).all():
             assign(group)
@@ -83,15 +85,17 @@ def group_split(
 
 
 def list_groups(labels_N: NDArray[np.integer], groups_N: ArrayLike) -> tuple[list[Group], Indices]:
-    """The groups in the order of their numbers, and for each image which of them it is in.
+    """Return the groups in the order of their numbers, and for each image the index of its group.
 
     Raises:
-        UserError: there is not one group number for each image.
+        UserError: there is not exactly one integer per image.
     """
-    given = np.asarray(groups_N)
-    if given.shape != labels_N.shape or not np.issubdtype(given.dtype, np.integer):
-        raise UserError(f"groups must be {labels_N.size} integers; they are {given.dtype} of shape {given.shape}.")
-    names, number_N = np.unique(given, return_inverse=True)
+    values_N = np.asarray(groups_N)
+    if values_N.shape != labels_N.shape or not np.issubdtype(values_N.dtype, np.integer):
+        raise UserError(
+            f"groups must be {labels_N.size} integers; they are {values_N.dtype} of shape {values_N.shape}."
+        )
+    names, number_N = np.unique(values_N, return_inverse=True)
     order = np.argsort(number_N, kind="stable")
     members = np.split(labels_N[order], np.cumsum(np.bincount(number_N, minlength=names.size))[:-1])
     groups = [

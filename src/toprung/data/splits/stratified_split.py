@@ -1,8 +1,8 @@
 """Seeded stratified splits, by index.
 
-Every image draws one 64-bit key from PCG64(seed), and the images stand in the order of their keys. NumPy
-keeps the raw streams of its bit generators stable across versions and platforms (NEP 19), so a seed means the
-same split everywhere. scikit-learn's splitters promise no such thing, and may leave a small class out of val.
+Each image gets a 64-bit key from PCG64(seed), and the images are ordered by their keys. NumPy keeps the raw streams of
+its bit generators stable across versions and platforms (NEP 19), so a seed gives the same split everywhere.
+scikit-learn's splitters do not promise this, and may leave a small class out of val.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class SplitIndices:
-    """Which images train and which validate: sorted indices into the pool, and a sha256 of both."""
+    """The images that train and those that validate: sorted indices into the pool, and a sha256 of both."""
 
     train: Indices
     val: Indices
@@ -35,18 +35,18 @@ def stratified_split(
     max_train: int | None = None,
     max_val: int | None = None,
 ) -> SplitIndices:
-    """Split N images into train and val so that each holds every class in the pool's proportions.
+    """Split N images into train and val so that each has every class in the pool's proportions.
 
-    Val takes round(N * val_fraction) images. A class of two or more is in both parts; the only image of a
-    class trains. With one seed the splits are nested: a smaller val takes a subset of a larger one's images,
-    and so with `max_train` and `max_val`.
+    Val gets round(N * val_fraction) images. A class with two or more images is in both parts; the only image of a class
+    is in train. With the same seed the splits are nested: a smaller val is a subset of a larger one, and likewise with
+    `max_train` and `max_val`.
 
     Args:
         labels_N: class numbers, integers >= 0.
-        val_fraction: share of the images that validates, between 0 and 1.
+        val_fraction: the share of the images in val, between 0 and 1.
         seed: any integer >= 0.
-        max_train: use at most so many training images (stratified too).
-        max_val: use at most so many validation images (stratified too).
+        max_train: use at most this number of training images (also stratified).
+        max_val: use at most this number of validation images (also stratified).
 
     Raises:
         UserError: an argument is out of range, or no class has two images.
@@ -57,7 +57,7 @@ def stratified_split(
     trains_anyway = _index_in_class(labels[pool]) == np.bincount(labels, minlength=1)[labels[pool]] - 1
     candidates = stratified_order(pool[~trains_anyway], labels)
     if not candidates.size:
-        raise UserError(f"{labels.size} images with no class of two or more cannot be split into train and val.")
+        raise UserError(f"{labels.size} images cannot be split into train and val: no class has two.")
     num_val = max(round(labels.size * val_fraction), np.unique(labels[candidates]).size)
     val = candidates[:num_val]
     train = stratified_order(pool[~np.isin(pool, val)], labels)
@@ -66,14 +66,16 @@ def stratified_split(
 
 
 def check_labels(labels_N: ArrayLike, *, val_fraction: float, seed: int) -> NDArray[np.integer]:
-    """The labels as an array.
+    """Return the labels as an array, after checking them, the fraction and the seed.
 
     Raises:
-        UserError: they are no class numbers; the fraction or the seed is out of range.
+        UserError: the labels are not class numbers; the fraction or the seed is out of range.
     """
     labels = np.asarray(labels_N)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or (labels.size and labels.min() < 0):
-        raise UserError(f"labels must be one row of integers >= 0; they are {labels.dtype} of shape {labels.shape}.")
+        raise UserError(
+            f"labels must be a one-dimensional array of integers >= 0; they are {labels.dtype} of shape {labels.shape}."
+        )
     if not 0 < val_fraction < 1:
         raise UserError(f"val_fraction is {val_fraction}; give a number between 0 and 1, such as 0.2.")
     if seed < 0:
@@ -84,7 +86,7 @@ def check_labels(labels_N: ArrayLike, *, val_fraction: float, seed: int) -> NDAr
 def build_split(
     train: Indices, val: Indices, labels_N: NDArray[np.integer], *, max_train: int | None, max_val: int | None
 ) -> SplitIndices:
-    """The split of parts that are ordered as `stratified_order` orders them, each no longer than its limit.
+    """Return the split of two parts in the order of `stratified_order`, each cut off at its limit.
 
     Raises:
         UserError: a limit is below the number of classes in its part.
@@ -95,7 +97,7 @@ def build_split(
 
 
 def _index_in_class(labels_N: NDArray[np.integer]) -> Indices:
-    """How many of its own class come before each label."""
+    """Return for each label how many labels of the same class precede it."""
     by_class = np.argsort(labels_N, kind="stable")
     counts = np.bincount(labels_N, minlength=1)
     starts = np.cumsum(counts) - counts
@@ -105,7 +107,7 @@ def _index_in_class(labels_N: NDArray[np.integer]) -> Indices:
 
 
 def stratified_order(part: Indices, labels_N: NDArray[np.integer]) -> Indices:
-    """`part` ordered so that each beginning is stratified: one image of each class, then all evenly mixed."""
+    """Order `part` so that every prefix is stratified: one image of each class, then all classes evenly mixed."""
     labels = labels_N[part]
     index = _index_in_class(labels)
     position = (index + 0.5) / np.bincount(labels, minlength=1)[labels]

@@ -1,1 +1,1 @@
-"""The project as a DVC repository: stages, dvc.lock, lineage, settings."""
+"""The project as a DVC repository: stages, dvc.lock, lineage and settings."""

@@ -1,7 +1,7 @@
-"""DVC's settings of a project, read from its two files without importing DVC.
+"""Read DVC's settings of a project from its two files, without importing DVC.
 
-`.dvc/config` goes into git and names the remotes; `.dvc/config.local` stays on this machine and holds what is secret.
-DVC's settings of the whole machine and of the user (`dvc config --global`) are not looked at.
+`.dvc/config` goes into git and lists the remotes; `.dvc/config.local` stays on this machine and has the secret options.
+DVC's settings of the machine and of the user (`dvc config --global`) are not read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXTRAS = ("gs", "gdrive", "s3", "ssh")  # pip install "toprung[gs]"
 
 @dataclass(frozen=True)
 class Remote:
-    """A place that data is pushed to and pulled from; `str` gives its name and address without what is secret."""
+    """A storage that data is pushed to and pulled from; `str` gives its name and address without secrets."""
 
     name: str
     url: str
@@ -30,13 +30,13 @@ class Remote:
 
     @property
     def kind(self) -> str:
-        """One of `KINDS`, or the scheme of its address where it is of another kind that DVC knows."""
+        """One of `KINDS`, or the address's scheme if it is of another kind that DVC knows."""
         scheme = urlsplit(self.url).scheme
         return scheme if len(scheme) > 1 else "local"  # C:\data is a folder
 
     @property
     def key_file(self) -> Path | None:
-        """The service account's JSON key that DVC's settings name, if any."""
+        """The path of the service account's JSON key in DVC's settings, if any."""
         option = {"gs": "credentialpath", "gdrive": "gdrive_service_account_json_file_path"}.get(self.kind)
         return Path(self.options[option]) if option in self.options else None
 
@@ -45,10 +45,10 @@ class Remote:
 
 
 def read_remotes(project: Path) -> list[Remote]:
-    """The project's remotes, in the order in which they were added.
+    """Return the project's remotes, in the order in which they were added.
 
     Raises:
-        UserError: a settings file cannot be read, or one that goes into git holds something secret.
+        UserError: a settings file cannot be read, or the one that goes into git contains a secret.
     """
     shared, local = _read(project / SHARED), _read(project / LOCAL)
     sections: dict[str, dict[str, str]] = {}
@@ -61,17 +61,17 @@ def read_remotes(project: Path) -> list[Remote]:
     remotes = []
     for name, options in sections.items():
         url = options.pop("url", "")
-        if "://" not in url:  # a folder: relative to the settings that name it
+        if "://" not in url:  # a folder, relative to the settings file
             url = str((project / ".dvc" / url).resolve())
         remotes.append(Remote(name, url, name == default, options))
     return remotes
 
 
 def find_remote(name: str | None, *, project: Path) -> Remote:
-    """The remote of that name, or the default one.
+    """Return the remote of that name, or the default remote.
 
     Raises:
-        UserError: there is none; the message names those that there are.
+        UserError: there is none; the message lists the existing remotes.
     """
     remotes = read_remotes(project)
     known = ", ".join(remote.name for remote in remotes)
@@ -81,12 +81,12 @@ def find_remote(name: str | None, *, project: Path) -> Remote:
     if not remotes:
         raise UserError("The project has no remote yet. Type: toprung data remote add NAME URL")
     if name is None:
-        raise UserError(f"No remote is the default one. Name one ({known}): --remote NAME")
-    raise UserError(f'There is no remote "{name}". There are: {known}.')
+        raise UserError(f"There is no default remote. Name one ({known}): --remote NAME")
+    raise UserError(f'There is no remote "{name}". Known remotes: {known}.')
 
 
 def cache_folder(project: Path) -> Path:
-    """Where DVC keeps this project's data on this machine.
+    """Return the folder of DVC's cache on this machine.
 
     Raises:
         UserError: a settings file cannot be read.
@@ -101,7 +101,7 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
     try:
-        read = ConfigObj(str(path), encoding="utf-8", interpolation=False)  # with quotes and lists, as DVC reads it
+        read = ConfigObj(str(path), encoding="utf-8", interpolation=False)  # parses quotes and lists as DVC does
     except (ConfigObjError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
     return {
@@ -117,11 +117,11 @@ def _check_no_secrets(shared: dict[str, dict[str, str]]) -> None:
         for option in section:
             if option in SECRET_OPTIONS:
                 raise UserError(
-                    f"{SHARED} holds the {option} of remote {name}, and it goes into git: change that secret where it "
-                    f"was given out, and type: dvc remote modify --unset {name} {option}"
+                    f"{SHARED}, which goes into git, contains the {option} of remote {name}. Revoke that secret where "
+                    f"it was issued, and type: dvc remote modify --unset {name} {option}"
                 )
         if urlsplit(section.get("url", "")).password:
             raise UserError(
-                f"{SHARED} holds a password in the address of remote {name}, and it goes into git: change that "
+                f"{SHARED}, which goes into git, contains a password in the address of remote {name}. Change that "
                 f"password, and type: dvc remote modify {name} url ADDRESS-WITHOUT-IT"
             )

@@ -1,4 +1,4 @@
-"""The project as a DVC repository: its stages, and DVC itself, run by its command line."""
+"""The project's DVC stages, and a function that runs DVC's command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toprung.data.image_folder.chunks import Progress
 from toprung.data.prepare.progress import ENVIRONMENT as PROGRESS_FILE
 from toprung.data.prepare.progress import read_progress
 from toprung.data.prepared import PREPARED
-from toprung.data.versioning.environment import dvc_environment
+from toprung.data.versioning.environment import describe_codec_error, dvc_environment
 from toprung.errors import UserError
 
 RAW = Path("data/raw")
@@ -23,19 +23,19 @@ PREFIX = "prepare_"
 
 
 def stage_name(name: str) -> str:
-    """The name of the stage that prepares a dataset."""
+    """Return the name of the stage that prepares a dataset."""
     return f"{PREFIX}{name}"
 
 
 def stage_commands(project: Path) -> dict[str, str]:
-    """The command of each stage in dvc.yaml; nothing where the project is no DVC repository.
+    """Return the command of each stage in dvc.yaml; nothing if the project is not a DVC repository.
 
     Raises:
         UserError: dvc.yaml cannot be read.
     """
     if not is_dvc_repository(project):
         return {}
-    names = run_dvc("stage", "list", "--name-only", project=project).split()  # DVC's own words where the file is broken
+    names = run_dvc("stage", "list", "--name-only", project=project).split()  # DVC's own message if the file is invalid
     stages = read_yaml(project / "dvc.yaml").get("stages") or {}
     return {name: str((stages.get(name) or {}).get("cmd", "")) for name in names}
 
@@ -57,19 +57,19 @@ def add_stage(
 
 
 def is_dvc_repository(project: Path) -> bool:
-    """DVC works inside Git only: a source archive without .git is no DVC repository, even with .dvc in it."""
+    """Return whether the project is a DVC repository; without .git it is not, since DVC works only inside Git."""
     in_git = any((folder / ".git").exists() for folder in (project.resolve(), *project.resolve().parents))
     return in_git and (project / ".dvc").is_dir() and (project / "dvc.yaml").is_file()
 
 
 def run_dvc(*arguments: str, project: Path, folder: Path | None = None, progress: Progress | None = None) -> str:
-    """Run DVC by this Python, which also comes first on PATH for the stage's own command.
+    """Run DVC with this Python, which also comes first on PATH for the stage's own command.
 
     Returns:
-        what it printed.
+        the standard output.
 
     Raises:
-        UserError: it failed, with its reason.
+        UserError: DVC failed; the message gives its reason.
     """
     environment = dvc_environment(project)
     if folder:
@@ -91,17 +91,18 @@ def run_dvc(*arguments: str, project: Path, folder: Path | None = None, progress
             stdout, stderr = _communicate(process, progress_file, progress)
         except BaseException:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=5)  # Ctrl-C reached DVC too: it gives its lock back
+                process.wait(timeout=5)  # Ctrl-C reached DVC too, which then releases its lock
             process.kill()
             raise
     if process.returncode:
-        raise UserError(_reason(stderr) or f"dvc {shlex.join(arguments)} failed in {project}.")
+        reason = describe_codec_error(stderr) or _reason(stderr)
+        raise UserError(reason or f"dvc {shlex.join(arguments)} failed in {project}.")
     return stdout
 
 
 @contextlib.contextmanager
 def _progress_file(progress: Progress | None) -> Iterator[Path | None]:
-    """Where the stage's process, which DVC starts, tells how far it is."""
+    """Yield the file into which the stage's process, which DVC starts, writes its progress."""
     if progress is None:
         yield None
         return
@@ -117,16 +118,16 @@ def _communicate(
         try:
             return process.communicate(timeout=0.2 if progress_file else None)
         except subprocess.TimeoutExpired:
-            if progress_file and progress and (now := read_progress(progress_file)) not in (None, last):
-                last = now
-                progress(*now)
+            if progress_file and progress and (counts := read_progress(progress_file)) not in (None, last):
+                last = counts
+                progress(*counts)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A file of DVC's.
+    """Read one of DVC's YAML files.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     import yaml  # type: ignore[import-untyped,unused-ignore]
 
@@ -138,12 +139,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _reason(stderr: str) -> str:
-    """The line that says why: the stage's own last line where its command failed, else DVC's."""
+    """Return the line with the reason: the stage's last line if its command failed, else DVC's error."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [index for index, line in enumerate(lines) if line.startswith("ERROR: ")]
-    if not errors:  # a dvc.yaml that cannot be read: the file, then what is wrong in it
+    if not errors:  # dvc.yaml cannot be read: its name, then the mistake
         return f"DVC: {' '.join(lines[:2])}" if lines else ""
-    own = [line for line in lines[: errors[0]] if not line.startswith("WARNING: ")]
-    if own and "failed to run" in lines[errors[-1]]:
-        return own[-1]
+    stage_lines = [line for line in lines[: errors[0]] if not line.startswith("WARNING: ")]
+    if stage_lines and "failed to run" in lines[errors[-1]]:
+        return stage_lines[-1]
     return f"DVC: {lines[errors[-1]].removeprefix('ERROR: ')}"

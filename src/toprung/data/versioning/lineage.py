@@ -1,6 +1,6 @@
-"""The data's part of a lineage: what DVC calls the raw files, the prepared arrays and the place they are kept.
+"""The data's part of a lineage: DVC's md5 of the raw files and of the prepared arrays, and the remote.
 
-Read from dvc.lock, .dvc files and DVC's settings, in milliseconds: DVC itself is not imported, nothing is hashed.
+They are read from dvc.lock, .dvc files and DVC's settings in milliseconds: DVC is not imported, and no data is hashed.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from toprung.data.versioning.config import read_remotes
 from toprung.data.versioning.dvc_project import RAW, read_yaml
 from toprung.data.versioning.lock import read_lock
 
-CACHE = Path(".dvc/cache/files/md5")  # where DVC keeps a folder's listing, unless told otherwise
+CACHE = Path(".dvc/cache/files/md5")  # DVC's default folder for listings of folders
 
 
 def raw_md5(name: str, *, project: Path) -> str | None:
-    """DVC's md5 of the raw files that a dataset's arrays were made from; a folder's ends in `.dir`.
+    """Return DVC's md5 of the raw files from which a dataset's arrays were made; a folder's ends in `.dir`.
 
-    From dvc.lock; where the dataset was never prepared, from `data/raw/<name>.dvc`. None where DVC tracks no raw
-    files, as for a built-in dataset.
+    It is read from dvc.lock or, if the dataset was never prepared, from `data/raw/<name>.dvc`. None if DVC tracks no
+    raw files, as for a built-in dataset.
 
     Raises:
-        UserError: a file of DVC's cannot be read.
+        UserError: one of DVC's files cannot be read.
     """
     return read_lock(name, project=project).raw_md5 or tracked_md5(name, project=project)
 
 
 def tracked_md5(name: str, *, project: Path) -> str | None:
-    """DVC's md5 of `data/raw/<name>` as `data/raw/<name>.dvc` has it: what is tracked now, prepared or not.
+    """Return the md5 in `data/raw/<name>.dvc`: of the raw files that are tracked now, prepared or not.
 
     Raises:
         UserError: the .dvc file cannot be read.
@@ -46,7 +46,7 @@ def tracked_md5(name: str, *, project: Path) -> str | None:
 
 
 def prepared_md5(name: str, *, project: Path) -> str | None:
-    """DVC's md5 of a dataset's arrays, from dvc.lock; None where it was prepared without DVC.
+    """Return DVC's md5 of a dataset's arrays, from dvc.lock; None if it was prepared without DVC.
 
     Raises:
         UserError: dvc.lock cannot be read.
@@ -55,11 +55,11 @@ def prepared_md5(name: str, *, project: Path) -> str | None:
 
 
 def is_other_than_locked(name: str, *, project: Path) -> bool:
-    """Whether the arrays on disk are known not to be those that dvc.lock names.
+    """Return whether the arrays on disk are known to differ from those in dvc.lock.
 
-    Compares the card on disk, which holds the arrays' fingerprint, with its md5 in DVC's own listing of the folder.
-    Where this machine's cache has no such listing nothing is known, and the answer is no: `toprung data verify` reads
-    every byte.
+    Compares the card on disk, which contains the arrays' fingerprint, with its md5 in DVC's listing of the folder. If
+    this machine's cache has no such listing, the answer is no, because nothing is known; `toprung data verify` reads
+    all bytes.
 
     Raises:
         UserError: dvc.lock cannot be read.
@@ -68,12 +68,12 @@ def is_other_than_locked(name: str, *, project: Path) -> bool:
     listing = project / CACHE / md5[:2] / md5[2:] if md5 else None
     if listing is None or not listing.is_file() or not card.is_file():
         return False
-    known = {load["relpath"]: load["md5"] for load in json.loads(listing.read_bytes())}
-    return known.get(CARD_FILE) != hashlib.md5(card.read_bytes(), usedforsecurity=False).hexdigest()
+    md5_by_path = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
+    return md5_by_path.get(CARD_FILE) != hashlib.md5(card.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def remote_name(*, project: Path) -> str | None:
-    """The default remote; None where there is none.
+    """Return the name of the default remote, if there is one.
 
     Raises:
         UserError: DVC's settings cannot be read.

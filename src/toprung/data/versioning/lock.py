@@ -1,4 +1,4 @@
-"""Read what dvc.lock records of a dataset."""
+"""Read a dataset's entry in dvc.lock."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from toprung.data.versioning.dvc_project import RAW, read_yaml, run_dvc, stage_c
 
 @dataclass(frozen=True)
 class LockedHashes:
-    """What dvc.lock says of a dataset: DVC's md5 of its raw files and of its arrays; None where it says nothing."""
+    """DVC's md5 of a dataset's raw files and of its arrays; None if dvc.lock has no entry."""
 
     raw_md5: str | None
     prepared_md5: str | None
 
 
 def read_lock(name: str, *, project: Path) -> LockedHashes:
-    """What dvc.lock says of a dataset, for lineage.
+    """Return a dataset's hashes in dvc.lock, for its lineage.
 
     Raises:
         UserError: dvc.lock cannot be read.
@@ -31,9 +31,9 @@ def read_lock(name: str, *, project: Path) -> LockedHashes:
 
 
 def changed_outputs(name: str, *, project: Path) -> str:
-    """How a dataset's arrays differ from what dvc.lock names, in DVC's word; empty where they do not.
+    """Return how a dataset's arrays differ from dvc.lock, in DVC's word; empty if they do not.
 
-    Empty too where the project is no DVC repository or has no stage for it.
+    Also empty if the project is not a DVC repository, or has no stage for the dataset.
 
     Raises:
         UserError: DVC failed.

@@ -1,4 +1,4 @@
-"""Prepare a dataset through its DVC stage, so that dvc.lock and DVC's cache know what was made."""
+"""Prepare a dataset through its DVC stage, so that the result is in dvc.lock and in DVC's cache."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def reproduce(
 ) -> DatasetCard:
     """Bring `<project>/data/prepared/<name>` up to date.
 
-    Runs DVC's stage `prepare_<name>` where the project is a DVC repository (nothing happens when it is up to date,
-    and DVC's cache is used before anything is prepared). A built-in dataset is given its stage where dvc.yaml has
-    none, and is prepared directly where there is no DVC repository.
+    Runs DVC's stage `prepare_<name>` if the project is a DVC repository; DVC does nothing if the dataset is up to date,
+    and takes it from its cache if it can. A built-in dataset gets a stage if dvc.yaml has none, and is prepared
+    directly if the project is not a DVC repository.
 
     Args:
         name: the dataset.
-        project: the workbench's root.
-        folder: where a built-in dataset's raw files lie; None looks in the usual places.
-        progress: told how many image files are decoded, of how many, while a folder of images is prepared.
-        skip_bad: from now on leave unreadable files of this folder of images out; written into its stage.
+        project: the project's root.
+        folder: the folder of a built-in dataset's raw files; None: its usual locations.
+        progress: called with the number of image files decoded and of all, while a folder of images is prepared.
+        skip_bad: leave unreadable files of a folder of images out from now on; written into its stage.
 
     Raises:
-        UserError: unknown name; the preparation failed; DVC failed, with its reason.
+        UserError: the name is unknown; the preparation failed; DVC failed (the message gives its reason).
     """
     commands = stage_commands(project)
     if name not in SOURCES:
@@ -58,7 +58,7 @@ def reproduce(
             raise UserError(f"{name} was added with its folder, {RAW / name}; leave out {folder}.")
         _check_raw_files(name, commands[stage_name(name)], project=project)
     elif skip_bad:
-        raise UserError(f"{name} is no folder of images; leave out --skip-bad.")
+        raise UserError(f"{name} is not a folder of images; leave out --skip-bad.")
     elif not is_dvc_repository(project):
         return prepare(name, out=project / PREPARED / name, folder=folder, downloads=project / DOWNLOADS)
     with restored_on_failure(project / "dvc.yaml"):
@@ -72,20 +72,22 @@ def reproduce(
 
 
 def _check_raw_files(name: str, command: str, *, project: Path) -> None:
-    """Make sure that a folder of images is here: DVC would remove what was prepared, and then fail."""
+    """Make sure that a folder of images exists: otherwise DVC removes the prepared dataset, and then fails."""
     raw = RAW / name
     if raw.as_posix() not in shlex.split(command) or (project / raw).exists():
         return
     if (project / raw.with_name(f"{name}.dvc")).is_file():
         raise UserError(f"The images of {name} are not here ({raw}). Type: toprung data pull {name}")
-    raise UserError(f"{raw} and {raw}.dvc are not here. Where they are, type: git add {raw}.dvc && git commit")
+    raise UserError(
+        f"{raw} and {raw}.dvc are not here. On the machine that has them, type: git add {raw}.dvc && git commit"
+    )
 
 
 def folder_settings(name: str, *, project: Path) -> FolderSettings:
-    """The settings of a dataset that was added, from its stage in dvc.yaml.
+    """Return the settings of a dataset that was added, from its stage in dvc.yaml.
 
     Raises:
-        UserError: it has no stage, or one that prepares no folder of images.
+        UserError: it has no stage, or its stage does not prepare a folder of images.
     """
     return settings_of_command(shlex.split(stage_commands(project).get(stage_name(name), "")), name=name)
 
@@ -93,7 +95,7 @@ def folder_settings(name: str, *, project: Path) -> FolderSettings:
 def write_folder_stage(name: str, settings: FolderSettings, *, project: Path, replace: bool = False) -> None:
     """Write the stage that prepares the folder of images `data/raw/<name>`.
 
-    It depends on the images alone, not on toprung's own files: a newer toprung decodes nothing anew.
+    The stage depends only on the images, not on toprung's files, so that a newer toprung does not decode them again.
 
     Raises:
         UserError: DVC refused.
@@ -107,7 +109,7 @@ def write_folder_stage(name: str, settings: FolderSettings, *, project: Path, re
 
 @contextmanager
 def restored_on_failure(*files: Path) -> Iterator[None]:
-    """Give files back their content, or their absence, where something fails."""
+    """Restore the content of files, or remove those that did not exist, if the block fails."""
     before = {path: path.read_bytes() if path.is_file() else None for path in files}
     try:
         yield

@@ -1,7 +1,7 @@
-"""Name what DVC is to push, pull or compare.
+"""List the targets that DVC pushes, pulls or compares.
 
-Without targets DVC takes what it finds by walking the project, and leaves out the .dvc files that a rule of .gitignore
-or .dvcignore hides from it. `run_dvc checkout` and `run_dvc pull` then take their data for leftovers and delete them.
+Without targets DVC uses those that it finds by walking the project, without the .dvc files that a rule in .gitignore or
+.dvcignore hides from it. `dvc checkout` and `dvc pull` then consider their data unused, and delete it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from toprung.data.versioning.dvc_project import PREFIX, RAW, is_dvc_repository, read_yaml, run_dvc, stage_name
 from toprung.errors import UserError
 
-# DVC's matcher takes `/data/*` for a match of the folder data/ itself; git does not.
+# For DVC's matcher `/data/*` matches the folder data/ itself; for git it does not.
 REPLACEMENTS = {"/data/*": "/data/?*", "/data/raw/*": "/data/raw/?*"}
 
 
@@ -23,8 +23,8 @@ def list_targets(
     """Return DVC's targets of the datasets: their .dvc files and their stages.
 
     Args:
-        names: the datasets; none means all, and whatever else DVC tracks in the project.
-        project: the workbench's root.
+        names: the datasets; empty: all, and everything else that DVC tracks in the project.
+        project: the project's root.
         visible: `visible_targets`.
         prepared_only: leave the raw files out.
 
@@ -35,7 +35,7 @@ def list_targets(
     targets = []
     for name in names or known:
         if name not in known:
-            raise UserError(f'DVC knows no dataset "{name}" here. Known are: {", ".join(known) or "none"}.')
+            raise UserError(f'DVC knows no dataset "{name}" here. Known datasets: {", ".join(known) or "none"}.')
         if (project / RAW / f"{name}.dvc").is_file() and not prepared_only:
             targets.append((RAW / f"{name}.dvc").as_posix())
         if stage_name(name) in visible:
@@ -46,7 +46,7 @@ def list_targets(
 
 
 def list_names(project: Path) -> list[str]:
-    """The datasets that DVC knows: those with raw files that it tracks, and those with a stage."""
+    """Return the datasets that DVC knows: those with tracked raw files, and those with a stage."""
     stages = (read_yaml(project / "dvc.yaml").get("stages") or {}).keys()
     tracked = {path.stem for path in (project / RAW).glob("*.dvc")}
     return sorted(tracked | {stage.removeprefix(PREFIX) for stage in stages if stage.startswith(PREFIX)})
@@ -56,15 +56,15 @@ def visible_targets(project: Path) -> list[str]:
     """List the stages and .dvc files that DVC finds by itself.
 
     Raises:
-        UserError: the project is no DVC repository; a file of DVC's cannot be read.
+        UserError: the project is not a DVC repository; one of DVC's files cannot be read.
     """
     if not is_dvc_repository(project):
-        raise UserError(f"{project} is no DVC repository with a dvc.yaml. Type there: git init && dvc init")
+        raise UserError(f"{project} is not a DVC repository with a dvc.yaml. Type there: git init && dvc init")
     return run_dvc("stage", "list", "--all", "--name-only", project=project).splitlines()
 
 
 def read_outputs(target: str, *, project: Path) -> dict[str, str]:
-    """Return DVC's md5 of each output of a target, by its path; nothing for a stage that never ran.
+    """Return DVC's md5 of each output of a target, by its path; empty for a stage that never ran.
 
     Raises:
         UserError: the .dvc file or dvc.lock cannot be read.
@@ -86,11 +86,11 @@ def hidden_files(project: Path, *, visible: Collection[str] | None = None) -> tu
     """List the .dvc files of raw datasets that DVC does not find by itself.
 
     Args:
-        project: the workbench's root, a DVC repository.
+        project: the project's root, a DVC repository.
         visible: `visible_targets`, if known already.
 
     Raises:
-        UserError: a file of DVC's cannot be read.
+        UserError: one of DVC's files cannot be read.
     """
     files = [(RAW / path.name).as_posix() for path in sorted((project / RAW).glob("*.dvc"))]
     lines = visible_targets(project) if files and visible is None else visible or ()
@@ -98,7 +98,7 @@ def hidden_files(project: Path, *, visible: Collection[str] | None = None) -> tu
 
 
 def hidden_note(hidden: Sequence[str], *, project: Path) -> str:
-    """Return what DVC does with the `hidden_files`, and what to change, in a line."""
+    """Return a line that says what DVC does with the `hidden_files`, and what to change."""
     more = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
     return (
         f"DVC overlooks {hidden[0]}{more}: without arguments, dvc push leaves such data out, and dvc pull and "
