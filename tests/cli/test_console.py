@@ -44,8 +44,10 @@ def test_a_line_is_printed_in_every_terminal_encoding(locale):
 @pytest.mark.parametrize("locale", ["ASCII", "Latin-1"])
 def test_a_command_prints_a_name_that_the_terminal_cannot_encode(tmp_path, locale):
     command = [sys.executable, "-m", "toprung", "init", "→"]
-    made = subprocess.run(command, cwd=tmp_path, env={**os.environ, **LOCALES[locale]}, check=True, capture_output=True)
-    assert b" files in ?. README.md" in made.stdout
+    completed = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **LOCALES[locale]}, check=True, capture_output=True
+    )
+    assert b" files in ?. README.md" in completed.stdout
     assert (tmp_path / "→" / "tune").is_dir()
 
 

@@ -58,21 +58,21 @@ def tree(tmp_path: Path) -> Path:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Mounts a small disk, or changes it: `disk("1m")`, `disk("64m")`, `disk("64m", "ro")`."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    mount_point = tmp_path / "disk"
+    mount_point.mkdir()
     mounted = False
 
     def mount(size: str, mode: str = "rw") -> Path:
         nonlocal mounted
         options = f"{'remount,' if mounted else ''}size={size},{mode}"
         ran = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, check=False
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(mount_point)], capture_output=True, check=False
         )
         if ran.returncode:
             pytest.skip("needs the right to mount a disk")
         mounted = True
-        return place
+        return mount_point
 
     yield mount
     if mounted:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", str(mount_point)], check=True)

@@ -15,12 +15,12 @@ from toprung.errors import UserError
 TYPE_NEXT = "toprung data prepare digits"
 
 
-def _refused(root: Path, *said: str, check=data.open_prepared) -> None:
+def _refused(root: Path, *fragments: str, check=data.open_prepared) -> None:
     with pytest.raises(UserError) as caught:
         check("digits", root=root)
     message = str(caught.value)
     assert "\n" not in message
-    for text in (*said, TYPE_NEXT):
+    for text in (*fragments, TYPE_NEXT):
         assert text in message
 
 

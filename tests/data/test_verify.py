@@ -12,15 +12,15 @@ from toprung.spec import Data
 def test_arrays_that_do_not_match_dvc_lock_are_refused_though_their_card_agrees(dvc_project, tmp_path):
     data.reproduce("digits", project=dvc_project)
     root = dvc_project / data.PREPARED
-    made = root / "digits"
+    dataset_dir = root / "digits"
     card = data.open_prepared("digits", root=root).card
-    images = np.load(made / "train_images.npy")
+    images = np.load(dataset_dir / "train_images.npy")
     images[0] = 255 - images[0]
     for name in ("train_images.npy", "card.json"):
-        (made / name).unlink()  # DVC's files are read-only
-    np.save(made / "train_images.npy", images)
+        (dataset_dir / name).unlink()  # DVC's files are read-only
+    np.save(dataset_dir / "train_images.npy", images)
     fields = ("name", "augmentations", "source", "test_split")
-    write_dataset_card(made, classes=card.classes, **{field: getattr(card, field) for field in fields})
+    write_dataset_card(dataset_dir, classes=card.classes, **{field: getattr(card, field) for field in fields})
     assert data.verify("digits", root=root).name == "digits"
     with pytest.raises(UserError) as caught:
         data.verify("digits", root=root, project=dvc_project)
@@ -29,12 +29,12 @@ def test_arrays_that_do_not_match_dvc_lock_are_refused_though_their_card_agrees(
 
 
 def test_a_dataset_that_changed_between_sweep_and_resume_is_refused(root):
-    wanted = Data(name="digits")
+    data_settings = Data(name="digits")
     began = data.open_prepared("digits", root=root).card.fingerprint
-    _, split = data.split_arrays(wanted, root=root)
-    data.check_unchanged(wanted, root=root, data_fingerprint=began, split_fingerprint=split)
+    _, split = data.split_arrays(data_settings, root=root)
+    data.check_unchanged(data_settings, root=root, data_fingerprint=began, split_fingerprint=split)
     with pytest.raises(UserError, match="The dataset digits is not the one that this sweep started with"):
-        data.check_unchanged(wanted, root=root, data_fingerprint="0" * 64, split_fingerprint=split)
+        data.check_unchanged(data_settings, root=root, data_fingerprint="0" * 64, split_fingerprint=split)
     for other in (Data(name="digits", split_seed=1), Data(name="digits", max_train=100)):
         with pytest.raises(UserError, match="The split of digits is not the one that this sweep started with"):
             data.check_unchanged(other, root=root, data_fingerprint=began, split_fingerprint=split)

@@ -16,7 +16,7 @@ from toprung.remote_storage import objects, open_storage, trials
 
 
 @dataclass
-class Place:
+class Location:
     """A storage under test: its URI, the environment variables needed to use it, and its network."""
 
     uri: str
@@ -44,65 +44,65 @@ def s3_server(tmp_path_factory) -> Iterator:
 
 
 @pytest.fixture(scope="session")
-def _s3(s3_server) -> Place:
+def _s3(s3_server) -> Location:
     bucket = s3_server.new_bucket()
     environ = {"AWS_ENDPOINT_URL": s3_server.endpoint, **s3_server.new_user(bucket).environ}
-    return Place(f"s3://{bucket}/sweeps", environ, s3_server.relay)
+    return Location(f"s3://{bucket}/sweeps", environ, s3_server.relay)
 
 
 @pytest.fixture(scope="session")
-def _gs(tmp_path_factory) -> Iterator[Place]:
+def _gs(tmp_path_factory) -> Iterator[Location]:
     _require("gcp_storage_emulator")
     from tests.data.remotes.gcs import Gcs
 
     with Gcs(tmp_path_factory.mktemp("gs")) as gcs:  # the emulator itself, without its gate: anonymous
         environ = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{gcs.emulator_port}"}
-        yield Place(f"gs://{gcs.new_bucket()}/sweeps", environ)
+        yield Location(f"gs://{gcs.new_bucket()}/sweeps", environ)
 
 
 @pytest.fixture
-def _file(tmp_path) -> Place:
-    return Place(f"file://{tmp_path}/storage")
+def _file(tmp_path) -> Location:
+    return Location(f"file://{tmp_path}/storage")
 
 
 @pytest.fixture
-def used(monkeypatch) -> Callable[[Place], Place]:
+def used(monkeypatch) -> Callable[[Location], Location]:
     """Set this process's environment for a storage."""
 
-    def use(place: Place) -> Place:
+    def use(location: Location) -> Location:
         for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "STORAGE_"))]:
             monkeypatch.delenv(name)
-        for name, value in place.environ.items():
+        for name, value in location.environ.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(trials, "_storages", {})  # clients of another test's credentials
-        return place
+        return location
 
     return use
 
 
 @pytest.fixture(params=["file", "s3", "gs"])
-def place(request, used) -> Iterator[Place]:
+def location(request, used) -> Iterator[Location]:
     """Each kind of storage in turn."""
-    place = used(request.getfixturevalue(f"_{request.param}"))
-    yield place
-    if place.relay:
-        place.relay.mend()
+    location = used(request.getfixturevalue(f"_{request.param}"))
+    yield location
+    if location.relay:
+        location.relay.mend()
 
 
 @pytest.fixture
-def s3(_s3, used) -> Iterator[Place]:
+def s3(_s3, used) -> Iterator[Location]:
     yield used(_s3)
     _s3.relay.mend()
 
 
 @pytest.fixture
-def gs(_gs, used) -> Place:
+def gs(_gs, used) -> Location:
     return used(_gs)
 
 
 @pytest.fixture
-def storage(place) -> objects.ObjectStorage:
-    return open_storage(place.new_uri())
+def storage(location) -> objects.ObjectStorage:
+    return open_storage(location.new_uri())
 
 
 @pytest.fixture
@@ -119,20 +119,20 @@ def _bench(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def machines(_bench, tmp_path) -> Iterator[Callable[[Place], list[Arena]]]:
+def machines(_bench, tmp_path) -> Iterator[Callable[[Location], list[Arena]]]:
     """Two machines, as a sweep sees them: each has a copy of the project and its own folder `runs`.
 
     No process that they started outlives the test.
     """
     arenas = []
 
-    def make(place):
-        uri = place.new_uri()
+    def make(location):
+        uri = location.new_uri()
         for number in (1, 2):
             project, logs = tmp_path / f"machine-{number}", tmp_path / f"output-{number}"
             logs.mkdir()
             shutil.copytree(_bench, project)
-            arenas.append(Arena(project, project / "runs", logs, environment=place.environ, storage=uri))
+            arenas.append(Arena(project, project / "runs", logs, environment=location.environ, storage=uri))
         return arenas
 
     yield make

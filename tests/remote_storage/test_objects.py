@@ -108,8 +108,8 @@ def test_a_key_without_a_needed_permission_is_refused_before_the_sweep_starts(s3
 
 
 def test_a_missing_bucket_is_refused_before_the_sweep_starts(s3, gs, used):
-    for place, uri in ((s3, "s3://no-such-bucket/a"), (gs, "gs://no-such-bucket/a")):
-        used(place)
+    for location, uri in ((s3, "s3://no-such-bucket/a"), (gs, "gs://no-such-bucket/a")):
+        used(location)
         message = rf"^The storage {uri} cannot be written: (access is denied: |there is )no such bucket"
         with pytest.raises(UserError, match=message):
             check_usable(open_storage(uri))

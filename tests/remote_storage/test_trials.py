@@ -49,8 +49,8 @@ def _sync(uri, directory, *, rungs=(1, 3), trial_id="abc"):
     return TrialSync(RemoteLocation(uri, "sweep", rungs), sweep_dir=directory, trial_id=trial_id)
 
 
-def test_at_a_rung_an_epoch_is_uploaded_before_it_is_reported(place, driver_machine):
-    uri = place.new_uri()
+def test_at_a_rung_an_epoch_is_uploaded_before_it_is_reported(location, driver_machine):
+    uri = location.new_uri()
     sync, storage = _sync(uri, driver_machine), open_storage(uri)
     sync.download(local_epoch=0)
     assert _epoch(sync, 1, **{WEIGHTS_FILE: "weights", WEIGHTS_META_FILE: "about"}) == [1]
@@ -63,8 +63,8 @@ def test_at_a_rung_an_epoch_is_uploaded_before_it_is_reported(place, driver_mach
     assert has_pending_upload(sync.folder)
 
 
-def test_a_trial_continues_on_another_machine_from_the_storage_alone(place, driver_machine, other_machine):
-    uri = place.new_uri()
+def test_a_trial_continues_on_another_machine_from_the_storage_alone(location, driver_machine, other_machine):
+    uri = location.new_uri()
     sync = _sync(uri, driver_machine)
     for epoch in (1, 2, 3):
         _epoch(sync, epoch)
@@ -78,8 +78,8 @@ def test_a_trial_continues_on_another_machine_from_the_storage_alone(place, driv
     assert _epoch(other, 4) == [4]
 
 
-def test_local_files_stay_if_the_storage_has_no_later_epoch(place, driver_machine):
-    uri = place.new_uri()
+def test_local_files_stay_if_the_storage_has_no_later_epoch(location, driver_machine):
+    uri = location.new_uri()
     _epoch(_sync(uri, driver_machine), 1)
     again = _sync(uri, driver_machine)
     (again.folder / LAST_FILE).write_text("epoch 2, not uploaded")

@@ -23,7 +23,7 @@ from toprung.spec import Asha, Data, Search, Sweep
 
 def sweep():
     return Sweep(
-        name="lives",
+        name="slow_digits",
         trainer="trainers.slow",
         space="search_spaces.convnet",
         constants={"width": 4, "depth": 1},
@@ -36,25 +36,25 @@ def sweep():
 
 
 @pytest.fixture(scope="module")
-def lives(new_bench, tmp_path_factory):
+def swept_bench(new_bench, tmp_path_factory):
     """A project only for these tests, which change its recipe, and a storage folder."""
     bench = new_bench()
     loop = (bench / "trainers" / "convnet.py").read_text()
-    storage = tmp_path_factory.mktemp("lives")
+    storage = tmp_path_factory.mktemp("storage")
     slow = f'        time.sleep(4 if os.path.exists("{storage}/slowly") else 0.2)\n        session.report('
     slow_loop = loop.replace("        session.report(", slow)
     (bench / "trainers" / "slow.py").write_text(
         slow_loop.replace("\nimport torch\n", "\nimport os\nimport time\n\nimport torch\n")
     )
-    (bench / "tune" / "lives.py").write_text(RECIPE)
+    (bench / "tune" / "slow_digits.py").write_text(RECIPE)
     return bench, storage
 
 
 @pytest.fixture(scope="module")
-def stopped(lives, start, toprung, sweep_of):
+def stopped(swept_bench, start, toprung, sweep_of):
     """A sweep that `toprung stop` ended once its first trial had ended."""
-    bench, storage = lives
-    command = start("sweep", "tune.lives", "--set", f"storage={storage}", "--name", "mine", folder=bench)
+    bench, storage = swept_bench
+    command = start("sweep", "tune.slow_digits", "--set", f"storage={storage}", "--name", "mine", folder=bench)
     command.read_until(lambda line: "finished" in line or "stopped at rung" in line)
     (storage / "slowly").touch()
     resuming = toprung("resume", "mine", "--storage", storage, folder=bench)
@@ -80,18 +80,18 @@ def test_stop_from_another_terminal_is_as_clean_as_ctrl_c(stopped):
     assert swept.command.left_behind() == []
 
 
-def test_a_sweep_that_is_not_running_cannot_be_stopped(stopped, lives, toprung):
-    bench, storage = lives
+def test_a_sweep_that_is_not_running_cannot_be_stopped(stopped, swept_bench, toprung):
+    bench, storage = swept_bench
     again = toprung("stop", "mine", "--storage", storage, folder=bench)
     assert again.code == 2
     assert again.stderr.endswith(" is not running (stopped).\n")
 
 
 @pytest.fixture(scope="module")
-def refused(stopped, lives, toprung):
+def refused(stopped, swept_bench, toprung):
     """An attempt to resume after the recipe has changed."""
-    bench, storage = lives
-    recipe = bench / "tune" / "lives.py"
+    bench, storage = swept_bench
+    recipe = bench / "tune" / "slow_digits.py"
     recipe.write_text(RECIPE.replace("max_epochs=3", "max_epochs=9").replace("num_trials=8", "num_trials=10"))
     command = toprung("resume", "mine", "--storage", storage, folder=bench)
     recipe.write_text(RECIPE)
@@ -101,14 +101,14 @@ def refused(stopped, lives, toprung):
 def test_a_changed_recipe_is_refused_with_the_differences(refused):
     assert refused.code == 2
     first, *differences, last = refused.stderr.splitlines()
-    assert first.startswith("The recipe tune.lives has changed since lives-")
+    assert first.startswith("The recipe tune.slow_digits has changed since slow_digits-")
     assert differences == ["  num_trials: 8, now 10", "  asha.max_epochs: 3, now 9"]
-    assert last.startswith("Restore it to resume, type toprung extend lives-")
+    assert last.startswith("Restore it to resume, type toprung extend slow_digits-")
 
 
 @pytest.fixture(scope="module")
-def resumed(refused, lives, toprung, sweep_of):
-    bench, storage = lives
+def resumed(refused, swept_bench, toprung, sweep_of):
+    bench, storage = swept_bench
     return sweep_of(toprung("resume", "mine", "--storage", storage, folder=bench), storage)
 
 
@@ -148,16 +148,16 @@ def test_a_resumed_trial_continues_from_its_last_epoch(resumed, stopped):
             assert min(again, default=reached[trial.trial_id] + 1) - reached[trial.trial_id] in (1, 2)
 
 
-def test_a_finished_sweep_can_be_extended_but_not_resumed(resumed, lives, toprung):
-    bench, storage = lives
+def test_a_finished_sweep_can_be_extended_but_not_resumed(resumed, swept_bench, toprung):
+    bench, storage = swept_bench
     again = toprung("resume", "mine", "--storage", storage, folder=bench)
     assert again.code == 2
     assert again.stderr.endswith(f"For more trials type: toprung extend {resumed.shown['sweep_id']} --trials 4\n")
 
 
 @pytest.mark.slow
-def test_an_extension_that_mlflow_cannot_record_is_refused_and_changes_nothing(resumed, lives, toprung):
-    bench, storage = lives
+def test_an_extension_that_mlflow_cannot_record_is_refused_and_changes_nothing(resumed, swept_bench, toprung):
+    bench, storage = swept_bench
     (folder,) = [file.parent for file in storage.glob("*/sweep.json")]
     before = [(folder / name).read_bytes() for name in ("sweep.json", "status.json", "ledger.log")]
     where = {"folder": bench, "env": {"MLFLOW_TRACKING_URI": "./mlruns"}}
@@ -169,8 +169,8 @@ def test_an_extension_that_mlflow_cannot_record_is_refused_and_changes_nothing(r
 
 
 @pytest.fixture(scope="module")
-def extended(resumed, lives, toprung, sweep_of):
-    bench, storage = lives
+def extended(resumed, swept_bench, toprung, sweep_of):
+    bench, storage = swept_bench
     flags = ("--trials", 2, "--max-epochs", 6, "--storage", storage)
     return sweep_of(toprung("extend", "mine", *flags, folder=bench), storage)
 
@@ -214,8 +214,8 @@ def test_new_trials_are_proposed_from_the_existing_study(extended):
     assert not any(trial.params in earlier for trial in new)
 
 
-def test_events_are_listed_in_order(extended, lives, toprung):
-    bench, storage = lives
+def test_events_are_listed_in_order(extended, swept_bench, toprung):
+    bench, storage = swept_bench
     listing = toprung("events", "mine", "--json", "--storage", storage, folder=bench)
     assert listing.code == 0, listing.stderr
     events = json.loads(listing.stdout)
@@ -231,10 +231,10 @@ def test_events_are_listed_in_order(extended, lives, toprung):
 
 
 @pytest.fixture(scope="module")
-def warm(extended, lives, toprung, sweep_of):
-    bench, storage = lives
+def warm(extended, swept_bench, toprung, sweep_of):
+    bench, storage = swept_bench
     flags = ("--set", f"storage={storage}", "--set", "num_trials=1", "--warm-start", "mine")
-    return sweep_of(toprung("sweep", "tune.lives", *flags, folder=bench), storage)
+    return sweep_of(toprung("sweep", "tune.slow_digits", *flags, folder=bench), storage)
 
 
 def test_a_warm_start_has_the_old_trials_but_does_not_count_them(warm, extended):
@@ -247,18 +247,18 @@ def test_a_warm_start_has_the_old_trials_but_does_not_count_them(warm, extended)
     assert len(imported) == len([t for t in extended.shown["trials"] if t["status"] in ("finished", "stopped")])
 
 
-def test_a_warm_start_from_other_data_needs_a_flag(warm, lives, toprung):
-    bench, storage = lives
+def test_a_warm_start_from_other_data_needs_a_flag(warm, swept_bench, toprung):
+    bench, storage = swept_bench
     flags = ("--set", f"storage={storage}", "--set", "data.split_seed=1", "--warm-start", "mine")
-    refused = toprung("sweep", "tune.lives", *flags, folder=bench)
+    refused = toprung("sweep", "tune.slow_digits", *flags, folder=bench)
     assert refused.code == 2
     assert "was trained on other data" in refused.stderr
     assert "--accept-data-change" in refused.stderr
-    assert len(list(storage.glob("lives-*"))) == 2
+    assert len(list(storage.glob("slow_digits-*"))) == 2
 
 
-def test_a_resume_with_changed_data_is_refused(warm, lives, toprung):
-    bench, storage = lives
+def test_a_resume_with_changed_data_is_refused(warm, swept_bench, toprung):
+    bench, storage = swept_bench
     sweep_dir = SweepDirectory(warm.folder)
     lineage, state = sweep_dir.read(sweep_dir.lineage_file), sweep_dir.read(sweep_dir.status_file)
     sweep_dir.write(sweep_dir.lineage_file, {**lineage, "data_fingerprint": "0" * 64})
@@ -270,11 +270,11 @@ def test_a_resume_with_changed_data_is_refused(warm, lives, toprung):
     assert refused.stderr.startswith("The dataset digits has changed since ")
 
 
-def test_rm_asks_and_can_keep_the_export(warm, lives, toprung):
-    bench, storage = lives
+def test_rm_asks_and_can_keep_the_export(warm, swept_bench, toprung):
+    bench, storage = swept_bench
     unanswered = toprung("rm", "mine", "--storage", storage, folder=bench)  # stdin is empty
     assert unanswered.code != 0
-    (mine,) = [path for path in storage.glob("lives-*") if json.loads((path / "sweep.json").read_text())["name"]]
+    (mine,) = [path for path in storage.glob("slow_digits-*") if json.loads((path / "sweep.json").read_text())["name"]]
     removed = toprung("rm", "mine", "--keep-export", "--yes", "--storage", storage, folder=bench)
     assert removed.code == 0, removed.stderr
     assert [path.name for path in mine.iterdir()] == ["export"]
@@ -286,11 +286,11 @@ def test_rm_asks_and_can_keep_the_export(warm, lives, toprung):
     shutil.rmtree(mine)
 
 
-def test_the_next_command_closes_the_runs_of_a_killed_driver(lives, start, toprung, sweep_of):
-    bench, storage = lives
-    command = start("sweep", "tune.lives", "--set", f"storage={storage}", folder=bench)
+def test_the_next_command_closes_the_runs_of_a_killed_driver(swept_bench, start, toprung, sweep_of):
+    bench, storage = swept_bench
+    command = start("sweep", "tune.slow_digits", "--set", f"storage={storage}", folder=bench)
     command.read_until(lambda line: "finished" in line or "stopped at rung" in line)
-    (folder,) = storage.glob("lives-*")
+    (folder,) = storage.glob("slow_digits-*")
     while "mlflow_run_id" not in json.loads((folder / "status.json").read_text()):
         time.sleep(0.05)
     os.kill(command.process.pid, signal.SIGKILL)

@@ -22,7 +22,7 @@ from toprung.sweep.signals import stop_signals
 from toprung.sweep.status_file import StatusFile
 from toprung.sweep.stopping import STOPPED_BY_USER, StopControl
 from toprung.sweep.study import DriverLaunch
-from toprung.sweep.trials import SweepTrials
+from toprung.sweep.trials import TrialRunner
 from toprung.tracking import server
 from toprung.tracking.writer_process import WriterProcess
 
@@ -80,7 +80,7 @@ class Driver:
         self._stop = StopControl(
             progress, sweep_dir, on_request=lambda request: listener.stopping(progress, reason=request.reason)
         )
-        self._trials = SweepTrials(
+        self._trials = TrialRunner(
             prepared,
             sweep_dir,
             progress,

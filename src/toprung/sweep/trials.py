@@ -16,7 +16,7 @@ from toprung.sweep.study import DriverLaunch, StudyGuard, open_for_driver
 from toprung.tracking.writer_process import WriterProcess
 
 
-class SweepTrials:
+class TrialRunner:
     """Run the trials of a sweep with Ray Tune.
 
     Attributes:

@@ -63,9 +63,9 @@ def test_a_folder_is_added_prepared_and_verified(dvc_project, tree):
 def test_an_added_dataset_is_prepared_again_only_if_it_changed(dvc_project, tree):
     data.add("animals", tree, project=dvc_project)
     card = data.reproduce("animals", project=dvc_project)
-    made = (dvc_project / "data/prepared/animals/card.json").stat().st_mtime_ns
+    modified_ns = (dvc_project / "data/prepared/animals/card.json").stat().st_mtime_ns
     data.reproduce("animals", project=dvc_project)
-    assert (dvc_project / "data/prepared/animals/card.json").stat().st_mtime_ns == made
+    assert (dvc_project / "data/prepared/animals/card.json").stat().st_mtime_ns == modified_ns
     raw = dvc_project / "data/raw/animals/cat/00.png"
     raw.unlink()
     Image.new("L", (5, 6), 99).save(raw)
@@ -266,12 +266,12 @@ def test_a_broken_dvc_yaml_is_left_unchanged(dvc_project, tree):
 
 def test_a_full_disk_leaves_the_project_unchanged(dvc_project, tree, disk, tmp_path):
     Image.effect_noise((600, 600), 50).save(tree / "cat" / "large.png")
-    place = disk("128k")
+    mount_point = disk("128k")
     (dvc_project / "data").mkdir()
-    (dvc_project / "data/raw").symlink_to(place)
+    (dvc_project / "data/raw").symlink_to(mount_point)
     with pytest.raises(UserError, match="No space left on device"):
         data.add("animals", tree, project=dvc_project, settings=data.FolderSettings(size=(8, 8)))
-    assert list(place.iterdir()) == []
+    assert list(mount_point.iterdir()) == []
 
 
 def test_settings_survive_a_round_trip_through_the_stages_command(tmp_path):

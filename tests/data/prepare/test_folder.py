@@ -57,8 +57,8 @@ def test_pngs_of_the_digits_become_the_digits(tmp_path, pristine):
     prepared = data.open_prepared("scans", root=tmp_path / "out")
     test = data.open_test_split("scans", root=tmp_path / "out", opened_by="a test", log=tmp_path / "log")
     for part, images, labels in (("train", prepared.images_NCHW, prepared.labels_N), ("test", *test)):
-        named = [file for split, file in _files(tmp_path / "out" / "scans") if split == part]
-        for file, image, label in zip(named, images, labels, strict=True):
+        files = [file for split, file in _files(tmp_path / "out" / "scans") if split == part]
+        for file, image, label in zip(files, images, labels, strict=True):
             number = int(Path(file).stem)
             assert label == bunch.target[number]
             assert np.array_equal(image[0], (255 * bunch.images[number].astype(int) + 8) // 16)
@@ -293,8 +293,8 @@ def test_the_pool_decodes_and_so_does_this_process_until_it_has_started(tree, mo
     target = DecodeOptions((6, 5), as_found=True, fit="crop", color="auto", background="white")
     waiting = chunks.build_chunks(list_images(tree), target)
     decoded = list(chunks.map_in_pool(_whose, waiting, num_processes=2))
-    assert sorted(each.key for each in decoded) == sorted(chunk.key for chunk in waiting)
-    by_this = sum(each.reasons == (f"by {os.getpid()}",) for each in decoded)
+    assert sorted(chunk.key for chunk in decoded) == sorted(chunk.key for chunk in waiting)
+    by_this = sum(chunk.reasons == (f"by {os.getpid()}",) for chunk in decoded)
     assert 0 < by_this <= len(waiting) - 4  # the first four are the pool's, whoever is faster
 
 
@@ -364,13 +364,15 @@ def test_a_full_disk_is_reported_and_the_preparation_resumes_with_space(tree, di
 
 
 def test_a_read_only_disk_can_be_read_but_not_written(tree, disk, tmp_path):
-    place = disk("4m")
-    subprocess.run(["cp", "-r", tree, place], check=True)
+    mount_point = disk("4m")
+    subprocess.run(["cp", "-r", tree, mount_point], check=True)
     disk("4m", "ro")
     with pytest.raises(UserError, match=r"Read-only file system\. Make it writable"):
-        data.prepare_folder("animals", out=place / "out", folder=tree)
-    assert [path.name for path in place.iterdir()] == [tree.name]
-    assert data.prepare_folder("animals", out=tmp_path / "out" / "animals", folder=place / tree.name).num_train == 13
+        data.prepare_folder("animals", out=mount_point / "out", folder=tree)
+    assert [path.name for path in mount_point.iterdir()] == [tree.name]
+    assert (
+        data.prepare_folder("animals", out=tmp_path / "out" / "animals", folder=mount_point / tree.name).num_train == 13
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A remote that is a server is slow; a folder stands for all of them in `make test`."""
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        if item.path.parent == Path(__file__).parent and parameters.get("place", "local") != "local":
+        if item.path.parent == Path(__file__).parent and parameters.get("location", "local") != "local":
             item.add_marker("slow")
 
 
@@ -33,75 +33,75 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def local_place(tmp_path_factory):
-    from tests.data.remotes.places import FolderPlace
+def local_location(tmp_path_factory):
+    from tests.data.remotes.locations import FolderLocation
 
-    return FolderPlace(tmp_path_factory.mktemp("local"))
+    return FolderLocation(tmp_path_factory.mktemp("local"))
 
 
 @pytest.fixture(scope="session")
-def gs_place(tmp_path_factory) -> Iterator:
+def gs_location(tmp_path_factory) -> Iterator:
     _require("gcp_storage_emulator", "dvc_gs")
     from tests.data.remotes.gcs import Gcs
-    from tests.data.remotes.places import GcsPlace
+    from tests.data.remotes.locations import GcsLocation
 
     folder = tmp_path_factory.mktemp("gs")
     with Gcs(folder) as gcs:
-        yield GcsPlace(gcs, folder)
+        yield GcsLocation(gcs, folder)
 
 
 @pytest.fixture(scope="session")
-def s3_place(tmp_path_factory) -> Iterator:
+def s3_location(tmp_path_factory) -> Iterator:
     _require("moto", "dvc_s3", "boto3")
-    from tests.data.remotes.places import S3Place
+    from tests.data.remotes.locations import S3Location
     from tests.data.remotes.s3 import S3
 
     with S3(tmp_path_factory.mktemp("s3")) as s3:
-        yield S3Place(s3)
+        yield S3Location(s3)
 
 
 @pytest.fixture(scope="session")
-def ssh_place(tmp_path_factory) -> Iterator:
+def ssh_location(tmp_path_factory) -> Iterator:
     _require("dvc_ssh")
-    from tests.data.remotes.places import SshPlace
+    from tests.data.remotes.locations import SshLocation
     from tests.data.remotes.sshd import Sshd, sshd_binary
 
     if sshd_binary() is None or shutil.which("ssh-keygen") is None:
         pytest.skip("needs sshd (Debian: openssh-server)")
     folder = tmp_path_factory.mktemp("ssh")
     with Sshd(folder) as sshd:
-        yield SshPlace(sshd, folder)
+        yield SshLocation(sshd, folder)
 
 
 @pytest.fixture(scope="session")
-def gdrive_place(tmp_path_factory) -> Iterator:
+def gdrive_location(tmp_path_factory) -> Iterator:
     from tests.data.remotes.drive import Drive
     from tests.data.remotes.drive_environment import drive_python
-    from tests.data.remotes.places import DrivePlace
+    from tests.data.remotes.locations import DriveLocation
 
     python, reason = drive_python()
     if python is None:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("gdrive")
     with Drive(folder) as drive:
-        yield DrivePlace(drive, folder, python)
+        yield DriveLocation(drive, folder, python)
 
 
 @pytest.fixture(params=KINDS)
-def place(request):
+def location(request):
     """Each remote in turn."""
-    place = request.getfixturevalue(f"{request.param}_place")
-    yield place
-    if place.relay:
-        place.relay.mend()
+    location = request.getfixturevalue(f"{request.param}_location")
+    yield location
+    if location.relay:
+        location.relay.mend()
 
 
 @pytest.fixture
-def new_project(place, template, tmp_path):
+def new_project(location, template, tmp_path):
     """A project without a remote yet."""
     from tests.data.remotes.projects import Project
 
-    return Project(Path(shutil.copytree(template, tmp_path / "project", symlinks=True)), place)
+    return Project(Path(shutil.copytree(template, tmp_path / "project", symlinks=True)), location)
 
 
 @pytest.fixture(scope="session")
@@ -111,11 +111,11 @@ def _with_remote() -> dict[str, Path]:
 
 @pytest.fixture
 def project(new_project, _with_remote, tmp_path_factory):
-    """A project whose default remote is `place`, with data that this test has not pushed."""
-    kept = _with_remote.get(new_project.place.kind)
+    """A project whose default remote is `location`, with data that this test has not pushed."""
+    kept = _with_remote.get(new_project.location.kind)
     if kept is None:
         new_project.add_remote()
-        kept = _with_remote[new_project.place.kind] = tmp_path_factory.mktemp("with-remote") / ".dvc"
+        kept = _with_remote[new_project.location.kind] = tmp_path_factory.mktemp("with-remote") / ".dvc"
         shutil.copytree(new_project.root / ".dvc", kept, symlinks=True)
     for file in ("config", "config.local"):
         if (kept / file).is_file():

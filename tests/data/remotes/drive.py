@@ -86,15 +86,15 @@ class Drive:
         """As a person makes one."""
         self.items[secrets.token_hex(8)] = Item(title, parent, self.items[parent].drive)
 
-    def found(self, query: str) -> list[str]:
+    def find_ids(self, query: str) -> list[str]:
         """The ids of what `q` asks for: children of some folders, perhaps of one title."""
         parents = re.findall(r"'([^']+)' in parents", query)
         title = re.search(r"title='((?:[^'\\]|\\.)*)'", query)
-        wanted = title[1].replace("\\'", "'") if title else None
+        expected_title = title[1].replace("\\'", "'") if title else None
         return [
             item_id
             for item_id, item in list(self.items.items())
-            if item.parent in parents and (wanted is None or item.title.lower() == wanted.lower())
+            if item.parent in parents and (expected_title is None or item.title.lower() == expected_title.lower())
         ]
 
     def refusal(self, email: str | None, method: str, path: str, parent: str | None) -> tuple[int, str, str] | None:
@@ -194,8 +194,8 @@ def _handler_of(drive: Drive) -> type[BaseHTTPRequestHandler]:
             elif self.command == "DELETE" or url.path.endswith("/trash"):
                 self._answer(200, drive.items.pop(item_id).metadata(item_id))
             elif not item_id:
-                ids = drive.found(query.get("q", ""))
-                self._answer(200, {"items": [drive.items[each].metadata(each) for each in ids]})
+                ids = drive.find_ids(query.get("q", ""))
+                self._answer(200, {"items": [drive.items[item_id].metadata(item_id) for item_id in ids]})
             elif query.get("alt") == "media":
                 self._download(drive.items[item_id].content or b"")
             else:
@@ -209,7 +209,7 @@ def _handler_of(drive: Drive) -> type[BaseHTTPRequestHandler]:
             return drive.items[item_id].metadata(item_id)
 
         def _upload(self, query: dict, about: dict, parent: str, body: bytes) -> None:
-            """Resumable: the metadata first, then the bytes to the place that was answered."""
+            """Resumable: the metadata first, then the bytes to the location that was answered."""
             if session := query.get("upload_id"):
                 waiting = drive.uploads[session]
                 waiting.content = (waiting.content or b"") + body
@@ -223,8 +223,8 @@ def _handler_of(drive: Drive) -> type[BaseHTTPRequestHandler]:
                 return
             session = secrets.token_hex(8)
             drive.uploads[session] = Item(about["title"], parent, drive.items[parent].drive)
-            place = f"https://{HOSTS[0]}/upload/drive/v2/files?uploadType=resumable&upload_id={session}"
-            self._send(200, b"", {"Location": place})
+            location = f"https://{HOSTS[0]}/upload/drive/v2/files?uploadType=resumable&upload_id={session}"
+            self._send(200, b"", {"Location": location})
 
         def _download(self, content: bytes) -> None:
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")

@@ -16,8 +16,8 @@ LOCK = Path(__file__).with_name("gdrive.lock")
 def drive_python() -> tuple[str | None, str]:
     """The interpreter, or None and why there is none."""
     folder = Path(sys.prefix) / "gdrive"
-    python, made = folder / "bin/python", folder / f"made-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
-    if made.is_file():
+    python, marker = folder / "bin/python", folder / f"made-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
+    if marker.is_file():
         return str(python), ""
     subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", folder], check=True)
     own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
@@ -26,5 +26,5 @@ def drive_python() -> tuple[str | None, str]:
     ran = subprocess.run([*command, "--no-deps", "--requirement", LOCK], check=False, capture_output=True, text=True)
     if ran.returncode:
         return None, f"PyDrive2 cannot be installed: {(ran.stderr.strip().splitlines() or ['pip failed'])[-1]}"
-    made.touch()
+    marker.touch()
     return str(python), ""

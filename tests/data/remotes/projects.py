@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.data.remotes.places import Place
+from tests.data.remotes.locations import Location
 
 NUM_FILES, BYTES_PER_FILE = 8, 60_000
 
@@ -30,8 +30,8 @@ def make_project(root: Path) -> Path:
 class Project:
     """A copy of that project, whose commands use one remote."""
 
-    def __init__(self, root: Path, place: Place) -> None:
-        self.root, self.place = root, place
+    def __init__(self, root: Path, location: Location) -> None:
+        self.root, self.location = root, location
 
     def toprung(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run `toprung data ...` in it."""
@@ -42,15 +42,15 @@ class Project:
         return subprocess.Popen(self._command(arguments), **self._how({}), start_new_session=True)
 
     def add_remote(self, url: str | None = None) -> None:
-        """Add the place as `origin`."""
-        self.succeed("remote", "add", "origin", url or self.place.url, *self.place.arguments)
+        """Add the location as `origin`."""
+        self.succeed("remote", "add", "origin", url or self.location.url, *self.location.arguments)
 
     def point_at(self, url: str) -> None:
         """Give the remote another address, as a person does who edits the file."""
         config = self.root / ".dvc/config"
         text = config.read_text()
-        assert text.count(self.place.url) == 1
-        config.write_text(text.replace(self.place.url, url))
+        assert text.count(self.location.url) == 1
+        config.write_text(text.replace(self.location.url, url))
 
     def succeed(self, *arguments: str) -> str:
         """Run it, and return what it printed."""
@@ -84,14 +84,14 @@ class Project:
         return sum(path.is_file() for path in (self.root / ".dvc/cache").rglob("*"))
 
     def _command(self, arguments: tuple[str, ...]) -> list[str]:
-        return [self.place.python, "-m", "toprung", "data", *arguments]
+        return [self.location.python, "-m", "toprung", "data", *arguments]
 
     def _how(self, environ: dict[str, str]) -> dict:
         cleared = ("AWS_", "GOOGLE_", "GDRIVE_", "GCSFS_", "DVC_", "http_proxy", "https_proxy", "HTTP", "SSH_AUTH_SOCK")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(cleared)}
         return {
             "cwd": self.root,
-            "env": {**inherited, "DVC_NO_ANALYTICS": "1", **self.place.environ, **environ},
+            "env": {**inherited, "DVC_NO_ANALYTICS": "1", **self.location.environ, **environ},
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-WITH_KEYS = pytest.mark.parametrize("place", ["gs", "s3", "ssh", "gdrive"], indirect=True)
+WITH_KEYS = pytest.mark.parametrize("location", ["gs", "s3", "ssh", "gdrive"], indirect=True)
 PERMISSIONS = {
     "gs": {
         "list": r"storage\.objects\.list is missing\. Type: gcloud storage buckets add-iam-policy-binding "
@@ -34,32 +34,32 @@ PERMISSIONS = {
 }
 
 
-def test_a_remote_with_all_permissions(project, place):
+def test_a_remote_with_all_permissions(project, location):
     message = project.succeed("remote", "check")
     assert re.findall(r"^  (\w+) +ok ", message, re.MULTILINE) == ["list", "write", "read", "delete"]
-    if place.kind == "local":
-        assert not list(project.root.parent.joinpath(place.url).glob("toprung-probe*"))
+    if location.kind == "local":
+        assert not list(project.root.parent.joinpath(location.url).glob("toprung-probe*"))
 
 
 @WITH_KEYS
 @pytest.mark.parametrize("step", ["write", pytest.param("delete", marks=pytest.mark.slow)])
-def test_a_missing_permission_is_reported(project, place, step):
-    with place.denied(step):
+def test_a_missing_permission_is_reported(project, location, step):
+    with location.denied(step):
         ran = project.toprung("remote", "check")
     assert ran.returncode == 2
     assert re.search(rf"^  {step} +refused ", ran.stdout, re.MULTILINE), ran.stdout
     message = ran.stderr.strip()
-    assert f"does not let {'this AWS key' if place.kind == 's3' else ''}" in message
-    assert re.search(PERMISSIONS[place.kind][step], message), message
+    assert f"does not let {'this AWS key' if location.kind == 's3' else ''}" in message
+    assert re.search(PERMISSIONS[location.kind][step], message), message
     assert "\n" not in message
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["gs", "s3"], indirect=True)
+@pytest.mark.parametrize("location", ["gs", "s3"], indirect=True)
 @pytest.mark.parametrize("step", ["list", "read"])
-def test_a_missing_read_permission_is_reported(project, place, step):
-    with place.denied(step):
+def test_a_missing_read_permission_is_reported(project, location, step):
+    with location.denied(step):
         ran = project.toprung("remote", "check")
     assert ran.returncode == 2
     assert re.search(rf"^  {step} +refused ", ran.stdout, re.MULTILINE), ran.stdout
-    assert re.search(PERMISSIONS[place.kind][step], ran.stderr.strip()), ran.stderr
+    assert re.search(PERMISSIONS[location.kind][step], ran.stderr.strip()), ran.stderr

@@ -7,7 +7,7 @@ import pytest
 
 SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
 
-WITH_KEYS = pytest.mark.parametrize("place", ["gs", "s3", "ssh", "gdrive"], indirect=True)
+WITH_KEYS = pytest.mark.parametrize("location", ["gs", "s3", "ssh", "gdrive"], indirect=True)
 WRONG_KEY = {
     "gs": r"refuses the key of toprung-\w+@a-project\S+: Invalid grant: account not found\. Create a new key: docs/",
     "gdrive": r"refuses the key of toprung-\w+@a-project\S+: invalid_grant.* Create a new key: docs/",
@@ -25,65 +25,65 @@ ELSEWHERE = {
 
 
 @WITH_KEYS
-def test_a_wrong_key(project, place):
+def test_a_wrong_key(project, location):
     project.wipe()
-    with place.wrong_key():
+    with location.wrong_key():
         message = project.refuse("pull")
-    assert re.search(WRONG_KEY[place.kind], message), message
-    assert place.environ.get("AWS_SECRET_ACCESS_KEY", "PRIVATE KEY") not in message
+    assert re.search(WRONG_KEY[location.kind], message), message
+    assert location.environ.get("AWS_SECRET_ACCESS_KEY", "PRIVATE KEY") not in message
     assert project.hashes() == {}
 
 
-@pytest.mark.parametrize("place", ["gs", "s3", *map(SLOW, ["ssh", "gdrive"])], indirect=True)
-def test_a_revoked_key(project, place):
+@pytest.mark.parametrize("location", ["gs", "s3", *map(SLOW, ["ssh", "gdrive"])], indirect=True)
+def test_a_revoked_key(project, location):
     project.wipe()
-    with place.revoked():
+    with location.revoked():
         message = project.refuse("pull")
-    assert re.search(REVOKED[place.kind], message), message
+    assert re.search(REVOKED[location.kind], message), message
 
 
-@pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_a_revoked_key_is_not_called_in_sync(project, place):
+@pytest.mark.parametrize("location", ["s3"], indirect=True)
+def test_a_revoked_key_is_not_called_in_sync(project, location):
     project.succeed("push")
-    with place.revoked():
+    with location.revoked():
         assert "InvalidAccessKeyId" in project.refuse("status")  # `dvc status --cloud` says "in sync", and ends with 0
 
 
-def test_a_missing_bucket_or_folder(project, place):
+def test_a_missing_bucket_or_folder(project, location):
     project.wipe()
-    project.point_at(place.elsewhere)
+    project.point_at(location.elsewhere)
     message = project.refuse("pull")
-    assert re.search(ELSEWHERE[place.kind], message), message
+    assert re.search(ELSEWHERE[location.kind], message), message
 
 
 @WITH_KEYS
-def test_no_network(project, place):
+def test_no_network(project, location):
     project.wipe()
-    place.relay.cut()
+    location.relay.cut()
     message = project.refuse("pull")
     assert re.search(
         r"cannot be reached: .+ Check the network, then try again: files that arrived are kept$", message
     ), message
 
 
-@pytest.mark.parametrize("place", ["gs"], indirect=True)
-def test_no_key_at_all(project, place):
+@pytest.mark.parametrize("location", ["gs"], indirect=True)
+def test_no_key_at_all(project, location):
     project.wipe()
     message = project.refuse("pull", GOOGLE_APPLICATION_CREDENTIALS="", HOME=str(project.root))
     assert "has no credentials. Set GOOGLE_APPLICATION_CREDENTIALS to the service account's JSON key" in message
 
 
-@pytest.mark.parametrize("place", ["local", SLOW("s3")], indirect=True)
-def test_files_that_were_never_pushed(new_project, place):
-    new_project.add_remote(place.new_url())
+@pytest.mark.parametrize("location", ["local", SLOW("s3")], indirect=True)
+def test_files_that_were_never_pushed(new_project, location):
+    new_project.add_remote(location.new_url())
     new_project.wipe()
     message = new_project.refuse("pull")
     assert message.endswith("On the machine that has them, type: toprung data push"), message
 
 
-@pytest.mark.parametrize("place", ["local"], indirect=True)
-def test_files_missing_here_and_on_the_remote_are_not_reported_as_pushed(new_project, place):
-    new_project.add_remote(place.new_url())
+@pytest.mark.parametrize("location", ["local"], indirect=True)
+def test_files_missing_here_and_on_the_remote_are_not_reported_as_pushed(new_project, location):
+    new_project.add_remote(location.new_url())
     new_project.wipe()
     assert "and DVC's cache here both lack files" in new_project.refuse("push")  # `dvc push` ends with 0
     status = new_project.succeed("status")
@@ -91,8 +91,8 @@ def test_files_missing_here_and_on_the_remote_are_not_reported_as_pushed(new_pro
     assert "data/prepared/tiny: neither in DVC's cache here nor on the remote" in status
 
 
-@pytest.mark.parametrize("place", ["gdrive"], indirect=True)
-def test_a_service_account_has_no_storage_in_my_drive(new_project, place):
+@pytest.mark.parametrize("location", ["gdrive"], indirect=True)
+def test_a_service_account_has_no_storage_in_my_drive(new_project, location):
     new_project.add_remote("gdrive://in-my-drive")
     for command in (("push",), ("remote", "check")):
         message = new_project.refuse(*command)

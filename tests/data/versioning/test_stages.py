@@ -19,10 +19,10 @@ def test_the_stage_makes_on_this_machine_the_bytes_that_dvc_lock_names(dvc_proje
 def test_a_prepared_dataset_is_kept_and_a_damaged_one_is_repaired(dvc_project):
     card = data.reproduce("digits", project=dvc_project)
     root = dvc_project / data.PREPARED
-    made = (root / "digits" / "train_images.npy").stat()
+    before = (root / "digits" / "train_images.npy").stat()
     assert data.reproduce("digits", project=dvc_project) == card
     left = (root / "digits" / "train_images.npy").stat()
-    assert (left.st_ino, left.st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
+    assert (left.st_ino, left.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
     (root / "digits" / "train_images.npy").write_bytes(b"damaged")
     data.reproduce("digits", project=dvc_project)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # each needs packages that the others do not
 
 
 @dataclass
-class Place:
+class Location:
     """A remote: its address, the arguments of `remote add`, the environment, and the relay before its server."""
 
     kind: str
@@ -71,7 +71,7 @@ class Place:
             self.environ = before
 
 
-class FolderPlace(Place):
+class FolderLocation(Location):
     def __init__(self, folder: Path) -> None:
         super().__init__("local", str(folder / "store"))
 
@@ -80,7 +80,7 @@ class FolderPlace(Place):
         return f"{self.url}-that-is-not-there"
 
 
-class GcsPlace(Place):
+class GcsLocation(Location):
     gives_up = False
 
     def __init__(self, gcs: Gcs, folder: Path) -> None:
@@ -115,7 +115,7 @@ class GcsPlace(Place):
         return "gs://no-such-bucket/datasets"
 
 
-class S3Place(Place):
+class S3Location(Location):
     gives_up = False
 
     def __init__(self, s3: S3) -> None:
@@ -148,7 +148,7 @@ class S3Place(Place):
         return "s3://no-such-bucket/datasets"
 
 
-class SshPlace(Place):
+class SshLocation(Location):
     def __init__(self, sshd: Sshd, folder: Path) -> None:
         self.sshd, self.folder, self.key = sshd, folder / "store", sshd.new_key(folder)
         sshd.allow(self.key)
@@ -199,7 +199,7 @@ class SshPlace(Place):
         return f"{self.url}-that-is-not-there"
 
 
-class DrivePlace(Place):
+class DriveLocation(Location):
     def __init__(self, drive: Drive, folder: Path, python: str) -> None:
         self.drive, self.folder, self.key = drive, folder, drive.accounts.new_key(folder)
         environ = {**drive.environ, "GOOGLE_APPLICATION_CREDENTIALS": str(self.key)}
