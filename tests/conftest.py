@@ -45,9 +45,9 @@ def project() -> Path:
 
 
 @pytest.fixture
-def workbench(tmp_path: Path) -> Path:
+def user_project(tmp_path: Path) -> Path:
     """A project in a temporary git repository: copies of the three user packages and the files that they need."""
-    root = tmp_path / "workbench"
+    root = tmp_path / "user_project"
     root.mkdir()
     for folder in USER_PACKAGES:
         shutil.copytree(PROJECT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -59,7 +59,7 @@ def workbench(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def forgotten_workbench(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def unloaded_user_packages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Unload the user packages from this process, and restore them after the test."""
 
     def loaded() -> dict[str, ModuleType]:

@@ -18,10 +18,10 @@ REFUSED = r"^git .* failed in .*: detected dubious ownership in .*git config --g
 
 
 @pytest.fixture
-def foreign(workbench, monkeypatch):
+def foreign(user_project, monkeypatch):
     """A project that git believes to belong to another user, by the variable that git's own tests use."""
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    return workbench
+    return user_project
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_a_checkout_whose_repository_is_gone_is_refused(tmp_path):
         git_command.is_checkout(tmp_path)
 
 
-def test_without_git_a_checkout_is_refused_and_a_plain_folder_is_not(workbench, tmp_path, monkeypatch):
+def test_without_git_a_checkout_is_refused_and_a_plain_folder_is_not(user_project, tmp_path, monkeypatch):
     (tmp_path / "plain").mkdir()
     monkeypatch.setenv("PATH", os.devnull)
     assert not git_command.is_checkout(tmp_path / "plain")
     with pytest.raises(UserError, match=r"^git cannot be run \(.*\)\. Install it"):
-        git_command.is_checkout(workbench)
+        git_command.is_checkout(user_project)
 
 
 def test_a_repository_without_a_commit_is_a_checkout_without_one(tmp_path):

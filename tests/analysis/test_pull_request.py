@@ -23,7 +23,7 @@ def _seeds(values, **fields):
 
 
 @pytest.fixture
-def run_cli(driver, workbench, monkeypatch, tmp_path):
+def run_cli(driver, user_project, monkeypatch, tmp_path):
     """Run `toprung ci-report` on a mini-sweep, a sweep of ten seeds with the values `HIGH`, and a base."""
     sweep = driver(name="smoke")
     for index in range(5):
@@ -34,7 +34,7 @@ def run_cli(driver, workbench, monkeypatch, tmp_path):
         seeds.trial([value], config={"experiment": "one", "seed": seed, "lr": 0.1})
     for sweep_dir in (sweep.sweep_dir, seeds.sweep_dir):
         sweep_dir.write(sweep_dir.spec_file, {**sweep_dir.read(sweep_dir.spec_file), "recipe": RECIPE})
-    monkeypatch.chdir(workbench)
+    monkeypatch.chdir(user_project)
     out = tmp_path / "out"
 
     def run(*arguments, base=None):

@@ -10,11 +10,11 @@ from toprung.errors import UserError
 
 
 @pytest.fixture
-def run_cli(driver, workbench, forgotten_workbench, monkeypatch):
+def run_cli(driver, user_project, unloaded_user_packages, monkeypatch):
     sweep = driver()
     for index in range(3):
         sweep.trial([0.5 + index / 10, 0.6 + index / 10], config={"optimizer": ["sgd", "adam", "adam"][index]})
-    monkeypatch.chdir(workbench)
+    monkeypatch.chdir(user_project)
 
     def run(*arguments):
         result = CliRunner().invoke(report_app, [*arguments, "--storage", str(sweep.sweep_dir.path.parent)])

@@ -35,7 +35,7 @@ class Row:
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory):
     """A project in which tests run sweeps, but which they do not change."""
-    return new_bench(tmp_path_factory.mktemp("bench") / "workbench")
+    return new_bench(tmp_path_factory.mktemp("bench") / "user_project")
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def new_bench(root: Path) -> Path:
     (root / "trainers" / "paced.py").write_text(_paced((root / "trainers" / "convnet.py").read_text()))
     (root / "tune" / "dying.py").write_text(DYING_RECIPE)
     data.prepare("digits", out=root / "data" / "prepared" / "digits")
-    for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "A workbench"]):
+    for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "A project"]):
         subprocess.run(["git", *command], cwd=root, check=True)
     return root
 

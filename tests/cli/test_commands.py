@@ -52,10 +52,10 @@ def test_each_command_and_each_option_has_a_help_text(path):
     assert [parameter.name for parameter in command.params if not getattr(parameter, "help", None)] == []
 
 
-def test_an_empty_list_names_a_recipe_of_the_project(run, workbench):
-    assert run(workbench, "list") == "No sweeps yet. Type: toprung sweep tune.digits\n"
-    (workbench / "tune" / "digits.py").unlink()
-    assert run(workbench, "list") == "No sweeps yet. Type: toprung sweep tune.controlled\n"
+def test_an_empty_list_names_a_recipe_of_the_project(run, user_project):
+    assert run(user_project, "list") == "No sweeps yet. Type: toprung sweep tune.digits\n"
+    (user_project / "tune" / "digits.py").unlink()
+    assert run(user_project, "list") == "No sweeps yet. Type: toprung sweep tune.controlled\n"
 
 
 def test_an_empty_list_names_a_recipe_of_a_new_project(run, tmp_path):

@@ -15,7 +15,7 @@ from toprung.sweep.preflight import sources
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch, forgotten_workbench):
+def bench(tmp_path, monkeypatch, unloaded_user_packages):
     """A new project, and beside it a folder of images in two classes."""
     for number in range(8):
         file = tmp_path / "pictures" / ("cat", "dog")[number % 2] / f"{number}.png"

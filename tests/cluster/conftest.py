@@ -121,7 +121,7 @@ class Raylets:
 @pytest.fixture(scope="session")
 def cluster_bench(tmp_path_factory):
     """A project in which tests run sweeps, without changing it."""
-    return new_bench(tmp_path_factory.mktemp("bench") / "workbench")
+    return new_bench(tmp_path_factory.mktemp("bench") / "user_project")
 
 
 @pytest.fixture

@@ -12,17 +12,17 @@ from toprung.project.files import snapshot
 
 
 @pytest.fixture
-def active(workbench, forgotten_workbench):
+def active(user_project, unloaded_user_packages):
     """The project, activated, and deactivated at the end."""
-    w.activate(workbench)
-    return workbench
+    w.activate(user_project)
+    return user_project
 
 
-def test_the_project_is_found_from_any_folder_inside_it(workbench):
-    inside = workbench / "trainers" / "deeper"
+def test_the_project_is_found_from_any_folder_inside_it(user_project):
+    inside = user_project / "trainers" / "deeper"
     inside.mkdir()
-    assert w.find_project(workbench) == workbench
-    assert w.find_project(inside) == workbench
+    assert w.find_project(user_project) == user_project
+    assert w.find_project(inside) == user_project
 
 
 def test_outside_a_project_the_message_says_what_a_project_is(tmp_path):
@@ -31,7 +31,7 @@ def test_outside_a_project_the_message_says_what_a_project_is(tmp_path):
         w.find_project(tmp_path)
 
 
-def test_another_tune_package_that_was_loaded_first_is_refused(workbench, monkeypatch):
+def test_another_tune_package_that_was_loaded_first_is_refused(user_project, monkeypatch):
     foreign = ModuleType("tune")
     foreign.__path__ = ["/somewhere/site-packages/tune"]
     monkeypatch.setitem(sys.modules, "tune", foreign)
@@ -39,23 +39,23 @@ def test_another_tune_package_that_was_loaded_first_is_refused(workbench, monkey
     with pytest.raises(
         UserError, match=r'^"tune" is loaded from .*/somewhere/site-packages/tune.*, not from .*tune\.$'
     ):
-        w.activate(workbench)
+        w.activate(user_project)
 
 
-def test_the_project_takes_precedence_over_another_tune_package_on_the_path(workbench, tmp_path):
+def test_the_project_takes_precedence_over_another_tune_package_on_the_path(user_project, tmp_path):
     (tmp_path / "site" / "tune").mkdir(parents=True)
     (tmp_path / "site" / "tune" / "__init__.py").write_text("raise ImportError('the wrong tune')")
     code = (
-        "import sys; from pathlib import Path; from toprung.project import modules as workbench; "
-        f"sys.path.insert(0, {str(tmp_path / 'site')!r}); workbench.activate(Path({str(workbench)!r})); "
+        "import sys; from pathlib import Path; from toprung.project import modules as user_project; "
+        f"sys.path.insert(0, {str(tmp_path / 'site')!r}); user_project.activate(Path({str(user_project)!r})); "
         "import tune; print(tune.__file__)"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == str(workbench / "tune" / "__init__.py")
+    assert ran.stdout.strip() == str(user_project / "tune" / "__init__.py")
 
 
-def test_recipes_are_the_files_in_tune(workbench):
-    assert w.list_recipes(workbench) == ["controlled", "digits", "fashion_mnist", "smoke", "two_workers"]
+def test_recipes_are_the_files_in_tune(user_project):
+    assert w.list_recipes(user_project) == ["controlled", "digits", "fashion_mnist", "smoke", "two_workers"]
 
 
 def test_a_recipe_is_called_by_its_dotted_name_also_as_one_of_several_in_a_file(active):
@@ -151,10 +151,10 @@ def test_a_trainer_may_be_a_package(active):
         ("DEFAULTS = {1: 1}\n", r"trainers/mine\.py cannot be recorded: 1 is not text\. Rename it in DEFAULTS\.$"),
     ],
 )
-def test_defaults_that_are_not_literals_are_reported_in_one_line(workbench, source, words):
-    (workbench / "trainers" / "mine.py").write_text(source)
+def test_defaults_that_are_not_literals_are_reported_in_one_line(user_project, source, words):
+    (user_project / "trainers" / "mine.py").write_text(source)
     with pytest.raises(UserError, match=words) as caught:
-        w.trainer_defaults(workbench, "trainers.mine")
+        w.trainer_defaults(user_project, "trainers.mine")
     assert "\n" not in str(caught.value)
 
 
@@ -163,38 +163,38 @@ def test_defaults_that_are_not_literals_are_reported_in_one_line(workbench, sour
     [b"\xef\xbb\xbfDEFAULTS = {'lr': 1}\n", b"# coding: latin-1\n# Gr\xf6\xdfe\nDEFAULTS = {'lr': 1}\n"],
     ids=["byte order mark", "coding cookie"],
 )
-def test_a_trainer_in_any_encoding_that_python_reads_is_read(workbench, source):
-    (workbench / "trainers" / "mine.py").write_bytes(source)
-    assert w.trainer_defaults(workbench, "trainers.mine") == {"lr": 1}
+def test_a_trainer_in_any_encoding_that_python_reads_is_read(user_project, source):
+    (user_project / "trainers" / "mine.py").write_bytes(source)
+    assert w.trainer_defaults(user_project, "trainers.mine") == {"lr": 1}
 
 
 @pytest.mark.parametrize("source", [b"# Gr\xf6\xdfe\n", b"\n\n\n# Gr\xf6\xdfe\n", b"# coding: none\n"])
-def test_a_trainer_that_cannot_be_decoded_is_reported_in_one_line(workbench, source):
-    (workbench / "trainers" / "mine.py").write_bytes(source)
+def test_a_trainer_that_cannot_be_decoded_is_reported_in_one_line(user_project, source):
+    (user_project / "trainers" / "mine.py").write_bytes(source)
     with pytest.raises(
         UserError, match=r"^The trainer trainers\.mine cannot be decoded: .* Save it as UTF-8"
     ) as caught:
-        w.trainer_defaults(workbench, "trainers.mine")
+        w.trainer_defaults(user_project, "trainers.mine")
     assert "\n" not in str(caught.value)
 
 
-def test_annotated_defaults_are_read_too(workbench):
-    (workbench / "trainers" / "mine.py").write_text("DEFAULTS: dict[str, float] = {'lr': 1e-3}\n")
-    assert w.trainer_defaults(workbench, "trainers.mine") == {"lr": 1e-3}
+def test_annotated_defaults_are_read_too(user_project):
+    (user_project / "trainers" / "mine.py").write_text("DEFAULTS: dict[str, float] = {'lr': 1e-3}\n")
+    assert w.trainer_defaults(user_project, "trainers.mine") == {"lr": 1e-3}
 
 
-def test_the_snapshot_has_tracked_and_new_files_but_no_ignored_ones(workbench, tmp_path):
-    (workbench / "trainers" / "new.py").write_text("# not tracked yet\n")
-    (workbench / "trainers" / "convnet.py").write_text("# changed\n")
-    (workbench / "search_spaces" / "gone.py").write_text("")
-    (workbench / "trainers" / "ignored.py").write_text("# secret\n")
-    (workbench / "trainers" / "weights.bin").write_text("no code")
-    (workbench / "README.md").write_text("outside the three packages")
-    with (workbench / ".gitignore").open("a") as file:
+def test_the_snapshot_has_tracked_and_new_files_but_no_ignored_ones(user_project, tmp_path):
+    (user_project / "trainers" / "new.py").write_text("# not tracked yet\n")
+    (user_project / "trainers" / "convnet.py").write_text("# changed\n")
+    (user_project / "search_spaces" / "gone.py").write_text("")
+    (user_project / "trainers" / "ignored.py").write_text("# secret\n")
+    (user_project / "trainers" / "weights.bin").write_text("no code")
+    (user_project / "README.md").write_text("outside the three packages")
+    with (user_project / ".gitignore").open("a") as file:
         file.write("trainers/ignored.py\n")
-    subprocess.run(["git", "add", "search_spaces/gone.py"], cwd=workbench, check=True)
-    (workbench / "search_spaces" / "gone.py").unlink()
-    snapshot(workbench, tmp_path / "code")
+    subprocess.run(["git", "add", "search_spaces/gone.py"], cwd=user_project, check=True)
+    (user_project / "search_spaces" / "gone.py").unlink()
+    snapshot(user_project, tmp_path / "code")
     copied = {str(file.relative_to(tmp_path / "code")) for file in (tmp_path / "code").rglob("*") if file.is_file()}
     assert copied == {
         *("search_spaces/__init__.py", "search_spaces/convnet.py"),
@@ -205,11 +205,11 @@ def test_the_snapshot_has_tracked_and_new_files_but_no_ignored_ones(workbench, t
     assert (tmp_path / "code" / "trainers" / "convnet.py").read_text() == "# changed\n"
 
 
-def test_the_snapshot_works_without_git(workbench, tmp_path):
-    (workbench / ".git").rename(tmp_path / "git")
-    compiled = workbench / "trainers" / "__pycache__" / "convnet.cpython-311.pyc"
+def test_the_snapshot_works_without_git(user_project, tmp_path):
+    (user_project / ".git").rename(tmp_path / "git")
+    compiled = user_project / "trainers" / "__pycache__" / "convnet.cpython-311.pyc"
     compiled.parent.mkdir()
     compiled.write_bytes(b"")
-    snapshot(workbench, tmp_path / "code")
+    snapshot(user_project, tmp_path / "code")
     assert (tmp_path / "code" / "trainers" / "convnet.py").is_file()
     assert not list((tmp_path / "code").rglob("*.pyc"))

@@ -115,7 +115,7 @@ def bucket_folder(tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def _bench(tmp_path_factory) -> Path:
-    return new_bench(tmp_path_factory.mktemp("bench") / "workbench")
+    return new_bench(tmp_path_factory.mktemp("bench") / "user_project")
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def new_bench(tmp_path_factory, prepared_digits) -> Callable[..., Path]:
     """Create a project with the digits prepared, in a Git repository unless `git` is false."""
 
     def make(*, git: bool = True) -> Path:
-        root = tmp_path_factory.mktemp("bench") / "workbench"
+        root = tmp_path_factory.mktemp("bench") / "user_project"
         root.mkdir()
         for name in ("trainers", "search_spaces", "tune"):
             shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -204,7 +204,7 @@ def new_bench(tmp_path_factory, prepared_digits) -> Callable[..., Path]:
         (root / "search_spaces" / "faults.py").write_text(FAULTS_SPACE)
         (root / "tune" / "faults.py").write_text(FAULTS_RECIPE)
         if git:
-            for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "A workbench"]):
+            for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "A project"]):
                 subprocess.run(["git", *command], cwd=root, check=True)
         return root
 

@@ -227,10 +227,10 @@ def test_the_installed_command_runs_the_module(project):
     assert Path(importlib.import_module("toprung.cli").__file__).is_relative_to(project / "src")
 
 
-def test_ui_with_an_existing_server_prints_its_address_and_starts_nothing(workbench):
+def test_ui_with_an_existing_server_prints_its_address_and_starts_nothing(user_project):
     done = subprocess.run(
         [sys.executable, "-m", "toprung", "ui"],
-        cwd=workbench,
+        cwd=user_project,
         env={**os.environ, "MLFLOW_TRACKING_URI": "https://me:secret@mlflow.example.org"},
         capture_output=True,
         text=True,

@@ -18,11 +18,11 @@ TRAINER = "trainers/mine.py"
 
 
 @pytest.fixture
-def write(workbench):
+def write(user_project):
     """Write a file of the project."""
 
     def into(name, content=""):
-        file = workbench / name
+        file = user_project / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
         return file
@@ -31,12 +31,12 @@ def write(workbench):
 
 
 @pytest.fixture
-def include(workbench):
+def include(user_project):
     """Set in pyproject.toml which files are copied."""
 
     def names(*entries):
         listed = ", ".join(f'"{entry}"' for entry in entries)
-        (workbench / "pyproject.toml").write_text(f"[tool.toprung]\ninclude = [{listed}]\n")
+        (user_project / "pyproject.toml").write_text(f"[tool.toprung]\ninclude = [{listed}]\n")
 
     return names
 
@@ -66,13 +66,13 @@ def _files(folder):
         ("from trainers import hidden", [".gitignore", "trainers/hidden.py"], r"hidden\.py, which git ignores"),
     ],
 )
-def test_a_file_that_would_not_be_copied_is_named_with_the_remedy(workbench, write, source, files, words):
+def test_a_file_that_would_not_be_copied_is_named_with_the_remedy(user_project, write, source, files, words):
     write("trainers/other.py", "import deep")
     write("deep.py")
     for name in files:
         write(name, "hidden.py" if name == ".gitignore" else "")
     with pytest.raises(UserError, match=words) as caught:
-        check_dependencies(workbench, [write(TRAINER, source)])
+        check_dependencies(user_project, [write(TRAINER, source)])
     assert "\n" not in str(caught.value)
 
 
@@ -87,36 +87,36 @@ def test_a_file_that_would_not_be_copied_is_named_with_the_remedy(workbench, wri
         "def f(:",
     ],
 )
-def test_what_trials_can_import_or_never_execute_is_accepted(workbench, write, source):
+def test_what_trials_can_import_or_never_execute_is_accepted(user_project, write, source):
     write("mylib.py")
     write("email/parser.py")
     write("configs/a.yaml")
-    check_dependencies(workbench, [write(TRAINER, source)])
+    check_dependencies(user_project, [write(TRAINER, source)])
 
 
-def test_a_module_that_is_installed_from_the_project_need_not_be_copied(workbench, write, monkeypatch):
+def test_a_module_that_is_installed_from_the_project_need_not_be_copied(user_project, write, monkeypatch):
     write("mylib.py")
-    monkeypatch.setenv("PYTHONPATH", str(workbench))
-    check_dependencies(workbench, [write(TRAINER, "import mylib")])
+    monkeypatch.setenv("PYTHONPATH", str(user_project))
+    check_dependencies(user_project, [write(TRAINER, "import mylib")])
 
 
-def test_a_trainer_that_git_ignores_is_refused(workbench, write):
+def test_a_trainer_that_git_ignores_is_refused(user_project, write):
     write(".gitignore", "trainers/mine.py")
     with pytest.raises(UserError, match=r"^The sweep uses trainers/mine\.py, which git ignores"):
-        check_dependencies(workbench, [write(TRAINER)])
+        check_dependencies(user_project, [write(TRAINER)])
 
 
-def test_included_files_are_in_the_snapshot_and_in_a_jobs_package(workbench, write, include, tmp_path):
+def test_included_files_are_in_the_snapshot_and_in_a_jobs_package(user_project, write, include, tmp_path):
     for name in ("mylib/__init__.py", "mylib/words.txt", "configs/a.yaml", "configs/b.yaml", "trainers/labels.json"):
         write(name, name)
     include("mylib", "configs/a.yaml", "trainers/labels.json")
     source = "import mylib\nopen('configs/a.yaml')\nHERE / 'labels.json'"
-    check_dependencies(workbench, [write(TRAINER, source)])
+    check_dependencies(user_project, [write(TRAINER, source)])
     job = tmp_path / "job"
     job.mkdir()
-    snapshot(workbench, tmp_path / "code")
+    snapshot(user_project, tmp_path / "code")
     snapshot(tmp_path / "code", tmp_path / "again")
-    package.stage(workbench, job, where=package.cluster_paths("/mnt/shared/runs", None))
+    package.stage(user_project, job, where=package.cluster_paths("/mnt/shared/runs", None))
     expected = {"mylib/__init__.py", "mylib/words.txt", "configs/a.yaml", "trainers/labels.json", "pyproject.toml"}
     for copy in (tmp_path / "code", tmp_path / "again", job):
         assert expected <= _files(copy)
@@ -125,12 +125,12 @@ def test_included_files_are_in_the_snapshot_and_in_a_jobs_package(workbench, wri
 
 
 def test_included_files_are_hashed_as_code_with_the_same_hash_where_they_are_imported(
-    workbench, write, include, tmp_path
+    user_project, write, include, tmp_path
 ):
     write("mylib/__init__.py", "X = 1")
     write("configs/a.yaml", "a: 1")
     include("mylib", "configs")
-    snapshot(workbench, tmp_path / "code")
+    snapshot(user_project, tmp_path / "code")
     before = project_hash(tmp_path / "code")
     script = "import mylib; from toprung.project.code_hash import imported_project_hash; print(imported_project_hash())"
 
@@ -149,11 +149,11 @@ def test_included_files_are_hashed_as_code_with_the_same_hash_where_they_are_imp
     assert project_hash(tmp_path / "code") != before
 
 
-def test_a_trial_opens_included_files_from_its_own_working_directory(workbench, write, include, tmp_path):
+def test_a_trial_opens_included_files_from_its_own_working_directory(user_project, write, include, tmp_path):
     write("configs/a.yaml", "a: 1")
     write("trainers/labels.json", "[]")
     include("configs", "trainers/labels.json")
-    snapshot(workbench, tmp_path / "code")
+    snapshot(user_project, tmp_path / "code")
     trial = tmp_path / "trial"
     trial.mkdir()
     script = (
@@ -167,19 +167,19 @@ def test_a_trial_opens_included_files_from_its_own_working_directory(workbench, 
     assert ran.stdout == "a: 1 []\n"
 
 
-def test_ignored_and_compiled_files_are_not_copied(workbench, write, include, tmp_path):
+def test_ignored_and_compiled_files_are_not_copied(user_project, write, include, tmp_path):
     for name in ("mylib/__init__.py", "mylib/secret.env", "mylib/__pycache__/a.pyc"):
         write(name)
     write(".gitignore", "secret.env\n")
     include("mylib")
-    assert [name for name in list_sent_files(workbench) if name.startswith("mylib")] == ["mylib/__init__.py"]
+    assert [name for name in list_sent_files(user_project) if name.startswith("mylib")] == ["mylib/__init__.py"]
 
 
-def test_a_submodule_is_copied_whole(workbench, write, include):
+def test_a_submodule_is_copied_whole(user_project, write, include):
     write("mylib/__init__.py")
-    subprocess.run(["git", "init", "-q"], cwd=workbench / "mylib", check=True)
+    subprocess.run(["git", "init", "-q"], cwd=user_project / "mylib", check=True)
     include("mylib")
-    assert [name for name in list_sent_files(workbench) if name.startswith("mylib")] == ["mylib/__init__.py"]
+    assert [name for name in list_sent_files(user_project) if name.startswith("mylib")] == ["mylib/__init__.py"]
 
 
 @pytest.mark.parametrize(
@@ -201,36 +201,38 @@ def test_a_submodule_is_copied_whole(workbench, write, include):
         ("include = [", r"pyproject\.toml cannot be read: .* Correct it"),
     ],
 )
-def test_an_include_that_cannot_be_copied_is_refused_in_one_line(workbench, write, tmp_path, content, words):
+def test_an_include_that_cannot_be_copied_is_refused_in_one_line(user_project, write, tmp_path, content, words):
     write("mylib.py")
-    (workbench / "empty").mkdir()
-    (workbench / "out").symlink_to(tmp_path)
+    (user_project / "empty").mkdir()
+    (user_project / "out").symlink_to(tmp_path)
     write("pyproject.toml", f"[tool.toprung]\n{content}\n")
     with pytest.raises(UserError, match=words) as caught:
-        snapshot(workbench, tmp_path / "code")
+        snapshot(user_project, tmp_path / "code")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "code").exists()
 
 
-def test_a_copy_of_the_project_replaces_an_included_module(workbench, write, include, tmp_path, forgotten_workbench):
+def test_a_copy_of_the_project_replaces_an_included_module(
+    user_project, write, include, tmp_path, unloaded_user_packages
+):
     write("mylib.py", "WHERE = 'project'")
     include("mylib.py")
-    snapshot(workbench, tmp_path / "code")
+    snapshot(user_project, tmp_path / "code")
     (tmp_path / "code" / "mylib.py").write_text("WHERE = 'copy'")
-    w.activate(workbench)
+    w.activate(user_project)
     assert __import__("mylib").WHERE == "project"
     w.switch_to(tmp_path / "code")
     assert __import__("mylib").WHERE == "copy"
     del sys.modules["mylib"]
 
 
-def test_a_failure_for_lack_of_a_file_says_where_the_file_is(workbench, write):
+def test_a_failure_for_lack_of_a_file_says_where_the_file_is(user_project, write):
     write("configs/a.yaml")
     write("mylib.py")
-    assert f"{workbench}/mylib.py exists, but trials run in a copy" in missing_file_hint(
-        workbench, "every trial failed, 3 of 3 because ModuleNotFoundError: No module named 'mylib'"
+    assert f"{user_project}/mylib.py exists, but trials run in a copy" in missing_file_hint(
+        user_project, "every trial failed, 3 of 3 because ModuleNotFoundError: No module named 'mylib'"
     )
-    assert f"{workbench}/configs/a.yaml exists" in missing_file_hint(
-        workbench, "FileNotFoundError: [Errno 2] No such file or directory: 'configs/a.yaml'"
+    assert f"{user_project}/configs/a.yaml exists" in missing_file_hint(
+        user_project, "FileNotFoundError: [Errno 2] No such file or directory: 'configs/a.yaml'"
     )
-    assert missing_file_hint(workbench, "No module named 'torch_'; No such file or directory: '/etc/x'") == ""
+    assert missing_file_hint(user_project, "No module named 'torch_'; No such file or directory: '/etc/x'") == ""

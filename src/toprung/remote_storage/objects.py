@@ -115,7 +115,6 @@ class ObjectStorage:
                 staging.open("wb") as file,
             ):
                 shutil.copyfileobj(source, file, CHUNK_BYTES)
-            os.replace(staging, target)
         except FileNotFoundError:
             return False
         return True

@@ -114,7 +114,7 @@ def cluster_of(**environment: str) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def doctor_bench(tmp_path_factory, project) -> Path:
     """A project with a prepared dataset and the lock file."""
-    root = tmp_path_factory.mktemp("doctor") / "workbench"
+    root = tmp_path_factory.mktemp("doctor") / "user_project"
     root.mkdir()
     for folder in ("trainers", "search_spaces", "tune"):
         shutil.copytree(project / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -10,32 +10,32 @@ from toprung.cluster.doctor.shared_storage import read_and_write, write_storage_
 from toprung.remote_storage import StorageUnavailable
 
 
-def test_a_missing_remote_folder_is_an_error_with_the_command_to_type(workbench, tmp_path):
+def test_a_missing_remote_folder_is_an_error_with_the_command_to_type(user_project, tmp_path):
     folder = tmp_path / "remote"
     folder.mkdir()
     for command in (["init", "-q"], ["remote", "add", "-q", "-d", "shared", str(folder)]):
-        subprocess.run(["dvc", *command], cwd=workbench, check=True, capture_output=True)
-    before = check_data_remote(workbench)
+        subprocess.run(["dvc", *command], cwd=user_project, check=True, capture_output=True)
+    before = check_data_remote(user_project)
     shutil.rmtree(folder)
-    after = check_data_remote(workbench)
+    after = check_data_remote(user_project)
     assert (before.state, after.state) == ("ok", "error")
     assert f"mkdir -p {folder}" in after.remedy
 
 
-def test_having_no_remote_is_ok(workbench):
-    finding = check_data_remote(workbench)
+def test_having_no_remote_is_ok(user_project):
+    finding = check_data_remote(user_project)
     assert finding.state == "ok"
     assert "toprung data remote add" in finding.remedy
 
 
-def test_a_dataset_that_dvc_overlooks_is_a_warning_with_the_rules_to_change(workbench):
-    (workbench / "data" / "raw").mkdir(parents=True)
-    (workbench / "data" / "raw" / "cats.dvc").write_text("outs:\n- md5: 0123.dir\n  path: cats\n")
-    (workbench / "dvc.yaml").write_text("stages: {}\n")
-    assert check_dvc_files(workbench).state == "ok"  # no DVC repository yet
-    subprocess.run(["dvc", "init", "-q"], cwd=workbench, check=True, capture_output=True)
-    (workbench / ".gitignore").write_text("/data/*\n!/data/raw/\n")
-    finding = check_dvc_files(workbench)
+def test_a_dataset_that_dvc_overlooks_is_a_warning_with_the_rules_to_change(user_project):
+    (user_project / "data" / "raw").mkdir(parents=True)
+    (user_project / "data" / "raw" / "cats.dvc").write_text("outs:\n- md5: 0123.dir\n  path: cats\n")
+    (user_project / "dvc.yaml").write_text("stages: {}\n")
+    assert check_dvc_files(user_project).state == "ok"  # no DVC repository yet
+    subprocess.run(["dvc", "init", "-q"], cwd=user_project, check=True, capture_output=True)
+    (user_project / ".gitignore").write_text("/data/*\n!/data/raw/\n")
+    finding = check_dvc_files(user_project)
     assert (finding.state, finding.remedy) == ("warning", "Change in .gitignore: /data/* to /data/?*.")
     assert finding.observed.startswith("DVC overlooks data/raw/cats.dvc: ")
 

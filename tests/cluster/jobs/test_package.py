@@ -13,16 +13,16 @@ from toprung.records import lineage
 
 
 @pytest.fixture
-def staged(workbench, tmp_path):
+def staged(user_project, tmp_path):
     """The staged copy of a project that also has files that must not be sent."""
-    (workbench / "runs" / "digits-1").mkdir(parents=True)
-    (workbench / "runs" / "digits-1" / "last.pth").write_bytes(b"weights")
-    (workbench / "data" / "prepared" / "digits").mkdir(parents=True)
-    (workbench / "data" / "prepared" / "digits" / "train_images.npy").write_bytes(b"images")
-    (workbench / "trainers" / "secret.env").write_text("MLFLOW_TRACKING_URI=https://user:password@host\n")
+    (user_project / "runs" / "digits-1").mkdir(parents=True)
+    (user_project / "runs" / "digits-1" / "last.pth").write_bytes(b"weights")
+    (user_project / "data" / "prepared" / "digits").mkdir(parents=True)
+    (user_project / "data" / "prepared" / "digits" / "train_images.npy").write_bytes(b"images")
+    (user_project / "trainers" / "secret.env").write_text("MLFLOW_TRACKING_URI=https://user:password@host\n")
     target = tmp_path / "staged"
     target.mkdir()
-    package.stage(workbench, target, where=package.cluster_paths("/mnt/shared/runs", None))
+    package.stage(user_project, target, where=package.cluster_paths("/mnt/shared/runs", None))
     return target
 
 
@@ -49,8 +49,8 @@ def test_the_copy_of_toprung_is_imported_from_the_jobs_folder(staged):
     assert (staged / "toprung/analysis/report/page.html").is_file()
 
 
-def test_the_copy_without_git_records_the_commit_it_was_made_from(staged, workbench):
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=workbench, capture_output=True, text=True, check=True)
+def test_the_copy_without_git_records_the_commit_it_was_made_from(staged, user_project):
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=user_project, capture_output=True, text=True, check=True)
     assert json.loads((staged / lineage.SOURCE_COMMIT_FILE).read_text()) == {
         "commit": commit.stdout.strip(),
         "dirty": True,
@@ -95,14 +95,14 @@ def test_a_missing_folder_of_images_gets_the_command_to_copy_it(tmp_path):
         entrypoint.ensure_prepared("mushrooms", prepared=tmp_path)
 
 
-def test_a_job_runs_its_command_with_the_clusters_data_in_its_project(workbench, tmp_path):
+def test_a_job_runs_its_command_with_the_clusters_data_in_its_project(user_project, tmp_path):
     shared = tmp_path / "shared"
     data.prepare("digits", out=shared / "digits")
     command = [sys.executable, "-m", "toprung.cluster.jobs.entrypoint", "--prepared", shared, "--dataset", "digits"]
     for _ in range(2):  # a second job of the same code is given the same folder
         ran = subprocess.run(
-            [*command, "--", "data", "verify", "digits"], cwd=workbench, capture_output=True, text=True, check=False
+            [*command, "--", "data", "verify", "digits"], cwd=user_project, capture_output=True, text=True, check=False
         )
         assert (ran.returncode, ran.stderr) == (0, "")
         assert ran.stdout.startswith("digits: unchanged since it was prepared.")
-    assert (workbench / data.PREPARED).resolve() == shared
+    assert (user_project / data.PREPARED).resolve() == shared

@@ -33,27 +33,27 @@ def _submit(*words, folder, env=None):
         ),
     ],
 )
-def test_a_mistake_is_reported_before_anything_is_sent(words, message, workbench):
-    ran = _submit(*words, folder=workbench)
+def test_a_mistake_is_reported_before_anything_is_sent(words, message, user_project):
+    ran = _submit(*words, folder=user_project)
     assert ran.returncode == 2
     assert message in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
 
 
-def test_a_cluster_that_does_not_answer_is_named_with_the_command_to_type(workbench):
+def test_a_cluster_that_does_not_answer_is_named_with_the_command_to_type(user_project):
     address = f"http://127.0.0.1:{free_port()}"
-    ran = _submit("tune.digits", "--storage", "/mnt/shared/runs", "--address", address, folder=workbench)
+    ran = _submit("tune.digits", "--storage", "/mnt/shared/runs", "--address", address, folder=user_project)
     assert ran.returncode == 2
     assert ran.stderr.startswith(f"No Ray dashboard answers at {address}.")
     assert ran.stderr.endswith("Type: ray dashboard cluster.yaml\n")
     assert len(ran.stderr.splitlines()) == 1
 
 
-def test_doctor_reports_a_cluster_that_does_not_answer_as_one_finding(workbench):
+def test_doctor_reports_a_cluster_that_does_not_answer_as_one_finding(user_project):
     address = f"http://127.0.0.1:{free_port()}"
     words = ["doctor", "--address", address, "--storage", "/mnt/shared/runs", "--json"]
     ran = subprocess.run(
-        [sys.executable, "-m", "toprung", *words], cwd=workbench, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "toprung", *words], cwd=user_project, capture_output=True, text=True, check=False
     )
     assert (ran.returncode, ran.stderr) == (1, "")
     finding, *local_findings = json.loads(ran.stdout)["findings"]
@@ -63,9 +63,9 @@ def test_doctor_reports_a_cluster_that_does_not_answer_as_one_finding(workbench)
     assert {(other["name"], other["state"]) for other in local_findings} == {("DVC files", "ok"), ("DVC remote", "ok")}
 
 
-def test_a_tracking_uri_with_a_password_is_neither_sent_nor_printed(workbench):
+def test_a_tracking_uri_with_a_password_is_neither_sent_nor_printed(user_project):
     address = f"http://127.0.0.1:{free_port()}"
     env = {"MLFLOW_TRACKING_URI": "https://user:password@host"}
-    ran = _submit("tune.digits", "--storage", "/mnt/shared/runs", "--address", address, folder=workbench, env=env)
-    assert "MLFLOW_TRACKING_URI of this machine stays here." in ran.stderr
+    ran = _submit("tune.digits", "--storage", "/mnt/shared/runs", "--address", address, folder=user_project, env=env)
+    assert "MLFLOW_TRACKING_URI is not sent to the cluster." in ran.stderr
     assert "password" not in ran.stdout + ran.stderr

@@ -15,9 +15,7 @@ def test_pushed_files_are_pulled_into_an_empty_cache(new_project, location):
     assert "11 files fetched" in new_project.succeed("pull")
     assert new_project.hashes() == before
     if location.kind == "gdrive":
-        assert (
-            location.drive.num_requests > 0
-        )  # httplib2 leaves a proxy aside, without a word, where PySocks is missing
+        assert location.drive.num_requests > 0  # without PySocks, httplib2 silently ignores a proxy
 
 
 @pytest.mark.parametrize("location", ["local"], indirect=True)
