@@ -33,7 +33,7 @@ report_app = typer.Typer()
 
 @report_app.command()
 def report(sweep_name: SweepName, storage: Storage = "runs") -> None:
-    """Write a sweep's report: an HTML page that works offline, a summary and figures; also attached in MLflow."""
+    """Write a sweep's report (an offline HTML page, a summary and figures) and attach it to its MLflow run."""
     from toprung import data
     from toprung.analysis.report import write_report
     from toprung.project.modules import activate, find_project

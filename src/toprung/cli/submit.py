@@ -29,7 +29,7 @@ def submit(
         str | None,
         typer.Argument(
             metavar="RECIPE|SWEEP|JOB",
-            help="Recipe to run; with --resume a sweep, with --attach or --stop a job.",
+            help="Recipe to run; with --resume, a sweep; with --attach or --stop, a job.",
         ),
     ] = None,
     address: Annotated[
@@ -40,7 +40,7 @@ def submit(
     storage: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER|URI", help="Where sweeps are stored, reachable from every node, such as /mnt/shared/runs."
+            metavar="FOLDER|URI", help="Where sweeps are stored, accessible from every node, such as /mnt/shared/runs."
         ),
     ] = None,
     prepared: Annotated[
@@ -48,7 +48,7 @@ def submit(
         typer.Option(
             "--data",
             metavar="FOLDER",
-            help="Folder of prepared datasets on the cluster. By default data/prepared next to the storage folder.",
+            help="Folder of prepared datasets on the cluster. By default, data/prepared next to the storage folder.",
         ),
     ] = None,
     warm_start: Annotated[
