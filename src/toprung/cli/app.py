@@ -142,9 +142,7 @@ def train(
     dataset: Annotated[str, typer.Option(metavar="NAME", help="Name of a prepared dataset.")] = "digits",
     epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 9,
     seed: Annotated[int, typer.Option(min=0, help="Seed for weights, shuffling and augmentation.")] = 0,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Number of CPU threads. By default, one per CPU.")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of CPU threads. By default, one per CPU.")] = None,
     storage: Annotated[
         str, typer.Option(metavar="FOLDER", help="Folder in the project where the results are saved.")
     ] = "runs",

@@ -20,7 +20,7 @@ RECORD_FILE, COMMENT_FILE = "record.json", "comment.md"
 @ci_app.command("ci-base", epilog="Example: toprung ci-base tune.smoke:seeds --commit HEAD^1")
 def ci_base(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Recipe of one configuration and several seeds: tune.smoke:seeds.")
+        str, typer.Argument(metavar="RECIPE", help="Recipe that trains one configuration with several seeds.")
     ],
     commit: Annotated[str, typer.Option(metavar="COMMIT", help="Commit whose code is trained.")] = "HEAD^1",
     out: Annotated[Path, typer.Option(metavar="FILE", help="File for the results.")] = Path("build/base.json"),

@@ -76,11 +76,13 @@ def add(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip unreadable files.")] = False,
     nested: Annotated[
         bool,
-        typer.Option("--nested", help="Treat the outer folders as the classes, even if all contain the same subfolders."),
+        typer.Option(
+            "--nested", help="Treat the outer folders as the classes, even if all contain the same subfolders."
+        ),
     ] = False,
     recipe: Annotated[
         bool | None,
-        typer.Option("--recipe/--no-recipe", help="Whether to write tune/NAME.py, a recipe. By default, a prompt asks."),
+        typer.Option("--recipe/--no-recipe", help="Whether to write tune/NAME.py, a recipe. By default, toprung asks."),
     ] = None,
 ) -> None:
     """Add a folder of images: track it with DVC, and write the DVC stage that prepares it."""

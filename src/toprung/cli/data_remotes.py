@@ -96,7 +96,9 @@ def add_remote(
     key: Annotated[Path | None, typer.Option(help="File with a JSON key (Google) or a private key (SSH).")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="OPTION=VALUE", help="Set a DVC option of the remote, not a secret. Can be repeated."),
+        typer.Option(
+            "--set", metavar="OPTION=VALUE", help="Set a DVC option of the remote, not a secret. Can be repeated."
+        ),
     ] = None,
     default: Annotated[
         bool | None,

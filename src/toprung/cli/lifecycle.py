@@ -106,7 +106,7 @@ def watch(sweep_name: SweepName, storage: Storage = "runs") -> None:
 
 @lifecycle_app.command()
 def sync(sweep_name: SweepName, storage: Storage = "runs") -> None:
-    """Send MLflow, and object storage if the sweep uses it, the records that they lack."""
+    """Send missing records to MLflow and, if the sweep uses it, to object storage."""
     from toprung.sweep import maintenance
 
     sweep_dir = _find(sweep_name, storage)
