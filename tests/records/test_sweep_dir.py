@@ -51,16 +51,16 @@ def test_the_error_for_a_sweep_of_an_older_format_is_one_line(tmp_path):
         sweep_dir.spec()
     version = metadata.version("toprung")
     assert str(caught.value) == (
-        f"{sweep_dir.sweep_id} was made by toprung 0.1.0 in format 1; this version, {version}, reads format "
+        f"{sweep_dir.sweep_id} was created by toprung 0.1.0 in format 1; this version, {version}, reads format "
         f"{content['format']}. "
-        "Use the version that made it, or start a new sweep: toprung sweep RECIPE"
+        "Use the version that created it, or start a new sweep: toprung sweep RECIPE"
     )
     assert brief(sweep_dir)["reason"] == str(caught.value)
     assert not [*orphaned_sweeps(tmp_path)]  # its old keys are not read as current ones
     sweep_dir.write(
         sweep_dir.spec_file, {**content, "format": content["format"] + 1, "toprung": "9.0.0", "recipe": "tune.mine"}
     )
-    with pytest.raises(UserError, match=r"was made by toprung 9\.0\.0 in format .*: toprung sweep tune\.mine$"):
+    with pytest.raises(UserError, match=r"was created by toprung 9\.0\.0 in format .*: toprung sweep tune\.mine$"):
         sweep_dir.spec()
 
 

@@ -35,7 +35,7 @@ def ci_base(
     activate(project)
     sweep = apply_overrides(load_recipe(project, recipe), settings or [])
     if len(sweep.experiments) != 1:
-        raise UserError(f"{recipe} is not one configuration with several seeds, as tune.smoke:seeds is.")
+        raise UserError(f"{recipe} does not train one configuration with several seeds, as tune.smoke:seeds does.")
     seeds = train_base(project, recipe, sweep, commit=commit, settings=settings or [])
     _write(out, seeds.model_dump_json(indent=2))
     if seeds.problem is None:

@@ -68,7 +68,7 @@ def submit(
     from toprung.cluster.jobs import client
 
     if sum((resume, attach, stop)) > 1:
-        raise UserError("--resume, --attach and --stop exclude each other. Give only one of them.")
+        raise UserError("--resume, --attach and --stop are mutually exclusive. Give only one of them.")
     if attach or stop:
         cluster = client.Jobs(address)
         job = cluster.find(target)
@@ -118,7 +118,7 @@ def _send(
     activate(project)
     if resume:
         if settings or name or warm_start:
-            raise UserError("A sweep resumes with its own settings: leave --set, --name and --warm-start out.")
+            raise UserError("A resumed sweep keeps its own settings: leave out --set, --name and --warm-start.")
         paths = package.cluster_paths(storage or "runs", prepared)
         arguments = ["resume", target, "--storage", paths.storage, "--address", "auto"]
         command = client.entry_point(arguments, prepared=paths.prepared)

@@ -78,6 +78,6 @@ def _validate_entry(entry: str, project: Path) -> str:
         raise UserError(f'[tool.toprung] include names "{entry}", but {target} does not exist.{hint}')
     if not target.resolve().is_relative_to(project.resolve()):
         raise UserError(
-            f'[tool.toprung] include names "{entry}", a link that leads out of {project}. Name a file in the project.'
+            f'[tool.toprung] include names "{entry}", a link that points outside {project}. Name a file in the project.'
         )
     return str(path)

@@ -75,7 +75,7 @@ def confirmation_spec(sweep_dir: SweepDirectory, *, num_leaders: int, num_seeds:
             f"Type: toprung compare {sweep_dir.sweep_id}"
         )
     if sweep_dir.has_live_driver():
-        raise UserError(f"{sweep_dir.sweep_id} is running. Confirm it when it has ended.")
+        raise UserError(f"{sweep_dir.sweep_id} is running. Confirm it after it has ended.")
     trials = ledger.read(sweep_dir)
     order = rank_trials(trials, mode=sweep.mode)
     if not order:

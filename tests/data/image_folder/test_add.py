@@ -200,7 +200,7 @@ def test_unsuitable_folders_and_settings_are_refused_before_anything_is_copied(d
     _refused(dvc_project, "animals", tmp_path / "nowhere", "is not a folder")
     _refused(dvc_project, "animals", tree, "no group in the names", group_pattern=r"(p\d)_")
     (tree / "cat" / "link.png").symlink_to("/etc/passwd")
-    _refused(dvc_project, "animals", tree, "out of the folder")
+    _refused(dvc_project, "animals", tree, "outside the folder")
     (tree / "cat" / "link.png").unlink()
     for part in ("train", "test"):
         shutil.copytree(tree, tmp_path / "parted" / part)
@@ -209,7 +209,7 @@ def test_unsuitable_folders_and_settings_are_refused_before_anything_is_copied(d
     )
     _refused(dvc_project, "animals", tree, "1 groups cannot be split", group_pattern=r".*(p)ng")
     Image.new("L", (7, 6)).save(tree / "cat" / "two.png")
-    _refused(dvc_project, "animals", tree, "The images differ in size: the first is 6 x 5, 1 are not", "--size 32")
+    _refused(dvc_project, "animals", tree, "The images differ in size: the first is 6 x 5, unlike 1 other", "--size 32")
 
 
 def test_class_folders_that_look_like_parts_need_nested(dvc_project, tree, tmp_path):

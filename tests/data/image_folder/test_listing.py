@@ -200,9 +200,9 @@ def test_links_out_of_the_folder_into_circles_and_to_folders_are_refused(tree, t
     Image.new("L", (5, 6)).save(outside)
     link = tree / "cat" / "link.png"
     for target, message in (
-        (outside, "out of the folder"),
-        (Path("/etc/passwd"), "out of the folder"),
-        (Path("../../outside.png"), "out of the folder"),
+        (outside, "outside the folder"),
+        (Path("/etc/passwd"), "outside the folder"),
+        (Path("../../outside.png"), "outside the folder"),
         (tree / "nowhere.png", "nowhere or in a circle"),
         (link, "nowhere or in a circle"),
         (tree, "a link to a folder"),

@@ -155,6 +155,6 @@ def test_an_unknown_remote_and_a_missing_default_are_refused(root):
 @pytest.mark.parametrize("location", ["local"], indirect=True)
 def test_one_dataset_or_only_its_arrays_can_be_pushed(new_project, location):
     new_project.add_remote(location.new_url())
-    assert 'DVC knows no dataset "tony" here. Known datasets: tiny.' in new_project.refuse("pull", "tony")
+    assert 'DVC has no dataset "tony" here. Known datasets: tiny.' in new_project.refuse("pull", "tony")
     assert "2 files sent" in new_project.succeed("push", "tiny", "--prepared-only")
     assert "9 files sent" in new_project.succeed("push", "tiny")

@@ -144,8 +144,8 @@ def check_layout(tree: ImageListing) -> None:
         examples = [", ".join(map(quoted, sorted(names)[:3])) for names in (tree.classes, folders)]
         raise UserError(
             f"{quoted(tree.root)}: which folders are the classes? {examples[0]} all contain the same folders "
-            f"{examples[1]}. If the inner ones: rename the outer ones to train/ and test/, or add only one of them. "
-            "If the outer ones: type --nested"
+            f"{examples[1]}. If the inner ones are, rename the outer ones to train/ and test/, or add only one of "
+            "them. If the outer ones are, add: --nested"
         )
 
 
@@ -272,4 +272,4 @@ def _check_link(link: Path, root: Path) -> None:
     if target.is_dir():
         raise UserError(f"{quoted(link)} is a link to a folder. Replace it with the folder itself.")
     if not target.is_relative_to(root) and not DVC_OBJECT.search(target.as_posix()):
-        raise UserError(f"{quoted(link)} is a link out of the folder. Replace it with the file itself.")
+        raise UserError(f"{quoted(link)} is a link that points outside the folder. Replace it with the file itself.")

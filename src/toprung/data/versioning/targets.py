@@ -35,7 +35,7 @@ def list_targets(
     targets = []
     for name in names or known:
         if name not in known:
-            raise UserError(f'DVC knows no dataset "{name}" here. Known datasets: {", ".join(known) or "none"}.')
+            raise UserError(f'DVC has no dataset "{name}" here. Known datasets: {", ".join(known) or "none"}.')
         if (project / RAW / f"{name}.dvc").is_file() and not prepared_only:
             targets.append((RAW / f"{name}.dvc").as_posix())
         if stage_name(name) in visible:
