@@ -75,16 +75,16 @@ def test_a_name_that_is_taken_is_refused_and_nothing_is_created(tmp_path):
     first = _create(tmp_path, name="first")
     before = sorted(tmp_path.iterdir())
     for taken in ("first", first.sweep_id):
-        with pytest.raises(UserError, match=rf'^A sweep named "{taken}" exists already \({first.sweep_id}\)\.'):
+        with pytest.raises(UserError, match=rf'^A sweep named "{taken}" already exists \({first.sweep_id}\)\.'):
             _create(tmp_path, name=taken)
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_error_for_a_missing_sweep_names_the_newest_ones(tmp_path):
-    with pytest.raises(UserError, match=r"Newest here: none yet\. Type: toprung list"):
+    with pytest.raises(UserError, match=r"Newest sweeps: none yet\. Type: toprung list"):
         catalog.find_sweep(tmp_path / "nowhere", "some")
     sweep_dir = _create(tmp_path)
-    with pytest.raises(UserError, match=rf'^No sweep "some" in .*Newest here: {sweep_dir.sweep_id}\.'):
+    with pytest.raises(UserError, match=rf'^No sweep "some" in .*Newest sweeps: {sweep_dir.sweep_id}\.'):
         catalog.find_sweep(tmp_path, "some")
 
 

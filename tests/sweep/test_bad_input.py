@@ -31,7 +31,11 @@ def _nothing(bench):
 
 # The arguments, the change that was made before, and the start of the expected line.
 MISTAKES = {
-    "unknown recipe": (["tune.smokee"], _nothing, 'No recipe "tune.smokee". Did you mean tune.smoke? Recipes here: '),
+    "unknown recipe": (
+        ["tune.smokee"],
+        _nothing,
+        'No recipe "tune.smokee". Did you mean tune.smoke? Available recipes: ',
+    ),
     "path for a recipe": (["tune/smoke.py"], _nothing, 'No recipe "tune/smoke.py".'),
     "unknown trainer": (
         ["tune.smoke", "--set", "trainer=trainers.convnett"],

@@ -70,7 +70,7 @@ def _validate_entry(entry: str, project: Path) -> str:
     if parts[0] in NEVER_INCLUDED:
         raise UserError(
             f'[tool.toprung] include names "{entry}": {", ".join(NEVER_INCLUDED[:-1])} and {NEVER_INCLUDED[-1]} are '
-            "never sent to trials. Remove it; let the code read other data by a full path."
+            "never sent to trials. Remove it, and use full paths to read other data."
         )
     target = project.joinpath(*parts)
     if not target.exists():

@@ -128,7 +128,7 @@ class Jobs:
             return str(job)
         newest = ", ".join(ids[:3]) or "none yet"
         missing = f'No job "{job}"' if job else "No sweep has been submitted as a job"
-        raise UserError(f"{missing} at {self.address}. Newest there: {newest}. Type: toprung submit RECIPE")
+        raise UserError(f"{missing} at {self.address}. Newest jobs: {newest}. Type: toprung submit RECIPE")
 
     def follow(self, job: str, *, write: Callable[[str], object]) -> int:
         """Stream a job's log from its beginning until the job ends, and return its exit code.

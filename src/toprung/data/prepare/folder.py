@@ -219,7 +219,7 @@ def _check_readable(
     if unreadable and not settings.skip_bad:
         raise UserError(
             f"{len(unreadable)} of {num_files} files cannot be used: {format_unreadable(unreadable)}. Repair or remove "
-            "them, or leave them out with --skip-bad."
+            "them, or skip them with --skip-bad."
         )
 
 

@@ -64,7 +64,7 @@ def push(
         raise UserError(_failure("push", ran.stderr, remote=to, project=project, targets=targets))
     if _MISSING in ran.stderr:  # for DVC this is a success
         raise UserError(
-            f"{to} and DVC's cache here both lack files that dvc.lock and {RAW}/*.dvc list; the others are pushed now. "
+            f"{to} and DVC's cache here both lack files that dvc.lock and {RAW}/*.dvc list; the others were pushed. "
             "On the machine that has them, type: toprung data push"
         )
     return Transfer(to, _count(ran.stdout, r"(\d+) files? pushed"), targets, hidden)

@@ -59,7 +59,9 @@ def visible_targets(project: Path) -> list[str]:
         UserError: the project is not a DVC repository; one of DVC's files cannot be read.
     """
     if not is_dvc_repository(project):
-        raise UserError(f"{project} is not a DVC repository with a dvc.yaml. Type there: git init && dvc init")
+        raise UserError(
+            f"{project} is not a DVC repository with a dvc.yaml. In that folder, type: git init && dvc init"
+        )
     return run_dvc("stage", "list", "--all", "--name-only", project=project).splitlines()
 
 
