@@ -270,7 +270,7 @@ def test_a_damaged_chunk_is_removed_and_decoded_again(tree, tmp_path):
         data.prepare_folder("animals", out=out, folder=tree, progress=interrupt)
     (chunk,) = (tmp_path / ".animals.chunks").glob("*.npz")
     chunk.write_bytes(chunk.read_bytes()[:-100])
-    with pytest.raises(UserError, match="damaged and is removed"):
+    with pytest.raises(UserError, match="damaged and has been removed"):
         data.prepare_folder("animals", out=out, folder=tree)
     assert data.prepare_folder("animals", out=out, folder=tree).num_train == 13
 

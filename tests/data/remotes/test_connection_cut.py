@@ -1,4 +1,4 @@
-"""A connection that breaks during a pull: the error is one line, files that arrived are kept, the next pull resumes."""
+"""A connection that breaks during a pull: the error is one line, transferred files are kept, the next pull resumes."""
 
 import os
 import shutil
