@@ -97,7 +97,8 @@ def sweep(
         str | None, typer.Option(metavar="SWEEP", help="Start the searcher from the trials of an earlier sweep.")
     ] = None,
     accept_data_change: Annotated[
-        bool, typer.Option("--accept-data-change", help="Allow --warm-start from trials with other data or splits.")
+        bool,
+        typer.Option("--accept-data-change", help="Allow --warm-start from trials that used different data or splits."),
     ] = False,
 ) -> None:
     """Run a hyperparameter search and export the best model."""

@@ -31,7 +31,7 @@ def confirm(
     ] = 3,
     seeds: Annotated[int, typer.Option(min=2, help="Number of new seeds for each configuration.")] = 5,
     again: Annotated[
-        bool, typer.Option("--again", help="Repeat with other seeds, and score on the test split again.")
+        bool, typer.Option("--again", help="Repeat with new seeds, and score on the test split again.")
     ] = False,
     refit: Annotated[
         bool,

@@ -82,7 +82,9 @@ def add(
     ] = False,
     recipe: Annotated[
         bool | None,
-        typer.Option("--recipe/--no-recipe", help="Whether to write tune/NAME.py, a recipe. By default, toprung asks."),
+        typer.Option(
+            "--recipe/--no-recipe", help="Whether to write the recipe tune/NAME.py. By default, toprung asks."
+        ),
     ] = None,
 ) -> None:
     """Add a folder of images: track it with DVC, and write the DVC stage that prepares it."""

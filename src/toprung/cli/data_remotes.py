@@ -16,11 +16,11 @@ from toprung.errors import UserError
 
 transfer_app = typer.Typer()
 remote_app = typer.Typer(
-    no_args_is_help=True, help="Remotes that store datasets: a folder, gs://, gdrive://, s3://, ssh://."
+    no_args_is_help=True, help="Manage the remotes that store datasets: folders, gs://, gdrive://, s3://, ssh://."
 )
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names of datasets. By default, all.")]
-RemoteName = Annotated[str | None, typer.Option(help="Name of a remote. By default, the default remote.")]
+RemoteName = Annotated[str | None, typer.Option(help="Name of a remote, if not the default remote.")]
 NO_DATA = "DVC tracks no data here yet: toprung data add NAME FOLDER, or toprung data prepare NAME"
 PreparedOnly = Annotated[bool, typer.Option("--prepared-only", help="Skip the raw files.")]
 
@@ -102,7 +102,9 @@ def add_remote(
     ] = None,
     default: Annotated[
         bool | None,
-        typer.Option("--default/--no-default", help="Make it the default remote. If omitted, only the first one is."),
+        typer.Option(
+            "--default/--no-default", help="Whether it becomes the default remote. By default, only the first one does."
+        ),
     ] = None,
 ) -> None:
     """Add a remote; the path of its key goes into .dvc/config.local, which git ignores."""
@@ -140,7 +142,7 @@ def list_remotes(as_json: Json = False) -> None:
 
 @remote_app.command("check")
 def check_remote(
-    name: Annotated[str | None, typer.Argument(help="Name of a remote. By default, the default remote.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of a remote, if not the default remote.")] = None,
 ) -> None:
     """List, write, read and delete a small file on a remote, and report missing permissions."""
     from toprung.data.remotes.check import check_remote as check

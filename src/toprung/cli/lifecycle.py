@@ -65,7 +65,7 @@ def stop(
     wait: Annotated[float, typer.Option(min=0, help="How many seconds to wait for the sweep to stop.")] = 120,
     storage: Storage = "runs",
 ) -> None:
-    """Stop a running sweep from another terminal, like Ctrl-C in its own."""
+    """Stop a running sweep from another terminal, just like Ctrl-C."""
     from toprung.sweep import maintenance
 
     sweep_dir = _find(sweep_name, storage)

@@ -62,7 +62,7 @@ def compare(
         typer.Option(
             metavar="GROUP",
             help="Group trials by configuration, by sweep, or by a hyperparameter such as optimizer. By default, "
-            "several sweeps are grouped by sweep, a single one by configuration.",
+            "several sweeps are grouped by sweep, and a single one by configuration.",
         ),
     ] = None,
     as_json: Json = False,
