@@ -169,7 +169,7 @@ def _tiny():
         ),
         (
             {"val/accuracy": 0.5, "val/acc@5": 0.5},
-            "the loop cannot report this metric: MLflow refuses the '@' in \"val/acc@5\"; rename it in session.report",
+            "the loop cannot report this metric: MLflow rejects the '@' in \"val/acc@5\"; rename it in session.report",
         ),
         (
             {"val/accuracy": 0.5, 5: 0.5},

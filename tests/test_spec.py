@@ -187,7 +187,7 @@ def test_an_invalid_setting_gets_one_clear_line(setting, line):
         ({"resources": {"cpus": 0}}, "resources.cpus cannot be 0: "),
         ({"resources": {"gpus": 0.5, "workers": 2}}, "resources cannot be {"),
         ({"metric": "epoch"}, 'metric cannot be "epoch": "epoch" is a reserved name.'),
-        ({"metric": "val/acc@5"}, 'metric cannot be "val/acc@5": MLflow refuses the '),
+        ({"metric": "val/acc@5"}, 'metric cannot be "val/acc@5": MLflow rejects the '),
         (
             {"resources": {"custom": {"CPU": 2}}},
             'resources cannot be {"custom": {"CPU": 2}}: custom cannot contain "CPU"',

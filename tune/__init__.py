@@ -1,1 +1,1 @@
-"""Recipes: functions that return a Sweep. `sweep()` is the default one of each file."""
+"""Recipes: functions that return a Sweep. `sweep()` is the default recipe of each file."""

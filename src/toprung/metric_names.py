@@ -64,16 +64,16 @@ def is_metric(name: str) -> bool:
 
 
 def key_problem(name: object) -> str | None:
-    """Return why MLflow would refuse a name as the key of a metric or parameter; None if it accepts the name."""
+    """Return why MLflow would reject a name as the key of a metric or parameter; None if it accepts the name."""
     if not isinstance(name, str):
         return f"{name!r} is not text"
     if len(name) > MAX_LENGTH:
-        return f'MLflow refuses more than {MAX_LENGTH} characters; "{name[:40]}..." has {len(name)}'
+        return f'MLflow rejects more than {MAX_LENGTH} characters; "{name[:40]}..." has {len(name)}'
     if invalid := _INVALID_CHARACTER.search(name):
-        return f'MLflow refuses the {invalid[0]!r} in "{name}"'
+        return f'MLflow rejects the {invalid[0]!r} in "{name}"'
     path = posixpath.normpath(name)
     if path != name or path == "." or path.startswith(("..", "/")):
-        return f'MLflow refuses "{name}": as a path it would be "{path}"'
+        return f'MLflow rejects "{name}": as a path it would be "{path}"'
     return None
 
 

@@ -180,7 +180,7 @@ def test_a_metric_that_a_comment_cannot_show_is_rejected(run_cli, driver):
 def test_inputs_that_do_not_fit_together_are_rejected(run_cli):
     with pytest.raises(UserError, match=r"cannot be compared with tune\.other:seeds"):
         run_cli(base=_seeds(HIGH, recipe="tune.other:seeds"))
-    with pytest.raises(UserError, match="is not one configuration with several seeds"):
+    with pytest.raises(UserError, match="does not train one configuration with several seeds"):
         run_cli(run_cli.sweep.sweep_dir.sweep_id, "--seeds", run_cli.sweep.sweep_dir.sweep_id, "--storage",
               str(run_cli.sweep.sweep_dir.path.parent))  # fmt: skip
     with pytest.raises(UserError, match="Give a sweep or a record"):

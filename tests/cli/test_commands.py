@@ -75,7 +75,7 @@ def test_a_sweep_of_another_format_is_listed_with_its_format_and_with_what_to_do
     assert header.split() == ["sweep", "name", "status", "trials", "best", "started"]
     assert row.split() == [sweep_dir.sweep_id, "unreadable", "(format", "1)"]
     assert empty == ""
-    assert reason.startswith(f"{sweep_dir.sweep_id} was made by toprung 0.1.0 in format 1; ")
+    assert reason.startswith(f"{sweep_dir.sweep_id} was created by toprung 0.1.0 in format 1; ")
     assert reason.endswith("toprung sweep tune.smoke")
 
 

@@ -55,7 +55,7 @@ def test_the_recipe_of_any_dataset_can_be_loaded_and_swept(bench, dataset, name)
 
 def test_a_recipe_overwrites_nothing_and_needs_its_trainer(bench):
     before = (bench / "tune/mine.py").read_bytes()
-    with pytest.raises(UserError, match=r"tune/mine\.py exists already"):
+    with pytest.raises(UserError, match=r"tune/mine\.py already exists"):
         write_recipe("mine", project=bench)
     assert (bench / "tune/mine.py").read_bytes() == before
     (bench / "trainers/convnet.py").unlink()
@@ -68,7 +68,7 @@ def test_the_recipe_is_written_if_asked_for(bench):
     assert "git add data/raw/flowers.dvc dvc.yaml tune/flowers.py\n" in output
     assert output.endswith("Prepare:  toprung data prepare flowers\nSweep:    toprung sweep tune.flowers\n")
     assert (bench / "tune/flowers.py").is_file()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         added("flowers", "--recipe")
 
 

@@ -58,12 +58,16 @@ def test_labels_are_matched_by_rays_selectors(label, selector, expected):
 @pytest.mark.parametrize(
     ("resources", "nodes", "message"),
     [
-        ({"cpus": 4}, [node(2), node(3)], "one needs 4 CPUs, the largest node has 3. Lower resources.cpus"),
-        ({"gpus": 1}, [node(2)], "one needs 1 GPU, the largest node has 0. Lower resources.gpus"),
-        ({"custom": {"tpu": 1}}, [node(2)], "one needs 1 of tpu, the largest node has 0. Lower resources.custom.tpu"),
-        ({"label_selector": {"zone": "a"}}, [node(2)], "one needs a node labelled zone=a, and there is none."),
-        ({"cpus": 2, "gpus": 1}, [node(1, 1), node(2)], "one needs 2 CPU, 1 GPU on one node, and no node has all of"),
-        ({"gpus": 0.6, "cpus": 1}, [Node("id", "host", {"CPU": 2, "GPU": 0.5}, {})], "one needs 0.6 GPUs"),
+        ({"cpus": 4}, [node(2), node(3)], "each needs 4 CPUs, but the largest node has 3. Lower resources.cpus"),
+        ({"gpus": 1}, [node(2)], "each needs 1 GPU, but the largest node has 0. Lower resources.gpus"),
+        (
+            {"custom": {"tpu": 1}},
+            [node(2)],
+            "each needs 1 of tpu, but the largest node has 0. Lower resources.custom.tpu",
+        ),
+        ({"label_selector": {"zone": "a"}}, [node(2)], "each needs a node labelled zone=a, but there is none."),
+        ({"cpus": 2, "gpus": 1}, [node(1, 1), node(2)], "each needs 2 CPU, 1 GPU on one node, but no node has all of"),
+        ({"gpus": 0.6, "cpus": 1}, [Node("id", "host", {"CPU": 2, "GPU": 0.5}, {})], "each needs 0.6 GPUs"),
     ],
 )
 def test_a_trial_that_can_never_be_placed_is_refused_with_the_missing_resource(resources, nodes, message):

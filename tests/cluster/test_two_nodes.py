@@ -29,12 +29,12 @@ def test_trials_run_on_both_nodes_and_nothing_is_left_there(two):
     # Each is refused at once, with its reason, and leaves nothing behind.
     before = sorted(two.arena.root.glob("*/sweep.json"))
     for settings, message in (
-        (["resources.cpus=2"], "No trial can ever start: one needs 2 CPUs, the largest node has 1. "),
-        (["resources.custom.trial=2"], "No trial can ever start: one needs 2 of trial, the largest node has 1. "),
-        (["resources.label_selector.kind=gpu"], "No trial can ever start: one needs a node labelled kind=gpu, and "),
+        (["resources.cpus=2"], "No trial can ever start: each needs 2 CPUs, but the largest node has 1. "),
+        (["resources.custom.trial=2"], "No trial can ever start: each needs 2 of trial, but the largest node has 1. "),
+        (["resources.label_selector.kind=gpu"], "No trial can ever start: each needs a node labelled kind=gpu, but "),
     ):
         assert two.sweep(*settings).finish(2).stderr.startswith(message)
     wrong = two.sweep(RAY_AUTH_TOKEN="0" * 64).finish(2).stderr
-    assert wrong.startswith(f"The cluster at {two.cluster.address} refuses the token from RAY_AUTH_TOKEN. ")
+    assert wrong.startswith(f"The cluster at {two.cluster.address} rejects the token from RAY_AUTH_TOKEN. ")
     assert "0" * 64 not in wrong
     assert sorted(two.arena.root.glob("*/sweep.json")) == before

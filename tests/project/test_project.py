@@ -146,7 +146,7 @@ def test_a_trainer_may_be_a_package(active):
         ("DEFAULTS = {[]: 1}\n", r"written as literal values\.$"),
         (
             "DEFAULTS = {'lr@head': 1}\n",
-            r"trainers/mine\.py cannot be recorded: MLflow refuses the '@' in \"lr@head\"\. ",
+            r"trainers/mine\.py cannot be recorded: MLflow rejects the '@' in \"lr@head\"\. ",
         ),
         ("DEFAULTS = {1: 1}\n", r"trainers/mine\.py cannot be recorded: 1 is not text\. Rename it in DEFAULTS\.$"),
     ],

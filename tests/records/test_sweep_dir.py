@@ -51,16 +51,16 @@ def test_the_error_for_a_sweep_of_an_older_format_is_one_line(tmp_path):
         sweep_dir.spec()
     version = metadata.version("toprung")
     assert str(caught.value) == (
-        f"{sweep_dir.sweep_id} was made by toprung 0.1.0 in format 1; this version, {version}, reads format "
+        f"{sweep_dir.sweep_id} was created by toprung 0.1.0 in format 1; this version, {version}, reads format "
         f"{content['format']}. "
-        "Use the version that made it, or start a new sweep: toprung sweep RECIPE"
+        "Use the version that created it, or start a new sweep: toprung sweep RECIPE"
     )
     assert brief(sweep_dir)["reason"] == str(caught.value)
     assert not [*orphaned_sweeps(tmp_path)]  # its old keys are not read as current ones
     sweep_dir.write(
         sweep_dir.spec_file, {**content, "format": content["format"] + 1, "toprung": "9.0.0", "recipe": "tune.mine"}
     )
-    with pytest.raises(UserError, match=r"was made by toprung 9\.0\.0 in format .*: toprung sweep tune\.mine$"):
+    with pytest.raises(UserError, match=r"was created by toprung 9\.0\.0 in format .*: toprung sweep tune\.mine$"):
         sweep_dir.spec()
 
 
@@ -75,16 +75,16 @@ def test_a_name_that_is_taken_is_refused_and_nothing_is_created(tmp_path):
     first = _create(tmp_path, name="first")
     before = sorted(tmp_path.iterdir())
     for taken in ("first", first.sweep_id):
-        with pytest.raises(UserError, match=rf'^A sweep named "{taken}" exists already \({first.sweep_id}\)\.'):
+        with pytest.raises(UserError, match=rf'^A sweep named "{taken}" already exists \({first.sweep_id}\)\.'):
             _create(tmp_path, name=taken)
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_error_for_a_missing_sweep_names_the_newest_ones(tmp_path):
-    with pytest.raises(UserError, match=r"Newest here: none yet\. Type: toprung list"):
+    with pytest.raises(UserError, match=r"Newest sweeps: none yet\. Type: toprung list"):
         catalog.find_sweep(tmp_path / "nowhere", "some")
     sweep_dir = _create(tmp_path)
-    with pytest.raises(UserError, match=rf'^No sweep "some" in .*Newest here: {sweep_dir.sweep_id}\.'):
+    with pytest.raises(UserError, match=rf'^No sweep "some" in .*Newest sweeps: {sweep_dir.sweep_id}\.'):
         catalog.find_sweep(tmp_path, "some")
 
 

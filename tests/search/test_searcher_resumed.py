@@ -74,7 +74,7 @@ def test_a_study_resumed_twice_at_the_same_point_proposes_the_same(tmp_path):
 
 @pytest.mark.parametrize(("num_old", "is_random"), [(6, False), (4, True)])
 def test_trials_before_a_resumption_count_as_startup_trials(tmp_path, num_old, is_random):
-    """After the startup trials, TPE proposes something else than a sampler that is always random."""
+    """After the startup trials, TPE proposes something other than a sampler that is always random."""
     harness = _finished(tmp_path, num_trials=num_old, search=Search(num_startup_trials=5))
     copy = _copy_of(harness)
     always_random = harness.sweep.search.model_copy(update={"num_startup_trials": ALWAYS_RANDOM})

@@ -177,9 +177,7 @@ def test_known_names_pass():
     ],
 )
 def test_a_value_of_another_type_than_the_default_is_refused(name, value, needed):
-    with pytest.raises(
-        UserError, match=rf"^{name} cannot be .*: the trainer t takes {needed} there, such as its default"
-    ):
+    with pytest.raises(UserError, match=rf"^{name} cannot be .*: the trainer t expects {needed}, such as its default"):
         check_types({name: value}, DEFAULTS, trainer="t")
 
 
@@ -237,8 +235,8 @@ def test_a_space_can_read_a_constant_from_the_trials_params():
             r'sets the attribute "driver_run/0", which the ledger',
         ),
         (lambda trial: {"sgd/lr": 1}, r'gives "sgd/lr": Ray reads a slash as nesting'),
-        (lambda trial: {"num_epochs": 3}, r'gives "num_epochs", which the sweep gives .* the field asha\.max_epochs'),
-        (lambda trial: {"seed": 3}, r'gives "seed", which the sweep gives to every trial'),
+        (lambda trial: {"num_epochs": 3}, r'gives "num_epochs", which the sweep passes .* the field asha\.max_epochs'),
+        (lambda trial: {"seed": 3}, r'gives "seed", which the sweep passes to every trial'),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
@@ -297,14 +295,16 @@ def test_steps_that_do_not_reach_the_end_of_a_range_are_one_line_for_each_hyperp
 
 
 def test_a_single_choice_must_be_the_default():
-    with pytest.raises(UserError, match=r"default lr=b is not the only choice of the space it \(a\)"):
+    with pytest.raises(UserError, match=r"default lr=b is not among the choices of the space it, which offers only a"):
         default_point(lambda trial: trial.suggest_categorical("lr", ["a"]), {"lr": "b"}, space_name="it")
 
 
 @pytest.mark.parametrize("name", ["num_epochs", "seed", "experiment"])
 def test_a_constant_that_the_sweep_sets_itself_is_refused(name):
     sweep = SWEEP.model_copy(update={"constants": {name: 8}})
-    with pytest.raises(UserError, match=rf'^The constants give "{name}", which the sweep gives to every trial\. Leave'):
+    with pytest.raises(
+        UserError, match=rf'^The constants give "{name}", which the sweep passes to every trial\. Remove'
+    ):
         validate_space(lambda trial: None, sweep, DEFAULTS)
 
 

@@ -31,7 +31,11 @@ def _nothing(bench):
 
 # The arguments, the change that was made before, and the start of the expected line.
 MISTAKES = {
-    "unknown recipe": (["tune.smokee"], _nothing, 'No recipe "tune.smokee". Did you mean tune.smoke? Recipes here: '),
+    "unknown recipe": (
+        ["tune.smokee"],
+        _nothing,
+        'No recipe "tune.smokee". Did you mean tune.smoke? Available recipes: ',
+    ),
     "path for a recipe": (["tune/smoke.py"], _nothing, 'No recipe "tune/smoke.py".'),
     "unknown trainer": (
         ["tune.smoke", "--set", "trainer=trainers.convnett"],
@@ -88,7 +92,7 @@ MISTAKES = {
     "constant of another kind": (
         ["tune.smoke", "--set", "constants.lr=fast"],
         _nothing,
-        'lr cannot be "fast": the trainer trainers.convnet takes a number there, such as its default 0.001.',
+        'lr cannot be "fast": the trainer trainers.convnet expects a number, such as its default 0.001.',
     ),
     "default outside the space": (
         ["tune.smoke"],
@@ -103,14 +107,14 @@ MISTAKES = {
     "too many CPUs": (
         ["tune.smoke", "--set", "cpus=4096"],
         _nothing,
-        "No trial can ever start: one needs 4096 CPUs, this machine has ",
+        "No trial can ever start: each needs 4096 CPUs, but this machine has ",
     ),
     "file that has the name of Ray": (
         ["tune.smoke"],
         _write("ray.py", "remote = None\n"),
         "Ray cannot be imported from {bench}/ray.py: module 'ray' has no attribute 'init'. Rename that file if it is ",
     ),
-    "an address": (["tune.smoke", "--address", "127.0.0.1:1"], _nothing, "No Ray cluster answers at 127.0.0.1:1 ("),
+    "an address": (["tune.smoke", "--address", "127.0.0.1:1"], _nothing, "No Ray cluster responds at 127.0.0.1:1 ("),
 }
 
 

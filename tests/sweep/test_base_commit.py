@@ -28,7 +28,7 @@ def test_a_base_without_the_recipe_is_reported_as_a_problem_and_is_not_a_failure
 
 def test_a_mistake_prints_one_line_and_writes_nothing(bench, toprung):
     for words, message in (
-        (["tune.smoke"], "tune.smoke is not one configuration with several seeds"),
+        (["tune.smoke"], "tune.smoke does not train one configuration with several seeds"),
         (["tune.smoke:seeds", "--commit", "--help"], 'There is no commit "--help" in '),
         (["tune.smoke:seeds", "--commit", "HEAD^1"], "In a shallow clone, fetch more: git fetch --deepen=1"),
     ):

@@ -61,7 +61,7 @@ def test_an_empty_storage_folder_has_no_sweeps(toprung, tmp_path):
 def test_a_sweep_that_does_not_exist_cannot_be_shown(toprung, tmp_path):
     command = toprung("show", "some", "--storage", tmp_path, folder=tmp_path)
     assert (command.code, command.stdout) == (2, "")
-    assert command.stderr == f'No sweep "some" in {tmp_path}. Newest here: none yet. Type: toprung list\n'
+    assert command.stderr == f'No sweep "some" in {tmp_path}. Newest sweeps: none yet. Type: toprung list\n'
 
 
 def test_the_newest_sweep_is_listed_first(finished, faulty, toprung, tmp_path):

@@ -193,7 +193,7 @@ def test_a_submodule_is_copied_whole(user_project, write, include):
         ('include = [""]', r'names "": give'),
         ('include = ["data/raw"]', r"data, runs and \.git are never sent"),
         ('include = [".git"]', r"data, runs and \.git are never sent"),
-        ('include = ["out"]', r'names "out", a link that leads out of'),
+        ('include = ["out"]', r'names "out", a link that points outside'),
         ('include = ["empty"]', r"it has no file to send to trials"),
         ('include = "mylib.py"', r"takes a list of paths"),
         ("include = [1]", r"takes a list of paths"),

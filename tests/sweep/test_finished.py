@@ -103,7 +103,7 @@ def test_list_has_one_line_per_sweep(finished, toprung, bench):
 def test_a_name_can_be_used_only_once(finished, toprung, bench):
     again = toprung("sweep", "tune.smoke", "--name", "well", "--set", f"storage={finished.storage}", folder=bench)
     assert (again.code, again.stdout) == (2, "")
-    assert again.stderr.startswith('A sweep named "well" exists already')
+    assert again.stderr.startswith('A sweep named "well" already exists')
     assert len(list(finished.storage.glob("smoke-*"))) == 1
 
 

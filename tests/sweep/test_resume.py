@@ -152,7 +152,7 @@ def test_a_finished_sweep_can_be_extended_but_not_resumed(resumed, swept_bench, 
     bench, storage = swept_bench
     again = toprung("resume", "mine", "--storage", storage, folder=bench)
     assert again.code == 2
-    assert again.stderr.endswith(f"For more trials type: toprung extend {resumed.shown['sweep_id']} --trials 4\n")
+    assert again.stderr.endswith(f"For more trials, type: toprung extend {resumed.shown['sweep_id']} --trials 4\n")
 
 
 @pytest.mark.slow

@@ -227,7 +227,7 @@ def test_closing_gives_up_after_a_timeout_and_sync_delivers_later(url, proxy, tm
     recorded.close()
     assert recorded.writer.tracking_error.startswith("too many 500 error responses: API request to ")
     assert runs_of(url, recorded.sweep_dir.sweep_id)["aa"].info.status == "RUNNING"
-    with pytest.raises(ValueError, match=rf"does not answer .*toprung sync {recorded.sweep_dir.sweep_id}$"):
+    with pytest.raises(ValueError, match=rf"does not respond .*toprung sync {recorded.sweep_dir.sweep_id}$"):
         maintenance.sync(recorded.sweep_dir)
     proxy.pass_on()
     assert maintenance.sync(recorded.sweep_dir) == []
@@ -450,5 +450,5 @@ def test_more_metrics_and_parameters_than_one_request_takes_are_all_delivered(re
     history = {epoch: dict.fromkeys(METRICS, 0.5) for epoch in range(1, 301)}
     run_id = record_run(recorded.sweep_dir, name="refit", params={"lr": 0.1}, history=history, files=[])
     assert len(MlflowClient(tracking_uri=url).get_metric_history(run_id, "train/loss")) == 300
-    with pytest.raises(UserError, match=r"^MLflow has the refit, but refused some of it: metric val/acc@5: "):
+    with pytest.raises(UserError, match=r"^MLflow has the refit, but rejected some of it: metric val/acc@5: "):
         record_run(recorded.sweep_dir, name="refit", params={}, history={1: {"val/acc@5": 0.5, "f1": 0.5}}, files=[])

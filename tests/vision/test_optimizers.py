@@ -71,9 +71,9 @@ def test_weight_decay_shrinks_weights_and_leaves_biases_and_normalisation(model)
         ({"optimizer": "lion", "lr": 0.1}, 'No optimizer "lion". There are sgd, adam, adamw.'),
         (
             {"optimizer": "adam", "lr": -1.0},
-            "The optimizer adam refuses its settings: Invalid learning rate: -1.0.",
+            "The optimizer adam rejects its settings: Invalid learning rate: -1.0.",
         ),
-        ({"optimizer": "sgd", "lr": 0.1, "nesterov": True}, "The optimizer sgd refuses its settings: Nesterov"),
+        ({"optimizer": "sgd", "lr": 0.1, "nesterov": True}, "The optimizer sgd rejects its settings: Nesterov"),
     ],
 )
 def test_an_invalid_optimizer_is_reported_in_one_line(model, settings, line):

@@ -97,7 +97,8 @@ def sweep(
         str | None, typer.Option(metavar="SWEEP", help="Start the searcher from the trials of an earlier sweep.")
     ] = None,
     accept_data_change: Annotated[
-        bool, typer.Option("--accept-data-change", help="Allow --warm-start from trials on other data or splits.")
+        bool,
+        typer.Option("--accept-data-change", help="Allow --warm-start from trials that used different data or splits."),
     ] = False,
 ) -> None:
     """Run a hyperparameter search and export the best model."""
@@ -142,11 +143,9 @@ def train(
     dataset: Annotated[str, typer.Option(metavar="NAME", help="Name of a prepared dataset.")] = "digits",
     epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 9,
     seed: Annotated[int, typer.Option(min=0, help="Seed for weights, shuffling and augmentation.")] = 0,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Number of CPU threads. By default, as many as there are CPUs.")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of CPU threads. By default, one per CPU.")] = None,
     storage: Annotated[
-        str, typer.Option(metavar="FOLDER", help="Folder of the project in which the results are saved.")
+        str, typer.Option(metavar="FOLDER", help="Folder in the project where the results are saved.")
     ] = "runs",
 ) -> None:
     """Train a single configuration on this machine, without Ray."""

@@ -18,18 +18,21 @@ STYLES = {"ok": "dim", "warning": "yellow", "error": "bold red"}
 
 @check_app.command()
 def check(
-    trainer: Annotated[str, typer.Argument(help="The trainer's dotted name, such as trainers.convnet.")],
+    trainer: Annotated[
+        str,
+        typer.Argument(metavar="TRAINER", help="Dotted name of a trainer: trainers.convnet is in trainers/convnet.py."),
+    ],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Set a hyperparameter. Repeatable."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Override a hyperparameter. Can be repeated."),
     ] = None,
-    dataset: Annotated[str, typer.Option(help="The prepared dataset to train on.")] = "digits",
-    max_train: Annotated[int, typer.Option(min=8, help="The number of training images.")] = 200,
-    metric: Annotated[str, typer.Option(help="The metric that your sweeps optimize.")] = "val/accuracy",
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="Name of a prepared dataset.")] = "digits",
+    max_train: Annotated[int, typer.Option(min=8, help="Number of training images.")] = 200,
+    metric: Annotated[str, typer.Option(metavar="NAME", help="Metric that your sweeps optimize.")] = "val/accuracy",
 ) -> None:
     """Check a training loop: reports, seeds, stop and restore, export, two workers.
 
-    Trains the loop for about a dozen epochs on a few images, on this machine and without Ray.
+    The loop runs for about a dozen epochs on a few images, on this machine and without Ray.
     """
     from toprung.project.modules import activate, find_project
     from toprung.sweep.conformance import build_check, check_loop

@@ -20,7 +20,7 @@ RECORD_FILE, COMMENT_FILE = "record.json", "comment.md"
 @ci_app.command("ci-base", epilog="Example: toprung ci-base tune.smoke:seeds --commit HEAD^1")
 def ci_base(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="One configuration with several seeds, as tune.smoke:seeds is.")
+        str, typer.Argument(metavar="RECIPE", help="Recipe that trains one configuration with several seeds.")
     ],
     commit: Annotated[str, typer.Option(metavar="COMMIT", help="Commit whose code is trained.")] = "HEAD^1",
     out: Annotated[Path, typer.Option(metavar="FILE", help="File for the results.")] = Path("build/base.json"),
@@ -35,7 +35,7 @@ def ci_base(
     activate(project)
     sweep = apply_overrides(load_recipe(project, recipe), settings or [])
     if len(sweep.experiments) != 1:
-        raise UserError(f"{recipe} is not one configuration with several seeds, as tune.smoke:seeds is.")
+        raise UserError(f"{recipe} does not train one configuration with several seeds, as tune.smoke:seeds does.")
     seeds = train_base(project, recipe, sweep, commit=commit, settings=settings or [])
     _write(out, seeds.model_dump_json(indent=2))
     if seeds.problem is None:

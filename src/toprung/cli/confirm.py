@@ -27,20 +27,20 @@ confirm_app = typer.Typer()
 def confirm(
     sweep_name: SweepName,
     top: Annotated[
-        int, typer.Option(min=1, help="Number of best trials to retrain, besides the default configuration.")
+        int, typer.Option(min=1, help="Number of best trials to retrain, in addition to the default configuration.")
     ] = 3,
     seeds: Annotated[int, typer.Option(min=2, help="Number of new seeds for each configuration.")] = 5,
     again: Annotated[
-        bool, typer.Option("--again", help="Repeat with other seeds, and score on the test split again.")
+        bool, typer.Option("--again", help="Repeat with new seeds, and score on the test split again.")
     ] = False,
     refit: Annotated[
         bool,
-        typer.Option("--refit", help="Afterwards train the winner on training and validation images together."),
+        typer.Option("--refit", help="Afterwards, train the winner on the training and validation images together."),
     ] = False,
     address: Address = None,
     storage: Storage = "runs",
 ) -> None:
-    """Retrain a sweep's best trials and the default with new seeds, and test whether the winner is better."""
+    """Retrain a sweep's best trials and the default with new seeds, and test whether the winner beats the default."""
     from toprung.analysis.confirmation import read_confirmation
     from toprung.cli.display import open_display
     from toprung.project.modules import find_project

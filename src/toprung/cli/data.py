@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 NUM_CLASSES_SHOWN = 40
 
-data_app = typer.Typer(no_args_is_help=True, help="Datasets that sweeps train on, and the remotes that store them.")
+data_app = typer.Typer(no_args_is_help=True, help="Manage datasets and the remotes that store them.")
 
-Name = Annotated[str, typer.Argument(help="A dataset, such as fashion_mnist.")]
+Name = Annotated[str, typer.Argument(help="Name of a dataset, such as fashion_mnist.")]
 
 
 @data_app.command("list")
 def list_datasets(as_json: Json = False) -> None:
-    """List the built-in and the added datasets, and say which are prepared here."""
+    """List built-in and added datasets, and show which of them are prepared here."""
     from rich.table import Table
 
     from toprung.cli.console import open_console, print_table
@@ -55,29 +55,36 @@ def list_datasets(as_json: Json = False) -> None:
 
 @data_app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="Lower-case letters, digits, - and _.")],
-    folder: Annotated[Path, typer.Argument(help="One folder per class, or train/ and test/ with these inside.")],
+    name: Annotated[str, typer.Argument(help="Name of the new dataset: lower-case letters, digits, - and _.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with one subfolder per class, or with train/ and test/ that contain these.")
+    ],
     size: Annotated[str | None, typer.Option(help="Size of the arrays: 32, or height x width: 32x48.")] = None,
-    fit: Annotated[str | None, typer.Option(help="crop, pad or stretch.")] = None,
-    color: Annotated[str | None, typer.Option(help="auto, grey or rgb.")] = None,
+    fit: Annotated[str | None, typer.Option(help="How images are fitted to the size: crop, pad or stretch.")] = None,
+    color: Annotated[str | None, typer.Option(help="Color mode: auto, grey or rgb.")] = None,
     background: Annotated[
-        str | None, typer.Option(help="white or black: behind transparent pixels and around padded images.")
+        str | None, typer.Option(help="Color behind transparent pixels and around padded images: white or black.")
     ] = None,
     test_fraction: Annotated[float | None, typer.Option(help="Fraction of the images to hold out for testing.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the split into train and test.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the train/test split.")] = None,
     group_pattern: Annotated[
         str | None, typer.Option(help="Regular expression that finds a file's group, such as '(patient[0-9]+)_'.")
     ] = None,
     augmentations: Annotated[
-        str | None, typer.Option(help="Augmentations that keep an image's class, separated by commas.")
+        str | None, typer.Option(help="Augmentations that do not change an image's class, separated by commas.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip unreadable files.")] = False,
     nested: Annotated[
-        bool, typer.Option("--nested", help="The outer folders are the classes, even if all contain the same folders.")
+        bool,
+        typer.Option(
+            "--nested", help="Treat the outer folders as the classes, even if all contain the same subfolders."
+        ),
     ] = False,
     recipe: Annotated[
         bool | None,
-        typer.Option("--recipe/--no-recipe", help="Write a recipe, tune/NAME.py. Without either, a terminal asks."),
+        typer.Option(
+            "--recipe/--no-recipe", help="Whether to write the recipe tune/NAME.py. By default, toprung asks."
+        ),
     ] = None,
 ) -> None:
     """Add a folder of images: track it with DVC, and write the DVC stage that prepares it."""
@@ -124,10 +131,10 @@ def add(
 
 @data_app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="A dataset, such as fashion_mnist, or the recipe that needs it.")],
-    folder: Annotated[Path | None, typer.Option(help="The folder of its raw files, if not $TOPRUNG_DATA.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of a dataset, such as fashion_mnist, or a recipe that uses it.")],
+    folder: Annotated[Path | None, typer.Option(help="Folder of its raw files, if not $TOPRUNG_DATA.")] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave unreadable files out, and list them in the card.")
+        bool, typer.Option("--skip-bad", help="Skip unreadable files, and list them in the card.")
     ] = False,
 ) -> None:
     """Prepare a dataset: decode it once into arrays that every trial reads."""
@@ -160,10 +167,10 @@ def verify(name: Name) -> None:
 @data_app.command()
 def card(
     name: Name,
-    sheet: Annotated[Path | None, typer.Option(help="The file to write the sample sheet (PNG) to.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="File for the sample sheet (PNG).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a dataset's card, write its sample sheet, and look for test images that are also among the train images."""
+    """Show a dataset's card, write its sample sheet, and find test images that are also among the training images."""
     from toprung import data
 
     project = _project()

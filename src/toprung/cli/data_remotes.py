@@ -16,13 +16,13 @@ from toprung.errors import UserError
 
 transfer_app = typer.Typer()
 remote_app = typer.Typer(
-    no_args_is_help=True, help="Remotes that store datasets: a folder, gs://, gdrive://, s3://, ssh://."
+    no_args_is_help=True, help="Manage the remotes that store datasets: folders, gs://, gdrive://, s3://, ssh://."
 )
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Datasets; default: all.")]
-RemoteName = Annotated[str | None, typer.Option(help="A remote; default: the default remote.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names of datasets. By default, all.")]
+RemoteName = Annotated[str | None, typer.Option(help="Name of a remote, if not the default remote.")]
 NO_DATA = "DVC tracks no data here yet: toprung data add NAME FOLDER, or toprung data prepare NAME"
-PreparedOnly = Annotated[bool, typer.Option("--prepared-only", help="Leave the raw files out.")]
+PreparedOnly = Annotated[bool, typer.Option("--prepared-only", help="Skip the raw files.")]
 
 
 @transfer_app.command()
@@ -55,7 +55,7 @@ def status(remote: RemoteName = None, as_json: Json = False) -> None:
 
 @transfer_app.command()
 def pull(names: Names = None, remote: RemoteName = None, prepared_only: PreparedOnly = False) -> None:
-    """Download datasets from a remote; files that are here already are not downloaded again."""
+    """Download datasets from a remote, except files that are already here."""
     from toprung.data.remotes.transfer import pull as pull_data
 
     project = _project()
@@ -72,7 +72,7 @@ def pull(names: Names = None, remote: RemoteName = None, prepared_only: Prepared
 
 @transfer_app.command()
 def push(names: Names = None, remote: RemoteName = None, prepared_only: PreparedOnly = False) -> None:
-    """Upload datasets to a remote; files that it has already are not uploaded again."""
+    """Upload datasets to a remote, except files that it already has."""
     from toprung.data.remotes.transfer import push as push_data
 
     project = _project()
@@ -89,17 +89,22 @@ def push(names: Names = None, remote: RemoteName = None, prepared_only: Prepared
 
 @remote_app.command("add")
 def add_remote(
-    name: Annotated[str, typer.Argument(help="The remote's name.")],
+    name: Annotated[str, typer.Argument(help="Name of the new remote.")],
     url: Annotated[
-        str, typer.Argument(help="A folder, gs://bucket/folder, s3://..., ssh://user@host/..., gdrive://ID.")
+        str, typer.Argument(help="Address: a folder, gs://bucket/folder, s3://..., ssh://user@host/... or gdrive://ID.")
     ],
-    key: Annotated[Path | None, typer.Option(help="A service account's JSON key, or a private SSH key.")] = None,
+    key: Annotated[Path | None, typer.Option(help="File with a JSON key (Google) or a private key (SSH).")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of DVC's; not a secret.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="OPTION=VALUE", help="Set a DVC option of the remote, not a secret. Can be repeated."
+        ),
     ] = None,
     default: Annotated[
         bool | None,
-        typer.Option("--default/--no-default", help="Use it if no remote is named. Default: only the first remote is."),
+        typer.Option(
+            "--default/--no-default", help="Whether it becomes the default remote. By default, only the first one does."
+        ),
     ] = None,
 ) -> None:
     """Add a remote; the path of its key goes into .dvc/config.local, which git ignores."""
@@ -137,9 +142,9 @@ def list_remotes(as_json: Json = False) -> None:
 
 @remote_app.command("check")
 def check_remote(
-    name: Annotated[str | None, typer.Argument(help="A remote; default: the default remote.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of a remote, if not the default remote.")] = None,
 ) -> None:
-    """List, write, read and delete a small file on a remote, and say which permission is missing."""
+    """List, write, read and delete a small file on a remote, and report missing permissions."""
     from toprung.data.remotes.check import check_remote as check
     from toprung.data.remotes.check import first_problem
 

@@ -34,8 +34,8 @@ def doctor(
         str | None,
         typer.Option(
             metavar="auto|HOST:PORT|http://HOST:8265",
-            help="Check this Ray cluster instead of this machine. Give its address on one of its nodes, or the URL of "
-            "its dashboard anywhere else.",
+            help="Check this Ray cluster instead of this machine. On one of its nodes, give its address; on any other "
+            "machine, give the URL of its dashboard.",
         ),
     ] = None,
     storage: Storage = "runs",

@@ -62,10 +62,10 @@ def extend(
 @lifecycle_app.command()
 def stop(
     sweep_name: SweepName,
-    wait: Annotated[float, typer.Option(min=0, help="How many seconds to wait until the sweep has stopped.")] = 120,
+    wait: Annotated[float, typer.Option(min=0, help="How many seconds to wait for the sweep to stop.")] = 120,
     storage: Storage = "runs",
 ) -> None:
-    """Stop a running sweep from another terminal, as Ctrl-C does in its own."""
+    """Stop a running sweep from another terminal, just like Ctrl-C."""
     from toprung.sweep import maintenance
 
     sweep_dir = _find(sweep_name, storage)
@@ -78,7 +78,7 @@ def stop(
 
 @lifecycle_app.command()
 def watch(sweep_name: SweepName, storage: Storage = "runs") -> None:
-    """Follow a sweep that runs in another terminal until it ends. Ctrl-C stops watching, not the sweep."""
+    """Follow a sweep that is running in another terminal until it ends. Ctrl-C stops watching, not the sweep."""
     from toprung.cli.display import open_display
     from toprung.remote_storage import has_remote_driver
     from toprung.sweep.watch import watch_sweep
@@ -106,7 +106,7 @@ def watch(sweep_name: SweepName, storage: Storage = "runs") -> None:
 
 @lifecycle_app.command()
 def sync(sweep_name: SweepName, storage: Storage = "runs") -> None:
-    """Send a sweep's missing records to MLflow and, if it uses any, to object storage."""
+    """Send missing records to MLflow and, if the sweep uses it, to object storage."""
     from toprung.sweep import maintenance
 
     sweep_dir = _find(sweep_name, storage)
@@ -144,7 +144,7 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     storage: Storage = "runs",
 ) -> None:
-    """Delete a sweep and its confirmations. Their runs in MLflow are kept."""
+    """Delete a sweep and its confirmations. Their MLflow runs are kept."""
     from toprung.records.catalog import list_confirmations
     from toprung.sweep import maintenance
 

@@ -29,7 +29,7 @@ Address = Annotated[
         metavar="auto|HOST:PORT", help="Use this running Ray cluster instead of starting Ray on this machine."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the output as JSON.")]
 
 
 def storage_root(storage: str) -> Path:

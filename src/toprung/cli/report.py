@@ -33,7 +33,7 @@ report_app = typer.Typer()
 
 @report_app.command()
 def report(sweep_name: SweepName, storage: Storage = "runs") -> None:
-    """Write a sweep's report: an HTML page that works offline, a summary and figures; also attached in MLflow."""
+    """Write a sweep's report (an offline HTML page, a summary and figures) and attach it to its MLflow run."""
     from toprung import data
     from toprung.analysis.report import write_report
     from toprung.project.modules import activate, find_project
@@ -62,7 +62,7 @@ def compare(
         typer.Option(
             metavar="GROUP",
             help="Group trials by configuration, by sweep, or by a hyperparameter such as optimizer. By default, "
-            "several sweeps are grouped by sweep, a single one by configuration.",
+            "several sweeps are grouped by sweep, and a single one by configuration.",
         ),
     ] = None,
     as_json: Json = False,

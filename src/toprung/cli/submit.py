@@ -29,7 +29,7 @@ def submit(
         str | None,
         typer.Argument(
             metavar="RECIPE|SWEEP|JOB",
-            help="Recipe to run; with --resume a sweep, with --attach or --stop a job.",
+            help="Recipe to run; with --resume, a sweep; with --attach or --stop, a job.",
         ),
     ] = None,
     address: Annotated[
@@ -40,7 +40,7 @@ def submit(
     storage: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER|URI", help="Where sweeps are stored, reachable from every node, such as /mnt/shared/runs."
+            metavar="FOLDER|URI", help="Where sweeps are stored, accessible from every node, such as /mnt/shared/runs."
         ),
     ] = None,
     prepared: Annotated[
@@ -48,7 +48,7 @@ def submit(
         typer.Option(
             "--data",
             metavar="FOLDER",
-            help="Folder of prepared datasets on the cluster. By default data/prepared next to the storage folder.",
+            help="Folder of prepared datasets on the cluster. By default, data/prepared next to the storage folder.",
         ),
     ] = None,
     warm_start: Annotated[
@@ -68,7 +68,7 @@ def submit(
     from toprung.cluster.jobs import client
 
     if sum((resume, attach, stop)) > 1:
-        raise UserError("--resume, --attach and --stop exclude each other. Give only one of them.")
+        raise UserError("--resume, --attach and --stop are mutually exclusive. Give only one of them.")
     if attach or stop:
         cluster = client.Jobs(address)
         job = cluster.find(target)
@@ -118,7 +118,7 @@ def _send(
     activate(project)
     if resume:
         if settings or name or warm_start:
-            raise UserError("A sweep resumes with its own settings: leave --set, --name and --warm-start out.")
+            raise UserError("A resumed sweep keeps its own settings: leave out --set, --name and --warm-start.")
         paths = package.cluster_paths(storage or "runs", prepared)
         arguments = ["resume", target, "--storage", paths.storage, "--address", "auto"]
         command = client.entry_point(arguments, prepared=paths.prepared)

@@ -28,7 +28,7 @@ def ui(
     study_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of optuna-dashboard on 127.0.0.1.")] = 8080,
     storage: Storage = "runs",
 ) -> None:
-    """Serve MLflow's UI and, if installed, optuna-dashboard on this machine until Ctrl-C."""
+    """Serve MLflow's UI and, if installed, optuna-dashboard on this machine until you press Ctrl-C."""
     from toprung.secrets import mask_uri
     from toprung.sweep.maintenance import close_orphaned
     from toprung.tracking.server import tracking_uri

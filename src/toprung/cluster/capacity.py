@@ -96,7 +96,7 @@ def check_placeable(resources: Resources, nodes: Sequence[Node]) -> None:
     if not labelled:
         labels = ", ".join(f"{key}={value}" for key, value in resources.label_selector.items())
         raise UserError(
-            f"No trial can ever start: one needs a node labelled {labels}, and there is none. Change "
+            f"No trial can ever start: each needs a node labelled {labels}, but there is none. Change "
             "resources.label_selector, or start a node with the label: ray start --labels KEY=VALUE"
         )
     for name, amount in resources.bundles[0].items():
@@ -107,19 +107,19 @@ def check_placeable(resources: Resources, nodes: Sequence[Node]) -> None:
             )
             available = f"{nodes[0].host if is_local else 'the largest node'} has {largest:g}"
             raise UserError(
-                f"No trial can ever start: one needs {requirement}, {available}. "
+                f"No trial can ever start: each needs {requirement}, but {available}. "
                 f"Lower {fields.get(name, f'resources.custom.{name}')} {advice}."
             )
     if len(resources.bundles) > 1 and count_placeable_trials(
         resources.model_copy(update={"workers": 1}), nodes, limit=1
     ):
         raise UserError(
-            f"No trial can ever start: one needs {len(resources.bundles)} workers at once, and the nodes hold fewer. "
+            f"No trial can ever start: each needs {len(resources.bundles)} workers at once, but the nodes hold fewer. "
             f"Lower resources.workers, {advice}."
         )
     requirements = ", ".join(f"{amount:g} {name}" for name, amount in resources.bundles[0].items())
     raise UserError(
-        f"No trial can ever start: one needs {requirements} on one node, and no node has all of it. "
+        f"No trial can ever start: each needs {requirements} on one node, but no node has all of it. "
         f"Lower resources, {advice}."
     )
 

@@ -85,7 +85,7 @@ def connect(address: str, *, code: Path) -> ConnectedCluster:
         code: the folder that workers import the project from; it is uploaded before this returns.
 
     Raises:
-        UserError: nothing answers at the address, the cluster refuses the token, it runs another version of Ray or
+        UserError: nothing responds at the address, the cluster rejects the token, it runs another version of Ray or
             Python, or this machine is not one of its nodes.
     """
     _check_reachable(address)
@@ -127,7 +127,7 @@ def _check_reachable(address: str) -> None:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
-            f"No Ray cluster answers at {address} ({reason}). Start one: ray start --head. Or omit --address."
+            f"No Ray cluster responds at {address} ({reason}). Start one: ray start --head. Or omit --address."
         ) from None
 
 
@@ -154,7 +154,7 @@ def _reason(address: str, error: BaseException, message: str) -> str:
         source = token_source()
         credentials = f"the token from {source}" if source else "a client without a token"
         return (
-            f"The cluster {where} refuses {credentials}. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE, where "
+            f"The cluster {where} rejects {credentials}. Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE, where "
             "FILE holds the cluster's token (on the head: ~/.ray/auth_token)."
         )
     if "Could not find any running Ray instance" in text:

@@ -62,14 +62,14 @@ def check_unchanged(data_settings: Data, *, root: Path, data_fingerprint: str, s
     if prepared.card.fingerprint != data_fingerprint:
         raise UserError(
             f"The dataset {data_settings.name} is not the one that this sweep started with: its fingerprint is "
-            f"{prepared.card.fingerprint[:12]}, the sweep's {data_fingerprint[:12]}. Check out the dvc.lock of that "
-            f"time and type: toprung data pull {data_settings.name}   (or start a new sweep)"
+            f"{prepared.card.fingerprint[:12]}, the sweep's is {data_fingerprint[:12]}. Check out the dvc.lock from "
+            f"that time and type: toprung data pull {data_settings.name}   (or start a new sweep)"
         )
     split = split_indices(data_settings, prepared)
     if split.fingerprint != split_fingerprint:
         raise UserError(
             f"The split of {data_settings.name} is not the one that this sweep started with: "
-            f"{split.fingerprint[:12]}, the sweep's "
-            f"{split_fingerprint[:12]}. The images are the same, so the splitting changed: start a new "
+            f"its fingerprint is {split.fingerprint[:12]}, the sweep's is "
+            f"{split_fingerprint[:12]}. The images are the same, but they are split differently: start a new "
             "sweep, or use the version of toprung that started this one."
         )

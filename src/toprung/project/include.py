@@ -70,7 +70,7 @@ def _validate_entry(entry: str, project: Path) -> str:
     if parts[0] in NEVER_INCLUDED:
         raise UserError(
             f'[tool.toprung] include names "{entry}": {", ".join(NEVER_INCLUDED[:-1])} and {NEVER_INCLUDED[-1]} are '
-            "never sent to trials. Remove it; let the code read other data by a full path."
+            "never sent to trials. Remove it, and use full paths to read other data."
         )
     target = project.joinpath(*parts)
     if not target.exists():
@@ -78,6 +78,6 @@ def _validate_entry(entry: str, project: Path) -> str:
         raise UserError(f'[tool.toprung] include names "{entry}", but {target} does not exist.{hint}')
     if not target.resolve().is_relative_to(project.resolve()):
         raise UserError(
-            f'[tool.toprung] include names "{entry}", a link that leads out of {project}. Name a file in the project.'
+            f'[tool.toprung] include names "{entry}", a link that points outside {project}. Name a file in the project.'
         )
     return str(path)

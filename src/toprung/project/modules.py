@@ -89,7 +89,7 @@ def load_recipe(project: Path, name: str) -> spec.Sweep:
     stem = module_name.removeprefix("tune.")
     if not module_name.startswith("tune.") or stem not in known:
         hint = did_you_mean(stem, known, form="tune.{}")
-        raise UserError(f'No recipe "{name}".{hint} Recipes here: {", ".join(known) or "none"}.')
+        raise UserError(f'No recipe "{name}".{hint} Available recipes: {", ".join(known) or "none"}.')
     try:
         recipe = getattr(importlib.import_module(module_name), function_name, None)
         if not callable(recipe):

@@ -37,7 +37,7 @@ def create_sweep(
         UserError: the root cannot be written, or the name is taken.
     """
     if name is not None and (taken := next((s for s in list_sweeps(root) if _matches(s, name)), None)):
-        raise UserError(f'A sweep named "{name}" exists already ({taken.sweep_id}). Give another --name.')
+        raise UserError(f'A sweep named "{name}" already exists ({taken.sweep_id}). Give another --name.')
     stem = f"{sweep.name}{'-confirm' if confirms else ''}-{now:%Y%m%d-%H%M%S}"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def find_sweep(root: Path, sweep_name: str) -> SweepDirectory:
         if _matches(sweep_dir, sweep_name):
             return sweep_dir
     newest = ", ".join(sweep_dir.sweep_id for sweep_dir in sweep_dirs[:3]) or "none yet"
-    raise UserError(f'No sweep "{sweep_name}" in {root}. Newest here: {newest}. Type: toprung list')
+    raise UserError(f'No sweep "{sweep_name}" in {root}. Newest sweeps: {newest}. Type: toprung list')
 
 
 def read_name(sweep_dir: SweepDirectory) -> str | None:

@@ -248,8 +248,8 @@ class SweepDirectory:
         content = self.read(self.spec_file)
         if (number := content.get("format", 1)) != FORMAT:
             raise UserError(
-                f"{self.sweep_id} was made by toprung {content.get('toprung', '0.1.0')} in format {number}; this "
-                f"version, {metadata.version('toprung')}, reads format {FORMAT}. Use the version that made it, or "
+                f"{self.sweep_id} was created by toprung {content.get('toprung', '0.1.0')} in format {number}; this "
+                f"version, {metadata.version('toprung')}, reads format {FORMAT}. Use the version that created it, or "
                 f"start a new sweep: toprung sweep {content.get('recipe') or 'RECIPE'}"
             )
 

@@ -1,6 +1,6 @@
 """Download of sweeps from object storage to local folders, which all commands work on.
 
-If the folder exists already, the two ledgers are compared; a ledger only grows. If the storage's ledger continues the
+If the folder already exists, the two ledgers are compared; a ledger only grows. If the storage's ledger continues the
 local one, the sweep was continued on another machine, and the storage's copy is used. If the local ledger is the same
 or continues the storage's (a driver died before it had uploaded everything), the local folder is used. If neither
 continues the other, the storage's copy is used, and the local ledger is kept under another name.

@@ -137,7 +137,7 @@ def take(storage: ObjectStorage, sweep_id: str) -> LeaseOwner:
             sweep_id, state.owner.host, state.owner.pid, state.silent_seconds,
         )  # fmt: skip
     if not acquire(storage, sweep_id, owner):
-        raise UserError(f"{sweep_id} is just being resumed on another machine.")
+        raise UserError(f"{sweep_id} is already being resumed on another machine.")
     return owner
 
 

@@ -27,11 +27,11 @@ def check_recipe(dataset: str, *, project: Path) -> None:
     """Make sure that `write_recipe` can write a recipe that sweeps.
 
     Raises:
-        UserError: the file exists already; the project has no trainer or search space of that name.
+        UserError: the file already exists; the project has no trainer or search space of that name.
     """
     path = recipe_path(dataset)
     if (project / path).exists():
-        raise UserError(f"{path} exists already and is not overwritten. Leave out --recipe.")
+        raise UserError(f"{path} already exists and is not overwritten. Leave out --recipe.")
     if missing := [str(file) for file in NEEDED_FILES if not (project / file).is_file()]:
         raise UserError(f"A recipe cannot be written: it would use {missing[0]}, which does not exist.")
 

@@ -112,8 +112,8 @@ def _check_default(name: str, value: Any, distribution: BaseDistribution, *, def
             ) from None
     elif value != default:  # a single choice
         raise UserError(
-            f"The trainer's default {plain_name(name)}={default} is not the only choice of the space {space_name} "
-            f"({value}). Offer it too, or change DEFAULTS."
+            f"The trainer's default {plain_name(name)}={default} is not among the choices of the space {space_name}, "
+            f"which offers only {value}. Offer the default too, or change DEFAULTS."
         )
 
 

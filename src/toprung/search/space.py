@@ -86,7 +86,7 @@ def check_known(names: Iterable[str], known: set[str], *, source: str, trainer: 
     for name in names:
         if name in RESERVED_HYPERPARAMETERS and name not in known:
             raise UserError(
-                f'The {source} "{name}", which the sweep gives to every trial. Leave it out and set the field '
+                f'The {source} "{name}", which the sweep passes to every trial. Remove it and set the field '
                 f"{RESERVED_HYPERPARAMETERS[name]} of the recipe."
             )
         if name not in known:
@@ -115,7 +115,7 @@ def check_types(values: Mapping[str, Any], defaults: Mapping[str, Any], *, train
         needed, given = _kind(default), _kind(value)
         if needed != given:
             raise UserError(
-                f"{name} cannot be {json.dumps(value)}: the trainer {trainer} takes {needed} there, such as its "
+                f"{name} cannot be {json.dumps(value)}: the trainer {trainer} expects {needed}, such as its "
                 f"default {json.dumps(default)}."
             )
 

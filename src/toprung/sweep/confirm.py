@@ -75,7 +75,7 @@ def confirmation_spec(sweep_dir: SweepDirectory, *, num_leaders: int, num_seeds:
             f"Type: toprung compare {sweep_dir.sweep_id}"
         )
     if sweep_dir.has_live_driver():
-        raise UserError(f"{sweep_dir.sweep_id} is running. Confirm it when it has ended.")
+        raise UserError(f"{sweep_dir.sweep_id} is running. Confirm it after it has ended.")
     trials = ledger.read(sweep_dir)
     order = rank_trials(trials, mode=sweep.mode)
     if not order:
@@ -84,7 +84,7 @@ def confirmation_spec(sweep_dir: SweepDirectory, *, num_leaders: int, num_seeds:
     if not leaders:
         raise UserError(
             f"Only the default configuration of {sweep_dir.sweep_id} has a value: there is nothing to confirm. "
-            f"For more trials type: toprung extend {sweep_dir.sweep_id} --trials 12"
+            f"For more trials, type: toprung extend {sweep_dir.sweep_id} --trials 12"
         )
     configs: dict[str, Mapping[str, Any]] = {}
     for trial in leaders[:num_leaders]:

@@ -29,7 +29,7 @@ from toprung.tracking.writer_process import WriterProcess
 if TYPE_CHECKING:
     from toprung.remote_storage import SweepUploader
 
-TRACKING_REJECTED = "MLflow refused"
+TRACKING_REJECTED = "MLflow rejected the sweep"
 
 
 class TrackingRejected(UserError):

@@ -40,7 +40,7 @@ def stop(sweep_dir: SweepDirectory, *, timeout_seconds: float) -> dict[str, Any]
     while is_alive():
         if time.monotonic() > deadline:
             raise UserError(
-                f"{sweep_dir.sweep_id} has not stopped within {timeout_seconds:g} s. Its log: {sweep_dir.log_file}"
+                f"{sweep_dir.sweep_id} did not stop within {timeout_seconds:g} s. Its log: {sweep_dir.log_file}"
             )
         time.sleep(0.1 if sweep_dir.lock_file.exists() else 1)
     sweep_dir.stop_file.unlink(missing_ok=True)
@@ -83,7 +83,7 @@ def sync(sweep_dir: SweepDirectory) -> list[str]:
     except ServerUnavailable as error:
         uri = mask_uri(server.tracking_uri(sweep_dir.path.parent))
         raise UserError(
-            f"MLflow at {uri} does not answer ({error}). Start it, then type: toprung sync {sweep_dir.sweep_id}"
+            f"MLflow at {uri} does not respond ({error}). Start it, then type: toprung sync {sweep_dir.sweep_id}"
         ) from None
     if uploader is not None and uploader.upload_error:
         raise UserError(f"The copy in {sweep.storage} is incomplete ({uploader.upload_error}). Try again later.")

@@ -132,7 +132,7 @@ def _check_not_finished(sweep_dir: SweepDirectory, sweep: Sweep) -> None:
     if sweep_dir.is_finished and not sweep_dir.has_live_driver():
         state = sweep_dir.read(sweep_dir.status_file)
         reason = f" ({state['reason']})" if state.get("reason") else ""
-        more = f"For more trials type: toprung extend {sweep_dir.sweep_id} --trials {max(1, sweep.num_trials // 2)}"
+        more = f"For more trials, type: toprung extend {sweep_dir.sweep_id} --trials {max(1, sweep.num_trials // 2)}"
         raise UserError(
             f"{sweep_dir.sweep_id} is finished{reason}. {restart_hint(sweep_dir, sweep) if sweep.experiments else more}"
         )

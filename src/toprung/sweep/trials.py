@@ -155,7 +155,7 @@ class TrialRunner:
     def _warn_head_unreachable(self, head: str) -> None:
         self._listener.warning(
             self._progress,
-            f"the cluster's head ({head}) does not answer. If it stays unreachable for a minute, this command ends; "
+            f"the cluster's head ({head}) does not respond. If it stays unreachable for a minute, this command ends; "
             "what was trained is kept. On a new cluster: "
             f"toprung resume {self._sweep_dir.sweep_id} --address HOST:PORT",
         )

@@ -27,8 +27,8 @@ def check_warm_start(source: SweepDirectory, prepared: PreparedSweep, *, accept_
     old, new = source.spec(), prepared.sweep
     if (old.metric, old.mode) != (new.metric, new.mode):
         raise UserError(
-            f"{source.sweep_id} optimized {old.metric} ({old.mode}), this sweep optimizes {new.metric} ({new.mode}): "
-            "its trials are of no use here. Leave out --warm-start."
+            f"{source.sweep_id} optimized {old.metric} ({old.mode}), but this sweep optimizes {new.metric} "
+            f"({new.mode}), so its trials cannot be used here. Leave out --warm-start."
         )
     if not any(trial.status in ("finished", "stopped") for trial in ledger.read(source)):
         raise UserError(

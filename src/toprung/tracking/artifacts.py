@@ -96,7 +96,7 @@ def record_run(
             client.log_artifact(run_id, str(file))
         client.set_terminated(run_id)
     if refused := log.rejected(run_id):
-        raise UserError(f"MLflow has the {name}, but refused some of it: {'; '.join(refused)}.")
+        raise UserError(f"MLflow has the {name}, but rejected some of it: {'; '.join(refused)}.")
     return run_id
 
 

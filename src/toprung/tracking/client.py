@@ -118,7 +118,7 @@ class MlflowSweep:
         except RequestRejected as error:
             raise UserError(
                 f"MLflow at {mask_uri(uri)} cannot be used ({error}). "
-                "Correct this there, or unset MLFLOW_TRACKING_URI to record in a local file."
+                "Fix this on the server, or unset MLFLOW_TRACKING_URI to record in a local file."
             ) from None
         self.run_id: str = run.info.run_id
         self.log.read(run)

@@ -134,7 +134,7 @@ def load_model(folder: Path) -> nn.Module:
         raise UserError(f"{folder}/config.json does not say how to build the model: {error!r}.") from None
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0] if str(error) else "it is empty"
-        raise UserError(f"{folder}/model.pth does not hold this model's weights: {reason}") from None
+        raise UserError(f"{folder}/model.pth does not contain this model's weights: {reason}") from None
     return model.eval()
 
 

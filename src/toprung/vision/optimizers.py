@@ -42,5 +42,5 @@ def build_optimizer(
         if optimizer == "adamw":
             return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
     except ValueError as error:
-        raise UserError(f"The optimizer {optimizer} refuses its settings: {error}.") from None
+        raise UserError(f"The optimizer {optimizer} rejects its settings: {error}.") from None
     raise unknown_name_error(optimizer, kind="optimizer", known=("sgd", "adam", "adamw"))

@@ -134,7 +134,7 @@ def test_a_sweep_on_that_cluster_is_stopped_before_its_first_trial(checked, doct
 def test_a_wrong_token_is_a_single_error(checked, doctor):
     result = doctor("--address", checked.cluster.address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
     assert result.code == 1
-    assert "refuses the token" in result.only("ray").observed
+    assert "rejects the token" in result.only("ray").observed
     assert "RAY_AUTH_TOKEN_PATH" in result.only("ray").remedy
 
 

@@ -23,10 +23,10 @@ def _submit(*words, folder, env=None):
     [
         ((), "Which recipe? Type: toprung submit tune.digits --storage /mnt/shared/runs"),
         (("tune.digit", "--storage", "/mnt/shared/runs"), 'No recipe "tune.digit". Did you mean tune.digits?'),
-        (("tune.digits",), 'The storage "runs" is a folder of this machine.'),
+        (("tune.digits",), 'The storage "runs" is a folder on this machine.'),
         (("tune.digits", "--set", "asha.reduction=1"), 'asha has no field "reduction"'),
-        (("--attach", "--stop"), "--resume, --attach and --stop exclude each other. Give only one of them."),
-        (("digits-1", "--resume", "--set", "num_trials=3"), "A sweep resumes with its own settings"),
+        (("--attach", "--stop"), "--resume, --attach and --stop are mutually exclusive. Give only one of them."),
+        (("digits-1", "--resume", "--set", "num_trials=3"), "A resumed sweep keeps its own settings"),
         (
             ("tune.digits", "--storage", "/mnt/shared/runs", "--address", "10.0.0.2:6379"),
             "is not the address of a dashboard",
@@ -44,7 +44,7 @@ def test_a_cluster_that_does_not_answer_is_named_with_the_command_to_type(user_p
     address = f"http://127.0.0.1:{free_port()}"
     ran = _submit("tune.digits", "--storage", "/mnt/shared/runs", "--address", address, folder=user_project)
     assert ran.returncode == 2
-    assert ran.stderr.startswith(f"No Ray dashboard answers at {address}.")
+    assert ran.stderr.startswith(f"No Ray dashboard responds at {address}.")
     assert ran.stderr.endswith("Type: ray dashboard cluster.yaml\n")
     assert len(ran.stderr.splitlines()) == 1
 
@@ -58,7 +58,7 @@ def test_doctor_reports_a_cluster_that_does_not_answer_as_one_finding(user_proje
     assert (ran.returncode, ran.stderr) == (1, "")
     finding, *local_findings = json.loads(ran.stdout)["findings"]
     assert (finding["name"], finding["state"]) == ("ray", "error")
-    assert finding["observed"] == f"No Ray dashboard answers at {address}"
+    assert finding["observed"] == f"No Ray dashboard responds at {address}"
     assert finding["remedy"].endswith("Type: ray dashboard cluster.yaml")
     assert {(other["name"], other["state"]) for other in local_findings} == {("DVC files", "ok"), ("DVC remote", "ok")}
 

@@ -91,7 +91,7 @@ def test_files_without_an_image_header_are_refused_before_anything_is_copied(dvc
     os.mkfifo(tree / "dog" / "pipe.png")
     problems = (
         '3 of 19 files cannot be used: "dog/pipe.png" is not a regular file; "cat/text.png" is not a PNG, JPEG, '
-        'WebP, BMP or TIFF image; "dog/empty.jpg" is empty. Repair or remove them, or leave them out with --skip-bad.'
+        'WebP, BMP or TIFF image; "dog/empty.jpg" is empty. Repair or remove them, or skip them with --skip-bad.'
     )
     _refused(dvc_project, "animals", tree, problems)
     _refused(dvc_project, "animals", tree, problems, size=(8, 8))
@@ -187,7 +187,7 @@ def test_names_that_are_taken_are_refused(dvc_project, tree):
     data.add("animals", tree, project=dvc_project)
     _refused(
         dvc_project, "animals", tree,
-        "animals exists already (prepare_animals, data/raw/animals.dvc, data/raw/animals). Give another name, or "
+        "animals already exists (prepare_animals, data/raw/animals.dvc, data/raw/animals). Give another name, or "
         "remove it: dvc remove prepare_animals data/raw/animals.dvc && rm -r data/raw/animals",
     )  # fmt: skip
     command = "dvc remove prepare_animals data/raw/animals.dvc && rm -r data/raw/animals"
@@ -200,7 +200,7 @@ def test_unsuitable_folders_and_settings_are_refused_before_anything_is_copied(d
     _refused(dvc_project, "animals", tmp_path / "nowhere", "is not a folder")
     _refused(dvc_project, "animals", tree, "no group in the names", group_pattern=r"(p\d)_")
     (tree / "cat" / "link.png").symlink_to("/etc/passwd")
-    _refused(dvc_project, "animals", tree, "out of the folder")
+    _refused(dvc_project, "animals", tree, "outside the folder")
     (tree / "cat" / "link.png").unlink()
     for part in ("train", "test"):
         shutil.copytree(tree, tmp_path / "parted" / part)
@@ -209,7 +209,7 @@ def test_unsuitable_folders_and_settings_are_refused_before_anything_is_copied(d
     )
     _refused(dvc_project, "animals", tree, "1 groups cannot be split", group_pattern=r".*(p)ng")
     Image.new("L", (7, 6)).save(tree / "cat" / "two.png")
-    _refused(dvc_project, "animals", tree, "The images differ in size: the first is 6 x 5, 1 are not", "--size 32")
+    _refused(dvc_project, "animals", tree, "The images differ in size: the first is 6 x 5, unlike 1 other", "--size 32")
 
 
 def test_class_folders_that_look_like_parts_need_nested(dvc_project, tree, tmp_path):
@@ -239,7 +239,7 @@ def test_preparing_without_the_images_fails_and_keeps_the_prepared_arrays(dvc_pr
     data.add("animals", tree, project=dvc_project)
     card = data.reproduce("animals", project=dvc_project)
     shutil.rmtree(dvc_project / "data/raw/animals")
-    with pytest.raises(UserError, match=r"are not here \(data/raw/animals\)\. Type: toprung data pull animals"):
+    with pytest.raises(UserError, match=r"are missing \(data/raw/animals\)\. Type: toprung data pull animals"):
         data.reproduce("animals", project=dvc_project)
     assert data.verify("animals", root=dvc_project / data.PREPARED) == card
     (dvc_project / "data/raw/animals.dvc").unlink()

@@ -125,7 +125,7 @@ def test_a_class_may_be_in_train_only(parted):
 
 def test_a_missing_part_and_a_third_one_are_refused(parted):
     shutil.copytree(parted / "test", parted / "val")
-    _refused(parted, 'has "val" beside train/ and test/')
+    _refused(parted, 'has "val" next to train/ and test/')
     shutil.rmtree(parted / "val")
     shutil.rmtree(parted / "test")
     _refused(parted, "test/ is missing")
@@ -182,7 +182,7 @@ def test_classes_with_the_same_folders_inside_are_refused(tree, folders, asked):
 def test_classes_that_differ_only_by_case_are_refused(tree, one, other):
     for name in {one, other} - {"cat"}:
         shutil.copytree(tree / "dog", tree / name)
-    _refused(tree, "differ only by case")
+    _refused(tree, "differ only in case")
 
 
 def test_a_class_whose_name_cannot_be_printed_is_refused(tree):
@@ -200,9 +200,9 @@ def test_links_out_of_the_folder_into_circles_and_to_folders_are_refused(tree, t
     Image.new("L", (5, 6)).save(outside)
     link = tree / "cat" / "link.png"
     for target, message in (
-        (outside, "out of the folder"),
-        (Path("/etc/passwd"), "out of the folder"),
-        (Path("../../outside.png"), "out of the folder"),
+        (outside, "outside the folder"),
+        (Path("/etc/passwd"), "outside the folder"),
+        (Path("../../outside.png"), "outside the folder"),
         (tree / "nowhere.png", "nowhere or in a circle"),
         (link, "nowhere or in a circle"),
         (tree, "a link to a folder"),

@@ -113,7 +113,7 @@ def test_images_of_several_sizes_need_a_size(tree, tmp_path):
     Image.new("L", (9, 9)).save(tree / "dog" / "08.png")
     for skip_bad in (False, True):
         _refused(
-            "The images differ in size: the first is 6 x 5, 1 are not", "dog/08.png", "--size",
+            "The images differ in size: the first is 6 x 5, unlike 1 other", "dog/08.png", "--size",
             folder=tree, out=tmp_path / "animals", skip_bad=skip_bad,
         )  # fmt: skip
     card = data.prepare_folder(
@@ -270,7 +270,7 @@ def test_a_damaged_chunk_is_removed_and_decoded_again(tree, tmp_path):
         data.prepare_folder("animals", out=out, folder=tree, progress=interrupt)
     (chunk,) = (tmp_path / ".animals.chunks").glob("*.npz")
     chunk.write_bytes(chunk.read_bytes()[:-100])
-    with pytest.raises(UserError, match="damaged, and is removed"):
+    with pytest.raises(UserError, match="damaged and has been removed"):
         data.prepare_folder("animals", out=out, folder=tree)
     assert data.prepare_folder("animals", out=out, folder=tree).num_train == 13
 

@@ -1,4 +1,4 @@
-"""A connection that breaks during a pull: the error is one line, files that arrived are kept, the next pull resumes."""
+"""A connection that breaks during a pull: the error is one line, transferred files are kept, the next pull resumes."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def test_the_pull_ends_with_the_reason(pulling, location):
     location.relay.cut_after(BYTES_BEFORE_THE_CUT)
     message = pulling.refuse("pull")
     assert "cannot be reached" in message
-    assert message.endswith("files that arrived are kept")
+    assert message.endswith("transferred files are kept")
     assert 0 < pulling.num_cached() < 11
     location.relay.mend()
     pulling.succeed("pull")

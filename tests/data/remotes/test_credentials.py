@@ -48,7 +48,7 @@ def test_a_link_into_or_out_of_the_repository_is_refused(repository, tmp_path):
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
 def test_a_key_that_others_can_read_is_refused(repository, tmp_path, mode):
     key = _written(tmp_path / "key.json", mode=mode)
-    with pytest.raises(UserError, match=rf"can be read by others \(mode {mode:04o}\)\. Type: chmod 600 "):
+    with pytest.raises(UserError, match=rf"can be read by other users \(mode {mode:04o}\)\. Type: chmod 600 "):
         check_key(key, project=repository, is_google=True)
 
 

@@ -9,12 +9,12 @@ SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 WITH_KEYS = pytest.mark.parametrize("location", ["gs", "s3", "ssh", "gdrive"], indirect=True)
 WRONG_KEY = {
-    "gs": r"refuses the key of toprung-\w+@a-project\S+: Invalid grant: account not found\. Create a new key: docs/",
-    "gdrive": r"refuses the key of toprung-\w+@a-project\S+: invalid_grant.* Create a new key: docs/",
-    "s3": r"refuses the key of this AWS key: .*SignatureDoesNotMatch.*\. Set AWS_ACCESS_KEY_ID",
-    "ssh": r"refuses the key of \w+@127.0.0.1: Permission denied .*\. Check: ssh -p \d+ \w+@127.0.0.1 true",
+    "gs": r"rejects the key of toprung-\w+@a-project\S+: Invalid grant: account not found\. Create a new key: docs/",
+    "gdrive": r"rejects the key of toprung-\w+@a-project\S+: invalid_grant.* Create a new key: docs/",
+    "s3": r"rejects the key of this AWS key: .*SignatureDoesNotMatch.*\. Set AWS_ACCESS_KEY_ID",
+    "ssh": r"rejects the key of \w+@127.0.0.1: Permission denied .*\. Check: ssh -p \d+ \w+@127.0.0.1 true",
 }
-REVOKED = WRONG_KEY | {"s3": r"refuses the key of this AWS key: .*InvalidAccessKeyId.*\. Set AWS_ACCESS_KEY_ID"}
+REVOKED = WRONG_KEY | {"s3": r"rejects the key of this AWS key: .*InvalidAccessKeyId.*\. Set AWS_ACCESS_KEY_ID"}
 ELSEWHERE = {
     "local": r"has no folder /\S+-that-is-not-there\. Correct the address, or create the folder: mkdir -p /\S+",
     "gs": r"is in a bucket that does not exist: no-such-bucket\. .* gcloud storage buckets create gs://no-such-bucket",
@@ -62,7 +62,7 @@ def test_no_network(project, location):
     location.relay.cut()
     message = project.refuse("pull")
     assert re.search(
-        r"cannot be reached: .+ Check the network, then try again: files that arrived are kept$", message
+        r"cannot be reached: .+ Check the network, then try again: transferred files are kept$", message
     ), message
 
 

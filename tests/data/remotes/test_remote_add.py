@@ -85,10 +85,10 @@ def test_a_relative_folder_is_relative_to_the_current_folder(root, tmp_path):
             "o",
             "s3://bucket",
             {"secret_access_key": "x"},
-            "secret_access_key is a secret, and --set writes it into git: set AWS",
+            "secret_access_key is a secret, but --set writes to a file that is committed to git: set AWS",
         ),
         ("o", "s3://bucket", {"no_such_option": "x"}, "no_such_option"),
-        ("o", "data/store", {}, "data/store is inside the repository, and would go into git with it"),
+        ("o", "data/store", {}, "data/store is inside the repository, so it would be committed to git"),
     ],
 )
 def test_an_invalid_remote_changes_nothing(root, name, url, options, message):
@@ -108,7 +108,7 @@ def test_a_key_that_is_not_safe_changes_nothing(root, key, broken):
         key = key.rename(root / "key.json")
     else:
         key.chmod(0o644)
-    with pytest.raises(UserError, match=r"is inside the repository|can be read by others"):
+    with pytest.raises(UserError, match=r"is inside the repository|can be read by other users"):
         add_remote("origin", "gs://bucket", project=root, key=key)
     assert (root / ".dvc/config").read_bytes() == before
     assert not (root / ".dvc/config.local").exists()
@@ -117,7 +117,7 @@ def test_a_key_that_is_not_safe_changes_nothing(root, key, broken):
 def test_a_key_that_became_readable_later_is_refused_before_it_is_used(root, key):
     remote = add_remote("origin", "gs://bucket", project=root, key=key)
     key.chmod(0o644)
-    with pytest.raises(UserError, match=r"can be read by others \(mode 0644\)\. Type: chmod 600"):
+    with pytest.raises(UserError, match=r"can be read by other users \(mode 0644\)\. Type: chmod 600"):
         require_reachable(remote, project=root)
 
 
@@ -130,8 +130,11 @@ def test_settings_of_this_machine_that_git_would_see_are_refused(root, key):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("secret_access_key = wJalrXUtnFEMI", "which goes into git, contains the secret_access_key of remote o"),
-        ("url = https://me:hunter2@host/x", "which goes into git, contains a password in the address of remote o"),
+        ("secret_access_key = wJalrXUtnFEMI", "which is committed to git, contains the secret_access_key of remote o"),
+        (
+            "url = https://me:hunter2@host/x",
+            "which is committed to git, contains a password in the address of remote o",
+        ),
     ],
 )
 def test_a_secret_in_the_settings_that_go_into_git_is_refused(root, line, message):
@@ -155,6 +158,6 @@ def test_an_unknown_remote_and_a_missing_default_are_refused(root):
 @pytest.mark.parametrize("location", ["local"], indirect=True)
 def test_one_dataset_or_only_its_arrays_can_be_pushed(new_project, location):
     new_project.add_remote(location.new_url())
-    assert 'DVC knows no dataset "tony" here. Known datasets: tiny.' in new_project.refuse("pull", "tony")
+    assert 'DVC has no dataset "tony" here. Known datasets: tiny.' in new_project.refuse("pull", "tony")
     assert "2 files sent" in new_project.succeed("push", "tiny", "--prepared-only")
     assert "9 files sent" in new_project.succeed("push", "tiny")

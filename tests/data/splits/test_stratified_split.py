@@ -87,8 +87,8 @@ def test_a_limit_above_the_part_changes_nothing():
         ({"val_fraction": 1.0}, "val_fraction is 1.0"),
         ({"val_fraction": float("nan")}, "val_fraction is nan"),
         ({"seed": -1}, "seed is -1"),
-        ({"max_train": 3}, "max_train is 3, below the 4 classes"),
-        ({"max_val": 0}, "max_val is 0, below the 4 classes"),
+        ({"max_train": 3}, "max_train is 3, fewer than the 4 classes"),
+        ({"max_val": 0}, "max_val is 0, fewer than the 4 classes"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

@@ -155,7 +155,9 @@ def read_sweep_seeds(sweep_dir: SweepDirectory) -> Seeds:
     """
     sweep = sweep_dir.spec()
     if len(sweep.experiments) != 1:
-        raise UserError(f"{sweep_dir.sweep_id} is not one configuration with several seeds, as tune.smoke:seeds is.")
+        raise UserError(
+            f"{sweep_dir.sweep_id} does not train one configuration with several seeds, as tune.smoke:seeds does."
+        )
     (name,) = (experiment.name for experiment in sweep.experiments)
     values = values_by_seed(ledger.read(sweep_dir)).get(name, {})
     lineage = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))

@@ -95,5 +95,5 @@ def check_dashboard() -> Finding:
         )
     except Exception as error:  # requests' errors, Ray's, or a plain RuntimeError, depending on what is missing
         message = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        return Finding("dashboard", "warning", f"the State API does not answer ({message.rstrip('.')})", remedy)
-    return Finding("dashboard", "ok", f"the State API answers ({len(listed)} nodes)")
+        return Finding("dashboard", "warning", f"the State API does not respond ({message.rstrip('.')})", remedy)
+    return Finding("dashboard", "ok", f"the State API responds ({len(listed)} nodes)")

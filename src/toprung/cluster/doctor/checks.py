@@ -134,7 +134,7 @@ def connected(address: str | None, *, code: Path) -> Iterator[None]:
     """Connect to a running cluster, or start a private Ray; disconnect or stop it at the end.
 
     Raises:
-        UserError: it does not start, does not answer, or refuses the token from the environment.
+        UserError: it does not start, does not respond, or rejects the token from the environment.
     """
     if address is None:
         private = cluster.LocalCluster(code=code, node=cluster.local_node())

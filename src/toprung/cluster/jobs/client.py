@@ -56,7 +56,7 @@ class Jobs:
             address: the dashboard's address, `http://HOST:8265`.
 
         Raises:
-            UserError: ray[default] is not installed, nothing answers at the address, or the token is missing or wrong.
+            UserError: ray[default] is not installed, nothing responds at the address, or the token is missing or wrong.
         """
         if not address.startswith(("http://", "https://")):
             raise UserError(f'--address "{address}" is not the address of a dashboard. Give one: http://127.0.0.1:8265')
@@ -78,7 +78,7 @@ class Jobs:
             ) from None
         except ConnectionError:
             raise UserError(
-                f"No Ray dashboard answers at {address}. Is the cluster up, and the tunnel to its head open? "
+                f"No Ray dashboard responds at {address}. Is the cluster up, and the tunnel to its head open? "
                 "Type: ray dashboard cluster.yaml"
             ) from None
         except RuntimeError as error:
@@ -86,7 +86,7 @@ class Jobs:
                 raise UserError(
                     "Jobs need an extra of Ray that is not installed. Type: pip install 'ray[default]'"
                 ) from None
-            raise UserError(f"{address} does not answer as a Ray dashboard: {_first_line(error)}") from None
+            raise UserError(f"{address} does not respond like a Ray dashboard: {_first_line(error)}") from None
 
     def submit(self, command: Sequence[str], *, label: str, runtime_env: dict[str, Any], is_sweep: bool = True) -> str:
         """Submit a job and return its ID.
@@ -98,7 +98,7 @@ class Jobs:
             is_sweep: whether the job is a sweep, which `find` finds and a terminal can attach to.
 
         Raises:
-            UserError: the cluster refuses it.
+            UserError: the cluster rejects it.
         """
         job = f"job-{label}-{datetime.now():%Y%m%d-%H%M%S}"
         try:
@@ -109,7 +109,7 @@ class Jobs:
                 metadata={JOB_KEY: label} if is_sweep else {},
             )
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"The cluster at {self.address} refuses the job: {_first_line(error)}") from None
+            raise UserError(f"The cluster at {self.address} rejects the job: {_first_line(error)}") from None
 
     def find(self, job: str | None) -> str:
         """Return the ID of a sweep's job, after checking that it exists; None means the newest one.
@@ -128,7 +128,7 @@ class Jobs:
             return str(job)
         newest = ", ".join(ids[:3]) or "none yet"
         missing = f'No job "{job}"' if job else "No sweep has been submitted as a job"
-        raise UserError(f"{missing} at {self.address}. Newest there: {newest}. Type: toprung submit RECIPE")
+        raise UserError(f"{missing} at {self.address}. Newest jobs: {newest}. Type: toprung submit RECIPE")
 
     def follow(self, job: str, *, write: Callable[[str], object]) -> int:
         """Stream a job's log from its beginning until the job ends, and return its exit code.

@@ -28,7 +28,7 @@ def run_doctor_job(project: Path, *, address: str, storage: str, prepared: str |
         remote and .dvc files.
 
     Raises:
-        UserError: the storage is a folder of this machine.
+        UserError: the storage is a folder on this machine.
     """
     where = package.cluster_paths(storage, prepared)
     try:

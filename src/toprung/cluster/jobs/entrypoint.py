@@ -43,7 +43,7 @@ def ensure_prepared(dataset: str, *, prepared: Path) -> None:
 
     Args:
         dataset: the dataset's name.
-        prepared: the folder of all prepared datasets, which every node reaches.
+        prepared: the folder of all prepared datasets, which every node can access.
 
     Raises:
         UserError: a dataset that is not built in is missing, or a built-in dataset cannot be prepared.

@@ -27,7 +27,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class ClusterPaths:
-    """Where a cluster keeps sweeps and prepared data, on storage that every node reaches."""
+    """Where a cluster keeps sweeps and prepared data, on storage that every node can access."""
 
     storage: str
     prepared: str
@@ -41,20 +41,20 @@ def cluster_paths(storage: str, prepared: str | None) -> ClusterPaths:
         prepared: the folder of all prepared datasets; None means `data/prepared` beside a storage folder.
 
     Raises:
-        UserError: the storage is a folder of this machine, or a URI and `prepared` is not given, or `prepared` is not
+        UserError: the storage is a folder on this machine, or a URI and `prepared` is not given, or `prepared` is not
             an absolute path.
     """
     is_uri = "://" in storage
     if not is_uri and not PurePosixPath(storage).is_absolute():
         raise UserError(
-            f'The storage "{storage}" is a folder of this machine. On a cluster, give the full path of a folder that '
-            "every node reaches: --storage /mnt/shared/runs"
+            f'The storage "{storage}" is a folder on this machine. On a cluster, give the full path of a folder that '
+            "every node can access: --storage /mnt/shared/runs"
         )
     if prepared is None:
         if is_uri:
             raise UserError(
                 f"With the storage {storage}, the folder of the prepared data must be given too. "
-                "Give one that every node reaches: --data /mnt/shared/data/prepared"
+                "Give one that every node can access: --data /mnt/shared/data/prepared"
             )
         prepared = str(PurePosixPath(storage).parent / "data" / "prepared")
     if not PurePosixPath(prepared).is_absolute():

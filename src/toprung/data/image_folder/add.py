@@ -102,7 +102,8 @@ def _check_name(name: str, *, project: Path, in_place: bool) -> None:
         raise UserError(f"{name} is built in. Give another name, or type: toprung data prepare {name}")
     if not is_dvc_repository(project):
         raise UserError(
-            f"{project} is not a DVC repository with a dvc.yaml. Type there: git init && dvc init && touch dvc.yaml"
+            f"{project} is not a DVC repository with a dvc.yaml. In that folder, type: git init && dvc init "
+            "&& touch dvc.yaml"
         )
     folders = [
         path.as_posix()
@@ -116,7 +117,7 @@ def _check_name(name: str, *, project: Path, in_place: bool) -> None:
             f"{command} {' '.join(paths)}" for command, paths in (("dvc remove", tracked), ("rm -r", folders)) if paths
         ]
         raise UserError(
-            f"{name} exists already ({', '.join(tracked + folders)}). Give another name, or remove it: "
+            f"{name} already exists ({', '.join(tracked + folders)}). Give another name, or remove it: "
             f"{' && '.join(remove)}"
         )
 

@@ -130,7 +130,7 @@ def _open_chunk(chunk: Chunk, staging: Path) -> Iterator[Mapping[str, Any]]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         path.unlink(missing_ok=True)
         raise UserError(
-            "A chunk of an interrupted preparation was damaged, and is removed now. Type the same command again."
+            "A chunk of an interrupted preparation was damaged and has been removed. Type the same command again."
         ) from None
 
 

@@ -83,8 +83,8 @@ def list_images(folder: Path) -> ImageListing:
 
     Raises:
         UserError: the folder does not exist or cannot be listed; it has fewer than two classes, or an empty class;
-            class names differ only by case, or contain control characters; a part has no class folders; a class is in
-            test/ only; there are other folders beside train/ and test/; a link points out of the folder, to a folder,
+            class names differ only in case, or contain control characters; a part has no class folders; a class is in
+            test/ only; there are other folders next to train/ and test/; a link points out of the folder, to a folder,
             or nowhere; a name is not UTF-8, or the locale is not.
     """
     if not folder.is_dir():
@@ -144,8 +144,8 @@ def check_layout(tree: ImageListing) -> None:
         examples = [", ".join(map(quoted, sorted(names)[:3])) for names in (tree.classes, folders)]
         raise UserError(
             f"{quoted(tree.root)}: which folders are the classes? {examples[0]} all contain the same folders "
-            f"{examples[1]}. If the inner ones: rename the outer ones to train/ and test/, or add only one of them. "
-            "If the outer ones: type --nested"
+            f"{examples[1]}. If the inner ones are, rename the outer ones to train/ and test/, or add only one of "
+            "them. If the outer ones are, add: --nested"
         )
 
 
@@ -166,12 +166,12 @@ def _parts(root: Path) -> dict[str, str]:
     if missing := {"train", "test"} - set(parts):
         raise UserError(
             f"{quoted(root)} has only one of train/ and test/: {missing.pop()}/ is missing. "
-            "Add it, or give the other folder alone."
+            "Add it, or give only the other folder."
         )
     if others := [name for name in folders if name not in parts.values()]:
         raise UserError(
-            f"{quoted(root)} has {quoted(others[0])} beside train/ and test/. Move its images into train/ "
-            "(toprung splits off its own validation images), or move it elsewhere."
+            f"{quoted(root)} has {quoted(others[0])} next to train/ and test/. Move its images into train/ "
+            "(toprung holds out validation images itself), or move it elsewhere."
         )
     return {part: parts[part] for part in ("train", "test")}
 
@@ -206,7 +206,7 @@ def _class_names(root: Path, listed: dict[str, list[str]]) -> tuple[str, ...]:
         other = folded.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if other != name:
             raise UserError(
-                f"The classes {quoted(other)} and {quoted(name)} differ only by case. Rename or merge them."
+                f"The classes {quoted(other)} and {quoted(name)} differ only in case. Rename or merge them."
             )
     if "train" in listed and (alone := sorted(set(listed["test"]) - set(listed["train"]))):
         raise UserError(
@@ -272,4 +272,4 @@ def _check_link(link: Path, root: Path) -> None:
     if target.is_dir():
         raise UserError(f"{quoted(link)} is a link to a folder. Replace it with the folder itself.")
     if not target.is_relative_to(root) and not DVC_OBJECT.search(target.as_posix()):
-        raise UserError(f"{quoted(link)} is a link out of the folder. Replace it with the file itself.")
+        raise UserError(f"{quoted(link)} is a link that points outside the folder. Replace it with the file itself.")

@@ -74,7 +74,7 @@ def check_replaceable(out: Path) -> None:
         foreign = sorted(path.name for path in out.iterdir() if path.name not in expected)
         if foreign:
             raise UserError(
-                f"{out} contains something else than a prepared dataset ({foreign[0]!r}). Give another folder."
+                f"{out} contains something other than a prepared dataset ({foreign[0]!r}). Give another folder."
             )
     elif out.exists() or out.is_symlink():
         raise UserError(f"{out} is not a folder. Give another one.")

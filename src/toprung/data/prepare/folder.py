@@ -22,7 +22,7 @@ from toprung.data.prepare import atomic_folder, check_replaceable, write_error
 from toprung.data.prepare.writing import array_file, save, write_dataset_card
 from toprung.data.splits.group_split import group_split
 from toprung.data.splits.stratified_split import stratified_split
-from toprung.errors import UserError
+from toprung.errors import UserError, pluralize
 
 if TYPE_CHECKING:  # Pillow is imported only to decode
     from toprung.data.image_folder.decode import Chunk, DecodeOptions
@@ -169,8 +169,8 @@ def _list_unreadable(tree: ImageListing, reasons: list[str]) -> tuple[Unreadable
 
 def _several_sizes(first: tuple[int, int], others: list[str]) -> UserError:
     return UserError(
-        f"The images differ in size: the first is {first[0]} x {first[1]}, {len(others)} are not, such as "
-        f"{quoted(others[0])}. Give one size for all, such as --size 32."
+        f"The images differ in size: the first is {first[0]} x {first[1]}, unlike {pluralize(len(others), 'other')}, "
+        f"such as {quoted(others[0])}. Give one size for all, such as --size 32."
     )
 
 
@@ -219,7 +219,7 @@ def _check_readable(
     if unreadable and not settings.skip_bad:
         raise UserError(
             f"{len(unreadable)} of {num_files} files cannot be used: {format_unreadable(unreadable)}. Repair or remove "
-            "them, or leave them out with --skip-bad."
+            "them, or skip them with --skip-bad."
         )
 
 

@@ -56,7 +56,9 @@ def add_remote(
         UserError: the name is taken; the address, an option or the key cannot be used (with the reason).
     """
     if not is_dvc_repository(project):
-        raise UserError(f"{project} is not a DVC repository with a dvc.yaml. Type there: git init && dvc init")
+        raise UserError(
+            f"{project} is not a DVC repository with a dvc.yaml. In that folder, type: git init && dvc init"
+        )
     before = read_remotes(project)
     _check_name(name, before)
     options = dict(options or {})
@@ -89,7 +91,7 @@ def _check_name(name: str, before: list[Remote]) -> None:
         raise UserError(f'A remote cannot be called "{name}": use lower-case letters, digits, - and _.')
     for remote in before:
         if remote.name == name:
-            raise UserError(f"{remote} exists already. Give another name, or type: dvc remote remove {name}")
+            raise UserError(f"{remote} already exists. Give another name, or type: dvc remote remove {name}")
 
 
 def _check_kind(url: str, options: Mapping[str, str]) -> str:
@@ -109,7 +111,9 @@ def _check_kind(url: str, options: Mapping[str, str]) -> str:
         raise UserError(f'"{url}" has no folder: give ssh://user@host/path/of/a/folder.')
     for option in options:
         if option in SECRET_OPTIONS:
-            raise UserError(f"{option} is a secret, and --set writes it into git: {_how_to_log_in(kind)}.")
+            raise UserError(
+                f"{option} is a secret, but --set writes to a file that is committed to git: {_how_to_log_in(kind)}."
+            )
     return kind
 
 
@@ -137,7 +141,7 @@ def _make_folder(url: str, *, project: Path, here: Path) -> str:
     """Create a local folder, and return its path for DVC: relative to the project if it was given as relative."""
     folder = (here / Path(url).expanduser()).resolve()
     if folder.is_relative_to(_repository_around(project)):
-        raise UserError(f"{url} is inside the repository, and would go into git with it. Give a folder elsewhere.")
+        raise UserError(f"{url} is inside the repository, so it would be committed to git. Give a folder elsewhere.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -51,7 +51,7 @@ def check_key(path: Path, *, project: Path, is_google: bool) -> Path:
                 f"Move it: mkdir -p ~/.config/toprung && mv {path} ~/.config/toprung/"
             )
     if os.name == "posix" and (mode := stat.S_IMODE(key.stat().st_mode)) & 0o077:
-        raise UserError(f"The key {path} can be read by others (mode {mode:04o}). Type: chmod 600 {path}")
+        raise UserError(f"The key {path} can be read by other users (mode {mode:04o}). Type: chmod 600 {path}")
     try:
         content = key.read_text(encoding="utf-8")
         if is_google:

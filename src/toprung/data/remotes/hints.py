@@ -79,20 +79,20 @@ def _grant(remote: Remote, steps: Sequence[str]) -> str:
 _REASONS = {
     "package": ("needs a package that is not installed ({message})", 'Type: pip install "toprung[{extra}]"'),
     "quota": ("has no space left: {message}", "Free some space there, or add another remote: toprung data remote add"),
-    "rate": ("limits the request rate: {message}", "Try again in some minutes"),
+    "rate": ("limits the request rate: {message}", "Try again in a few minutes"),
     "no_key": (
         "has no credentials",
         f"Set {GOOGLE_KEY} to the service account's JSON key, see {GUIDE}",
     ),
     "no_bucket": ("is in a bucket that does not exist: {bucket}", "Correct the address, or create the bucket: {make}"),
-    "key": ("refuses the key of {account}: {message}", f"Create a new key: {GUIDE}"),
+    "key": ("rejects the key of {account}: {message}", f"Create a new key: {GUIDE}"),
     "host_key": (
         "has another host key than the known one: {message}",
         "Ask the administrator of {server} before you continue",
     ),
-    "unreachable": ("cannot be reached: {message}", "Check the network, then try again: files that arrived are kept"),
+    "unreachable": ("cannot be reached: {message}", "Check the network, then try again: transferred files are kept"),
     "missing": ("has no folder {path}", "Correct the address, or create the folder: {make}"),
-    "silent": ("does not answer: {message}", "Check the network, then try again: files that arrived are kept"),
+    "silent": ("does not respond: {message}", "Check the network, then try again: transferred files are kept"),
 }
 
 

@@ -64,7 +64,7 @@ def push(
         raise UserError(_failure("push", ran.stderr, remote=to, project=project, targets=targets))
     if _MISSING in ran.stderr:  # for DVC this is a success
         raise UserError(
-            f"{to} and DVC's cache here both lack files that dvc.lock and {RAW}/*.dvc list; the others are pushed now. "
+            f"{to} and DVC's cache here both lack files that dvc.lock and {RAW}/*.dvc list; the others were pushed. "
             "On the machine that has them, type: toprung data push"
         )
     return Transfer(to, _count(ran.stdout, r"(\d+) files? pushed"), targets, hidden)
@@ -73,7 +73,7 @@ def push(
 def pull(
     names: Sequence[str] = (), *, project: Path, remote: str | None = None, prepared_only: bool = False
 ) -> Transfer:
-    """Download datasets that DVC's cache lacks from a remote. If it fails, files that arrived are kept.
+    """Download datasets that DVC's cache lacks from a remote. If it fails, transferred files are kept.
 
     Args:
         names: the datasets; empty: all.
@@ -201,8 +201,8 @@ def _failure(command: str, stderr: str, *, remote: Remote, project: Path, target
         failed = re.search(r"(\d+) files? failed", stderr)
         count = failed[1] if failed else str(len(transfers))
         return (
-            f"{remote}: {count} files did not arrive ({mask_text(problem['message'])}). Try again: files that "
-            "arrived are kept."
+            f"{remote}: {count} files were not transferred ({mask_text(problem['message'])}). Try again: "
+            "transferred files are kept."
         )
     if command == "pull" and (_MISSING in stderr or "missing cache files" in stderr or "do not exist" in stderr):
         return _incomplete(remote)

@@ -119,7 +119,7 @@ def _at_most(part: Indices, labels_N: NDArray[np.integer], *, limit: int | None,
         return part
     num_classes = np.unique(labels_N[part]).size
     if limit < num_classes:
-        raise UserError(f"{field} is {limit}, below the {num_classes} classes; give at least {num_classes}.")
+        raise UserError(f"{field} is {limit}, fewer than the {num_classes} classes; give at least {num_classes}.")
     return part[:limit]
 
 

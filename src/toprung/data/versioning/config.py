@@ -117,11 +117,11 @@ def _check_no_secrets(shared: dict[str, dict[str, str]]) -> None:
         for option in section:
             if option in SECRET_OPTIONS:
                 raise UserError(
-                    f"{SHARED}, which goes into git, contains the {option} of remote {name}. Revoke that secret where "
-                    f"it was issued, and type: dvc remote modify --unset {name} {option}"
+                    f"{SHARED}, which is committed to git, contains the {option} of remote {name}. Revoke that secret "
+                    f"where it was issued, and type: dvc remote modify --unset {name} {option}"
                 )
         if urlsplit(section.get("url", "")).password:
             raise UserError(
-                f"{SHARED}, which goes into git, contains a password in the address of remote {name}. Change that "
-                f"password, and type: dvc remote modify {name} url ADDRESS-WITHOUT-IT"
+                f"{SHARED}, which is committed to git, contains a password in the address of remote {name}. Change "
+                f"that password, and type: dvc remote modify {name} url ADDRESS-WITHOUT-IT"
             )

@@ -77,9 +77,9 @@ def _check_raw_files(name: str, command: str, *, project: Path) -> None:
     if raw.as_posix() not in shlex.split(command) or (project / raw).exists():
         return
     if (project / raw.with_name(f"{name}.dvc")).is_file():
-        raise UserError(f"The images of {name} are not here ({raw}). Type: toprung data pull {name}")
+        raise UserError(f"The images of {name} are missing ({raw}). Type: toprung data pull {name}")
     raise UserError(
-        f"{raw} and {raw}.dvc are not here. On the machine that has them, type: git add {raw}.dvc && git commit"
+        f"{raw} and {raw}.dvc are missing. On the machine that has them, type: git add {raw}.dvc && git commit"
     )
 
 

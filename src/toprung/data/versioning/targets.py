@@ -35,7 +35,7 @@ def list_targets(
     targets = []
     for name in names or known:
         if name not in known:
-            raise UserError(f'DVC knows no dataset "{name}" here. Known datasets: {", ".join(known) or "none"}.')
+            raise UserError(f'DVC has no dataset "{name}" here. Known datasets: {", ".join(known) or "none"}.')
         if (project / RAW / f"{name}.dvc").is_file() and not prepared_only:
             targets.append((RAW / f"{name}.dvc").as_posix())
         if stage_name(name) in visible:
@@ -59,7 +59,9 @@ def visible_targets(project: Path) -> list[str]:
         UserError: the project is not a DVC repository; one of DVC's files cannot be read.
     """
     if not is_dvc_repository(project):
-        raise UserError(f"{project} is not a DVC repository with a dvc.yaml. Type there: git init && dvc init")
+        raise UserError(
+            f"{project} is not a DVC repository with a dvc.yaml. In that folder, type: git init && dvc init"
+        )
     return run_dvc("stage", "list", "--all", "--name-only", project=project).splitlines()
 
 
