@@ -207,3 +207,11 @@ def test_an_error_is_described_in_full_with_the_last_cause_first():
         "(sqlite3.Error) locked"
     )
     assert describe_error(KeyError()) == "KeyError"
+
+
+def test_a_missing_database_driver_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.setenv(ENVIRONMENT, "postgresql+psycopg://me:canary@127.0.0.1:1/mlflow")
+    with pytest.raises(UserError, match=r"Install the database's driver \(pip install psycopg\)") as refused:
+        check_reachable()
+    assert "canary" not in str(refused.value)

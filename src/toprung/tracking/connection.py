@@ -190,6 +190,8 @@ def _plain(text: str) -> str:
 
 def remedy(uri: str, error: Exception) -> str:
     """Return what to do about an error of MLflow's client."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"Install the database's driver (pip install {error.name}), or name another in the address."
     text, status = str(error), getattr(error, "get_http_status_code", lambda: 0)()
     if status in (401, 403) or "401" in text.partition("\n")[0] or "not authenticated" in text:
         return "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
