@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from toprung.errors import UserError, model_at, unknown_field_message
+from toprung.errors import UserError
 from toprung.metric_mode import infer_mode
 from toprung.spec import SpecModel, Sweep
+from toprung.validation import model_at, unknown_field_message
 
 
 def apply_overrides(sweep: Sweep, settings: Iterable[str]) -> Sweep:

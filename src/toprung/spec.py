@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from toprung.errors import UserError, format_validation_error, pluralize
+from toprung.errors import UserError, pluralize
 from toprung.metric_mode import infer_mode
 from toprung.metric_names import metric_problem
+from toprung.validation import format_validation_error
 
 
 def _dotted_name(value: object) -> object:

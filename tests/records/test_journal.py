@@ -21,7 +21,6 @@ from toprung.records.journal import batched_writes, cut_torn_tail
 from toprung.records.study_storage import (
     BALLAST_BYTES,
     ENVIRONMENT,
-    display_uri,
     storage_for_reading,
     storage_for_writing,
     study_failure,
@@ -297,7 +296,7 @@ def test_a_study_stays_where_it_began_even_if_the_environment_changes(sweep_dir,
         with pytest.raises(UserError, match=rf"^The study of .* is in a database .*export {ENVIRONMENT}=\.\.\.$"):
             open_storage(in_database)
     assert not in_database.ledger_file.exists()
-    assert (display_uri(sweep_dir), display_uri(in_database)) == (
+    assert (sweep_dir.study_location, in_database.study_location) == (
         str(sweep_dir.ledger_file),
         f"sqlite:///{tmp_path}/study.db",
     )

@@ -37,9 +37,7 @@ from toprung.cli.report import report_app
 from toprung.cli.submit import submit_app
 from toprung.cli.ui import ui_app
 from toprung.errors import UserError, pluralize
-from toprung.overrides import apply_overrides, parse_overrides
 from toprung.records.sweep_dir import FORMAT, SweepDirectory
-from toprung.spec import Data
 
 REASONS_SHOWN = 3
 
@@ -103,6 +101,7 @@ def sweep(
 ) -> None:
     """Run a hyperparameter search and export the best model."""
     from toprung.cli.display import open_display
+    from toprung.overrides import apply_overrides
     from toprung.project.modules import activate, find_project, load_recipe
     from toprung.records import catalog
     from toprung.sweep import maintenance
@@ -149,8 +148,10 @@ def train(
     ] = "runs",
 ) -> None:
     """Train a single configuration on this machine, without Ray."""
+    from toprung.overrides import parse_overrides
     from toprung.project.modules import activate, find_project
     from toprung.remote_storage import is_uri
+    from toprung.spec import Data
     from toprung.sweep.standalone import train_standalone
 
     if is_uri(storage):
@@ -177,7 +178,7 @@ def train(
 @app.command("list")
 def list_sweeps(as_json: Json = False, storage: Storage = "runs") -> None:
     """List sweeps, newest first."""
-    from toprung.analysis.summary import brief
+    from toprung.analysis.summary import brief, list_row
     from toprung.records import catalog
     from toprung.remote_storage import is_stored_at
     from toprung.sweep.maintenance import close_orphaned
@@ -185,10 +186,10 @@ def list_sweeps(as_json: Json = False, storage: Storage = "runs") -> None:
     root = storage_root(storage)
     close_orphaned(root, echo=echo_err)
     sweep_dirs = [sweep_dir for sweep_dir in catalog.list_sweeps(root) if is_stored_at(sweep_dir, storage)]
-    sweeps = [brief(sweep_dir) for sweep_dir in sweep_dirs]
     if as_json:
-        print_json(sweeps)
+        print_json([brief(sweep_dir) for sweep_dir in sweep_dirs])
         return
+    sweeps = [list_row(sweep_dir) for sweep_dir in sweep_dirs]
     if not sweeps:
         print(f"No sweeps yet. Type: toprung sweep {example_recipe()}")
         return

@@ -10,7 +10,6 @@ import typer
 from rich.text import Text
 
 from toprung.cli.console import open_console
-from toprung.overrides import parse_overrides
 
 check_app = typer.Typer()
 STYLES = {"ok": "dim", "warning": "yellow", "error": "bold red"}
@@ -34,6 +33,7 @@ def check(
 
     The loop runs for about a dozen epochs on a few images, on this machine and without Ray.
     """
+    from toprung.overrides import parse_overrides
     from toprung.project.modules import activate, find_project
     from toprung.sweep.conformance import build_check, check_loop
 

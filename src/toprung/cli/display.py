@@ -7,7 +7,7 @@ import io
 import os
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,9 +20,11 @@ from toprung.cli.console import open_console
 from toprung.cli.summary import ROWS_SHOWN, print_end
 from toprung.errors import pluralize
 from toprung.records.ranking import format_config
-from toprung.spec import Sweep
 from toprung.sweep.driver import Outcome
 from toprung.sweep.progress import ProgressListener, SweepProgress, TrialView
+
+if TYPE_CHECKING:
+    from toprung.spec import Sweep
 
 SAMPLERS = {"tpe": "TPE", "random": "random search"}
 SPARKS = "▁▂▃▄▅▆▇█"

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from toprung.errors import UserError, format_validation_error
+from toprung.errors import UserError
+from toprung.validation import format_validation_error
 
 Operation = Literal["flip", "shift", "affine", "color", "cutout", "mixup"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)

@@ -19,9 +19,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from toprung import spec
-from toprung.errors import UserError, did_you_mean, format_validation_error
+from toprung.errors import UserError, did_you_mean
 from toprung.metric_names import key_problem
 from toprung.project.include import module_names, read_include
+from toprung.validation import format_validation_error
 
 USER_PACKAGES = ("tune", "trainers", "search_spaces")
 

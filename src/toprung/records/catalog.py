@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toprung.errors import UserError
 from toprung.records.sweep_dir import FORMAT, SweepDirectory
-from toprung.spec import Sweep
+
+if TYPE_CHECKING:
+    from toprung.spec import Sweep
 
 
 def create_sweep(

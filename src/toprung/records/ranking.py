@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from toprung.records.trial_record import TrialRecord
-from toprung.spec import Sweep
+
+if TYPE_CHECKING:
+    from toprung.spec import Sweep
 
 
 def rank_trials(trials: Iterable[TrialRecord], *, mode: Literal["max", "min"]) -> list[TrialRecord]:

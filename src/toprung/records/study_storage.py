@@ -93,13 +93,6 @@ def read_only_storage(sweep_dir: SweepDirectory) -> BaseStorage | None:
     return storage_for_reading(sweep_dir)
 
 
-def display_uri(sweep_dir: SweepDirectory) -> str:
-    """Return the study's location to show to a user: a file, or a database's URL without its password."""
-    if sweep_dir.study_file.is_file():
-        return str(sweep_dir.read(sweep_dir.study_file)["database"])
-    return str(sweep_dir.ledger_file)
-
-
 def _database_of(sweep_dir: SweepDirectory) -> str | None:
     """Return the URL of the database for the study; None if the study is in a file."""
     if sweep_dir.ledger_file.is_file():
@@ -107,7 +100,7 @@ def _database_of(sweep_dir: SweepDirectory) -> str | None:
     uri = os.environ.get(ENVIRONMENT)
     if not uri and sweep_dir.study_file.is_file():
         raise UserError(
-            f"The study of {sweep_dir.sweep_id} is in a database ({display_uri(sweep_dir)}). Set its URL: "
+            f"The study of {sweep_dir.sweep_id} is in a database ({sweep_dir.study_location}). Set its URL: "
             f"export {ENVIRONMENT}=..."
         )
     return uri

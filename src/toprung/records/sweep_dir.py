@@ -27,14 +27,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
-from pydantic import ValidationError
 
 from toprung import atomic_write
-from toprung.errors import UserError, format_validation_error
-from toprung.spec import Sweep
+from toprung.errors import UserError
+
+if TYPE_CHECKING:
+    from toprung.spec import Sweep
 
 # Files in a trial's folder: its configuration, the record of its failure, the lock of the process that trains it, the
 # node and code of that process, its last two checkpoints, and its best epoch's weights with their description.
@@ -95,6 +96,16 @@ class SweepDirectory:
     def ledger_file(self) -> Path:
         """Optuna's journal."""
         return self.path / "ledger.log"
+
+    @property
+    def cache_folder(self) -> Path:
+        """Results that were read from the ledger; may be deleted at any time."""
+        return self.path / ".cache"
+
+    @property
+    def study_location(self) -> str:
+        """The study's location to show to a user: a file, or a database's URL without its password."""
+        return str(self.read(self.study_file)["database"]) if self.study_file.is_file() else str(self.ledger_file)
 
     @property
     def status_file(self) -> Path:
@@ -231,6 +242,11 @@ class SweepDirectory:
             UserError: the file is missing, was edited by hand and is no longer valid, or was written by another
                 version of toprung.
         """
+        from pydantic import ValidationError
+
+        from toprung.spec import Sweep
+        from toprung.validation import format_validation_error
+
         self.check_format()
         try:
             return Sweep.model_validate(self.read(self.spec_file).get("spec"))

@@ -8,18 +8,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 
 from toprung import remote_storage
 from toprung.errors import UserError
-from toprung.records import ledger
 from toprung.records.catalog import list_confirmations, list_sweeps
 from toprung.records.sweep_dir import SweepDirectory
-from toprung.records.trial_record import TrialRecord
 from toprung.secrets import mask_uri
-from toprung.tracking import mirror, server
+
+if TYPE_CHECKING:
+    from toprung.records.trial_record import TrialRecord
 
 
 def stop(sweep_dir: SweepDirectory, *, timeout_seconds: float) -> dict[str, Any]:
@@ -56,6 +56,8 @@ def sync(sweep_dir: SweepDirectory) -> list[str]:
     """
     if sweep_dir.has_live_driver():
         raise UserError(f"{sweep_dir.sweep_id} is running: its driver sends its records to MLflow.")
+    from toprung.records import ledger
+    from toprung.tracking import mirror, server
     from toprung.tracking.client import RequestRejected, ServerUnavailable
 
     server.follow_move(sweep_dir.path.parent)
@@ -97,6 +99,7 @@ def _write_run_ids(sweep_dir: SweepDirectory, trials: list[TrialRecord], run_ids
         return
     import optuna
 
+    from toprung.records import ledger
     from toprung.records.study_storage import storage_for_writing
 
     study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage_for_writing(sweep_dir))

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from toprung.data.card import OPERATIONS, Operation
-from toprung.errors import UserError, format_validation_error
+from toprung.errors import UserError
+from toprung.validation import format_validation_error
 
 DEFAULT_TEST_FRACTION = 0.2
 DEFAULT_AUGMENTATIONS: tuple[Operation, ...] = tuple(name for name in OPERATIONS if name != "flip")
