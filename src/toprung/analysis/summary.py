@@ -26,6 +26,7 @@ def sweep_summary(sweep_dir: SweepDirectory) -> dict[str, Any]:
     status = sweep_dir.read(sweep_dir.status_file) if sweep_dir.status_file.is_file() else {}
     ranking = rank_trials(trials, mode=sweep.mode)
     best = ranking[0] if ranking else None
+    ranks = {trial.trial_id: rank for rank, trial in enumerate(ranking, start=1)}
     return {
         "sweep_id": sweep_dir.sweep_id,
         "name": read_name(sweep_dir),
@@ -52,7 +53,7 @@ def sweep_summary(sweep_dir: SweepDirectory) -> dict[str, Any]:
             "epoch": best.epoch,
             "config": best.config,
         },
-        "trials": [_trial(trial) for trial in trials],
+        "trials": [{**_trial(trial), "rank": ranks.get(trial.trial_id)} for trial in trials],
     }
 
 
