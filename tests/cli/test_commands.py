@@ -110,3 +110,21 @@ def test_one_trial_of_one_epoch_is_singular(sweep_dir):
     progress.add(TrialRecord(0, "a", "running", {"optimizer": "sgd", "lr": 0.1}, {}, None, None))
     progress.report("a", 0.5, epoch=1)
     assert ": 1 trial, 1 epoch, " in _printed(print_end, Outcome("finished", None, sweep_dir, progress, []))
+
+
+def test_show_prints_the_trials_best_first_and_those_without_a_rank_last(sweep_dir):
+    def trial(number, rank):
+        result = {"number": number, "rank": rank, "value": rank and 1 - rank / 10, "epoch": rank and 1, "epochs": 1}
+        return {
+            **result,
+            "status": "failed" if rank is None else "finished",
+            "rung": None,
+            "audited": None,
+            "cause": "",
+        }
+
+    trials = [trial(number, rank) for number, rank in enumerate([3, None, 1, 2])]
+    stream = io.StringIO()
+    print_summary(Console(file=stream, width=200), {**sweep_summary(sweep_dir), "trials": trials})
+    rows = stream.getvalue().splitlines()[3:7]
+    assert [row.split()[0] for row in rows] == ["2", "3", "0", "1"]

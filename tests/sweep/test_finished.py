@@ -56,6 +56,9 @@ def test_show_has_the_documented_fields(finished):
     for trial in shown["trials"]:
         assert set(trial) >= {"trial_id", "status", "epochs", "value", "mlflow_run_id", "config"}
     assert [trial["number"] for trial in shown["trials"]] == list(range(6))
+    ranked = sorted(shown["trials"], key=lambda trial: trial["rank"])
+    assert [trial["rank"] for trial in ranked] == list(range(1, 7))
+    assert [trial["value"] for trial in ranked] == sorted((trial["value"] for trial in ranked), reverse=True)
 
 
 def test_the_best_has_the_best_value_of_all_trials(finished):

@@ -52,6 +52,7 @@ def _read_results(sweep_dir: SweepDirectory) -> dict[str, Any]:
     sweep, trials = sweep_dir.spec(), read(sweep_dir)
     ranking = rank_trials(trials, mode=sweep.mode)
     best = ranking[0] if ranking else None
+    ranks = {trial.trial_id: rank for rank, trial in enumerate(ranking, start=1)}
     return {
         "metric": sweep.metric,
         "best": None
@@ -63,7 +64,7 @@ def _read_results(sweep_dir: SweepDirectory) -> dict[str, Any]:
             "epoch": best.epoch,
             "config": best.config,
         },
-        "trials": [_trial(trial) for trial in trials],
+        "trials": [{**_trial(trial), "rank": ranks.get(trial.trial_id)} for trial in trials],
     }
 
 

@@ -141,7 +141,7 @@ def print_summary(console: Console, content: dict[str, Any]) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("ended", overflow="fold", min_width=10)
     table.add_column("configuration", overflow="fold")
-    best_first = sorted(content["trials"], key=lambda t: t["trial_id"] != (content["best"] or {}).get("trial_id"))
+    best_first = sorted(content["trials"], key=lambda trial: (trial["rank"] is None, trial["rank"] or trial["number"]))
     for trial in best_first:
         value = "" if trial["value"] is None else f"{trial['value']:.4f}"
         ended = trial["status"] + (f" at {trial['rung']}" if trial["rung"] is not None else "")
