@@ -121,6 +121,7 @@ def test_show_prints_the_trials_best_first_and_those_without_a_rank_last(sweep_d
             "rung": None,
             "audited": None,
             "cause": "",
+            "config": {},
         }
 
     trials = [trial(number, rank) for number, rank in enumerate([3, None, 1, 2])]
