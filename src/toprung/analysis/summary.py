@@ -64,7 +64,7 @@ def _read_results(sweep_dir: SweepDirectory) -> dict[str, Any]:
             "epoch": best.epoch,
             "config": best.config,
         },
-        "trials": [{**_trial(trial), "rank": ranks.get(trial.trial_id)} for trial in trials],
+        "trials": [_trial(trial, rank=ranks.get(trial.trial_id)) for trial in trials],
     }
 
 
@@ -125,10 +125,11 @@ def _tracking_uri(sweep_dir: SweepDirectory, status: dict[str, Any]) -> str | No
     return status.get("tracking_uri") or local_store.database_uri(sweep_dir.path.parent)
 
 
-def _trial(trial: TrialRecord) -> dict[str, Any]:
+def _trial(trial: TrialRecord, *, rank: int | None) -> dict[str, Any]:
     return {
         "trial_id": trial.trial_id,
         "number": trial.number,
+        "rank": rank,
         "status": trial.status,
         "epochs": trial.epochs,
         "value": trial.value,

@@ -40,6 +40,7 @@ from toprung.errors import UserError, pluralize
 from toprung.records.sweep_dir import FORMAT, SweepDirectory
 
 REASONS_SHOWN = 3
+TRIALS_SHOWN = 100
 
 app = typer.Typer(
     name="toprung",
@@ -218,10 +219,13 @@ def list_sweeps(as_json: Json = False, storage: Storage = "runs") -> None:
 @app.command()
 def show(
     sweep_name: SweepName,
+    show_all: Annotated[
+        bool, typer.Option("--all", help=f"List all trials, not only the best {TRIALS_SHOWN}.")
+    ] = False,
     as_json: Json = False,
     storage: Storage = "runs",
 ) -> None:
-    """Show a sweep's status and its trials."""
+    """Show a sweep's status and its trials, best first."""
     from toprung.analysis.summary import sweep_summary
     from toprung.cli.summary import print_summary
     from toprung.records import catalog
@@ -233,7 +237,7 @@ def show(
     if as_json:
         print_json(content)
     else:
-        print_summary(open_console(), content)
+        print_summary(open_console(), content, max_trials=None if show_all else TRIALS_SHOWN)
 
 
 def _format_label(sweep_dir: SweepDirectory) -> str:

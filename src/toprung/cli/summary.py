@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,8 +14,10 @@ from toprung.errors import UserError, pluralize
 from toprung.records.ranking import format_config
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.remote_storage import is_uri
-from toprung.sweep.driver import Outcome
-from toprung.sweep.progress import SweepProgress
+
+if TYPE_CHECKING:
+    from toprung.sweep.driver import Outcome
+    from toprung.sweep.progress import SweepProgress
 
 ROWS_SHOWN = 10
 PROBLEMS_SHOWN = 3
@@ -130,8 +132,14 @@ def _ranking(progress: SweepProgress, *, metric: str) -> Table:
     return table
 
 
-def print_summary(console: Console, content: dict[str, Any]) -> None:
-    """Print the content of `toprung show`, which comes from the ledger."""
+def print_summary(console: Console, content: dict[str, Any], *, max_trials: int | None = None) -> None:
+    """Print the content of `toprung show`, which comes from the ledger.
+
+    Args:
+        console: where to print it.
+        content: the sweep's summary.
+        max_trials: print only the best trials; None for all.
+    """
     reason = f" ({content['reason']})" if content["reason"] else ""
     seconds = f" in {format_seconds(content['seconds'])}" if content["seconds"] else ""
     num_trials = pluralize(len(content["trials"]), "trial")
@@ -142,7 +150,7 @@ def print_summary(console: Console, content: dict[str, Any]) -> None:
     table.add_column("ended", overflow="fold", min_width=10)
     table.add_column("configuration", overflow="fold")
     best_first = sorted(content["trials"], key=lambda trial: (trial["rank"] is None, trial["rank"] or trial["number"]))
-    for trial in best_first:
+    for trial in best_first[:max_trials]:
         value = "" if trial["value"] is None else f"{trial['value']:.4f}"
         ended = trial["status"] + (f" at {trial['rung']}" if trial["rung"] is not None else "")
         ended += f" (audit of rung {trial['audited']['rung']})" if trial["audited"] else ""
@@ -156,6 +164,9 @@ def print_summary(console: Console, content: dict[str, Any]) -> None:
             cause + format_config(trial["config"]),
         )
     print_table(console, table)
+    if max_trials is not None and len(best_first) > max_trials:
+        more = pluralize(len(best_first) - max_trials, "more trial")
+        console.print(f"{more}: toprung show {content['sweep_id']} --all", style="dim")
     console.print()
     if content["export_dir"]:
         console.print(f"  model    {short_path(Path(content['export_dir']))}")

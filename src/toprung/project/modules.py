@@ -14,15 +14,14 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from toprung import spec
 from toprung.errors import UserError, did_you_mean
 from toprung.metric_names import key_problem
 from toprung.project.include import module_names, read_include
-from toprung.validation import format_validation_error
+
+if TYPE_CHECKING:
+    from toprung import spec
 
 USER_PACKAGES = ("tune", "trainers", "search_spaces")
 
@@ -84,6 +83,11 @@ def load_recipe(project: Path, name: str) -> spec.Sweep:
     Raises:
         UserError: there is no such recipe, or it fails.
     """
+    from pydantic import ValidationError
+
+    from toprung import spec
+    from toprung.validation import format_validation_error
+
     module_name, _, function_name = name.partition(":")
     function_name = function_name or "sweep"
     known = list_recipes(project)
@@ -154,6 +158,8 @@ def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such trainer, or DEFAULTS is not a dictionary of literal values.
     """
+    from toprung.spec import RESERVED_HYPERPARAMETERS
+
     file = find_source_file(project, dotted, kind="trainer")
     requirement = f"{file.relative_to(project)} needs DEFAULTS = {{...}}: a dictionary of every hyperparameter it reads"
     try:
@@ -176,10 +182,10 @@ def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
                 raise UserError(f"{requirement}, written as literal values.") from None
             if isinstance(defaults, dict):
                 _check_hyperparameter_names(defaults, file=file.relative_to(project))
-                if reserved := [name for name in defaults if name in spec.RESERVED_HYPERPARAMETERS]:
+                if reserved := [name for name in defaults if name in RESERVED_HYPERPARAMETERS]:
                     raise UserError(
                         f'DEFAULTS in {file.relative_to(project)} has "{reserved[0]}", which the sweep passes to every '
-                        f"trial ({spec.RESERVED_HYPERPARAMETERS[reserved[0]]}). Remove it."
+                        f"trial ({RESERVED_HYPERPARAMETERS[reserved[0]]}). Remove it."
                     )
                 return defaults
     raise UserError(f"{requirement}.")

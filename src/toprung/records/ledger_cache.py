@@ -15,6 +15,8 @@ from typing import Any
 from toprung import atomic_write
 from toprung.records.sweep_dir import FORMAT, SweepDirectory
 
+CACHE_FORMAT = 1  # increment it when a result gains, loses or renames a field
+
 
 def cached(sweep_dir: SweepDirectory, name: str, compute: Callable[[], Any]) -> Any:
     """Return the cached result, or compute it and, if no driver runs, keep it.
@@ -43,4 +45,4 @@ def _key(sweep_dir: SweepDirectory) -> list[int] | None:
         stats = [file.stat() for file in (sweep_dir.ledger_file, sweep_dir.spec_file)]
     except OSError:
         return None
-    return [FORMAT, *(number for stat in stats for number in (stat.st_size, stat.st_mtime_ns))]
+    return [FORMAT, CACHE_FORMAT, *(number for stat in stats for number in (stat.st_size, stat.st_mtime_ns))]
