@@ -14,7 +14,7 @@ from toprung import data
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of the prepared datasets, with digits in it; read-only."""
+    """A read-only root folder of prepared datasets, which contains the digits."""
     root = tmp_path_factory.mktemp("prepared")
     data.prepare("digits", out=root / "digits")
     return root
@@ -22,15 +22,15 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(pristine: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """A copy of `pristine` that a test may damage."""
     return Path(shutil.copytree(pristine, tmp_path / "prepared"))
 
 
 @pytest.fixture
 def dvc_project(project: Path, tmp_path: Path) -> Path:
-    """A clone of what DVC looks at: its settings, dvc.yaml, dvc.lock and the stages' dependencies; no data.
+    """A copy of the files that DVC reads: its settings, dvc.yaml, dvc.lock and the stages' dependencies, but no data.
 
-    Its secrets.py and token.py fail when something imports them instead of Python's own.
+    Its secrets.py and token.py raise an error if they are imported instead of the standard library's modules.
     """
     root = tmp_path / "project"
     shutil.copytree(project / "src/toprung/data", root / "src/toprung/data")
@@ -45,7 +45,7 @@ def dvc_project(project: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Two classes of eight grey PNGs, 6 high and 5 wide, all different."""
+    """A folder with two classes of eight different grey PNGs, 6 pixels high and 5 wide."""
     folder = tmp_path / "pictures"
     noise = np.random.default_rng(0).integers(0, 256, size=(16, 6, 5), dtype=np.uint8)
     for number, pixels in enumerate(noise):
@@ -57,7 +57,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Mounts a small disk, or changes it: `disk("1m")`, `disk("64m")`, `disk("64m", "ro")`."""
+    """A function that mounts or remounts a small disk: `disk("1m")`, `disk("64m")`, `disk("64m", "ro")`."""
     mount_point = tmp_path / "disk"
     mount_point.mkdir()
     mounted = False

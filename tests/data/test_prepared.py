@@ -1,4 +1,4 @@
-"""Open a prepared dataset: what a sweep gets, and one clear line for every damaged file."""
+"""Opening a prepared dataset: what a sweep receives, and a one-line message for every damaged file."""
 
 import json
 import os

@@ -49,7 +49,7 @@ def _as_jpeg(image: Image.Image) -> Image.Image:
 
 @pytest.fixture
 def copied(tmp_path):
-    """train/ and test/ of 60 and 20 pictures; four test images are train images, saved otherwise."""
+    """60 images in train/, and 20 in test/ plus four copies of training images, saved in different ways."""
     folder = tmp_path / "pictures"
     for part, first, number in (("train", 0, 60), ("test", 100, 20)):
         for seed in range(first, first + number):
@@ -86,7 +86,7 @@ def test_copies_across_the_splits_are_found_however_they_were_saved(copied):
 def test_digits_that_look_alike_are_not_taken_for_copies(pristine):
     duplicates = data.near_duplicates("digits", root=pristine)
     assert duplicates.num_test_images == 359
-    assert duplicates.num_found <= 1  # two scans of a 0 differ by hardly more than their noise
+    assert duplicates.num_found <= 1  # two scans of a 0 differ by little more than their noise
 
 
 def test_blank_images_are_copies_of_each_other_and_memory_stays_bounded(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Check arrays against dvc.lock, and a dataset and its split against those of a sweep."""
+"""Checks of arrays against dvc.lock, and of a dataset and its split against those of a sweep."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Add a folder of images: it is tracked by DVC, has a stage that prepares it, and a failure leaves nothing behind."""
+"""Adding a folder of images: DVC tracks it, a stage prepares it, and a failure leaves nothing behind."""
 
 import os
 import shutil
@@ -74,7 +74,7 @@ def test_an_added_dataset_is_prepared_again_only_if_it_changed(dvc_project, tree
 
 def test_skip_bad_leaves_unreadable_files_out_from_then_on(dvc_project, tree):
     whole = (tree / "cat" / "00.png").read_bytes()
-    (tree / "cat" / "broken.png").write_bytes(whole[:-30])  # the header is whole
+    (tree / "cat" / "broken.png").write_bytes(whole[:-30])  # the header is intact
     data.add("animals", tree, project=dvc_project, settings=data.FolderSettings(size=(8, 8), augmentations=("flip",)))
     with pytest.raises(UserError, match=r'1 of 17 files cannot be used: "cat/broken\.png" is damaged.* --skip-bad'):
         data.reproduce("animals", project=dvc_project)
@@ -192,7 +192,7 @@ def test_names_that_are_taken_are_refused(dvc_project, tree):
     )  # fmt: skip
     command = "dvc remove prepare_animals data/raw/animals.dvc && rm -r data/raw/animals"
     subprocess.run(["sh", "-c", command], cwd=dvc_project, check=True, capture_output=True)
-    (dvc_project / "dvc.yaml").unlink()  # as DVC does with its last stage
+    (dvc_project / "dvc.yaml").unlink()  # as DVC does when its last stage is removed
     data.add("animals", tree, project=dvc_project)
 
 

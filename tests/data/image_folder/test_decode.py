@@ -1,4 +1,4 @@
-"""Decode images: every format and pixel type gives the right pixels, every broken file gives a reason."""
+"""Decoding of images: the right pixels for every format and pixel type, and a reason for every broken file."""
 
 import struct
 import zlib
@@ -93,7 +93,7 @@ def test_16_bits_become_8_with_both_ends_kept(tmp_path, suffix):
     assert (decoded.min(), decoded.max()) == (0, 255)
 
 
-SHOWN = {  # TIFF 6.0, tag Orientation: what is stored, as it is to be shown
+SHOWN = {  # TIFF 6.0, Orientation tag: how to transform the stored pixels for display
     1: lambda pixels: pixels,
     2: np.fliplr,
     3: lambda pixels: np.rot90(pixels, 2),
@@ -167,7 +167,7 @@ def test_a_large_jpeg_shrinks_to_the_same_picture_as_its_pixels_would(tmp_path):
 
 
 def _png(width: int, height: int) -> bytes:
-    """A PNG that promises so many pixels and has none."""
+    """Return a PNG whose header declares this size, but which contains no pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

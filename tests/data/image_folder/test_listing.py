@@ -1,4 +1,4 @@
-"""List a folder of images: the order is the same everywhere, and folders that cannot be trained on are refused."""
+"""Listing a folder of images: the order is the same everywhere, and folders that cannot be trained on are refused."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ def _refused(folder: Path, *said: str) -> None:
 
 @pytest.fixture
 def parted(tree: Path, tmp_path: Path) -> Path:
-    """The same classes, in train/ and test/."""
+    """A folder with the same classes in train/ and test/."""
     folder = tmp_path / "parted"
     for part in ("train", "test"):
         shutil.copytree(tree, folder / part)
@@ -65,7 +65,7 @@ def test_a_name_that_is_not_utf8_is_shown_escaped(tree):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_utf8_name_in_another_locale_is_blamed_on_the_locale(tree, monkeypatch, encoding):
-    names = {"ascii": "g\udcc3\udca4nse", "latin-1": "gÃ¤nse"}  # how os.scandir decodes "gänse" there
+    names = {"ascii": "g\udcc3\udca4nse", "latin-1": "gÃ¤nse"}  # how os.scandir decodes "gänse" in each encoding
     entry = types.SimpleNamespace(name=names[encoding], is_symlink=lambda: False)
     monkeypatch.setattr(listing.os, "scandir", lambda _: contextlib.nullcontext([entry]))
     monkeypatch.setattr(listing.os, "fsencode", lambda name: name.encode(encoding, "surrogateescape"))

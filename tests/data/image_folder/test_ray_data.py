@@ -1,4 +1,4 @@
-"""The decoding function on Ray Data, passed as the mapper, gives the same bytes as one process."""
+"""Decoding on Ray Data, passed as the mapper, gives the same bytes as in one process."""
 
 import subprocess
 import sys

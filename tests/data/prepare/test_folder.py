@@ -1,4 +1,4 @@
-"""Prepare a folder of images: in parallel, with bounded memory, resumable, and completely or not at all."""
+"""Preparation of a folder of images: parallel, with bounded memory, resumable and atomic."""
 
 import csv
 import multiprocessing
@@ -175,7 +175,7 @@ def test_an_interrupted_preparation_resumes_and_gives_the_same_bytes(tree, tmp_p
     with pytest.raises(KeyboardInterrupt):
         data.prepare_folder("animals", out=out, folder=tree, progress=interrupt)
     assert not out.exists()
-    Image.new("L", (5, 6), 7).save(tree / "dog" / "08.png")  # one file is changed meanwhile
+    Image.new("L", (5, 6), 7).save(tree / "dog" / "08.png")  # one file changes in the meantime
     decoded, calls = [], []
 
     def counting(function, waiting):
@@ -210,7 +210,7 @@ def test_a_killed_process_leaves_the_chunks_that_it_has_decoded(tree, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     kept = {path.stem for path in staging.glob("*.npz")}
-    (staging / ".half.npz.1.tmp").write_bytes(b"half")  # what the kill may have left of a chunk
+    (staging / ".half.npz.1.tmp").write_bytes(b"half")  # an incomplete chunk, as the kill may have left
     assert kept
     assert not out.exists()
     again = []
@@ -230,7 +230,7 @@ def test_a_killed_process_leaves_the_chunks_that_it_has_decoded(tree, tmp_path):
 
 
 def _all_ended(group: int) -> bool:
-    """Multiprocessing's resource tracker notices a moment later that its parent is gone."""
+    """It takes multiprocessing's resource tracker a moment to notice that its parent has exited."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:
@@ -251,7 +251,7 @@ def test_ctrl_c_ends_every_process_silently(tree, tmp_path):
         sys.executable, "-m", "toprung.data.prepare", "animals", "--image-folder", tree, "--size=200", "--out", out,
     ]  # fmt: skip
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and len(list(staging.glob("*.npz"))) < 4:  # by then the pool is at work
+    while process.poll() is None and len(list(staging.glob("*.npz"))) < 4:  # by then the pool is running
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate()[1] == ""
@@ -295,7 +295,7 @@ def test_the_pool_decodes_and_so_does_this_process_until_it_has_started(tree, mo
     decoded = list(chunks.map_in_pool(_whose, waiting, num_processes=2))
     assert sorted(chunk.key for chunk in decoded) == sorted(chunk.key for chunk in waiting)
     by_this = sum(chunk.reasons == (f"by {os.getpid()}",) for chunk in decoded)
-    assert 0 < by_this <= len(waiting) - 4  # the first four are the pool's, whoever is faster
+    assert 0 < by_this <= len(waiting) - 4  # the pool always decodes the first four
 
 
 def test_results_may_come_in_any_order(tree, tmp_path, monkeypatch):
@@ -343,8 +343,8 @@ def test_memory_is_bounded_for_large_folders(tree, tmp_path):
 def test_a_full_disk_is_reported_and_the_preparation_resumes_with_space(tree, disk):
     for number in range(40):
         Image.effect_noise((200, 200), 50).save(tree / "cat" / f"noise{number}.png")
-    settings = data.FolderSettings(size=(200, 200))  # 56 images of 40 kB, aside and as arrays
-    for size in ("512k", "3m"):  # full while the chunks are written; full while the arrays are
+    settings = data.FolderSettings(size=(200, 200))  # 56 images of 40 kB, as chunks and again as arrays
+    for size in ("512k", "3m"):  # the disk fills up while the chunks are written, or while the arrays are written
         out = disk(size) / "animals"
         with pytest.raises(UserError, match=r"No space left on device\. Free some space"):
             data.prepare_folder("animals", out=out, folder=tree, settings=settings)

@@ -1,4 +1,4 @@
-"""Prepare a dataset: the same bytes every time, completely or not at all."""
+"""Preparation of a dataset: reproducible to the byte, and atomic."""
 
 import importlib
 import inspect

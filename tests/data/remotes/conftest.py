@@ -1,4 +1,4 @@
-"""Start each remote once, on loopback; without its package its tests are skipped, with the package's name."""
+"""Each remote, started once on loopback. If its package is missing, its tests are skipped and the reason names it."""
 
 import importlib.util
 import shutil
@@ -18,7 +18,7 @@ def _require(*modules: str) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A remote that is a server is slow; a folder stands for all of them in `make test`."""
+    """Mark tests of remote servers as slow; `make test` uses only the one that is a folder."""
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         if item.path.parent == Path(__file__).parent and parameters.get("location", "local") != "local":
@@ -98,7 +98,7 @@ def location(request):
 
 @pytest.fixture
 def new_project(location, template, tmp_path):
-    """A project without a remote yet."""
+    """A project that has no remote yet."""
     from tests.data.remotes.projects import Project
 
     return Project(Path(shutil.copytree(template, tmp_path / "project", symlinks=True)), location)
@@ -111,7 +111,7 @@ def _with_remote() -> dict[str, Path]:
 
 @pytest.fixture
 def project(new_project, _with_remote, tmp_path_factory):
-    """A project whose default remote is `location`, with data that this test has not pushed."""
+    """A project whose default remote is `location`, and whose data the test has not pushed."""
     kept = _with_remote.get(new_project.location.kind)
     if kept is None:
         new_project.add_remote()

@@ -1,8 +1,9 @@
-"""Google Drive: a fake of the Drive v2 calls that DVC makes, behind a proxy that takes CONNECT, with a CA of its own.
+"""A fake Google Drive with the v2 API calls that DVC makes, behind a proxy that accepts CONNECT, with a private CA.
 
-A reading of the calls and of Google's documented errors, not Google. `https_proxy` and `HTTPLIB2_CA_CERTS` lead DVC's
-unmodified client here. Two folders are there: one in a shared drive, and one in a person's My Drive that is shared with
-the service account, where every upload fails, since a service account has no storage of its own.
+It models these calls and the errors that Google documents, which may differ from the behavior of the real service.
+`https_proxy` and `HTTPLIB2_CA_CERTS` redirect DVC's unmodified client to it. It has two folders: one in a shared drive,
+and one in a user's My Drive that is shared with the service account. In the latter, every upload fails, because
+service accounts have no storage quota.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ SHARED_DRIVE = "a-shared-drive"
 
 @dataclass
 class Item:
-    """A file, or a folder where `content` is None."""
+    """A file, or a folder if `content` is None."""
 
     title: str
     parent: str
@@ -52,7 +53,7 @@ class Item:
 
 
 class Drive:
-    """The fake, its proxy and a relay before them."""
+    """The fake server, its proxy and a relay in front of them."""
 
     def __init__(self, folder: Path) -> None:
         self.accounts = Accounts(GOOGLES_TOKEN_URI)
@@ -83,11 +84,11 @@ class Drive:
         self._server.server_close()
 
     def new_folder(self, title: str, *, parent: str) -> None:
-        """As a person makes one."""
+        """Create a folder, as a user would."""
         self.items[secrets.token_hex(8)] = Item(title, parent, self.items[parent].drive)
 
     def find_ids(self, query: str) -> list[str]:
-        """The ids of what `q` asks for: children of some folders, perhaps of one title."""
+        """Return the IDs that match a `q` parameter: children of some folders, optionally with a given title."""
         parents = re.findall(r"'([^']+)' in parents", query)
         title = re.search(r"title='((?:[^'\\]|\\.)*)'", query)
         expected_title = title[1].replace("\\'", "'") if title else None
@@ -98,7 +99,7 @@ class Drive:
         ]
 
     def refusal(self, email: str | None, method: str, path: str, parent: str | None) -> tuple[int, str, str] | None:
-        """Status, reason and words where Google would refuse."""
+        """Return the status, reason and message if Google would refuse this request, or None."""
         if email is None:
             return 401, "authError", "Invalid Credentials"
         needed = "read"
@@ -114,7 +115,7 @@ class Drive:
 
 
 def _tls_of(folder: Path) -> ssl.SSLContext:
-    """A throw-away authority, and a certificate of Google's names under it."""
+    """Create a temporary CA, and a certificate for Google's host names that it signs."""
     now = datetime.datetime.now(datetime.UTC)
 
     def certificate(
@@ -209,7 +210,7 @@ def _handler_of(drive: Drive) -> type[BaseHTTPRequestHandler]:
             return drive.items[item_id].metadata(item_id)
 
         def _upload(self, query: dict, about: dict, parent: str, body: bytes) -> None:
-            """Resumable: the metadata first, then the bytes to the location that was answered."""
+            """Handle a resumable upload: first the metadata, then the bytes to the location from the response."""
             if session := query.get("upload_id"):
                 waiting = drive.uploads[session]
                 waiting.content = (waiting.content or b"") + body

@@ -1,7 +1,7 @@
-"""An environment for Google Drive: the tests' own, and over it the older libraries that PyDrive2 holds on to.
+"""An environment for Google Drive: that of the tests, overlaid with the older libraries that PyDrive2 requires.
 
-PyDrive2 wants cryptography below 44, which everything else left years ago: so it is an extra of its own, and these
-tests run it beside the locked environment instead of in it. Made once, inside that environment's folder.
+PyDrive2 requires cryptography < 44, which all other packages dropped years ago. It is therefore a separate extra, and
+these tests run it outside the locked environment. The overlay is created once, in that environment's folder.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ LOCK = Path(__file__).with_name("gdrive.lock")
 
 
 def drive_python() -> tuple[str | None, str]:
-    """The interpreter, or None and why there is none."""
+    """Return the interpreter and "", or None and the reason why it is missing."""
     folder = Path(sys.prefix) / "gdrive"
     python, marker = folder / "bin/python", folder / f"made-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
     if marker.is_file():

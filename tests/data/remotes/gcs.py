@@ -17,7 +17,7 @@ from tests.servers import LOOPBACK, free_port, wait_until
 
 
 class Gcs:
-    """An emulator (in memory), its gate and a relay before them; `port` is the relay's."""
+    """An in-memory emulator, its gate and a relay in front of them; `port` is the relay's."""
 
     def __init__(self, folder: Path) -> None:
         self.emulator_port, self._log = free_port(), folder / "emulator.log"
@@ -71,7 +71,7 @@ class Gcs:
 
 
 def permission_of(method: str, path: str) -> str:
-    """The permission that Google asks for (cloud.google.com/storage/docs/access-control/iam-json)."""
+    """Return the permission that Google requires (cloud.google.com/storage/docs/access-control/iam-json)."""
     if method == "DELETE":
         return "storage.objects.delete"
     if path.startswith("/upload/") or method in ("POST", "PUT"):

@@ -1,4 +1,4 @@
-"""For both Google remotes: a service account's key, created here, and the endpoint that issues tokens for it."""
+"""Service account keys, and the endpoint that issues tokens for them, for both Google remotes."""
 
 import json
 import secrets
@@ -13,7 +13,7 @@ GOOGLES_TOKEN_URI = "https://oauth2.googleapis.com/token"
 
 
 class Accounts:
-    """The service accounts that exist, their keys, and the access tokens in force."""
+    """The existing service accounts, their keys, and the valid access tokens."""
 
     def __init__(self, token_uri: str) -> None:
         self.token_uri = token_uri
@@ -22,7 +22,7 @@ class Accounts:
         self.denied: dict[str, set[str]] = {}
 
     def new_key(self, folder: Path, *, known: bool = True) -> Path:
-        """A service account's JSON key; one that is not `known` is signed like any other, but by nobody's key."""
+        """Create a service account's JSON key; unless `known`, the key is well-formed but belongs to no account."""
         private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         email = f"toprung-{secrets.token_hex(4)}@a-project.iam.gserviceaccount.com"
         if known:
@@ -47,22 +47,22 @@ class Accounts:
         return path
 
     def revoke(self, key: Path) -> None:
-        """The account is gone: no new token for its key, and its tokens hold no more."""
+        """Delete the key's account: its tokens become invalid, and no new ones are issued."""
         email = json.loads(key.read_text())["client_email"]
         self.public.pop(email, None)
         self.expire(key)
 
     def expire(self, key: Path) -> None:
-        """Its tokens hold no more; the key still gets new ones."""
+        """Invalidate the account's tokens; new ones are still issued."""
         email = json.loads(key.read_text())["client_email"]
         self._tokens = {token: owner for token, owner in self._tokens.items() if owner != email}
 
     def deny(self, key: Path, *permissions: str) -> None:
-        """Take permissions from the account."""
+        """Remove permissions from the account."""
         self.denied.setdefault(json.loads(key.read_text())["client_email"], set()).update(permissions)
 
     def grant(self, body: bytes) -> tuple[int, dict]:
-        """Answer a request for a token as Google's endpoint does (RFC 7523)."""
+        """Respond to a token request like Google's endpoint (RFC 7523)."""
         assertion = parse_qs(body.decode())["assertion"][0]
         email = jwt.decode(assertion, verify=False)["iss"]
         if email not in self.public:
@@ -76,5 +76,5 @@ class Accounts:
         return 200, {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
 
     def owner(self, authorization: str | None) -> str | None:
-        """The account whose token a request carries, if that token holds."""
+        """Return the account of a request's token, or None if the token is not valid."""
         return self._tokens.get((authorization or "").removeprefix("Bearer "))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # each needs packages that the others do not
 
 @dataclass
 class Location:
-    """A remote: its address, the arguments of `remote add`, the environment, and the relay before its server."""
+    """A remote: its address, the arguments of `remote add`, the environment, and the relay in front of its server."""
 
     kind: str
     url: str
@@ -32,33 +32,33 @@ class Location:
     environ: dict[str, str] = field(default_factory=dict)
     python: str = sys.executable
     relay: Relay | None = None
-    gives_up = True  # False: cut off, its client goes on trying for a minute and more
+    gives_up = True  # False if its client retries for more than a minute after the connection is cut
 
     def new_url(self) -> str:
-        """An address at which nothing is kept yet."""
+        """Return an address where nothing is stored yet."""
         return f"{self.url}/{secrets.token_hex(4)}"
 
     @contextlib.contextmanager
     def wrong_key(self) -> Iterator[None]:
-        """A key that the server never knew."""
+        """Use a key that the server has never accepted."""
         raise NotImplementedError
         yield
 
     @contextlib.contextmanager
     def revoked(self) -> Iterator[None]:
-        """The key that worked works no more."""
+        """Revoke a key that has worked."""
         raise NotImplementedError
         yield
 
     @contextlib.contextmanager
     def denied(self, step: str) -> Iterator[None]:
-        """The key may do everything but one step."""
+        """Restrict the key, so that one step is forbidden."""
         raise NotImplementedError
         yield
 
     @property
     def elsewhere(self) -> str:
-        """An address of a bucket or folder that is not there."""
+        """The address of a bucket or folder that does not exist."""
         raise NotImplementedError
 
     @contextlib.contextmanager

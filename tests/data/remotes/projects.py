@@ -13,7 +13,7 @@ NUM_FILES, BYTES_PER_FILE = 8, 60_000
 
 
 def make_project(root: Path) -> Path:
-    """The project, before it has a remote."""
+    """Create the project, without a remote."""
     for folder in ("trainers", "search_spaces", "tune", "data/raw/tiny"):
         (root / folder).mkdir(parents=True)
     noise = random.Random(0)
@@ -28,17 +28,17 @@ def make_project(root: Path) -> Path:
 
 
 class Project:
-    """A copy of that project, whose commands use one remote."""
+    """A copy of the project, whose commands use one remote."""
 
     def __init__(self, root: Path, location: Location) -> None:
         self.root, self.location = root, location
 
     def toprung(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run `toprung data ...` in it."""
+        """Run `toprung data ...` in the project."""
         return subprocess.run(self._command(arguments), **self._how(environ), check=False, timeout=200)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start `toprung data ...` in it."""
+        """Start `toprung data ...` in the project."""
         return subprocess.Popen(self._command(arguments), **self._how({}), start_new_session=True)
 
     def add_remote(self, url: str | None = None) -> None:
@@ -46,20 +46,20 @@ class Project:
         self.succeed("remote", "add", "origin", url or self.location.url, *self.location.arguments)
 
     def point_at(self, url: str) -> None:
-        """Give the remote another address, as a person does who edits the file."""
+        """Change the remote's address, like a user who edits the file."""
         config = self.root / ".dvc/config"
         text = config.read_text()
         assert text.count(self.location.url) == 1
         config.write_text(text.replace(self.location.url, url))
 
     def succeed(self, *arguments: str) -> str:
-        """Run it, and return what it printed."""
+        """Run a command that must succeed, and return its output."""
         ran = self.toprung(*arguments)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
 
     def refuse(self, *arguments: str, **environ: str) -> str:
-        """Run what must fail, and return the one line it says."""
+        """Run a command that must fail, and return its one-line message."""
         ran = self.toprung(*arguments, **environ)
         assert ran.returncode == 2, ran.stdout + ran.stderr
         lines = ran.stderr.splitlines()
@@ -67,7 +67,7 @@ class Project:
         return lines[0]
 
     def hashes(self) -> dict[str, str]:
-        """sha256 of every file of data, by path."""
+        """Return the SHA-256 of every data file, by path."""
         return {
             str(path.relative_to(self.root)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted((self.root / "data").rglob("*"))
@@ -75,12 +75,12 @@ class Project:
         }
 
     def wipe(self) -> None:
-        """Forget all data: DVC's cache, the raw files and the arrays."""
+        """Delete all data: DVC's cache, the raw files and the arrays."""
         for folder in (".dvc/cache", "data/raw/tiny", "data/prepared/tiny"):
             shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def num_cached(self) -> int:
-        """Files in DVC's cache."""
+        """Return the number of files in DVC's cache."""
         return sum(path.is_file() for path in (self.root / ".dvc/cache").rglob("*"))
 
     def _command(self, arguments: tuple[str, ...]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A network that can be cut: a TCP relay on loopback between DVC and a server."""
+"""A simulated network that can be cut: a TCP relay on loopback between DVC and a server."""
 
 import contextlib
 import socket
@@ -8,10 +8,10 @@ from tests.servers import LOOPBACK
 
 
 class Relay:
-    """Passes bytes between its own port and the target's until it is cut.
+    """A relay that forwards bytes between its port and the target's until it is cut.
 
-    Cut, it closes every open connection and each new one without a byte, as a network does that went away while a
-    pull was running; `mend` lets connections through again, on the same port.
+    While it is cut, it closes all open connections, and new ones before any byte is sent, like a network that fails
+    during a pull. `mend` accepts connections again, on the same port.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -35,7 +35,7 @@ class Relay:
         self._listener.close()
 
     def cut(self) -> None:
-        """Now."""
+        """Cut the connection now."""
         with self._lock:
             self._is_cut, self._bytes_left = True, None
             self.num_cuts += 1
@@ -45,12 +45,12 @@ class Relay:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def cut_after(self, num_bytes: int) -> None:
-        """Once the server has sent so many bytes more."""
+        """Cut the connection once the server has sent this many more bytes."""
         with self._lock:
             self._bytes_left = num_bytes
 
     def mend(self) -> None:
-        """Let connections through again."""
+        """Accept connections again."""
         with self._lock:
             self._is_cut, self._bytes_left = False, None
 
@@ -69,7 +69,7 @@ class Relay:
                 client.close()
                 continue
             for end in (client, server):
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each small answer waits 40 ms
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # avoids a 40 ms delay per small response
             with self._lock:
                 self._open |= {client, server}
             for source, sink in ((client, server), (server, client)):

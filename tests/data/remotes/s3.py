@@ -30,7 +30,7 @@ class User:
 
 
 class S3:
-    """moto's server and a relay before it; `endpoint` is the relay's."""
+    """moto's server and a relay in front of it; `endpoint` is the relay's."""
 
     region = "us-east-1"
     actions = ("s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject")
@@ -63,7 +63,7 @@ class S3:
         return name
 
     def new_user(self, bucket: str, *, actions: tuple[str, ...] = actions) -> User:
-        """A user that may do `actions` in the bucket."""
+        """Create a user who is allowed `actions` in the bucket."""
         iam, name = self._as_admin("iam"), f"user-{secrets.token_hex(4)}"
         iam.create_user(UserName=name)
         statement = {

@@ -12,12 +12,12 @@ from tests.servers import LOOPBACK, free_port, wait_until
 
 
 def sshd_binary() -> str | None:
-    """Debian keeps it off most users' PATH."""
+    """Return the path of sshd, which is not on most users' PATH on Debian."""
     return shutil.which("sshd", path=os.pathsep.join((os.environ["PATH"], "/usr/sbin", "/usr/local/sbin")))
 
 
 class Sshd:
-    """A server that knows the keys of its `authorized_keys`, and a relay before it."""
+    """A server that accepts the keys in `authorized_keys`, and a relay in front of it."""
 
     user = getpass.getuser()
 
@@ -30,7 +30,7 @@ class Sshd:
         binary = sshd_binary()
         assert binary is not None
         if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd, run by root, asks for it
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd requires it if it is run by root
         _new_key(self._folder / "host_key")
         settings = {
             "Port": self._port,
@@ -70,17 +70,17 @@ class Sshd:
         self._process.wait()
 
     def new_key(self, folder: Path) -> Path:
-        """A private key that the server does not know yet."""
+        """Create a private key that the server does not accept yet."""
         return _new_key(folder / f"key-{secrets.token_hex(4)}")
 
     def allow(self, key: Path, *, denied_requests: str | None = None) -> None:
-        """Let the key in; `denied_requests` are those of SFTP that it may not use (sftp-server(8), -P)."""
+        """Authorize the key, except for these SFTP requests (sftp-server(8), -P)."""
         command = f'command="internal-sftp -P {denied_requests}" ' if denied_requests else ""
         with self.authorized_keys.open("a") as file:
             file.write(command + key.with_suffix(".pub").read_text())
 
     def forget(self, key: Path) -> None:
-        """Take the key out of `authorized_keys`."""
+        """Remove the key from `authorized_keys`."""
         public = key.with_suffix(".pub").read_text().strip()
         kept = [line for line in self.authorized_keys.read_text().splitlines() if not line.endswith(public)]
         self.authorized_keys.write_text("".join(f"{line}\n" for line in kept))

@@ -1,4 +1,4 @@
-"""`toprung data remote check`: the four steps, and which permission is missing."""
+"""`toprung data remote check`: its four steps, and the message about a missing permission."""
 
 import re
 

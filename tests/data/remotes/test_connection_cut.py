@@ -1,4 +1,4 @@
-"""A connection that breaks during a pull: the error is one line, transferred files are kept, the next pull resumes."""
+"""A pull whose connection breaks: the error is one line, transferred files are kept, and the next pull resumes."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ BYTES_BEFORE_THE_CUT = 700_000
 
 @pytest.fixture
 def pulling(project, location):
-    """A project whose data is on the remote alone."""
+    """A project whose data is only on the remote."""
     project.succeed("push")
     project.before = project.hashes()
     project.wipe()
@@ -65,7 +65,7 @@ def test_a_file_that_is_missing_from_a_folder(pulling, location, tmp_path):
     files = [
         path for path in (pulling.root.parent / location.url).rglob("*") if path.is_file() and path.suffix != ".dir"
     ]
-    lost = max(files, key=lambda path: path.stat().st_ctime_ns)  # just pushed: other tests have files there too
+    lost = max(files, key=lambda path: path.stat().st_ctime_ns)  # the newest, as other tests have files there, too
     shutil.move(lost, tmp_path / "lost")
     message = pulling.refuse("pull")
     assert f'Remote "origin" ({location.url}) does not have all files' in message

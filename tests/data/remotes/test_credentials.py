@@ -1,4 +1,4 @@
-"""Where a key may be, and who may read it."""
+"""Where a key file may be stored, and who may have read access to it."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The targets that DVC transfers, and the .dvc files that it does not find by itself."""
+"""The targets that DVC transfers, and the .dvc files that it does not find on its own."""
 
 import shutil
 import subprocess

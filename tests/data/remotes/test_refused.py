@@ -1,4 +1,4 @@
-"""A remote that refuses: one line says what is wrong and what to do, and nothing is half-written."""
+"""A remote that refuses access: one line says what is wrong and how to fix it, and nothing is half-written."""
 
 import functools
 import re
@@ -46,7 +46,7 @@ def test_a_revoked_key(project, location):
 def test_a_revoked_key_is_not_called_in_sync(project, location):
     project.succeed("push")
     with location.revoked():
-        assert "InvalidAccessKeyId" in project.refuse("status")  # `dvc status --cloud` says "in sync", and ends with 0
+        assert "InvalidAccessKeyId" in project.refuse("status")  # `dvc status --cloud` prints "in sync" and exits 0
 
 
 def test_a_missing_bucket_or_folder(project, location):
@@ -85,7 +85,7 @@ def test_files_that_were_never_pushed(new_project, location):
 def test_files_missing_here_and_on_the_remote_are_not_reported_as_pushed(new_project, location):
     new_project.add_remote(location.new_url())
     new_project.wipe()
-    assert "and DVC's cache here both lack files" in new_project.refuse("push")  # `dvc push` ends with 0
+    assert "and DVC's cache here both lack files" in new_project.refuse("push")  # `dvc push` exits with 0
     status = new_project.succeed("status")
     assert "data/raw/tiny: neither in DVC's cache here nor on the remote" in status
     assert "data/prepared/tiny: neither in DVC's cache here nor on the remote" in status

@@ -1,4 +1,4 @@
-"""`toprung data remote add`: which settings go into git, which stay here, and which are refused beforehand."""
+"""`toprung data remote add`: which settings are committed to git, which stay local, and which are refused."""
 
 import json
 import shutil

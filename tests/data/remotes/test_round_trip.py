@@ -1,4 +1,4 @@
-"""Every remote: after push, emptying the cache and pull, the bytes are the same."""
+"""A round trip for every remote: after a push, clearing the cache and a pull, the bytes are the same."""
 
 import shutil
 

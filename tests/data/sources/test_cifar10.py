@@ -1,4 +1,4 @@
-"""CIFAR-10: torchvision's files from a folder or a download, read without building a pickle's objects."""
+"""CIFAR-10: torchvision's files from a folder or a download, read without creating the objects of a pickle."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ BATCHES = {
 
 
 class _Python2Pickler(pickle._Pickler):
-    """Writes text and bytes alike, as Python 2 wrote the real files."""
+    """A pickler that does not distinguish text from bytes, like the Python 2 that wrote the real files."""
 
     dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
@@ -45,12 +45,12 @@ def _batch(images: np.ndarray, labels: list[int]) -> bytes:
     buffer = io.BytesIO()
     content = {"batch_label": "b", "labels": labels, "data": images, "filenames": ["a.png"]}
     _Python2Pickler(buffer, protocol=2).dump(content)
-    return buffer.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")  # NumPy's name then
+    return buffer.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")  # before NumPy 2
 
 
 @pytest.fixture
 def files(tmp_path, monkeypatch) -> Path:
-    """Small batches in the format of the real ones, and torchvision's md5 sums made to fit them."""
+    """Small batches in the real format, with torchvision's MD5 sums patched to match."""
     folder = tmp_path / "datasets" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     for name, (images, labels) in BATCHES.items():
@@ -154,7 +154,7 @@ def test_a_download_that_fails_says_what_else_to_do(tmp_path, monkeypatch):
 
 @contextlib.contextmanager
 def _offered(archive: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server on loopback that has this archive in CIFAR-10's place."""
+    """Serve this archive on loopback instead of CIFAR-10."""
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
     handler = functools.partial(_Quiet, directory=str(archive.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -27,7 +27,7 @@ def nothing_on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def _place(folder: Path, *, packed: bool = True) -> Path:
-    """Stand-ins with the right names: enough to be found, not to be read."""
+    """Create empty files with the right names, which can be found but not read."""
     folder.mkdir(parents=True)
     for name in fashion_mnist.FILES:
         (folder / f"{name}{'.gz' * packed}").write_bytes(b"")
@@ -40,7 +40,7 @@ def test_the_real_files_become_the_arrays_that_torchvision_reads(tmp_path, monke
     root, raw = tmp_path / "prepared", tmp_path / "FashionMNIST" / "raw"
     card = data.prepare("fashion_mnist", out=root / "fashion_mnist", downloads=tmp_path / "raw")
     assert (card.num_train, card.num_test, card.image_shape) == (60_000, 10_000, (1, 28, 28))
-    assert (round(card.mean[0], 4), round(card.std[0], 4)) == (0.2860, 0.3530)  # as published everywhere
+    assert (round(card.mean[0], 4), round(card.std[0], 4)) == (0.2860, 0.3530)  # the published values
     assert not (tmp_path / "raw").exists()
 
     raw.mkdir(parents=True)
@@ -148,7 +148,7 @@ def test_files_that_are_not_found_are_downloaded_once(tmp_path, monkeypatch):
     resources = []
     for name in fashion_mnist.FILES:
         (served / f"{name}.gz").symlink_to(DEBIAN_FOLDER / f"{name}.gz")
-        resources.append((f"{name}.gz", None))  # Debian packed them anew, so torchvision's md5 do not fit
+        resources.append((f"{name}.gz", None))  # Debian recompressed them, so torchvision's MD5 sums do not match
     monkeypatch.setattr(FashionMNIST, "resources", resources)
     handler = functools.partial(_Quiet, directory=str(served))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -1,4 +1,4 @@
-"""Groups and folds: no group is in two parts, every class is in each if possible, on every machine alike."""
+"""Groups and folds: no group is split, every part has every class if possible, and all machines agree."""
 
 import shutil
 
@@ -122,7 +122,7 @@ def test_too_many_folds_are_refused(num_folds, groups, message):
 
 @pytest.fixture
 def patients(tmp_path):
-    """60 images of two classes by ten patients; patient p's images have the grey level 20 p."""
+    """60 images of ten patients in two classes; the images of patient p have the grey level 20 p."""
     folder = tmp_path / "pictures"
     for number in range(60):
         patient = number % 10

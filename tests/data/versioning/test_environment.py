@@ -1,4 +1,4 @@
-"""DVC runs for a user id without an account, a home folder or their environment variables."""
+"""DVC runs under a user ID that has no account, no home folder, and no environment variables for them."""
 
 import getpass
 import os
@@ -35,7 +35,7 @@ def test_a_users_own_name_and_home_are_kept(tmp_path):
 def test_dvc_works_for_a_user_id_without_an_account(dvc_project):
     for path in (dvc_project, *dvc_project.rglob("*")):
         os.chown(path, 12345, 12345)
-    capability = "+dac_read_search"  # the interpreter and pytest's folder may be root's alone
+    capability = "+dac_read_search"  # only root may be able to read the interpreter and pytest's folder
     user = [
         "--reuid=12345",
         "--regid=12345",

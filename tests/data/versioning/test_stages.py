@@ -1,4 +1,4 @@
-"""Prepare through DVC: by the project's stage if it has one, with one line for each failure."""
+"""Preparation through DVC: it uses the project's stage if there is one, and each failure is a one-line message."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ from toprung.errors import UserError
 def test_the_stage_makes_on_this_machine_the_bytes_that_dvc_lock_names(dvc_project, project):
     card = data.reproduce("digits", project=dvc_project)
     assert data.verify("digits", root=dvc_project / data.PREPARED) == card
-    # Where this fails after a change to a dependency of the stage: dvc repro, and commit dvc.lock.
+    # If this fails after a dependency of the stage has changed, run `dvc repro` and commit dvc.lock.
     assert (dvc_project / "dvc.lock").read_text() == (project / "dvc.lock").read_text()
 
 
@@ -43,7 +43,7 @@ def test_every_source_that_needs_no_download_has_a_stage(project):
     listed = subprocess.run(
         ["dvc", "stage", "list", "--name-only"], cwd=project, check=True, capture_output=True, text=True
     ).stdout.split()
-    assert set(listed) >= {f"prepare_{name}" for name in data.SOURCES if name != "cifar10"}  # given one on demand
+    assert set(listed) >= {f"prepare_{name}" for name in data.SOURCES if name != "cifar10"}  # added on demand
 
 
 def test_dvc_sends_no_telemetry_and_stages_nothing_by_itself(dvc_project):
