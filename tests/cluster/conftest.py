@@ -120,7 +120,7 @@ class Raylets:
 
 @pytest.fixture(scope="session")
 def cluster_bench(tmp_path_factory):
-    """A project in which tests run sweeps, without changing it."""
+    """A project in which tests run sweeps, but which they do not modify."""
     return new_bench(tmp_path_factory.mktemp("bench") / "user_project")
 
 

@@ -48,7 +48,7 @@ def ec2(tmp_path_factory, project):
 
 @pytest.fixture(scope="module")
 def machines(ec2):
-    """The machines by Ray's name for their type, from the tag."""
+    """The machines by Ray's node type, which is in a tag."""
     tagged = [({tag["Key"]: tag["Value"] for tag in machine["Tags"]}, machine) for machine in ec2["instances"]]
     return {tags["ray-user-node-type"]: {**machine, "Tags": tags} for tags, machine in tagged}
 

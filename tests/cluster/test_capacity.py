@@ -25,7 +25,7 @@ def node(cpus=0, gpus=0, *, exists=True, labels=None, **custom):
         ({"cpus": 0.5}, [node(1)], 2),
         ({"cpus": 1, "gpus": 1}, [node(8, 2), node(8)], 2),
         ({"cpus": 1, "gpus": 0.25}, [node(8, 1)], 4),
-        ({"cpus": 1, "gpus": 0.6}, [node(8, 2)], 2),  # a share is of one GPU
+        ({"cpus": 1, "gpus": 0.6}, [node(8, 2)], 2),  # a fraction does not span two GPUs
         ({"cpus": 1, "gpus": 2}, [node(8, 4)], 2),
         ({"cpus": 1, "custom": {"trial": 1}}, [node(8, trial=3), node(8)], 3),
         ({"cpus": 1, "label_selector": {"kind": "cpu"}}, [node(2, labels={"kind": "cpu"}), node(8)], 2),

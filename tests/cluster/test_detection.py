@@ -1,4 +1,4 @@
-"""Ray's private detection functions: a test fails if Ray moves one, or reads limits in another way."""
+"""Ray's private detection functions: a test fails if Ray moves one or reads limits differently."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ def test_a_containers_limits_are_detected(version):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """A function that lets Ray detect this number of NVIDIA GPUs."""
+    """A function that makes Ray detect a given number of NVIDIA GPUs."""
 
     def result(count, visible=None):
         nvidia = accelerators.NvidiaGPUAcceleratorManager

@@ -46,7 +46,7 @@ def test_for_a_cluster_the_variables_for_listening_and_authentication_are_kept(s
 
 @pytest.fixture
 def broken_ray(tmp_path, monkeypatch):
-    """A user's file that is named like Ray."""
+    """A user's file with the same name as Ray."""
     (tmp_path / "ray.py").write_text("import a_module_that_does_not_exist\n")
     for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
         monkeypatch.delitem(sys.modules, name)

@@ -98,7 +98,7 @@ def test_a_node_that_is_unreachable_for_twenty_seconds(new_raylets):
     command.reaches(lambda: len(raylets.training("two")) == 1, "a trial on the node")
     command.reaches(lambda: raylets.arena.count('{"epoch/1":') >= 2, "epochs")
     raylets.signal("two", signal.SIGSTOP)
-    time.sleep(20)  # the fault itself
+    time.sleep(20)  # the duration of the fault
     raylets.signal("two", signal.SIGCONT)
     command.finish()
     raylets.assert_agreement()

@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 @pytest.fixture
 def two(new_raylets):
-    """A cluster with a head with one CPU, and a node with one CPU and a custom resource."""
+    """A cluster of a head with one CPU, and a node with one CPU and a custom resource."""
     raylets = new_raylets(head_cpus=1)
     raylets.join("worker", '--resources={"trial":1}', "--labels=kind=spare")
     return raylets
@@ -26,7 +26,7 @@ def test_trials_run_on_both_nodes_and_nothing_is_left_there(two):
     assert {attempt["code"] for trial in shown["trials"] for attempt in trial["attempts"]} == {code}
     assert two.leftovers() == {"groups": [], "free": 1.0}
 
-    # Each is refused at once, with its reason, and leaves nothing behind.
+    # Each is refused at once with a reason, and leaves nothing behind.
     before = sorted(two.arena.root.glob("*/sweep.json"))
     for settings, message in (
         (["resources.cpus=2"], "No trial can ever start: each needs 2 CPUs, but the largest node has 1. "),

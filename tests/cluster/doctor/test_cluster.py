@@ -1,8 +1,8 @@
 """`toprung doctor --address` on a real cluster: a healthy head, and a second node with many faults.
 
-That node has its own mount namespace, so its storage is another disk and its disk is small. Two faults are simulated:
-another version of optuna (only its metadata, first on PYTHONPATH) and a clock that is ahead (only in that node's
-Python).
+That node has its own mount namespace, so its storage is a different disk and its disk is small. Two faults are
+simulated: another version of optuna (only its metadata, first on PYTHONPATH) and a clock that is ahead (only in that
+node's Python).
 """
 
 import json

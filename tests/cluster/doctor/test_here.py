@@ -12,7 +12,7 @@ def healthy(doctor):
 
 @pytest.fixture(scope="module")
 def broken(doctor, doctor_bench):
-    """The lock names another optuna, the storage is no folder, MLflow is down, and Ray is set to listen everywhere."""
+    """The lock pins another optuna, the storage is not a folder, MLflow is down, and Ray is set to listen publicly."""
     lock = doctor_bench / "requirements.lock"
     text = lock.read_text()
     lock.write_text("\n".join("optuna==4.9.9" if line.startswith("optuna==") else line for line in text.splitlines()))

@@ -99,7 +99,7 @@ def test_a_job_runs_its_command_with_the_clusters_data_in_its_project(user_proje
     shared = tmp_path / "shared"
     data.prepare("digits", out=shared / "digits")
     command = [sys.executable, "-m", "toprung.cluster.jobs.entrypoint", "--prepared", shared, "--dataset", "digits"]
-    for _ in range(2):  # a second job of the same code is given the same folder
+    for _ in range(2):  # a second job with the same code gets the same folder
         ran = subprocess.run(
             [*command, "--", "data", "verify", "digits"], cwd=user_project, capture_output=True, text=True, check=False
         )

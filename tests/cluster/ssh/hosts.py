@@ -137,7 +137,7 @@ class Host:
         log.write_bytes(b"")
         with (self.folder / "first-process.log").open("ab") as output:
             self._outer = subprocess.Popen(
-                # It ends with the process that started it, no matter how that ends.
+                # It ends together with its parent process, however that ends.
                 ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self._netns,
                  "unshare", "--fork", "--kill-child", "--pid", "--mount", "--mount-proc", "--uts", "--ipc",
                  "bash", "-c", FIRST_PROCESS],

@@ -44,7 +44,7 @@ print(json.dumps(dataclasses.asdict(agreement(pathlib.Path(folder), uri=uri, num
 
 
 class Cluster:
-    """The cluster on a lab's hosts, used from its desk, where a project and this repository's cluster file are."""
+    """The cluster on a lab's hosts, used from its desk, which has a project and this repository's cluster file."""
 
     def __init__(self, lab: Lab, *, echo: Callable[[str], object] = lambda line: None) -> None:
         self.lab, self._say = lab, echo
@@ -61,7 +61,7 @@ class Cluster:
         (lab.desk_folder / "clusters" / "local.yaml").write_text(yaml.safe_dump(config))
 
     def desk(self, *words: object, check: bool = True, timeout: float = 300) -> str:
-        """Run a command at the desk to its end."""
+        """Run a command at the desk and wait until it exits."""
         self._say(f"$ {shlex.join(map(str, words))}")
         return self.lab.run(*words, check=check, timeout=timeout, **DESK_ENVIRONMENT)
 
@@ -109,7 +109,7 @@ class Cluster:
         return self._listed("nodes --filter state=ALIVE")
 
     def placement_groups(self) -> list[dict]:
-        """List all placement groups; Ray keeps those that were released, as REMOVED."""
+        """List all placement groups, including the released ones, which Ray keeps as REMOVED."""
         return self._listed("placement-groups")
 
     def _listed(self, what: str) -> list[dict]:
@@ -142,13 +142,13 @@ class Cluster:
 
     @property
     def sweep_dir(self) -> SweepDirectory:
-        """The sweep that was submitted last."""
+        """The last submitted sweep."""
         return next(
             sweep_dir for sweep_dir in catalog.list_sweeps(self.storage) if sweep_dir.sweep_id not in self._earlier
         )
 
     def repair(self) -> None:
-        """Boot the hosts that a test has killed, and wait until the autoscaler has started Ray there again."""
+        """Boot the hosts that a test has killed, and wait until the autoscaler has restarted Ray on them."""
         for host in self.lab.hosts:
             if not host.is_up:
                 host.boot()
@@ -167,7 +167,7 @@ class Cluster:
         return lines.count('{"epoch/1":')
 
     def training(self) -> list[Host]:
-        """List the workers that train a trial now: its process holds the trial's lock file open."""
+        """List the workers that are training a trial: its process holds the trial's lock file open."""
         result = []
         for host in self.lab.workers:
             opened = self.lab.run(*self.lab.ssh(host, "ls -l /proc/[0-9]*/fd 2>/dev/null"), check=False)
@@ -201,7 +201,7 @@ class Cluster:
         return self._begin(*self.lab.ssh(self.lab.head, f"bash -ic {on_the_head} 2>/dev/null"))
 
     def agreement(self) -> Agreement:
-        """Compare all records of the newest sweep; this runs at the desk, where paths are those of the hosts."""
+        """Compare all records of the newest sweep; this runs at the desk, where paths are the same as on the hosts."""
         storage = SHARED / "runs"
         output = self.lab.run(
             "python", "-c", COMPARE, storage / self.sweep_dir.sweep_id, f"sqlite:///{storage}/mlflow.db", NUM_TRIALS,
@@ -236,7 +236,7 @@ class Job:
         return self.text.split("Submitted as ")[1].split()[0]
 
     def reaches(self, check: Callable[[], object], what: str) -> "Job":
-        """Wait until `check` is true; fail if the command ends before."""
+        """Wait until `check` is true; fail if the command exits first."""
 
         def is_reached() -> bool:
             if check():
@@ -263,7 +263,7 @@ class Job:
 
 
 def sweep_with_a_killed_worker(cluster: Cluster, *, echo: Callable[[str], object] = lambda line: None) -> Agreement:
-    """Run a sweep, kill a worker that trains a trial, and return the comparison of the sweep's records."""
+    """Run a sweep, kill a worker that is training a trial, and return the comparison of the sweep's records."""
     job = cluster.sweep_under_way()
     victim = cluster.training()[0]
     echo(f"{victim.name} trains a trial: kill -9 of everything on it")

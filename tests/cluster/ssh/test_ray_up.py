@@ -1,4 +1,4 @@
-"""Sweeps on a cluster that `ray up clusters/local.yaml` created over SSH, and faults of its machines."""
+"""Sweeps on a cluster that `ray up clusters/local.yaml` created over SSH, and failures of its machines."""
 
 import json
 import time
@@ -39,7 +39,7 @@ def cluster(running):
 
 @pytest.fixture
 def two_wrong_workers(cluster):
-    """Two workers with faults: the first has another disk as its shared storage, the second another optuna."""
+    """Two faulty workers: the first has a different disk as its shared storage, the second a different optuna."""
     first, second = cluster.lab.workers
     installed = metadata.distribution("optuna")
     metadata_file = installed.locate_file(f"optuna-{installed.version}.dist-info/METADATA")
@@ -107,7 +107,7 @@ def test_nothing_is_lost_when_a_worker_is_disconnected_for_20_seconds(cluster):
     job = cluster.sweep_under_way()
     victim = cluster.training()[0]
     victim.cable("down")
-    time.sleep(CUT_SECONDS)  # the fault itself
+    time.sleep(CUT_SECONDS)  # the duration of the fault
     victim.cable("up")
     job.finish()
     _assert_complete(cluster.agreement())
