@@ -55,7 +55,7 @@ def _gs(tmp_path_factory) -> Iterator[Location]:
     _require("gcp_storage_emulator")
     from tests.data.remotes.gcs import Gcs
 
-    with Gcs(tmp_path_factory.mktemp("gs")) as gcs:  # the emulator itself, without its gate: anonymous
+    with Gcs(tmp_path_factory.mktemp("gs")) as gcs:  # anonymous access to the emulator, bypassing its gate
         environ = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{gcs.emulator_port}"}
         yield Location(f"gs://{gcs.new_bucket()}/sweeps", environ)
 
@@ -74,7 +74,7 @@ def used(monkeypatch) -> Callable[[Location], Location]:
             monkeypatch.delenv(name)
         for name, value in location.environ.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(trials, "_storages", {})  # clients of another test's credentials
+        monkeypatch.setattr(trials, "_storages", {})  # discard clients that use another test's credentials
         return location
 
     return use

@@ -91,7 +91,7 @@ def test_a_torn_line_of_the_ledger_is_not_uploaded(sweep_dir, bucket_folder):
         (LINES[:5], LINES[:5], "interrupted"),  # a driver died here before it had uploaded everything
         (LINES[:3], LINES[:3], "interrupted"),
         ([*LINES[:2], b"torn"], LINES[:3], "running"),
-        ([*LINES[:1], LINES[5]], LINES[:3], "running"),  # both continued: the storage is used
+        ([*LINES[:1], LINES[5]], LINES[:3], "running"),  # both continued: the storage takes precedence
     ],
 )
 def test_the_ledger_that_continues_the_other_is_used(sent, tmp_path, local, expected, status):

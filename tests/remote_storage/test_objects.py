@@ -59,7 +59,7 @@ def test_a_storage_that_cannot_be_reached_gives_the_reason_and_works_again_later
 
 
 def test_a_client_that_could_not_be_created_is_created_on_the_next_request(tmp_path):
-    """Creating a client on AWS takes a request if no region is set, and another one if the machine has a role."""
+    """Creating a client on AWS requires a request if no region is set, and another if the machine has a role."""
     clients = iter([OSError("AWS Error NETWORK_CONNECTION during HeadBucket"), LocalFileSystem()])
 
     def open_filesystem():

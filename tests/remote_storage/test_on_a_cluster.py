@@ -18,7 +18,7 @@ from toprung.remote_storage.trials import MANIFEST_FILE, UploadManifest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
-# Runs after each epoch, before its report: notes the trial and the epoch.
+# Runs after each epoch, before its report, and records the trial and the epoch.
 NOTE = """        with open(os.environ["TEST_EPOCHS"], "a") as file:
             file.write(f"{config['lr']} {_epoch + 1}\\n")
 """
@@ -31,7 +31,7 @@ def _writes_epochs(trainer: Path) -> None:
 
 
 def test_a_trial_of_a_lost_node_waits_for_its_checkpoint_while_the_storage_is_unavailable(s3, machines, tmp_path):
-    """No epoch that the storage has is repeated, although it was unavailable when the trial started on another node."""
+    """No epoch in the storage is repeated, even if the storage was unavailable when the trial moved to another node."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a mount namespace needs root, and unshare from util-linux")
     arena, _ = machines(s3)

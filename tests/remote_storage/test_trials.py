@@ -1,4 +1,4 @@
-"""A trial's files: uploaded after each epoch, downloaded if they are of a later epoch than the local ones."""
+"""A trial's files: uploaded after each epoch, and downloaded if they are from a later epoch than the local ones."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Whole sweeps on object storage: the machine is lost, and another one continues from the storage alone."""
+"""Whole sweeps on object storage: the machine is lost, and another one continues using only the storage."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 def _losers(sweep_dir):
-    """Return the numbers of stopped trials, whose weights are only in MLflow: storage and machine remove them."""
+    """Return the numbers of stopped trials; their weights are only in MLflow, deleted from storage and machine."""
     return frozenset(trial.number for trial in ledger.read(sweep_dir) if trial.status == "stopped")
 
 
@@ -27,7 +27,7 @@ def _agree(arena, sweep_id, *, num_trials=NUM_TRIALS, gone=frozenset()):
 
 
 def _resumed_elsewhere(first, second):
-    """Resume a sweep that died on the first machine on the second, from the storage alone; return its id."""
+    """Resume a sweep that died on the first machine on the second, using only the storage; return its ID."""
     sweep_id = first.sweep_dir.sweep_id
     lost, gone = first.sweep_dir.ledger_file.read_bytes(), _losers(first.sweep_dir)
     shutil.rmtree(first.root)

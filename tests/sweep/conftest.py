@@ -1,4 +1,4 @@
-"""Whole sweeps run by the real command, each run once and read by many tests."""
+"""Whole sweeps run by the real command, each run once and inspected by many tests."""
 
 import importlib.util
 import json
@@ -23,13 +23,13 @@ from tests.marked import processes_marked
 from tests.servers import Postgres, TrackingServer
 from toprung import data
 
-# Fixtures of single files that run a sweep or start servers: tests that use them are slow.
+# Fixtures in individual test files that run a sweep or start servers; the tests that use them are slow.
 SLOW_FIXTURES = {"confirmed", "interrupted", "killed", "pair", "reached", "recorded", "refit", "swept", "team"}
 
 PROJECT = Path(__file__).parent.parent.parent
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200")
 
-# Most trials of this space fail, each in a different way, which is in its configuration.
+# Most trials of this space fail, each in a different way that its configuration specifies.
 FAULTS_SPACE = """
 FAULTS = ["none", "nan", "raise", "die", "early", "silent", "late"]
 
@@ -99,7 +99,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass
 class Command:
-    """One `toprung` command: its process, and what it printed once it has exited."""
+    """One `toprung` command: its process and, once it has exited, its output."""
 
     folder: Path
     process: subprocess.Popen
@@ -135,7 +135,7 @@ class Command:
         return processes_marked(self.mark)
 
     def left_behind(self) -> list[str]:
-        """Return the command lines of processes that still run some seconds after the command."""
+        """Return the command lines of processes that are still running a few seconds after the command."""
         for _ in range(100):
             left = self.processes()
             if not left:
@@ -213,7 +213,7 @@ def new_bench(tmp_path_factory, prepared_digits) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def bench(new_bench) -> Path:
-    """A project that tests read and in which they run sweeps, but which they do not change."""
+    """A project that tests read and run sweeps in, but do not modify."""
     return new_bench()
 
 
@@ -257,7 +257,7 @@ def toprung(start):
 
 @pytest.fixture(scope="session")
 def sweep_of(toprung):
-    """Return the sweep that a command ran, as it is shown."""
+    """A function that returns the sweep that a command ran, with the output of `toprung show`."""
 
     def read(command: Command, storage: Path, *, uri: str | None = None) -> Swept:
         listed = toprung("list", "--json", "--storage", storage, folder=command.folder)
@@ -306,7 +306,7 @@ def finished(shared_sweep) -> Swept:
 
 @pytest.fixture(scope="session")
 def faulty(shared_sweep) -> Swept:
-    """A sweep in which each trial fails in a different way, except for two."""
+    """A sweep in which all trials but two fail, each in a different way."""
     return shared_sweep("faulty", "tune.faults")
 
 

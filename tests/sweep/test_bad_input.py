@@ -29,7 +29,7 @@ def _nothing(bench):
     pass
 
 
-# The arguments, the change that was made before, and the start of the expected line.
+# The arguments, the change made beforehand, and the start of the expected line.
 MISTAKES = {
     "unknown recipe": (
         ["tune.smokee"],

@@ -1,4 +1,4 @@
-"""`toprung check`: a good loop passes every check, and each kind of mistake fails the check that is meant for it."""
+"""`toprung check`: a good loop passes every check, and each kind of mistake fails the corresponding check."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Which files are copied to the trials besides the three folders, and which a trainer would lack there."""
+"""Files that are copied to the trials in addition to the three folders, and files that a trainer would miss there."""
 
 import os
 import subprocess

@@ -115,5 +115,5 @@ def test_a_sweep_fails_with_a_reason_if_every_trial_fails(new_bench, toprung, sw
     assert {run.info.status for run in swept.children.values()} == {"FAILED"}
     failures = [json.loads(file.read_text()) for file in swept.folder.glob("trials/*/failure.json")]
     assert len(failures) == 3
-    assert len({failure["pid"] for failure in failures}) == 1  # a failure does not cost the next trial a new process
+    assert len({failure["pid"] for failure in failures}) == 1  # the next trial reuses the process after a failure
     assert command.left_behind() == []

@@ -1,4 +1,4 @@
-"""Settings without effect: each rule, on specs alone, and no warning for the recipes of the project."""
+"""Settings without effect: each rule, tested on specs only, and no warnings for the project's recipes."""
 
 import pytest
 

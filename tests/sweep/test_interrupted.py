@@ -146,7 +146,7 @@ def test_ctrl_c_while_ray_is_starting_leaves_nothing(bench, start, tmp_path):
 
 
 def test_closing_the_terminal_is_as_clean_as_ctrl_c(bench, start, sweep_of, tmp_path):
-    """The kernel then sends SIGHUP to the foreground processes, including Ray, and accepts no more output."""
+    """The kernel then sends SIGHUP to the foreground processes, including Ray, and rejects further output."""
     master, slave = pty.openpty()
     in_terminal = ("sh", "-c", 'exec "$@" <"$TERMINAL" >"$TERMINAL" 2>&1', "sh")
     settings = _flags(tmp_path, *PATIENT, "num_trials=2", "constants.width=4")

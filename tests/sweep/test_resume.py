@@ -37,7 +37,7 @@ def sweep():
 
 @pytest.fixture(scope="module")
 def swept_bench(new_bench, tmp_path_factory):
-    """A project only for these tests, which change its recipe, and a storage folder."""
+    """A separate project, because these tests change its recipe, and a storage folder."""
     bench = new_bench()
     loop = (bench / "trainers" / "convnet.py").read_text()
     storage = tmp_path_factory.mktemp("storage")
@@ -52,7 +52,7 @@ def swept_bench(new_bench, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stopped(swept_bench, start, toprung, sweep_of):
-    """A sweep that `toprung stop` ended once its first trial had ended."""
+    """A sweep that was stopped by `toprung stop` once its first trial had ended."""
     bench, storage = swept_bench
     command = start("sweep", "tune.slow_digits", "--set", f"storage={storage}", "--name", "mine", folder=bench)
     command.read_until(lambda line: "finished" in line or "stopped at rung" in line)
@@ -113,7 +113,7 @@ def resumed(refused, swept_bench, toprung, sweep_of):
 
 
 def _check_agreement(swept, *, num_trials):
-    """Check that ledger, Optuna and MLflow have every trial exactly once, with the same end."""
+    """Check that ledger, Optuna and MLflow have every trial exactly once, with the same outcome."""
     trials = [trial for trial in ledger.read(SweepDirectory(swept.folder)) if trial.trial_id]
     children = swept.children
     assert len(trials) == len({trial.trial_id for trial in trials}) == num_trials
@@ -144,7 +144,7 @@ def test_a_resumed_trial_continues_from_its_last_epoch(resumed, stopped):
     for trial in known.trials:
         if trial.trial_id in reached:
             again = [number for number, epoch in trial.epochs_by_number.items() if epoch.time_ms > resumed_ms]
-            # 2 if it had saved an epoch that the ledger lacked: that epoch is reported again, not trained again.
+            # 2 if it had saved an epoch that the ledger did not have; this epoch is reported again, but not retrained.
             assert min(again, default=reached[trial.trial_id] + 1) - reached[trial.trial_id] in (1, 2)
 
 
@@ -204,7 +204,7 @@ def test_new_trials_are_proposed_from_the_existing_study(extended):
         trial.state.name in ("COMPLETE", "PRUNED") for trial, start in starts if start["time_ms"] < began
     )
     assert ended_before >= sweep_dir.spec().search.num_startup_trials
-    # In its start-up phase the sampler would draw the same values from any study; the new trials differ from those.
+    # In its startup phase, the sampler would draw the same values for any study; those of the new trials differ.
     only_startup = sweep_dir.spec().search.model_copy(update={"num_startup_trials": 10_000})
     drawn = optuna.create_study(sampler=build_sampler(only_startup, num_asked=new[0].number)).ask()
     convnet.space(drawn)

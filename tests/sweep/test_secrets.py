@@ -1,4 +1,4 @@
-"""Secrets planted in a sweep's environment, and searched for in everything that it writes or prints."""
+"""Secrets are planted in a sweep's environment, and everything that it writes or prints is searched for them."""
 
 import contextlib
 import http.client
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def _arguments_while_it_runs(command, observed, is_over):
-    """Collect the arguments of every process of a command, again and again until it has exited."""
+    """Repeatedly collect the arguments of every process of a command until it has exited."""
     while not is_over.wait(0.3):
         for process in command.processes():
             with contextlib.suppress(psutil.Error):
@@ -50,11 +50,11 @@ def planted(team, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ran(planted, new_bench, start, tmp_path_factory):
-    """A sweep with those secrets in its environment, whose trials fail in many ways; and all files that it left."""
+    """A sweep whose environment has those secrets and whose trials fail in many ways, and all files that it left."""
     bench, storage = new_bench(), tmp_path_factory.mktemp("storage")
     address = f"https://someone:{planted.secret['git']}@example.org/project.git"
     subprocess.run(["git", "remote", "add", "origin", address], cwd=bench, check=True)
-    shutil.copy(planted.key, bench / "trainers" / "key.json")  # a wrong place, which git does not ignore
+    shutil.copy(planted.key, bench / "trainers" / "key.json")  # misplaced: git does not ignore it
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray:  # Ray's sockets need a short path
         environment = planted.environment | {"RAY_TMPDIR": ray}
         command = start("sweep", "tune.faults", "--set", f"storage={storage}", folder=bench, env=environment)
@@ -71,7 +71,7 @@ def ran(planted, new_bench, start, tmp_path_factory):
 
 
 def _holding(folder, planted):
-    """Return the files below a folder that contain a planted secret, and which secret."""
+    """Return the files below a folder that contain a planted secret, each with the secret's name."""
     return [
         (str(file), name)
         for file in folder.rglob("*")

@@ -31,7 +31,7 @@ def swept(team, bench, toprung, tmp_path_factory):
 
 @pytest.fixture
 def runs(team, swept, monkeypatch):
-    """MLflow's runs by trial id; the sweep's own under None."""
+    """MLflow's runs by trial ID; the key of the sweep's own run is None."""
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -66,7 +66,7 @@ def test_the_study_is_only_in_the_database_and_its_address_is_shown_without_the_
 def test_without_the_databases_address_the_message_says_where_the_study_is(team, swept, bench, toprung):
     for name in ("show", "events", "resume"):
         command = toprung(name, "ours", "--storage", swept.storage, folder=bench)
-        if name != "resume":  # the sweep is finished, and that output comes first
+        if name != "resume":  # it first reports that the sweep is finished
             assert command.stderr.startswith(f"The study of {swept.shown['sweep_id']} is in a database (postgresql")
         assert command.code == 2
         assert len(command.stderr.splitlines()) == 1
@@ -104,7 +104,7 @@ def test_no_password_is_in_a_file_on_the_screen_or_in_mlflow(team, swept, runs, 
 
 def test_a_wrong_mlflow_password_prints_one_line_and_leaves_nothing(team, bench, toprung, tmp_path):
     wrong = team.environment | {"MLFLOW_TRACKING_URI": team.server.uri.replace(team.server.password, "canary")}
-    flags = _flags(tmp_path / "storage", "num_trials=500")  # it fails before they have run
+    flags = _flags(tmp_path / "storage", "num_trials=500")  # the command fails before they have run
     command = toprung("sweep", "tune.smoke", *flags, folder=bench, env=wrong)
     assert command.code == 2, command.stdout
     assert len(command.stderr.splitlines()) == 1
@@ -117,7 +117,7 @@ def test_a_wrong_mlflow_password_prints_one_line_and_leaves_nothing(team, bench,
 @pytest.mark.slow
 def test_a_wrong_study_password_prints_one_line_and_leaves_nothing(team, bench, toprung, tmp_path):
     wrong = team.environment | {ENVIRONMENT: team.postgres.uri("studies", password="canary")}
-    flags = _flags(tmp_path / "storage", "num_trials=500")  # it fails before they have run
+    flags = _flags(tmp_path / "storage", "num_trials=500")  # the command fails before they have run
     command = toprung("sweep", "tune.smoke", *flags, folder=bench, env=wrong)
     assert command.code == 2, command.stdout
     assert len(command.stderr.splitlines()) == 1
