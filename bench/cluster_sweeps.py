@@ -76,7 +76,7 @@ def submit(folder, options):
 
 
 def recovery(folder, options):
-    """Kill one of two nodes, and measure how long its trial does not report until its next epoch on another node."""
+    """Kill one of two nodes, and measure how long it takes until its trial reports the next epoch on another node."""
     project, rounds = overhead.create_project(folder / "project", options), []
     settings = ("num_trials=2", "asha.max_epochs=40", "asha.grace_epochs=40", "max_concurrent_trials=2")
     for number in range(options.runs):

@@ -1,4 +1,4 @@
-"""Debian's Chromium, headless, driven by Playwright and without access to the network beyond this machine."""
+"""Debian's headless Chromium, driven by Playwright, without network access beyond this machine."""
 
 import re
 import shutil

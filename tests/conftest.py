@@ -1,4 +1,4 @@
-"""Set-up for all tests: an environment without telemetry and user settings, and a copy of the project."""
+"""Setup for all tests: an environment without telemetry and user settings, and a copy of the project."""
 
 import os
 import secrets
@@ -40,7 +40,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def project() -> Path:
-    """The checkout under test, only to be read."""
+    """The checkout under test, which must not be modified."""
     return PROJECT
 
 

@@ -1,4 +1,4 @@
-"""A separate virtual environment for a test, without installing gigabytes."""
+"""A separate virtual environment for a test, without installing gigabytes of packages."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def environment_beside(folder: Path) -> None:
-    """Create a virtual environment with this one's packages, except toprung if it is installed as editable."""
+    """Create a virtual environment with the current packages, except for toprung if its install is editable."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python3.*/site-packages")
     here = dict.fromkeys(

@@ -49,7 +49,7 @@ def free_port() -> int:
 
 
 class Postgres:
-    """A temporary PostgreSQL cluster on loopback with a password (scram), without a Unix socket and fsync."""
+    """A temporary PostgreSQL cluster on loopback with a password (SCRAM), but without a Unix socket or fsync."""
 
     user = "toprung"
 
@@ -130,7 +130,7 @@ class Postgres:
         return self.uri(name)
 
     def uri(self, database: str, *, driver: str | None = "psycopg2", password: str | None = None) -> str:
-        """Return a database's URI with user and password; without a driver in libpq's form."""
+        """Return a database's URI with user and password, in libpq's format if no driver is given."""
         scheme = f"postgresql+{driver}" if driver else "postgresql"
         return f"{scheme}://{self.user}:{password or self.password}@{LOOPBACK}:{self.port}/{database}"
 
@@ -155,7 +155,7 @@ def _user_exists(name: str) -> bool:
 
 
 def _postgres_owner() -> dict:
-    """Return `subprocess` arguments for the user that PostgreSQL runs as: `postgres` if this process runs as root."""
+    """Return `subprocess` arguments for the user that runs PostgreSQL: `postgres` if this process runs as root."""
     if os.geteuid() != 0:
         return {}
     return {"user": "postgres", "group": pwd.getpwnam("postgres").pw_gid, "extra_groups": []}

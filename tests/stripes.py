@@ -1,4 +1,4 @@
-"""A small dataset of three classes, each with a bright stripe at its own height."""
+"""A small dataset of three classes, each with a bright stripe at a different height."""
 
 import torch
 
@@ -8,7 +8,7 @@ from toprung.session import TrialData
 
 
 def stripes(*, num_train: int, num_val: int, noise: int, brightness: int) -> TrialData:
-    """Make the dataset.
+    """Create the dataset.
 
     Args:
         num_train: number of training images.

@@ -1,6 +1,6 @@
 """Static security checks of the code: no untrusted input is unpickled, executed or unpacked outside its folder.
 
-Also, text is always read and written in an explicit encoding, never in the machine's.
+In addition, text is always read and written in an explicit encoding, never the machine's default.
 """
 
 import ast
@@ -56,7 +56,7 @@ def unsafe_calls(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"{name} with a shell"
         if "trust_remote_code" in keywords:
             yield node.lineno, f"{name} with trust_remote_code"
-        # Ruff's PLW1514 finds `open`, but paths only if it can infer their type.
+        # Ruff's PLW1514 finds `open`, but methods of paths only if it can infer their type.
         # `atomic_write` always writes UTF-8.
         is_path_method = name.endswith((".read_text", ".write_text")) and not name.startswith("atomic_write.")
         if is_path_method and "encoding" not in keywords:
@@ -66,7 +66,7 @@ def unsafe_calls(source: str) -> Iterator[tuple[int, str]]:
 
 
 def unsafe_paths(source: str) -> Iterator[tuple[int, str]]:
-    """Yield the line and command of every Python process that has the current folder first on its path."""
+    """Yield the line and command of every Python process whose path starts with the current folder."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.List | ast.Tuple):
             words = [ast.unparse(word) for word in node.elts]

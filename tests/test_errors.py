@@ -1,4 +1,4 @@
-"""The wording that error messages share."""
+"""Wording that is shared by error messages."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every command that needs git passes git's own reason on to the user."""
+"""Every command that needs git shows git's error message to the user."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ REFUSED = r"^git .* failed in .*: detected dubious ownership in .*git config --g
 
 @pytest.fixture
 def foreign(user_project, monkeypatch):
-    """A project that git believes to belong to another user, by the variable that git's own tests use."""
+    """A project that git considers to be owned by another user, using the variable from git's own tests."""
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     return user_project
 

@@ -23,7 +23,7 @@ def _copy(target: Path, *names: str) -> None:
 
 @pytest.fixture
 def notes(tmp_path):
-    """A function that writes the notes of a tag, in a copy of the files that they are made from."""
+    """A function that writes a tag's release notes, using a copy of the source files."""
     _copy(tmp_path, ".github/scripts/release_notes.py", "pyproject.toml", "CHANGELOG.md")
 
     def run(tag):

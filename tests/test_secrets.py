@@ -1,4 +1,4 @@
-"""Masking of every kind of secret that a message could show."""
+"""Masking of every kind of secret that a message could contain."""
 
 import pytest
 

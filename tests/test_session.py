@@ -39,7 +39,7 @@ def digits(tmp_path_factory) -> TrialData:
 
 
 class Stop(Exception):
-    """Ends a loop in `report`, as Tune does when ASHA stops the trial."""
+    """Raised in `report` to end a loop, as Tune does when ASHA stops the trial."""
 
 
 def _train(digits, folder, *, trainer="convnet", stop_after=None, seed=0, num_epochs=4, **config):
@@ -87,7 +87,7 @@ def test_the_driver_reads_the_same_defaults_as_the_loop(trainer):
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_equal_seeds_give_equal_numbers_and_different_seeds_different_ones(digits, tmp_path, trainer):
     first = _train(digits, tmp_path / "a", trainer=trainer, num_epochs=2)
-    torch.manual_seed(99)  # the random state before a session has no influence
+    torch.manual_seed(99)  # the random state before a session has no effect
     assert _train(digits, tmp_path / "b", trainer=trainer, num_epochs=2) == first
     assert _train(digits, tmp_path / "c", trainer=trainer, num_epochs=2, seed=1) != first
 

@@ -1,4 +1,4 @@
-"""The sweep specification: its validation, its overrides, and the error message of each mistake."""
+"""The sweep specification: its validation, its overrides, and the error message for each mistake."""
 
 import json
 

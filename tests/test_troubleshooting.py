@@ -22,7 +22,7 @@ def template(node: ast.expr) -> str:
 
 
 def normalise(message: str) -> str:
-    """Replace any white space by one space, and several gaps in a row by one."""
+    """Collapse any whitespace into a single space, and consecutive gaps into one."""
     return re.sub(rf"{GAP}(\s*{GAP})+", GAP, " ".join(message.split()))
 
 
@@ -35,7 +35,7 @@ def raised(source: str) -> Iterator[tuple[int, str]]:
 
 
 def documented(page: str) -> set[str]:
-    """Return the messages on the page, and the expressions in comments behind messages that are shown by an example."""
+    """Return the messages on the page, and the expressions in comments after messages that are given as examples."""
     entries = [line for line in page.splitlines() if line.startswith("- ")]
     messages = [result for line in entries for result in re.findall(r"^- (`+) ?(.+?) ?\1(?!`)", line)]
     return {normalise(message) for _, message in messages} | set(re.findall(r"<!-- (.+?) -->", page))

@@ -70,7 +70,7 @@ def test_only_jobs_that_comment_or_release_may_write(workflow):
 def test_no_job_that_an_outsider_can_start_gets_a_secret(workflow):
     for name, job in _jobs(workflow).items():
         if "secrets." in str(job):
-            assert (workflow, name) == ("project/data", "data")  # skipped in a fork, which gets no secrets
+            assert (workflow, name) == ("project/data", "data")  # skipped in forks, which have no secrets
 
 
 def test_without_a_secret_the_data_check_is_skipped_with_a_message():

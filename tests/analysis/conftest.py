@@ -1,4 +1,4 @@
-"""Sweeps with real ledgers, written like a driver writes them, without Ray and without training."""
+"""Sweeps with real ledgers, written as a driver would write them, but without Ray or training."""
 
 from datetime import datetime
 
@@ -98,13 +98,13 @@ def _space(trial):
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
-    """A sweep with prices, to be reported on."""
+    """A sweep with prices, for reports."""
     return _filled(Driver(tmp_path_factory.mktemp("runs"), stop=Stop(cpu_price_per_hour=3600)))
 
 
 @pytest.fixture(scope="module")
 def written(reported, tmp_path_factory):
-    """The report of `reported`, shared by the tests."""
+    """The report of the sweep `reported`, shared by the tests."""
     return write_report(reported.sweep_dir, prepared_root=tmp_path_factory.mktemp("prepared"))
 
 

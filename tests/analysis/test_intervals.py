@@ -10,7 +10,7 @@ SIMULATIONS = 1000
 
 
 def _is_rate(hits, rate):
-    """Whether the number of hits agrees with the stated rate; wrong for one seed in 10,000."""
+    """Return whether the number of hits is consistent with the stated rate; wrong for one seed in 10,000."""
     return stats.binomtest(hits, SIMULATIONS, rate).pvalue > 1e-4
 
 

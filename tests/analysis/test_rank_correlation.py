@@ -9,7 +9,7 @@ from scipy import stats
 from toprung.analysis.rank_correlation import MAX_TRIALS, rank_correlations
 
 SWEEPS, TRIALS, RHO = 1000, 60, 0.6
-SHARE = 0.25  # the share of the trials below the cut that ran to the end
+SHARE = 0.25  # the fraction of the trials below the cut that ran to the end
 TRUTH = (
     2 / math.pi * math.asin(RHO),
     6 / math.pi * math.asin(RHO / 2),

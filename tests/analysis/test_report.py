@@ -13,7 +13,7 @@ from toprung.spec import Asha
 
 
 class _Page(HTMLParser):
-    """Parse the tags and the table rows of a page."""
+    """A parser for the tags and the table rows of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -106,7 +106,7 @@ def test_the_cost_uses_the_recipes_prices(reported, written):
     page = _Page(written.page.read_text())
     seconds = sum(trial.seconds for trial in reported.read())
     row = next(row for row in page.rows if row[:1] == ["all"])
-    assert row[-1] == f"{seconds:.4f}"  # one CPU at 3600 an hour is 1 a second
+    assert row[-1] == f"{seconds:.4f}"  # one CPU at 3600 per hour costs 1 per second
 
 
 def test_a_new_report_replaces_all_files_of_the_old_one(reported, written, tmp_path):

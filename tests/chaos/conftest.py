@@ -34,7 +34,7 @@ class Row:
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory):
-    """A project in which tests run sweeps, but which they do not change."""
+    """A project in which tests run sweeps, but which they do not modify."""
     return new_bench(tmp_path_factory.mktemp("bench") / "user_project")
 
 
@@ -63,7 +63,7 @@ def arena(new_arena) -> Arena:
 
 @pytest.fixture
 def fault(request) -> Callable[[str], Row]:
-    """Name the test's row in the table."""
+    """A function that sets the name of the test's row in the table."""
 
     def name(text: str) -> Row:
         row = request.node.stash[ROW] = Row(text)
@@ -103,7 +103,7 @@ def server(_server) -> TrackingServer:
 
 @pytest.fixture
 def proxy(server) -> Iterator[FaultyProxy]:
-    """A proxy in front of the server, without a fault at first."""
+    """A proxy in front of the server, initially without a fault."""
     with FaultyProxy(server.url) as faulty:
         yield faulty
 

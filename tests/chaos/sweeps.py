@@ -203,7 +203,7 @@ class Arena:
         return self.begin("sweep", "tune.dying", *flags, **environment)
 
     def resume(self, **environment: object) -> Command:
-        """Start to resume the newest sweep."""
+        """Start resuming the newest sweep."""
         return self.begin("resume", self.sweep_dir.sweep_id, **environment)
 
     def run(self, *words: str, code: int = 0) -> Command:
@@ -226,7 +226,7 @@ class Arena:
         return sum(all(text in line for text in texts) for line in lines)
 
     def end(self) -> list[str]:
-        """Kill the processes that still run some seconds after the last command, and return their command lines."""
+        """Kill processes that are still running some seconds after the last command; return their command lines."""
         is_any_running = any(command.code is None for command in self.commands)  # the test failed
         deadline = time.monotonic() + (
             0 if is_any_running else 45

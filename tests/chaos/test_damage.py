@@ -33,7 +33,7 @@ def test_driver_killed_between_a_checkpoint_and_its_best_weights(arena, fault, a
     settings = ("constants.worsens=true", "constants.lr=0.001", "constants.pause=0.5")
     arena.sweep(*settings).reaches(arena.has("*/trials/*/model.json"), "a first epoch").kill()
     for folder in arena.sweep_dir.trials_folder.iterdir():
-        if not (folder / "previous.pth").exists():  # as if the driver had been killed some milliseconds earlier
+        if not (folder / "previous.pth").exists():  # as if the driver had been killed a few milliseconds earlier
             (folder / "model.pth").unlink(missing_ok=True)
             (folder / "model.json").unlink(missing_ok=True)
     arena.resume().finish()

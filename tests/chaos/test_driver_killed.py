@@ -9,9 +9,9 @@ from tests.chaos.agreement import runs_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# A complete ledger has 110 lines or a few more. The driver is killed at one random line of each nine, and at the first
-# ones. The last nine are left out: which of them precede the sweep's last state is a race, and other tests cover each
-# kind of end.
+# A complete ledger has 110 lines or a few more. The driver is killed at a random line in each group of nine, and at the
+# first ones. The last nine are omitted, because it is a race which of them precede the sweep's last state; other tests
+# cover each way to end.
 DRAW = random.Random(0)
 LINES = (1, 3, *(DRAW.randrange(start, start + 9) for start in range(5, 96, 9)))
 
@@ -49,7 +49,7 @@ def test_driver_killed_while_ray_starts(arena, fault, agreed):
 def test_driver_killed_when_a_file_appears(pattern, what, arena, fault, agreed):
     fault(f"driver killed while {what}")
     arena.sweep().reaches(arena.has(pattern), pattern).kill()
-    arena.resume().finish(2 if is_finished(arena) else 0)  # MLflow's first runs may come late on a busy machine
+    arena.resume().finish(2 if is_finished(arena) else 0)  # MLflow's first runs may be delayed on a busy machine
     arena.run("list")
     agreed(arena)
 

@@ -1,4 +1,4 @@
-"""A sweep that is stopped by Ctrl-C or from another terminal resumes where it was."""
+"""A sweep that is stopped by Ctrl-C or from another terminal resumes where it left off."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Commands that need no Ray: their help, and what `toprung list` and the end screen print."""
+"""Commands that do not need Ray: their help, and the output of `toprung list` and the end screen."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The command line prints completely in any encoding, at any width and into a pipe."""
+"""The command line prints its complete output in any encoding, at any width and to a pipe."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""`toprung data add` writes the recipe of the dataset, if asked to, and says what to type next."""
+"""`toprung data add` writes the dataset's recipe if requested, and prints the next command."""
 
 import pytest
 import typer
@@ -16,7 +16,7 @@ from toprung.sweep.preflight import sources
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch, unloaded_user_packages):
-    """A new project, and beside it a folder of images in two classes."""
+    """A new project, next to a folder of images in two classes."""
     for number in range(8):
         file = tmp_path / "pictures" / ("cat", "dog")[number % 2] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The project: where it is, what its dotted names refer to, and the messages about mistakes in it."""
+"""The project: how it is found, what its dotted names refer to, and the messages about mistakes in it."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from toprung.project.files import snapshot
 
 @pytest.fixture
 def active(user_project, unloaded_user_packages):
-    """The project, activated, and deactivated at the end."""
+    """The project, which is activated during the test."""
     w.activate(user_project)
     return user_project
 

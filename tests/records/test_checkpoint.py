@@ -1,4 +1,4 @@
-"""Checkpoints on storage that is unavailable for a moment, such as a shared folder on a network that is down."""
+"""Checkpoints on storage that is briefly unavailable, such as a shared folder on a network that is down."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""The study's storage: a ledger after a crash, a power cut or on a full disk, and a database instead of a file."""
+"""The study's storage: a ledger after a crash or power cut, or on a full disk, and a database instead of a file."""
 
 import contextlib
 import errno
@@ -149,7 +149,7 @@ def test_only_an_incomplete_line_is_lost_and_the_next_one_is_not_appended_to_it(
     assert [trial.state.name for trial in study.get_trials()] == [
         "RUNNING",
         "COMPLETE",
-    ]  # the lost line was its end
+    ]  # the lost line was the end of t0
 
 
 def test_a_ledger_cut_at_any_byte_of_its_last_line_is_repaired(sweep_dir):

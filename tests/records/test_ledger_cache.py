@@ -1,4 +1,4 @@
-"""Results of a ledger are read once, as long as the sweep does not change."""
+"""The results in a ledger are read only once, unless the sweep changes."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The audit from end to end on replayed curves: searcher, scheduler and ledger as in a sweep, without training."""
+"""The audit end to end on replayed curves: searcher, scheduler and ledger as in a sweep, but without training."""
 
 import random
 
@@ -13,7 +13,7 @@ from toprung.records import ledger
 from toprung.spec import Asha, Search
 
 NUM_TRIALS, TOP = 40, 9
-SLOW = (10, 16, 22, 28, 34, 38)  # they start below all others and end above them
+SLOW = (10, 16, 22, 28, 34, 38)  # these start below all others and end above them
 
 
 def _curve(number, rng):

@@ -37,7 +37,7 @@ def _finish(harness, trial_id, value):
 
 
 def _finished(root, *, num_trials, **fields):
-    """Return a sweep whose trials all finished, the better the closer their lr is to 0.01."""
+    """Return a sweep whose trials have all finished; the closer a trial's lr is to 0.01, the better its value."""
     harness = _harness(root, **fields)
     for number in range(num_trials):
         lr = harness.searcher.suggest(f"old{number}")["lr"]
@@ -202,7 +202,7 @@ def test_an_end_that_optuna_has_not_learned_is_passed_on_by_the_next_driver(tmp_
     harness = _harness(tmp_path)
     harness.searcher.suggest("aa")
     harness.searcher.on_trial_result("aa", result(1, 0.5))
-    ledger.write_end(ledger.open_trial(harness.searcher.study, 0), end)  # killed before Optuna learned it
+    ledger.write_end(ledger.open_trial(harness.searcher.study, 0), end)  # killed before Optuna was notified
     assert harness.frozen(0).state is TrialState.RUNNING
     again = _again(harness)
     assert (again.frozen(0).state, again.frozen(0).value) == (state, value)

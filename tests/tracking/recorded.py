@@ -1,4 +1,4 @@
-"""A sweep without training: write to the ledger what a driver writes, and check that MLflow agrees."""
+"""A sweep without training: write to the ledger like a driver, and check that MLflow agrees."""
 
 import uuid
 from datetime import datetime

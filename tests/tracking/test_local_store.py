@@ -1,4 +1,4 @@
-"""The store without a server: special characters in its path, and moves of its folder."""
+"""The store without a server: special characters in its path, and moving its folder."""
 
 import shutil
 
@@ -31,7 +31,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def fresh_client():
-    """Clear the artifact locations that MLflow's client caches: only the next process notices a move."""
+    """Clear the artifact locations that MLflow's client caches; otherwise only a new process would notice a move."""
     mlflow_utils._artifact_repos_cache.clear()
 
 

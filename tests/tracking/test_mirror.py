@@ -1,4 +1,4 @@
-"""The writer and its mirror with a real MLflow server and its faults: afterwards MLflow agrees with the ledger."""
+"""The writer and its mirror with a real MLflow server and its faults, after which MLflow agrees with the ledger."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from toprung.tracking.batches import REJECTED
 
 @pytest.fixture(autouse=True)
 def client_settings(monkeypatch):
-    """Restore the environment variables by which the writer configures MLflow's client."""
+    """Restore the environment variables with which the writer configures MLflow's client."""
     for name, value in (
         ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"),
         ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
@@ -234,7 +234,7 @@ def test_closing_gives_up_after_a_timeout_and_sync_delivers_later(url, proxy, tm
     assert_agrees(url, recorded.sweep_dir)
     assert parent_of(url, recorded.sweep_dir.sweep_id).info.status == "FINISHED"
     before = len(proxy.requests)
-    assert maintenance.sync(recorded.sweep_dir) == []  # there is nothing more to send
+    assert maintenance.sync(recorded.sweep_dir) == []  # nothing left to send
     children = {run.info.run_id for run in runs_of(url, recorded.sweep_dir.sweep_id).values()}
     assert not [
         request for request in proxy.requests[before:] if _is_metrics(request) and request.json["run_id"] in children

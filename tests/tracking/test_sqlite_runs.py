@@ -79,7 +79,7 @@ def test_the_source_of_a_confirmation_is_its_command(recorded, tmp_path):
     assert mirror._source(recorded.sweep_dir) == "tune.mine"
 
 
-CURVES = {  # sorted by the last value they differ; cc and dd tie on the largest value, aa and cc on the smallest
+CURVES = {  # sorting by the last value would differ; cc and dd tie on the largest value, aa and cc on the smallest
     "aa": ((0.5, 0.9, 0.3), End("finished")),
     "bb": ((0.4, 0.6, 0.7), End("finished")),
     "cc": ((0.3, 0.8, 0.75), End("finished")),

@@ -1,4 +1,4 @@
-"""MLflow's own server as `toprung ui` starts it: its output goes to a log. Another program stands in for MLflow."""
+"""MLflow's server as `toprung ui` starts it, with its output in a log. Another program takes the place of MLflow."""
 
 import shlex
 import socket
@@ -30,7 +30,7 @@ def root(tmp_path, monkeypatch):
 
 
 def _start(root, monkeypatch, program, *, port):
-    """Call `serve_ui` with a Python program in the place of `python -m mlflow`."""
+    """Call `serve_ui` with a Python program in place of `python -m mlflow`."""
     script = root / "python"
     script.write_text(f'#!/bin/sh\nexec {sys.executable} -c {shlex.quote(program)} "$@"\n')
     script.chmod(0o755)

@@ -20,7 +20,7 @@ SETTINGS = [
 
 
 class _Stopped(Exception):
-    """What a sweep raises in a loop that it stops."""
+    """Raised in a training loop to stop it, as a sweep does."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def data():
 
 
 def train(data, folder, *, stop_after=None, seed=3, **settings):
-    """What each epoch reported, without its time."""
+    """Train, and return the metrics that each epoch reported, without its time."""
     reports = []
 
     def report(metrics):
@@ -57,7 +57,7 @@ def test_the_loop_learns(data, tmp_path):
 def test_stopping_and_restoring_equals_the_straight_run(data, tmp_path, settings):
     straight = train(data, tmp_path / "straight", **settings)
     first = train(data, tmp_path / "stopped", stop_after=2, **settings)
-    torch.manual_seed(99)  # the process that goes on is another one
+    torch.manual_seed(99)  # another process continues
     assert first + train(data, tmp_path / "stopped", **settings) == straight
 
 

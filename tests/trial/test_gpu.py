@@ -1,4 +1,4 @@
-"""A trial that asks for a GPU on a machine where torch has none."""
+"""A trial that requests a GPU on a machine where torch has none."""
 
 import pytest
 import torch

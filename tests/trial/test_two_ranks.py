@@ -1,4 +1,4 @@
-"""One trial trained by two processes: the same loop and the same numbers as with one, and only rank 0 reports."""
+"""One trial trained by two processes: the loop and the numbers are the same as with one, and only rank 0 reports."""
 
 import json
 import os

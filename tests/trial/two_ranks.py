@@ -27,12 +27,12 @@ class Stop(Exception):
 
 
 def noisy(num_train=192):
-    """Return stripes so noisy that no two batches are alike; their number is a multiple of 32."""
+    """Return a number of stripes that is a multiple of 32, with so much noise that all batches differ."""
     return stripes(num_train=num_train, num_val=1100, noise=150, brightness=60)
 
 
 def without_batch_statistics(*arguments, build=vision.build_model, **settings):
-    """Build the same network, but normalise each image by itself."""
+    """Build the same network, but normalise each image individually."""
     model = build(*arguments, **settings)
     for module in list(model.modules()):
         for name, child in module.named_children():

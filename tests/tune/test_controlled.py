@@ -1,4 +1,4 @@
-"""The recipe of the four classical experiments: what is asked, and that everything else is equal."""
+"""The recipe of the four classical experiments: what each varies, and that everything else is equal."""
 
 from toprung.search.plan import ExperimentPlan
 from trainers.convnet import DEFAULTS

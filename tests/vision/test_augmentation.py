@@ -67,7 +67,7 @@ def test_every_level_keeps_shape_and_range_and_does_not_change_the_batch(level, 
 def test_each_operation_alone_changes_every_image_differently(name):
     one_image, labels = noise(num=1, shape=(1, 20, 20))
     images, labels = copies(one_image[0], num=200)
-    if name == "mixup":  # mixing equal images would change nothing
+    if name == "mixup":  # mixing identical images would have no effect
         images[::2] = 0
     augmented, _ = augmentation(**{name: 0.3})(images, labels)
     num_different = len(augmented.flatten(1).unique(dim=0))
@@ -102,7 +102,7 @@ def test_a_shift_moves_by_every_number_of_whole_pixels_up_to_its_limit():
     images, labels = copies(dot(shape=(20, 10), y=9, x=4), num=3000)
     augmented, _ = augmentation(shift=0.2)(images, labels)
     positions_N3 = augmented[:, 0].nonzero()
-    assert torch.equal(positions_N3[:, 0], torch.arange(3000))  # one dot per image, none lost, none blurred
+    assert torch.equal(positions_N3[:, 0], torch.arange(3000))  # one dot per image, none lost or blurred
     for column, start, limit in ((1, 9, 4), (2, 4, 2)):
         steps, counts = (positions_N3[:, column] - start).unique(return_counts=True)
         assert steps.tolist() == list(range(-limit, limit + 1))
