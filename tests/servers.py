@@ -141,7 +141,7 @@ class Postgres:
 
 
 def _postgres_binaries() -> Path | None:
-    """Return the folder of PostgreSQL's programs. Debian has one per major version, not on PATH: the newest."""
+    """Return the folder of PostgreSQL's programs. Debian has one per major version, not on PATH; return the newest."""
     if result := shutil.which("initdb"):
         return Path(result).resolve().parent
     folders = [file.parent for file in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
@@ -162,7 +162,7 @@ def _postgres_owner() -> dict:
 
 
 class TrackingServer:
-    """A real `mlflow server`, by default on SQLite. Started again after a fault, it has the same port and runs.
+    """A real `mlflow server`, by default on SQLite. It keeps its port and its runs when it is restarted after a fault.
 
     `url` is its address; `uri` includes user and password if it is protected by MLflow's basic auth.
     """
@@ -204,11 +204,11 @@ class TrackingServer:
 
     @property
     def log(self) -> str:
-        """The output of the server over all its starts."""
+        """The server's output since its first start."""
         return self._log.read_text()
 
     def start(self) -> None:
-        """Start the server, or continue it if it is suspended, and return when it answers."""
+        """Start the server, or resume it if it is suspended, and return when it responds."""
         if self._process is None:
             command = [sys.executable, "-m", "mlflow", "server", *self._app, "--workers", "1"]
             command += ["--host", LOOPBACK, "--port", str(self.port), "--backend-store-uri", self._backend_uri]
@@ -293,8 +293,8 @@ class _Fault:
 class FaultyProxy:
     """A reverse proxy that records every request and forwards it, unless a fault is set.
 
-    There is one fault at a time; the next one, or `pass_on`, ends it. `path` restricts a fault to requests whose path
-    has this ending, `times` to the first of them; all others are forwarded. If the target is down, the answer is 502.
+    There is one fault at a time, until the next one or `pass_on`. `path` restricts a fault to requests whose path ends
+    with it, `times` to the first of them; all others are forwarded. If the target is down, the response is 502.
     """
 
     def __init__(self, target_url: str) -> None:
@@ -316,7 +316,7 @@ class FaultyProxy:
 
     @property
     def requests(self) -> list[Request]:
-        """All requests so far, in the order of their arrival."""
+        """All requests so far, in the order in which they arrived."""
         with self._lock:
             return list(self._recorded)
 
@@ -326,7 +326,7 @@ class FaultyProxy:
         return Counter(request.path for request in self.requests)
 
     def count(self, path: str) -> int:
-        """Return the number of requests whose path has this ending."""
+        """Return the number of requests whose path ends with `path`."""
         return sum(request.path.endswith(path) for request in self.requests)
 
     def pass_on(self) -> None:
@@ -342,7 +342,7 @@ class FaultyProxy:
         self._begin(_Fault("hang", path, times))
 
     def drop_answers(self, *, path: str = "", times: float = float("inf")) -> None:
-        """Forward requests and close the connection instead of answering, so that clients do not know the result."""
+        """Forward requests, but close the connection instead of responding, so that clients do not know the result."""
         self._begin(_Fault("drop", path, times))
 
     def refuse(self) -> None:

@@ -95,7 +95,7 @@ def _git(*arguments: str, cwd: Path) -> None:
 def test_the_mini_sweep_runs_step_by_step_in_a_clean_clone(tmp_path):
     """Run every `run:` step as GitHub does, except that the locked packages are not downloaded again.
 
-    The base commit has a training loop that never takes an optimizer step, which the comment has to notice.
+    The training loop of the base commit never takes an optimizer step, which the comment must point out.
     """
     clone, loop = tmp_path / "clone", Path("trainers", "convnet.py")
     _git("clone", "-q", PROJECT, clone, cwd=tmp_path)

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 
 from toprung.vision import load_model
 
-# The status of a trial that has ended: in the ledger, in Optuna and in MLflow.
+# The final status of a trial in the ledger, in Optuna and in MLflow.
 WORDS = {
     "finished": ("COMPLETE", "FINISHED"),
     "stopped": ("PRUNED", "KILLED"),

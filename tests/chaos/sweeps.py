@@ -1,4 +1,4 @@
-"""Small sweeps run by the real command, each in its own storage root and process group, to inject faults into."""
+"""Small sweeps for fault injection, run by the real command, each in its own storage root and process group."""
 
 import os
 import shutil
@@ -78,7 +78,7 @@ def new_bench(root: Path) -> Path:
 
 
 def _paced(trainer: str) -> str:
-    """Return the trainer with slow epochs, to time faults exactly: each takes at least `pause` seconds.
+    """Return the trainer with slow epochs of at least `pause` seconds each, so that faults can be timed exactly.
 
     With `worsens`, all epochs but the first score at chance level.
     """
@@ -134,7 +134,7 @@ class Command:
         return self.dies()
 
     def dies(self) -> "Command":
-        """Wait for the command to be ended by SIGKILL."""
+        """Wait until SIGKILL has ended the command."""
         self.process.wait(timeout=LONGEST_COMMAND_SECONDS)
         assert self.code == -signal.SIGKILL, f"was not killed: {self}"
         return self
@@ -151,7 +151,7 @@ class Command:
         return self
 
     def processes(self) -> list[psutil.Process]:
-        """Return every living process that descends from this command: all inherit a variable of its environment."""
+        """Return all running descendants of this command, which inherit one of its environment variables."""
         return processes_marked(self.mark)
 
     def workers(self) -> dict[str, psutil.Process]:

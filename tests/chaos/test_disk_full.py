@@ -1,4 +1,4 @@
-"""The disk is full at a checkpoint: the sweep ends with that message, and resumes once there is space."""
+"""The disk is full when a checkpoint is saved: the sweep ends with that message, and resumes once there is space."""
 
 import contextlib
 import os

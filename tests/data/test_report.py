@@ -1,4 +1,4 @@
-"""The card's counts and imbalance, near duplicates across the splits, and the sample sheet."""
+"""The counts and the class imbalance in the card, near duplicates across the splits, and the sample sheet."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Sweeps on object storage on clusters whose nodes share no folder: the nodes cannot see the driver's disk."""
+"""Sweeps on object storage, on clusters whose nodes share no folder and cannot see the driver's disk."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def _writes_epochs(trainer: Path) -> None:
 
 
 def test_a_trial_of_a_lost_node_waits_for_its_checkpoint_while_the_storage_is_unavailable(s3, machines, tmp_path):
-    """No epoch in the storage is repeated, even if the storage was unavailable when the trial moved to another node."""
+    """No epoch in the storage is repeated, although it was unavailable when the trial started on another node."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a mount namespace needs root, and unshare from util-linux")
     arena, _ = machines(s3)

@@ -95,7 +95,7 @@ class SearchHarness:
         return [call.args[1] for call in self.listener.warning.call_args_list]
 
     def again(self, **fields):
-        """Return the same sweep under another driver, as after the death of this one."""
+        """Return the same sweep with a new driver, as if this one had died."""
         return SearchHarness(None, sweep_dir=self.sweep_dir, **fields)
 
     @property

@@ -113,7 +113,7 @@ class Command:
         return self.process.returncode
 
     def read_until(self, result: Callable[[str], bool]) -> str:
-        """Read stdout until a line for which `result` is true."""
+        """Read stdout up to the first line for which `result` is true."""
         for line in self.process.stdout:
             self.lines.append(line)
             if result(line):
@@ -131,7 +131,7 @@ class Command:
         return self
 
     def processes(self) -> list[psutil.Process]:
-        """Return every living process that descends from this command: all inherit a variable of its environment."""
+        """Return all running descendants of this command, which inherit one of its environment variables."""
         return processes_marked(self.mark)
 
     def left_behind(self) -> list[str]:

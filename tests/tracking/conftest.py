@@ -1,4 +1,4 @@
-"""Real servers, each started once per session and running again at the start of each test."""
+"""Real servers, each started once per session and restarted before a test if necessary."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -40,21 +40,21 @@ def _protected_server(tmp_path_factory) -> Iterator[TrackingServer]:
 
 @pytest.fixture
 def tracking_server(_sqlite_server) -> TrackingServer:
-    """Return an `mlflow server` on SQLite that answers when the test begins."""
+    """Return an `mlflow server` on SQLite that is responsive when the test begins."""
     _sqlite_server.start()
     return _sqlite_server
 
 
 @pytest.fixture
 def postgres_tracking_server(_postgres_server) -> TrackingServer:
-    """Return an `mlflow server` on PostgreSQL that answers when the test begins."""
+    """Return an `mlflow server` on PostgreSQL that is responsive when the test begins."""
     _postgres_server.start()
     return _postgres_server
 
 
 @pytest.fixture
 def protected_tracking_server(_protected_server) -> TrackingServer:
-    """Return an `mlflow server` with basic auth that answers when the test begins."""
+    """Return an `mlflow server` with basic auth that is responsive when the test begins."""
     _protected_server.start()
     return _protected_server
 

@@ -72,7 +72,7 @@ class Recorded:
         ledger.write_run_id(self.study, trial_id=trial_id, run_id=run_id)
 
     def again(self, **fields):
-        """Return the next driver, as after the death of this one."""
+        """Return the next driver, as if this one had died."""
         after = Recorded(None, sweep_dir=self.sweep_dir, is_behind=True, **fields)
         for number, record in enumerate(ledger.read(self.sweep_dir)):
             after.trials[record.trial_id] = ledger.open_trial(after.study, number)

@@ -23,7 +23,7 @@ PAGE = b"<!DOCTYPE html><html><style>h1 {}</style><body><h1>Forbidden</h1>\n<p>b
 
 
 class _Forbidding(BaseHTTPRequestHandler):
-    """Another program on the port, which answers each request with its own page."""
+    """A different program on the port, which responds to each request with its own page."""
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))

@@ -57,7 +57,7 @@ def test_the_loop_learns(data, tmp_path):
 def test_stopping_and_restoring_equals_the_straight_run(data, tmp_path, settings):
     straight = train(data, tmp_path / "straight", **settings)
     first = train(data, tmp_path / "stopped", stop_after=2, **settings)
-    torch.manual_seed(99)  # another process continues
+    torch.manual_seed(99)  # as if training continued in another process
     assert first + train(data, tmp_path / "stopped", **settings) == straight
 
 

@@ -16,7 +16,7 @@ from toprung.errors import UserError
 
 
 def _state(project: Path) -> dict[str, bytes]:
-    """The project's files, without those of DVC and git."""
+    """Return the project's files, except for those of DVC and git."""
     return {
         str(path.relative_to(project)): path.read_bytes()
         for path in project.rglob("*")

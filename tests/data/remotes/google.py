@@ -1,4 +1,4 @@
-"""Service account keys, and the endpoint that issues tokens for them, for both Google remotes."""
+"""Newly created service account keys, and the endpoint that issues tokens for them, for both Google remotes."""
 
 import json
 import secrets
