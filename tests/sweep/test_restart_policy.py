@@ -51,6 +51,16 @@ def test_a_trial_whose_process_died_restarts_once_per_epoch():
     assert set(policy.reasons) == {"its process died"}
 
 
+def test_a_death_that_is_reported_by_several_calls_counts_once():
+    policy, death = Policy(), ActorDiedError()
+    death.actor_id = "1f"
+    assert [policy("a", death) for _ in range(3)] == [True] * 3
+    assert policy.reasons == ["its process died"]
+    next_death = ActorDiedError()
+    next_death.actor_id = "2f"
+    assert [policy("a", next_death) for _ in range(2)] == [False] * 2
+
+
 def test_a_lost_node_is_recognised_by_being_unreachable_preempted_or_not_listed():
     lost = Policy(its_nodes=("there",))
     assert lost("a", ActorDiedError())
@@ -79,6 +89,10 @@ def test_an_actor_that_could_not_be_created_is_a_failure():
 
 
 class OneTrial(Searcher):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.requeued, self.completed = [], []
+
     def suggest(self, trial_id):
         return {"lr": 0.1}
 
@@ -86,7 +100,10 @@ class OneTrial(Searcher):
         return drawn
 
     def on_trial_complete(self, trial_id, result=None, error=False):
-        pass
+        self.completed.append((trial_id, error))
+
+    def requeue(self, trial_id):
+        self.requeued.append(trial_id)
 
 
 def test_tune_asks_the_trial_itself_about_each_error(tmp_path, monkeypatch):
@@ -102,6 +119,23 @@ def test_tune_asks_the_trial_itself_about_each_error(tmp_path, monkeypatch):
     trial.handle_error(_raised(ValueError("the loop's own")))
     assert not trial.should_recover()
     assert "should_restart" not in str(trial.get_json_state())
+
+
+def test_a_trial_that_tune_ends_although_it_is_to_restart_is_created_again(tmp_path, monkeypatch):
+    searcher = OneTrial(metric="m", mode="max")
+    generator = SweepTrialGenerator(searcher, should_restart=Policy())
+    generator.add_configurations([Experiment("tune", run=lambda config: None, storage_path=str(tmp_path))])
+    trial = generator.next_trial()
+    monkeypatch.setattr(type(trial), "local_path", None)
+    assert generator.is_finished()
+    trial.handle_error(ActorDiedError())
+    generator.on_trial_complete(trial.trial_id, error=True)
+    assert (searcher.requeued, searcher.completed) == ([trial.trial_id], [])
+    again = generator.next_trial()
+    again.handle_error(_raised(ValueError("the loop's own")))
+    generator.on_trial_complete(again.trial_id, error=True)
+    assert (searcher.requeued, searcher.completed) == ([trial.trial_id], [(again.trial_id, True)])
+    assert generator.is_finished()
 
 
 def test_what_tune_pickles_of_a_sweep_does_not_contain_the_policy():

@@ -59,6 +59,7 @@ class SweepTrialGenerator(SearchGenerator):
         """
         super().__init__(searcher)
         self._should_restart = should_restart
+        self._last_decision: dict[str, bool] = {}  # by trial id: whether it restarts after its last error
 
     def create_trial_if_possible(self, experiment_spec: dict[str, Any]) -> Trial | None:
         """Create the next trial, or return None while enough trials run.
@@ -73,7 +74,7 @@ class SweepTrialGenerator(SearchGenerator):
         trial_id = self.searcher.original_id(tune_id)
         return RestartableTrial(
             experiment_spec["run"],
-            should_restart=self._should_restart,
+            should_restart=self._decide,
             config=config,
             trial_id=trial_id,
             storage=experiment_spec["storage"],
@@ -81,3 +82,19 @@ class SweepTrialGenerator(SearchGenerator):
             checkpoint_config=experiment_spec.get("checkpoint_config"),
             trial_dirname_creator=lambda trial: trial.trial_id,
         )
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Pass the end of a trial to the searcher, or create the trial again if it is to restart.
+
+        Ray Tune restarts a trial only while it runs. If a process is lost while Tune assigns it to the next trial, Tune
+        ends that trial.
+        """
+        if error and self._last_decision.pop(trial_id, False):
+            self._counter -= 1
+            self.searcher.requeue(trial_id)
+        else:
+            super().on_trial_complete(trial_id, result=result, error=error)
+
+    def _decide(self, trial_id: str, error: Any) -> bool:
+        self._last_decision[trial_id] = self._should_restart(trial_id, error)
+        return self._last_decision[trial_id]

@@ -188,6 +188,12 @@ class LedgerSearch(OptunaSearch):
         self._running.add(trial_id)
         return {**record.config, "num_epochs": self._sweep.asha.max_epochs}
 
+    def requeue(self, trial_id: str) -> None:
+        """Propose a running trial again: its process was lost, and Ray Tune has ended it."""
+        self._running.discard(trial_id)
+        records = ledger.parse_study(self.study).trials
+        self._waiting_resumed.append(next(record for record in records if record.trial_id == trial_id))
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record an epoch after which the trial continues."""
         self._recorder.reported(trial_id, result, audited=self.scheduler.audited.get(trial_id))

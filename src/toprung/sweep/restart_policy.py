@@ -39,6 +39,7 @@ class RestartPolicy:
         self._get_epochs, self._get_nodes = get_epochs, get_nodes
         self._list_nodes, self._on_restart = list_nodes, on_restart
         self._restarts: dict[str, tuple[int, int, int]] = {}  # by trial id: epochs, deaths and lost nodes since
+        self._decisions: dict[tuple[str, str], bool] = {}  # by trial id and the id of the actor that died
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RestartPolicy:
         """Return the policy itself when Ray Tune copies its set-up."""
@@ -53,6 +54,14 @@ class RestartPolicy:
         cause = error.cause if isinstance(error, RayTaskError) else error
         if not isinstance(cause, RayActorError) or cause.actor_init_failed:
             return False
+        if isinstance(cause, ActorUnavailableError) or cause.actor_id is None:
+            return self._decide(trial_id, cause)
+        death = (trial_id, cause.actor_id)
+        if death not in self._decisions:  # Ray reports a death once for each call that was waiting for the actor
+            self._decisions[death] = self._decide(trial_id, cause)
+        return self._decisions[death]
+
+    def _decide(self, trial_id: str, cause: RayActorError) -> bool:
         epochs, node_lost = self._get_epochs(trial_id), self._is_node_lost(trial_id, cause)
         last_epochs, deaths, lost_nodes = self._restarts.get(trial_id, (epochs, 0, 0))
         if last_epochs != epochs:
