@@ -64,7 +64,8 @@ def agreement(
     trials = {trial.user_attrs.get("start", {}).get("trial_id", ""): trial for trial in study.get_trials()}
     runs, parents = runs_of(folder.name, uri=uri)
     run_ids = [run.data.tags["toprung.trial_id"] for run in runs]
-    tune_ids = {path.name for path in (folder / "tune").iterdir() if path.is_dir()}
+    # Ray Tune appends a suffix to the folder of a trial that it creates again.
+    tune_ids = {path.name.partition("_")[0] for path in (folder / "tune").iterdir() if path.is_dir()}
 
     # Lost and duplicate trials.
     ended = {name for name, trial in trials.items() if name and trial.state.is_finished()}

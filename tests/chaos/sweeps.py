@@ -54,6 +54,30 @@ def dying(file, data):
 
 if LINES_LEFT:
     write, os.write = os.write, dying
+
+
+def kill_at_first_reset(*arguments, **settings):
+    # Kill the first process that Ray Tune assigns to another trial, while it does so.
+    import ray
+    from ray.tune.execution.tune_controller import TuneController
+
+    reset = TuneController._schedule_trial_reset
+
+    def reset_and_kill(controller, trial, *values):
+        TuneController._schedule_trial_reset = reset
+        actor = trial.temporary_state.ray_actor
+        pid = ray.get(actor.__ray_call__.remote(lambda trainable: os.getpid()))
+        reset(controller, trial, *values)
+        os.kill(pid, signal.SIGKILL)
+
+    TuneController._schedule_trial_reset = reset_and_kill
+    return build_tuner(*arguments, **settings)
+
+
+if os.environ.get("WORKER_DIES_AT_RESET"):
+    from toprung.sweep import tuner
+
+    build_tuner, tuner.build_tuner = tuner.build_tuner, kill_at_first_reset
 """
 
 BEFORE_REPORT = """\
@@ -228,9 +252,8 @@ class Arena:
     def end(self) -> list[str]:
         """Kill processes that are still running some seconds after the last command; return their command lines."""
         is_any_running = any(command.code is None for command in self.commands)  # the test failed
-        deadline = time.monotonic() + (
-            0 if is_any_running else 45
-        )  # Ray's agents notice the loss of their raylet late on a busy machine
+        # Ray's agents notice the loss of their raylet late on a busy machine.
+        deadline = time.monotonic() + (0 if is_any_running else 45)
         while left := [process for command in self.commands for process in command.processes()]:
             if time.monotonic() > deadline:
                 break

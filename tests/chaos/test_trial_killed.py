@@ -24,3 +24,12 @@ def test_trial_processes_killed(num_killed, arena, fault, agreed):
     assert arena.count('{"attempt/1":') == num_killed
     assert command.stdout.count("its process died in epoch") == num_killed
     assert arena.count(ENDED, "its process died") == 0
+
+
+def test_a_trial_process_killed_while_it_is_assigned_to_the_next_trial(arena, fault, agreed):
+    """Ray Tune itself fails such a trial: it restarts only trials that run."""
+    fault("a trial's process killed while it is assigned to the next trial")
+    command = arena.sweep(WORKER_DIES_AT_RESET="yes").finish()
+    agreed(arena)
+    assert command.stdout.count("its process died in epoch 1") == 1
+    assert arena.count(ENDED, "its process died") == 0
