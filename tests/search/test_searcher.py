@@ -300,7 +300,7 @@ def test_the_sampler_has_every_setting_from_the_spec():
         True,
         True,
     )
-    sampler = build_sampler(Search(multivariate=False, group=False, constant_liar=False))
+    sampler = build_sampler(Search(multivariate=False, constant_liar=False))  # then `group` has no meaning
     assert (sampler._multivariate, sampler._group, sampler._constant_liar) == (False, False, False)
 
 

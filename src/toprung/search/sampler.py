@@ -31,6 +31,6 @@ def build_sampler(search: Search, *, num_asked: int = 0) -> optuna.samplers.Base
             seed=seed,
             n_startup_trials=search.num_startup_trials,
             multivariate=search.multivariate,
-            group=search.group,
+            group=search.group and search.multivariate,  # Optuna groups only a multivariate model
             constant_liar=search.constant_liar,
         )
