@@ -39,7 +39,7 @@ def list_row(sweep_dir: SweepDirectory) -> dict[str, Any]:
     try:
         sweep_dir.check_format()
         results = cached(sweep_dir, "list", lambda: _read_brief_results(sweep_dir))
-        return {**_state(sweep_dir, _status(sweep_dir)), **results}
+        return {**_state(sweep_dir, sweep_dir.read_status()), **results}
     except UserError as error:
         return _unreadable(sweep_dir, error)
 
@@ -77,10 +77,6 @@ def _unreadable(sweep_dir: SweepDirectory, error: UserError) -> dict[str, Any]:
     return {"sweep_id": sweep_dir.sweep_id, "status": "unreadable", "reason": str(error)}
 
 
-def _status(sweep_dir: SweepDirectory) -> dict[str, Any]:
-    return sweep_dir.read(sweep_dir.status_file) if sweep_dir.status_file.is_file() else {}
-
-
 def _state(sweep_dir: SweepDirectory, status: dict[str, Any]) -> dict[str, Any]:
     return {
         "sweep_id": sweep_dir.sweep_id,
@@ -93,7 +89,7 @@ def _state(sweep_dir: SweepDirectory, status: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summary(sweep_dir: SweepDirectory, results: dict[str, Any]) -> dict[str, Any]:
-    status = _status(sweep_dir)
+    status = sweep_dir.read_status()
     return {
         **_state(sweep_dir, status),
         "tracking_uri": _tracking_uri(sweep_dir, status),

@@ -22,10 +22,13 @@ from toprung.cli.lifecycle import lifecycle_app
 from toprung.cli.options import (
     Address,
     Alias,
+    Dataset,
+    Hyperparameters,
     Json,
     Settings,
     Storage,
     SweepName,
+    TrainerName,
     echo_err,
     example_recipe,
     exit_code,
@@ -132,15 +135,9 @@ def sweep(
 
 @app.command(epilog="Example: toprung train trainers.convnet --set lr=0.01 --set optimizer=sgd --epochs 3")
 def train(
-    trainer: Annotated[
-        str,
-        typer.Argument(metavar="TRAINER", help="Dotted name of a trainer: trainers.convnet is in trainers/convnet.py."),
-    ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Override a hyperparameter. Can be repeated."),
-    ] = None,
-    dataset: Annotated[str, typer.Option(metavar="NAME", help="Name of a prepared dataset.")] = "digits",
+    trainer: TrainerName,
+    settings: Hyperparameters = None,
+    dataset: Dataset = "digits",
     epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 9,
     seed: Annotated[int, typer.Option(min=0, help="Seed for weights, shuffling and augmentation.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Number of CPU threads. By default, one per CPU.")] = None,

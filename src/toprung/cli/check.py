@@ -9,23 +9,17 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from toprung.cli.console import open_console
+from toprung.cli.console import STATE_STYLES, open_console
+from toprung.cli.options import Dataset, Hyperparameters, TrainerName
 
 check_app = typer.Typer()
-STYLES = {"ok": "dim", "warning": "yellow", "error": "bold red"}
 
 
 @check_app.command()
 def check(
-    trainer: Annotated[
-        str,
-        typer.Argument(metavar="TRAINER", help="Dotted name of a trainer: trainers.convnet is in trainers/convnet.py."),
-    ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Override a hyperparameter. Can be repeated."),
-    ] = None,
-    dataset: Annotated[str, typer.Option(metavar="NAME", help="Name of a prepared dataset.")] = "digits",
+    trainer: TrainerName,
+    settings: Hyperparameters = None,
+    dataset: Dataset = "digits",
     max_train: Annotated[int, typer.Option(min=8, help="Number of training images.")] = 200,
     metric: Annotated[str, typer.Option(metavar="NAME", help="Metric that your sweeps optimize.")] = "val/accuracy",
 ) -> None:
@@ -51,6 +45,6 @@ def check(
     for result in check_loop(loop_check):
         num_errors += result.state == "error"
         console.print(
-            Text.assemble((f"{result.state:<8} ", STYLES[result.state]), f"{result.name:<19} ", result.message)
+            Text.assemble((f"{result.state:<8} ", STATE_STYLES[result.state]), f"{result.name:<19} ", result.message)
         )
     sys.exit(1 if num_errors else 0)

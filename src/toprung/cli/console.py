@@ -46,6 +46,9 @@ def check_arguments(arguments: Sequence[str]) -> None:
             raise locale_error(f"The argument {argument!a}")
 
 
+STATE_STYLES = {"ok": "dim", "warning": "yellow", "error": "bold red"}  # of a check's result
+
+
 def open_console(file: IO[str] | None = None) -> Console:
     """Return a console that prints text unchanged, without a line length if the output is not a terminal.
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from toprung.cli.console import open_console
+from toprung.cli.console import STATE_STYLES, open_console
 from toprung.cli.options import Json, Storage, print_json
 from toprung.errors import UserError, pluralize
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from toprung.cluster.doctor import Finding
 
 doctor_app = typer.Typer()
-STYLES = {"ok": "dim", "warning": "yellow", "error": "bold red"}
 
 
 @doctor_app.command()
@@ -113,7 +112,7 @@ def _print(findings: Sequence[Finding], *, title: str, seconds: float) -> None:
         node = f"{finding.node}: " if finding.node else ""
         text_style = "dim" if finding.state == "ok" else ""
         line = (
-            (f"  {finding.state:<8} ", STYLES[finding.state]),
+            (f"  {finding.state:<8} ", STATE_STYLES[finding.state]),
             (f"{finding.name:<{width}}  ", ""),
             (f"{node}{finding.observed}", text_style),
         )

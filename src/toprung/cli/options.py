@@ -16,6 +16,14 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the recipe. Can be repeated."),
 ]
+TrainerName = Annotated[
+    str, typer.Argument(metavar="TRAINER", help="Dotted name of a trainer: trainers.convnet is in trainers/convnet.py.")
+]
+Hyperparameters = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Override a hyperparameter. Can be repeated."),
+]
+Dataset = Annotated[str, typer.Option(metavar="NAME", help="Name of a prepared dataset.")]
 Alias = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="Name that commands accept instead of the sweep's id.")
 ]

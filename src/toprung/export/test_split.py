@@ -100,10 +100,10 @@ def score(task: dict[str, Any]) -> dict[str, float]:
     import torch
 
     from toprung import data, vision
+    from toprung.vision.models import load_for_evaluation
 
     torch.set_num_threads(task["num_threads"])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = vision.load_model(Path(task["folder"])).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = load_for_evaluation(Path(task["folder"]))
     images, labels = data.open_test_split(
         task["data"], root=Path(task["prepared_root"]), opened_by=task["opened_by"], log=Path(task["log"])
     )

@@ -23,14 +23,14 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
 
     from toprung import data, vision
     from toprung.spec import Data
+    from toprung.vision.models import load_for_evaluation
 
     torch.set_num_threads(task["num_threads"])
     data_settings = Data.model_validate(task["data"])
     data_settings = data_settings.model_copy(update={"placement": "mmap"})  # so that only the scored images are read
     placed = data.load_arrays(data_settings, root=Path(task["prepared_root"]), budget_bytes=0)
     assert placed.mmap_dir is not None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = vision.load_model(Path(task["folder"])).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = load_for_evaluation(Path(task["folder"]))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
         images_NCHW = torch.from_numpy(data.open_mmap_images(placed.mmap_dir))

@@ -188,7 +188,15 @@ class SweepDirectory:
     @property
     def is_finished(self) -> bool:
         """Whether its last driver recorded that it finished."""
-        return self.status_file.is_file() and self.read(self.status_file).get("status") == "finished"
+        return self.read_status().get("status") == "finished"
+
+    def read_status(self) -> dict[str, Any]:
+        """Read the status file; return {} if no driver has written it yet.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        return self.read(self.status_file) if self.status_file.is_file() else {}
 
     def trial_folder(self, trial_id: str) -> Path:
         """Return the folder of one trial's configuration, checkpoints and best weights.

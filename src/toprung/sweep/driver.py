@@ -138,8 +138,9 @@ class Driver:
         if moved := server.follow_move(self._sweep_dir.path.parent):
             self._listener.warning(self._progress, moved)
         uri = None if server.is_local() else mask_uri(server.tracking_uri(self._sweep_dir.path.parent))
-        self._status_file.setdefault(started=datetime.now().astimezone().isoformat(timespec="seconds"))
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
         self._status_file.update(
+            started=self._status_file.previous.get("started", now),
             status="running",
             reason=None,
             pid=os.getpid(),

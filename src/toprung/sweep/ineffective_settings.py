@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from toprung.analysis.wording import join
 from toprung.project.modules import find_source_file
 from toprung.search.space import Space, plain_name, with_constants
 from toprung.spec import Search, Sweep
@@ -200,6 +201,4 @@ def ineffective_hyperparameters(
 
 
 def _line(names: list[str], reason: str) -> str:
-    quoted = [f"`{name}`" for name in names]
-    listed = " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
-    return f"{listed} {'has' if len(names) == 1 else 'have'} no effect: {reason}"
+    return f"{join(f'`{name}`' for name in names)} {'has' if len(names) == 1 else 'have'} no effect: {reason}"

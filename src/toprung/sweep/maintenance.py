@@ -35,7 +35,9 @@ def stop(sweep_dir: SweepDirectory, *, timeout_seconds: float) -> dict[str, Any]
         remote_storage.request_stop(sweep_dir)
         is_alive = partial(remote_storage.has_remote_driver, sweep_dir)
     else:
-        raise UserError(f"{sweep_dir.sweep_id} is not running ({_state(sweep_dir).get('status', 'never started')}).")
+        raise UserError(
+            f"{sweep_dir.sweep_id} is not running ({sweep_dir.read_status().get('status', 'never started')})."
+        )
     deadline = time.monotonic() + timeout_seconds
     while is_alive():
         if time.monotonic() > deadline:
@@ -45,7 +47,7 @@ def stop(sweep_dir: SweepDirectory, *, timeout_seconds: float) -> dict[str, Any]
         time.sleep(0.1 if sweep_dir.lock_file.exists() else 1)
     sweep_dir.stop_file.unlink(missing_ok=True)
     remote_storage.download_sweep(sweep_dir)
-    return _state(sweep_dir)
+    return sweep_dir.read_status()
 
 
 def sync(sweep_dir: SweepDirectory) -> list[str]:
@@ -71,7 +73,10 @@ def sync(sweep_dir: SweepDirectory) -> list[str]:
             trials = ledger.read(sweep_dir)
             runs.sync(trials, driver_alive=False)
             _write_run_ids(sweep_dir, trials, runs.runs())
-            state = _state(sweep_dir) | {"mlflow_run_id": tracked.run_id, "mlflow_experiment_id": tracked.experiment_id}
+            state = sweep_dir.read_status() | {
+                "mlflow_run_id": tracked.run_id,
+                "mlflow_experiment_id": tracked.experiment_id,
+            }
             if state.get("status") == "running":
                 state |= {"status": "interrupted", "reason": "the driver died"}
             sweep_dir.write(sweep_dir.status_file, state)
@@ -116,7 +121,7 @@ def orphaned_sweeps(root: Path) -> Iterator[SweepDirectory]:
     for sweep_dir in list_sweeps(root):
         try:
             sweep_dir.check_format()
-            state = _state(sweep_dir)
+            state = sweep_dir.read_status()
             is_open = bool(state) and (state.get("status") == "running" or "tracking_error" not in state)
             if is_open and not sweep_dir.has_live_driver() and not remote_storage.has_remote_driver(sweep_dir):
                 yield sweep_dir
@@ -127,11 +132,11 @@ def orphaned_sweeps(root: Path) -> Iterator[SweepDirectory]:
 def close_orphaned(root: Path, *, echo: Callable[[str], object]) -> None:
     """Close the MLflow runs of drivers that died, so that MLflow does not show them as running."""
     for sweep_dir in orphaned_sweeps(root):
-        was_running = _state(sweep_dir).get("status") == "running"
+        was_running = sweep_dir.read_status().get("status") == "running"
         advice = f" To resume it, type: toprung resume {sweep_dir.sweep_id}" if was_running else ""
         if not sweep_dir.lineage_file.is_file():
             ended = {"status": "interrupted", "reason": "the driver died", "tracking_error": None}
-            sweep_dir.write(sweep_dir.status_file, {**_state(sweep_dir), **ended})
+            sweep_dir.write(sweep_dir.status_file, {**sweep_dir.read_status(), **ended})
             continue
         try:
             sync(sweep_dir)
@@ -166,7 +171,3 @@ def _remove(sweep_dir: SweepDirectory, *, keep_export: bool) -> None:
         sweep_dir.path.mkdir()
         os.replace(staging / sweep_dir.export_folder.name, sweep_dir.export_folder)
     shutil.rmtree(staging)
-
-
-def _state(sweep_dir: SweepDirectory) -> dict[str, Any]:
-    return sweep_dir.read(sweep_dir.status_file) if sweep_dir.status_file.is_file() else {}

@@ -16,7 +16,7 @@ from toprung.project.modules import import_dotted, trainer_defaults
 from toprung.records.sweep_dir import CONFIG_FILE, write_json
 from toprung.search.space import check_known, check_types
 from toprung.spec import Data
-from toprung.trial.run import LOOP, trial_data
+from toprung.trial.run import LOOP, load_trial_data
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ def train_standalone(
     defaults = trainer_defaults(project, trainer)
     check_known(settings, {*defaults, "num_epochs"}, source="command gives", trainer=trainer)
     check_types(settings, defaults, trainer=trainer)
-    arrays, _ = data.split_arrays(data_settings, root=project / data.PREPARED)
-    card = data.open_prepared(data_settings.name, root=project / data.PREPARED).card
+    trial = load_trial_data(data_settings, root=project / data.PREPARED)
     loop = import_dotted(project, trainer, default=LOOP, kind="trainer")
     config = {"num_epochs": num_epochs, **settings}
     folder = storage / f"train-{trainer.rpartition('.')[2].partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -87,7 +86,7 @@ def train_standalone(
     with distributed.torchrun_process_group():
         distributed.on_rank_zero(lambda: _create_folder(folder, settings_record))
         trial_session = session.Session(
-            data=trial_data(arrays, card=card),
+            data=trial,
             folder=folder,
             on_report=report,
             seed=seed,

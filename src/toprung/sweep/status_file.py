@@ -22,8 +22,7 @@ class StatusFile:
         self._lock = threading.Lock()
         self.previous: dict[str, Any] = {}
         with contextlib.suppress(UserError):
-            if sweep_dir.status_file.is_file():
-                self.previous = dict(sweep_dir.read(sweep_dir.status_file))
+            self.previous = sweep_dir.read_status()
         self._state = dict(self.previous)
         self._state.pop("tracking_error", None)
 
@@ -32,11 +31,6 @@ class StatusFile:
         with self._lock:
             self._state |= changes
             self._sweep_dir.write(self._sweep_dir.status_file, self._state)
-
-    def setdefault(self, **fields: Any) -> None:
-        """Set the fields that the previous state lacks; the next update writes them."""
-        with self._lock:
-            self._state = {**fields, **self._state}
 
     def restore(self) -> None:
         """Write the previous state again."""

@@ -106,12 +106,12 @@ def _replay_trial(progress: SweepProgress, trial: TrialRecord, listener: Progres
 
 def _num_concurrent_trials(sweep_dir: SweepDirectory) -> int:
     """Return how many trials run at once, as the driver counted."""
-    state = sweep_dir.read(sweep_dir.status_file) if sweep_dir.status_file.is_file() else {}
+    state = sweep_dir.read_status()
     return int(state.get("num_concurrent_trials", 1))
 
 
 def _outcome(sweep_dir: SweepDirectory, progress: SweepProgress) -> Outcome:
-    state = sweep_dir.read(sweep_dir.status_file) if sweep_dir.status_file.is_file() else {}
+    state = sweep_dir.read_status()
     status, reason = str(state.get("status", "failed")), state.get("reason")
     if status == "running":
         status, reason = "failed", f"the driver died; to resume it, type: toprung resume {sweep_dir.sweep_id}"

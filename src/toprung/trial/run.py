@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from toprung import remote_storage
-from toprung.data import DatasetCard, open_mmap_images
+from toprung.data import DatasetCard, open_mmap_images, open_prepared, split_arrays
 from toprung.project.code_hash import code_mismatch_message, imported_code_hash, link_included
 from toprung.records.ledger import now_ms
 from toprung.records.sweep_dir import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     import ray
 
+    from toprung.spec import Data
     from toprung.trial.worker_group import WorkerGroup
 
 LOOP = "train_loop_per_worker"
@@ -245,6 +246,20 @@ def _trial_lock(folder: Path) -> Iterator[None]:
     """Wait until no process of an earlier driver trains this trial: such a process may briefly outlive its driver."""
     with filelock.FileLock(folder / TRIAL_LOCK_FILE, timeout=LOCK_TIMEOUT_SECONDS):
         yield
+
+
+def load_trial_data(data_settings: Data, *, root: Path) -> Any:
+    """Read a split's images and labels into this process, for a training without Ray.
+
+    Args:
+        data_settings: dataset and split.
+        root: the folder of all prepared datasets.
+
+    Raises:
+        UserError: the dataset is not prepared, or cannot be split.
+    """
+    arrays, _ = split_arrays(data_settings, root=root)
+    return trial_data(arrays, card=open_prepared(data_settings.name, root=root).card)
 
 
 def trial_data(arrays: Mapping[str, np.ndarray], *, card: DatasetCard, mmap_dir: Path | None = None) -> Any:

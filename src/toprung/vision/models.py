@@ -138,6 +138,16 @@ def load_model(folder: Path) -> nn.Module:
     return model.eval()
 
 
+def load_for_evaluation(folder: Path) -> nn.Module:
+    """Load an exported model as trials evaluate it: on the GPU if there is one, in channels-last memory format.
+
+    Raises:
+        UserError: as for `load_model`.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return load_model(folder).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
 def _builder(name: str, folder: Path) -> Callable[..., nn.Module]:
     if name == _BUILDER:
         return build_model

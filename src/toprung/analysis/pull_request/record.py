@@ -102,7 +102,7 @@ def measure(sweep_dir: SweepDirectory, *, ours: Seeds | None, base: Seeds | None
             f"({base.metric}, {base.mode}): use a base of the same recipe."
         )
     sweep, trials = sweep_dir.spec(), ledger.read(sweep_dir)
-    status = sweep_dir.read(sweep_dir.status_file) if sweep_dir.status_file.is_file() else {}
+    status = sweep_dir.read_status()
     statuses: dict[str, int] = {}
     for trial in trials:
         statuses[trial.status] = statuses.get(trial.status, 0) + 1

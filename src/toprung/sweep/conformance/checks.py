@@ -114,15 +114,14 @@ def _check_export(folder: Path, trial: TrialData) -> CheckResult:
     import torch
 
     from toprung import vision
+    from toprung.vision.models import load_for_evaluation
 
     about = json.loads((folder / WEIGHTS_META_FILE).read_text(encoding="utf-8"))
     write_json(folder / "config.json", {"architecture": about["architecture"]})
     try:
-        model = vision.load_model(folder)
+        model = load_for_evaluation(folder)
     except UserError as error:
         return CheckResult("export", "error", str(error).replace(str(folder), "the export"))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -12,7 +12,7 @@ from toprung.metric_mode import infer_mode
 from toprung.project.modules import import_dotted, trainer_defaults
 from toprung.search.space import check_known, check_types
 from toprung.spec import Data
-from toprung.trial.run import LOOP, trial_data
+from toprung.trial.run import LOOP, load_trial_data
 
 if TYPE_CHECKING:
     from toprung.session import Session, TrialData
@@ -59,9 +59,7 @@ class LoopCheck:
         Raises:
             UserError: the dataset is not prepared, or cannot be split.
         """
-        root = self.project / data.PREPARED
-        arrays, _ = data.split_arrays(self.data_settings, root=root)
-        trial: TrialData = trial_data(arrays, card=data.open_prepared(self.data_settings.name, root=root).card)
+        trial: TrialData = load_trial_data(self.data_settings, root=self.project / data.PREPARED)
         return trial
 
     def load_loop(self) -> Callable[[dict[str, Any]], object]:
@@ -135,10 +133,9 @@ def train_loop(
     folder: Path,
     *,
     seed: int = 0,
-    num_epochs: int = NUM_EPOCHS,
     stop_after: int | None = None,
 ) -> Training:
-    """Train the loop in this process.
+    """Train the loop in this process, for `NUM_EPOCHS` epochs.
 
     Args:
         loop: the loop.
@@ -146,7 +143,6 @@ def train_loop(
         trial: the images and labels.
         folder: where its checkpoints are; a training that was stopped there is resumed.
         seed: the seed of the session.
-        num_epochs: the number of epochs.
         stop_after: stop the loop after this many reports, as Ray Tune does.
     """
     import torch
@@ -163,9 +159,9 @@ def train_loop(
     threads = torch.get_num_threads()
     try:
         with session.open_session(
-            build_session(check, trial, folder, seed=seed, num_epochs=num_epochs, on_report=on_report)
+            build_session(check, trial, folder, seed=seed, num_epochs=NUM_EPOCHS, on_report=on_report)
         ):
-            loop({**check.config, "num_epochs": num_epochs})
+            loop({**check.config, "num_epochs": NUM_EPOCHS})
     except SystemExit:
         pass
     except Exception as error:
