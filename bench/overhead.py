@@ -1,16 +1,21 @@
-"""Measure the overhead of a sweep: the same trainings with `toprung sweep` and in two bare processes.
+"""Measure the overhead of a sweep: the same training with `toprung sweep`, with Optuna alone, and in bare processes.
 
     python bench/overhead.py --runs 3 --json overhead.json
+    python bench/overhead.py --runs 1 --scale 1 --scale 5      # also with five times the epochs
 
 Each run sweeps 24 trials (ASHA, rungs 1, 3, 9; two at a time, one thread each) on 10,000 Fashion-MNIST images, then
-repeats exactly these trainings (same configurations, same epochs, same order) in two plain processes that share a
-queue, without any framework, checkpoint or tracking. The output has, for both, the median (minimum to maximum) over the
-runs of:
+repeats exactly these trainings (same configurations, same epochs, same order) twice in two processes: with Optuna alone
+(a study in a journal file, a pruner that is asked after each epoch), and in bare processes that share a queue. Neither
+keeps checkpoints or writes to MLflow. `--scale 5` multiplies the rungs by five. The output has for each lane the median
+(minimum to maximum) over the runs of:
 
 training share    CPU seconds inside the training loops / (2 x seconds from the first step to the last)
 between trials    seconds from a trial's end to the next one's first step in the same process (median of a run)
 to first step     seconds from the command to the first training step
+to the end        seconds from the last step to the end of the command
 memory            peak sum of PSS over the process tree, in GB
+
+For `toprung sweep` it also has the CPU seconds of each of its processes, until the first epoch has ended and after it.
 """
 
 import argparse
@@ -24,11 +29,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 
 PROJECT = Path(__file__).resolve().parent.parent
+LANES = ("toprung sweep", "Optuna alone", "bare processes")
+SAMPLE_SECONDS, MEMORY_SECONDS = 0.25, 10
 RECIPE = '''"""The sweep that bench/overhead.py measures."""
 
 from toprung.spec import Asha, Data, Sweep
@@ -41,7 +49,6 @@ def sweep() -> Sweep:
         space="search_spaces.measured",
         data=Data(name="{data}", max_train={num_train}, max_val=2000),
         num_trials={num_trials},
-        asha=Asha(grace_epochs=1, max_epochs=9, reduction_factor=3),
         max_concurrent_trials=2,
     )
 '''
@@ -54,27 +61,45 @@ def space(trial):
     trial.suggest_categorical("schedule", ["constant", "cosine", "onecycle"])
     trial.suggest_float("label_smoothing", 0.0, 0.2)
 '''
+PROCESSES = {  # by a part of the command line, the first that matches; other processes are the driver's
+    "toprung.tracking.writer_process": "MLflow writer",
+    "ray::": "trials",
+    "default_worker.py": "trials",
+    "gcs_server": "Ray: GCS",
+    "raylet/raylet": "Ray: raylet",
+    "log_monitor.py": "Ray: log monitor",
+    "monitor.py": "Ray: autoscaler monitor",
+    "runtime_env/agent": "Ray: runtime environment agent",
+    "dashboard": "Ray: dashboard and its agent",
+    "toprung sweep": "driver",
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--scale", type=int, action="append", help="factor of the epochs; can be repeated")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--data", default="fashion_mnist", help="a prepared dataset")
+    parser.add_argument("--lane", choices=LANES, action="append", help="run only this lane after the sweep")
     parser.add_argument("--json", type=Path, help="write all figures here")
     arguments = parser.parse_args()
 
-    figures: dict[str, list[dict[str, float]]] = {"toprung sweep": [], "bare processes": []}
+    figures: dict[int, dict[str, list[dict]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         project = create_project(Path(folder) / "project", arguments)
         for run in range(arguments.runs):
-            log = project / f"sweep-{run}.jsonl"
-            figures["toprung sweep"].append(sweep(project, log))
-            figures["bare processes"].append(replay(project, project / f"bare-{run}.jsonl"))
-            for variant, runs in figures.items():
-                print(f"run {run + 1}, {variant}: {json.dumps(runs[-1])}", flush=True)
-    print_table(figures, arguments)
+            for scale in arguments.scale or [1]:
+                by_lane = figures.setdefault(scale, {})
+                for lane in LANES:
+                    if lane == LANES[0] or lane in (arguments.lane or LANES):
+                        log = project / f"{run}-{scale}-{LANES.index(lane)}.jsonl"
+                        result = sweep(project, log, scale) if lane == LANES[0] else replay(project, log, lane)
+                        by_lane.setdefault(lane, []).append(result)
+                        print(f"run {run + 1}, {scale} x epochs, {lane}: {json.dumps(result)}", flush=True)
+    for scale, by_lane in figures.items():
+        print_tables(by_lane, arguments, scale)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
@@ -95,25 +120,29 @@ def create_project(project: Path, arguments: argparse.Namespace) -> Path:
     return project
 
 
-def sweep(project: Path, log: Path) -> dict[str, float]:
+def sweep(project: Path, log: Path, scale: int) -> dict:
     """Run one sweep from the command line, with a cold start."""
-    command = [sys.executable, "-m", "toprung", "sweep", "tune.overhead"]
+    rungs = {"asha.max_epochs": 9 * scale, "asha.grace_epochs": scale, "asha.reduction_factor": 3}
+    settings = [word for name, value in rungs.items() for word in ("--set", f"{name}={value}")]
+    command = [sys.executable, "-m", "toprung", "sweep", "tune.overhead", *settings]
     environment = {**os.environ, "TOPRUNG_BENCH_LOG": str(log)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     started = time.time()
     process = subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.DEVNULL)
-    peak = peak_memory(process.pid, until=lambda: process.poll() is not None)
+    watched = watch(process.pid, until=lambda: process.poll() is not None, has_begun=log.exists)
     if process.returncode != 0:
         sys.exit(f"the sweep ended with {process.returncode}")
-    return {**from_log(log, started), "memory": peak}
+    return {**from_log(log, started), **watched}
 
 
 def latest(project: Path) -> Path:
     return max((project / "runs").glob("overhead-*"))
 
 
-def replay(project: Path, log: Path) -> dict[str, float]:
-    """Repeat the trainings of the latest sweep in two bare processes."""
+def replay(project: Path, log: Path, lane: str) -> dict:
+    """Repeat the trainings of the latest sweep in two processes."""
+    import optuna
+
     from toprung.records.ledger import read
     from toprung.records.sweep_dir import SweepDirectory
 
@@ -121,24 +150,67 @@ def replay(project: Path, log: Path) -> dict[str, float]:
     spec = SweepDirectory(latest(project)).spec()
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    for trial in trials:
-        queue.put(trial)
-    for _ in range(2):
-        queue.put(None)
+    target, work = bare_worker, queue
+    if lane == "Optuna alone":
+        target, work = optuna_worker, str(log.with_suffix(".study"))
+        study = optuna.create_study(storage=journal(work), study_name="overhead", direction="maximize")
+        for config, epochs in trials:
+            params = {name: config[name] for name in ("lr", "weight_decay", "schedule", "label_smoothing")}
+            study.enqueue_trial(params, user_attrs={"epochs": epochs})
+    else:
+        for trial in [*trials, None, None]:
+            queue.put(trial)
     started = time.time()
     workers = [
-        context.Process(target=bare_worker, args=(queue, str(project), spec.data.model_dump(), str(log)))
-        for _ in range(2)
+        context.Process(target=target, args=(work, str(project), spec.data.model_dump(), str(log))) for _ in range(2)
     ]
     for worker in workers:
         worker.start()
-    peak = peak_memory(os.getpid(), until=lambda: not any(worker.is_alive() for worker in workers), include_root=False)
+    watched = watch(os.getpid(), until=lambda: not any(worker.is_alive() for worker in workers), include_root=False)
     if any(worker.exitcode for worker in workers):
-        sys.exit("a bare process failed")
-    return {**from_log(log, started), "memory": peak}
+        sys.exit("a process failed")
+    return {**from_log(log, started), **watched}
+
+
+def journal(file: str):
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    return JournalStorage(JournalFileBackend(file))
 
 
 def bare_worker(queue, project: str, data_spec: dict, log: str) -> None:
+    train = build_trainer(project, data_spec, log)
+    while (job := queue.get()) is not None:
+        config, num_epochs = job
+        for _ in train(config, num_epochs):
+            pass
+
+
+def optuna_worker(file: str, project: str, data_spec: dict, log: str) -> None:
+    train = build_trainer(project, data_spec, log)
+    import optuna
+    from search_spaces.measured import space
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    study = optuna.load_study(study_name="overhead", storage=journal(file), pruner=pruner)
+
+    def objective(trial: optuna.Trial) -> float:
+        if "epochs" not in trial.user_attrs:  # the other process took the last one
+            raise optuna.TrialPruned
+        space(trial)
+        for epoch, metrics in enumerate(train(trial.params, trial.user_attrs["epochs"]), start=1):
+            trial.report(metrics["val/accuracy"], epoch)
+            trial.should_prune()  # its cost counts; its answer does not, because the number of epochs is given
+        return metrics["val/accuracy"]
+
+    while study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
+        study.optimize(objective, n_trials=1)
+
+
+def build_trainer(project: str, data_spec: dict, log: str):
+    """Load the images; return a function that trains a configuration and yields the metrics of each epoch."""
     os.environ["TOPRUNG_BENCH_LOG"] = log
     sys.path.insert(0, project)
     import torch
@@ -155,24 +227,29 @@ def bare_worker(queue, project: str, data_spec: dict, log: str) -> None:
     card = data.open_prepared(data_spec["name"], root=root).card
     images = session.TrialData(train, val, card)
     standalone = session.Session(data=images, folder=Path(log).parent, on_report=lambda metrics: None)
-    while (job := queue.get()) is not None:
-        config, num_epochs = {**measured.DEFAULTS, **job[0]}, job[1]
+
+    def train_epochs(config: dict, num_epochs: int):
+        config = {**measured.DEFAULTS, **config, "num_epochs": num_epochs}
         trial = time.time_ns()
         with session.open_session(standalone):  # sets device and seed; nothing is reported or saved
             model = session.prepare(measured.build(config, card))
             optimizer, schedule, augment = measured.build_training(config, model, train, card)
             for _ in range(num_epochs):
-                measured.measured_epoch(model, images, optimizer, schedule, augment, config, trial=trial)
+                yield measured.measured_epoch(model, images, optimizer, schedule, augment, config, trial=trial)
+
+    return train_epochs
 
 
-def from_log(log: Path, started: float) -> dict[str, float]:
-    """Compute the figures of one run."""
+def from_log(log: Path, started: float) -> dict:
+    """Compute the figures of one run that has just ended."""
+    ended = time.time()
     epochs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     first, last = min(epoch["start"] for epoch in epochs), max(epoch["end"] for epoch in epochs)
     return {
         "training share": sum(epoch["cpu"] for epoch in epochs) / (2 * (last - first)),
         "between trials": statistics.median(gaps(epochs)),
         "to first step": first - started,
+        "to the end": ended - last,
         "training CPU seconds": sum(epoch["cpu"] for epoch in epochs),
         "seconds": last - first,
     }
@@ -191,44 +268,74 @@ def gaps(epochs: list[dict]) -> list[float]:
     return gaps
 
 
-def peak_memory(pid: int, *, until, include_root: bool = True) -> float:
-    """Return the highest sum of PSS over a process tree, in GB.
+def watch(pid: int, *, until, has_begun=lambda: True, include_root: bool = True) -> dict:
+    """Return the peak memory of a process tree, and the CPU seconds of its processes by kind.
 
-    It is sampled every ten seconds, because each sample costs a few tenths of a second of CPU time.
+    Memory is the sum of PSS, in GB. It is sampled every ten seconds, because each sample costs some tenths of a second.
 
     Args:
         pid: the root of the tree.
-        until: sample until this function returns true.
+        until: watch until this function returns true.
+        has_begun: returns whether the first epoch has ended.
         include_root: whether to count the root process itself.
     """
-    peak = 0
+    peak, next_memory, seconds, before = 0, time.monotonic(), {}, None
     while not until():
         total = 0
-        parent = psutil.Process(pid)
-        for process in [*([parent] if include_root else []), *parent.children(recursive=True)]:
+        try:
+            parent = psutil.Process(pid)
+            tree = [*([parent] if include_root else []), *parent.children(recursive=True)]
+        except psutil.Error:
+            break
+        for process in tree:
             try:
-                total += process.memory_full_info().pss
+                times = process.cpu_times()
+                kind = seconds[process.pid][0] if process.pid in seconds else None
+                if kind in (None, "driver"):  # a process has its parent's command line until it has begun
+                    kind = next(
+                        (kind for part, kind in PROCESSES.items() if part in " ".join(process.cmdline())), "driver"
+                    )
+                seconds[process.pid] = (kind, times.user + times.system)
+                if time.monotonic() >= next_memory:
+                    total += process.memory_full_info().pss
             except psutil.Error:
                 continue
-        peak = max(peak, total)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and not until():
-            time.sleep(0.05)
-    return peak / 1e9
+        if time.monotonic() >= next_memory:
+            peak, next_memory = max(peak, total), time.monotonic() + MEMORY_SECONDS
+        if before is None and has_begun():
+            before = by_kind(seconds)
+        time.sleep(SAMPLE_SECONDS)
+    after = by_kind(seconds)
+    before = before or Counter()
+    return {"memory": peak / 1e9, "cpu before": dict(before), "cpu after": dict(after - before)}
 
 
-def print_table(figures: dict[str, list[dict[str, float]]], arguments: argparse.Namespace) -> None:
-    names = list(figures["toprung sweep"][0])
+def by_kind(seconds: dict[int, tuple[str, float]]) -> Counter:
+    total: Counter = Counter()
+    for kind, spent in seconds.values():
+        total[kind] += spent
+    return total
+
+
+def print_tables(by_lane: dict[str, list[dict]], arguments: argparse.Namespace, scale: int) -> None:
+    sweeps = by_lane[LANES[0]]
+    names = [name for name, value in sweeps[0].items() if not isinstance(value, dict)]
     print(
-        f"\n{arguments.trials} trials, {arguments.images} images of {arguments.data}, {arguments.runs} interleaved runs"
+        f"\n{arguments.trials} trials, {scale} x epochs, {arguments.images} images of {arguments.data}, "
+        f"{arguments.runs} interleaved runs"
     )
-    print("| variant | " + " | ".join(names) + " |\n|" + " --- |" * (len(names) + 1))
-    for variant, runs in figures.items():
-        cells = []
-        for name in names:
-            values = [run[name] for run in runs]
-            cells.append(f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
-        print(f"| {variant} | " + " | ".join(cells) + " |")
+    print("| lane | " + " | ".join(names) + " |\n|" + " --- |" * (len(names) + 1))
+    for lane, runs in by_lane.items():
+        print(f"| {lane} | " + " | ".join(spread([run[name] for run in runs], digits=3) for name in names) + " |")
+    kinds = sorted({kind for run in sweeps for kind in run["cpu after"]} | {k for r in sweeps for k in r["cpu before"]})
+    print("\n| process of `toprung sweep` | CPU s until the first epoch ended | after it |\n| --- | --- | --- |")
+    for kind in kinds:
+        cells = [spread([run[part].get(kind, 0.0) for run in sweeps], digits=1) for part in ("cpu before", "cpu after")]
+        print(f"| {kind} | " + " | ".join(cells) + " |")
+
+
+def spread(values: list[float], *, digits: int) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
     python bench/tracking.py --rounds 3 --trials 1000 --json tracking.json
     python bench/tracking.py --rounds 1 --trials 1000 --trials 10000 --only driver    # takes a long time
     python bench/tracking.py --rounds 1 --trials 10000 --only driver --lane toprung   # is the cost linear?
+    python bench/tracking.py --only driver --lane toprung --lane failing --trials 600   # what does a failure cost?
     python bench/tracking.py --quick                                              # a fast check (4 minutes)
 
-Trials do nothing but report nine metrics, two trials at a time (bench/instant.py). Each round runs four lanes: stock
-Tune with random search; with OptunaSearch; with OptunaSearch and the stock MLflow callback on an SQLite file; and
-`toprung sweep` with its defaults (ledger, checkpoints, artifacts, and MLflow on an SQLite file). TPE's model is not
+Trials do nothing but report nine metrics, two trials at a time (bench/instant.py). Each round runs five lanes: stock
+Tune with random search; with OptunaSearch; with OptunaSearch and the stock MLflow callback on an SQLite file;
+`toprung sweep` with its defaults (ledger, checkpoints, artifacts, and MLflow on an SQLite file); and the same where a
+third of the trials fail. TPE's model is not
 used, because its cost grows with the study; `--sampler tpe` enables it in all lanes with OptunaSearch or toprung.
 
 requests           counted by a proxy in front of a real `mlflow server`. The requests per report are the difference
@@ -29,12 +31,12 @@ from pathlib import Path
 
 import figures
 import tracking_lanes as lanes
-from tracking_lanes import CALLBACK, OPTUNA, RANDOM, TOPRUNG, Size
+from tracking_lanes import CALLBACK, FAILING, OPTUNA, RANDOM, TOPRUNG, Size
 from tracking_proxy import counted_server
 
 FEW, MANY = 2, 6  # epochs of the sweeps for counting requests
 GOAL_REQUESTS, GOAL_MS = 1, 5
-NAMES = {"random": RANDOM, "optuna": OPTUNA, "callback": CALLBACK, "toprung": TOPRUNG}
+NAMES = {"random": RANDOM, "optuna": OPTUNA, "callback": CALLBACK, "toprung": TOPRUNG, "failing": FAILING}
 
 
 def main():
@@ -146,10 +148,15 @@ def print_driver(runs, options):
         figures.print_table(f"Driver CPU, ms per trial with one report ({trials:,} trials)", cpu, digits=1)
         print_difference(cpu, unit="trial")
         if TOPRUNG.name in runs:
-            writer = by_lane(runs, long, short, "writer_cpu_seconds", trials - options.short)[TOPRUNG.name]
+            writer = by_lane(runs, long, short, "writer_cpu_seconds", trials - options.short)
             title = "CPU of toprung's MLflow writer (a separate process), ms per trial"
-            figures.print_table(title, {TOPRUNG.name: writer}, digits=1)
+            figures.print_table(
+                title, {n: ms for n, ms in writer.items() if n in (TOPRUNG.name, FAILING.name)}, digits=1
+            )
         elapsed = by_lane(runs, long, short, "seconds", trials - options.short)
+        for name, by_size in runs.items():
+            for run in by_size.get(label(long), []):
+                print(f"  {name}: driver's peak memory {run['memory_mb']:,.0f} MB, MLflow's runs {run['mlflow_runs']}")
         figures.print_table(f"Elapsed, ms per trial with one report ({trials:,} trials)", elapsed, digits=1)
         growth = {
             name: [growth_ratio(run) for run in by_size[label(long)]]

@@ -1,13 +1,15 @@
 """The lanes that bench/tracking.py compares, each a separate command, and the measurement of its driver's CPU time."""
 
+import contextlib
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
@@ -73,6 +75,7 @@ class Lane:
     toprung: bool = False
     searcher: str = "random"
     tracked: bool = False
+    failing: bool = False
 
     def command(self, size, *, storage, startup, uri=None):
         """Return the command line. `uri` replaces the SQLite file of MLflow."""
@@ -98,18 +101,25 @@ RANDOM = Lane("stock Tune, random search")
 OPTUNA = Lane("stock Tune, OptunaSearch", searcher="optuna")
 CALLBACK = Lane("stock Tune, MLflow callback", searcher="optuna", tracked=True)
 TOPRUNG = Lane("toprung sweep, all features", toprung=True, tracked=True)
+FAILING = Lane("toprung sweep, a third fail", toprung=True, tracked=True, failing=True)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run, from its first report. `samples` are pairs of the number of reports and the driver's CPU seconds."""
+    """One run, from its first report.
+
+    `samples` are pairs of the number of reports and the driver's CPU seconds, `memory_mb` is the driver's peak resident
+    memory, and `mlflow_runs` the number of MLflow's runs by status.
+    """
 
     reports: int
     cpu_seconds: float
     seconds_reporting: float
     seconds: float
     samples: tuple[tuple[int, float], ...]
+    memory_mb: float = 0.0
     writer_cpu_seconds: float = 0.0
+    mlflow_runs: dict[str, int] = field(default_factory=dict)
 
     def as_json(self):
         """Return a dictionary with a few hundred samples, which are enough to show the slope."""
@@ -127,6 +137,8 @@ def run(lane, size, *, project, startup, uri=None, pause=0.0):
         filter(None, [os.environ.get("PYTHONPATH"), *([] if lane.toprung else [str(BENCH), str(project)])])
     )
     environment.pop("MLFLOW_TRACKING_URI", None)
+    if lane.failing:
+        environment["TOPRUNG_BENCH_FAIL"] = "1"
     if lane.toprung and uri:
         environment["MLFLOW_TRACKING_URI"] = uri
     output = project / "output.log"
@@ -141,7 +153,9 @@ def run(lane, size, *, project, startup, uri=None, pause=0.0):
         reports = f"{measurement.reports} of {size.trials * size.reports} reports"
         tail = output.read_text(encoding="utf-8")[-2000:]
         sys.exit(f"{lane.name} ended with {process.returncode} after {reports}:\n{tail}")
-    measurement = replace(measurement, writer_cpu_seconds=writer_cpu_seconds(storage))
+    measurement = replace(
+        measurement, writer_cpu_seconds=writer_cpu_seconds(storage), mlflow_runs=mlflow_runs(storage / "mlflow.db")
+    )
     shutil.rmtree(storage)
     return measurement
 
@@ -152,15 +166,24 @@ def writer_cpu_seconds(storage):
     return sum(float(seconds) for seconds in re.findall(r"^MLflow writer: ([0-9.]+) s of CPU", logs, re.MULTILINE))
 
 
+def mlflow_runs(file):
+    """Return the number of runs by status in an SQLite file."""
+    if not file.exists():
+        return {}
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        return dict(database.execute("SELECT status, count(*) FROM runs GROUP BY status"))
+
+
 def measure(process, log):
     """Measure the CPU seconds of a driver until it ends, including its threads but no other processes."""
-    samples, reports = [], 0
+    samples, reports, memory_mb = [], 0, 0.0
     with log.open("rb") as lines:
         while True:
             ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # keeps /proc/<pid>
             reports += lines.read().count(b"\n")
             if reports:
                 samples.append((reports, cpu_seconds(process.pid)))
+                memory_mb = max(memory_mb, peak_memory_mb(process.pid))
             if ended:
                 break
             time.sleep(SAMPLE_SECONDS)
@@ -168,13 +191,19 @@ def measure(process, log):
     if not times:
         return Measurement(0, 0.0, 0.0, 0.0, ())
     cpu = samples[-1][1] - samples[0][1]
-    return Measurement(reports, cpu, times[-1] - times[0], ended_at - times[0], tuple(samples))
+    return Measurement(reports, cpu, times[-1] - times[0], ended_at - times[0], tuple(samples), memory_mb)
 
 
 def cpu_seconds(pid):
     """Return the user and system time of a process, which is available even for a zombie."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def peak_memory_mb(pid):
+    """Return the highest resident memory of a process so far; 0 for a zombie."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def end(process):

@@ -69,7 +69,7 @@ def test_server_is_down_until_after_the_end(new_arena, server, fault, agreed):
     server.kill()
     command.finish()
     sweep_id = arena.sweep_dir.sweep_id
-    assert command.stdout.splitlines()[-1].endswith(f"When it is reachable: toprung sync {sweep_id}")
+    assert command.stdout.splitlines()[-1].endswith(f"Send them later: toprung sync {sweep_id}")
     server.start()
     assert arena.run("sync", sweep_id).stdout == f"{sweep_id}: MLflow has everything.\n"
     agreed(arena)

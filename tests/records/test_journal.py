@@ -218,6 +218,41 @@ def test_a_ledger_writer_cannot_be_pickled_into_another_process(sweep_dir):
         storage._backend.__getstate__()
 
 
+def test_the_waiting_trials_are_those_of_optunas_own_storage(sweep_dir, monkeypatch):
+    study = _study(sweep_dir)
+    study.enqueue_trial({"lr": 0.1})
+    assert study.ask().suggest_float("lr", 0, 1) == 0.1
+    assert study.ask().suggest_float("lr", 0, 1) != 0.1
+    for lr in (0.2, 0.3):
+        study.enqueue_trial({"lr": lr})
+    states = (optuna.trial.TrialState.WAITING,)
+    plain = optuna.load_study(
+        study_name=sweep_dir.sweep_id, storage=JournalStorage(JournalFileBackend(str(sweep_dir.ledger_file)))
+    )
+    for deepcopy in (True, False):
+        waiting = study.get_trials(deepcopy=deepcopy, states=states)
+        assert (
+            [trial.number for trial in waiting] == [trial.number for trial in plain.get_trials(states=states)] == [2, 3]
+        )
+    again = _study(sweep_dir, storage_for_writing(sweep_dir))  # a driver that resumes finds them in the file
+    assert [again.ask().suggest_float("lr", 0, 1) for _ in range(2)] == [0.2, 0.3]
+    assert not again.get_trials(states=states)
+
+
+def test_asking_for_a_trial_does_not_look_at_the_ended_ones(sweep_dir, monkeypatch):
+    """`Study.ask` gives these states to the storage; this test fails if a new Optuna asks in another way."""
+    study, calls = _study(sweep_dir), []
+    study.ask()
+    full = JournalStorage.get_all_trials
+    monkeypatch.setattr(
+        JournalStorage,
+        "get_all_trials",
+        lambda self, *args, **kwargs: calls.append(args) or full(self, *args, **kwargs),
+    )
+    study.ask()
+    assert calls == []
+
+
 def test_on_a_full_disk_the_last_lines_are_written_into_the_space_of_the_ballast(small_disk):
     sweep_dir = catalog.create_sweep(small_disk, SWEEP, name=None, now=datetime.now())
     study = _study(sweep_dir)

@@ -191,6 +191,27 @@ def test_the_rungs_of_ray_tune_equal_those_of_the_spec():
         assert rungs | {asha.max_epochs} == set(asha.rungs)
 
 
+def _controller(**statuses):
+    trials = [SimpleNamespace(trial_id=name, status=status, PENDING="PENDING") for name, status in statuses.items()]
+    live = {trial.trial_id: trial for trial in trials if trial.status != "TERMINATED"}
+    return SimpleNamespace(get_trials=None, get_live_trials=lambda: reversed(live.values())), trials
+
+
+@pytest.mark.parametrize(
+    ("statuses", "chosen"),
+    [
+        ({"a": "TERMINATED", "b": "RUNNING", "c": "PENDING", "d": "PENDING"}, "c"),
+        ({"a": "TERMINATED", "b": "RUNNING"}, None),
+    ],
+)
+def test_the_pending_trial_that_was_added_first_runs_next(statuses, chosen):
+    scheduler = RungScheduler(_sweep())
+    controller, trials = _controller(**statuses)
+    for trial in trials:
+        scheduler.on_trial_add(controller, trial)
+    assert getattr(scheduler.choose_trial_to_run(controller), "trial_id", None) == chosen
+
+
 def _audited(fraction=1.0, *, drawn, **asha):
     scheduler = RungScheduler(_sweep(audit_fraction=fraction, **asha))
     for number, name in enumerate(drawn):

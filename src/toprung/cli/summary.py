@@ -78,7 +78,7 @@ def print_end(console: Console, outcome: Outcome) -> None:
         )
     if outcome.tracking_error:
         console.print(
-            f"MLflow lacks some of the records ({outcome.tracking_error}). When it is reachable: toprung sync "
+            f"MLflow lacks some of the records ({outcome.tracking_error}). Send them later: toprung sync "
             f"{sweep_dir.sweep_id}"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import json
 import logging
@@ -10,12 +11,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from toprung.errors import UserError
 
@@ -126,6 +128,47 @@ class SingleWriterJournal(BaseJournalBackend):
             raise
 
 
+class SingleWriterStorage(JournalStorage):
+    """The storage of a study whose only user is this process.
+
+    Optuna looks for a waiting trial each time that it is asked for one, and its storage compares the state of every
+    trial of the study. This one remembers which trials wait, so that a trial costs the same in a study of 10,000.
+    """
+
+    def __init__(self, journal: SingleWriterJournal) -> None:
+        super().__init__(journal)
+        self._journal = journal
+        self._waiting: set[int] | None = None  # the ids of the waiting trials; None until they are first asked for
+
+    def batched_writes(self) -> contextlib.AbstractContextManager[None]:
+        """Write the records of a block at its end, at once."""
+        return self._journal.batched_writes()
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Create a trial as Optuna's storage does."""
+        trial_id = super().create_new_trial(study_id, template_trial)
+        if self._waiting is not None and template_trial is not None and template_trial.state is TrialState.WAITING:
+            self._waiting.add(trial_id)
+        return trial_id
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Set a trial's state and values as Optuna's storage does."""
+        if self._waiting is not None:
+            self._waiting.discard(trial_id)
+        return super().set_trial_state_values(trial_id, state, values)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the study's trials as Optuna's storage does, the waiting ones without looking at the others."""
+        if states != (TrialState.WAITING,):
+            return super().get_all_trials(study_id, deepcopy, states)
+        if self._waiting is None:
+            self._waiting = {trial._trial_id for trial in super().get_all_trials(study_id, False, states)}
+        trials = [self.get_trial(trial_id) for trial_id in sorted(self._waiting)]
+        return copy.deepcopy(trials) if deepcopy else trials
+
+
 class ReadOnlyJournal(JournalFileBackend):
     """A journal file that refuses writes, for programs other than the driver."""
 
@@ -140,8 +183,7 @@ class ReadOnlyJournal(JournalFileBackend):
 
 def batched_writes(storage: BaseStorage) -> contextlib.AbstractContextManager[None]:
     """Return a context manager that writes all records of its block at once, if the storage supports it."""
-    backend = storage._backend if isinstance(storage, JournalStorage) else None
-    return backend.batched_writes() if isinstance(backend, SingleWriterJournal) else contextlib.nullcontext()
+    return storage.batched_writes() if isinstance(storage, SingleWriterStorage) else contextlib.nullcontext()
 
 
 def cut_torn_tail(file: Path) -> int:

@@ -14,10 +14,17 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend
 
 from toprung.errors import UserError
-from toprung.records.journal import RETRY_SECONDS, LedgerUnwritable, ReadOnlyJournal, SingleWriterJournal, cut_torn_tail
+from toprung.records.journal import (
+    RETRY_SECONDS,
+    LedgerUnwritable,
+    ReadOnlyJournal,
+    SingleWriterJournal,
+    SingleWriterStorage,
+    cut_torn_tail,
+)
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.secrets import mask_uri
 
@@ -62,12 +69,12 @@ def storage_for_writing(sweep_dir: SweepDirectory) -> BaseStorage:
     Path(f"{file}.lock").unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # on a disk this full, the next write reports it
         sweep_dir.ballast_file.write_bytes(bytes(BALLAST_BYTES))
-    return _journal(lambda: SingleWriterJournal(file, ballast=sweep_dir.ballast_file), file)
+    return _journal(lambda: SingleWriterStorage(SingleWriterJournal(file, ballast=sweep_dir.ballast_file)), file)
 
 
 def storage_for_rehearsal(folder: Path) -> BaseStorage:
     """Open storage in an empty folder that works like a sweep's own, with a single writer."""
-    return JournalStorage(SingleWriterJournal(folder / "rehearsal.log", ballast=folder / "ballast"))
+    return SingleWriterStorage(SingleWriterJournal(folder / "rehearsal.log", ballast=folder / "ballast"))
 
 
 def storage_for_reading(sweep_dir: SweepDirectory) -> BaseStorage | None:
@@ -77,7 +84,7 @@ def storage_for_reading(sweep_dir: SweepDirectory) -> BaseStorage | None:
         UserError: the ledger is damaged, the database cannot be used, or its URL is not set.
     """
     if sweep_dir.ledger_file.is_file():
-        return _journal(lambda: JournalFileBackend(str(sweep_dir.ledger_file)), sweep_dir.ledger_file)
+        return _journal(lambda: JournalStorage(JournalFileBackend(str(sweep_dir.ledger_file))), sweep_dir.ledger_file)
     uri = _database_of(sweep_dir)
     return _database(uri) if uri else None
 
@@ -89,7 +96,7 @@ def read_only_storage(sweep_dir: SweepDirectory) -> BaseStorage | None:
         UserError: as for `storage_for_reading`.
     """
     if sweep_dir.ledger_file.is_file():
-        return _journal(lambda: ReadOnlyJournal(str(sweep_dir.ledger_file)), sweep_dir.ledger_file)
+        return _journal(lambda: JournalStorage(ReadOnlyJournal(str(sweep_dir.ledger_file))), sweep_dir.ledger_file)
     return storage_for_reading(sweep_dir)
 
 
@@ -106,9 +113,9 @@ def _database_of(sweep_dir: SweepDirectory) -> str | None:
     return uri
 
 
-def _journal(backend: Callable[[], BaseJournalBackend], file: Path) -> BaseStorage:
+def _journal(open_storage: Callable[[], JournalStorage], file: Path) -> BaseStorage:
     try:
-        return JournalStorage(backend())
+        return open_storage()
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"The ledger {file} cannot be read: {error}. Restore it from a backup.") from None
 

@@ -56,6 +56,7 @@ class RungScheduler(ASHAScheduler):
         self.stops: dict[str, StopDecision] = {}
         self.audited: dict[str, AuditEntry] = {}
         self._exempted: set[str] = set()
+        self._positions: dict[str, int] = {}  # by trial id: the order in which trials were added
         self._audit_sample: set[str] = set()
         self._is_in_audit_sample = partial(is_in_audit_sample, share=sweep.asha.audit_fraction, seed=sweep.search.seed)
 
@@ -98,6 +99,19 @@ class RungScheduler(ASHAScheduler):
     def __deepcopy__(self, memo: dict[int, Any]) -> RungScheduler:
         """Return the scheduler itself: the searcher asks this object why a trial ended."""
         return self
+
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
+        """Remember the order in which trials are added."""
+        super().on_trial_add(tune_controller, trial)
+        self._positions[trial.trial_id] = len(self._positions)
+
+    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
+        """Return the pending trial that was added first, as Ray Tune does, without looking at trials that have ended.
+
+        Ray Tune asks several times per trial, so looking at all trials would make a long sweep slower and slower.
+        """
+        pending = [trial for trial in tune_controller.get_live_trials() if trial.status == trial.PENDING]  # type: ignore[no-untyped-call]
+        return min(pending, key=lambda trial: self._positions[trial.trial_id], default=None)
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """Return Ray Tune's decision and record its reason; a trial that runs on for the audit is not judged again."""

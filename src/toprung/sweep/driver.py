@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from toprung import cluster, data
-from toprung.errors import UserError
+from toprung.errors import UserError, pluralize
 from toprung.records import lineage
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.secrets import mask_uri
@@ -29,6 +29,7 @@ from toprung.tracking.writer_process import WriterProcess
 if TYPE_CHECKING:
     from toprung.remote_storage import SweepUploader
 
+STOP_TRACKING_SECONDS = 3.0  # after Ctrl-C; `toprung sync` sends what is left
 TRACKING_REJECTED = "MLflow rejected the sweep"
 
 
@@ -172,6 +173,9 @@ class Driver:
             on_run=self._trials.record_run_id,
             on_artifacts_logged=cleaner.on_artifacts_logged,
             on_rejected=lambda: self._stop.request_stop(TRACKING_REJECTED),
+            on_closing=lambda num_left: set_phase(
+                self._progress, self._listener, f"sending {pluralize(num_left, 'trial')} to MLflow"
+            ),
             is_behind=not self._launch.is_new_sweep,
             download_files=None if self._uploader is None else "toprung.remote_storage:download_if_newer",
         )
@@ -210,7 +214,9 @@ class Driver:
             self._status_file.restore()
         else:
             self._status_file.update(status=status, reason=reason, seconds=round(self._progress.total_seconds, 1))
-            writer.close(finish=bool(self._progress.trials))
+            request = self._stop.request
+            stopped_by_user = request is not None and request.reason == STOPPED_BY_USER
+            writer.close(finish=bool(self._progress.trials), timeout=STOP_TRACKING_SECONDS if stopped_by_user else None)
             self._status_file.update(tracking_error=writer.tracking_error, not_in_mlflow=writer.problems)
         self._sweep_dir.ballast_file.unlink(missing_ok=True)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -20,13 +22,19 @@ from toprung.records.trial_record import End
 from toprung.secrets import mask_uri
 from toprung.tracking.connection import configure_client, create_sqlite_schema, describe_error
 from toprung.tracking.lineage_tags import lineage_dataset, lineage_tags, source_tags
+from toprung.tracking.local_store import database_file
 from toprung.tracking.notes import NOTE, is_own_note
+
+if TYPE_CHECKING:
+    from toprung.tracking.bulk_insert import BulkInsert, EndedRun
 
 RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
 ARTIFACTS = (CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, FAILURE_FILE)
 MAX_PARAM_LENGTH = 6000  # MLflow's limit on a parameter's value
 MAX_TAG_LENGTH = 5000  # below MLflow's limit on a tag's value
 RETRY_STATUS_CODES = (408, 429)
+
+logger = logging.getLogger(__name__)
 
 
 class ServerUnavailable(ConnectionError):
@@ -51,6 +59,28 @@ def translate_errors() -> Iterator[None]:
         if isinstance(error, ServerUnavailable | RequestRejected):
             raise
         raise ServerUnavailable(describe_error(error)) from None
+
+
+class LoggedEpoch(NamedTuple):
+    """An epoch as MLflow records it; `time_ms` is in milliseconds since 1970."""
+
+    number: int
+    metrics: Mapping[str, float]
+    time_ms: int
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    """Everything that MLflow records of a trial that has ended. `folder` is the trial's folder."""
+
+    trial_id: str
+    number: int
+    config: Mapping[str, Any]
+    continues: str | None
+    started_ms: int
+    epochs: Sequence[LoggedEpoch]
+    end: End
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -122,6 +152,19 @@ class MlflowSweep:
             ) from None
         self.run_id: str = run.info.run_id
         self.log.read(run)
+        self._bulk_insert = self._open_bulk_insert()
+
+    def _open_bulk_insert(self) -> BulkInsert | None:
+        """Return the way to insert many runs at once, if the store is an SQLite file with a folder for artifacts."""
+        with translate_errors():
+            location = str(self._client.get_experiment(self.experiment_id).artifact_location)
+        if database_file(self._uri) is None or not location.startswith("file:"):
+            return None
+        from toprung.tracking.bulk_insert import BulkInsert
+
+        return BulkInsert(
+            self._uri, experiment_id=self.experiment_id, artifact_location=location, dataset=self._dataset
+        )
 
     def _experiment(self, name: str, artifact_location: str | None) -> Any:
         experiment = self._client.get_experiment_by_name(name)
@@ -211,6 +254,15 @@ class MlflowSweep:
             continues: the id of the trial that this one continues, if any.
             time_ms: the start of the trial, in milliseconds since 1970.
         """
+        tags = self._trial_tags(trial_id, number=number, config=config, continues=continues)
+        with translate_errors():
+            run = self._client.create_run(self.experiment_id, start_time=time_ms, tags=tags, run_name=_run_name(number))
+        self.log_config(str(run.info.run_id), config)
+        return str(run.info.run_id)
+
+    def _trial_tags(
+        self, trial_id: str, *, number: int, config: Mapping[str, Any], continues: str | None
+    ) -> dict[str, str]:
         tags = {
             **self._tags,
             MLFLOW_PARENT_RUN_ID: self.run_id,
@@ -223,12 +275,46 @@ class MlflowSweep:
             tags["toprung.continues"] = continues
         if {"experiment", "seed"} <= config.keys():
             tags |= {"toprung.experiment": str(config["experiment"]), "toprung.seed": str(config["seed"])}
-        with translate_errors():
-            run = self._client.create_run(
-                self.experiment_id, start_time=time_ms, tags=tags, run_name=f"trial {number:03d}"
-            )
-        self.log_config(str(run.info.run_id), config)
-        return str(run.info.run_id)
+        return tags
+
+    def insert_ended_trials(self, trials: Sequence[EndedTrial]) -> dict[str, str]:
+        """Insert the runs of trials that have ended in one transaction, if MLflow's store is local.
+
+        Args:
+            trials: trials that have no run yet.
+
+        Returns:
+            The run ids by trial id. A trial that is missing needs the other methods: the store is not local, or MLflow
+            may refuse a part of it.
+        """
+        if self._bulk_insert is None:
+            return {}
+        runs = {trial.trial_id: self._ended_run(trial) for trial in trials}
+        plain = {trial_id: run for trial_id, run in runs.items() if run.is_plain}
+        try:
+            with translate_errors():
+                return dict(zip(plain, self._bulk_insert.insert([*plain.values()]), strict=True))
+        except ServerUnavailable as error:
+            if not isinstance(error.__context__, sqlalchemy.exc.IntegrityError | sqlalchemy.exc.NoResultFound):
+                raise  # such as a locked database
+            logger.warning("MLflow's tables differ from what toprung knows; its client writes one run at a time")
+            self._bulk_insert = None
+            return {}
+
+    def _ended_run(self, trial: EndedTrial) -> EndedRun:
+        from toprung.tracking.bulk_insert import EndedRun
+
+        tags = self._trial_tags(trial.trial_id, number=trial.number, config=trial.config, continues=trial.continues)
+        return EndedRun(
+            name=_run_name(trial.number),
+            status=RUN_STATUS[trial.end.status],
+            start_ms=trial.started_ms,
+            end_ms=trial.end.time_ms,
+            tags={name: value[:MAX_TAG_LENGTH] for name, value in {**tags, **self._end_tags(trial.end)}.items()},
+            params={name: str(value)[:MAX_PARAM_LENGTH] for name, value in trial.config.items()},
+            metrics=_metrics(trial.epochs),
+            files=[file for file in _artifacts(trial.folder) if file.is_file()],
+        )
 
     def log_config(self, run_id: str, config: Mapping[str, Any]) -> None:
         """Log a trial's parameters and dataset. Logging them again changes nothing."""
@@ -242,25 +328,21 @@ class MlflowSweep:
             self._client.update_run(run_id, status="RUNNING")
             self._client.log_batch(run_id, tags=[RunTag("stop_reason", ""), RunTag("toprung.status", "running")])
 
-    def log_epochs(self, run_id: str, epochs: Sequence[tuple[int, Mapping[str, float], int]]) -> None:
+    def log_epochs(self, run_id: str, epochs: Sequence[LoggedEpoch]) -> None:
         """Log the metrics of some epochs in as few requests as MLflow allows.
 
         Args:
             run_id: the trial's run.
-            epochs: for each epoch its number, its metrics by name, and its time in milliseconds since 1970.
+            epochs: the epochs, in order.
         """
         try:
             self.log.log(
                 run_id,
-                [
-                    Metric(name, value, time_ms, epoch)
-                    for epoch, metrics, time_ms in epochs
-                    for name, value in metrics.items()
-                ],
+                _metrics(epochs),
             )
         except RequestRejected as error:
             with contextlib.suppress(RequestRejected):
-                self.log.record_rejected(run_id, {f"epoch {epoch}": str(error) for epoch, _, _ in epochs})
+                self.log.record_rejected(run_id, {f"epoch {epoch.number}": str(error) for epoch in epochs})
             raise
 
     def end_trial(self, run_id: str, end: End, *, folder: Path) -> None:
@@ -271,6 +353,10 @@ class MlflowSweep:
             end: how the trial ended.
             folder: the trial's folder.
         """
+        tags, artifacts = self._end_tags(end), _artifacts(folder)
+        self._end(run_id, RUN_STATUS[end.status], tags=tags, artifacts=artifacts, time_ms=end.time_ms)
+
+    def _end_tags(self, end: End) -> dict[str, str]:
         tags: dict[str, str] = {"toprung.status": end.status}
         if end.status in ("stopped", "interrupted"):
             tags["stop_reason"] = end.cause or "user"
@@ -281,8 +367,7 @@ class MlflowSweep:
             tags["toprung.rung"] = str(rung)
         if end.audit_rung is not None:
             tags["toprung.audit_rung"] = str(end.audit_rung)
-        artifacts = [folder / name for name in ARTIFACTS]
-        self._end(run_id, RUN_STATUS[end.status], tags=tags, artifacts=artifacts, time_ms=end.time_ms)
+        return tags
 
     def interrupt(self, run_id: str, *, time_ms: int) -> None:
         """Close the run of a trial whose driver died."""
@@ -317,3 +402,17 @@ class MlflowSweep:
                 elif path.is_file():
                     self._client.log_artifact(run_id, str(path))
             self._client.set_terminated(run_id, status, end_time=time_ms)
+
+
+def _run_name(number: int) -> str:
+    return f"trial {number:03d}"
+
+
+def _artifacts(folder: Path) -> list[Path]:
+    return [folder / name for name in ARTIFACTS]
+
+
+def _metrics(epochs: Sequence[LoggedEpoch]) -> list[Metric]:
+    return [
+        Metric(name, value, epoch.time_ms, epoch.number) for epoch in epochs for name, value in epoch.metrics.items()
+    ]

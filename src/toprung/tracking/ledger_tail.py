@@ -45,7 +45,7 @@ class LedgerTail:
         before = [*self._last_trials, *[None] * (len(trials) - len(self._last_trials))]
         self._last_trials = list(trials)
         changed = [trial for trial, last in zip(trials, before, strict=True) if trial is not last]
-        return ledger.parse_records(self._study, changed)
+        return ledger.parse_records(self._study, changed) if changed else []
 
     def _open(self) -> optuna.Study | None:
         storage = storage_for_reading(self._sweep_dir)

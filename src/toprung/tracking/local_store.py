@@ -98,7 +98,7 @@ def follow_move(root: Path) -> str | None:
             f"{file} cannot be used ({error}). Restore it from a backup, or move it away: "
             "toprung sync SWEEP records each sweep again"
         ) from None
-    folders = [_path(location).parent for location in former if _path(location) != _path(here)]
+    folders = [uri_to_path(location).parent for location in former if uri_to_path(location) != uri_to_path(here)]
     if not folders:
         return None
     line = f"{root} was moved or copied from {folders[0]}: MLflow's artifact locations now name {root}"
@@ -138,9 +138,10 @@ def _replace(database: sqlite3.Connection, former: str, here: str) -> None:
         (size, size, f"{former}/"),
     )
     for run_id, rest in runs.fetchall():
-        if _path(here + rest).exists() or not _path(former + rest).exists():
+        if uri_to_path(here + rest).exists() or not uri_to_path(former + rest).exists():
             database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (here + rest, run_id))
 
 
-def _path(uri: str) -> Path:
+def uri_to_path(uri: str) -> Path:
+    """Return the path of a `file:` URI."""
     return Path(url2pathname(urlsplit(uri).path))

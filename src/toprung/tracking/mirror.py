@@ -21,8 +21,9 @@ from toprung.spec import Sweep
 from toprung.tracking import notes, server
 
 if TYPE_CHECKING:
-    from toprung.tracking.client import MlflowSweep
+    from toprung.tracking.client import EndedTrial, LoggedEpoch, MlflowSweep
 
+MAX_PER_INSERT = 100  # trials; other programs wait for the database in the meantime
 PARENT_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
@@ -130,28 +131,75 @@ class Mirror:
         """Return run ids by trial id."""
         return {trial_id: sent.run_id for trial_id, sent in self._sent.items()}
 
-    def sync(self, trials: Iterable[TrialRecord], *, driver_alive: bool) -> None:
+    def sync(
+        self,
+        trials: Iterable[TrialRecord],
+        *,
+        driver_alive: bool,
+        may_continue: Callable[[int], bool] = lambda num_left: True,
+    ) -> int:
         """Send everything that the ledger has of some trials and the server does not.
 
         Args:
             trials: the trials that have changed, or all.
             driver_alive: whether open trials are running; those of a dead driver are closed.
+            may_continue: called before each request with the number of trials that are left to send; to return False
+                ends the call.
+
+        Returns:
+            The number of trials that were not sent.
         """
         from toprung.tracking.client import RequestRejected
 
-        for trial in trials:
-            if not trial.trial_id:
-                continue
-            status_tag = trial.end.status if trial.end else ("running" if driver_alive else "interrupted")
-            sent = self._sent.get(trial.trial_id)
-            if sent is not None and sent.status_tag == status_tag and sent.status != "RUNNING":
-                continue
+        behind = [trial for trial in trials if trial.trial_id and self._is_behind(trial, driver_alive=driver_alive)]
+        new = [trial for trial in behind if trial.end and trial.trial_id not in self._sent]
+        for start in range(0, len(new), MAX_PER_INSERT):
+            if not may_continue(len(behind) - start):
+                return len(behind) - start
+            self._insert_ended(new[start : start + MAX_PER_INSERT])
+        behind = [trial for trial in behind if self._is_behind(trial, driver_alive=driver_alive)]
+        for number, trial in enumerate(behind):
+            if not may_continue(len(behind) - number):
+                return len(behind) - number
             try:
                 self._sync_trial(trial, driver_alive=driver_alive)
             except RequestRejected as error:
                 self._note([f"trial {trial.number}: {error}"])
             except (KeyError, TypeError, ValueError) as error:  # a bad record must not keep back the other trials
                 self._note([f"trial {trial.number}: {error!r}"])
+        return 0
+
+    def _is_behind(self, trial: TrialRecord, *, driver_alive: bool) -> bool:
+        status_tag = trial.end.status if trial.end else ("running" if driver_alive else "interrupted")
+        sent = self._sent.get(trial.trial_id)
+        return sent is None or sent.status_tag != status_tag or sent.status == "RUNNING"
+
+    def _insert_ended(self, trials: list[TrialRecord]) -> None:
+        """Insert trials that ended before MLflow had a run of them, all at once where its store allows it."""
+        ended = [self._ended_trial(trial) for trial in trials]
+        run_ids = self._sweep.insert_ended_trials(ended)
+        for trial in ended:
+            if (run_id := run_ids.get(trial.trial_id)) is not None:
+                last = trial.epochs[-1].number if trial.epochs else 0
+                self._sent[trial.trial_id] = _Sent(run_id, str(trial.number), last, "ENDED", trial.end.status)
+                self._on_run(trial.trial_id, run_id)
+                self._on_artifacts_logged(trial.trial_id)
+
+    def _ended_trial(self, trial: TrialRecord) -> EndedTrial:
+        from toprung.tracking.client import EndedTrial
+
+        assert trial.end is not None
+        self._download_trial(trial.trial_id)
+        return EndedTrial(
+            trial_id=trial.trial_id,
+            number=trial.number,
+            config=trial.config,
+            continues=trial.continues,
+            started_ms=trial.started_ms,
+            epochs=self._epochs_after(0, trial),
+            end=trial.end,
+            folder=self._sweep_dir.trial_folder(trial.trial_id),
+        )
 
     def _sync_trial(self, trial: TrialRecord, *, driver_alive: bool) -> None:
         sent = self._sent.get(trial.trial_id)
@@ -185,9 +233,18 @@ class Mirror:
         return sent
 
     def _log_epochs(self, trial: TrialRecord, sent: _Sent) -> None:
-        """Log the epochs that the server does not have. Those that improve the best value also log it."""
+        """Log the epochs that the server does not have."""
         if sent.epoch is None:
             sent.epoch = self._sweep.last_step(sent.run_id, self._spec.metric)
+        if epochs := self._epochs_after(sent.epoch, trial):
+            self._sweep.log_epochs(sent.run_id, epochs)
+            sent.epoch = epochs[-1].number
+            self._record_rejected(sent)
+
+    def _epochs_after(self, last: int, trial: TrialRecord) -> list[LoggedEpoch]:
+        """Return a trial's epochs after its `last` one. Those that improve the best value also log it."""
+        from toprung.tracking.client import LoggedEpoch
+
         epochs, best = [], None
         for number, epoch in sorted(trial.epochs_by_number.items()):
             metrics = dict(epoch.metrics)
@@ -195,12 +252,9 @@ class Mirror:
             if value is not None and is_better(value, best, sweep=self._spec):
                 best = value
                 metrics |= {f"best/{self._spec.metric}": value, "best/epoch": float(number)}
-            if number > sent.epoch:
-                epochs.append((number, metrics, epoch.time_ms))
-        if epochs:
-            self._sweep.log_epochs(sent.run_id, epochs)
-            sent.epoch = epochs[-1][0]
-            self._record_rejected(sent)
+            if number > last:
+                epochs.append(LoggedEpoch(number, metrics, epoch.time_ms))
+        return epochs
 
     def _end_trial(self, trial: TrialRecord, sent: _Sent, end: End) -> None:
         self._download_trial(trial.trial_id)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from toprung.errors import UserError
+from toprung.errors import UserError, pluralize
 from toprung.records import ledger
 from toprung.records.study_storage import study_failure
 from toprung.records.sweep_dir import SweepDirectory
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MIN_POLL_SECONDS = 0.1  # reports within this time share a request
+MIN_POLL_SECONDS = 1.0  # reports within this time share a request
 MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 15.0
 CLOSE_TIMEOUT_SECONDS = 30.0
 
@@ -41,6 +41,7 @@ class TrackingWriter:
         on_run: Callable[[str, str], object],
         on_artifacts_logged: Callable[[str], object],
         on_rejected: Callable[[], object],
+        on_closing: Callable[[int], object] = lambda num_left: None,
         is_behind: bool = False,
         download_files: Callable[[str], str | None] = lambda trial_id: None,
     ) -> None:
@@ -53,17 +54,18 @@ class TrackingWriter:
             on_run: called with a trial's id and its run's id.
             on_artifacts_logged: called with the id of a trial whose files are in MLflow.
             on_rejected: called when MLflow cannot be used at all.
+            on_closing: called while the writer closes, with the number of trials that are left to send.
             is_behind: whether an earlier driver or writer began the sweep's run, and may have ended it.
             download_files: called with an ended trial's id before its files are logged; returns a problem, or None.
         """
         self._open_sweep, self._sweep_dir = open_sweep, sweep_dir
         self._download_files = download_files
         self._on_open, self._on_run = on_open, on_run
-        self._on_artifacts_logged, self._on_rejected = on_artifacts_logged, on_rejected
+        self._on_artifacts_logged, self._on_rejected, self._on_closing = on_artifacts_logged, on_rejected, on_closing
         self._tail = LedgerTail(sweep_dir)
         self._thread: threading.Thread | None = None
         self._woken, self._closing = threading.Event(), threading.Event()
-        self._close_deadline = float("inf")
+        self._retry_deadline = self._send_deadline = float("inf")
         self._mirror: Mirror | None = None
         self._resumes = is_behind
         self._is_stale = False  # a request went unanswered: only the server knows what it has
@@ -80,15 +82,18 @@ class TrackingWriter:
             self._thread = threading.Thread(target=self._run, name="mlflow-writer", daemon=True)
             self._thread.start()
 
-    def close(self, *, finish: bool) -> None:
+    def close(self, *, finish: bool, timeout: float | None = None) -> None:
         """Deliver the rest, retrying for half a minute, and end the thread.
 
         Args:
             finish: whether to end the sweep's own run too, with the status in `status.json`.
+            timeout: the number of seconds after which nothing more is sent; None sends everything.
         """
         if self._thread is None and not finish:
             return
-        self._finishing, self._close_deadline = finish, time.monotonic() + CLOSE_TIMEOUT_SECONDS
+        now = time.monotonic()
+        self._finishing, self._retry_deadline = finish, now + min(CLOSE_TIMEOUT_SECONDS, timeout or float("inf"))
+        self._send_deadline = now + (timeout or float("inf"))
         self.nudge()
         self._closing.set()
         self._woken.set()
@@ -120,7 +125,7 @@ class TrackingWriter:
                     return
                 logger.warning("MLflow waits: %s", error)
                 self._is_stale = self._was_stale = True
-                if time.monotonic() > self._close_deadline:
+                if time.monotonic() > self._retry_deadline:
                     self.tracking_error = str(error)
                     return
                 self._closing.wait(pause)
@@ -137,17 +142,29 @@ class TrackingWriter:
             self._is_stale = False
         closing = self._closing.is_set()
         self._woken.clear()
-        mirror.sync(self._tail.poll(), driver_alive=not (closing and self._finishing))
-        if not closing:
+        num_left = mirror.sync(
+            self._tail.poll(), driver_alive=not (closing and self._finishing), may_continue=self._may_continue
+        )
+        if num_left:
+            self.tracking_error = f"there was no time to send {pluralize(num_left, 'trial')}"
+        elif not closing:
             self._closing.wait(MIN_POLL_SECONDS)
             self._woken.wait()
             return False
-        if self._was_stale:  # ask once more: a request that seemed lost may have arrived late and created a second run
+        if (
+            self._was_stale and not num_left
+        ):  # ask once more: a request that seemed lost may have arrived late and created a second run
             self._was_stale, self._is_stale = False, True
             return False
         if self._finishing:
             mirror.finish(ledger.read(self._sweep_dir))
         return True
+
+    def _may_continue(self, num_left: int) -> bool:
+        """Return whether there is time to send more trials; report the number that is left while closing."""
+        if self._closing.is_set():
+            self._on_closing(num_left)
+        return time.monotonic() < self._send_deadline
 
     def _open(self) -> Mirror:
         from toprung.tracking.mirror import Mirror

@@ -36,6 +36,7 @@ MAX_STARTS = 4
 LOCK_TIMEOUT_SECONDS = 60
 NICENESS = 5  # the trials need the CPU more
 POLL_SECONDS = 0.1
+CLOSING_EVENT_SECONDS = 1.0
 
 
 class WriterProcess:
@@ -52,6 +53,7 @@ class WriterProcess:
         on_run: Callable[[str, str], object],
         on_artifacts_logged: Callable[[str], object],
         on_rejected: Callable[[], object],
+        on_closing: Callable[[int], object] = lambda num_left: None,
         is_behind: bool = False,
         download_files: str | None = None,
     ) -> None:
@@ -63,13 +65,14 @@ class WriterProcess:
             on_run: called with a trial's id and its run's id.
             on_artifacts_logged: called with the id of a trial whose files are in MLflow.
             on_rejected: called when MLflow cannot be used at all.
+            on_closing: called about once a second while `close` waits, with the number of trials that are left to send.
             is_behind: whether the ledger already has trials of an earlier driver.
             download_files: the function, as `package.module:function`, that the writer's process calls with the sweep's
                 directory and an ended trial's id before it logs the trial's files.
         """
         self._sweep_dir, self._is_behind = sweep_dir, is_behind
         self._on_open, self._on_run = on_open, on_run
-        self._on_artifacts_logged, self._on_rejected = on_artifacts_logged, on_rejected
+        self._on_artifacts_logged, self._on_rejected, self._on_closing = on_artifacts_logged, on_rejected, on_closing
         self._lock = threading.Lock()
         self._download_files = download_files
         self._process: subprocess.Popen[str] | None = None
@@ -110,17 +113,18 @@ class WriterProcess:
             elif begin:
                 self._begin()
 
-    def close(self, *, finish: bool) -> None:
+    def close(self, *, finish: bool, timeout: float | None = None) -> None:
         """Deliver the rest, retrying for half a minute, and end the process.
 
         Args:
             finish: whether to end the sweep's own run too, with the status in `status.json`.
+            timeout: the number of seconds after which nothing more is sent; None sends everything.
         """
         if self._process is None and not finish:
             return
         if self.rejected is None:
             with self._lock:
-                self._closing = {"note": "close", "conclude": finish}
+                self._closing = {"note": "close", "finish": finish, "timeout": timeout}
                 if self._process is None:
                     self._begin()
                 else:
@@ -189,6 +193,8 @@ class WriterProcess:
             case "rejected":
                 self.rejected, self.tracking_error = UserError(event["message"]), event["message"]
                 self._on_rejected()
+            case "closing":
+                self._on_closing(event["num_left"])
             case "done":
                 self.problems, self.tracking_error = event["problems"], event["tracking_error"]
 
@@ -208,6 +214,14 @@ def main(task: dict[str, Any], messages: IO[str], send: Callable[[dict[str, Any]
         send({"event": "rejected", "message": message})
         os._exit(0)  # nothing can be written
 
+    last_sent = 0.0
+
+    def on_closing(num_left: int) -> None:
+        nonlocal last_sent
+        if time.monotonic() >= last_sent + CLOSING_EVENT_SECONDS:
+            last_sent = time.monotonic()
+            send({"event": "closing", "num_left": num_left})
+
     sweep_dir = SweepDirectory(Path(task["directory"]))
     options: dict[str, Any] = {}
     if task.get("download_files"):  # a name, because tracking does not import remote storage
@@ -219,13 +233,14 @@ def main(task: dict[str, Any], messages: IO[str], send: Callable[[dict[str, Any]
         on_run=lambda trial_id, run_id: send({"event": "run", "trial_id": trial_id, "run_id": run_id}),
         on_artifacts_logged=lambda trial_id: send({"event": "artifacts_logged", "trial_id": trial_id}),
         on_rejected=lambda: on_rejected(str(writer.rejected)),
+        on_closing=on_closing,
         is_behind=task["behind"],
         **options,
     )
     for line in messages:
         message = json.loads(line)
         if message["note"] == "close":
-            writer.close(finish=message["conclude"])
+            writer.close(finish=message["finish"], timeout=message["timeout"])
             send({"event": "done", "problems": writer.problems, "tracking_error": writer.tracking_error})
             return
         writer.nudge()
