@@ -28,6 +28,7 @@ def sweep() -> Sweep:
         space="search_spaces.instant",
         data=Data(name="digits", max_train=100, max_val=100),
         metric="val/score",
+        mode="max",
         asha=Asha(grace_epochs=1, max_epochs=1),
         max_concurrent_trials=2,
     )

@@ -11,6 +11,7 @@ from typing import Any
 from toprung.cluster import detection
 from toprung.cluster.capacity import OBJECT_STORE, Node
 from toprung.cluster.environment import import_ray, runtime_env
+from toprung.cluster.ray_processes import without_unneeded_processes
 from toprung.errors import UserError
 from toprung.machine import num_cpus
 
@@ -69,7 +70,8 @@ class LocalCluster:
             # stopped cleanly.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
             self._ray = import_ray()
-            self._ray.init(**self._arguments)
+            with without_unneeded_processes():
+                self._ray.init(**self._arguments)
         except BaseException as error:  # raised by `wait`
             self._error = error
         self._settled.set()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.experiment import Trial
+from ray.tune.registry import get_trainable_cls
 from ray.tune.search import SearchGenerator
 
 if TYPE_CHECKING:
@@ -20,20 +21,27 @@ class RestartableTrial(Trial):
     Ray Tune has a single limit for all errors. Here any other error fails the trial at once.
     """
 
-    def __init__(self, *args: Any, should_restart: ShouldRestart, **settings: Any) -> None:
+    def __init__(
+        self, *args: Any, should_restart: ShouldRestart, find_trainable: Callable[[str], type], **settings: Any
+    ) -> None:
         """Create the trial as Ray Tune does.
 
         Args:
             *args: Ray Tune's arguments.
             should_restart: called with the trial's id and an error; returns whether the trial starts again.
+            find_trainable: called with the trainable's name; returns its class.
             **settings: Ray Tune's arguments.
         """
+        self._should_restart, self._find_trainable = should_restart, find_trainable
         super().__init__(*args, **settings)
-        self._should_restart = should_restart
 
     def get_json_state(self) -> tuple[str, str]:
         """Return nothing for Ray Tune's file of all trials, which nobody reads: the ledger is the state."""
         return "{}", "{}"
+
+    def get_trainable_cls(self) -> type:
+        """Return the trainable's class; Ray Tune asks for it several times per trial."""
+        return self._find_trainable(self.trainable_name)
 
     def handle_error(self, exc: Any = None) -> None:
         """Count the error as Ray Tune does, unless the trial starts again (a test checks that Tune calls this)."""
@@ -57,6 +65,7 @@ class SweepTrialGenerator(SearchGenerator):
         """
         super().__init__(searcher)
         self._should_restart = should_restart
+        self._trainables: dict[str, type] = {}  # by name
         self._last_decision: dict[str, bool] = {}  # by trial id: whether it restarts after its last error
 
     def create_trial_if_possible(self, experiment_spec: dict[str, Any]) -> Trial | None:
@@ -73,6 +82,7 @@ class SweepTrialGenerator(SearchGenerator):
         return RestartableTrial(
             experiment_spec["run"],
             should_restart=self._decide,
+            find_trainable=self._find_trainable,
             config=config,
             trial_id=trial_id,
             storage=experiment_spec["storage"],
@@ -92,6 +102,12 @@ class SweepTrialGenerator(SearchGenerator):
             self.searcher.requeue(trial_id)
         else:
             super().on_trial_complete(trial_id, result=result, error=error)
+
+    def _find_trainable(self, name: str) -> type:
+        """Return a trainable's class, which Ray Tune would request from Ray each time."""
+        if name not in self._trainables:
+            self._trainables[name] = get_trainable_cls(name)  # type: ignore[no-untyped-call]
+        return self._trainables[name]
 
     def _decide(self, trial_id: str, error: Any) -> bool:
         self._last_decision[trial_id] = self._should_restart(trial_id, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,8 @@ def build_tuner(
         remote_location=remote_location,
     )
     strip_aws_credentials()
+    # After the last trial, Tune looks for each trial's result files, which a sweep does not write, and warns.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     return ray_tune.Tuner(
         build_trainable(sweep, task, prepared.images.arrays),
         tune_config=ray_tune.TuneConfig(

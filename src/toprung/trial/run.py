@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import logging
 import math
 import os
 import socket
@@ -199,6 +200,7 @@ def train_in_session(
         with session.open_session(trial_session):
             loop(hyperparameters)
 
+    logging.getLogger("ray.train.v2.api.config").setLevel(logging.WARNING)  # it announces local mode in each trial
     # In local mode Ray Train runs the loop in this process, which Tune reuses for further trials.
     TorchTrainer(
         train_loop_per_worker,
