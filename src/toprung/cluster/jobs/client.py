@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 JOB_KEY = "toprung"  # the metadata key that marks a job as a sweep of toprung
 MAX_RECONNECTS = 30
+NO_AGENT = "No available agent"  # a part of Ray's answer while the head's agent starts
+AGENT_TIMEOUT_SECONDS = 60
 STOPPED_EXIT_CODE = 130
 
 
@@ -89,7 +91,7 @@ class Jobs:
             raise UserError(f"{address} does not respond like a Ray dashboard: {_first_line(error)}") from None
 
     def submit(self, command: Sequence[str], *, label: str, runtime_env: dict[str, Any], is_sweep: bool = True) -> str:
-        """Submit a job and return its ID.
+        """Submit a job and return its ID. Wait for up to a minute for the agent of a head that has just started.
 
         Args:
             command: the words of its entrypoint; anybody who can reach the cluster can read them.
@@ -101,15 +103,19 @@ class Jobs:
             UserError: the cluster rejects it.
         """
         job = f"job-{label}-{datetime.now():%Y%m%d-%H%M%S}"
-        try:
-            return self._client.submit_job(
-                entrypoint=shlex.join(command),
-                submission_id=job,
-                runtime_env=runtime_env,
-                metadata={JOB_KEY: label} if is_sweep else {},
-            )
-        except (RuntimeError, ValueError) as error:
-            raise UserError(f"The cluster at {self.address} rejects the job: {_first_line(error)}") from None
+        deadline = time.monotonic() + AGENT_TIMEOUT_SECONDS
+        while True:
+            try:
+                return self._client.submit_job(
+                    entrypoint=shlex.join(command),
+                    submission_id=job,
+                    runtime_env=runtime_env,
+                    metadata={JOB_KEY: label} if is_sweep else {},
+                )
+            except (RuntimeError, ValueError) as error:
+                if NO_AGENT not in str(error) or time.monotonic() > deadline:
+                    raise UserError(f"The cluster at {self.address} rejects the job: {_first_line(error)}") from None
+                time.sleep(1)
 
     def find(self, job: str | None) -> str:
         """Return the ID of a sweep's job, after checking that it exists; None means the newest one.
