@@ -30,7 +30,9 @@ def test_output_of_ray_and_mlflow_goes_to_the_log_and_not_to_the_screen(finished
     lines = finished.command.stdout.splitlines()
     events = [line for line in lines if re.match(r"\d\d:\d\d:\d\d ", line)]
     assert lines[: len(events)] == events
-    assert all(re.match(r"\S+ (smoke-|image data|trial \d|starting|stopping Ray|exporting)", line) for line in events)
+    assert all(
+        re.match(r"\S+ (smoke-|image data|trial \d|starting|stopping Ray|exporting|sending)", line) for line in events
+    )
     assert (finished.folder / "sweep.log").is_file()
 
 

@@ -36,7 +36,7 @@ MAX_STARTS = 4
 LOCK_TIMEOUT_SECONDS = 60
 NICENESS = 5  # the trials need the CPU more
 POLL_SECONDS = 0.1
-CLOSING_EVENT_SECONDS = 1.0
+CLOSING_EVENT_SECONDS = 2.0
 
 
 class WriterProcess:
@@ -65,7 +65,7 @@ class WriterProcess:
             on_run: called with a trial's id and its run's id.
             on_artifacts_logged: called with the id of a trial whose files are in MLflow.
             on_rejected: called when MLflow cannot be used at all.
-            on_closing: called about once a second while `close` waits, with the number of trials that are left to send.
+            on_closing: called every two seconds while `close` waits, with the number of trials that are left to send.
             is_behind: whether the ledger already has trials of an earlier driver.
             download_files: the function, as `package.module:function`, that the writer's process calls with the sweep's
                 directory and an ended trial's id before it logs the trial's files.
@@ -214,12 +214,12 @@ def main(task: dict[str, Any], messages: IO[str], send: Callable[[dict[str, Any]
         send({"event": "rejected", "message": message})
         os._exit(0)  # nothing can be written
 
-    last_sent = 0.0
+    next_closing = float("inf")
 
     def on_closing(num_left: int) -> None:
-        nonlocal last_sent
-        if time.monotonic() >= last_sent + CLOSING_EVENT_SECONDS:
-            last_sent = time.monotonic()
+        nonlocal next_closing
+        if time.monotonic() >= next_closing:
+            next_closing = time.monotonic() + CLOSING_EVENT_SECONDS
             send({"event": "closing", "num_left": num_left})
 
     sweep_dir = SweepDirectory(Path(task["directory"]))
@@ -240,6 +240,7 @@ def main(task: dict[str, Any], messages: IO[str], send: Callable[[dict[str, Any]
     for line in messages:
         message = json.loads(line)
         if message["note"] == "close":
+            next_closing = time.monotonic() + CLOSING_EVENT_SECONDS
             writer.close(finish=message["finish"], timeout=message["timeout"])
             send({"event": "done", "problems": writer.problems, "tracking_error": writer.tracking_error})
             return
