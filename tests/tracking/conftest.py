@@ -8,6 +8,12 @@ import pytest
 from tests.servers import FaultyProxy, Postgres, TrackingServer
 
 
+@pytest.fixture(autouse=True)
+def _poll_often(monkeypatch):
+    """Let a writer in this process deliver sooner than a sweep needs it."""
+    monkeypatch.setattr("toprung.tracking.writer.MIN_POLL_SECONDS", 0.1)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """Start PostgreSQL; `new_database(name)` creates a database and returns its URI."""
