@@ -3,10 +3,14 @@
 #   PYTHON=python3.12 make install              use another interpreter (3.11 or newer)
 #   VENV=/some/folder make test                 create the environment in another folder
 #   LOCK=some.lock VENV=/some/folder make test  install the versions of another lock file
+#   TORCH=cpu make install                      install PyTorch's builds without CUDA, for a machine without a GPU
+#
+# To use an option in every later command, export it: export TORCH=cpu
 
 PYTHON ?=
 VENV ?= .venv
 LOCK ?= requirements.lock
+TORCH ?=
 BIN = $(VENV)/bin
 UV_VERSION = 0.13.9
 PIP_AUDIT_VERSION = 2.10.1
@@ -18,8 +22,12 @@ GUARDS = tests/sweep/test_resume.py tests/cluster/test_two_nodes.py \
   "tests/data/remotes/test_round_trip.py::test_pushed_files_are_pulled_into_an_empty_cache" \
   tests/test_workflows.py
 
+ifneq ($(TORCH),$(filter cpu,$(TORCH)))
+$(error TORCH=$(TORCH) is unknown. Type TORCH=cpu, or nothing for the builds with CUDA)
+endif
+
 # Two empty files named by checksums record what is installed, so setup depends on content and not on file times.
-LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < $(LOCK)))
+LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < $(LOCK)))$(TORCH:%=-%)
 PACKAGE := $(VENV)/.package-$(firstword $(shell (pwd && cat pyproject.toml) | cksum))
 
 .DEFAULT_GOAL := help
@@ -120,11 +128,27 @@ define FIND_PYTHON
 	fi
 endef
 
+# The lock file is complete, so pip need not resolve dependencies. Bytecode is compiled after the installation, by all
+# cores and without the libraries' tests. It must be: compiling on import would warn, and warnings are errors in tests.
+PIP_INSTALL = "$(BIN)/python" -m pip install -qq --disable-pip-version-check --no-deps --no-compile
+COMPILE = "$(BIN)/python" -W ignore -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' "$(VENV)/lib"
+
+# PyTorch's own index has its builds without CUDA. On Linux (x86-64), +cpu excludes the builds of other indexes.
+CPU_INDEX = https://download.pytorch.org/whl/cpu
+CPU_VERSION = $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),+cpu)
+
 $(LOCKED):
 	@$(FIND_PYTHON); \
 	if ! "$(BIN)/python" -c '' 2>/dev/null; then "$$python" -m venv --clear "$(VENV)"; fi
 	@echo "Installing $(LOCK) into $(VENV). This takes a few minutes on first use (torch is large)." >&2
-	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --requirement $(LOCK)
+ifeq ($(TORCH),cpu)
+	@sed -n -E 's/^torch(vision)?==[^ ;]*/&$(CPU_VERSION)/p' $(LOCK) \
+	  | $(PIP_INSTALL) --index-url $(CPU_INDEX) --requirement /dev/stdin
+	@grep -v -E '^(cuda-|nvidia-|torch==|torchvision==|triton==)' $(LOCK) | $(PIP_INSTALL) --requirement /dev/stdin
+else
+	@$(PIP_INSTALL) --requirement $(LOCK)
+endif
+	@$(COMPILE) || true  # some libraries include files for other versions of Python
 	@rm -f "$(VENV)"/.locked-* && touch "$@"
 
 $(PACKAGE): | $(LOCKED)

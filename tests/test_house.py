@@ -70,6 +70,48 @@ def test_make_prints_what_to_do_if_python_is_too_old(project, tmp_path):
     assert "make PYTHON=/path/to/python3.11 install" in ran.stderr
 
 
+def _pip_calls(project: Path, environment: Path, *options: str) -> list[str]:
+    """Return what `make install` passes to pip: its arguments, then the requirements on its standard input."""
+    python, calls = environment / "bin" / "python", environment / "calls"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *" pip install "*) echo "$*" >> "{calls}";; esac\n'
+        f'case "$*" in */dev/stdin) cat >> "{calls}";; esac\n'
+    )
+    python.chmod(0o755)
+    command = ["make", "install", f"VENV={environment}", "LOCK=requirements.lock", *options]
+    subprocess.run(command, cwd=project, check=True, capture_output=True)
+    return calls.read_text().splitlines()
+
+
+def test_make_install_installs_exactly_the_locked_packages(project, tmp_path):
+    calls = _pip_calls(project, tmp_path / "venv", "TORCH=")
+    assert len(calls) == 2  # the lock file, then toprung
+    assert re.search(r" --no-deps .* --requirement requirements\.lock$", calls[0])
+    checked = subprocess.run([sys.executable, "-m", "pip", "check"], check=False, capture_output=True, text=True)
+    assert checked.returncode == 0, f"{checked.stdout}Dependencies are missing from the lock file: run make lock"
+
+
+def test_make_install_without_cuda_takes_torch_from_pytorchs_index_and_the_rest_from_the_lock(project, tmp_path):
+    torch, *calls = _pip_calls(project, tmp_path / "venv", "TORCH=cpu")
+    rest = next(index for index, line in enumerate(calls) if " pip install " in line)
+    assert " --index-url https://download.pytorch.org/whl/cpu " in torch
+    assert " --index-url " not in calls[rest]
+    pins = [line for line in (project / "requirements.lock").read_text().splitlines() if re.match("[a-z]", line)]
+    builds = [line for line in pins if re.match("torch(vision)?==", line)]
+    cuda = [line for line in pins if re.match("(cuda|nvidia)-|triton==", line)]
+    assert [line.removesuffix("+cpu") for line in calls[:rest]] == builds
+    installed = [line for line in calls[rest:] if re.match("[a-z0-9-]+==", line)]
+    assert len(cuda) > 10
+    assert installed == [line for line in pins if line not in builds + cuda]
+
+
+def test_make_refuses_an_unknown_build_of_torch(project):
+    ran = subprocess.run(["make", "install", "TORCH=gpu"], cwd=project, check=False, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert "TORCH=gpu is unknown" in ran.stderr
+
+
 def test_the_readmes_file_tree_names_everything_at_the_top(project):
     tree = (project / "README.md").read_text().rpartition("## Files")[2]
     top = {path.split("/")[0] for path in _tracked(project)}
