@@ -128,14 +128,25 @@ define FIND_PYTHON
 	fi
 endef
 
-# The lock file is complete, so pip need not resolve dependencies. Bytecode is compiled after the installation, by all
-# cores and without the libraries' tests. It must be: compiling on import would warn, and warnings are errors in tests.
-PIP_INSTALL = "$(BIN)/python" -m pip install -qq --disable-pip-version-check --no-deps --no-compile
-COMPILE = "$(BIN)/python" -W ignore -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' "$(VENV)/lib"
+PIP = "$(BIN)/python" -m pip -qq --disable-pip-version-check
 
-# PyTorch's own index has its builds without CUDA. On Linux (x86-64), +cpu excludes the builds of other indexes.
+# torch is installed with CUDA's libraries or, with TORCH=cpu, without them from PyTorch's own index. On Linux (x86-64),
+# that index names its builds +cpu, which excludes those of any other index that pip is configured to use.
+TORCH_PINS = ^(cuda-|nvidia-|torch==|torchvision==|triton==)
 CPU_INDEX = https://download.pytorch.org/whl/cpu
 CPU_VERSION = $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),+cpu)
+
+# The lock file is complete: nothing is resolved (--no-deps). In a new environment, the other packages are downloaded by
+# four processes, then installed by a single pip. Bytecode is compiled on all cores, except that of the libraries' own
+# tests; code compiled on import would issue warnings, which are errors in tests. Some templates do not compile.
+INSTALLED = $(wildcard $(VENV)/.locked-*)
+OTHER_PINS = grep -v -E '$(TORCH_PINS)' $(LOCK)
+define DOWNLOAD
+	rm -rf "$(VENV)/wheels" && mkdir "$(VENV)/wheels" && \
+	$(OTHER_PINS) | awk -v folder="$(VENV)/wheels" '/^[a-z]/ { print > (folder "/" NR % 4 ".txt") }' && \
+	printf '%s\n' "$(VENV)"/wheels/*.txt \
+	  | xargs -P 4 -I FILE $(PIP) wheel --no-deps --wheel-dir "$(VENV)/wheels" --requirement FILE
+endef
 
 $(LOCKED):
 	@$(FIND_PYTHON); \
@@ -143,16 +154,19 @@ $(LOCKED):
 	@echo "Installing $(LOCK) into $(VENV). This takes a few minutes on first use (torch is large)." >&2
 ifeq ($(TORCH),cpu)
 	@sed -n -E 's/^torch(vision)?==[^ ;]*/&$(CPU_VERSION)/p' $(LOCK) \
-	  | $(PIP_INSTALL) --index-url $(CPU_INDEX) --requirement /dev/stdin
-	@grep -v -E '^(cuda-|nvidia-|torch==|torchvision==|triton==)' $(LOCK) | $(PIP_INSTALL) --requirement /dev/stdin
+	  | $(PIP) install --no-deps --no-compile --index-url $(CPU_INDEX) --requirement /dev/stdin
 else
-	@$(PIP_INSTALL) --requirement $(LOCK)
+	@grep -E '$(TORCH_PINS)' $(LOCK) | $(PIP) install --no-deps --no-compile --requirement /dev/stdin
 endif
-	@$(COMPILE) || true  # some libraries include files for other versions of Python
+	@$(if $(INSTALLED),,$(DOWNLOAD))
+	@$(OTHER_PINS) | $(PIP) install --no-deps --no-compile \
+	  $(if $(INSTALLED),,--no-index --find-links "$(VENV)/wheels") --requirement /dev/stdin
+	@rm -rf "$(VENV)/wheels"
+	@"$(BIN)/python" -W ignore -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' "$(VENV)/lib" || true
 	@rm -f "$(VENV)"/.locked-* && touch "$@"
 
 $(PACKAGE): | $(LOCKED)
-	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@rm -f "$(VENV)"/.package-* && touch "$@"
 
 # --no-config ignores [tool.uv], whose constraints pin torch.

@@ -70,40 +70,66 @@ def test_make_prints_what_to_do_if_python_is_too_old(project, tmp_path):
     assert "make PYTHON=/path/to/python3.11 install" in ran.stderr
 
 
-def _pip_calls(project: Path, environment: Path, *options: str) -> list[str]:
-    """Return what `make install` passes to pip: its arguments, then the requirements on its standard input."""
+def _pip_calls(project: Path, environment: Path, *options: str) -> list[tuple[str, list[str]]]:
+    """Return the arguments of each pip that `make install` runs, with its requirements."""
     python, calls = environment / "bin" / "python", environment / "calls"
-    python.parent.mkdir(parents=True)
+    python.parent.mkdir(parents=True, exist_ok=True)
+    calls.mkdir()
     python.write_text(
-        f'#!/bin/sh\ncase "$*" in *" pip install "*) echo "$*" >> "{calls}";; esac\n'
-        f'case "$*" in */dev/stdin) cat >> "{calls}";; esac\n'
+        "#!/bin/sh\nfor last; do true; done\n"
+        f'case "$*" in "-m pip "*) exec > "{calls}/$(date +%s%N)-$$"; echo "$*"; cat "$last" 2>/dev/null;; esac\n'
+        "exit 0\n"
     )
     python.chmod(0o755)
     command = ["make", "install", f"VENV={environment}", "LOCK=requirements.lock", *options]
     subprocess.run(command, cwd=project, check=True, capture_output=True)
-    return calls.read_text().splitlines()
+    lines = [call.read_text().splitlines() for call in sorted(calls.iterdir())]
+    return [(arguments, [line for line in pins if re.match("[a-z]", line)]) for arguments, *pins in lines]
 
 
-def test_make_install_installs_exactly_the_locked_packages(project, tmp_path):
-    calls = _pip_calls(project, tmp_path / "venv", "TORCH=")
-    assert len(calls) == 2  # the lock file, then toprung
-    assert re.search(r" --no-deps .* --requirement requirements\.lock$", calls[0])
-    checked = subprocess.run([sys.executable, "-m", "pip", "check"], check=False, capture_output=True, text=True)
-    assert checked.returncode == 0, f"{checked.stdout}Dependencies are missing from the lock file: run make lock"
+def _pins_by_kind(project: Path) -> tuple[list[str], list[str], list[str]]:
+    """Return the lock's pins of torch and torchvision, of CUDA's libraries and of all other packages."""
+    pins = [line for line in (project / "requirements.lock").read_text().splitlines() if re.match("[a-z]", line)]
+    builds = [pin for pin in pins if re.match("torch(vision)?==", pin)]
+    cuda = [pin for pin in pins if re.match("(cuda|nvidia)-|triton==", pin)]
+    return builds, cuda, [pin for pin in pins if pin not in builds + cuda]
+
+
+def test_make_install_installs_all_locked_packages(project, tmp_path):
+    torch, *downloads, others, toprung = _pip_calls(project, tmp_path / "venv", "TORCH=")
+    builds, cuda, rest = _pins_by_kind(project)
+    assert "--no-deps" in torch[0]
+    assert "--index-url" not in torch[0]
+    assert sorted(torch[1]) == sorted(builds + cuda)
+    assert len(downloads) == 4
+    assert sorted(pin for _, pins in downloads for pin in pins) == sorted(rest)
+    assert "--no-deps" in others[0]
+    assert "--no-index" in others[0]
+    assert sorted(others[1]) == sorted(rest)
+    assert toprung[0].endswith("--editable .")
+
+
+def test_make_install_in_an_existing_environment_downloads_only_what_differs(project, tmp_path):
+    environment = tmp_path / "venv"
+    environment.mkdir()
+    (environment / ".locked-of-another-lock").touch()
+    _torch, others, _toprung = _pip_calls(project, environment, "TORCH=")  # pip skips what is installed
+    assert "--no-index" not in others[0]
+    assert others[1] == _pins_by_kind(project)[2]
+    assert not (environment / ".locked-of-another-lock").exists()
 
 
 def test_make_install_without_cuda_takes_torch_from_pytorchs_index_and_the_rest_from_the_lock(project, tmp_path):
-    torch, *calls = _pip_calls(project, tmp_path / "venv", "TORCH=cpu")
-    rest = next(index for index, line in enumerate(calls) if " pip install " in line)
-    assert " --index-url https://download.pytorch.org/whl/cpu " in torch
-    assert " --index-url " not in calls[rest]
-    pins = [line for line in (project / "requirements.lock").read_text().splitlines() if re.match("[a-z]", line)]
-    builds = [line for line in pins if re.match("torch(vision)?==", line)]
-    cuda = [line for line in pins if re.match("(cuda|nvidia)-|triton==", line)]
-    assert [line.removesuffix("+cpu") for line in calls[:rest]] == builds
-    installed = [line for line in calls[rest:] if re.match("[a-z0-9-]+==", line)]
-    assert len(cuda) > 10
-    assert installed == [line for line in pins if line not in builds + cuda]
+    torch, *_, others, _ = _pip_calls(project, tmp_path / "venv", "TORCH=cpu")
+    builds, _, rest = _pins_by_kind(project)
+    assert "--index-url https://download.pytorch.org/whl/cpu " in torch[0]
+    assert [pin.removesuffix("+cpu") for pin in torch[1]] == builds
+    assert sorted(others[1]) == sorted(rest)
+
+
+def test_no_dependency_is_missing_from_the_lock():
+    ran = subprocess.run([sys.executable, "-m", "pip", "check"], check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, f"{ran.stdout}Type: make lock"
 
 
 def test_make_refuses_an_unknown_build_of_torch(project):
