@@ -3,10 +3,14 @@
 #   PYTHON=python3.12 make install              use another interpreter (3.11 or newer)
 #   VENV=/some/folder make test                 create the environment in another folder
 #   LOCK=some.lock VENV=/some/folder make test  install the versions of another lock file
+#   TORCH=cpu make install                      install PyTorch's builds without CUDA, for a machine without a GPU
+#
+# To use an option in every later command, export it: export TORCH=cpu
 
 PYTHON ?=
 VENV ?= .venv
 LOCK ?= requirements.lock
+TORCH ?=
 BIN = $(VENV)/bin
 UV_VERSION = 0.13.9
 PIP_AUDIT_VERSION = 2.10.1
@@ -18,8 +22,12 @@ GUARDS = tests/sweep/test_resume.py tests/cluster/test_two_nodes.py \
   "tests/data/remotes/test_round_trip.py::test_pushed_files_are_pulled_into_an_empty_cache" \
   tests/test_workflows.py
 
+ifneq ($(TORCH),$(filter cpu,$(TORCH)))
+$(error TORCH=$(TORCH) is unknown. Type TORCH=cpu, or nothing for the builds with CUDA)
+endif
+
 # Two empty files named by checksums record what is installed, so setup depends on content and not on file times.
-LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < $(LOCK)))
+LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < $(LOCK)))$(TORCH:%=-%)
 PACKAGE := $(VENV)/.package-$(firstword $(shell (pwd && cat pyproject.toml) | cksum))
 
 .DEFAULT_GOAL := help
@@ -120,15 +128,45 @@ define FIND_PYTHON
 	fi
 endef
 
+PIP = "$(BIN)/python" -m pip -qq --disable-pip-version-check
+
+# torch is installed with CUDA's libraries or, with TORCH=cpu, without them from PyTorch's own index. On Linux (x86-64),
+# that index names its builds +cpu, which excludes those of any other index that pip is configured to use.
+TORCH_PINS = ^(cuda-|nvidia-|torch==|torchvision==|triton==)
+CPU_INDEX = https://download.pytorch.org/whl/cpu
+CPU_VERSION = $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),+cpu)
+
+# The lock file is complete: nothing is resolved (--no-deps). In a new environment, the other packages are downloaded by
+# four processes, then installed by a single pip. Bytecode is compiled on all cores, except that of the libraries' own
+# tests; code compiled on import would issue warnings, which are errors in tests. Some templates do not compile.
+INSTALLED = $(wildcard $(VENV)/.locked-*)
+OTHER_PINS = grep -v -E '$(TORCH_PINS)' $(LOCK)
+define DOWNLOAD
+	rm -rf "$(VENV)/wheels" && mkdir "$(VENV)/wheels" && \
+	$(OTHER_PINS) | awk -v folder="$(VENV)/wheels" '/^[a-z]/ { print > (folder "/" NR % 4 ".txt") }' && \
+	printf '%s\n' "$(VENV)"/wheels/*.txt \
+	  | xargs -P 4 -I FILE $(PIP) wheel --no-deps --wheel-dir "$(VENV)/wheels" --requirement FILE
+endef
+
 $(LOCKED):
 	@$(FIND_PYTHON); \
 	if ! "$(BIN)/python" -c '' 2>/dev/null; then "$$python" -m venv --clear "$(VENV)"; fi
 	@echo "Installing $(LOCK) into $(VENV). This takes a few minutes on first use (torch is large)." >&2
-	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --requirement $(LOCK)
+ifeq ($(TORCH),cpu)
+	@sed -n -E 's/^torch(vision)?==[^ ;]*/&$(CPU_VERSION)/p' $(LOCK) \
+	  | $(PIP) install --no-deps --no-compile --index-url $(CPU_INDEX) --requirement /dev/stdin
+else
+	@grep -E '$(TORCH_PINS)' $(LOCK) | $(PIP) install --no-deps --no-compile --requirement /dev/stdin
+endif
+	@$(if $(INSTALLED),,$(DOWNLOAD))
+	@$(OTHER_PINS) | $(PIP) install --no-deps --no-compile \
+	  $(if $(INSTALLED),,--no-index --find-links "$(VENV)/wheels") --requirement /dev/stdin
+	@rm -rf "$(VENV)/wheels"
+	@"$(BIN)/python" -W ignore -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' "$(VENV)/lib" || true
 	@rm -f "$(VENV)"/.locked-* && touch "$@"
 
 $(PACKAGE): | $(LOCKED)
-	@"$(BIN)/python" -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@rm -f "$(VENV)"/.package-* && touch "$@"
 
 # --no-config ignores [tool.uv], whose constraints pin torch.

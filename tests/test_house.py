@@ -70,6 +70,74 @@ def test_make_prints_what_to_do_if_python_is_too_old(project, tmp_path):
     assert "make PYTHON=/path/to/python3.11 install" in ran.stderr
 
 
+def _pip_calls(project: Path, environment: Path, *options: str) -> list[tuple[str, list[str]]]:
+    """Return the arguments of each pip that `make install` runs, with its requirements."""
+    python, calls = environment / "bin" / "python", environment / "calls"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    calls.mkdir()
+    python.write_text(
+        "#!/bin/sh\nfor last; do true; done\n"
+        f'case "$*" in "-m pip "*) exec > "{calls}/$(date +%s%N)-$$"; echo "$*"; cat "$last" 2>/dev/null;; esac\n'
+        "exit 0\n"
+    )
+    python.chmod(0o755)
+    command = ["make", "install", f"VENV={environment}", "LOCK=requirements.lock", *options]
+    subprocess.run(command, cwd=project, check=True, capture_output=True)
+    lines = [call.read_text().splitlines() for call in sorted(calls.iterdir())]
+    return [(arguments, [line for line in pins if re.match("[a-z]", line)]) for arguments, *pins in lines]
+
+
+def _pins_by_kind(project: Path) -> tuple[list[str], list[str], list[str]]:
+    """Return the lock's pins of torch and torchvision, of CUDA's libraries and of all other packages."""
+    pins = [line for line in (project / "requirements.lock").read_text().splitlines() if re.match("[a-z]", line)]
+    builds = [pin for pin in pins if re.match("torch(vision)?==", pin)]
+    cuda = [pin for pin in pins if re.match("(cuda|nvidia)-|triton==", pin)]
+    return builds, cuda, [pin for pin in pins if pin not in builds + cuda]
+
+
+def test_make_install_installs_all_locked_packages(project, tmp_path):
+    torch, *downloads, others, toprung = _pip_calls(project, tmp_path / "venv", "TORCH=")
+    builds, cuda, rest = _pins_by_kind(project)
+    assert "--no-deps" in torch[0]
+    assert "--index-url" not in torch[0]
+    assert sorted(torch[1]) == sorted(builds + cuda)
+    assert len(downloads) == 4
+    assert sorted(pin for _, pins in downloads for pin in pins) == sorted(rest)
+    assert "--no-deps" in others[0]
+    assert "--no-index" in others[0]
+    assert sorted(others[1]) == sorted(rest)
+    assert toprung[0].endswith("--editable .")
+
+
+def test_make_install_in_an_existing_environment_downloads_only_what_differs(project, tmp_path):
+    environment = tmp_path / "venv"
+    environment.mkdir()
+    (environment / ".locked-of-another-lock").touch()
+    _torch, others, _toprung = _pip_calls(project, environment, "TORCH=")  # pip skips what is installed
+    assert "--no-index" not in others[0]
+    assert others[1] == _pins_by_kind(project)[2]
+    assert not (environment / ".locked-of-another-lock").exists()
+
+
+def test_make_install_without_cuda_takes_torch_from_pytorchs_index_and_the_rest_from_the_lock(project, tmp_path):
+    torch, *_, others, _ = _pip_calls(project, tmp_path / "venv", "TORCH=cpu")
+    builds, _, rest = _pins_by_kind(project)
+    assert "--index-url https://download.pytorch.org/whl/cpu " in torch[0]
+    assert [pin.removesuffix("+cpu") for pin in torch[1]] == builds
+    assert sorted(others[1]) == sorted(rest)
+
+
+def test_no_dependency_is_missing_from_the_lock():
+    ran = subprocess.run([sys.executable, "-m", "pip", "check"], check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, f"{ran.stdout}Type: make lock"
+
+
+def test_make_refuses_an_unknown_build_of_torch(project):
+    ran = subprocess.run(["make", "install", "TORCH=gpu"], cwd=project, check=False, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert "TORCH=gpu is unknown" in ran.stderr
+
+
 def test_the_readmes_file_tree_names_everything_at_the_top(project):
     tree = (project / "README.md").read_text().rpartition("## Files")[2]
     top = {path.split("/")[0] for path in _tracked(project)}

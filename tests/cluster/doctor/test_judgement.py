@@ -95,6 +95,12 @@ def test_a_missing_package_is_an_error_and_another_version_of_toprung_is_not():
     assert finding.observed.startswith("torch missing (here ")
 
 
+@pytest.mark.parametrize(("theirs", "state"), [("2.14.1", "ok"), ("2.14.1+cu130", "ok"), ("2.14.0+cpu", "error")])
+def test_another_build_of_the_same_version_is_not_an_error(theirs, state):
+    here = local_versions() | {"torch": "2.14.1+cpu"}
+    assert _only(check_versions([_response(versions=here | {"torch": theirs})], here=here)).state == state
+
+
 def test_missing_code_and_other_code_have_different_remedies(tmp_path):
     (tmp_path / "trainers").mkdir()
     (tmp_path / "trainers" / "mine.py").write_text("DEFAULTS = {}\n")

@@ -26,6 +26,7 @@ def check_versions(responses: Sequence[NodeResponse], *, here: Mapping[str, str]
     """Compare each node's versions with the local ones.
 
     The installed version of toprung does not matter: its code is sent to the nodes, and `check_code` compares it.
+    Builds of one version may differ: a laptop may have torch 2.14.1+cpu, and the nodes 2.14.1.
 
     Args:
         responses: the nodes' responses.
@@ -39,7 +40,7 @@ def check_versions(responses: Sequence[NodeResponse], *, here: Mapping[str, str]
         differing = [
             f"{name} {theirs.get(name, 'missing')} (here {here.get(name, 'missing')})"
             for name in sorted({*here, *theirs} - {"toprung"})
-            if theirs.get(name) != here.get(name)
+            if theirs.get(name, "").partition("+")[0] != here.get(name, "").partition("+")[0]
         ]
         if differing:
             remedy = "On that node, type: pip install -r requirements.lock"
