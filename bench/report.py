@@ -5,7 +5,7 @@
 The simulation writes a real ledger, as a driver does, with ASHA's decisions on noisy curves that depend on twelve
 hyperparameters, but without training. `toprung report` then writes the report in a fresh process; the time includes
 imports. There is no export, so the panel on the winner's mistakes (one pass over the validation images) is skipped. The
-goals are 10 s for 200 trials, and 60 s and 15 MB for 5,000.
+goals are 6 CPU seconds for 200 trials, and 20 CPU seconds and 15 MB for 5,000.
 """
 
 import argparse

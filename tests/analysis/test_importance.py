@@ -22,7 +22,7 @@ def _study(count, value, *, state="COMPLETE", study=None):
 
 
 def test_the_decisive_hyperparameter_ranks_first_with_both_evaluators():
-    result = importances(_study(40, lambda params: params["width"] / 64))
+    result = importances(_study(40, lambda params: params["width"] / 64).trials, mode="max")
     for evaluator in ("fANOVA", "PED-ANOVA"):
         shares = [importance for importance in result.shares if importance.evaluator == evaluator]
         assert shares[0].name == "width"
@@ -33,7 +33,7 @@ def test_the_decisive_hyperparameter_ranks_first_with_both_evaluators():
 
 def test_the_intervals_of_two_irrelevant_hyperparameters_overlap():
     noise = iter(range(1000))
-    result = importances(_study(30, lambda params: (next(noise) * 7919 % 101) / 101))
+    result = importances(_study(30, lambda params: (next(noise) * 7919 % 101) / 101).trials, mode="max")
     shares = [
         importance
         for importance in result.shares
@@ -45,15 +45,15 @@ def test_the_intervals_of_two_irrelevant_hyperparameters_overlap():
 def test_too_few_finished_trials_give_a_reason_and_no_shares():
     study = _study(MIN_FINISHED - 1, lambda params: params["width"])
     _study(50, lambda params: 0, state="PRUNED", study=study)
-    result = importances(study)
+    result = importances(study.trials, mode="max")
     assert result.shares == []
     assert f"only {MIN_FINISHED - 1} trials finished, and at least {MIN_FINISHED} are needed" in (result.too_few or "")
 
 
 def test_trials_with_equal_values_give_a_reason_and_no_shares():
-    assert "have the same value" in (importances(_study(20, lambda params: 1.0)).too_few or "")
+    assert "have the same value" in (importances(_study(20, lambda params: 1.0).trials, mode="max").too_few or "")
 
 
 def test_the_same_seed_gives_the_same_shares():
-    study = _study(20, lambda params: params["lr"])
-    assert importances(study) == importances(study)
+    trials = _study(20, lambda params: params["lr"]).trials
+    assert importances(trials, mode="max") == importances(trials, mode="max")

@@ -4,10 +4,12 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from toprung.analysis.report import style, write_report
-from toprung.analysis.report.winner_panels import build_evaluation
+from toprung.analysis.report.winner_panels import build_evaluation, mistakes
 from toprung.errors import UserError
 from toprung.spec import Asha
 
@@ -38,7 +40,8 @@ class _Page(HTMLParser):
 
 
 def _plots(text):
-    return json.loads(re.search(r'<script type="application/json" id="plots">(.*?)</script>', text, re.DOTALL)[1])
+    content = re.search(r'<script type="application/json" id="plots">(.*?)</script>', text, re.DOTALL)[1]
+    return json.loads(content, parse_constant=pytest.fail)  # a browser does not accept NaN
 
 
 def test_the_page_its_summary_and_its_pictures_are_written(reported, written):
@@ -141,9 +144,29 @@ def test_a_sweep_without_a_finished_epoch_cannot_be_reported(driver, tmp_path):
     assert not (sweep.sweep_dir.path / "report").exists()
 
 
-def test_the_worst_mistakes_come_first_and_every_image_is_counted():
-    import numpy as np
+def test_a_loss_that_is_not_a_number_is_left_out_of_the_plots(driver, tmp_path):
+    sweep = driver()
+    sweep.trial([0.5, 0.6], losses=[(1.0, float("nan")), (0.5, float("inf"))])
+    plots = _plots(write_report(sweep.sweep_dir, prepared_root=tmp_path).page.read_text())
+    assert [trace["y"] for trace in plots["gap-winner"]["data"]] == [[1.0, 0.5], [None, None]]
 
+
+def test_plotly_knows_every_property_of_the_plots(written):
+    for plot in _plots(written.page.read_text()).values():
+        go.Figure(plot)
+
+
+def test_the_confusion_matrix_shows_each_count_once():
+    evaluation = build_evaluation(
+        np.eye(3)[[0, 1, 0]], np.array([0, 1, 2]), np.zeros((3, 1, 2, 2), np.uint8), classes=[*"abc"]
+    )
+    (figure,) = mistakes(evaluation).figures
+    right, wrong = go.Figure(figure.plot).data
+    assert right.z == ([1, None, None], [None, 1, None], [None, None, None])
+    assert wrong.z == ([None, None, None], [None, None, None], [1, None, None])
+
+
+def test_the_worst_mistakes_come_first_and_every_image_is_counted():
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.99, 0.01], [0.2, 0.8]])
     images = np.arange(4 * 3 * 2 * 2, dtype=np.uint8).reshape(4, 3, 2, 2)
     evaluation = build_evaluation(probabilities, np.array([0, 1, 1, 1]), images, classes=["cat", "dog"])

@@ -7,16 +7,12 @@ epochs, so with such trials an evaluator would explain the stopping and not the 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import optuna
-from optuna.importance import (
-    FanovaImportanceEvaluator,
-    PedAnovaImportanceEvaluator,
-    get_param_importances,
-)
 from optuna.trial import FrozenTrial, TrialState
 
 from toprung.errors import pluralize
@@ -60,14 +56,15 @@ class Importances:
     too_few: str | None = None
 
 
-def importances(study: optuna.Study, *, seed: int = 0) -> Importances:
+def importances(trials: Iterable[FrozenTrial], *, mode: Literal["max", "min"], seed: int = 0) -> Importances:
     """Compute the importance of each hyperparameter that all finished trials have.
 
     Args:
-        study: a study whose COMPLETE trials are the trials with the full budget.
+        trials: the trials with the full budget are COMPLETE; others are ignored.
+        mode: whether the value is maximised or minimised.
         seed: the seed of the resampling.
     """
-    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    finished = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     names = list(dict.fromkeys(name for trial in finished for name in trial.params))
     unconditional = [name for name in names if all(name in trial.params for trial in finished)]
     conditional = [name for name in names if name not in unconditional]
@@ -78,9 +75,11 @@ def importances(study: optuna.Study, *, seed: int = 0) -> Importances:
     importances: dict[str, list[dict[str, float]]] = {FANOVA: [], PED_ANOVA: []}
     for resample in range(RESAMPLES):
         indices = rng.integers(len(finished), size=min(len(finished), MAX_TRIALS))
-        resampled = _build_study([finished[index] for index in indices], study.direction)
-        importances[FANOVA].append(_shares(resampled, FanovaImportanceEvaluator(n_trees=TREES, seed=resample), varied))
-        importances[PED_ANOVA].append(_shares(resampled, PedAnovaImportanceEvaluator(), varied))
+        resampled = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
+        resampled.add_trials([finished[index] for index in indices])
+        fanova = optuna.importance.FanovaImportanceEvaluator(n_trees=TREES, seed=resample)
+        importances[FANOVA].append(_shares(resampled, fanova, varied))
+        importances[PED_ANOVA].append(_shares(resampled, optuna.importance.PedAnovaImportanceEvaluator(), varied))
     shares = [_summarise(name, evaluator, importances[evaluator]) for evaluator in importances for name in varied]
     return Importances(len(finished), sorted(shares, key=lambda importance: -importance.share), conditional)
 
@@ -96,18 +95,12 @@ def _too_few(finished: Sequence[FrozenTrial], varied: Sequence[str]) -> str | No
     return None
 
 
-def _build_study(trials: Sequence[FrozenTrial], direction: optuna.study.StudyDirection) -> optuna.Study:
-    study = optuna.create_study(direction=direction)
-    study.add_trials(trials)
-    return study
-
-
 def _shares(
     study: optuna.Study, evaluator: optuna.importance.BaseImportanceEvaluator, names: Sequence[str]
 ) -> dict[str, float]:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        shares = get_param_importances(study, evaluator=evaluator, params=list(names))
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(names))
     return {name: float(shares.get(name, 0.0)) for name in names}
 
 

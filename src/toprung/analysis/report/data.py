@@ -1,4 +1,4 @@
-"""A sweep as the report's panels need it: read once from its directory, with Optuna studies for Optuna's plots."""
+"""A sweep as the report's panels need it, read once from its directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import create_trial
 
 from toprung.analysis.audit import Audit, audit
 from toprung.analysis.curves import own_epochs, without_continued
@@ -29,8 +29,6 @@ from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
-
-EPOCHS = "epochs"  # the number of trained epochs, plotted like a hyperparameter
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,12 @@ class ReportData:
     @cached_property
     def importances(self) -> Importances:
         """The importance of the hyperparameters, from finished trials only."""
-        return importances(self.finished_study)
+        trials = []
+        for trial in self.finished:
+            params = self.params.get(trial.number, {})
+            distributions = {name: self.distributions[name] for name in params}
+            trials.append(create_trial(value=trial.value, params=params, distributions=distributions))
+        return importances(trials, mode=self.sweep.mode)
 
     @property
     def trial_seconds(self) -> float:
@@ -113,39 +116,6 @@ class ReportData:
         """The cost of the trials at the recipe's prices; None if the recipe sets no price."""
         price = self.sweep.price_per_hour
         return self.trial_seconds / 3600 * price if price else None
-
-    @cached_property
-    def scored_study(self) -> optuna.Study:
-        """A study of the scored trials, with the number of trained epochs as an additional hyperparameter."""
-        return self._study(self.scored, with_epochs=True)
-
-    @cached_property
-    def finished_study(self) -> optuna.Study:
-        """A study of the finished trials."""
-        return self._study(self.finished)
-
-    @cached_property
-    def cut_short_study(self) -> optuna.Study:
-        """A study of the trials that were cut short."""
-        return self._study(self.cut_short)
-
-    def _study(self, trials: Sequence[TrialRecord], *, with_epochs: bool = False) -> optuna.Study:
-        """Build an in-memory study whose COMPLETE trials are the given ones, with plain names and the same numbers."""
-        study = optuna.create_study(direction="maximize" if self.sweep.mode == "max" else "minimize")
-        by_number = {trial.number: trial for trial in trials}
-        placeholder = create_trial(state=TrialState.FAIL)
-        for number in range(max(by_number, default=-1) + 1):
-            trial = by_number.get(number)
-            study.add_trial(placeholder if trial is None else self._complete(trial, with_epochs))
-        return study
-
-    def _complete(self, trial: TrialRecord, with_epochs: bool) -> FrozenTrial:
-        params = dict(self.params.get(trial.number, {}))
-        distributions = {name: self.distributions[name] for name in params}
-        if with_epochs:
-            params[EPOCHS] = trial.epochs
-            distributions[EPOCHS] = IntDistribution(1, self.sweep.asha.max_epochs)
-        return create_trial(state=TrialState.COMPLETE, value=trial.value, params=params, distributions=distributions)
 
 
 def read_report_data(sweep_dir: SweepDirectory, *, prepared_root: Path) -> ReportData:
@@ -176,10 +146,7 @@ def read_report_data(sweep_dir: SweepDirectory, *, prepared_root: Path) -> Repor
         status=sweep_dir.read(status) if status.is_file() else {},
         lineage=Lineage.model_validate(sweep_dir.read(lineage)) if lineage.is_file() else None,
         trials=trials,
-        params={
-            trial.number: {plain(name): value for name, value in trial.params.items() if plain(name) != EPOCHS}
-            for trial in frozen
-        },
+        params={trial.number: {plain(name): value for name, value in trial.params.items()} for trial in frozen},
         distributions=plain_distributions(trial.distributions for trial in frozen),
         prepared_root=prepared_root,
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import plotly.graph_objects as go
-
 from toprung.analysis.curves import GAP_RULE, TRAIN_LOSS, VAL_LOSS
 from toprung.analysis.report import style
 from toprung.analysis.report.data import ReportData
@@ -18,31 +16,33 @@ from toprung.records.trial_record import TrialRecord
 
 def learning_curves(data: ReportData) -> Panel:
     """Build the panel of learning curves, one colour and symbol per outcome."""
-    metric, plot = data.sweep.metric, go.Figure()
+    metric = data.sweep.metric
     groups: dict[str, list[TrialRecord]] = {}
     for trial in sorted(data.distinct_trials, key=lambda trial: trial.rung or data.sweep.asha.max_epochs + 1):
         if trial.epochs_by_number:
             groups.setdefault(end_label(trial), []).append(trial)
-    for index, (outcome, trials) in enumerate(groups.items(), start=1):  # the winner's blue comes last
-        plot.add_trace(_curves(trials, metric, f"{outcome} ({len(trials)})", index))
+    traces = [
+        _curves(trials, metric, f"{outcome} ({len(trials)})", index)
+        for index, (outcome, trials) in enumerate(groups.items(), start=1)  # the winner's blue comes last
+    ]
     highlighted = [
         ("winner", data.winner, "solid"),
         ("default", next((t for t in data.distinct_trials if t.is_default), None), "dash"),
     ]
     for name, highlight, dash in highlighted:
         if highlight is not None:
-            plot.add_trace(_curve(highlight, metric, f"{name}: trial {highlight.number}", dash))
+            traces.append(_curve(highlight, metric, f"{name}: trial {highlight.number}", dash))
     rungs = data.sweep.rungs[:-1]
     compared = f" ASHA compared the trials at rung{'s' if len(rungs) > 1 else ''} {join(rungs)}." if rungs else ""
     text = (
         f"{metric} after each epoch. The full budget is {pluralize(data.sweep.asha.max_epochs, 'epoch')}.{compared} "
         "Click a name in the legend to hide its curves."
     )
-    for rung in rungs:
-        plot.add_vline(x=rung, line={"color": style.GREY, "width": 1, "dash": "dot"})
+    line = {"color": style.GREY, "width": 1, "dash": "dot"}
+    lines = [{"type": "line", "x0": n, "x1": n, "y0": 0, "y1": 1, "yref": "y domain", "line": line} for n in rungs]
     rows = [[outcome, str(len(trials)), *_spread(trials)] for outcome, trials in groups.items()]
     columns = ["outcome", "trials", f"lowest {metric}", f"highest {metric}"]
-    style.apply_layout(plot, height=480, xaxis_title="epoch", yaxis_title=metric)
+    plot = style.plot(traces, height=480, xaxis=style.axis("epoch"), yaxis=style.axis(metric), shapes=lines)
     alt = f"Learning curves of {pluralize(sum(map(len, groups.values())), 'trial')}, grouped by outcome."
     figures = [Figure("learning-curves", plot, alt)]
     return Panel(
@@ -50,7 +50,7 @@ def learning_curves(data: ReportData) -> Panel:
     )
 
 
-def _curves(trials: Iterable[TrialRecord], metric: str, name: str, index: int) -> go.Scatter:
+def _curves(trials: Iterable[TrialRecord], metric: str, name: str, index: int) -> dict[str, Any]:
     """Draw all curves of a group as one trace with gaps between trials: thousands of traces would be slow."""
     colour, symbol = style.PALETTE[index % len(style.PALETTE)], style.SYMBOLS[index % len(style.SYMBOLS)]
     x: list[int | None] = []
@@ -64,29 +64,31 @@ def _curves(trials: Iterable[TrialRecord], metric: str, name: str, index: int) -
         x.append(None)
         y.append(None)
         numbers.append(None)
-    return go.Scatter(
-        x=x,
-        y=y,
-        customdata=numbers,
-        mode="lines+markers",
-        name=name,
-        opacity=0.75,
-        line={"color": colour, "width": 1.2},
-        marker={"color": colour, "size": 5, "symbol": symbol + ("-open" if index >= len(style.SYMBOLS) else "")},
-        hovertemplate="trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>",
-    )
+    return {
+        "type": "scatter",
+        "x": x,
+        "y": y,
+        "customdata": numbers,
+        "mode": "lines+markers",
+        "name": name,
+        "opacity": 0.75,
+        "line": {"color": colour, "width": 1.2},
+        "marker": {"color": colour, "size": 5, "symbol": symbol + ("-open" if index >= len(style.SYMBOLS) else "")},
+        "hovertemplate": "trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>",
+    }
 
 
-def _curve(trial: TrialRecord, metric: str, name: str, dash: str) -> go.Scatter:
+def _curve(trial: TrialRecord, metric: str, name: str, dash: str) -> dict[str, Any]:
     steps = sorted(trial.epochs_by_number)
-    return go.Scatter(
-        x=steps,
-        y=[trial.epochs_by_number[step].metrics[metric] for step in steps],
-        mode="lines",
-        name=name,
-        line={"color": style.BLUE, "width": 3, "dash": dash},
-        hovertemplate="epoch %{x}: %{y:.4f}<extra>" + name + "</extra>",
-    )
+    return {
+        "type": "scatter",
+        "x": steps,
+        "y": [trial.epochs_by_number[step].metrics[metric] for step in steps],
+        "mode": "lines",
+        "name": name,
+        "line": {"color": style.BLUE, "width": 3, "dash": dash},
+        "hovertemplate": "epoch %{x}: %{y:.4f}<extra>" + name + "</extra>",
+    }
 
 
 def _spread(trials: list[TrialRecord]) -> tuple[str, str]:
@@ -101,29 +103,35 @@ def gap(data: ReportData) -> Panel:
         return Panel(
             "gap", title, [f"Not available: the training loop does not report both {TRAIN_LOSS} and {VAL_LOSS}."]
         )
-    plot, all_losses = go.Figure(), []
+    traces: list[dict[str, Any]] = []
+    all_losses: list[float] = []
     for trials, marker_style in ((data.finished, style.FINISHED), (data.cut_short, style.CUT_SHORT)):
         pairs = [(trial.number, *losses) for trial in trials if (losses := _losses(trial))]
         all_losses += [value for _, *losses in pairs for value in losses]
-        plot.add_trace(
-            go.Scatter(
-                x=[train for _, train, _ in pairs],
-                y=[val for *_, val in pairs],
-                customdata=[number for number, *_ in pairs],
-                mode="markers",
-                name=marker_style["name"],
-                marker={"color": marker_style["color"], "symbol": marker_style["symbol"], "size": 7},
-                hovertemplate="trial %{customdata}: training %{x:.3f}, validation %{y:.3f}<extra></extra>",
-            )
+        traces.append(
+            {
+                "type": "scatter",
+                "x": [train for _, train, _ in pairs],
+                "y": [val for *_, val in pairs],
+                "customdata": [number for number, *_ in pairs],
+                "mode": "markers",
+                "name": marker_style["name"],
+                "marker": {"color": marker_style["color"], "symbol": marker_style["symbol"], "size": 7},
+                "hovertemplate": "trial %{customdata}: training %{x:.3f}, validation %{y:.3f}<extra></extra>",
+            }
         )
     ends = [min(all_losses), max(all_losses)]
     line = {"color": style.GREY, "dash": "dot"}
-    plot.add_trace(go.Scatter(x=ends, y=ends, mode="lines", name="no gap", line=line, hoverinfo="skip"))
-    style.apply_layout(plot, xaxis_title=f"{TRAIN_LOSS} at the last epoch", yaxis_title=f"{VAL_LOSS} at the last epoch")
+    traces.append(
+        {"type": "scatter", "x": ends, "y": ends, "mode": "lines", "name": "no gap", "line": line, "hoverinfo": "skip"}
+    )
     ticks = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
     axis: dict[str, Any] = {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
-    plot.update_xaxes(**axis)
-    plot.update_yaxes(**axis)
+    plot = style.plot(
+        traces,
+        xaxis=style.axis(f"{TRAIN_LOSS} at the last epoch", **axis),
+        yaxis=style.axis(f"{VAL_LOSS} at the last epoch", **axis),
+    )
     figures = [Figure("gap", plot, "Validation loss against training loss at each trial's last epoch.", "All trials")]
     tables = []
     if data.winner and _losses(data.winner):
@@ -144,11 +152,18 @@ def _losses(trial: TrialRecord) -> tuple[float, float] | None:
 
 
 def _winners_losses(winner: TrialRecord) -> Figure:
-    plot, steps = go.Figure(), sorted(winner.epochs_by_number)
-    for index, metric in enumerate((TRAIN_LOSS, VAL_LOSS)):
-        y = [winner.epochs_by_number[step].metrics[metric] for step in steps]
-        line = {"color": style.PALETTE[index], "dash": style.DASHES[index]}
-        plot.add_trace(go.Scatter(x=steps, y=y, mode="lines+markers", name=metric, line=line))
-    style.apply_layout(plot, xaxis_title="epoch", yaxis_title="loss (nats)")
+    steps = sorted(winner.epochs_by_number)
+    traces = [
+        {
+            "type": "scatter",
+            "x": steps,
+            "y": [winner.epochs_by_number[step].metrics[metric] for step in steps],
+            "mode": "lines+markers",
+            "name": metric,
+            "line": {"color": style.PALETTE[index], "dash": style.DASHES[index]},
+        }
+        for index, metric in enumerate((TRAIN_LOSS, VAL_LOSS))
+    ]
+    plot = style.plot(traces, xaxis=style.axis("epoch"), yaxis=style.axis("loss (nats)"))
     alt = f"Training and validation loss of trial {winner.number} by epoch."
     return Figure("gap-winner", plot, alt, f"The winner, trial {winner.number}")

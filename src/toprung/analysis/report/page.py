@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import jinja2
+from plotly.io.json import to_json_plotly
 from plotly.offline import get_plotlyjs
 
 from toprung.analysis.report.panel import Panel
@@ -32,7 +33,7 @@ def page(panels: Sequence[Panel], *, sweep_id: str, headline: str, written: date
     )
     environment.filters["b64"] = _base64
     figures = [figure for panel in panels for figure in panel.figures]
-    plots = ",".join(f"{json.dumps(figure.key)}:{figure.plot.to_json()}" for figure in figures)
+    plots = to_json_plotly({figure.key: figure.plot for figure in figures})  # NaN, which is not JSON, becomes null
     templates = json.dumps({theme: template(theme) for theme in ("light", "dark")})
     return environment.from_string((PACKAGE / "page.html").read_text(encoding="utf-8")).render(
         panels=panels,
@@ -43,7 +44,7 @@ def page(panels: Sequence[Panel], *, sweep_id: str, headline: str, written: date
         css=(PACKAGE / "page.css").read_text(encoding="utf-8"),
         js=(PACKAGE / "page.js").read_text(encoding="utf-8"),
         plotly_js=get_plotlyjs(),
-        plots=_inside_script(f"{{{plots}}}"),
+        plots=_inside_script(plots),
         templates=_inside_script(templates),
     )
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-import plotly.graph_objects as go
+from typing import Any
 
 from toprung.records.trial_record import TrialRecord
 
@@ -21,10 +20,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot with its alternative text for screen readers; the widths are CSS lengths."""
+    """A plot from `style.plot`, with its alternative text for screen readers; the widths are CSS lengths."""
 
     key: str
-    plot: go.Figure
+    plot: dict[str, Any]
     alt: str
     caption: str = ""
     min_width: str = "0"

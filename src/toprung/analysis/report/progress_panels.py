@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from statistics import median
-
-import plotly.graph_objects as go
-from optuna.visualization import plot_optimization_history
+from typing import Any
 
 from toprung.analysis.report import style
 from toprung.analysis.report.data import ReportData
@@ -29,33 +28,41 @@ def best_so_far(data: ReportData) -> Panel:
         [text],
         [
             Figure("history", _against_trials(data), f"Best {metric} so far by trial."),
-            Figure("history-seconds", _against_seconds(data), f"Best {metric} so far by elapsed time."),
+            Figure("history-seconds", _against_seconds(data, steps), f"Best {metric} so far by elapsed time."),
         ],
         [Table("New best values", ["seconds", "trial", "epoch", metric], rows)],
         is_grid=True,
     )
 
 
-def _against_trials(data: ReportData) -> go.Figure:
-    plot = plot_optimization_history(data.scored_study, target_name=data.sweep.metric)
-    best = next(trace for trace in plot.data if trace.mode == "lines")
-    best.update(name="best so far", line={"color": style.VERMILLION, "shape": "hv"})
-    parts = [_points(data.finished, style.FINISHED), _points(data.cut_short, style.CUT_SHORT), best]
-    return style.apply_layout(
-        go.Figure(parts), xaxis_title="trial", yaxis_title=data.sweep.metric, yaxis_range=value_range(data)
+def _against_trials(data: ReportData) -> dict[str, Any]:
+    values = [trial.value for trial in data.scored if trial.value is not None]
+    best = {
+        "type": "scatter",
+        "x": [trial.number for trial in data.scored],
+        "y": [*accumulate(values, max if data.sweep.mode == "max" else min)],
+        "mode": "lines",
+        "name": "best so far",
+        "line": {"color": style.VERMILLION, "shape": "hv"},
+    }
+    return style.plot(
+        [_points(data.finished, style.FINISHED), _points(data.cut_short, style.CUT_SHORT), best],
+        xaxis=style.axis("trial"),
+        yaxis=style.axis(data.sweep.metric, range=value_range(data)),
     )
 
 
-def _points(trials: list[TrialRecord], marker_style: dict[str, str]) -> go.Scatter:
-    return go.Scatter(
-        x=[trial.number for trial in trials],
-        y=[trial.value for trial in trials],
-        mode="markers",
-        name=marker_style["name"],
-        marker={"color": marker_style["color"], "symbol": marker_style["symbol"], "size": 7},
-        text=[end_label(trial) for trial in trials],
-        hovertemplate="trial %{x}: %{y:.4f}, %{text}<extra></extra>",
-    )
+def _points(trials: list[TrialRecord], marker_style: dict[str, str]) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "x": [trial.number for trial in trials],
+        "y": [trial.value for trial in trials],
+        "mode": "markers",
+        "name": marker_style["name"],
+        "marker": {"color": marker_style["color"], "symbol": marker_style["symbol"], "size": 7},
+        "text": [end_label(trial) for trial in trials],
+        "hovertemplate": "trial %{x}: %{y:.4f}, %{text}<extra></extra>",
+    }
 
 
 def improvements(data: ReportData) -> list[tuple[float, TrialRecord, int, float]]:
@@ -78,27 +85,23 @@ def improvements(data: ReportData) -> list[tuple[float, TrialRecord, int, float]
     return best
 
 
-def _against_seconds(data: ReportData) -> go.Figure:
-    steps = improvements(data)
+def _against_seconds(data: ReportData, steps: list[tuple[float, TrialRecord, int, float]]) -> dict[str, Any]:
     last = max((e.time_ms for trial in data.trials for e in trial.epochs_by_number.values()), default=0)
     start_ms = min((trial.started_ms for trial in data.trials if trial.started_ms), default=0)
-    plot = go.Figure(
-        go.Scatter(
-            x=[*(seconds for seconds, *_ in steps), (last - start_ms) / 1000],
-            y=[*(value for *_, value in steps), steps[-1][3]],
-            mode="lines+markers",
-            line={"color": style.VERMILLION, "shape": "hv"},
-            name="best so far",
-            text=[*(f"trial {trial.number}, epoch {step}" for _, trial, step, _ in steps), "last report"],
-            hovertemplate="%{x:.1f} s: %{y:.4f}, %{text}<extra></extra>",
-        )
-    )
-    plot.update_xaxes(rangemode="tozero")
-    return style.apply_layout(
-        plot,
-        xaxis_title="seconds since the first trial started",
-        yaxis_title=data.sweep.metric,
-        yaxis_range=value_range(data),
+    best = {
+        "type": "scatter",
+        "x": [*(seconds for seconds, *_ in steps), (last - start_ms) / 1000],
+        "y": [*(value for *_, value in steps), steps[-1][3]],
+        "mode": "lines+markers",
+        "line": {"color": style.VERMILLION, "shape": "hv"},
+        "name": "best so far",
+        "text": [*(f"trial {trial.number}, epoch {step}" for _, trial, step, _ in steps), "last report"],
+        "hovertemplate": "%{x:.1f} s: %{y:.4f}, %{text}<extra></extra>",
+    }
+    return style.plot(
+        [best],
+        xaxis=style.axis("seconds since the first trial started", rangemode="tozero"),
+        yaxis=style.axis(data.sweep.metric, range=value_range(data)),
     )
 
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import plotly.graph_objects as go
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.visualization import plot_slice
-from plotly.subplots import make_subplots
 
 from toprung.analysis.importance import CONFIDENCE, MEANINGS, RESAMPLES
 from toprung.analysis.report import style
-from toprung.analysis.report.data import EPOCHS, ReportData
+from toprung.analysis.report.data import ReportData
 from toprung.analysis.report.panel import Figure, Panel, Table, format_number
 from toprung.analysis.report.progress_panels import outside_range_note, value_range
 from toprung.errors import pluralize
@@ -28,23 +25,22 @@ def parallel_coordinates(data: ReportData) -> Panel:
     if not shared:
         return Panel("parallel-coordinates", title, ["Not available: the trials have no hyperparameter in common."])
     metric, values = data.sweep.metric, [trial.value for trial in data.scored]
-    plot = go.Figure(
-        go.Parcoords(
-            dimensions=[
-                *(_dimension(data, name) for name in shared),
-                {"label": EPOCHS, "values": [trial.epochs for trial in data.scored]},
-                {"label": metric, "values": values},
-            ],
-            line={
-                "color": values,
-                "colorscale": style.SCALE,
-                "showscale": True,
-                "colorbar": {"title": {"text": metric}},
-            },
-            unselected={"line": {"opacity": 0.05}},
-        )
-    )
-    style.apply_layout(plot, height=460, margin={"l": 90, "r": 60, "t": 70, "b": 40})
+    lines = {
+        "type": "parcoords",
+        "dimensions": [
+            *(_dimension(data, name) for name in shared),
+            {"label": "epochs", "values": [trial.epochs for trial in data.scored]},
+            {"label": metric, "values": values},
+        ],
+        "line": {
+            "color": values,
+            "colorscale": style.SCALE,
+            "showscale": True,
+            "colorbar": {"title": {"text": metric}},
+        },
+        "unselected": {"line": {"opacity": 0.05}},
+    }
+    plot = style.plot([lines], height=460, margin={"l": 90, "r": 60, "t": 70, "b": 40})
     conditional = [name for name in data.distributions if name not in shared]
     text = ["One line per trial. Drag along an axis to select lines; click the axis to reset the selection."]
     if conditional:
@@ -68,34 +64,16 @@ def _dimension(data: ReportData, name: str) -> dict[str, Any]:
 
 
 def slices(data: ReportData) -> Panel:
-    """Build the panel of Optuna's slice plots, one per hyperparameter."""
-    figures: list[Figure] = []
+    """Build the panel of the metric against one hyperparameter at a time."""
     metric = data.sweep.metric
-    groups = (
-        (data.finished_study, data.finished, style.FINISHED),
-        (data.cut_short_study, data.cut_short, style.CUT_SHORT),
-    )
-    for name, distribution in data.distributions.items():
-        plot = go.Figure()
-        for study, trials, marker_style in groups:
-            if not any(name in data.params[trial.number] for trial in trials):
-                continue
-            slice_plot = plot_slice(study, params=[name], target_name=metric)
-            trace = next(trace for trace in slice_plot.data if len(trace.x or ()))
-            numbers = list(trace.marker.color)
-            trace.marker = {"color": marker_style["color"], "symbol": marker_style["symbol"], "size": 6}
-            trace.update(name=marker_style["name"], customdata=numbers, showlegend=not figures)
-            if isinstance(distribution, CategoricalDistribution):
-                trace.x = [str(data.params[number][name]) for number in numbers]
-            trace.hovertemplate = "trial %{customdata}: " + name + " %{x}, %{y:.4f}<extra></extra>"
-            plot.add_trace(trace)
-            plot.update_xaxes(slice_plot.layout.xaxis.to_plotly_json())
-        style.apply_layout(plot, height=320, yaxis_title=metric, yaxis_range=value_range(data))
-        if isinstance(distribution, FloatDistribution) and distribution.log:
-            plot.update_xaxes(dtick=1, exponentformat="power")
-        if isinstance(distribution, CategoricalDistribution):
-            plot.update_xaxes(categoryarray=[str(choice) for choice in distribution.choices])
-        figures.append(Figure(f"slice-{name}", plot, f"{metric} against {name}, one point per trial."))
+    figures = [
+        Figure(
+            f"slice-{name}",
+            _slice(data, name, has_legend=name == next(iter(data.distributions))),
+            f"{metric} against {name}, one point per trial.",
+        )
+        for name in data.distributions
+    ]
     text = (
         f"Each trial's best {metric} against one hyperparameter at a time. Trials that were cut short also have worse "
         f"values because they trained for fewer epochs.{outside_range_note(data)}"
@@ -103,33 +81,65 @@ def slices(data: ReportData) -> Panel:
     return Panel("slices", "One hyperparameter at a time", [text], figures, is_grid=True)
 
 
+def _slice(data: ReportData, name: str, *, has_legend: bool) -> dict[str, Any]:
+    distribution, axis, traces = data.distributions[name], style.axis(name), []
+    if isinstance(distribution, CategoricalDistribution):
+        choices = [str(choice) for choice in distribution.choices]
+        axis |= {"type": "category", "categoryorder": "array", "categoryarray": choices}
+    elif isinstance(distribution, FloatDistribution) and distribution.log:
+        axis |= {"type": "log", "dtick": 1, "exponentformat": "power"}
+    for group, marker_style in ((data.finished, style.FINISHED), (data.cut_short, style.CUT_SHORT)):
+        trials = [trial for trial in group if name in data.params[trial.number]]
+        values = [data.params[trial.number][name] for trial in trials]
+        trace = {
+            "type": "scatter",
+            "x": [*map(str, values)] if isinstance(distribution, CategoricalDistribution) else values,
+            "y": [trial.value for trial in trials],
+            "customdata": [trial.number for trial in trials],
+            "mode": "markers",
+            "name": marker_style["name"],
+            "marker": {"color": marker_style["color"], "symbol": marker_style["symbol"], "size": 6},
+            "showlegend": has_legend,
+            "hovertemplate": "trial %{customdata}: " + name + " %{x}, %{y:.4f}<extra></extra>",
+        }
+        if trials:
+            traces.append(trace)
+    return style.plot(traces, height=320, xaxis=axis, yaxis=style.axis(data.sweep.metric, range=value_range(data)))
+
+
 def importance(data: ReportData) -> Panel:
     """Build the panel of hyperparameter importance, from finished trials, with the spread over resamples."""
     title, result = "Hyperparameter importance", data.importances
     if result.too_few:
         return Panel("importance", title, [result.too_few])
-    plot, order = go.Figure(), list(dict.fromkeys(importance.name for importance in result.shares))
+    order, traces = list(dict.fromkeys(importance.name for importance in result.shares)), []
     for index, evaluator in enumerate(MEANINGS):
         by_name = {importance.name: importance for importance in result.shares if importance.evaluator == evaluator}
         shares = [by_name[name] for name in order]
-        plot.add_trace(
-            go.Bar(
-                y=order,
-                x=[importance.share for importance in shares],
-                orientation="h",
-                name=evaluator,
-                marker={"color": style.PALETTE[index], "pattern": {"shape": ("", "/")[index], "solidity": 0.4}},
-                error_x={
+        traces.append(
+            {
+                "type": "bar",
+                "y": order,
+                "x": [importance.share for importance in shares],
+                "orientation": "h",
+                "name": evaluator,
+                "marker": {"color": style.PALETTE[index], "pattern": {"shape": ("", "/")[index], "solidity": 0.4}},
+                "error_x": {
                     "array": [importance.high - importance.share for importance in shares],
                     "arrayminus": [importance.share - importance.low for importance in shares],
                     "color": style.GREY,
                 },
-                hovertemplate="%{y}: %{x:.2f}<extra>" + evaluator + "</extra>",
-            )
+                "hovertemplate": "%{y}: %{x:.2f}<extra>" + evaluator + "</extra>",
+            }
         )
-    style.apply_layout(plot, height=120 + 52 * len(order), barmode="group", xaxis_title="share of the importance")
-    plot.update_yaxes(autorange="reversed")  # the first name and the first evaluator on top
-    plot.update_xaxes(range=[0, max(1e-9, *(importance.high for importance in result.shares)) * 1.05])
+    highest = max(1e-9, *(importance.high for importance in result.shares))
+    plot = style.plot(
+        traces,
+        height=120 + 52 * len(order),
+        barmode="group",
+        xaxis=style.axis("share of the importance", range=[0, highest * 1.05]),
+        yaxis={"autorange": "reversed"},  # the first name and the first evaluator on top
+    )
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items())
     text = [
         f"From the {result.num_finished} finished trials at full budget only. {meanings}.",
@@ -151,15 +161,8 @@ def optimizer_panels(data: ReportData) -> Panel:
     if not trials:
         return Panel("optimizer-panels", title, [f"Not available: the trials have no hyperparameter {ALONG}."])
     levels, optimizers = _order(data, trials, PANEL_BY), _order(data, trials, COLOUR_BY)
-    plot = make_subplots(
-        cols=len(levels),
-        shared_xaxes="all",
-        shared_yaxes=True,
-        subplot_titles=[f"{PANEL_BY}: {level}" for level in levels],
-    )
     rows, finished = [], {trial.number for trial in data.finished}
-    for index, optimizer in enumerate(optimizers):
-        plot.add_trace(_cell([], optimizer, index, is_finished=True), row=1, col=1)
+    traces = [_cell([], optimizer, index, "x", is_finished=True) for index, optimizer in enumerate(optimizers)]
     for column, level in enumerate(levels, start=1):
         for index, optimizer in enumerate(optimizers):
             for is_finished in (True, False):
@@ -170,16 +173,25 @@ def optimizer_panels(data: ReportData) -> Panel:
                     and (trial.number in finished) == is_finished
                 ]
                 if group:
-                    plot.add_trace(_cell(group, optimizer, index, is_finished=is_finished), row=1, col=column)
+                    traces.append(_cell(group, optimizer, index, _x(column), is_finished=is_finished))
                 if is_finished:
                     values = [trial.value for trial in group if trial.value is not None]
                     best = (max if data.sweep.mode == "max" else min)(values, default=None)
                     rows.append([level, optimizer, str(len(group)), format_number(best)])
-    style.apply_layout(plot, height=420, margin={"l": 60, "r": 20, "t": 90, "b": 50})
-    plot.update_layout(legend={"y": 1.12})
-    plot.update_xaxes(type="log", dtick=1, exponentformat="power", title_text=ALONG)
-    plot.update_yaxes(range=value_range(data))
-    plot.update_yaxes(title_text=metric, col=1)
+    log = {"type": "log", "dtick": 1, "exponentformat": "power"}
+    x_axes: dict[str, Any] = {
+        _x(column).replace("x", "xaxis"): style.axis(ALONG, **log, matches="x" if column > 1 else None)
+        for column in range(1, len(levels) + 1)
+    }
+    plot = style.plot(
+        traces,
+        margin={"l": 60, "r": 20, "t": 90, "b": 50},
+        legend=style.legend(y=1.12),
+        grid={"rows": 1, "columns": len(levels), "xgap": 0.2},
+        **x_axes,
+        yaxis=style.axis(metric, range=value_range(data)),
+        annotations=[_title(f"{PANEL_BY}: {level}", _x(column)) for column, level in enumerate(levels, start=1)],
+    )
     text = [f"Filled points are trials with the full budget; hollow points were cut short.{outside_range_note(data)}"]
     table = Table("Best values at full budget", [PANEL_BY, COLOUR_BY, "finished trials", f"best {metric}"], rows)
     alt = f"{metric} against {ALONG} for {pluralize(len(optimizers), 'optimizer')}, one subplot per {PANEL_BY}."
@@ -194,18 +206,31 @@ def _order(data: ReportData, trials: list[TrialRecord], name: str) -> list[str]:
     return [choice for choice in known if choice in present] + sorted(present - set(known))
 
 
-def _cell(group: list[TrialRecord], optimizer: str, index: int, *, is_finished: bool) -> go.Scatter:
+def _x(column: int) -> str:
+    """Return Plotly's name of a column's x axis: "x", "x2", "x3", ..."""
+    return "x" if column == 1 else f"x{column}"
+
+
+def _title(text: str, x: str) -> dict[str, Any]:
+    """Return a title above the subplot with this x axis."""
+    above = {"x": 0.5, "xref": f"{x} domain", "xanchor": "center", "y": 1, "yref": "paper", "yanchor": "bottom"}
+    return {"text": text, "font": {"size": 16}, "showarrow": False, **above}
+
+
+def _cell(group: list[TrialRecord], optimizer: str, index: int, x: str, *, is_finished: bool) -> dict[str, Any]:
     """Draw one optimizer's points in one subplot; an empty group only makes the entry in the legend."""
     colour = style.PALETTE[index % len(style.PALETTE)]
     symbol = style.SYMBOLS[index % 4] + ("" if is_finished else "-open")
-    return go.Scatter(
-        x=[trial.config[ALONG] for trial in group] or [None],
-        y=[trial.value for trial in group] or [None],
-        customdata=[trial.number for trial in group],
-        mode="markers",
-        name=optimizer,
-        legendgroup=optimizer,
-        showlegend=not group and is_finished,
-        marker={"color": colour, "symbol": symbol, "size": 8, "line": {"width": 2, "color": colour}},
-        hovertemplate=f"trial %{{customdata}}, {optimizer}, {ALONG} %{{x:.2e}}: %{{y:.4f}}<extra></extra>",
-    )
+    return {
+        "type": "scatter",
+        "xaxis": x,
+        "x": [trial.config[ALONG] for trial in group] or [None],
+        "y": [trial.value for trial in group] or [None],
+        "customdata": [trial.number for trial in group],
+        "mode": "markers",
+        "name": optimizer,
+        "legendgroup": optimizer,
+        "showlegend": not group and is_finished,
+        "marker": {"color": colour, "symbol": symbol, "size": 8, "line": {"width": 2, "color": colour}},
+        "hovertemplate": f"trial %{{customdata}}, {optimizer}, {ALONG} %{{x:.2e}}: %{{y:.4f}}<extra></extra>",
+    }

@@ -1,148 +1,162 @@
-"""The report's main plots as PNG files, drawn with Matplotlib and Optuna so that no browser is needed."""
+"""The report's main plots as PNG files for the summary and MLflow, drawn with Matplotlib so that no browser is needed.
+
+They show the same traces as the page; of Plotly's properties, only those that these plots use are read. The figures are
+created without `pyplot`, which takes longer to import and keeps global state.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import matplotlib
-import optuna.visualization.matplotlib as optuna_plots
-from matplotlib import pyplot
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from optuna.exceptions import ExperimentalWarning
-from sklearn.metrics import ConfusionMatrixDisplay
+from matplotlib.ticker import MaxNLocator
 
-from toprung.analysis.importance import MEANINGS
 from toprung.analysis.report import style
-from toprung.analysis.report.data import EPOCHS, ReportData
-from toprung.analysis.report.panel import end_label
+from toprung.analysis.report.panel import Panel
 from toprung.analysis.report.winner_panels import MAX_CLASSES, WinnerEvaluation
 
 DOTS_PER_INCH = 110
-MARKERS = "odsx^+v"
+COLUMNS = 4
+MARKERS = dict(zip(style.SYMBOLS, "oDs^xP", strict=True))
+LINE_STYLES = {"solid": "-", "dash": "--", "dot": ":"}
 
 
-def draw_plots(data: ReportData, evaluation: WinnerEvaluation | str, *, folder: Path) -> list[Path]:
+def draw_plots(panels: Sequence[Panel], evaluation: WinnerEvaluation | str, *, folder: Path) -> list[Path]:
     """Write the plots and return their files; plots without data are left out.
 
     Args:
-        data: the sweep.
-        evaluation: its winner on the validation split, or the reason why it could not be evaluated.
+        panels: the panels of the page.
+        evaluation: the winner on the validation split, or the reason why it could not be evaluated.
         folder: an existing folder.
     """
-    matplotlib.use("Agg")
-    plots: dict[str, Callable[[], Figure | None]] = {
-        "best-so-far": lambda: _history(data),
-        "learning-curves": lambda: _learning_curves(data),
-        "parallel-coordinates": lambda: _parallel_coordinates(data),
-        "slices": lambda: _slices(data),
-        "importance": lambda: _importance(data),
-        "confusion": lambda: None if isinstance(evaluation, str) else _confusion(evaluation),
-    }
-    files = []
-    for name, draw in plots.items():
-        with _isolated_style():
-            if (figure := draw()) is not None:
-                path = folder / f"{name}.png"
-                figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight")
-                files.append(path)
-    return files
+    plots = {panel.key: [figure.plot for figure in panel.figures] for panel in panels if panel.figures}
+    figures: dict[str, Figure] = {}
+    for key in ("best-so-far", "learning-curves", "importance"):
+        if key in plots:
+            figures[key] = _draw(plots[key][0])
+    if slices := [plot for plot in plots.get("slices", []) if plot["data"]]:
+        figures["slices"] = _draw_grid(slices)
+    if "parallel-coordinates" in plots:
+        figures["parallel-coordinates"] = _draw_parallel_coordinates(*plots["parallel-coordinates"])
+    if not isinstance(evaluation, str):
+        figures["confusion"] = _draw_confusion(evaluation)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=DOTS_PER_INCH)
+    return [folder / f"{name}.png" for name in figures]
 
 
-@contextmanager
-def _isolated_style() -> Iterator[None]:
-    """Undo the process-wide style that Optuna's plots set, and ignore warnings about constant axes."""
-    with warnings.catch_warnings(), matplotlib.rc_context():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"(optuna\.visualization\.)?matplotlib")
-        yield
-    pyplot.close("all")
-
-
-def _history(data: ReportData) -> Figure:
-    axes = optuna_plots.plot_optimization_history(data.scored_study, target_name=data.sweep.metric)
-    axes.set(title="", xlabel="trial")
-    for line in axes.get_lines():
-        line.set_label("best so far")
+def _draw(plot: dict[str, Any]) -> Figure:
+    figure = Figure(figsize=(9, plot["layout"]["height"] / 100), layout="tight")
+    axes = figure.subplots()
+    _draw_plot(axes, plot)
     axes.legend(loc="lower right")
-    return _checked(axes.figure)
+    return figure
 
 
-def _learning_curves(data: ReportData) -> Figure:
-    figure, axes = pyplot.subplots(figsize=(9, 5))
-    groups = sorted(
-        {(trial.rung or data.sweep.asha.max_epochs + 1, end_label(trial)) for trial in data.distinct_trials}
+def _draw_grid(plots: Sequence[dict[str, Any]]) -> Figure:
+    """Draw plots with the same y axis in a grid; its margins are fixed, as to compute them would double the time."""
+    num_columns, num_rows = min(len(plots), COLUMNS), -(-len(plots) // COLUMNS)
+    figure, first = Figure(figsize=(3.5 * num_columns, 3 * num_rows)), None
+    sides = {"left": 0.24 / num_columns, "right": 1 - 0.08 / num_columns}
+    ends = {"bottom": 0.18 / num_rows, "top": 1 - 0.05 / num_rows}
+    grid = figure.add_gridspec(num_rows, num_columns, **sides, **ends, wspace=0.1, hspace=0.3)
+    for index, plot in enumerate(plots):
+        axes = figure.add_subplot(grid[index], sharey=first)
+        _draw_plot(axes, plot)
+        if first is None:
+            axes.legend(loc="lower right")
+        if index % num_columns:
+            axes.set_ylabel("")
+            axes.tick_params(labelleft=False)
+        first = first or axes
+    return figure
+
+
+def _draw_plot(axes: Axes, plot: dict[str, Any]) -> None:
+    x_axis, y_axis = plot["layout"]["xaxis"], plot["layout"]["yaxis"]
+    if x_axis.get("type") == "category":
+        axes.xaxis.update_units(x_axis["categoryarray"])  # type: ignore[no-untyped-call]  # in this order
+    for index, trace in enumerate(plot["data"]):
+        if trace["type"] == "bar":
+            _draw_bars(axes, trace, offset=(index + 0.5) / len(plot["data"]) - 0.5, height=0.8 / len(plot["data"]))
+        else:
+            _draw_points(axes, trace)
+    if x_axis.get("type") == "log":
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    if y_axis.get("autorange") == "reversed":
+        axes.invert_yaxis()
+    axes.set(xlabel=x_axis["title"]["text"], ylabel=y_axis.get("title", {}).get("text"), ylim=y_axis.get("range"))
+
+
+def _draw_points(axes: Axes, trace: dict[str, Any]) -> None:
+    line, marker = trace.get("line", {}), trace.get("marker", {})
+    axes.plot(
+        trace["x"],
+        trace["y"],
+        color=(line or marker)["color"],
+        linestyle=LINE_STYLES[line.get("dash", "solid")] if "lines" in trace["mode"] else "none",
+        linewidth=0.6 * line.get("width", 2),
+        drawstyle="steps-post" if line.get("shape") == "hv" else "default",
+        marker=MARKERS[marker["symbol"].removesuffix("-open")] if "markers" in trace["mode"] else None,
+        markersize=0.6 * marker.get("size", 6),
+        alpha=trace.get("opacity"),
+        label=trace["name"],
     )
-    for index, (_, outcome) in enumerate(groups, start=1):  # one line per group with gaps: thousands would be slow
-        steps: list[float] = []
-        values: list[float] = []
-        for trial in [trial for trial in data.distinct_trials if end_label(trial) == outcome]:
-            by_epoch = sorted(trial.epochs_by_number.items())
-            steps += [*(step for step, _ in by_epoch), float("nan")]
-            values += [*(epoch.metrics[data.sweep.metric] for _, epoch in by_epoch), float("nan")]
-        colour, marker = style.PALETTE[index % len(style.PALETTE)], MARKERS[index % len(MARKERS)]
-        axes.plot(steps, values, color=colour, marker=marker, markersize=3, linewidth=0.7, alpha=0.6, label=outcome)
-    axes.set(xlabel="epoch", ylabel=data.sweep.metric)
-    axes.legend(loc="lower right")
+
+
+def _draw_bars(axes: Axes, trace: dict[str, Any], *, offset: float, height: float) -> None:
+    spread = [trace["error_x"]["arrayminus"], trace["error_x"]["array"]]
+    rows = np.arange(len(trace["y"]))
+    axes.barh(
+        rows + 0.8 * offset, trace["x"], height, xerr=spread, color=trace["marker"]["color"],
+        ecolor=trace["error_x"]["color"], hatch=2 * trace["marker"]["pattern"]["shape"], label=trace["name"],
+    )  # fmt: skip
+    axes.set_yticks(rows, trace["y"])
+
+
+def _draw_parallel_coordinates(plot: dict[str, Any]) -> Figure:
+    (trace,) = plot["data"]
+    figure = Figure(figsize=(14, 5), layout="tight")
+    axes, columns = figure.subplots(), []
+    background = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0}
+    for position, dimension in enumerate(trace["dimensions"]):
+        values = np.array(dimension["values"], dtype=float)
+        low, high = dimension.get("range", (values.min(), values.max()))
+        ticks = dimension.get("tickvals", MaxNLocator(5).tick_values(low, high))
+        texts = dimension.get("ticktext", [f"{tick:g}" for tick in ticks])
+        for tick, text in zip(ticks, texts, strict=True):
+            if low <= tick <= high:
+                axes.text(position, (tick - low) / (high - low or 1), f"– {text}", size=8, va="center", bbox=background)
+        axes.axvline(position, color=style.GREY, linewidth=1)
+        columns.append((values - low) / (high - low or 1))
+    heights_TD = np.column_stack(columns)  # trials, dimensions
+    positions_TD = np.broadcast_to(np.arange(len(columns)), heights_TD.shape)
+    colours = LinearSegmentedColormap.from_list("", trace["line"]["colorscale"])
+    lines = LineCollection([*np.stack([positions_TD, heights_TD], axis=-1)], cmap=colours, linewidths=0.7, alpha=0.7)
+    lines.set_array(np.array(trace["line"]["color"]))
+    axes.add_collection(lines)
+    figure.colorbar(lines, ax=axes, pad=0.05, label=trace["line"]["colorbar"]["title"]["text"])
+    axes.set_xticks(range(len(columns)), [dimension["label"] for dimension in trace["dimensions"]])
+    axes.set(xlim=(-0.1, len(columns) - 0.5), yticks=[])
+    axes.set_frame_on(False)
     return figure
 
 
-def _parallel_coordinates(data: ReportData) -> Figure | None:
-    shared = [name for name in data.distributions if all(name in data.params[t.number] for t in data.scored)]
-    if not shared:
-        return None
-    epochs_differ = len({trial.epochs for trial in data.scored}) > 1  # Matplotlib cannot draw a constant axis
-    axes = optuna_plots.plot_parallel_coordinate(
-        data.scored_study, params=shared + [EPOCHS] * epochs_differ, target_name=data.sweep.metric
-    )
-    axes.set_title("")
-    figure = _checked(axes.figure)
-    figure.set_size_inches(14, 5)
-    return figure
+def _draw_confusion(evaluation: WinnerEvaluation) -> Figure:
+    from sklearn.metrics import ConfusionMatrixDisplay  # imported here because few reports need scikit-learn
 
-
-def _slices(data: ReportData) -> Figure | None:
-    if not data.distributions:
-        return None
-    axes = optuna_plots.plot_slice(data.scored_study, params=[*data.distributions], target_name=data.sweep.metric)
-    first = axes if hasattr(axes, "figure") else axes[0]
-    first.figure.suptitle("")
-    return _checked(first.figure)
-
-
-def _importance(data: ReportData) -> Figure | None:
-    result = data.importances
-    if result.too_few:
-        return None
-    names = list(dict.fromkeys(importance.name for importance in result.shares))[::-1]
-    figure, axes = pyplot.subplots(figsize=(8, 1 + 0.5 * len(names)))
-    for index, evaluator in enumerate(MEANINGS):
-        by_name = {importance.name: importance for importance in result.shares if importance.evaluator == evaluator}
-        shares = [by_name[name] for name in names]
-        spread = [[e.share - e.low for e in shares], [e.high - e.share for e in shares]]
-        heights = [row + (0.2, -0.2)[index] for row in range(len(names))]
-        axes.barh(
-            heights, [e.share for e in shares], 0.38, xerr=spread, color=style.PALETTE[index],
-            ecolor=style.GREY, hatch=("", "//")[index], label=evaluator,
-        )  # fmt: skip
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("share of the importance")
-    axes.legend(loc="lower right")
-    return figure
-
-
-def _confusion(evaluation: WinnerEvaluation) -> Figure:
     side = max(4.0, min(14.0, 0.5 * len(evaluation.classes)))
-    figure, axes = pyplot.subplots(figsize=(side, side))
+    figure = Figure(figsize=(side, side), layout="tight")
     display = ConfusionMatrixDisplay(evaluation.counts, display_labels=evaluation.classes)
     has_counts = len(evaluation.classes) <= MAX_CLASSES
+    axes = figure.subplots()
     display.plot(ax=axes, cmap="cividis", colorbar=False, include_values=has_counts, xticks_rotation="vertical")
     axes.set(xlabel="predicted class", ylabel="true class")
-    return figure
-
-
-def _checked(figure: object) -> Figure:
-    assert isinstance(figure, Figure)
     return figure

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import plotly.graph_objects as go
-
 from toprung.analysis.audit import TOP_SHARE, Audit
 from toprung.analysis.curves import own_epochs
 from toprung.analysis.rank_correlation import MIN_TRIALS, Correlation
@@ -45,20 +43,20 @@ def asha_audit(data: ReportData) -> Panel:
     if audit.first_rung_replays:
         tables.append(_replay_table(audit))
     full_curves = [trial for trial in data.finished if all(rung in trial.epochs_by_number for rung in rungs)]
-    plot = go.Figure()
-    for index, rung in enumerate(rungs):
-        plot.add_trace(
-            go.Scatter(
-                x=[trial.epochs_by_number[rung].metrics[metric] for trial in full_curves],
-                y=[trial.value for trial in full_curves],
-                customdata=[trial.number for trial in full_curves],
-                mode="markers",
-                name=f"rung {rung}",
-                marker={"color": style.PALETTE[index % 6], "symbol": style.SYMBOLS[index % 6], "size": 8},
-                hovertemplate=f"trial %{{customdata}}: %{{x:.4f}} at rung {rung}, best %{{y:.4f}}<extra></extra>",
-            )
-        )
-    style.apply_layout(plot, xaxis_title=f"{metric} at the rung", yaxis_title=f"best {metric}")
+    traces = [
+        {
+            "type": "scatter",
+            "x": [trial.epochs_by_number[rung].metrics[metric] for trial in full_curves],
+            "y": [trial.value for trial in full_curves],
+            "customdata": [trial.number for trial in full_curves],
+            "mode": "markers",
+            "name": f"rung {rung}",
+            "marker": {"color": style.PALETTE[index % 6], "symbol": style.SYMBOLS[index % 6], "size": 8},
+            "hovertemplate": f"trial %{{customdata}}: %{{x:.4f}} at rung {rung}, best %{{y:.4f}}<extra></extra>",
+        }
+        for index, rung in enumerate(rungs)
+    ]
+    plot = style.plot(traces, xaxis=style.axis(f"{metric} at the rung"), yaxis=style.axis(f"best {metric}"))
     alt = f"Value at each rung against the best value, for {pluralize(len(full_curves), 'finished trial')}."
     return Panel("asha-audit", TITLE, text, [Figure("asha-audit", plot, alt)], tables)
 
@@ -140,17 +138,20 @@ def time_and_money(data: ReportData) -> Panel:
         text.append("No cost: the recipe sets no price (stop.cpu_price_per_hour, stop.gpu_price_per_hour).")
     else:
         text.append(f"At the recipe’s prices the trials cost {cost:.4f}.")
-    plot = go.Figure(
-        go.Bar(
-            y=list(groups),
-            x=[sum(trial.seconds for trial in trials) for trials in groups.values()],
-            orientation="h",
-            marker={"color": style.BLUE},
-            hovertemplate="%{y}: %{x:.1f} s<extra></extra>",
-        )
+    bars = {
+        "type": "bar",
+        "y": list(groups),
+        "x": [sum(trial.seconds for trial in trials) for trials in groups.values()],
+        "orientation": "h",
+        "marker": {"color": style.BLUE},
+        "hovertemplate": "%{y}: %{x:.1f} s<extra></extra>",
+    }
+    plot = style.plot(
+        [bars],
+        height=110 + 40 * len(groups),
+        xaxis=style.axis("worker seconds"),
+        yaxis={"autorange": "reversed"},
     )
-    style.apply_layout(plot, height=110 + 40 * len(groups), xaxis_title="worker seconds")
-    plot.update_yaxes(autorange="reversed")
     figures = [Figure("time", plot, "Worker seconds by outcome; the table has the numbers.")]
     return Panel(
         "time-and-money", "Time and cost", text, figures, [Table("Trials by outcome", columns, rows, is_open=True)]

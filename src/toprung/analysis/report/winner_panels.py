@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from toprung.analysis.report import style
@@ -108,7 +107,7 @@ def build_evaluation(
     return WinnerEvaluation(classes, counts, worst)
 
 
-def mistakes(data: ReportData, evaluation: WinnerEvaluation | str) -> Panel:
+def mistakes(evaluation: WinnerEvaluation | str) -> Panel:
     """Build the panel; `evaluation` is a sentence if the winner could not be evaluated."""
     title = "The winner’s mistakes"
     if isinstance(evaluation, str):
@@ -146,39 +145,43 @@ def mistakes(data: ReportData, evaluation: WinnerEvaluation | str) -> Panel:
     )
 
 
-def _matrix(evaluation: WinnerEvaluation) -> go.Figure:
+def _matrix(evaluation: WinnerEvaluation) -> dict[str, Any]:
     """Draw correct predictions in blue and mistakes in vermillion, each scaled by its own maximum."""
     diagonal = np.eye(len(evaluation.classes), dtype=bool)
-    plot = go.Figure([_heat(evaluation, diagonal, style.BLUES), _heat(evaluation, ~diagonal, style.REDS)])
-    side = min(760, 160 + 32 * len(evaluation.classes))
-    style.apply_layout(plot, height=side)
-    plot.update_xaxes(
-        title={"text": "predicted class", "standoff": 12}, type="category", showgrid=False, constrain="domain"
+    axis: dict[str, Any] = {"type": "category", "showgrid": False, "constrain": "domain"}
+    return style.plot(
+        [_heat(evaluation, diagonal, style.BLUES), _heat(evaluation, ~diagonal, style.REDS)],
+        height=min(760, 160 + 32 * len(evaluation.classes)),
+        xaxis={"title": {"text": "predicted class", "standoff": 12}, **axis},
+        yaxis={
+            "title": {"text": "true class", "standoff": 12},
+            "autorange": "reversed",
+            "scaleanchor": "x",
+            **axis,
+        },
     )
-    plot.update_yaxes(title={"text": "true class", "standoff": 12}, type="category", showgrid=False)
-    plot.update_yaxes(constrain="domain", autorange="reversed", scaleanchor="x")
-    return plot
 
 
-def _heat(evaluation: WinnerEvaluation, mask: NDArray[np.bool_], scale: list[list[Any]]) -> go.Heatmap:
+def _heat(evaluation: WinnerEvaluation, mask: NDArray[np.bool_], scale: list[list[Any]]) -> dict[str, Any]:
     counts = [
         [int(count) if count and is_shown else None for count, is_shown in zip(*rows, strict=True)]
         for rows in zip(evaluation.counts.tolist(), mask.tolist(), strict=True)
     ]
-    return go.Heatmap(
-        z=counts,
-        x=evaluation.classes,
-        y=evaluation.classes,
-        zmin=0,
-        zmax=max(1, int((evaluation.counts * mask).max())),
-        colorscale=scale,
-        showscale=False,
-        texttemplate="%{z}" if len(evaluation.classes) <= MAX_CLASSES else None,
-        hoverongaps=False,
-        hovertemplate="%{y}, predicted as %{x}: %{z}<extra></extra>",
-        xgap=1,
-        ygap=1,
-    )
+    return {
+        "type": "heatmap",
+        "z": counts,
+        "x": evaluation.classes,
+        "y": evaluation.classes,
+        "zmin": 0,
+        "zmax": max(1, int((evaluation.counts * mask).max())),
+        "colorscale": scale,
+        "showscale": False,
+        "texttemplate": "%{z}" if len(evaluation.classes) <= MAX_CLASSES else "",
+        "hoverongaps": False,
+        "hovertemplate": "%{y}, predicted as %{x}: %{z}<extra></extra>",
+        "xgap": 1,
+        "ygap": 1,
+    }
 
 
 def png(image_CHW: NDArray[np.uint8]) -> bytes:

@@ -54,7 +54,7 @@ def write_report(sweep_dir: SweepDirectory, *, prepared_root: Path) -> Report:
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
-        pictures = draw_plots(data, evaluation, folder=staging)
+        pictures = draw_plots(panels, evaluation, folder=staging)
         text = page(panels, sweep_id=sweep_dir.sweep_id, headline=title, written=datetime.now())
         (staging / PAGE).write_text(text, encoding="utf-8")
         summary = markdown(panels, sweep_id=sweep_dir.sweep_id, headline=title, pictures=pictures)
@@ -83,7 +83,7 @@ def build_panels(data: ReportData, evaluation: WinnerEvaluation | str) -> list[P
         slices(data),
         parallel_coordinates(data),
         gap(data),
-        mistakes(data, evaluation),
+        mistakes(evaluation),
         asha_audit(data),
         time_and_money(data),
         failures(data),
