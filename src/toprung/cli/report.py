@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +37,22 @@ report_app = typer.Typer()
 @report_app.command()
 def report(sweep_name: SweepName, storage: Storage = "runs") -> None:
     """Write a sweep's report (an offline HTML page, a summary and figures) and attach it to its MLflow run."""
+    with _garbage_collection_off():
+        _report(sweep_name, storage)
+
+
+@contextmanager
+def _garbage_collection_off() -> Iterator[None]:
+    """Turn off the search for reference cycles, which takes a quarter of a report's CPU time and frees little."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # the interpreter would search once more when it exits
+        gc.enable()
+
+
+def _report(sweep_name: str, storage: str) -> None:
     from toprung import data
     from toprung.analysis.report import write_report
     from toprung.project.modules import activate, find_project

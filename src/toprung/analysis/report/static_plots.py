@@ -21,7 +21,6 @@ from toprung.analysis.report import style
 from toprung.analysis.report.panel import Panel
 from toprung.analysis.report.winner_panels import MAX_CLASSES, WinnerEvaluation
 
-DOTS_PER_INCH = 110
 COLUMNS = 4
 MARKERS = dict(zip(style.SYMBOLS, "oDs^xP", strict=True))
 LINE_STYLES = {"solid": "-", "dash": "--", "dot": ":"}
@@ -47,15 +46,16 @@ def draw_plots(panels: Sequence[Panel], evaluation: WinnerEvaluation | str, *, f
     if not isinstance(evaluation, str):
         figures["confusion"] = _draw_confusion(evaluation)
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=DOTS_PER_INCH)
+        figure.savefig(folder / f"{name}.png")
     return [folder / f"{name}.png" for name in figures]
 
 
 def _draw(plot: dict[str, Any]) -> Figure:
-    figure = Figure(figsize=(9, plot["layout"]["height"] / 100), layout="tight")
+    figure = Figure(figsize=(9, plot["layout"]["height"] / 100))
     axes = figure.subplots()
     _draw_plot(axes, plot)
     axes.legend(loc="lower right")
+    figure.tight_layout()
     return figure
 
 
@@ -71,9 +71,7 @@ def _draw_grid(plots: Sequence[dict[str, Any]]) -> Figure:
         _draw_plot(axes, plot)
         if first is None:
             axes.legend(loc="lower right")
-        if index % num_columns:
-            axes.set_ylabel("")
-            axes.tick_params(labelleft=False)
+        axes.yaxis.set_visible(index % num_columns == 0)
         first = first or axes
     return figure
 
@@ -90,6 +88,7 @@ def _draw_plot(axes: Axes, plot: dict[str, Any]) -> None:
     if x_axis.get("type") == "log":
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
     if y_axis.get("autorange") == "reversed":
         axes.invert_yaxis()
     axes.set(xlabel=x_axis["title"]["text"], ylabel=y_axis.get("title", {}).get("text"), ylim=y_axis.get("range"))
@@ -123,7 +122,7 @@ def _draw_bars(axes: Axes, trace: dict[str, Any], *, offset: float, height: floa
 
 def _draw_parallel_coordinates(plot: dict[str, Any]) -> Figure:
     (trace,) = plot["data"]
-    figure = Figure(figsize=(14, 5), layout="tight")
+    figure = Figure(figsize=(14, 5))
     axes, columns = figure.subplots(), []
     background = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0}
     for position, dimension in enumerate(trace["dimensions"]):
@@ -139,13 +138,15 @@ def _draw_parallel_coordinates(plot: dict[str, Any]) -> Figure:
     heights_TD = np.column_stack(columns)  # trials, dimensions
     positions_TD = np.broadcast_to(np.arange(len(columns)), heights_TD.shape)
     colours = LinearSegmentedColormap.from_list("", trace["line"]["colorscale"])
-    lines = LineCollection([*np.stack([positions_TD, heights_TD], axis=-1)], cmap=colours, linewidths=0.7, alpha=0.7)
-    lines.set_array(np.array(trace["line"]["color"]))
+    values_T = np.array(trace["line"]["color"])
+    order = np.argsort(values_T)  # high values on top, as on the page
+    segments = [*np.stack([positions_TD, heights_TD], axis=-1)[order]]
+    lines = LineCollection(segments, array=values_T[order], cmap=colours, linewidths=0.7, alpha=0.7)
     axes.add_collection(lines)
-    figure.colorbar(lines, ax=axes, pad=0.05, label=trace["line"]["colorbar"]["title"]["text"])
     axes.set_xticks(range(len(columns)), [dimension["label"] for dimension in trace["dimensions"]])
     axes.set(xlim=(-0.1, len(columns) - 0.5), yticks=[])
     axes.set_frame_on(False)
+    figure.tight_layout()
     return figure
 
 
@@ -153,10 +154,11 @@ def _draw_confusion(evaluation: WinnerEvaluation) -> Figure:
     from sklearn.metrics import ConfusionMatrixDisplay  # imported here because few reports need scikit-learn
 
     side = max(4.0, min(14.0, 0.5 * len(evaluation.classes)))
-    figure = Figure(figsize=(side, side), layout="tight")
+    figure = Figure(figsize=(side, side))
     display = ConfusionMatrixDisplay(evaluation.counts, display_labels=evaluation.classes)
     has_counts = len(evaluation.classes) <= MAX_CLASSES
     axes = figure.subplots()
     display.plot(ax=axes, cmap="cividis", colorbar=False, include_values=has_counts, xticks_rotation="vertical")
     axes.set(xlabel="predicted class", ylabel="true class")
+    figure.tight_layout()
     return figure
