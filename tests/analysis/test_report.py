@@ -7,9 +7,13 @@ from html.parser import HTMLParser
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from matplotlib.figure import Figure
 
 from toprung.analysis.report import style, write_report
+from toprung.analysis.report.data import read_report_data
+from toprung.analysis.report.static_plots import draw_plots
 from toprung.analysis.report.winner_panels import build_evaluation, mistakes
+from toprung.analysis.report.write import build_panels
 from toprung.errors import UserError
 from toprung.spec import Asha
 
@@ -53,6 +57,25 @@ def test_the_page_its_summary_and_its_pictures_are_written(reported, written):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written.pictures)
     summary = written.summary.read_text()
     assert all(f"({path.name})" in summary for path in written.pictures)
+
+
+def test_the_pictures_show_the_traces_of_the_page(reported, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.update({path.stem: figure}))
+    panels = build_panels(read_report_data(reported.sweep_dir, prepared_root=tmp_path), "not exported")
+    draw_plots(panels, "not exported", folder=tmp_path)
+    plots = {figure.key: figure.plot for panel in panels for figure in panel.figures}
+    slices = [plot for key, plot in plots.items() if key.startswith("slice-")]
+    shown = [plots["history"], plots["learning-curves"], *slices]
+    names = ("best-so-far", "learning-curves", "slices")
+    axes = [axes for name in names for axes in drawn[name].axes]
+    for plot, subplot in zip(shown, axes, strict=True):
+        points = [(list(line.get_xdata()), list(line.get_ydata())) for line in subplot.lines]
+        assert points == [(trace["x"], trace["y"]) for trace in plot["data"]]
+    augment = next(subplot for subplot in axes if subplot.get_xlabel() == "augment")
+    assert [label.get_text() for label in augment.get_xticklabels()] == ["none", "light"]
+    (lines,) = drawn["parallel-coordinates"].axes[0].collections
+    assert len(lines.get_segments()) == 31  # all but the failed trial
 
 
 def test_the_numbers_match_the_ledger(reported, written):

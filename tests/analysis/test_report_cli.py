@@ -1,5 +1,6 @@
 """`toprung report` and `toprung compare` on the command line."""
 
+import gc
 import json
 
 import pytest
@@ -30,6 +31,12 @@ def test_report_prints_the_path_of_the_page(run_cli):
     result = run_cli("report", run_cli.sweep_id)
     assert result.exit_code == 0
     assert f"{run_cli.sweep_id}/report/report.html" in result.stdout.replace("\n", "")
+
+
+def test_report_turns_garbage_collection_on_again(run_cli):
+    run_cli("report", run_cli.sweep_id)
+    assert gc.isenabled()
+    gc.unfreeze()
 
 
 def test_compare_ranks_the_configurations_of_one_sweep(run_cli):
