@@ -65,14 +65,12 @@ def build_concurrency(
         ray_cluster: the cluster; None for Ray on this machine.
         on_change: called with each new number.
     """
+    # By default, Tune starts the process of a trial only when that of the trial before has imported its modules.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(prepared.num_concurrent_trials)
     if ray_cluster is None:
         return Concurrency(
             prepared.sweep, lambda: prepared.nodes, initial=prepared.num_concurrent_trials, on_change=on_change
         )
-    if (
-        cluster.autoscaler_nodes()
-    ):  # the autoscaler adds nodes for waiting trials, and by default Tune lets only one wait
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(prepared.num_concurrent_trials)
     return Concurrency(
         prepared.sweep,
         ray_cluster.nodes,
