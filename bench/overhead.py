@@ -62,11 +62,11 @@ def space(trial):
     trial.suggest_float("label_smoothing", 0.0, 0.2)
 '''
 PROCESSES = {  # by a part of the command line, the first that matches; other processes are the driver's
+    "raylet/raylet": "Ray: raylet",  # first: it names the commands of others
     "toprung.tracking.writer_process": "MLflow writer",
     "ray::": "trials",
     "default_worker.py": "trials",
     "gcs_server": "Ray: GCS",
-    "raylet/raylet": "Ray: raylet",
     "log_monitor.py": "Ray: log monitor",
     "monitor.py": "Ray: autoscaler monitor",
     "runtime_env/agent": "Ray: runtime environment agent",
