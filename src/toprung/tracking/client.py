@@ -18,7 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from toprung.errors import UserError
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import CONFIG_FILE, FAILURE_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
-from toprung.records.trial_record import End
+from toprung.records.trial_record import End, TrialRecord
 from toprung.secrets import mask_uri
 from toprung.tracking.connection import configure_client, create_sqlite_schema, describe_error
 from toprung.tracking.lineage_tags import lineage_dataset, lineage_tags, source_tags
@@ -71,15 +71,10 @@ class LoggedEpoch(NamedTuple):
 
 @dataclass(frozen=True)
 class EndedTrial:
-    """Everything that MLflow records of a trial that has ended. `folder` is the trial's folder."""
+    """A trial that has ended, with all its epochs as MLflow records them, and its folder."""
 
-    trial_id: str
-    number: int
-    config: Mapping[str, Any]
-    continues: str | None
-    started_ms: int
+    record: TrialRecord
     epochs: Sequence[LoggedEpoch]
-    end: End
     folder: Path
 
 
@@ -289,7 +284,7 @@ class MlflowSweep:
         """
         if self._bulk_insert is None:
             return {}
-        runs = {trial.trial_id: self._ended_run(trial) for trial in trials}
+        runs = {trial.record.trial_id: self._ended_run(trial) for trial in trials}
         plain = {trial_id: run for trial_id, run in runs.items() if run.is_plain}
         try:
             with translate_errors():
@@ -304,14 +299,18 @@ class MlflowSweep:
     def _ended_run(self, trial: EndedTrial) -> EndedRun:
         from toprung.tracking.bulk_insert import EndedRun
 
-        tags = self._trial_tags(trial.trial_id, number=trial.number, config=trial.config, continues=trial.continues)
+        record, end = trial.record, trial.record.end
+        assert end is not None
+        tags = self._trial_tags(
+            record.trial_id, number=record.number, config=record.config, continues=record.continues
+        ) | self._end_tags(end)
         return EndedRun(
-            name=_run_name(trial.number),
-            status=RUN_STATUS[trial.end.status],
-            start_ms=trial.started_ms,
-            end_ms=trial.end.time_ms,
-            tags={name: value[:MAX_TAG_LENGTH] for name, value in {**tags, **self._end_tags(trial.end)}.items()},
-            params={name: str(value)[:MAX_PARAM_LENGTH] for name, value in trial.config.items()},
+            name=_run_name(record.number),
+            status=RUN_STATUS[end.status],
+            start_ms=record.started_ms,
+            end_ms=end.time_ms,
+            tags={name: value[:MAX_TAG_LENGTH] for name, value in tags.items()},
+            params={name: str(value)[:MAX_PARAM_LENGTH] for name, value in record.config.items()},
             metrics=_metrics(trial.epochs),
             files=[file for file in _artifacts(trial.folder) if file.is_file()],
         )

@@ -21,7 +21,7 @@ from toprung.spec import Sweep
 from toprung.tracking import notes, server
 
 if TYPE_CHECKING:
-    from toprung.tracking.client import EndedTrial, LoggedEpoch, MlflowSweep
+    from toprung.tracking.client import LoggedEpoch, MlflowSweep
 
 MAX_PER_INSERT = 100  # trials; other programs wait for the database in the meantime
 PARENT_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
@@ -176,30 +176,22 @@ class Mirror:
 
     def _insert_ended(self, trials: list[TrialRecord]) -> None:
         """Insert trials that ended before MLflow had a run of them, all at once where its store allows it."""
-        ended = [self._ended_trial(trial) for trial in trials]
-        run_ids = self._sweep.insert_ended_trials(ended)
-        for trial in ended:
-            if (run_id := run_ids.get(trial.trial_id)) is not None:
-                last = trial.epochs[-1].number if trial.epochs else 0
-                self._sent[trial.trial_id] = _Sent(run_id, str(trial.number), last, "ENDED", trial.end.status)
-                self._on_run(trial.trial_id, run_id)
-                self._on_artifacts_logged(trial.trial_id)
-
-    def _ended_trial(self, trial: TrialRecord) -> EndedTrial:
         from toprung.tracking.client import EndedTrial
 
-        assert trial.end is not None
-        self._download_trial(trial.trial_id)
-        return EndedTrial(
-            trial_id=trial.trial_id,
-            number=trial.number,
-            config=trial.config,
-            continues=trial.continues,
-            started_ms=trial.started_ms,
-            epochs=self._epochs_after(0, trial),
-            end=trial.end,
-            folder=self._sweep_dir.trial_folder(trial.trial_id),
+        for trial in trials:
+            self._download_trial(trial.trial_id)
+        run_ids = self._sweep.insert_ended_trials(
+            [
+                EndedTrial(trial, self._epochs_after(0, trial), self._sweep_dir.trial_folder(trial.trial_id))
+                for trial in trials
+            ]
         )
+        for trial in trials:
+            if (run_id := run_ids.get(trial.trial_id)) is not None:
+                last = max(trial.epochs_by_number, default=0)
+                self._sent[trial.trial_id] = _Sent(run_id, str(trial.number), last, "ENDED", trial.status)
+                self._on_run(trial.trial_id, run_id)
+                self._on_artifacts_logged(trial.trial_id)
 
     def _sync_trial(self, trial: TrialRecord, *, driver_alive: bool) -> None:
         sent = self._sent.get(trial.trial_id)
