@@ -1,10 +1,9 @@
 """A trial's process is killed: the trial restarts from its last checkpoint, and no epoch is lost or duplicated."""
 
-import itertools
-
 import pytest
 
 from tests.chaos.sweeps import ENDED, STARTED
+from toprung.records import ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -12,14 +11,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 @pytest.mark.parametrize("num_killed", [1, 2])
 def test_trial_processes_killed(num_killed, arena, fault, agreed):
     fault("a trial's process killed" if num_killed == 1 else "two trials' processes killed at once")
-    command = arena.sweep("constants.pause=0.5")
-    command.reaches(lambda: arena.count('{"epoch/1":') >= num_killed, "first epochs")
+    command = arena.sweep("constants.pause=1")
     victims = {}
 
     def find_victims():
-        victims.update(itertools.islice(command.workers().items(), num_killed))
+        """Find processes in the middle of an epoch: the ledger has an epoch of their trials, and no end."""
+        workers = command.workers()
+        training = [trial.trial_id for trial in ledger.read(arena.sweep_dir) if trial.epochs and trial.end is None]
+        victims.update(list({id_: workers[id_] for id_ in training if id_ in workers}.items())[:num_killed])
         return len(victims) == num_killed or victims.clear()
 
+    command.reaches(lambda: arena.count('{"epoch/1":') >= num_killed, "first epochs")
     command.reaches(find_victims, "trials that train")
     for process in victims.values():
         process.kill()
