@@ -29,14 +29,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
-import psutil
+from processes import watch
 
 PROJECT = Path(__file__).resolve().parent.parent
 LANES = ("toprung sweep", "Optuna alone", "bare processes")
-SAMPLE_SECONDS, MEMORY_SECONDS = 0.25, 10
 RECIPE = '''"""The sweep that bench/overhead.py measures."""
 
 from toprung.spec import Asha, Data, Sweep
@@ -61,18 +59,6 @@ def space(trial):
     trial.suggest_categorical("schedule", ["constant", "cosine", "onecycle"])
     trial.suggest_float("label_smoothing", 0.0, 0.2)
 '''
-PROCESSES = {  # by a part of the command line, the first that matches; other processes are the driver's
-    "raylet/raylet": "Ray: raylet",  # first: it names the commands of others
-    "toprung.tracking.writer_process": "MLflow writer",
-    "ray::": "trials",
-    "default_worker.py": "trials",
-    "gcs_server": "Ray: GCS",
-    "log_monitor.py": "Ray: log monitor",
-    "monitor.py": "Ray: autoscaler monitor",
-    "runtime_env/agent": "Ray: runtime environment agent",
-    "dashboard": "Ray: dashboard and its agent",
-    "toprung sweep": "driver",
-}
 
 
 def main() -> None:
@@ -215,25 +201,20 @@ def build_trainer(project: str, data_spec: dict, log: str):
     sys.path.insert(0, project)
     import torch
 
-    from toprung import data, session, spec, vision
+    from toprung import data, session, spec
+    from toprung.trial.run import load_trial_data
     from trainers import measured
 
     torch.set_num_threads(1)
-    root = Path(project) / data.PREPARED
-    arrays, _ = data.split_arrays(spec.Data.model_validate(data_spec), root=root)
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    train = vision.ImageSplit(tensors["train_images"], tensors["train_labels"])
-    val = vision.ImageSplit(tensors["val_images"], tensors["val_labels"])
-    card = data.open_prepared(data_spec["name"], root=root).card
-    images = session.TrialData(train, val, card)
+    images = load_trial_data(spec.Data.model_validate(data_spec), root=Path(project) / data.PREPARED)
     standalone = session.Session(data=images, folder=Path(log).parent, on_report=lambda metrics: None)
 
     def train_epochs(config: dict, num_epochs: int):
         config = {**measured.DEFAULTS, **config, "num_epochs": num_epochs}
         trial = time.time_ns()
         with session.open_session(standalone):  # sets device and seed; nothing is reported or saved
-            model = session.prepare(measured.build(config, card))
-            optimizer, schedule, augment = measured.build_training(config, model, train, card)
+            model = session.prepare(measured.build(config, images.card))
+            optimizer, schedule, augment = measured.build_training(config, model, images.train, images.card)
             for _ in range(num_epochs):
                 yield measured.measured_epoch(model, images, optimizer, schedule, augment, config, trial=trial)
 
@@ -266,55 +247,6 @@ def gaps(epochs: list[dict]) -> list[float]:
             if after["trial"] != before["trial"]
         ]
     return gaps
-
-
-def watch(pid: int, *, until, has_begun=lambda: True, include_root: bool = True) -> dict:
-    """Return the peak memory of a process tree, and the CPU seconds of its processes by kind.
-
-    Memory is the sum of PSS, in GB. It is sampled every ten seconds, because each sample costs some tenths of a second.
-
-    Args:
-        pid: the root of the tree.
-        until: watch until this function returns true.
-        has_begun: returns whether the first epoch has ended.
-        include_root: whether to count the root process itself.
-    """
-    peak, next_memory, seconds, before = 0, time.monotonic(), {}, None
-    while not until():
-        total = 0
-        try:
-            parent = psutil.Process(pid)
-            tree = [*([parent] if include_root else []), *parent.children(recursive=True)]
-        except psutil.Error:
-            break
-        for process in tree:
-            try:
-                times = process.cpu_times()
-                kind = seconds[process.pid][0] if process.pid in seconds else None
-                if kind in (None, "driver"):  # a process has its parent's command line until it has begun
-                    kind = next(
-                        (kind for part, kind in PROCESSES.items() if part in " ".join(process.cmdline())), "driver"
-                    )
-                seconds[process.pid] = (kind, times.user + times.system)
-                if time.monotonic() >= next_memory:
-                    total += process.memory_full_info().pss
-            except psutil.Error:
-                continue
-        if time.monotonic() >= next_memory:
-            peak, next_memory = max(peak, total), time.monotonic() + MEMORY_SECONDS
-        if before is None and has_begun():
-            before = by_kind(seconds)
-        time.sleep(SAMPLE_SECONDS)
-    after = by_kind(seconds)
-    before = before or Counter()
-    return {"memory": peak / 1e9, "cpu before": dict(before), "cpu after": dict(after - before)}
-
-
-def by_kind(seconds: dict[int, tuple[str, float]]) -> Counter:
-    total: Counter = Counter()
-    for kind, spent in seconds.values():
-        total[kind] += spent
-    return total
 
 
 def print_tables(by_lane: dict[str, list[dict]], arguments: argparse.Namespace, scale: int) -> None:

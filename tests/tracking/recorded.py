@@ -12,7 +12,7 @@ from toprung.records.study_storage import storage_for_writing
 from toprung.records.trial_record import End
 from toprung.spec import Sweep
 from toprung.tracking import mirror
-from toprung.tracking.client import RUN_STATUS
+from toprung.tracking.run_content import RUN_STATUS
 from toprung.tracking.writer import TrackingWriter
 
 METRICS = ("train/loss", "val/loss", "val/accuracy", "time/epoch_seconds")

@@ -5,8 +5,6 @@ import json
 import logging
 import shutil
 import sqlite3
-import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +16,8 @@ from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import End
 from toprung.sweep import maintenance
 from toprung.tracking import mirror, server
+from toprung.tracking import writer as writer_module
 from toprung.tracking.client import MlflowSweep
-from toprung.tracking.writer import TrackingWriter
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics", "inputs", "input_tags")
 ENDS = {
@@ -137,29 +135,43 @@ def test_tables_that_have_changed_leave_the_runs_to_the_client(recorded, caplog)
     assert_agrees(_uri(recorded), recorded.sweep_dir)
 
 
+def test_a_bad_record_does_not_keep_back_the_other_trials(recorded):
+    recorded.start("ee")
+    recorded.epoch("ee", 1)
+    recorded.trials["ee"].set_user_attr("epoch/1", {"metrics": {"val/accuracy": 0.1, "val/loss": "?"}, "time_ms": 1})
+    recorded.end("ee")
+    runs = _sync(recorded)
+    assert set(ENDS) <= set(runs.runs())
+    assert [problem for problem in runs.problems if problem.startswith("trial 4: ")]
+
+
+def test_without_a_local_store_each_trials_files_are_downloaded_once(recorded, monkeypatch):
+    monkeypatch.setattr(MlflowSweep, "_open_bulk_insert", lambda self: None)
+    downloads = []
+    runs = mirror.Mirror(
+        mirror.open_sweep(recorded.sweep_dir, sweep=recorded.sweep),
+        sweep_dir=recorded.sweep_dir,
+        download_files=downloads.append,
+    )
+    runs.sync(ledger.read(recorded.sweep_dir), driver_alive=True)
+    assert downloads == [*ENDS]
+
+
 def test_a_writer_that_is_closed_with_a_timeout_says_what_is_left_and_sync_sends_it(recorded, monkeypatch):
-    insert, num_left = MlflowSweep.insert_ended_trials, []
-
-    def insert_slowly(self, trials):
-        time.sleep(1)
-        return insert(self, trials)
-
+    num_left = []  # one entry for each second of the writer's clock
+    monkeypatch.setattr(writer_module, "time", SimpleNamespace(monotonic=lambda: float(len(num_left))))
     monkeypatch.setattr(mirror, "MAX_PER_INSERT", 1)
-    monkeypatch.setattr(MlflowSweep, "insert_ended_trials", insert_slowly)
     recorded.sweep_dir.write(recorded.sweep_dir.status_file, {"status": "stopped", "reason": "stopped by the user"})
-    writer = TrackingWriter(
+    writer = writer_module.TrackingWriter(
         lambda: mirror.open_sweep(recorded.sweep_dir, sweep=recorded.sweep),
         sweep_dir=recorded.sweep_dir,
-        on_open=lambda sweep: writer.close_soon.set(),
+        on_open=lambda sweep: None,
         on_run=recorded.note_run_id,
         on_artifacts_logged=recorded.kept.append,
         on_rejected=lambda: None,
         on_closing=num_left.append,
     )
-    writer.close_soon = threading.Event()
-    writer.nudge()
-    assert writer.close_soon.wait(60)
-    writer.close(finish=True, timeout=1.5)
+    writer.close(finish=True, timeout=2.5)
     sent = runs_of(_uri(recorded), recorded.sweep_dir.sweep_id)
     assert 1 <= len(sent) < len(ENDS)
     left = len(ENDS) - len(sent)

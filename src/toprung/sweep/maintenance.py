@@ -60,7 +60,7 @@ def sync(sweep_dir: SweepDirectory) -> list[str]:
         raise UserError(f"{sweep_dir.sweep_id} is running: its driver sends its records to MLflow.")
     from toprung.records import ledger
     from toprung.tracking import mirror, server
-    from toprung.tracking.client import RequestRejected, ServerUnavailable
+    from toprung.tracking.errors import RequestRejected, ServerUnavailable
 
     server.follow_move(sweep_dir.path.parent)
     try:

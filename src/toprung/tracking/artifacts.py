@@ -70,8 +70,8 @@ def record_run(
         MLFLOW_USER,
     )
 
+    from toprung.tracking import run_content
     from toprung.tracking.batches import RunLog
-    from toprung.tracking.client import MAX_PARAM_LENGTH
 
     inherited = ("toprung.sweep_id", MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER, MLFLOW_GIT_COMMIT)
     with _translate_errors(sweep_dir):
@@ -84,7 +84,7 @@ def record_run(
         log.log(
             run_id,
             [
-                *(Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in sorted(params.items())),
+                *(Param(key, value) for key, value in run_content.params(params).items()),
                 *(
                     Metric(key, value, time_ms, epoch)
                     for epoch, metrics in history.items()
@@ -117,7 +117,7 @@ def _client(sweep_dir: SweepDirectory) -> tuple[str, MlflowClient]:
 @contextmanager
 def _translate_errors(sweep_dir: SweepDirectory) -> Iterator[None]:
     """Raise an error of MLflow's client as a `UserError`."""
-    from toprung.tracking.client import RequestRejected, ServerUnavailable, translate_errors
+    from toprung.tracking.errors import RequestRejected, ServerUnavailable, translate_errors
 
     try:
         with translate_errors():

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
-from toprung.tracking.client import RequestRejected, translate_errors
+from toprung.tracking.errors import RequestRejected, translate_errors
 
 Item: TypeAlias = Metric | Param | RunTag
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 from mlflow import MlflowClient
@@ -17,65 +17,21 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from toprung.errors import UserError
 from toprung.records.lineage import Lineage
-from toprung.records.sweep_dir import CONFIG_FILE, FAILURE_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.records.trial_record import End, TrialRecord
 from toprung.secrets import mask_uri
-from toprung.tracking.connection import configure_client, create_sqlite_schema, describe_error
+from toprung.tracking import run_content
+from toprung.tracking.batches import RunLog
+from toprung.tracking.connection import configure_client, create_sqlite_schema
+from toprung.tracking.errors import RequestRejected, translate_errors
 from toprung.tracking.lineage_tags import lineage_dataset, lineage_tags, source_tags
 from toprung.tracking.local_store import database_file
 from toprung.tracking.notes import NOTE, is_own_note
+from toprung.tracking.run_content import MAX_TAG_LENGTH, RUN_STATUS, EndedTrial, LoggedEpoch
 
 if TYPE_CHECKING:
     from toprung.tracking.bulk_insert import BulkInsert, EndedRun
 
-RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
-ARTIFACTS = (CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, FAILURE_FILE)
-MAX_PARAM_LENGTH = 6000  # MLflow's limit on a parameter's value
-MAX_TAG_LENGTH = 5000  # below MLflow's limit on a tag's value
-RETRY_STATUS_CODES = (408, 429)
-
 logger = logging.getLogger(__name__)
-
-
-class ServerUnavailable(ConnectionError):
-    """No usable answer from the server: the request may or may not have taken effect."""
-
-
-class RequestRejected(ValueError):
-    """The server refused the request and would refuse it again."""
-
-
-@contextlib.contextmanager
-def translate_errors() -> Iterator[None]:
-    """Raise every error of MLflow's client as `ServerUnavailable` or `RequestRejected`."""
-    try:
-        yield
-    except MlflowException as error:
-        code: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
-        raced = "IntegrityError" in str(error)  # two sweeps inserted the same row: a retry finds it
-        is_refusal = 400 <= code < 500 and code not in RETRY_STATUS_CODES and not raced
-        raise (RequestRejected if is_refusal else ServerUnavailable)(describe_error(error)) from None
-    except Exception as error:  # from requests, urllib3, SQLAlchemy or the operating system
-        if isinstance(error, ServerUnavailable | RequestRejected):
-            raise
-        raise ServerUnavailable(describe_error(error)) from None
-
-
-class LoggedEpoch(NamedTuple):
-    """An epoch as MLflow records it; `time_ms` is in milliseconds since 1970."""
-
-    number: int
-    metrics: Mapping[str, float]
-    time_ms: int
-
-
-@dataclass(frozen=True)
-class EndedTrial:
-    """A trial that has ended, with all its epochs as MLflow records them, and its folder."""
-
-    record: TrialRecord
-    epochs: Sequence[LoggedEpoch]
-    folder: Path
 
 
 @dataclass(frozen=True)
@@ -124,8 +80,6 @@ class MlflowSweep:
             UserError: the server refuses.
             ServerUnavailable: the server does not answer.
         """
-        from toprung.tracking.batches import RunLog
-
         self._uri, self._sweep_id, self._confirms = uri, sweep_id, confirms
         self._top_rung, self._note, self._experiment_tags = top_rung, note, dict(experiment_tags or {})
         self._tags = {"toprung.sweep_id": sweep_id, **source_tags(lineage, source=source)}
@@ -151,9 +105,11 @@ class MlflowSweep:
 
     def _open_bulk_insert(self) -> BulkInsert | None:
         """Return the way to insert many runs at once, if the store is an SQLite file with a folder for artifacts."""
+        if database_file(self._uri) is None:
+            return None
         with translate_errors():
             location = str(self._client.get_experiment(self.experiment_id).artifact_location)
-        if database_file(self._uri) is None or not location.startswith("file:"):
+        if not location.startswith("file:"):
             return None
         from toprung.tracking.bulk_insert import BulkInsert
 
@@ -237,40 +193,25 @@ class MlflowSweep:
         with translate_errors():
             return max((entry.step for entry in self._client.get_metric_history(run_id, metric)), default=0)
 
-    def start_trial(
-        self, trial_id: str, *, number: int, config: Mapping[str, Any], continues: str | None, time_ms: int
-    ) -> str:
-        """Create a trial's run with the configuration as parameters; return the run's id.
-
-        Args:
-            trial_id: the trial's id.
-            number: the trial's number in the sweep.
-            config: the trial's configuration.
-            continues: the id of the trial that this one continues, if any.
-            time_ms: the start of the trial, in milliseconds since 1970.
-        """
-        tags = self._trial_tags(trial_id, number=number, config=config, continues=continues)
+    def start_trial(self, trial: TrialRecord) -> str:
+        """Create a trial's run with the configuration as parameters; return the run's id."""
         with translate_errors():
-            run = self._client.create_run(self.experiment_id, start_time=time_ms, tags=tags, run_name=_run_name(number))
-        self.log_config(str(run.info.run_id), config)
+            run = self._client.create_run(
+                self.experiment_id,
+                start_time=trial.started_ms,
+                tags=self._trial_tags(trial),
+                run_name=run_content.run_name(trial),
+            )
+        self.log_config(str(run.info.run_id), trial.config)
         return str(run.info.run_id)
 
-    def _trial_tags(
-        self, trial_id: str, *, number: int, config: Mapping[str, Any], continues: str | None
-    ) -> dict[str, str]:
-        tags = {
-            **self._tags,
-            MLFLOW_PARENT_RUN_ID: self.run_id,
-            "toprung.kind": "trial",
-            "toprung.status": "running",
-            "toprung.trial_id": trial_id,
-            "toprung.trial_number": str(number),
-        }
-        if continues:
-            tags["toprung.continues"] = continues
-        if {"experiment", "seed"} <= config.keys():
-            tags |= {"toprung.experiment": str(config["experiment"]), "toprung.seed": str(config["seed"])}
-        return tags
+    def _trial_tags(self, trial: TrialRecord) -> dict[str, str]:
+        return {**self._tags, MLFLOW_PARENT_RUN_ID: self.run_id, **run_content.start_tags(trial)}
+
+    @property
+    def can_insert(self) -> bool:
+        """Whether `insert_ended_trials` can insert anything: MLflow's store is local."""
+        return self._bulk_insert is not None
 
     def insert_ended_trials(self, trials: Sequence[EndedTrial]) -> dict[str, str]:
         """Insert the runs of trials that have ended in one transaction, if MLflow's store is local.
@@ -284,40 +225,39 @@ class MlflowSweep:
         """
         if self._bulk_insert is None:
             return {}
-        runs = {trial.record.trial_id: self._ended_run(trial) for trial in trials}
-        plain = {trial_id: run for trial_id, run in runs.items() if run.is_plain}
-        try:
-            with translate_errors():
-                return dict(zip(plain, self._bulk_insert.insert([*plain.values()]), strict=True))
-        except ServerUnavailable as error:
-            if not isinstance(error.__context__, sqlalchemy.exc.IntegrityError | sqlalchemy.exc.NoResultFound):
-                raise  # such as a locked database
-            logger.warning("MLflow's tables differ from what toprung knows; its client writes one run at a time")
-            self._bulk_insert = None
-            return {}
+        runs = {}
+        for trial in trials:
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # a bad record; the other methods report it
+                if (run := self._ended_run(trial)).is_plain:
+                    runs[trial.record.trial_id] = run
+        with translate_errors():
+            try:
+                return dict(zip(runs, self._bulk_insert.insert([*runs.values()]), strict=True))
+            except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.NoResultFound):
+                logger.warning("MLflow's tables differ from what toprung knows; its client writes one run at a time")
+                self._bulk_insert = None
+                return {}
 
     def _ended_run(self, trial: EndedTrial) -> EndedRun:
         from toprung.tracking.bulk_insert import EndedRun
 
         record, end = trial.record, trial.record.end
         assert end is not None
-        tags = self._trial_tags(
-            record.trial_id, number=record.number, config=record.config, continues=record.continues
-        ) | self._end_tags(end)
+        tags = self._trial_tags(record) | run_content.end_tags(end, top_rung=self._top_rung)
         return EndedRun(
-            name=_run_name(record.number),
+            name=run_content.run_name(record),
             status=RUN_STATUS[end.status],
             start_ms=record.started_ms,
             end_ms=end.time_ms,
             tags={name: value[:MAX_TAG_LENGTH] for name, value in tags.items()},
-            params={name: str(value)[:MAX_PARAM_LENGTH] for name, value in record.config.items()},
-            metrics=_metrics(trial.epochs),
-            files=[file for file in _artifacts(trial.folder) if file.is_file()],
+            params=run_content.params(record.config),
+            metrics=run_content.metrics(trial.epochs),
+            files=run_content.artifacts(trial.folder),
         )
 
     def log_config(self, run_id: str, config: Mapping[str, Any]) -> None:
         """Log a trial's parameters and dataset. Logging them again changes nothing."""
-        self.log.log(run_id, [Param(name, str(value)[:MAX_PARAM_LENGTH]) for name, value in sorted(config.items())])
+        self.log.log(run_id, [Param(name, value) for name, value in run_content.params(config).items()])
         with translate_errors():
             self._log_dataset(run_id)
 
@@ -335,10 +275,7 @@ class MlflowSweep:
             epochs: the epochs, in order.
         """
         try:
-            self.log.log(
-                run_id,
-                _metrics(epochs),
-            )
+            self.log.log(run_id, run_content.metrics(epochs))
         except RequestRejected as error:
             with contextlib.suppress(RequestRejected):
                 self.log.record_rejected(run_id, {f"epoch {epoch.number}": str(error) for epoch in epochs})
@@ -352,21 +289,8 @@ class MlflowSweep:
             end: how the trial ended.
             folder: the trial's folder.
         """
-        tags, artifacts = self._end_tags(end), _artifacts(folder)
+        tags, artifacts = run_content.end_tags(end, top_rung=self._top_rung), run_content.artifacts(folder)
         self._end(run_id, RUN_STATUS[end.status], tags=tags, artifacts=artifacts, time_ms=end.time_ms)
-
-    def _end_tags(self, end: End) -> dict[str, str]:
-        tags: dict[str, str] = {"toprung.status": end.status}
-        if end.status in ("stopped", "interrupted"):
-            tags["stop_reason"] = end.cause or "user"
-        if end.status == "failed":
-            tags["error"] = end.cause or "unknown"
-        rung = self._top_rung if end.status == "finished" else end.rung
-        if rung is not None:
-            tags["toprung.rung"] = str(rung)
-        if end.audit_rung is not None:
-            tags["toprung.audit_rung"] = str(end.audit_rung)
-        return tags
 
     def interrupt(self, run_id: str, *, time_ms: int) -> None:
         """Close the run of a trial whose driver died."""
@@ -401,17 +325,3 @@ class MlflowSweep:
                 elif path.is_file():
                     self._client.log_artifact(run_id, str(path))
             self._client.set_terminated(run_id, status, end_time=time_ms)
-
-
-def _run_name(number: int) -> str:
-    return f"trial {number:03d}"
-
-
-def _artifacts(folder: Path) -> list[Path]:
-    return [folder / name for name in ARTIFACTS]
-
-
-def _metrics(epochs: Sequence[LoggedEpoch]) -> list[Metric]:
-    return [
-        Metric(name, value, epoch.time_ms, epoch.number) for epoch in epochs for name, value in epoch.metrics.items()
-    ]

@@ -6,6 +6,7 @@ nor duplicates it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,7 +22,8 @@ from toprung.spec import Sweep
 from toprung.tracking import notes, server
 
 if TYPE_CHECKING:
-    from toprung.tracking.client import LoggedEpoch, MlflowSweep
+    from toprung.tracking.client import MlflowSweep
+    from toprung.tracking.run_content import EndedTrial, LoggedEpoch
 
 MAX_PER_INSERT = 100  # trials; other programs wait for the database in the meantime
 PARENT_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "interrupted": "KILLED", "failed": "FAILED"}
@@ -43,7 +45,7 @@ def open_sweep(sweep_dir: SweepDirectory, *, sweep: Sweep) -> MlflowSweep:
 
     Raises:
         UserError: MLflow refuses, or the sweep's files cannot be read.
-        toprung.tracking.client.ServerUnavailable: MLflow does not answer.
+        toprung.tracking.errors.ServerUnavailable: MLflow does not answer.
     """
     from toprung.tracking.client import MlflowSweep
 
@@ -149,10 +151,11 @@ class Mirror:
         Returns:
             The number of trials that were not sent.
         """
-        from toprung.tracking.client import RequestRejected
+        from toprung.tracking.errors import RequestRejected
 
         behind = [trial for trial in trials if trial.trial_id and self._is_behind(trial, driver_alive=driver_alive)]
-        new = [trial for trial in behind if trial.end and trial.trial_id not in self._sent]
+        can_insert = self._sweep.can_insert
+        new = [trial for trial in behind if can_insert and trial.end and trial.trial_id not in self._sent]
         for start in range(0, len(new), MAX_PER_INSERT):
             if not may_continue(len(behind) - start):
                 return len(behind) - start
@@ -176,22 +179,24 @@ class Mirror:
 
     def _insert_ended(self, trials: list[TrialRecord]) -> None:
         """Insert trials that ended before MLflow had a run of them, all at once where its store allows it."""
-        from toprung.tracking.client import EndedTrial
-
+        ended = []
         for trial in trials:
-            self._download_trial(trial.trial_id)
-        run_ids = self._sweep.insert_ended_trials(
-            [
-                EndedTrial(trial, self._epochs_after(0, trial), self._sweep_dir.trial_folder(trial.trial_id))
-                for trial in trials
-            ]
-        )
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # a bad record; `_sync_trial` reports it
+                ended.append(self._ended_trial(trial))
+        run_ids = self._sweep.insert_ended_trials(ended)
         for trial in trials:
             if (run_id := run_ids.get(trial.trial_id)) is not None:
                 last = max(trial.epochs_by_number, default=0)
                 self._sent[trial.trial_id] = _Sent(run_id, str(trial.number), last, "ENDED", trial.status)
                 self._on_run(trial.trial_id, run_id)
                 self._on_artifacts_logged(trial.trial_id)
+
+    def _ended_trial(self, trial: TrialRecord) -> EndedTrial:
+        from toprung.tracking.run_content import EndedTrial
+
+        epochs = self._epochs_after(0, trial)
+        self._download_trial(trial.trial_id)
+        return EndedTrial(trial, epochs, self._sweep_dir.trial_folder(trial.trial_id))
 
     def _sync_trial(self, trial: TrialRecord, *, driver_alive: bool) -> None:
         sent = self._sent.get(trial.trial_id)
@@ -212,13 +217,7 @@ class Mirror:
             sent.status, sent.status_tag = "ENDED", "interrupted"
 
     def _start_trial(self, trial: TrialRecord) -> _Sent:
-        run_id = self._sweep.start_trial(
-            trial.trial_id,
-            number=trial.number,
-            config=trial.config,
-            continues=trial.continues,
-            time_ms=trial.started_ms,
-        )
+        run_id = self._sweep.start_trial(trial)
         sent = self._sent[trial.trial_id] = _Sent(run_id, str(trial.number), 0, "RUNNING", "")
         self._on_run(trial.trial_id, run_id)
         self._record_rejected(sent)
@@ -235,7 +234,7 @@ class Mirror:
 
     def _epochs_after(self, last: int, trial: TrialRecord) -> list[LoggedEpoch]:
         """Return a trial's epochs after its `last` one. Those that improve the best value also log it."""
-        from toprung.tracking.client import LoggedEpoch
+        from toprung.tracking.run_content import LoggedEpoch
 
         epochs, best = [], None
         for number, epoch in sorted(trial.epochs_by_number.items()):
@@ -258,7 +257,7 @@ class Mirror:
     def _download_trial(self, trial_id: str) -> None:
         """Download the files of a trial that ran on another machine."""
         if (problem := self._download_files(trial_id)) is not None:
-            self.problems.append(f"trial {trial_id}: its files could not be downloaded: {problem}")
+            self._note([f"trial {trial_id}: its files could not be downloaded: {problem}"])
 
     def _record_rejected(self, sent: _Sent) -> None:
         self._note(f"trial {sent.number}: {refusal}" for refusal in self._sweep.log.rejected(sent.run_id))
@@ -273,10 +272,9 @@ class Mirror:
             trials: all trials of the sweep.
         """
         sweep_dir, sweep = self._sweep_dir, self._spec
-        try:
-            state = sweep_dir.read(sweep_dir.status_file)
-        except UserError:
-            state = {}
+        state = {}
+        with contextlib.suppress(UserError):
+            state = sweep_dir.read_status()
         status = str(state.get("status", "interrupted"))
         status = "interrupted" if status == "running" else status
         reason = state.get("reason") or ("the driver died" if status == "interrupted" else None)

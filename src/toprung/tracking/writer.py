@@ -91,9 +91,9 @@ class TrackingWriter:
         """
         if self._thread is None and not finish:
             return
-        now = time.monotonic()
-        self._finishing, self._retry_deadline = finish, now + min(CLOSE_TIMEOUT_SECONDS, timeout or float("inf"))
-        self._send_deadline = now + (timeout or float("inf"))
+        self._finishing, now = finish, time.monotonic()
+        limit = float("inf") if timeout is None else timeout
+        self._retry_deadline, self._send_deadline = now + min(CLOSE_TIMEOUT_SECONDS, limit), now + limit
         self.nudge()
         self._closing.set()
         self._woken.set()
@@ -101,7 +101,7 @@ class TrackingWriter:
             self._thread.join()
 
     def _run(self) -> None:
-        from toprung.tracking.client import RequestRejected, ServerUnavailable
+        from toprung.tracking.errors import RequestRejected, ServerUnavailable
 
         pause = MIN_BACKOFF_SECONDS
         while True:
@@ -151,9 +151,8 @@ class TrackingWriter:
             self._closing.wait(MIN_POLL_SECONDS)
             self._woken.wait()
             return False
-        if (
-            self._was_stale and not num_left
-        ):  # ask once more: a request that seemed lost may have arrived late and created a second run
+        # Ask once more: a request that seemed lost may have arrived late and created a second run.
+        if self._was_stale and not num_left:
             self._was_stale, self._is_stale = False, True
             return False
         if self._finishing:

@@ -139,11 +139,11 @@ def read_report_data(sweep_dir: SweepDirectory, *, prepared_root: Path) -> Repor
         raise UserError(f"{sweep_dir.sweep_id} has nothing to report yet: no trial has finished an epoch.")
     frozen = [trial for trial in study.get_trials(deepcopy=False) if trial.params]
     sweep = sweep_dir.spec()
-    lineage, status = sweep_dir.lineage_file, sweep_dir.status_file
+    lineage = sweep_dir.lineage_file
     return ReportData(
         sweep_dir=sweep_dir,
         sweep=sweep,
-        status=sweep_dir.read(status) if status.is_file() else {},
+        status=sweep_dir.read_status(),
         lineage=Lineage.model_validate(sweep_dir.read(lineage)) if lineage.is_file() else None,
         trials=trials,
         params={trial.number: {plain(name): value for name, value in trial.params.items()} for trial in frozen},
