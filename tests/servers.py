@@ -236,6 +236,7 @@ class TrackingServer:
         self._process.wait(timeout=30)
         self._process = None
         wait_until(lambda: not any(map(_is_running, processes)), "the tracking server's end")
+        wait_until(self._refuses, "a refused connection")
 
     def processes(self) -> list[psutil.Process]:
         """Return the server's process and all of its child processes."""
@@ -245,6 +246,16 @@ class TrackingServer:
             command = psutil.Process(self._process.pid)
             return [command, *command.children(recursive=True)]
         return []
+
+    def _refuses(self) -> bool:
+        """Return whether nothing listens any more; a process that has just been killed may reset a connection."""
+        try:
+            socket.create_connection((LOOPBACK, self.port), timeout=1).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def _answers(self) -> bool:
         assert self._process is not None
