@@ -16,22 +16,23 @@ restored at epoch k draws the same numbers as an uninterrupted one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from toprung import metric_names
+from toprung import metric_names, vision
 from toprung.data import DatasetCard
-from toprung.errors import pluralize
+from toprung.errors import UserError, pluralize
 from toprung.records import checkpoint
-from toprung.vision import ImageSplit, distributed
+from toprung.vision import ImageSplit, PretrainedWeights, distributed, feature_cache, pretrained
 
 
 class TrainingFailed(RuntimeError):
@@ -45,16 +46,19 @@ class TrialData:
     train: ImageSplit
     val: ImageSplit
     card: DatasetCard
+    split_fingerprint: str = ""
 
 
 @dataclass
 class TrainingState:
-    """A running training: the objects to checkpoint, and its progress."""
+    """A running training: the objects to checkpoint, its progress, and the model whose best weights are exported."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer | None
     schedule: Any
     progress: checkpoint.Progress
+    exported: nn.Module
+    others: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def next_epoch(self) -> int:
@@ -69,7 +73,8 @@ class Session:
     `on_report` is called once per epoch with all metrics, after the checkpoint is on disk; it may end the loop by
     raising. `recorded_epochs` is the number of epochs in the sweep's records, if there is a sweep: a checkpoint beyond
     them is reported again, because its report was lost with a driver that died. `num_epochs` is the budget, if there is
-    one.
+    one. `load_weights` returns pretrained weights by name and raises UserError if there are none. `features_folder` is
+    the cache of computed features; None: no cache.
     """
 
     data: TrialData
@@ -81,6 +86,8 @@ class Session:
     mode: str = "max"
     recorded_epochs: int | None = None
     num_epochs: int | None = None
+    load_weights: Callable[[str], PretrainedWeights] | None = None
+    features_folder: Path | None = None
     architecture: Mapping[str, Any] | None = None
     epoch_started: float = field(default_factory=time.perf_counter)
     has_saved: bool = False
@@ -133,6 +140,68 @@ def dataset() -> TrialData:
     return replace(data, train=train)
 
 
+def weights(name: str) -> PretrainedWeights:
+    """Return the pretrained weights of a network of timm, for `vision.build_model`; they must not be modified in place.
+
+    Args:
+        name: the network's name, with or without "timm/"; the recipe must list it in `weights`.
+
+    Raises:
+        TrainingFailed: there are no such weights.
+    """
+    load_weights = _current_session().load_weights
+    try:
+        if load_weights is None:
+            raise UserError("this training has no pretrained weights")
+        return load_weights(name.removeprefix(pretrained.PREFIX))
+    except UserError as error:
+        raise TrainingFailed(str(error)) from None
+
+
+def features(model: nn.Module) -> TrialData:
+    """Return the trial's data with each image replaced by the features that the model's last layer gets.
+
+    They are computed once for each network, weights, dataset, split and number of threads, and cached on this machine
+    for all trials. Images are not augmented. Only the last layer can be trained on features.
+
+    Args:
+        model: a model as `vision.build_model` returned it, with pretrained weights.
+
+    Returns:
+        splits whose `images_NCHW` are float32 features of shape N x D.
+
+    Raises:
+        TrainingFailed: the model has no pretrained weights, or its last layer is not linear.
+    """
+    session, data = _current_session(), dataset()
+    model = distributed.unwrap_ddp(model)
+    if getattr(model, "weights_sha256", None) is None:
+        raise TrainingFailed("session.features needs a model that vision.build_model built with pretrained weights")
+    facts = {
+        "weights": model.weights_sha256,
+        "architecture": model.architecture,
+        "data": data.card.fingerprint,
+        "split": data.split_fingerprint,
+        "num_threads": session.num_threads,
+        "device": session.device.type,
+    }
+
+    def features_of(split: ImageSplit, part: str) -> ImageSplit:
+        features_ND = feature_cache.cached_features(
+            session.features_folder if data.split_fingerprint else None,
+            {**facts, "part": part},
+            functools.partial(vision.compute_features, model, split),
+        )
+        return replace(
+            split, images_NCHW=features_ND, rows_N=None, batch_size_in_evaluation=split.evaluation_batch_size
+        )
+
+    try:
+        return replace(data, train=features_of(data.train, "train"), val=features_of(data.val, "val"))
+    except UserError as error:
+        raise TrainingFailed(str(error)) from None
+
+
 def device() -> torch.device:
     """Return the device that the trial trains on."""
     return _current_session().device
@@ -141,45 +210,67 @@ def device() -> torch.device:
 def prepare(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
     """Move a model to the trial's device; with several workers, wrap it in DistributedDataParallel.
 
+    Call it again after freezing or unfreezing layers: DistributedDataParallel must know which parameters are trained.
+
     Args:
         model: the model to train.
         channels_last: use the channels_last memory format, which makes convolutions faster: 1.4 times the speed on a
             CPU (bench/step.py).
     """
-    session = _current_session()
+    session, model = _current_session(), distributed.unwrap_ddp(model)
     session.architecture = getattr(model, "architecture", None)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(session.device, memory_format=memory_format)  # type: ignore[call-overload]
     return distributed.wrap_ddp(model, device=session.device)
 
 
-def restore(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, schedule: Any = None) -> TrainingState:
+def restore(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    schedule: Any = None,
+    *,
+    ema: nn.Module | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    exported: nn.Module | None = None,
+) -> TrainingState:
     """Restore the last checkpoint, if there is one, and return the state to continue from, at `next_epoch`.
 
     All ranks get rank 0's checkpoint, which does not depend on the number of workers.
+
+    Args:
+        model: the model that is trained.
+        optimizer: its optimizer.
+        schedule: its learning-rate schedule.
+        ema: an average of the model's weights, as `vision.build_ema` returns it; `ema.module` is exported.
+        scaler: the gradient scaler of fp16 training.
+        exported: the model whose weights are exported, if it is neither `model` nor `ema.module`: such as a whole
+            network of which `model` is the last layer.
 
     Raises:
         toprung.records.checkpoint.DamagedCheckpoint: the checkpoint belongs to another architecture.
     """
     session, model = _current_session(), distributed.unwrap_ddp(model)
+    others = {name: other for name, other in (("ema", ema), ("scaler", scaler)) if other is not None}
+    if exported is None:
+        exported = cast("nn.Module", ema.module) if ema is not None else model
     saved = distributed.on_rank_zero(lambda: checkpoint.read_last(session.folder))
     progress = checkpoint.restore_into(
-        saved, model=model, optimizer=optimizer, schedule=schedule, num_epochs=session.num_epochs
+        saved, model=model, optimizer=optimizer, schedule=schedule, others=others, num_epochs=session.num_epochs
     )
+    session.state = TrainingState(model, optimizer, schedule, progress, exported, others)
     if progress.epochs:
-        distributed.on_rank_zero(lambda: _catch_up(session, model, progress))
+        distributed.on_rank_zero(lambda: _catch_up(session, exported, progress))
     if progress.epochs or distributed.rank():
         _seed(session.seed, epoch=progress.epochs, rank=distributed.rank())
     session.epoch_started = time.perf_counter()
-    session.state = TrainingState(model, optimizer, schedule, progress)
     return session.state
 
 
-def _catch_up(session: Session, model: nn.Module, progress: checkpoint.Progress) -> None:
+def _catch_up(session: Session, exported: nn.Module, progress: checkpoint.Progress) -> None:
     """Save the best weights and send the report of the last checkpoint if the trial was interrupted before it did."""
     saved_epoch = checkpoint.best_epoch(session.folder)
     if progress.best_epoch == progress.epochs != saved_epoch and progress.last_report:
-        _save_best(session, model, progress.last_report)
+        _save_best(session, exported, progress.last_report)
     if session.recorded_epochs is not None and session.recorded_epochs < progress.epochs and progress.last_report:
         session.on_report(dict(progress.last_report))
 
@@ -249,13 +340,14 @@ def _save_and_report(session: Session, run: TrainingState, metrics: dict[str, fl
             optimizer=run.optimizer,
             schedule=run.schedule,
             progress=run.progress,
+            others=run.others,
             read_back=not session.has_saved,
         )
         session.has_saved = True
     except checkpoint.UnreadableState as error:
         raise TrainingFailed(str(error)) from None
     if run.progress.best_epoch == metrics["epoch"]:
-        _save_best(session, run.model, metrics)
+        _save_best(session, run.exported, metrics)
     session.on_report(metrics)
 
 

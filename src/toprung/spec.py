@@ -40,6 +40,7 @@ def _metric_name(value: str) -> str:
 
 
 MetricName = Annotated[str, AfterValidator(_metric_name)]
+WeightsName = Annotated[str, Field(pattern=r"^[a-z0-9]\w*(\.\w+)?$")]
 
 
 class SpecModel(BaseModel):
@@ -220,6 +221,9 @@ class Sweep(SpecModel):
     experiments: tuple[Experiment, ...] = Field(default=(), description="configurations to train instead of a search")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="the seeds of every experiment")
     data: Data = Data()
+    weights: tuple[WeightsName, ...] = Field(
+        default=(), description="pretrained weights in data/weights that trials use, by timm's name of the network"
+    )
     metric: MetricName = Field(default="val/accuracy", description="name of the metric that the loop reports")
     mode: Literal["max", "min"] = Field(default="max", description="by default inferred from the metric's name")
     num_trials: int = Field(default=48, ge=1, description="with experiments, their number times the number of seeds")

@@ -39,6 +39,7 @@ from toprung.cli.options import (
 from toprung.cli.report import report_app
 from toprung.cli.submit import submit_app
 from toprung.cli.ui import ui_app
+from toprung.cli.weights import weights_app
 from toprung.errors import UserError, pluralize
 from toprung.records.sweep_dir import FORMAT, SweepDirectory
 
@@ -53,6 +54,7 @@ app = typer.Typer(
     epilog="Create a project with: toprung init DIR. In a project, start a search with: toprung sweep RECIPE",
 )
 app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
 app.add_typer(init_app)
 app.add_typer(check_app)
 app.add_typer(lifecycle_app)

@@ -1,7 +1,8 @@
 """A trial's checkpoints: its last epoch, to continue from, and its best epoch's weights, to export.
 
-`last.pth` contains the model, the optimizer, the schedule and the trial's progress; `previous.pth` is the same of the
-epoch before; `model.pth` is the plain state dict of the best epoch. All are written to a staging file and renamed, so a
+`last.pth` contains the model, the optimizer, the schedule, the trial's progress and, if the loop has them, the average
+of the weights and the gradient scaler; `previous.pth` is the same of the epoch before; `model.pth` is the plain state
+dict of the best epoch. All are written to a staging file and renamed, so a
 reader gets a complete file or none, and all are read with `weights_only=True`, so an untrusted file runs no code.
 They are not fsynced: they survive the end of the process, but a power cut may cost a trial its last epoch, seldom two.
 """
@@ -67,7 +68,14 @@ class Progress:
 
 
 def save_last(
-    folder: Path, *, model: nn.Module, optimizer: Any, schedule: Any, progress: Progress, read_back: bool = False
+    folder: Path,
+    *,
+    model: nn.Module,
+    optimizer: Any,
+    schedule: Any,
+    progress: Progress,
+    others: Mapping[str, Any] | None = None,
+    read_back: bool = False,
 ) -> None:
     """Write `last.pth`, all that is needed to continue from this epoch, and keep the one before as `previous.pth`.
 
@@ -80,6 +88,7 @@ def save_last(
         optimizer: the optimizer to save, or None.
         schedule: the schedule to save, or None.
         progress: the trial's progress.
+        others: further objects with a state dict, by name, such as `ema` and `scaler`.
         read_back: check that the file can be read back (3 ms for a small network, which takes 1 ms to save).
 
     Raises:
@@ -91,6 +100,7 @@ def save_last(
         "optimizer": _without_numpy_scalars(optimizer.state_dict()) if optimizer is not None else None,
         "schedule": _without_numpy_scalars(schedule.state_dict()) if schedule is not None else None,
         "progress": asdict(progress),
+        **{name: _without_numpy_scalars(other.state_dict()) for name, other in (others or {}).items()},
     }
     last = folder / LAST_FILE
 
@@ -167,15 +177,22 @@ def read_last(folder: Path) -> Checkpoint | None:
 
 
 def restore_into(
-    checkpoint: Checkpoint | None, *, model: nn.Module, optimizer: Any, schedule: Any, num_epochs: int | None = None
+    checkpoint: Checkpoint | None,
+    *,
+    model: nn.Module,
+    optimizer: Any,
+    schedule: Any,
+    others: Mapping[str, Any] | None = None,
+    num_epochs: int | None = None,
 ) -> Progress:
-    """Load a checkpoint into `model`, `optimizer` and `schedule`; without one, leave them unchanged at epoch 0.
+    """Load a checkpoint into the training's objects; without one, leave them unchanged at epoch 0.
 
     Args:
         checkpoint: the checkpoint from `read_last`, or None.
         model: the model to load into.
         optimizer: the optimizer to load into, or None.
         schedule: the schedule to load into, or None.
+        others: further objects to load into, by the names given to `save_last`.
         num_epochs: the trial's budget. If it differs from the checkpoint's, the schedule keeps the shape that it was
             built with for the new budget and is advanced to the checkpoint's epoch.
 
@@ -191,6 +208,8 @@ def restore_into(
     is_longer = None not in (num_epochs, old_num_epochs) and num_epochs != old_num_epochs
     try:
         _load(checkpoint.state, model=model, optimizer=optimizer, schedule=schedule, is_longer=is_longer)
+        for name, other in (others or {}).items():
+            other.load_state_dict(checkpoint.state[name])
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise DamagedCheckpoint(
             f"{checkpoint.path} does not fit this loop ({type(error).__name__}: {error})"

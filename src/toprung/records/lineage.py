@@ -7,6 +7,7 @@ import hashlib
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from toprung.data.versioning import lineage
 from toprung.errors import UserError
 from toprung.git_command import is_checkout, query_git, run_git
 
-PACKAGES = ("toprung", "torch", "torchvision", "ray", "optuna", "mlflow", "dvc", "numpy")
+PACKAGES = ("toprung", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "dvc", "numpy")
 SOURCE_COMMIT_FILE = "source-commit.json"
 
 
@@ -41,9 +42,18 @@ class Lineage(BaseModel):
     dvc_raw_md5: str | None = None
     dvc_prepared_md5: str | None = None
     dvc_remote: str | None = None
+    weights: dict[str, str] = {}  # sha256 of the pretrained weights, by name
 
 
-def collect(project: Path, *, card: DatasetCard, split_fingerprint: str, seed: int | None, search_seed: int) -> Lineage:
+def collect(
+    project: Path,
+    *,
+    card: DatasetCard,
+    split_fingerprint: str,
+    seed: int | None,
+    search_seed: int,
+    weights: Mapping[str, str],
+) -> Lineage:
     """Collect the lineage from git, the lock file, DVC and the installed packages.
 
     Args:
@@ -52,6 +62,7 @@ def collect(project: Path, *, card: DatasetCard, split_fingerprint: str, seed: i
         split_fingerprint: the hash of the training and validation indices.
         seed: the training seed; None if each trial has its own.
         search_seed: the sampler's seed.
+        weights: the sha256 of each of the pretrained weights, by name.
 
     Raises:
         UserError: the project is a git checkout that git refuses to read.
@@ -70,6 +81,7 @@ def collect(project: Path, *, card: DatasetCard, split_fingerprint: str, seed: i
         python=".".join(str(part) for part in sys.version_info[:3]),
         platform=platform.platform(),
         versions=installed_versions(),
+        weights=dict(weights),
         **_dvc_hashes(card.name, project=project),
     )
 

@@ -159,6 +159,7 @@ class Driver:
             split_fingerprint=prepared.split_fingerprint,
             seed=None if sweep.experiments else sweep.seed,
             search_seed=sweep.search.seed,
+            weights={card.name: card.sha256 for card in prepared.weights},
         )
         sweep_dir.write(sweep_dir.lineage_file, record.model_dump())
         return record

@@ -13,6 +13,7 @@ from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 from toprung.sweep.dependencies import check_dependencies
 from toprung.tracking import server
+from toprung.weights import WeightsCard, read_weights
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class PreparedSweep:
     images: data.ImageArrays
     num_concurrent_trials: int
     nodes: list[cluster.Node]
+    weights: tuple[WeightsCard, ...] = ()
 
     @property
     def split_fingerprint(self) -> str:
@@ -64,11 +66,12 @@ def prepare_sweep(
         remote_storage.check_usable(remote_storage.open_storage(sweep.storage))
     card = data.open_prepared(sweep.data.name, root=prepared_root).card
     images = data.load_arrays(sweep.data, root=prepared_root, budget_bytes=cluster.image_budget_bytes(nodes))
+    weights = tuple(read_weights(name, project=project) for name in sweep.weights)
     if sweep.experiments:
         _check_experiments(sweep, defaults)
     else:
         _check_space(code, sweep, defaults)
-    return PreparedSweep(project, code, sweep, defaults, card, images, num_concurrent_trials, nodes)
+    return PreparedSweep(project, code, sweep, defaults, card, images, num_concurrent_trials, nodes, weights)
 
 
 def count_concurrent_trials(sweep: Sweep, nodes: list[cluster.Node], *, autoscaler_nodes: list[cluster.Node]) -> int:

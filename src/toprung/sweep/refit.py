@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,14 @@ from toprung.export.refit_card import refit_card
 from toprung.project.modules import import_dotted, switch_to
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
-from toprung.records.sweep_dir import CONFIG_FILE, LAST_FILE, WEIGHTS_FILE, SweepDirectory, write_json
+from toprung.records.sweep_dir import CONFIG_FILE, WEIGHTS_FILE, SweepDirectory, write_json
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 from toprung.sweep.preflight import prepare_sweep
 from toprung.sweep.resume_checks import check_data_unchanged
 from toprung.tracking import server
 from toprung.trial.run import LOOP, trial_data
+from toprung.weights import open_weights
 
 RECORD_FILE = "refit.json"
 PARTS = ("train", "val")
@@ -175,6 +177,7 @@ def _train(
     opened = session.Session(
         # The loop evaluates on the validation images, as always; `report` drops those metrics.
         data=trial_data(arrays, card=card, mmap_dir=placed.mmap_dir),
+        load_weights=partial(open_weights, project=prepared_root.parent.parent),
         folder=folder,
         on_report=report,
         seed=winner.config["seed"],
@@ -195,8 +198,8 @@ def _train(
         raise UserError(
             f"The trainer {sweep.trainer} ended after {len(history)} of {num_epochs} epochs: the refit is discarded."
         )
-    last = torch.load(folder / LAST_FILE, map_location="cpu", weights_only=True)
-    torch.save(last["model"], folder / "export" / WEIGHTS_FILE)
+    assert opened.state is not None
+    torch.save(opened.state.exported.state_dict(), folder / "export" / WEIGHTS_FILE)
     for file in [path for path in folder.iterdir() if path.is_file()]:
         file.unlink()  # checkpoints, and best weights, which were chosen on images that are now trained on
     return opened.architecture, history

@@ -86,10 +86,10 @@ def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_data_unchanged(sweep_dir: SweepDirectory, prepared: PreparedSweep) -> None:
-    """Check that a sweep which is resumed or confirmed has the same images and the same split as at its start.
+    """Check that a sweep which is resumed or confirmed has the images, the split and the weights of its start.
 
     Raises:
-        UserError: the images or the split have changed.
+        UserError: one of them has changed.
     """
     known = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
     for what, was, now in (
@@ -101,4 +101,10 @@ def check_data_unchanged(sweep_dir: SweepDirectory, prepared: PreparedSweep) -> 
                 f"{what} {prepared.card.name} has changed since {sweep_dir.sweep_id} began ({was[:12]}, now "
                 f"{now[:12]}). Restore it (toprung data pull {prepared.card.name}), or start a new sweep: "
                 f"toprung sweep RECIPE --warm-start {sweep_dir.sweep_id} --accept-data-change"
+            )
+    for card in prepared.weights:
+        if (was := known.weights.get(card.name, "")) != card.sha256:
+            raise UserError(
+                f"The pretrained weights {card.name} have changed since {sweep_dir.sweep_id} began ({was[:12]}, now "
+                f"{card.sha256[:12]}). Restore them: git checkout, then toprung data pull"
             )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from toprung.project.modules import import_dotted, trainer_defaults
 from toprung.records.sweep_dir import CONFIG_FILE, write_json
 from toprung.search.space import check_known, check_types
 from toprung.spec import Data
-from toprung.trial.run import LOOP, load_trial_data
+from toprung.trial.run import FEATURES, LOOP, load_trial_data
+from toprung.weights import open_weights
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def train_standalone(
             on_report=report,
             seed=seed,
             num_threads=num_threads or max(1, num_cpus() // distributed.world_size()),
+            load_weights=partial(open_weights, project=project),
+            features_folder=project / FEATURES,
         )
         try:
             with session.open_session(trial_session):

@@ -9,18 +9,16 @@ from toprung.spec import Sweep
 from toprung.trial.run import TrialTask, run_trial
 
 if TYPE_CHECKING:
-    import numpy as np
     import ray
-    from numpy.typing import NDArray
 
 
-def build_trainable(sweep: Sweep, task: TrialTask, arrays: Mapping[str, NDArray[Any]]) -> Any:
+def build_trainable(sweep: Sweep, task: TrialTask, arrays: Mapping[str, Any]) -> Any:
     """Build Ray Tune's trainable for the sweep's trials, with their resources as a placement group.
 
     Args:
         sweep: the spec.
         task: what all trials share.
-        arrays: the images and labels, which Ray's object store sends to each node once.
+        arrays: the images, labels and pretrained weights, which Ray's object store sends to each node once.
     """
     from ray import tune as ray_tune
 
@@ -32,7 +30,7 @@ def build_trainable(sweep: Sweep, task: TrialTask, arrays: Mapping[str, NDArray[
     )
 
 
-def put_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, ray.ObjectRef[np.ndarray]]:
+def put_arrays(arrays: Mapping[str, Any]) -> dict[str, ray.ObjectRef[Any]]:
     """Put the arrays into Ray's object store, where all processes of a node share their memory."""
     import ray
 

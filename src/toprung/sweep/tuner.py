@@ -10,6 +10,7 @@ from toprung.project.code_hash import expected_code_hash
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.remote_storage import RemoteLocation, download_failure
 from toprung.sweep.preflight import PreparedSweep, load_space
+from toprung.weights.card import load_arrays
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -105,7 +106,7 @@ def build_tuner(
     from toprung.sweep.actor_environment import strip_aws_credentials
     from toprung.sweep.callbacks import ProgressCallback
     from toprung.sweep.trainable import build_trainable
-    from toprung.trial.run import TrialTask
+    from toprung.trial.run import FEATURES, TrialTask
 
     sweep = prepared.sweep
     task = TrialTask(
@@ -122,12 +123,15 @@ def build_tuner(
         mmap_dir=prepared.images.mmap_dir,
         code=expected_code_hash(sweep_dir.code_folder),
         remote_location=remote_location,
+        weights=prepared.weights,
+        split_fingerprint=prepared.split_fingerprint,
+        features_folder=prepared.project.resolve() / FEATURES,
     )
     strip_aws_credentials()
     # After the last trial, Tune looks for each trial's result files, which a sweep does not write, and warns.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     return ray_tune.Tuner(
-        build_trainable(sweep, task, prepared.images.arrays),
+        build_trainable(sweep, task, {**prepared.images.arrays, **_weight_arrays(prepared)}),
         tune_config=ray_tune.TuneConfig(
             search_alg=SweepTrialGenerator(searcher, should_restart=restart_policy),
             scheduler=searcher.scheduler,
@@ -142,3 +146,10 @@ def build_tuner(
             verbose=0,
         ),
     )
+
+
+def _weight_arrays(prepared: PreparedSweep) -> dict[str, Any]:
+    """Load the pretrained weights, which are sent to the trials like the images."""
+    from toprung.trial.run import weights_key
+
+    return {weights_key(card.name): load_arrays(card.name, project=prepared.project) for card in prepared.weights}

@@ -23,6 +23,7 @@ def lineage_tags(lineage: Lineage) -> dict[str, str]:
         "toprung.data_fingerprint": lineage.data_fingerprint,
         "toprung.split_fingerprint": lineage.split_fingerprint,
         **{f"toprung.{name}": value for name, value in _dvc(lineage).items()},
+        **{f"toprung.weights.{name}": sha256 for name, sha256 in lineage.weights.items()},
         **({} if lineage.seed is None else {"toprung.seed": str(lineage.seed)}),
         **{f"toprung.version.{name}": version for name, version in lineage.versions.items()},
     }

@@ -13,16 +13,18 @@ import math
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
+import platformdirs
 
 from toprung import remote_storage
 from toprung.data import DatasetCard, open_mmap_images, open_prepared, split_arrays
+from toprung.errors import UserError
 from toprung.project.code_hash import code_mismatch_message, imported_code_hash, link_included
 from toprung.records.ledger import now_ms
 from toprung.records.sweep_dir import (
@@ -36,16 +38,18 @@ from toprung.records.sweep_dir import (
 )
 from toprung.records.trial_record import Attempt
 from toprung.trial.failure import CodeMismatch, describe_failure, write_failure
+from toprung.weights.card import WeightsCard, to_pretrained
 
 if TYPE_CHECKING:
-    import numpy as np
     import ray
 
     from toprung.spec import Data
     from toprung.trial.worker_group import WorkerGroup
+    from toprung.vision import PretrainedWeights
 
 LOOP = "train_loop_per_worker"
 LOCK_TIMEOUT_SECONDS = 60
+FEATURES = Path("data/features")
 
 
 @dataclass(frozen=True)
@@ -65,15 +69,24 @@ class TrialTask:
     mmap_dir: Path | None  # the folder to map the images from, if they are not among the arrays
     code: str  # hash of the code that was sent to the workers
     remote_location: remote_storage.RemoteLocation | None = None  # on object storage, if the sweep is stored there
+    weights: tuple[WeightsCard, ...] = ()  # the arrays contain their tensors
+    split_fingerprint: str = ""
+    features_folder: Path | None = None  # on the driver's machine
 
 
-def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, ray.ObjectRef[np.ndarray]]) -> None:
+def weights_key(name: str) -> str:
+    """Return the key of pretrained weights among the arrays that are sent to the trials."""
+    return f"weights/{name}"
+
+
+def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, ray.ObjectRef[Any]]) -> None:
     """Train one configuration and report each epoch; this is Ray Tune's trainable.
 
     Args:
         config: the hyperparameters that the searcher proposed.
         task: what all trials share.
-        arrays: references to arrays in Ray's object store: `train_images`, `train_labels`, `val_images`, `val_labels`.
+        arrays: references to arrays in Ray's object store: `train_images`, `train_labels`, `val_images`, `val_labels`;
+            and to the tensors of pretrained weights, by `weights_key`.
     """
     from ray import get_runtime_context
     from ray import tune as ray_tune
@@ -168,7 +181,7 @@ def train_in_session(
     report: Callable[[dict[str, float]], None],
     *,
     task: TrialTask,
-    arrays: Mapping[str, ray.ObjectRef[np.ndarray]],
+    arrays: Mapping[str, ray.ObjectRef[Any]],
 ) -> None:
     """Run the loop in a session in this process, as the trial's only worker or as one of several."""
     import ray
@@ -185,7 +198,7 @@ def train_in_session(
     loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
     values = dict(zip(arrays, ray.get([*arrays.values()]), strict=True))
     trial_session = session.Session(
-        data=trial_data(values, card=task.card, mmap_dir=task.mmap_dir),
+        data=trial_data(values, card=task.card, mmap_dir=task.mmap_dir, split_fingerprint=task.split_fingerprint),
         folder=folder,
         on_report=report,
         seed=config["seed"] if task.seed is None else task.seed,
@@ -194,6 +207,8 @@ def train_in_session(
         mode=task.mode,
         recorded_epochs=0,  # a restored checkpoint reports its last epoch again, and the driver records each epoch once
         num_epochs=config["num_epochs"],
+        load_weights=partial(_sent_weights, values, cards=task.weights),
+        features_folder=_features_folder(task.features_folder),
     )
 
     def train_loop_per_worker(hyperparameters: dict[str, Any]) -> None:
@@ -207,6 +222,21 @@ def train_in_session(
         train_loop_config={**task.defaults, **config},
         scaling_config=ScalingConfig(num_workers=0),
     ).fit()
+
+
+def _sent_weights(values: Mapping[str, Any], name: str, *, cards: Sequence[WeightsCard]) -> PretrainedWeights:
+    """Return the pretrained weights that were sent to this trial."""
+    for card in cards:
+        if card.name == name:
+            return to_pretrained(card, values[weights_key(name)])
+    raise UserError(f'the recipe does not list the pretrained weights "{name}": add weights=("{name}",) to it')
+
+
+def _features_folder(folder: Path | None) -> Path:
+    """Return the cache of features: the project's on the driver's machine, else that of this machine's user."""
+    if folder is not None and folder.parent.is_dir():
+        return folder
+    return Path(platformdirs.user_cache_dir("toprung")) / FEATURES.name
 
 
 def check_gpu(num_gpus: float) -> None:
@@ -260,11 +290,13 @@ def load_trial_data(data_settings: Data, *, root: Path) -> Any:
     Raises:
         UserError: the dataset is not prepared, or cannot be split.
     """
-    arrays, _ = split_arrays(data_settings, root=root)
-    return trial_data(arrays, card=open_prepared(data_settings.name, root=root).card)
+    arrays, fingerprint = split_arrays(data_settings, root=root)
+    return trial_data(arrays, card=open_prepared(data_settings.name, root=root).card, split_fingerprint=fingerprint)
 
 
-def trial_data(arrays: Mapping[str, np.ndarray], *, card: DatasetCard, mmap_dir: Path | None = None) -> Any:
+def trial_data(
+    arrays: Mapping[str, Any], *, card: DatasetCard, mmap_dir: Path | None = None, split_fingerprint: str = ""
+) -> Any:
     """Wrap the arrays as tensors that share their memory, or the memory of the mapped file."""
     import torch
 
@@ -273,7 +305,7 @@ def trial_data(arrays: Mapping[str, np.ndarray], *, card: DatasetCard, mmap_dir:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # we only read it
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if not isinstance(array, dict)}
         pool = torch.from_numpy(open_mmap_images(mmap_dir)) if mmap_dir is not None else None
 
     def split(part: str) -> ImageSplit:
@@ -282,4 +314,4 @@ def trial_data(arrays: Mapping[str, np.ndarray], *, card: DatasetCard, mmap_dir:
             return ImageSplit(pool, labels_N, tensors[f"{part}_rows"])
         return ImageSplit(tensors[f"{part}_images"], labels_N)
 
-    return TrialData(train=split("train"), val=split("val"), card=card)
+    return TrialData(train=split("train"), val=split("val"), card=card, split_fingerprint=split_fingerprint)

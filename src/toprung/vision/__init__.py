@@ -10,26 +10,44 @@ from toprung.vision.augmentation import (
 )
 from toprung.vision.batches import ImageSplit, batches, num_batches
 from toprung.vision.evaluation import evaluate
+from toprung.vision.finetuning import (
+    PRECISIONS,
+    autocast,
+    build_ema,
+    compute_features,
+    freeze_backbone,
+    get_head,
+    parameter_groups,
+)
 from toprung.vision.models import Classifier, Normalise, build_model, build_with, load_model
 from toprung.vision.optimizers import build_optimizer
+from toprung.vision.pretrained import PretrainedWeights
 from toprung.vision.schedules import build_schedule
 
 __all__ = [
     "LEVELS",
     "OPERATIONS",
+    "PRECISIONS",
     "STRENGTHS",
     "Augmentation",
     "AugmentationStrengths",
     "Classifier",
     "ImageSplit",
     "Normalise",
+    "PretrainedWeights",
+    "autocast",
     "batches",
     "build_augmentation",
+    "build_ema",
     "build_model",
     "build_optimizer",
     "build_schedule",
     "build_with",
+    "compute_features",
     "evaluate",
+    "freeze_backbone",
+    "get_head",
     "load_model",
     "num_batches",
+    "parameter_groups",
 ]

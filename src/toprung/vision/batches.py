@@ -11,6 +11,9 @@ from torch import Tensor
 
 from toprung.vision import distributed
 
+_MAX_EVALUATION_BATCH = 512
+_MAX_EVALUATION_PIXELS = 2**21  # 512 images of 64 x 64, or 41 of 224 x 224, whose activations fit into a few gigabytes
+
 
 @dataclass(frozen=True)
 class ImageSplit:
@@ -28,6 +31,19 @@ class ImageSplit:
     rows_N: Tensor | None = None  # int64
     rank: int = 0
     world_size: int = 1
+    batch_size_in_evaluation: int | None = None  # None: depends on the images' size
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """The number of images to evaluate at once.
+
+        It depends on nothing else than the images' size, because another batch size may select another convolution
+        kernel, which rounds differently.
+        """
+        if self.batch_size_in_evaluation is not None:
+            return self.batch_size_in_evaluation
+        pixels = math.prod(self.images_NCHW.shape[2:])
+        return max(1, min(_MAX_EVALUATION_BATCH, _MAX_EVALUATION_PIXELS // pixels))
 
     @property
     def num_images(self) -> int:

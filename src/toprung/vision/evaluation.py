@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from toprung.vision import distributed
 from toprung.vision.batches import ImageSplit
 
-# Fixed, because another batch size may select another convolution kernel, which rounds differently.
-_BATCH_SIZE = 512
-
 
 @torch.no_grad()
 def evaluate(model: nn.Module, split: ImageSplit) -> dict[str, float]:
@@ -32,7 +29,8 @@ def evaluate(model: nn.Module, split: ImageSplit) -> dict[str, float]:
     model = distributed.unwrap_ddp(model)
     weights = {name: _channels_last(tensor) for name, tensor in _weights(model).items()}
     device = next(iter(weights.values())).device
-    starts = range(0, split.num_images, _BATCH_SIZE)
+    batch_size = split.evaluation_batch_size
+    starts = range(0, split.num_images, batch_size)
     losses_S = torch.zeros(len(starts), dtype=torch.float64, device=device)
     correct_S = torch.zeros(len(starts), dtype=torch.int64, device=device)
     was_training = model.training
@@ -40,7 +38,7 @@ def evaluate(model: nn.Module, split: ImageSplit) -> dict[str, float]:
     try:
         with torch.autocast(device.type, enabled=False), _uncompiled():
             for index in range(distributed.rank(), len(starts), distributed.world_size()):
-                part = slice(starts[index], starts[index] + _BATCH_SIZE)
+                part = slice(starts[index], starts[index] + batch_size)
                 images_NCHW = split.images_at(part).to(device, non_blocking=True)
                 labels_N = split.labels_N[part].to(device, non_blocking=True)
                 logits_NK = torch.func.functional_call(model, weights, (images_NCHW,))

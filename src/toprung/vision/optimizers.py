@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -18,6 +21,7 @@ def build_optimizer(
     nesterov: bool = False,
     beta1: float = 0.9,
     beta2: float = 0.999,
+    groups: Sequence[dict[str, Any]] | None = None,
 ) -> torch.optim.Optimizer:
     """Build an optimizer: `sgd` (with momentum, nesterov), `adam` or `adamw` (with beta1, beta2).
 
@@ -25,14 +29,27 @@ def build_optimizer(
     and linear layers, not to biases and normalisation parameters (He et al. 2019, "Bag of Tricks for Image
     Classification", section 3.1).
 
+    Args:
+        model: the model to train.
+        optimizer: the optimizer's name.
+        lr: learning rate.
+        weight_decay: weight decay.
+        momentum: momentum of SGD.
+        nesterov: use Nesterov momentum in SGD.
+        beta1: decay of Adam's mean of gradients.
+        beta2: decay of Adam's mean of squared gradients.
+        groups: parameter groups with their own `lr` and `weight_decay`, such as those of `parameter_groups`; None:
+            all parameters of the model.
+
     Raises:
         UserError: the name is unknown, or a number is out of the optimizer's range.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.dim() <= 1], "weight_decay": 0.0},
-    ]
+    if groups is None:
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": weight_decay},
+            {"params": [parameter for parameter in parameters if parameter.dim() <= 1], "weight_decay": 0.0},
+        ]
     betas = (beta1, beta2)
     try:
         if optimizer == "sgd":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from toprung.project.modules import import_dotted, trainer_defaults
 from toprung.search.space import check_known, check_types
 from toprung.spec import Data
 from toprung.trial.run import LOOP, load_trial_data
+from toprung.weights import open_weights
 
 if TYPE_CHECKING:
     from toprung.session import Session, TrialData
@@ -123,6 +125,7 @@ def build_session(
         metric=check.metric,
         mode=infer_mode(check.metric) or "max",
         num_epochs=num_epochs,
+        load_weights=partial(open_weights, project=check.project),
     )
 
 

@@ -1,0 +1,63 @@
+"""A cache of the features that a pretrained network computes from the images of a split: one .npy file for each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import torch
+from torch import Tensor
+
+from toprung import atomic_write
+
+logger = logging.getLogger(__name__)
+
+LOCK_TIMEOUT_SECONDS = 3600  # another trial on this machine may be computing the same features
+
+
+def cached_features(folder: Path | None, facts: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:
+    """Return features from the cache, or compute them and add them to the cache.
+
+    A damaged file is computed again. If the cache cannot be written, the features are computed in each trial.
+
+    Args:
+        folder: the cache; None: no cache.
+        facts: everything that the features depend on, as JSON values.
+        compute: returns float32 features_ND on the CPU.
+
+    Returns:
+        features_ND, mapped from the file: read-only memory that all processes of this machine share.
+    """
+    if folder is None:
+        return compute()
+    facts = {**facts, "torch": torch.__version__}
+    file = folder / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.npy"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (features_ND := _read(file)) is None:
+            with filelock.FileLock(file.with_suffix(".lock"), timeout=LOCK_TIMEOUT_SECONDS):
+                if (features_ND := _read(file)) is None:
+                    with atomic_write.staged_file(file, unique=True) as staging, staging.open("wb") as stream:
+                        np.save(stream, compute().numpy())
+                    features_ND = _read(file)
+    except OSError as error:
+        logger.warning("The features cannot be cached in %s: %s", folder, error)
+        features_ND = None
+    return compute() if features_ND is None else features_ND
+
+
+def _read(file: Path) -> Tensor | None:
+    try:
+        array_ND = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
+        return torch.from_numpy(array_ND)

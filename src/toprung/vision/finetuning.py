@@ -1,0 +1,153 @@
+"""Fine-tuning a pretrained network: freeze its backbone, give layers their own learning rates, average its weights."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from toprung.errors import UserError, unknown_name_error
+from toprung.vision import distributed
+from toprung.vision.batches import ImageSplit
+
+PRECISIONS = ("float32", "bf16", "fp16")
+
+
+def get_head(model: nn.Module) -> nn.Module:
+    """Return the last layer of a classifier, which computes the logits; all other layers are its backbone.
+
+    Raises:
+        UserError: the network has no such layer.
+    """
+    network = _network(model)
+    head = network.get_classifier() if hasattr(network, "get_classifier") else None
+    if head is None:
+        layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+        head = layers[-1] if layers else None
+    if not isinstance(head, nn.Module) or not any(True for _ in head.parameters()):
+        raise UserError(f"{type(network).__name__} has no last layer that could be trained alone.")
+    return head
+
+
+def freeze_backbone(model: nn.Module, frozen: bool) -> None:
+    """Freeze all layers but the last, or unfreeze them, and put the model into training mode.
+
+    A frozen backbone gets no gradients and stays in eval mode: its batch normalisation keeps the pretrained statistics,
+    and it skips no residual branches. Dropout before the last layer stays active.
+    """
+    model = distributed.unwrap_ddp(model)
+    head, network = get_head(model), _network(model)
+    model.requires_grad_(not frozen)
+    head.requires_grad_(True)
+    model.train(not frozen)
+    if frozen:
+        network.training = True  # only the network's own flag, by which timm decides about dropout before the head
+        head.train()
+
+
+def parameter_groups(
+    model: nn.Module, *, lr: float, weight_decay: float, backbone_lr_scale: float = 1.0, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """Group a model's parameters by learning rate and weight decay, for `build_optimizer`.
+
+    Weight decay applies to the weights of convolutions and linear layers only.
+
+    Args:
+        model: the classifier; models of timm know the order of their layers.
+        lr: learning rate of the last layer.
+        weight_decay: weight decay of the weights.
+        backbone_lr_scale: learning rate of the backbone, as a fraction of `lr`.
+        layer_decay: each layer's learning rate is that of the next one times this factor (Clark et al. 2020,
+            "ELECTRA", section 3.1; Bao et al. 2022, "BEiT").
+
+    Raises:
+        UserError: a number is out of range.
+    """
+    if not 0 < layer_decay <= 1 or not backbone_lr_scale > 0:
+        values = f"{layer_decay} and {backbone_lr_scale}"
+        raise UserError(f"Fine-tuning needs 0 < layer_decay <= 1 and backbone_lr_scale > 0, not {values}.")
+    from timm.optim import param_groups_layer_decay
+
+    network = _network(distributed.unwrap_ddp(model))
+    in_head = {id(parameter) for parameter in get_head(model).parameters()}
+    excluded = network.no_weight_decay() if hasattr(network, "no_weight_decay") else ()
+    groups = []
+    for group in param_groups_layer_decay(
+        network, weight_decay=weight_decay, no_weight_decay_list=excluded, layer_decay=layer_decay
+    ):
+        for is_head in (False, True):
+            parameters = [parameter for parameter in group["params"] if (id(parameter) in in_head) == is_head]
+            if parameters:
+                scale = 1.0 if is_head else group["lr_scale"] * backbone_lr_scale
+                groups.append({"params": parameters, "weight_decay": group["weight_decay"], "lr": lr * scale})
+    return groups
+
+
+def build_ema(model: nn.Module, *, decay: float) -> nn.Module | None:
+    """Build an exponential moving average of a model's weights and buffers; None if `decay` is 0.
+
+    Call `ema.update(model, step=step)` after each step, counted from 1 over the whole training: the average follows
+    the model closely at first. Pass it to `session.restore`, and evaluate `ema.module`.
+
+    Raises:
+        UserError: the decay is not from 0 to 1.
+    """
+    if not 0 <= decay < 1:
+        raise UserError(f"ema_decay must be from 0 to below 1, not {decay}.")
+    if decay == 0:
+        return None
+    from timm.utils import ModelEmaV3
+
+    ema: nn.Module = ModelEmaV3(distributed.unwrap_ddp(model), decay=decay, use_warmup=True)
+    return ema
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Return torch's autocast context for `float32` (none), `bf16` or `fp16`.
+
+    Raises:
+        UserError: the precision is unknown, or is fp16 on a CPU.
+    """
+    if precision not in PRECISIONS:
+        raise unknown_name_error(precision, kind="precision", known=PRECISIONS)
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("fp16 needs a GPU. On a CPU, use float32 or bf16.")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+@torch.no_grad()
+def compute_features(model: nn.Module, split: ImageSplit) -> Tensor:
+    """Return the inputs of a classifier's last layer for all images of a split: float32 features_ND, on the CPU.
+
+    The model computes them as `evaluate` would, in the same batches, so that its last layer gets the same numbers.
+
+    Raises:
+        UserError: the last layer is no linear layer, or it is not applied to one vector per image.
+    """
+    model = distributed.unwrap_ddp(model)
+    head = get_head(model)
+    if not isinstance(head, nn.Linear):
+        raise UserError(f"Features need a last layer that is linear, not {type(head).__name__}.")
+    device = head.weight.device
+    features: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].float().cpu()))
+    was_training = model.training
+    model.eval()
+    try:
+        batch_size = split.evaluation_batch_size
+        for start in range(0, split.num_images, batch_size):
+            model(split.images_at(slice(start, start + batch_size)).to(device))
+    finally:
+        hook.remove()
+        model.train(was_training)
+    if any(part.dim() != 2 for part in features):
+        raise UserError(f"The last layer gets features of shape {tuple(features[0].shape)}, not one vector per image.")
+    return torch.cat(features)
+
+
+def _network(model: nn.Module) -> nn.Module:
+    """Return the network inside a `Classifier`; any other model is its own network."""
+    return cast("nn.Module", getattr(distributed.unwrap_ddp(model), "network", model))

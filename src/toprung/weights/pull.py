@@ -1,0 +1,47 @@
+"""Download pretrained weights with timm, once, on a machine with a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toprung.errors import UserError
+from toprung.weights.add import AddedWeights, add_tensors
+from toprung.weights.card import WEIGHTS
+
+
+def pull(name: str, *, project: Path) -> AddedWeights:
+    """Download the weights that timm provides for a network, and add them to the project.
+
+    Args:
+        name: timm's name of the network, such as "resnet18.a1_in1k"; without a tag, timm's default weights are taken.
+        project: the project's root, a DVC repository.
+
+    Raises:
+        UserError: timm has no weights of that name; they are already here; they cannot be downloaded.
+    """
+    import timm
+
+    from toprung.vision.pretrained import check_timm_name, pretrained_config
+
+    check_timm_name(name)
+    config = pretrained_config(name)
+    if not config.has_weights:
+        raise UserError(f"timm provides no weights of {name}. Type: toprung weights add {name} FILE")
+    full_name = f"{name.partition('.')[0]}.{config.tag}" if config.tag else name
+    if (project / WEIGHTS / full_name).exists():
+        raise UserError(f"The pretrained weights {full_name} are already here.")
+    try:
+        network = timm.create_model(full_name, pretrained=True)
+    except Exception as error:  # the hub's client, requests and urllib raise many types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{full_name} cannot be downloaded: {reason}. On a machine with a network, type: toprung weights pull "
+            f"{full_name} && toprung data push   (then here: git pull && toprung data pull)"
+        ) from None
+    return add_tensors(
+        full_name,
+        network.state_dict(),
+        num_classes=network.num_classes,
+        project=project,
+        source=f"timm {timm.__version__}",
+    )
