@@ -31,28 +31,27 @@ DEFAULTS = {
 
 @functools.lru_cache(maxsize=1)  # the next trial in this process needs the same network
 def build_network(name, image_size, num_classes, image_shape):
-    """Build the pretrained network with a new last layer, on the trial's device."""
-    return session.prepare(
-        vision.build_model(
+    """Build the pretrained network, without drawing from the trial's random numbers."""
+    with torch.random.fork_rng():
+        return vision.build_model(
             name,
             num_classes=num_classes,
             image_shape=image_shape,
-            mean=(0.0,) * image_shape[0],  # replaced by those of the weights
+            mean=(0.0,) * image_shape[0],  # the mean and std of the weights are used
             std=(1.0,) * image_shape[0],
             image_size=image_size,
             weights=session.weights(name),
         )
-    )
 
 
 def train_loop_per_worker(config):
     data, device = session.dataset(), session.device()
     num_classes = len(data.card.classes)
-    network = build_network(config["model"], config["image_size"], num_classes, data.card.image_shape)
+    network = build_network(config["model"], config["image_size"], num_classes, data.card.image_shape).to(device)
     features = session.features(network)
     head = vision.get_head(network)
+    torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
-    torch.nn.init.normal_(head.weight, std=0.01)
 
     model = session.prepare(head)
     optimizer = vision.build_optimizer(

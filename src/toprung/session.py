@@ -258,6 +258,7 @@ def restore(
         saved, model=model, optimizer=optimizer, schedule=schedule, others=others, num_epochs=session.num_epochs
     )
     session.state = TrainingState(model, optimizer, schedule, progress, exported, others)
+    session.architecture = getattr(exported, "architecture", None) or session.architecture
     if progress.epochs:
         distributed.on_rank_zero(lambda: _catch_up(session, exported, progress))
     if progress.epochs or distributed.rank():

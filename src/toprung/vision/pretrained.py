@@ -127,7 +127,7 @@ def check_timm_architecture(name: str) -> str:
 
 
 def pretrained_config(name: str) -> Any:
-    """Return timm's settings of a network's weights, such as mean and std; if the tag is unknown, of its default ones."""
+    """Return timm's settings of a network's weights, such as mean and std; for an unknown tag, those of its default."""
     import timm
 
     try:

@@ -1,0 +1,45 @@
+"""Sweeps on photographs with a pretrained network.
+
+toprung data add photos FOLDER --size 192
+toprung data prepare photos
+toprung weights add tf_efficientnet_lite0.in1k FILE    # or, with a network: toprung weights pull
+toprung sweep tune.photos:probe        # the last layer only, on cached features: the score to exceed
+toprung sweep tune.photos              # fine-tuning
+toprung sweep tune.photos:scratch      # the same network from random weights, for comparison
+"""
+
+from toprung.spec import CLASSIFICATION_METRICS, Asha, Data, Sweep
+
+WEIGHTS = "tf_efficientnet_lite0.in1k"
+
+
+def sweep() -> Sweep:
+    return Sweep(
+        name="photos",
+        trainer="trainers.finetune",
+        space="search_spaces.finetune",
+        constants={"model": f"timm/{WEIGHTS}"},
+        data=Data(name="photos"),
+        weights=(WEIGHTS,),
+        metric="val/f1_macro",
+        metrics=CLASSIFICATION_METRICS,
+        num_trials=24,
+        asha=Asha(grace_epochs=2, max_epochs=12, reduction_factor=3),
+    )
+
+
+def probe() -> Sweep:
+    return sweep().model_copy(
+        update={
+            "name": "photos_probe",
+            "trainer": "trainers.linear_probe",
+            "space": "search_spaces.linear_probe",
+            "num_trials": 48,
+            "asha": Asha(grace_epochs=10, max_epochs=30, reduction_factor=3),
+        }
+    )
+
+
+def scratch() -> Sweep:
+    random_weights = {**sweep().constants, "pretrained": False, "freeze_epochs": 0}
+    return sweep().model_copy(update={"name": "photos_scratch", "constants": random_weights, "weights": ()})
