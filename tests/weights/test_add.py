@@ -119,9 +119,7 @@ def write_bad(kind, folder, state):
         ("missing", "is not a file"),
     ],
 )
-def test_a_bad_file_leaves_the_project_unchanged(
-    dvc_project, state, tmp_path, monkeypatch, kind, message
-):
+def test_a_bad_file_leaves_the_project_unchanged(dvc_project, state, tmp_path, monkeypatch, kind, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         weights.add(NETWORK, write_bad(kind, tmp_path, state), project=dvc_project)
