@@ -46,7 +46,7 @@ NUM_JPEGS, NUM_DIFFERENT = 1000, 20
 def prepare_stamps(folder):
     """Prepare the pictures, and return their training and validation images and the network's weights."""
     stamps.copy_stamps(folder / "stamps")
-    settings = FolderSettings(size=SIZE)
+    settings = FolderSettings(size=(SIZE, SIZE))
     data.prepare_folder("stamps", folder / "stamps", out=folder / "prepared/stamps", settings=settings)
     stamps.write_weights(folder / "weights.safetensors")
     tensors = dict(_load_safetensors(folder / "weights.safetensors"))
