@@ -37,7 +37,9 @@ DEFAULTS = {
     "augment": "light",  # none, light or heavy; for the strengths below, None means the default of the level
     "augment_crop_scale": None,
     "augment_flip": None,
+    "augment_color_jitter": None,
     "augment_policy": None,
+    "augment_rand_magnitude": None,
     "augment_erasing": None,
     "augment_mixup": None,
     "augment_cutmix": None,
@@ -60,6 +62,7 @@ def train_loop_per_worker(config):
         drop_path=config["drop_path"],
         weights=session.weights(config["model"]) if config["pretrained"] else None,
     )
+    crop_pct = model.crop.crop_pct
     model = session.prepare(model)
     optimizer = vision.build_optimizer(
         model,
@@ -88,6 +91,7 @@ def train_loop_per_worker(config):
         card_augmentations=data.card.augmentations,
         num_classes=num_classes,
         strengths={name: config[f"augment_{name}"] for name in vision.PHOTO_STRENGTHS},
+        crop_pct=crop_pct,
     )
     class_weights = vision.class_weights(data.train, num_classes=num_classes, mode=config["class_weights"]).to(device)
     ema = vision.build_ema(model, decay=config["ema_decay"])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from toprung.errors import UserError, unknown_name_error
-from toprung.vision.photo_augmentation import center_crop
+from toprung.vision.crops import DEFAULT_CROP_PCT, center_crop
 from toprung.vision.pretrained import PREFIX, PretrainedWeights, build_timm_network, check_image_shape
 
 _BUILDER = "toprung.vision:build_model"
@@ -52,7 +52,7 @@ class CenterCrop(nn.Module):
         self.size, self.crop_pct = size, crop_pct
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Return crops of `size` x `size`: floats 0..1, or images_NCHW itself."""
+        """Return crops of `size` x `size` pixels, of the type of images_NCHW."""
         if images_NCHW.shape[2:] == (self.size, self.size):
             return images_NCHW
         return center_crop(images_NCHW, size=self.size, crop_pct=self.crop_pct)
@@ -82,7 +82,7 @@ def build_model(
     dropout: float = 0.0,
     drop_path: float = 0.0,
     image_size: int | None = None,
-    crop_pct: float = 1.0,
+    crop_pct: float = DEFAULT_CROP_PCT,
     weights: PretrainedWeights | None = None,
 ) -> Classifier:
     """Build a freshly initialised classifier in the channels_last memory format (1.5 times the speed on a CPU).
