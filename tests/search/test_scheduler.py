@@ -22,6 +22,12 @@ def _sweep(*, mode="max", **asha):
     )
 
 
+def _recorded(scheduler):
+    """Return the values at each rung, by trial, from private fields of Ray's scheduler."""
+    (bracket,) = scheduler._brackets
+    return dict(bracket._rungs)
+
+
 def _replay(scheduler, curves, *, top, order=None, done=None):
     """Report curves epoch by epoch, trial by trial or in `order`; return the epochs that each trial ran.
 
@@ -162,13 +168,12 @@ def test_a_continued_trial_counts_once_as_the_trial_that_continues_it():
     continued = _records(curves, {"good": 3, "again": 3, "middle": 3}, again={"continues": "good"})
     scheduler = RungScheduler(_sweep(max_epochs=9, reduction_factor=2))
     scheduler.replay(continued)
-    assert scheduler._values_at == {1: {"again": 0.6, "middle": 0.5}, 2: {"again": 0.6, "middle": 0.5}, 4: {}, 8: {}}
-    recorded = {rung: values for rung, values in scheduler._brackets[0]._rungs if rung < 4}
-    assert recorded == {rung: scheduler._values_at[rung] for rung in (1, 2)}
+    observed = {"again": 0.6, "middle": 0.5}
+    assert _recorded(scheduler) == {1: observed, 2: observed, 4: {}, 8: {}}
     others = [record for record in continued if record.trial_id != "again"]
     plain = RungScheduler(_sweep(max_epochs=9, reduction_factor=2))
     plain.replay([replace(record, continues=None) for record in others])
-    assert sorted(plain._values_at[1].values()) == sorted(scheduler._values_at[1].values())
+    assert sorted(_recorded(plain)[1].values()) == sorted(_recorded(scheduler)[1].values())
 
 
 def test_replaying_the_ledger_exempts_the_default_too():
@@ -181,7 +186,41 @@ def test_replaying_the_ledger_exempts_the_default_too():
 def test_a_trial_without_an_id_is_not_replayed():
     scheduler = RungScheduler(_sweep(max_epochs=9))
     scheduler.replay([TrialRecord(0, "", "waiting", {}, {}, None, None)])
-    assert scheduler._values_at == {1: {}, 3: {}}
+    assert _recorded(scheduler) == {1: {}, 3: {}, 9: {}}
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_the_cutoffs_equal_those_of_rays_own_scheduler(mode, factor):
+    from ray.tune.schedulers import ASHAScheduler
+
+    class Own(RungScheduler):
+        """The scheduler with Ray's own computation of the cutoff."""
+
+        def __init__(self, sweep):
+            super().__init__(sweep)
+            for bracket in self._brackets:
+                del bracket.cutoff
+
+    assert "cutoff" in vars(RungScheduler(_sweep())._brackets[0])
+    generator = random.Random(factor)
+    names = [f"trial {number}" for number in range(200)]
+    curves = {name: [round(generator.random(), 2) for _ in range(9)] for name in names}
+    order = [name for name in names for _ in range(9)]
+    generator.shuffle(order)
+    sweep = _sweep(mode=mode, max_epochs=9, reduction_factor=factor)
+    ours, rays, stock = (
+        RungScheduler(sweep),
+        Own(sweep),
+        ASHAScheduler(
+            time_attr="epoch", metric="val/accuracy", mode=mode, max_t=9, grace_period=1, reduction_factor=factor
+        ),
+    )
+    ended = _replay(ours, curves, top=9, order=order)
+    assert ended == _replay(rays, curves, top=9, order=order) == _replay(stock, curves, top=9, order=order)
+    assert len(ours.stops) > 50
+    for values in _recorded(ours).values():
+        assert ours._cutoff(values) == rays._brackets[0].cutoff(values)
 
 
 def test_the_rungs_of_ray_tune_equal_those_of_the_spec():
@@ -245,7 +284,6 @@ def test_the_audit_changes_no_decision_about_other_trials():
         name: epochs for name, epochs in without.items() if name not in audited.audited
     }
     assert {done[name] for name in audited.audited} == {9}
-    assert audited._values_at == plain._values_at
     assert [values for _, values in audited._brackets[0]._rungs[1:]] == [
         values for _, values in plain._brackets[0]._rungs[1:]
     ]

@@ -1,4 +1,4 @@
-"""The way of a user with real photographs and ImageNet weights: add, prepare, sweep, export; through the command line."""
+"""A user with real photographs and ImageNet weights: add, prepare, sweep and export, through the command line."""
 
 import json
 import subprocess

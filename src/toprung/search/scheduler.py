@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import bisect
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -50,9 +52,12 @@ class RungScheduler(ASHAScheduler):
         self._judged_by = sweep.metric
         self._rungs_below_top = sweep.rungs[:-1]
         self._top_rung = sweep.asha.max_epochs
-        self._quantile = 1 - 1 / sweep.asha.reduction_factor
+        self._quantile = (1 - 1 / sweep.asha.reduction_factor) * 100 / 100  # rounded like Ray Tune's percentage
         self._sign = 1.0 if sweep.mode == "max" else -1.0
-        self._values_at: dict[int, dict[str, float]] = {rung: {} for rung in self._rungs_below_top}
+        self._sorted_values: dict[int, list[float]] = {}  # of each rung, by the id of its dictionary
+        self._last_cutoff: float | None = None
+        for bracket in self._brackets:  # a private field; a test compares the decisions with those of Ray's own
+            bracket.cutoff = self._cutoff
         self.stops: dict[str, StopDecision] = {}
         self.audited: dict[str, AuditEntry] = {}
         self._exempted: set[str] = set()
@@ -118,20 +123,36 @@ class RungScheduler(ASHAScheduler):
         epoch = result.get("epoch")
         if trial.trial_id in self.audited and epoch != self._top_rung:
             return TrialScheduler.CONTINUE
+        self._last_cutoff = None
         action: str = super().on_trial_result(tune_controller, trial, result)
         if trial.trial_id in self._exempted and epoch != self._top_rung:
             action = TrialScheduler.CONTINUE
-        if epoch in self._values_at:
-            value, others = float(result[self._judged_by]), self._values_at[epoch]
-            if action == TrialScheduler.STOP and others:
-                needed = self._sign * np.quantile([self._sign * other for other in others.values()], self._quantile)
-                if trial.trial_id in self._audit_sample:
-                    self.audited[trial.trial_id] = AuditEntry(epoch, value, float(needed))
-                    action = TrialScheduler.CONTINUE
-                else:
-                    self.stops[trial.trial_id] = StopDecision(rung=epoch, value=value, needed=float(needed))
-            others[trial.trial_id] = value
+        if epoch in self._rungs_below_top and action == TrialScheduler.STOP and self._last_cutoff is not None:
+            value, needed = float(result[self._judged_by]), self._sign * self._last_cutoff
+            if trial.trial_id in self._audit_sample:
+                self.audited[trial.trial_id] = AuditEntry(epoch, value, needed)
+                action = TrialScheduler.CONTINUE
+            else:
+                self.stops[trial.trial_id] = StopDecision(rung=epoch, value=value, needed=needed)
         return action
+
+    def _cutoff(self, recorded: Mapping[str, float]) -> float | None:
+        """Return the value below which a trial is stopped: a percentile of a rung's values, without sorting them again.
+
+        Ray Tune computes it from all values for each trial, which makes a long sweep slower and slower.
+
+        Args:
+            recorded: a rung's values by trial, times -1 if the metric is minimised; the latest come last.
+        """
+        values = self._sorted_values.setdefault(id(recorded), [])
+        for value in itertools.islice(reversed(recorded.values()), len(recorded) - len(values)):
+            bisect.insort(values, value)
+        if not values:
+            return None
+        index = (len(values) - 1) * self._quantile
+        lower = int(index)
+        self._last_cutoff = float(np.quantile(values[lower : lower + 2], index - lower))
+        return self._last_cutoff
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         """Let Ray Tune enter the last value into a skipped rung, unless the trial ran on for the audit or failed."""

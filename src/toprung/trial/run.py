@@ -6,6 +6,7 @@ A trial with several workers has a session in each of them (see `worker_group`);
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import logging
@@ -166,6 +167,15 @@ def is_process_broken(error: BaseException) -> bool:
     return isinstance(error, RayActorError) or "CUDA error" in str(error) or "NCCL error" in str(error)
 
 
+@functools.cache
+def _freeze_imports() -> None:
+    """Exclude all objects that exist now from garbage collection, once per process: mostly imported modules.
+
+    A full collection otherwise takes 0.3 s, in each trial that fails and whenever Python starts one.
+    """
+    gc.freeze()
+
+
 def _free_memory() -> None:
     """Free the memory of a failed loop before the next trial trains in this process."""
     import torch
@@ -196,6 +206,7 @@ def train_in_session(
         check_gpu(task.num_gpus)
     module_name, _, loop_name = task.trainer.partition(":")
     loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
+    _freeze_imports()
     values = dict(zip(arrays, ray.get([*arrays.values()]), strict=True))
     trial_session = session.Session(
         data=trial_data(values, card=task.card, mmap_dir=task.mmap_dir, split_fingerprint=task.split_fingerprint),
