@@ -9,26 +9,40 @@ from toprung.vision.augmentation import (
     build_augmentation,
 )
 from toprung.vision.batches import ImageSplit, batches, num_batches
+from toprung.vision.crops import center_crop
 from toprung.vision.evaluation import evaluate
 from toprung.vision.models import Classifier, Normalise, build_model, build_with, load_model
 from toprung.vision.optimizers import build_optimizer
+from toprung.vision.photo_augmentation import (
+    PHOTO_LEVELS,
+    PHOTO_STRENGTHS,
+    PhotoAugmentation,
+    PhotoAugmentationStrengths,
+    build_photo_augmentation,
+)
 from toprung.vision.schedules import build_schedule
 
 __all__ = [
     "LEVELS",
     "OPERATIONS",
+    "PHOTO_LEVELS",
+    "PHOTO_STRENGTHS",
     "STRENGTHS",
     "Augmentation",
     "AugmentationStrengths",
     "Classifier",
     "ImageSplit",
     "Normalise",
+    "PhotoAugmentation",
+    "PhotoAugmentationStrengths",
     "batches",
     "build_augmentation",
     "build_model",
     "build_optimizer",
+    "build_photo_augmentation",
     "build_schedule",
     "build_with",
+    "center_crop",
     "evaluate",
     "load_model",
     "num_batches",
