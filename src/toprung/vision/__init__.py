@@ -9,6 +9,7 @@ from toprung.vision.augmentation import (
     build_augmentation,
 )
 from toprung.vision.batches import ImageSplit, batches, num_batches
+from toprung.vision.crops import center_crop
 from toprung.vision.evaluation import evaluate
 from toprung.vision.finetuning import (
     PRECISIONS,
@@ -21,12 +22,21 @@ from toprung.vision.finetuning import (
 )
 from toprung.vision.models import Classifier, Normalise, build_model, build_with, load_model
 from toprung.vision.optimizers import build_optimizer
+from toprung.vision.photo_augmentation import (
+    PHOTO_LEVELS,
+    PHOTO_STRENGTHS,
+    PhotoAugmentation,
+    PhotoAugmentationStrengths,
+    build_photo_augmentation,
+)
 from toprung.vision.pretrained import PretrainedWeights
 from toprung.vision.schedules import build_schedule
 
 __all__ = [
     "LEVELS",
     "OPERATIONS",
+    "PHOTO_LEVELS",
+    "PHOTO_STRENGTHS",
     "PRECISIONS",
     "STRENGTHS",
     "Augmentation",
@@ -34,6 +44,8 @@ __all__ = [
     "Classifier",
     "ImageSplit",
     "Normalise",
+    "PhotoAugmentation",
+    "PhotoAugmentationStrengths",
     "PretrainedWeights",
     "autocast",
     "batches",
@@ -41,8 +53,10 @@ __all__ = [
     "build_ema",
     "build_model",
     "build_optimizer",
+    "build_photo_augmentation",
     "build_schedule",
     "build_with",
+    "center_crop",
     "compute_features",
     "evaluate",
     "freeze_backbone",

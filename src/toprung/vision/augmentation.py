@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toprung.errors import UserError, unknown_name_error
+from toprung.vision.mixing import mixup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ class Augmentation:
         if strengths.cutout:
             images_NCHW = _cut_out_square(images_NCHW, strengths.cutout)
         if strengths.mixup:
-            return _mix(images_NCHW, labels_N, alpha=strengths.mixup, num_classes=self.num_classes)
+            return mixup(images_NCHW, labels_N, alpha=strengths.mixup, num_classes=self.num_classes)
         return images_NCHW, labels_N
 
 
@@ -200,17 +201,6 @@ def _cut_out_square(images_NCHW: Tensor, fraction: float) -> Tensor:
     outside_NH = (from_top_NH < 0) | (from_top_NH >= size)
     outside_NW = (from_left_NW < 0) | (from_left_NW >= size)
     return images_NCHW * (outside_NH[:, None, :, None] | outside_NW[:, None, None, :])
-
-
-def _mix(images_NCHW: Tensor, labels_N: Tensor, *, alpha: float, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Mix each image with another of the batch, with a share drawn for each image, and mix the targets alike."""
-    N = len(images_NCHW)
-    concentration = torch.full((N,), alpha, device=images_NCHW.device)
-    share_N = torch.distributions.Beta(concentration, concentration, validate_args=False).sample()
-    partner_N = torch.randperm(N, device=images_NCHW.device)
-    onehot_NK = F.one_hot(labels_N, num_classes).float()
-    mixed_NCHW = torch.lerp(images_NCHW[partner_N], images_NCHW, share_N.view(N, 1, 1, 1))
-    return mixed_NCHW, torch.lerp(onehot_NK[partner_N], onehot_NK, share_N.view(N, 1))
 
 
 def _uniform(count: int, limit: float, device: torch.device) -> Tensor:
