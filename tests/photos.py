@@ -6,11 +6,16 @@ import torch
 
 from toprung import vision
 from toprung.data import DatasetCard
+from toprung.errors import UserError
 from toprung.session import TrialData
 
 NETWORK = "test_efficientnet.r160_in1k"  # timm's network for tests: 0.36 million parameters
 CLASSES = ("red", "green", "blue")
 SHARES = (0.5, 0.3, 0.2)
+
+
+# Settings with which each trainer of pretrained networks trains on any small images, in the tests of all trainers.
+TINY = {trainer: {"model": f"timm/{NETWORK}", "image_size": 32} for trainer in ("finetune", "linear_probe")}
 
 
 @functools.cache
@@ -51,3 +56,10 @@ def tiny_weights(name: str = NETWORK) -> vision.PretrainedWeights:
     return vision.PretrainedWeights(
         name, network.state_dict(), 10, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2), crop_pct=0.875, sha256="3" * 64
     )
+
+
+def load_weights(name: str) -> vision.PretrainedWeights:
+    """Return the weights as a session does."""
+    if name != NETWORK:
+        raise UserError(f"there are no weights {name}")
+    return tiny_weights()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.photos import TINY, load_weights
 from toprung import data, session, vision
 from toprung.records import checkpoint
 from toprung.records.checkpoint import DamagedCheckpoint, Progress
@@ -51,8 +52,11 @@ def _train(digits, folder, *, trainer="convnet", stop_after=None, seed=0, num_ep
         if len(reports) == stop_after:
             raise Stop
 
-    trial_session = Session(data=digits, folder=folder, on_report=report, seed=seed, num_threads=1)
-    config = {**module.DEFAULTS, **{k: v for k, v in SMALL.items() if k in module.DEFAULTS}, **config}
+    trial_session = Session(
+        data=digits, folder=folder, on_report=report, seed=seed, num_threads=1, load_weights=load_weights
+    )
+    small = {**{k: v for k, v in SMALL.items() if k in module.DEFAULTS}, **TINY.get(trainer, {})}
+    config = {**module.DEFAULTS, **small, **config}
     with session.open_session(trial_session), contextlib.suppress(Stop):
         module.train_loop_per_worker({**config, "num_epochs": num_epochs})
     return reports

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.photos import NETWORK, photos, tiny_weights
+from tests.photos import NETWORK, load_weights, photos
 from toprung import session, vision
 from toprung.errors import UserError
 from toprung.records.sweep_dir import WEIGHTS_FILE
@@ -23,12 +23,6 @@ VARIANTS = [
 
 class _Stopped(Exception):
     """Raised in a training loop to stop it, as a sweep does."""
-
-
-def load_weights(name):
-    if name != NETWORK:
-        raise UserError(f"there are no weights {name}")
-    return tiny_weights()
 
 
 def train(folder, trainer="finetune", *, stop_after=None, seed=3, features_folder=None, metrics=None, **settings):

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from tests.photos import TINY, load_weights
 from tests.stripes import stripes
 from toprung import session, vision
 from toprung.session import Session, TrialData
@@ -51,9 +52,17 @@ def train(folder, *, trainer="convnet", stop_after=None, batch_statistics=False,
             raise Stop
 
     small = {name: value for name, value in SMALL.items() if name in module.DEFAULTS}
+    small |= TINY.get(trainer, {})
     build, config = vision.build_model, {**module.DEFAULTS, **small, "num_epochs": NUM_EPOCHS, **settings}
     vision.build_model = build if batch_statistics else without_batch_statistics
-    trial_session = Session(data=data or noisy(), folder=folder, on_report=report, seed=3, num_epochs=NUM_EPOCHS)
+    trial_session = Session(
+        data=data or noisy(),
+        folder=folder,
+        on_report=report,
+        seed=3,
+        num_epochs=NUM_EPOCHS,
+        load_weights=load_weights,
+    )
     try:
         with session.open_session(trial_session):
             module.train_loop_per_worker(config)
