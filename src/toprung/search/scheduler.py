@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -55,9 +55,9 @@ class RungScheduler(ASHAScheduler):
         self._quantile = (1 - 1 / sweep.asha.reduction_factor) * 100 / 100  # rounded like Ray Tune's percentage
         self._sign = 1.0 if sweep.mode == "max" else -1.0
         self._sorted_values: dict[int, list[float]] = {}  # of each rung, by the id of its dictionary
-        self._last_cutoff: float | None = None
+        self._last_cutoffs: list[float] = []  # of the decision that is being made
         for bracket in self._brackets:  # a private field; a test compares the decisions with those of Ray's own
-            bracket.cutoff = self._cutoff
+            bracket.cutoff = self._cutoff  # type: ignore[method-assign]
         self.stops: dict[str, StopDecision] = {}
         self.audited: dict[str, AuditEntry] = {}
         self._exempted: set[str] = set()
@@ -123,12 +123,12 @@ class RungScheduler(ASHAScheduler):
         epoch = result.get("epoch")
         if trial.trial_id in self.audited and epoch != self._top_rung:
             return TrialScheduler.CONTINUE
-        self._last_cutoff = None
+        self._last_cutoffs.clear()
         action: str = super().on_trial_result(tune_controller, trial, result)
         if trial.trial_id in self._exempted and epoch != self._top_rung:
             action = TrialScheduler.CONTINUE
-        if epoch in self._rungs_below_top and action == TrialScheduler.STOP and self._last_cutoff is not None:
-            value, needed = float(result[self._judged_by]), self._sign * self._last_cutoff
+        if epoch in self._rungs_below_top and action == TrialScheduler.STOP and self._last_cutoffs:
+            value, needed = float(result[self._judged_by]), self._sign * self._last_cutoffs[-1]
             if trial.trial_id in self._audit_sample:
                 self.audited[trial.trial_id] = AuditEntry(epoch, value, needed)
                 action = TrialScheduler.CONTINUE
@@ -136,7 +136,7 @@ class RungScheduler(ASHAScheduler):
                 self.stops[trial.trial_id] = StopDecision(rung=epoch, value=value, needed=needed)
         return action
 
-    def _cutoff(self, recorded: Mapping[str, float]) -> float | None:
+    def _cutoff(self, recorded: dict[str, float]) -> float | None:
         """Return the value below which a trial is stopped: a percentile of a rung's values, without sorting them again.
 
         Ray Tune computes it from all values for each trial, which makes a long sweep slower and slower.
@@ -151,8 +151,9 @@ class RungScheduler(ASHAScheduler):
             return None
         index = (len(values) - 1) * self._quantile
         lower = int(index)
-        self._last_cutoff = float(np.quantile(values[lower : lower + 2], index - lower))
-        return self._last_cutoff
+        cutoff = float(np.quantile(values[lower : lower + 2], index - lower))
+        self._last_cutoffs.append(cutoff)
+        return cutoff
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         """Let Ray Tune enter the last value into a skipped rung, unless the trial ran on for the audit or failed."""

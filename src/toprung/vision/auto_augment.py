@@ -121,7 +121,7 @@ def _warp(images_NCHW: Tensor, magnitudes: Mapping[str, Tensor]) -> Tensor:
 
 
 def _adjust_colors(images_NCHW: Tensor, magnitudes: Mapping[str, Tensor]) -> Tensor:
-    factors_M3 = 1 + torch.block_diag(*(magnitude_M.view(-1, 1) for magnitude_M in magnitudes.values()))
+    factors_M3 = 1 + torch.block_diag(*(magnitude_M.view(-1, 1) for magnitude_M in magnitudes.values()))  # type: ignore[no-untyped-call]
     return photo_operations.adjust_colors(images_NCHW, factors_M3)
 
 

@@ -21,7 +21,7 @@ def get_head(model: nn.Module) -> nn.Module:
     Raises:
         UserError: the network has no such layer.
     """
-    network = _network(model)
+    network: Any = _network(model)
     head = network.get_classifier() if hasattr(network, "get_classifier") else None
     if head is None:
         layers = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
@@ -68,9 +68,9 @@ def parameter_groups(
     if not 0 < layer_decay <= 1 or not backbone_lr_scale > 0:
         values = f"{layer_decay} and {backbone_lr_scale}"
         raise UserError(f"Fine-tuning needs 0 < layer_decay <= 1 and backbone_lr_scale > 0, not {values}.")
-    from timm.optim import param_groups_layer_decay
+    from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]  # public, but not in __all__
 
-    network = _network(distributed.unwrap_ddp(model))
+    network: Any = _network(model)
     in_head = {id(parameter) for parameter in get_head(model).parameters()}
     excluded = network.no_weight_decay() if hasattr(network, "no_weight_decay") else ()
     groups = []
@@ -98,7 +98,7 @@ def build_ema(model: nn.Module, *, decay: float) -> nn.Module | None:
         raise UserError(f"ema_decay must be from 0 to below 1, not {decay}.")
     if decay == 0:
         return None
-    from timm.utils import ModelEmaV3
+    from timm.utils import ModelEmaV3  # type: ignore[attr-defined]  # public, but not in __all__
 
     ema: nn.Module = ModelEmaV3(distributed.unwrap_ddp(model), decay=decay, use_warmup=True)
     return ema

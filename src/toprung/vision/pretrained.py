@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ def build_timm_network(
         overlay = {"state_dict": dict(weights.tensors), "num_classes": weights.num_classes, "label_offset": 0}
         arguments |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
     try:
-        network: nn.Module = timm.create_model(architecture, **arguments)
+        network: Any = timm.create_model(architecture, **arguments)
     except TypeError as error:
         raise UserError(f"{name} cannot be built: {error}.") from None
     except (RuntimeError, KeyError) as error:
@@ -92,7 +92,7 @@ def build_timm_network(
     if weights is not None:
         network.pretrained_cfg["state_dict"] = None  # timm keeps a reference to the tensors
     check_image_shape(network, image_shape, name=name)
-    return network
+    return cast("nn.Module", network)
 
 
 def check_timm_name(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from toprung.errors import UserError
 from toprung.weights.add import AddedWeights, add_tensors
@@ -31,7 +32,7 @@ def pull(name: str, *, project: Path) -> AddedWeights:
     if (project / WEIGHTS / full_name).exists():
         raise UserError(f"The pretrained weights {full_name} are already here.")
     try:
-        network = timm.create_model(full_name, pretrained=True)
+        network: Any = timm.create_model(full_name, pretrained=True)
     except Exception as error:  # the hub's client, requests and urllib raise many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
