@@ -33,7 +33,7 @@ def write_weights(file):
     (source,) = Path(package, "models").glob("efficientnet-lite0-*.pth")
     given = _without_counters(torch.load(source, map_location="cpu", weights_only=True))
     expected = _without_counters(timm.create_model(NETWORK.partition(".")[0]).state_dict())
-    renamed = dict(zip(expected, given.values(), strict=True))
+    renamed = {name: tensor.contiguous() for name, tensor in zip(expected, given.values(), strict=True)}
     assert all(renamed[name].shape == tensor.shape for name, tensor in expected.items())
     save_file(renamed, file)
 

@@ -113,7 +113,7 @@ def write_bad(kind, folder, state):
         ),
         ("another shape", r"1 difference\. conv_stem\.weight is 5 x 3 x 3 x 3 instead of \d+ x 3 x 3 x 3\.$"),
         ("code", "contains code and was not loaded"),
-        ("no tensors", "contains no state dict"),
+        ("no tensors", "contains no state dict, or is damaged"),
         ("text", "contains no state dict"),
         ("truncated", "contains no state dict"),
         ("missing", "is not a file"),

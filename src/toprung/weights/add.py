@@ -133,16 +133,15 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         state = load_state_dict(str(file), use_ema=False, weights_only=True)
     except Exception as error:  # torch, pickle, zipfile and safetensors raise many types for a damaged file
-        reason = " ".join(str(error).split())
-        if "weights_only" in reason:
+        if "weights_only" in str(error):
             raise UserError(
                 f"{file} contains code and was not loaded. On a machine where you trust it, save its state dict: "
                 'safetensors.torch.save_file(model.state_dict(), "weights.safetensors")'
             ) from None
-        raise UserError(f"{file} contains no state dict: {reason or type(error).__name__}") from None
+        raise UserError(f"{file} contains no state dict, or is damaged.") from None
     tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     if not tensors:
-        raise UserError(f"{file} contains no state dict: it has no tensors.")
+        raise UserError(f"{file} contains no state dict, or is damaged.")
     return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def pull(name: str, *, project: Path) -> AddedWeights:
         UserError: timm has no weights of that name; they are already here; they cannot be downloaded.
     """
     import timm
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     from toprung.vision.pretrained import check_timm_name, pretrained_config
 
@@ -31,10 +33,13 @@ def pull(name: str, *, project: Path) -> AddedWeights:
     full_name = f"{name.partition('.')[0]}.{config.tag}" if config.tag else name
     if (project / WEIGHTS / full_name).exists():
         raise UserError(f"The pretrained weights {full_name} are already here.")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it announces each retry
     try:
         network: Any = timm.create_model(full_name, pretrained=True)
-    except Exception as error:  # the hub's client, requests and urllib raise many types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # the hub's client and urllib raise many types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        if isinstance(error, LocalEntryNotFoundError):
+            reason = "huggingface.co cannot be reached"
         raise UserError(
             f"{full_name} cannot be downloaded: {reason}. On a machine with a network, type: toprung weights pull "
             f"{full_name} && toprung data push   (then here: git pull && toprung data pull)"
