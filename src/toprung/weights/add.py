@@ -89,6 +89,7 @@ def add_tensors(
             staging = Path(temporary, "new")
             staging.mkdir()
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, staging / TENSORS_FILE)
+            (staging / TENSORS_FILE).chmod(0o644)  # safetensors makes it readable by its owner only
             with (staging / TENSORS_FILE).open("rb") as written:
                 sha256 = hashlib.file_digest(written, "sha256").hexdigest()
             num_parameters = sum(tensor.numel() for tensor in tensors.values())
