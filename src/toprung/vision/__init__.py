@@ -1,4 +1,4 @@
-"""Building blocks of a training loop: models, optimizers, schedules, augmentation, batches and evaluation."""
+"""Building blocks of a training loop: models, optimizers, schedules, augmentation, batches, evaluation and metrics."""
 
 from toprung.vision.augmentation import (
     LEVELS,
@@ -8,8 +8,10 @@ from toprung.vision.augmentation import (
     AugmentationStrengths,
     build_augmentation,
 )
+from toprung.vision.balancing import class_weights
 from toprung.vision.batches import ImageSplit, batches, num_batches
-from toprung.vision.evaluation import evaluate
+from toprung.vision.evaluation import evaluate, predict_logits
+from toprung.vision.metrics import Calibration, ClassReport, calibration, class_report
 from toprung.vision.models import Classifier, Normalise, build_model, build_with, load_model
 from toprung.vision.optimizers import build_optimizer
 from toprung.vision.schedules import build_schedule
@@ -20,6 +22,8 @@ __all__ = [
     "STRENGTHS",
     "Augmentation",
     "AugmentationStrengths",
+    "Calibration",
+    "ClassReport",
     "Classifier",
     "ImageSplit",
     "Normalise",
@@ -29,7 +33,11 @@ __all__ = [
     "build_optimizer",
     "build_schedule",
     "build_with",
+    "calibration",
+    "class_report",
+    "class_weights",
     "evaluate",
     "load_model",
     "num_batches",
+    "predict_logits",
 ]
