@@ -20,6 +20,7 @@ from toprung.records import checkpoint
 from toprung.records.checkpoint import DamagedCheckpoint, Progress
 from toprung.records.sweep_dir import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.session import Session, TrialData
+from toprung.spec import CLASSIFICATION_METRICS
 
 PROJECT = Path(__file__).parent.parent
 TRAINERS = sorted(file.stem for file in (PROJECT / "trainers").glob("[!_]*.py"))
@@ -188,6 +189,43 @@ def test_an_invalid_report_fails_the_training_with_its_cause(digits, tmp_path, m
     assert str(caught.value) == cause
     assert reports == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({}, ("val/loss", "val/accuracy")),
+        ({"metrics": ("val/ece",)}, ("val/ece", "val/accuracy")),
+        ({"metrics": (), "metric": "val/f1_macro"}, ("val/f1_macro",)),
+        ({"metrics": ("val/loss",), "metric": "val/own"}, ("val/loss",)),
+    ],
+)
+def test_the_loop_computes_the_listed_metrics_and_that_of_the_sweep(digits, tmp_path, fields, names):
+    _, opened = _opened(digits, tmp_path, **fields)
+    with opened:
+        assert session.metrics() == names
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_trainer_reports_the_metrics_that_the_session_names(digits, tmp_path, trainer):
+    reports, opened = _opened(digits, tmp_path, num_threads=1, metrics=CLASSIFICATION_METRICS, metric="val/auroc_macro")
+    module = importlib.import_module(f"trainers.{trainer}")
+    small = {name: value for name, value in SMALL.items() if name in module.DEFAULTS}
+    with opened:
+        module.train_loop_per_worker({**module.DEFAULTS, **small, "num_epochs": 2})
+    assert {"train/loss", *CLASSIFICATION_METRICS} <= reports[0].keys()
+    best = max(reports, key=lambda report: report["val/auroc_macro"])
+    assert json.loads((tmp_path / WEIGHTS_META_FILE).read_text())["epoch"] == best["epoch"]
+
+
+def test_a_loop_that_does_not_compute_the_sweeps_metric_is_told_how(digits, tmp_path):
+    _, opened = _opened(digits, tmp_path, metric="val/f1_macro")
+    with opened, pytest.raises(session.TrainingFailed) as caught:
+        session.report({"val/loss": 0.5}, session.restore(_tiny()))
+    assert str(caught.value) == (
+        "the loop reported val/loss, but the sweep's metric is val/f1_macro: pass metrics=session.metrics() to "
+        "vision.evaluate"
+    )
 
 
 def test_a_learning_rate_far_too_high_fails_with_a_clear_cause(digits, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from search_spaces import convnet as convnet_space
 from toprung.errors import UserError
 from toprung.overrides import apply_overrides, parse_overrides
-from toprung.spec import Asha, Data, Experiment, Resources, Search, Stop, Sweep
+from toprung.spec import CLASSIFICATION_METRICS, Asha, Data, Experiment, Resources, Search, Stop, Sweep
 from trainers.convnet import train_loop_per_worker
 from tune import controlled, digits, fashion_mnist, smoke
 
@@ -38,6 +38,7 @@ def test_values_that_differ_from_the_defaults_survive_the_round_trip():
         data=Data(name="digits", max_train=100, max_val=50),
         metric="val/loss",
         mode="min",
+        metrics=("val/loss", "val/f1_macro"),
         asha=Asha(grace_epochs=2, max_epochs=5, reduction_factor=2),
         search=Search(seed=3, multivariate=False),
         resources=Resources(cpus=2, gpus=0.5),
@@ -130,6 +131,8 @@ def test_a_trial_costs_what_all_its_workers_cost():
         ("constants.optimizer=sgd", lambda s: s.constants == {"optimizer": "sgd"}),
         ('constants={"lr": 0.5}', lambda s: s.constants == {"lr": 0.5}),
         ("metric=val/loss", lambda s: (s.metric, s.mode) == ("val/loss", "min")),
+        ("metric=val/auroc_macro", lambda s: (s.metric, s.mode) == ("val/auroc_macro", "max")),
+        ('metrics=["val/ece"]', lambda s: s.metrics == ("val/ece",)),
         ("storage=/a/b=c", lambda s: s.storage == "/a/b=c"),
         ("seed=3", lambda s: (s.seed, s.search.seed) == (3, 0)),
         ("search.seed=3", lambda s: (s.seed, s.search.seed) == (0, 3)),
@@ -139,6 +142,23 @@ def test_a_trial_costs_what_all_its_workers_cost():
 def test_a_setting_overrides_one_field(setting, read):
     assert not read(_sweep(data=Data(max_train=7)))
     assert read(apply_overrides(_sweep(data=Data(max_train=7)), [setting]))
+
+
+MODES = {
+    "val/loss": "min",
+    "val/accuracy": "max",
+    "val/balanced_accuracy": "max",
+    "val/f1_macro": "max",
+    "val/auroc_macro": "max",
+    "val/top5_accuracy": "max",
+    "val/ece": "min",
+}
+
+
+@pytest.mark.parametrize("metric", CLASSIFICATION_METRICS)
+def test_the_mode_of_every_classification_metric_is_inferred_from_its_name(metric):
+    assert _sweep(metric=metric).mode == MODES[metric]
+    assert apply_overrides(_sweep(), [f"metric={metric}"]).mode == MODES[metric]
 
 
 def test_later_settings_win_and_constants_add_up():
@@ -187,6 +207,11 @@ def test_an_invalid_setting_gets_one_clear_line(setting, line):
         ({"resources": {"cpus": 0}}, "resources.cpus cannot be 0: "),
         ({"resources": {"gpus": 0.5, "workers": 2}}, "resources cannot be {"),
         ({"metric": "epoch"}, 'metric cannot be "epoch": "epoch" is a reserved name.'),
+        (
+            {"metrics": ("val/loss", "val/f1")},
+            'metrics.1 cannot be "val/f1": toprung computes no such metric (Did you mean val/f1_macro?); a metric of ',
+        ),
+        ({"metrics": ("own",)}, 'metrics.0 cannot be "own": toprung computes no such metric (there are val/loss, '),
         ({"metric": "val/acc@5"}, 'metric cannot be "val/acc@5": MLflow rejects the '),
         (
             {"resources": {"custom": {"CPU": 2}}},
@@ -243,9 +268,9 @@ def test_a_controlled_experiment_has_as_many_trials_as_configurations_times_seed
     assert Sweep.model_validate_json(sweep.model_dump_json()) == sweep
 
 
-def test_a_spec_from_before_experiments_existed_still_loads():
+def test_a_spec_from_before_experiments_and_metrics_existed_still_loads():
     content = json.loads(_sweep(num_trials=7).model_dump_json())
-    del content["experiments"], content["seeds"]
+    del content["experiments"], content["seeds"], content["metrics"]
     assert Sweep.model_validate(content) == _sweep(num_trials=7)
 
 

@@ -1,4 +1,4 @@
-"""Validation of metric and hyperparameter names: keys that MLflow accepts, and reserved names.
+"""Names of metrics and hyperparameters: the classification metrics, the keys that MLflow accepts, and reserved names.
 
 MLflow's own validator is private, and importing it takes seconds, which no trial should spend. Its rule is repeated
 here; tests/test_metric_names.py compares both, and the reserved names with those that Ray Tune really adds.
@@ -8,6 +8,20 @@ from __future__ import annotations
 
 import posixpath
 import re
+
+from toprung.errors import UserError
+
+DEFAULT_METRICS = ("val/loss", "val/accuracy")
+TOP5_ACCURACY = "val/top5_accuracy"
+# What `vision.evaluate` computes; a loop reports any other metric in addition, under a name of its own.
+CLASSIFICATION_METRICS = (
+    *DEFAULT_METRICS,
+    "val/balanced_accuracy",
+    "val/f1_macro",
+    "val/auroc_macro",
+    TOP5_ACCURACY,
+    "val/ece",
+)
 
 MAX_LENGTH = 250
 _INVALID_CHARACTER = re.compile(r"[^/\w.\- :]")
@@ -87,3 +101,18 @@ def metric_problem(name: object) -> str | None:
     if prefix := next((prefix for prefix in _RESERVED_PREFIXES if name.startswith(prefix)), None):
         return f'"{name}" begins with the reserved "{prefix}"'
     return None
+
+
+def has_enough_classes(metric: str, *, num_classes: int) -> bool:
+    """Return whether a metric can tell models apart: with 5 classes, each is among the five best predictions."""
+    return metric != TOP5_ACCURACY or num_classes > 5
+
+
+def check_num_classes(metric: str, *, num_classes: int) -> None:
+    """Check that a metric can tell models of so many classes apart.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not has_enough_classes(metric, num_classes=num_classes):
+        raise UserError(f"The metric cannot be {metric}: with {num_classes} classes, it is 1 for every model.")

@@ -34,6 +34,8 @@ from toprung.errors import UserError, pluralize
 from toprung.records import checkpoint
 from toprung.vision import ImageSplit, PretrainedWeights, distributed, feature_cache, pretrained
 
+_ADDITIONAL_METRICS = set(metric_names.CLASSIFICATION_METRICS).difference(metric_names.DEFAULT_METRICS)
+
 
 class TrainingFailed(RuntimeError):
     """The training cannot continue; the text is the cause, which is shown to the user and recorded with the trial."""
@@ -73,7 +75,7 @@ class Session:
     `on_report` is called once per epoch with all metrics, after the checkpoint is on disk; it may end the loop by
     raising. `recorded_epochs` is the number of epochs in the sweep's records, if there is a sweep: a checkpoint beyond
     them is reported again, because its report was lost with a driver that died. `num_epochs` is the budget, if there is
-    one. `load_weights` returns pretrained weights by name and raises UserError if there are none. `features_folder` is
+    one. `metrics` are computed besides `metric`, by which epochs are compared. `load_weights` returns pretrained weights by name and raises UserError if there are none. `features_folder` is
     the cache of computed features; None: no cache.
     """
 
@@ -84,6 +86,7 @@ class Session:
     num_threads: int = 1
     metric: str = "val/accuracy"
     mode: str = "max"
+    metrics: tuple[str, ...] = metric_names.DEFAULT_METRICS
     recorded_epochs: int | None = None
     num_epochs: int | None = None
     load_weights: Callable[[str], PretrainedWeights] | None = None
@@ -207,6 +210,17 @@ def device() -> torch.device:
     return _current_session().device
 
 
+def metrics() -> tuple[str, ...]:
+    """Return the names of the metrics that the loop is to compute, for `vision.evaluate`.
+
+    These are the metrics of the recipe and the sweep's own metric. A metric that toprung does not compute is not among
+    them; the loop reports it in addition.
+    """
+    session = _current_session()
+    names = dict.fromkeys((*session.metrics, session.metric))
+    return tuple(name for name in names if name in metric_names.CLASSIFICATION_METRICS)
+
+
 def prepare(model: nn.Module, *, channels_last: bool = True) -> nn.Module:
     """Move a model to the trial's device; with several workers, wrap it in DistributedDataParallel.
 
@@ -297,9 +311,9 @@ def report(metrics: Mapping[str, float], run: TrainingState) -> None:
         distributed.all_gather({name: _number(name, value) for name, value in metrics.items()}), epoch=epoch
     )
     if session.metric not in values:
-        raise TrainingFailed(
-            f"the loop reported {', '.join(values) or 'nothing'}, but the sweep's metric is {session.metric}"
-        )
+        reported_names = ", ".join(values) or "nothing"
+        hint = ": pass metrics=session.metrics() to vision.evaluate" if session.metric in _ADDITIONAL_METRICS else ""
+        raise TrainingFailed(f"the loop reported {reported_names}, but the sweep's metric is {session.metric}{hint}")
 
     reported = {"epoch": epoch, **values, "time/epoch_seconds": epoch_seconds, "time_ms": int(time.time() * 1000)}
     run.progress = run.progress.advance(values[session.metric], mode=session.mode, report=reported)

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from toprung.errors import UserError, pluralize
+from toprung.errors import UserError, did_you_mean, pluralize
 from toprung.metric_mode import infer_mode
-from toprung.metric_names import metric_problem
+from toprung.metric_names import CLASSIFICATION_METRICS as CLASSIFICATION_METRICS  # for recipes
+from toprung.metric_names import DEFAULT_METRICS, metric_problem
 from toprung.validation import format_validation_error
 
 
@@ -41,6 +42,16 @@ def _metric_name(value: str) -> str:
 
 MetricName = Annotated[str, AfterValidator(_metric_name)]
 WeightsName = Annotated[str, Field(pattern=r"^[a-z0-9]\w*(\.\w+)?$")]
+
+
+def _classification_metric(value: str) -> str:
+    if value not in CLASSIFICATION_METRICS:
+        hint = did_you_mean(value, CLASSIFICATION_METRICS).strip() or f"there are {', '.join(CLASSIFICATION_METRICS)}"
+        raise ValueError(f"toprung computes no such metric ({hint}); a metric of the loop itself is not listed here")
+    return value
+
+
+ClassificationMetric = Annotated[str, AfterValidator(_classification_metric)]
 
 
 class SpecModel(BaseModel):
@@ -226,6 +237,10 @@ class Sweep(SpecModel):
     )
     metric: MetricName = Field(default="val/accuracy", description="name of the metric that the loop reports")
     mode: Literal["max", "min"] = Field(default="max", description="by default inferred from the metric's name")
+    metrics: tuple[ClassificationMetric, ...] = Field(
+        default=DEFAULT_METRICS,
+        description="metrics that `session.metrics()` asks the loop to compute, besides `metric`",
+    )
     num_trials: int = Field(default=48, ge=1, description="with experiments, their number times the number of seeds")
     asha: Asha = Asha()
     stop: Stop = Stop()

@@ -7,12 +7,14 @@ from html.parser import HTMLParser
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from toprung.analysis.report import style, write_report
 from toprung.analysis.report.data import read_report_data
 from toprung.analysis.report.static_plots import draw_plots
-from toprung.analysis.report.winner_panels import build_evaluation, mistakes
+from toprung.analysis.report.winner_evaluation import build_evaluation
+from toprung.analysis.report.winner_panels import mistakes
 from toprung.analysis.report.write import build_panels
 from toprung.errors import UserError
 from toprung.spec import Asha
@@ -179,27 +181,65 @@ def test_plotly_knows_every_property_of_the_plots(written):
         go.Figure(plot)
 
 
-def test_the_confusion_matrix_shows_each_count_once():
-    evaluation = build_evaluation(
-        np.eye(3)[[0, 1, 0]], np.array([0, 1, 2]), np.zeros((3, 1, 2, 2), np.uint8), classes=[*"abc"]
-    )
-    (figure,) = mistakes(evaluation).figures
-    right, wrong = go.Figure(figure.plot).data
-    assert right.z == ([1, None, None], [None, 1, None], [None, None, None])
-    assert wrong.z == ([None, None, None], [None, None, None], [1, None, None])
+def _evaluation(predicted, labels, *, classes, confidences=None):
+    """Evaluate predictions that all have a high confidence, or the given ones."""
+    num_classes = len(classes)
+    confidences = torch.tensor(confidences or [0.99] * len(labels), dtype=torch.float64)
+    probabilities_NK = ((1 - confidences) / (num_classes - 1))[:, None].repeat(1, num_classes)
+    probabilities_NK[torch.arange(len(labels)), predicted] = confidences
+    images_NCHW = np.arange(len(labels) * 12, dtype=np.uint8).reshape(len(labels), 3, 2, 2)
+    return build_evaluation(probabilities_NK.log(), torch.tensor(labels), images_NCHW, classes=classes)
 
 
-def test_the_worst_mistakes_come_first_and_every_image_is_counted():
-    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.99, 0.01], [0.2, 0.8]])
-    images = np.arange(4 * 3 * 2 * 2, dtype=np.uint8).reshape(4, 3, 2, 2)
-    evaluation = build_evaluation(probabilities, np.array([0, 1, 1, 1]), images, classes=["cat", "dog"])
-    assert evaluation.counts.tolist() == [[1, 0], [2, 1]]
-    assert (evaluation.num_images, evaluation.num_wrong) == (4, 2)
-    assert [(mistake.label, mistake.predicted, mistake.confidence) for mistake in evaluation.worst] == [
-        ("dog", "cat", 0.99),
-        ("dog", "cat", 0.6),
+def test_the_confusion_matrix_shows_the_share_of_each_true_class_once():
+    evaluation = _evaluation([0, 1, 0, 2], [0, 1, 2, 2], classes=[*"abcd"])
+    confusion, _ = mistakes(evaluation).figures
+    right, wrong = go.Figure(confusion.plot).data
+    nothing = (None,) * 4
+    assert [tuple(row) for row in right.z] == [
+        (100, None, None, None),
+        (None, 100, None, None),
+        (None, None, 50, None),
+        nothing,
     ]
-    assert (evaluation.worst[0].image_CHW == images[2]).all()
+    assert [tuple(row) for row in wrong.z] == [nothing, nothing, (50, None, None, None), nothing]
+    assert right.customdata[2][0] == 1
+
+
+def test_the_worst_mistakes_of_each_class_come_first_and_every_image_is_counted():
+    confidences = [0.9, 0.6, 0.99, 0.8, 0.7]
+    evaluation = _evaluation([0, 0, 0, 1, 1], [0, 1, 1, 1, 0], classes=["cat", "dog"], confidences=confidences)
+    assert evaluation.counts.tolist() == [[1, 1], [2, 1]]
+    assert (evaluation.num_images, evaluation.num_wrong) == (5, 3)
+    found = [(mistake.label, mistake.predicted, round(mistake.confidence, 9)) for mistake in evaluation.mistakes]
+    assert found == [("dog", "cat", 0.99), ("dog", "cat", 0.6), ("cat", "dog", 0.7)]  # dogs have the lower recall
+    assert evaluation.mistakes[0].image_CHW.flatten().tolist() == [*range(24, 36)]
+
+
+def test_no_class_fills_the_pictures_with_its_mistakes():
+    evaluation = _evaluation([1] * 9 + [0], [0] * 9 + [1], classes=["cat", "dog"])
+    assert [mistake.label for mistake in evaluation.mistakes] == ["cat"] * 3 + ["dog"]
+
+
+def test_the_table_of_the_classes_has_their_scores_and_a_dash_where_there_is_none():
+    table, _ = mistakes(_evaluation([0, 1, 0, 2], [0, 1, 2, 2], classes=[*"abcd"])).tables
+    assert table.rows == [
+        ["c", "2", "0.5000", "1.0000", "0.6667"],
+        ["a", "1", "1.0000", "0.5000", "0.6667"],
+        ["b", "1", "1.0000", "1.0000", "1.0000"],
+        ["d", "0", "–", "–", "–"],
+    ]
+
+
+def test_the_reliability_diagram_has_the_accuracy_of_each_bin_with_images():
+    panel = mistakes(_evaluation([0, 0, 0], [0, 1, 0], classes=["cat", "dog"], confidences=[0.62, 0.65, 0.98]))
+    _, reliability = panel.figures
+    bars, diagonal = go.Figure(reliability.plot).data
+    assert list(bars.x) == pytest.approx([9.5 / 15, 14.5 / 15])
+    assert list(bars.y) == [0.5, 1.0]
+    assert [tuple(pair) for pair in bars.customdata] == [(2, pytest.approx(0.635)), (1, pytest.approx(0.98))]
+    assert (tuple(diagonal.x), tuple(diagonal.y)) == ((0, 1), (0, 1))
+    assert "Expected calibration error: 0.0967." in " ".join(panel.text)  # (2 * 0.135 + 0.02) / 3
 
 
 def test_the_toolbar_of_a_plot_appears_on_hover_and_uploads_nothing(written):

@@ -1,9 +1,11 @@
 """Mistakes in the input: one line with what was given and what is needed, exit code 2, and no files left behind."""
 
+import json
 import shutil
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 HEAD = "from toprung.spec import Asha, Data, Sweep\nfrom tune import smoke\n\n\ndef sweep():\n    return "
@@ -19,6 +21,14 @@ def _write(name, text):
 def _truncate(bench):
     file = bench / "data" / "prepared" / "digits" / "train_images.npy"
     file.write_bytes(file.read_bytes()[:-100])
+
+
+def _five_classes(bench):
+    folder = bench / "data" / "prepared" / "digits"
+    np.save(folder / "train_labels.npy", np.load(folder / "train_labels.npy") % 5)
+    card = json.loads((folder / "card.json").read_text())
+    card |= {"classes": [*"01234"], "train_counts": [], "test_counts": []}
+    (folder / "card.json").write_text(json.dumps(card))
 
 
 def _remove_data(bench):
@@ -77,6 +87,16 @@ MISTAKES = {
         ["tune.smoke", "--set", "asha.reduction=2"],
         _nothing,
         'asha has no field "reduction"; it has grace_epochs (1), max_epochs (3), reduction_factor (3), audit_fraction',
+    ),
+    "unknown classification metric": (
+        ["tune.smoke", "--set", 'metrics=["val/loss", "val/f1"]'],
+        _nothing,
+        'metrics.1 cannot be "val/f1": toprung computes no such metric (Did you mean val/f1_macro?); ',
+    ),
+    "top five of five classes": (
+        ["tune.smoke", "--set", "metric=val/top5_accuracy"],
+        _five_classes,
+        "The metric cannot be val/top5_accuracy: with 5 classes, it is 1 for every model.",
     ),
     "setting without a value": (["tune.smoke", "--set", "num_trials"], _nothing, "--set takes field=value, "),
     "unknown hyperparameter": (

@@ -202,9 +202,10 @@ PUBLIC = {
         "write_sample_sheet",
     ],
     "toprung.vision": [
-        "Augmentation", "AugmentationStrengths", "Classifier", "ImageSplit", "LEVELS", "Normalise", "OPERATIONS",
-        "STRENGTHS", "batches", "build_augmentation", "build_model", "build_optimizer", "build_schedule",
-        "build_with", "evaluate", "load_model", "num_batches",
+        "Augmentation", "AugmentationStrengths", "Calibration", "ClassReport", "Classifier", "ImageSplit", "LEVELS",
+        "Normalise", "OPERATIONS", "STRENGTHS", "batches", "build_augmentation", "build_model", "build_optimizer",
+        "build_schedule", "build_with", "calibration", "class_report", "class_weights", "evaluate", "load_model",
+        "num_batches", "predict_logits",
     ],
 }  # fmt: skip
 
@@ -216,9 +217,13 @@ def test_the_public_names_are_as_listed(module):
 
 def test_the_names_that_loops_and_recipes_use_exist():
     session = importlib.import_module("toprung.session")
-    assert all(callable(getattr(session, name)) for name in ("dataset", "device", "prepare", "restore", "report"))
+    assert all(
+        callable(getattr(session, name)) for name in ("dataset", "device", "metrics", "prepare", "restore", "report")
+    )
     spec = importlib.import_module("toprung.spec")
-    assert all(hasattr(spec, name) for name in ("Asha", "Data", "Resources", "Search", "Sweep"))
+    assert all(
+        hasattr(spec, name) for name in ("CLASSIFICATION_METRICS", "Asha", "Data", "Resources", "Search", "Sweep")
+    )
 
 
 def test_the_installed_command_runs_the_module(project):

@@ -28,7 +28,7 @@ def project(tmp_path_factory):
 def check(project):
     """Return a function that changes the convnet's source, checks it, and returns its results by name."""
 
-    def run(name, *changes, until=None, **settings):
+    def run(name, *changes, until=None, metric="val/accuracy", **settings):
         source = (PROJECT / "trainers/convnet.py").read_text()
         for old, new in changes:
             assert old in source
@@ -40,7 +40,7 @@ def check(project):
             settings={"width": 4, "depth": 2, "batch_size": 32, **settings},
             dataset="digits",
             max_train=120,
-            metric="val/accuracy",
+            metric=metric,
         )
         results = {}
         for result in check_loop(built):
@@ -107,7 +107,7 @@ def test_a_loop_that_reports_once_fails_the_first_check(check):
         ),
         (
             "reports_too_much",
-            ("**vision.evaluate(model, data.val)}", '**vision.evaluate(model, data.val), "val/accuracy": 0.99}'),
+            ("metrics=session.metrics())}", 'metrics=session.metrics()), "val/accuracy": 0.99}'),
             "export",
             "the loop reported 0.9900",
         ),
@@ -123,6 +123,13 @@ def test_each_mistake_fails_its_own_check(check, name, change, failing, expected
     result = check(name, change, until=failing)[failing]
     assert result.state == "error"
     assert expected in result.message
+
+
+def test_the_score_of_the_sweeps_own_metric_is_checked_too(check):
+    given = ("metrics=session.metrics())}", 'metrics=session.metrics()), "val/f1_macro": 0.99}')
+    result = check("own_f1", given, until="export", metric="val/f1_macro")["export"]
+    assert result.state == "error"
+    assert "the best weights score val/f1_macro " in result.message
 
 
 def test_a_loop_that_seeds_itself_is_warned_of(check):

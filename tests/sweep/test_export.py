@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,9 @@ from toprung.export.bundle import ExportFailed, export_winner
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.spec import CLASSIFICATION_METRICS
+from toprung.vision import ImageSplit, evaluate
+from toprung.vision.models import load_for_evaluation
 
 # The code that a reader of the model card would write, using only torch and toprung.vision.
 READER_CODE = """
@@ -39,8 +43,6 @@ def split(finished, bench, tmp_path_factory):
     sweep_dir = SweepDirectory(finished.folder)
     arrays, _ = data.split_arrays(sweep_dir.spec().data, root=bench / data.PREPARED)
     file = tmp_path_factory.mktemp("split") / "val.npz"
-    import numpy as np
-
     np.savez(file, images=arrays["val_images"], labels=arrays["val_labels"])
     return file
 
@@ -90,17 +92,17 @@ def test_the_model_card_states_the_lineage_and_how_the_model_was_chosen(finished
         "The test split was not opened",
     ):
         assert text in card
-    for name in finished.shown["best"]["config"]:
+    for name in (*finished.shown["best"]["config"], "val/loss", "val/accuracy"):
         assert f"| {name} |" in card
 
 
-def _export(finished, bench, folder, *, change):
+def _export(finished, bench, folder, *, change, metric="val/accuracy"):
     """Return a copy of the finished sweep with a changed winner, and a function that exports it."""
     copied = SweepDirectory(shutil.copytree(finished.folder, folder / finished.shown["sweep_id"]))
     shutil.rmtree(copied.export_folder)
     winner = next(record for record in ledger.read(copied) if record.trial_id == finished.shown["best"]["trial_id"])
     change(copied.trial_folder(winner.trial_id))
-    sweep = copied.spec()
+    sweep = copied.spec().model_copy(update={"metric": metric})
     prepared_root = bench / data.PREPARED
     return copied, lambda: export_winner(
         winner,
@@ -148,6 +150,43 @@ def test_a_winner_that_was_tampered_with_is_not_exported(finished, bench, tmp_pa
         export()
     assert not copied.export_folder.exists()
     assert not [path.name for path in copied.path.iterdir() if "export" in path.name]
+
+
+def _report(name, value):
+    """Return a change that adds a metric to those that the winner reported."""
+
+    def change(folder):
+        meta = json.loads((folder / "model.json").read_text())
+        (folder / "model.json").write_text(json.dumps({**meta, "metrics": {**meta["metrics"], name: value}}))
+
+    return change
+
+
+@pytest.mark.parametrize("metric", CLASSIFICATION_METRICS)
+def test_a_fresh_process_recomputes_the_sweeps_metric(finished, bench, split, tmp_path, metric):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    arrays = np.load(split)
+    val = ImageSplit(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]))
+    value = evaluate(load_for_evaluation(Path(finished.shown["export_dir"])), val, metrics=[metric])[metric]
+    torch.set_num_threads(threads)
+    _, export = _export(finished, bench, tmp_path, change=_report(metric, value), metric=metric)
+    metrics = json.loads((export() / "metrics.json").read_text())
+    assert metrics["verified"][metric] == value
+    assert metrics["unverified"] == []
+
+
+def test_a_metric_that_the_loop_computes_differently_is_not_exported(finished, bench, tmp_path):
+    _, export = _export(finished, bench, tmp_path, change=_report("val/f1_macro", 0.123), metric="val/f1_macro")
+    with pytest.raises(ExportFailed, match=r"a fresh process scores val/f1_macro .* must rename it$"):
+        export()
+
+
+def test_a_metric_that_only_the_loop_computes_is_said_to_be_unverified(finished, bench, tmp_path):
+    _, export = _export(finished, bench, tmp_path, change=_report("val/own", 0.5), metric="val/own")
+    metrics = json.loads((export() / "metrics.json").read_text())
+    assert (list(metrics["verified"]), metrics["unverified"]) == (["val/accuracy"], ["val/own"])
+    assert "because only the training loop computes it: val/own." in (export() / "MODEL_CARD.md").read_text()
 
 
 def test_exporting_an_unchanged_winner_again_gives_the_same_bytes(finished, bench, tmp_path):

@@ -8,9 +8,10 @@ import sys
 import pytest
 import torch
 
-from tests.trial.two_ranks import NUM_EPOCHS, PROJECT, TRAINERS, noisy, train
+from tests.trial.two_ranks import NUM_EPOCHS, PROJECT, TRAINERS, balanced_epoch, evaluate_on_both_splits, noisy, train
 from toprung import vision
 from toprung.records.sweep_dir import LAST_FILE, WEIGHTS_FILE
+from toprung.spec import CLASSIFICATION_METRICS
 
 pytestmark = pytest.mark.slow
 
@@ -105,12 +106,20 @@ def test_each_rank_has_its_own_equal_part_of_every_minibatch(two):
     assert two[0]["shares"]["epochs"][0] != two[0]["shares"]["epochs"][1]
 
 
+def test_a_balanced_epoch_of_rank_0_is_divided_among_the_ranks(two):
+    order = balanced_epoch()
+    assert len(order) == 103
+    assert [ranks["balanced"] for ranks in two] == [order[:102:2], order[1:102:2]]
+
+
 def test_ranks_that_share_the_evaluation_get_exactly_the_values_of_one_process(two):
     torch.manual_seed(1)
-    model = vision.build_model(num_classes=3, image_shape=(1, 8, 8), mean=(0.3,), std=(0.2,), width=4)
+    model = vision.build_model(num_classes=7, image_shape=(1, 8, 8), mean=(0.3,), std=(0.2,), width=4)
     torch.manual_seed(2)
     model(torch.rand(64, 1, 8, 8))
-    assert two[0]["score"] == two[1]["score"] == vision.evaluate(model, noisy().val)
+    alone = evaluate_on_both_splits(model)
+    assert [list(metrics) for metrics in alone] == [list(CLASSIFICATION_METRICS)] * 2
+    assert two[0]["score"] == two[1]["score"] == alone
 
 
 def test_metrics_are_means_over_the_ranks(two):

@@ -14,6 +14,7 @@ from tests.photos import TINY, load_weights
 from tests.stripes import stripes
 from toprung import session, vision
 from toprung.session import Session, TrialData
+from toprung.spec import CLASSIFICATION_METRICS
 from toprung.vision import distributed
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -84,13 +85,36 @@ def shares(folder):
     return {"len": len(part), "num_batches": vision.num_batches(part, batch_size=32), "epochs": epochs}
 
 
+def balanced_epoch():
+    """Return the images that this rank trains on in a balanced epoch over 103 images of two classes."""
+    torch.manual_seed(5 + distributed.rank())
+    positions_N = torch.arange(103)
+    split = vision.ImageSplit(
+        positions_N.to(torch.uint8).view(-1, 1, 1, 1),
+        (positions_N < 10).long(),
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+    return torch.cat([images for images, _ in vision.batches(split, batch_size=32, balanced=True)]).flatten().tolist()
+
+
+def evaluate_on_both_splits(model):
+    """Compute every metric on three batches of images, and on one."""
+    val = noisy().val
+    splits = (val, vision.ImageSplit(val.images_NCHW[:100], val.labels_N[:100]))
+    return [vision.evaluate(model, split, metrics=CLASSIFICATION_METRICS) for split in splits]
+
+
 def score(folder):
-    """Evaluate a model whose batch statistics differ between the ranks; those of rank 0 are used."""
+    """Evaluate a model whose batch statistics differ between the ranks; those of rank 0 are used.
+
+    The second split has a single batch, so that rank 1 evaluates none.
+    """
     torch.manual_seed(1)
-    model = vision.build_model(num_classes=3, image_shape=(1, 8, 8), mean=(0.3,), std=(0.2,), width=4)
+    model = vision.build_model(num_classes=7, image_shape=(1, 8, 8), mean=(0.3,), std=(0.2,), width=4)
     torch.manual_seed(2 + distributed.rank())
     model(torch.rand(64, 1, 8, 8))
-    return vision.evaluate(model, noisy().val)
+    return evaluate_on_both_splits(model)
 
 
 def report_once(folder, metrics):
@@ -164,6 +188,7 @@ def main():
         "after one rank": train(root / "from_one"),
         "for one rank": halved(root / "for_one", stop_after=2),
         "shares": shares(root / "shares"),
+        "balanced": balanced_epoch(),
         "score": score(root / "score"),
         "mean": report_once(root / "mean", {"val/accuracy": 0.1, "train/loss": 1.0 + rank}),
         "nan": report_once(root / "nan", {"val/accuracy": 0.1, "train/loss": nan}),

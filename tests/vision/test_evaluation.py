@@ -5,7 +5,9 @@ import sys
 import pytest
 import torch
 
-from toprung.vision import ImageSplit, build_model, evaluate
+from toprung.errors import UserError
+from toprung.spec import CLASSIFICATION_METRICS
+from toprung.vision import ImageSplit, build_model, evaluate, predict_logits
 
 ARCHITECTURE = {"num_classes": 10, "image_shape": (1, 28, 28), "mean": (0.3,), "std": (0.2,), "width": 8}
 
@@ -17,7 +19,8 @@ torch.set_num_threads(2)
 saved = torch.load(sys.argv[1], weights_only=True)
 model = build_model(**json.loads(sys.argv[2])).to(memory_format=torch.contiguous_format)
 model.load_state_dict(saved["weights"])
-print(json.dumps(evaluate(model, ImageSplit(saved["images"], saved["labels"]))))
+split = ImageSplit(saved["images"], saved["labels"])
+print(json.dumps(evaluate(model, split, metrics=json.loads(sys.argv[3]))))
 """
 
 
@@ -71,10 +74,43 @@ def test_scores_are_float32_even_inside_autocast(model, split):
 def test_a_fresh_process_gives_the_same_digits_with_any_threads_and_memory_layout(model, split, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    here = evaluate(model, split)
+    here = evaluate(model, split, metrics=CLASSIFICATION_METRICS)
     torch.set_num_threads(threads)
     saved = {"weights": model.state_dict(), "images": split.images_NCHW, "labels": split.labels_N}
     torch.save(saved, tmp_path / "saved.pth")
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "saved.pth"), json.dumps(ARCHITECTURE)]
+    arguments = [str(tmp_path / "saved.pth"), json.dumps(ARCHITECTURE), json.dumps(CLASSIFICATION_METRICS)]
+    command = [sys.executable, "-c", SCRIPT, *arguments]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert json.loads(printed) == here
+
+
+def test_more_metrics_leave_the_loss_and_the_accuracy_unchanged(model, split):
+    every = evaluate(model, split, metrics=CLASSIFICATION_METRICS)
+    assert list(every) == list(CLASSIFICATION_METRICS)
+    assert {name: every[name] for name in ("val/loss", "val/accuracy")} == evaluate(model, split)
+    assert evaluate(model, split, metrics=["val/ece"]) == {"val/ece": every["val/ece"]}
+
+
+def test_the_metrics_are_those_of_the_logits_of_all_images(model, split):
+    logits_NK = predict_logits(model, split)
+    assert logits_NK.shape == (700, 10)
+    torch.testing.assert_close(logits_NK, model.eval()(split.images_NCHW), rtol=1e-4, atol=1e-5)
+    every = evaluate(model, split, metrics=CLASSIFICATION_METRICS)
+    assert every["val/accuracy"] == (logits_NK.argmax(1) == split.labels_N).double().mean().item()
+    assert every["val/top5_accuracy"] == pytest.approx(
+        (logits_NK.topk(5).indices == split.labels_N[:, None]).any(1).double().mean().item(), abs=1e-15
+    )
+
+
+def test_the_default_metrics_import_neither_scikit_learn_nor_torchmetrics(tmp_path, model, split):
+    torch.save({"weights": model.state_dict(), "images": split.images_NCHW, "labels": split.labels_N}, tmp_path / "s")
+    script = SCRIPT + 'print(sorted({"sklearn", "torchmetrics", "scipy"} & set(sys.modules)))\n'
+    arguments = [str(tmp_path / "s"), json.dumps(ARCHITECTURE), '["val/loss", "val/accuracy"]']
+    command = [sys.executable, "-c", script, *arguments]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert printed.splitlines()[-1] == "[]"
+
+
+def test_an_unknown_metric_is_refused_with_a_suggestion(model, split):
+    with pytest.raises(UserError, match=r'^No classification metric "val/f1"\. Did you mean val/f1_macro\?$'):
+        evaluate(model, split, metrics=["val/f1"])

@@ -143,6 +143,9 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 9,
     seed: Annotated[int, typer.Option(min=0, help="Seed for weights, shuffling and augmentation.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Number of CPU threads. By default, one per CPU.")] = None,
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="Metric that decides which epoch is the best.")
+    ] = "val/accuracy",
     storage: Annotated[
         str, typer.Option(metavar="FOLDER", help="Folder in the project where the results are saved.")
     ] = "runs",
@@ -152,7 +155,7 @@ def train(
     from toprung.project.modules import activate, find_project
     from toprung.remote_storage import is_uri
     from toprung.spec import Data
-    from toprung.sweep.standalone import train_standalone
+    from toprung.sweep.standalone import format_metrics, train_standalone
 
     if is_uri(storage):
         raise UserError(f"--storage {storage} is a URI, but toprung train saves to a folder. Type: --storage FOLDER")
@@ -166,6 +169,7 @@ def train(
         num_epochs=epochs,
         seed=seed,
         num_threads=threads,
+        metric=metric,
         storage=project / storage,
         echo=print,
     )
@@ -173,6 +177,8 @@ def train(
         f"Best {result.metric} {result.value:.4f} in epoch {result.epoch}; model and checkpoint in "
         f"{short_path(result.folder)}"
     )
+    if result.additional_metrics:
+        print(f"In that epoch: {format_metrics(result.additional_metrics)}")
 
 
 @app.command("list")

@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from toprung.data import DatasetCard
+from toprung.metric_names import CLASSIFICATION_METRICS, DEFAULT_METRICS
 from toprung.records.catalog import confirmed_sweep_id
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, SweepDirectory, write_json
@@ -93,11 +95,17 @@ def _score_in_fresh_process(
         "data": sweep.data.model_dump(),
         "prepared_root": str(prepared_root),
         "num_threads": sweep.resources.num_threads,
+        "metrics": _recomputed_metrics(sweep),
     }
     try:
         return run_in_fresh_process("toprung.export.verify", task, sweep_dir=sweep_dir)
     except ExportFailed as error:
         raise ExportFailed(f"a fresh process could not load the exported model: {error}") from None
+
+
+def _recomputed_metrics(sweep: Sweep) -> list[str]:
+    """Return the metrics that the fresh process computes: the accuracy, and the sweep's metric if it can."""
+    return [name for name in CLASSIFICATION_METRICS if name in (sweep.metric, "val/accuracy")]
 
 
 def run_in_fresh_process(module: str, task: dict[str, Any], *, sweep_dir: SweepDirectory) -> dict[str, Any]:
@@ -130,10 +138,17 @@ def _check_scores(
     compared = [name for name in dict.fromkeys((sweep.metric, "val/accuracy")) if name in scored and name in reported]
     for name in compared:
         if scored[name] != reported[name]:
+            is_default = name in DEFAULT_METRICS
+            hint = "" if is_default else "; a loop that computes it without vision.evaluate must rename it"
             raise ExportFailed(
-                f"a fresh process scores {name} {scored[name]!r}, but the trial reported {reported[name]!r}"
+                f"a fresh process scores {name} {scored[name]!r}, but the trial reported {reported[name]!r}{hint}"
             )
-    return {"epoch": winner.epoch, "metrics": reported, "verified": {name: scored[name] for name in compared}}
+    return {
+        "epoch": winner.epoch,
+        "metrics": reported,
+        "verified": {name: scored[name] for name in compared},
+        "unverified": [name for name in (sweep.metric,) if name not in compared],
+    }
 
 
 def model_card(
@@ -149,6 +164,9 @@ def model_card(
     """Describe the model, its origin and its selection, for a reader who has only the export folder."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in winner.config.items())
     verified = ", ".join(f"{name} {value:.6g}" for name, value in metrics["verified"].items()) or "no comparable metric"
+    unverified = "".join(
+        f"Not recomputed, because only the training loop computes it: {name}.\n" for name in metrics["unverified"]
+    )
     versions = ", ".join(f"{name} {version}" for name, version in sorted(lineage.versions.items()))
     commit = f"{lineage.commit}{' with uncommitted changes' if lineage.dirty else ''}" if lineage.commit else "unknown"
     is_confirmation = confirmed_sweep_id(sweep_dir) is not None
@@ -160,7 +178,7 @@ An image classifier for {len(card.classes)} classes and images of {" x ".join(ma
 
 {sweep.metric} {winner.value:.6g} on the validation split, at epoch {winner.epoch}.
 Recomputed from this folder by a fresh process: {verified}.
-
+{unverified}{_metrics_table(metrics["metrics"])}
 {"" if is_confirmation else _selection_bias(num_trials)}The test split was not opened.
 
 ## How it was chosen
@@ -193,6 +211,12 @@ from toprung.vision import load_model
 model = load_model(Path("export"))  # takes uint8 or 0..1 float images, N x C x H x W; returns logits
 ```
 """
+
+
+def _metrics_table(reported: Mapping[str, float]) -> str:
+    """Return a table of the classification metrics that the trial reported in this epoch."""
+    rows = [f"| {name} | {reported[name]:.6g} |\n" for name in CLASSIFICATION_METRICS if name in reported]
+    return f"\n| metric | value on the validation split |\n| --- | --- |\n{''.join(rows)}" if rows else ""
 
 
 def _choice(sweep: Sweep, *, is_confirmation: bool) -> str:

@@ -13,8 +13,9 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     """Evaluate the exported model.
 
     Args:
-        task: `folder` (the export), `data` (the spec's data settings), `prepared_root` and `num_threads`. If `part` is
-            "seen", training and validation images are scored together, for a model that was trained on both.
+        task: `folder` (the export), `data` (the spec's data settings), `prepared_root`, `num_threads` and `metrics`
+            (names for `vision.evaluate`). If `part` is "seen", training and validation images are scored together, for
+            a model that was trained on both.
 
     Returns:
         The `metrics` of the scored images and the `split_fingerprint`.
@@ -38,7 +39,7 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     labels_N, rows_N = (
         torch.cat([torch.from_numpy(placed.arrays[f"{part}_{what}"]) for part in parts]) for what in ("labels", "rows")
     )
-    metrics = vision.evaluate(model, vision.ImageSplit(images_NCHW, labels_N, rows_N))
+    metrics = vision.evaluate(model, vision.ImageSplit(images_NCHW, labels_N, rows_N), metrics=task["metrics"])
     return {"metrics": metrics, "split_fingerprint": placed.split_fingerprint}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toprung import cluster, data, remote_storage
+from toprung import cluster, data, metric_names, remote_storage
 from toprung.errors import UserError
 from toprung.project.modules import find_source_file, import_dotted, trainer_defaults
 from toprung.records.sweep_dir import SweepDirectory
@@ -39,7 +39,7 @@ class PreparedSweep:
 def prepare_sweep(
     project: Path, sweep: Sweep, *, code: Path | None = None, ray_cluster: cluster.ConnectedCluster | None = None
 ) -> PreparedSweep:
-    """Check a sweep's resources, trainer, dataset and search space.
+    """Check a sweep's resources, trainer, dataset, metric and search space.
 
     Args:
         project: the project's root folder.
@@ -65,6 +65,7 @@ def prepare_sweep(
     if remote_storage.is_uri(sweep.storage):
         remote_storage.check_usable(remote_storage.open_storage(sweep.storage))
     card = data.open_prepared(sweep.data.name, root=prepared_root).card
+    metric_names.check_num_classes(sweep.metric, num_classes=len(card.classes))
     images = data.load_arrays(sweep.data, root=prepared_root, budget_bytes=cluster.image_budget_bytes(nodes))
     weights = tuple(read_weights(name, project=project) for name in sweep.weights)
     if sweep.experiments:

@@ -24,6 +24,7 @@ from toprung.analysis.seeds import representative, trials_of_experiment
 from toprung.errors import UserError
 from toprung.export.bundle import run_in_fresh_process
 from toprung.export.refit_card import refit_card
+from toprung.metric_names import DEFAULT_METRICS
 from toprung.project.modules import import_dotted, switch_to
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
@@ -111,6 +112,7 @@ def refit(
             "data": sweep.data.model_dump(),
             "prepared_root": str(project / data.PREPARED),
             "num_threads": sweep.resources.num_threads,
+            "metrics": DEFAULT_METRICS,
             "part": "seen",
         }
         scores = run_in_fresh_process("toprung.export.verify", task, sweep_dir=sweep_dir)["metrics"]

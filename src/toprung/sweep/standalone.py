@@ -13,6 +13,8 @@ from typing import Any
 from toprung import data, metric_names
 from toprung.errors import UserError
 from toprung.machine import num_cpus
+from toprung.metric_mode import infer_mode
+from toprung.metric_names import CLASSIFICATION_METRICS, DEFAULT_METRICS, EPOCH_SECONDS
 from toprung.project.modules import import_dotted, trainer_defaults
 from toprung.records.sweep_dir import CONFIG_FILE, write_json
 from toprung.search.space import check_known, check_types
@@ -23,12 +25,22 @@ from toprung.weights import open_weights
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The best epoch, and the folder with `model.pth` and `last.pth`."""
+    """The best epoch by a metric, what it reported, and the folder with `model.pth` and `last.pth`."""
 
     folder: Path
     metric: str
-    value: float
     epoch: int
+    metrics: Mapping[str, float]
+
+    @property
+    def value(self) -> float:
+        """The value of the metric in the best epoch."""
+        return self.metrics[self.metric]
+
+    @property
+    def additional_metrics(self) -> dict[str, float]:
+        """The values in the best epoch of the metrics that the epochs' lines leave out."""
+        return {name: self.metrics[name] for name in _additional_names(self.metric) if name in self.metrics}
 
 
 def train_standalone(
@@ -40,6 +52,7 @@ def train_standalone(
     num_epochs: int,
     seed: int,
     num_threads: int | None = None,
+    metric: str = "val/accuracy",
     storage: Path,
     echo: Callable[[str], None],
 ) -> TrainResult:
@@ -54,16 +67,18 @@ def train_standalone(
         seed: the seed of weights, shuffling and augmentation.
         num_threads: the number of threads that torch may use; None: one per CPU. The number changes the order of
             floating-point sums, so a sweep's trial is reproduced to the last digit only with that trial's number.
+        metric: decides which epoch is the best. Lower values are better if the name says so, as `val/loss` does.
         storage: the folder in which the result's folder is created.
         echo: called with one line per epoch.
 
     Raises:
-        UserError: the trainer, a setting or the dataset cannot be used, or the training failed.
+        UserError: the trainer, a setting, the dataset or the metric cannot be used, or the training failed.
     """
     defaults = trainer_defaults(project, trainer)
     check_known(settings, {*defaults, "num_epochs"}, source="command gives", trainer=trainer)
     check_types(settings, defaults, trainer=trainer)
     trial = load_trial_data(data_settings, root=project / data.PREPARED)
+    metric_names.check_num_classes(metric, num_classes=len(trial.card.classes))
     loop = import_dotted(project, trainer, default=LOOP, kind="trainer")
     config = {"num_epochs": num_epochs, **settings}
     folder = storage / f"train-{trainer.rpartition('.')[2].partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -73,17 +88,16 @@ def train_standalone(
     from toprung.vision import distributed
 
     started = time.perf_counter()
-    best: list[tuple[float, int]] = []
+    mode = infer_mode(metric) or "max"
+    reports: list[dict[str, float]] = []
 
     def report(metrics: dict[str, float]) -> None:
-        epoch = int(metrics["epoch"])
-        best.append((metrics["val/accuracy"], -epoch))
-        shown = "  ".join(
-            f"{name} {value:.4f}"
-            for name, value in metrics.items()
-            if metric_names.is_metric(name) and name != metric_names.EPOCH_SECONDS
+        reports.append(metrics)
+        hidden = (*_additional_names(metric), EPOCH_SECONDS)
+        shown = format_metrics(
+            {name: value for name, value in metrics.items() if metric_names.is_metric(name) and name not in hidden}
         )
-        echo(f"epoch {epoch}/{config['num_epochs']}  {shown}  {time.perf_counter() - started:.1f} s")
+        echo(f"epoch {metrics['epoch']:.0f}/{config['num_epochs']}  {shown}  {time.perf_counter() - started:.1f} s")
 
     with distributed.torchrun_process_group():
         distributed.on_rank_zero(lambda: _create_folder(folder, settings_record))
@@ -95,6 +109,9 @@ def train_standalone(
             num_threads=num_threads or max(1, num_cpus() // distributed.world_size()),
             load_weights=partial(open_weights, project=project),
             features_folder=project / FEATURES,
+            metric=metric,
+            mode=mode,
+            metrics=CLASSIFICATION_METRICS,
         )
         try:
             with session.open_session(trial_session):
@@ -103,10 +120,19 @@ def train_standalone(
             raise UserError(f"The training failed: {error}.") from None
         if distributed.rank() > 0:
             raise SystemExit  # only rank 0 prints the result
-    if not best:
+    if not reports:
         raise UserError(f"The trainer {trainer} ended without reporting an epoch.")
-    value, epoch = max(best)
-    return TrainResult(folder, "val/accuracy", value, -epoch)
+    best = (min if mode == "min" else max)(reports, key=lambda metrics: metrics[metric])  # the first of equal values
+    return TrainResult(folder, metric, int(best["epoch"]), best)
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Format metrics as text, such as `val/loss 0.1234  val/accuracy 0.9667`."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def _additional_names(metric: str) -> list[str]:
+    return [name for name in CLASSIFICATION_METRICS if name not in (*DEFAULT_METRICS, metric)]
 
 
 def _create_folder(folder: Path, settings_record: Mapping[str, Any]) -> None:

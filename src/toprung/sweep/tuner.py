@@ -116,6 +116,7 @@ def build_tuner(
         card=prepared.card,
         metric=sweep.metric,
         mode=sweep.mode,
+        metrics=sweep.metrics,
         seed=None if sweep.experiments else sweep.seed,
         num_workers=sweep.resources.workers,
         num_threads=sweep.resources.num_threads,

@@ -63,6 +63,7 @@ class TrialTask:
     card: DatasetCard
     metric: str
     mode: str
+    metrics: tuple[str, ...]
     seed: int | None  # None: it is in each configuration
     num_workers: int
     num_threads: int  # per worker
@@ -216,6 +217,7 @@ def train_in_session(
         num_threads=task.num_threads,
         metric=task.metric,
         mode=task.mode,
+        metrics=task.metrics,
         recorded_epochs=0,  # a restored checkpoint reports its last epoch again, and the driver records each epoch once
         num_epochs=config["num_epochs"],
         load_weights=partial(_sent_weights, values, cards=task.weights),

@@ -1,4 +1,4 @@
-"""Building blocks of a training loop: models, optimizers, schedules, augmentation, batches and evaluation."""
+"""Building blocks of a training loop: models, optimizers, schedules, augmentation, batches, evaluation and metrics."""
 
 from toprung.vision.augmentation import (
     LEVELS,
@@ -8,9 +8,10 @@ from toprung.vision.augmentation import (
     AugmentationStrengths,
     build_augmentation,
 )
+from toprung.vision.balancing import class_weights
 from toprung.vision.batches import ImageSplit, batches, num_batches
 from toprung.vision.crops import center_crop
-from toprung.vision.evaluation import evaluate
+from toprung.vision.evaluation import evaluate, predict_logits
 from toprung.vision.finetuning import (
     PRECISIONS,
     autocast,
@@ -20,6 +21,7 @@ from toprung.vision.finetuning import (
     get_head,
     parameter_groups,
 )
+from toprung.vision.metrics import Calibration, ClassReport, calibration, class_report
 from toprung.vision.models import Classifier, Normalise, build_model, build_with, load_model
 from toprung.vision.optimizers import build_optimizer
 from toprung.vision.photo_augmentation import (
@@ -41,6 +43,8 @@ __all__ = [
     "STRENGTHS",
     "Augmentation",
     "AugmentationStrengths",
+    "Calibration",
+    "ClassReport",
     "Classifier",
     "ImageSplit",
     "Normalise",
@@ -56,7 +60,10 @@ __all__ = [
     "build_photo_augmentation",
     "build_schedule",
     "build_with",
+    "calibration",
     "center_crop",
+    "class_report",
+    "class_weights",
     "compute_features",
     "evaluate",
     "freeze_backbone",
@@ -64,4 +71,5 @@ __all__ = [
     "load_model",
     "num_batches",
     "parameter_groups",
+    "predict_logits",
 ]

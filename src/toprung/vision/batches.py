@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from toprung.vision import distributed
+from toprung.vision.balancing import draw_balanced
 
 _MAX_EVALUATION_BATCH = 512
 _MAX_EVALUATION_PIXELS = 2**21  # 512 images of 64 x 64, or 41 of 224 x 224, whose activations fit into a few gigabytes
@@ -65,7 +66,7 @@ def num_batches(split: ImageSplit, *, batch_size: int) -> int:
 
 
 def batches(
-    split: ImageSplit, *, batch_size: int, device: torch.device | str = "cpu"
+    split: ImageSplit, *, batch_size: int, device: torch.device | str = "cpu", balanced: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield every image of the split once, in minibatches, in an order drawn from torch's global random state.
 
@@ -76,10 +77,13 @@ def batches(
     minibatch, so that the mean of their gradients is the gradient of the whole minibatch. A remainder of fewer images
     than ranks is left out of the epoch. Each rank gets at least one image.
 
+    With `balanced`, an epoch has the same number of images, but they are drawn with replacement so that all classes are
+    equally likely: images of small classes are repeated, and some images of large classes are left out.
+
     Yields:
         images_NCHW (uint8) and labels_N (int64) on `device`, at most `batch_size` of them.
     """
-    order_N = torch.randperm(split.num_images)
+    order_N = draw_balanced(split.labels_N) if balanced else torch.randperm(split.num_images)
     if split.world_size > 1:
         order_N = distributed.broadcast(order_N)[split.rank :: split.world_size][: len(split)]
     for indices_B in order_N.tensor_split(num_batches(split, batch_size=batch_size)):

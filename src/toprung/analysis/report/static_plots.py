@@ -19,7 +19,8 @@ from matplotlib.ticker import MaxNLocator
 
 from toprung.analysis.report import style
 from toprung.analysis.report.panel import Panel
-from toprung.analysis.report.winner_panels import MAX_CLASSES, WinnerEvaluation
+from toprung.analysis.report.winner_evaluation import WinnerEvaluation
+from toprung.analysis.report.winner_panels import MAX_CLASSES
 
 COLUMNS = 4
 MARKERS = dict(zip(style.SYMBOLS, "oDs^xP", strict=True))
@@ -155,10 +156,17 @@ def _draw_confusion(evaluation: WinnerEvaluation) -> Figure:
 
     side = max(4.0, min(14.0, 0.5 * len(evaluation.classes)))
     figure = Figure(figsize=(side, side))
-    display = ConfusionMatrixDisplay(evaluation.counts, display_labels=evaluation.classes)
-    has_counts = len(evaluation.classes) <= MAX_CLASSES
+    display = ConfusionMatrixDisplay(100 * evaluation.shares, display_labels=evaluation.classes)
+    has_numbers = len(evaluation.classes) <= MAX_CLASSES
     axes = figure.subplots()
-    display.plot(ax=axes, cmap="cividis", colorbar=False, include_values=has_counts, xticks_rotation="vertical")
-    axes.set(xlabel="predicted class", ylabel="true class")
+    display.plot(
+        ax=axes,
+        cmap="cividis",
+        colorbar=False,
+        include_values=has_numbers,
+        values_format=".0f",
+        xticks_rotation="vertical",
+    )
+    axes.set(xlabel="predicted class", ylabel="true class", title="Share of each true class, in percent")
     figure.tight_layout()
     return figure

@@ -1,110 +1,24 @@
-"""The winner's mistakes on the validation split: the confusion matrix and the worst mistakes as pictures."""
+"""The panel of the winner's mistakes: confusion matrix, scores by class, calibration, and pictures of the worst."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toprung.analysis.report import style
-from toprung.analysis.report.data import ReportData
-from toprung.analysis.report.panel import Figure, Panel, Picture, Table
-from toprung.errors import UserError, pluralize
+from toprung.analysis.report.panel import Figure, Panel, Picture, Table, format_number
+from toprung.analysis.report.winner_evaluation import WinnerEvaluation
+from toprung.errors import pluralize
 
-WORST_SHOWN = 24
-MAX_CLASSES = 30  # with more classes the cells are too small for their counts
+MAX_CLASSES = 30  # with more classes the cells are too small for their numbers
 PICTURE_SIDE = 96
-BATCH_SIZE = 512
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """An image that the winner misclassified; `confidence` is the probability of the predicted class."""
-
-    image_CHW: NDArray[np.uint8]
-    label: str
-    predicted: str
-    confidence: float
-    loss: float
-
-
-@dataclass(frozen=True)
-class WinnerEvaluation:
-    """The winner's predictions on the validation split, as `counts[true][predicted]`."""
-
-    classes: list[str]
-    counts: NDArray[np.int64]
-    worst: list[Mistake]
-
-    @property
-    def num_images(self) -> int:
-        """The number of evaluated images."""
-        return int(self.counts.sum())
-
-    @property
-    def num_wrong(self) -> int:
-        """The number of misclassified images."""
-        return self.num_images - int(np.trace(self.counts))
-
-
-def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
-    """Evaluate the exported model on the sweep's validation split; the test split is not opened.
-
-    Raises:
-        UserError: the sweep has no export, or the prepared data are missing or differ from the sweep's.
-    """
-    sweep_dir = report_data.sweep_dir
-    if not sweep_dir.export_folder.is_dir():
-        raise UserError("The winner was not exported: its mistakes cannot be shown.")
-    import torch  # imported here because it takes most of a second, and is not needed without an export
-
-    from toprung import data, vision
-
-    arrays, split_fingerprint = data.split_arrays(report_data.sweep.data, root=report_data.prepared_root)
-    if report_data.lineage is None or split_fingerprint != report_data.lineage.split_fingerprint:
-        raise UserError("The prepared data differ from the sweep's: the winner's mistakes cannot be shown.")
-    classes = [str(name) for name in sweep_dir.read(sweep_dir.export_folder / "labels.json")["classes"]]
-    torch.set_num_threads(max(1, report_data.sweep.resources.num_threads))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        model = vision.load_model(Path(sweep_dir.export_folder)).to(device).eval()
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"The exported model cannot be loaded: {error}") from None
-    images_NCHW, labels_N = arrays["val_images"], np.asarray(arrays["val_labels"])
-    with torch.inference_mode():
-        batches = [
-            torch.softmax(
-                model(torch.from_numpy(images_NCHW[start : start + BATCH_SIZE]).to(device)).double(), dim=1
-            ).cpu()
-            for start in range(0, len(labels_N), BATCH_SIZE)
-        ]
-    return build_evaluation(torch.cat(batches).numpy(), labels_N, images_NCHW, classes=classes)
-
-
-def build_evaluation(
-    probabilities_NK: NDArray[np.float64], labels_N: NDArray[Any], images_NCHW: NDArray[np.uint8], *, classes: list[str]
-) -> WinnerEvaluation:
-    """Count all images by true and predicted class, and keep the mistakes with the highest loss."""
-    predicted_N = probabilities_NK.argmax(axis=1)
-    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(counts, (labels_N, predicted_N), 1)
-    losses_N = -np.log(np.maximum(probabilities_NK[np.arange(len(labels_N)), labels_N], 1e-12))
-    wrong = np.flatnonzero(predicted_N != labels_N)
-    worst = [
-        Mistake(
-            image_CHW=np.array(images_NCHW[index]),
-            label=classes[labels_N[index]],
-            predicted=classes[predicted_N[index]],
-            confidence=float(probabilities_NK[index, predicted_N[index]]),
-            loss=float(losses_N[index]),
-        )
-        for index in wrong[np.argsort(-losses_N[wrong], kind="stable")][:WORST_SHOWN]
-    ]
-    return WinnerEvaluation(classes, counts, worst)
+CALIBRATION_RULE = (
+    "It is the mean distance between the probability of the predicted class and the share of correct predictions, over "
+    "15 bins of the probability."
+)
 
 
 def mistakes(evaluation: WinnerEvaluation | str) -> Panel:
@@ -116,8 +30,50 @@ def mistakes(evaluation: WinnerEvaluation | str) -> Panel:
     images = pluralize(evaluation.num_images, "validation image")
     accuracy = f"accuracy {num_right / evaluation.num_images:.4f}"
     text = [
-        f"The exported model classifies {num_right} of {images} correctly ({accuracy}). The test split was not used."
+        f"The exported model classifies {num_right} of {images} correctly ({accuracy}). The test split was not used.",
+        "Each row of the confusion matrix adds up to 100 percent, so its diagonal shows the recall of each class.",
+        f"Expected calibration error: {evaluation.calibration.error:.4f}. {CALIBRATION_RULE}",
     ]
+    pictures = [
+        Picture(
+            png(mistake.image_CHW),
+            f"{mistake.label}, predicted as {mistake.predicted}",
+            f"{mistake.label} → {mistake.predicted}, {mistake.confidence:.2f}",
+        )
+        for mistake in evaluation.mistakes
+    ]
+    if pictures:
+        text.append(
+            "The pictures show the mistakes with the highest loss in each class, lowest recall first: true class → "
+            "predicted class, with its probability."
+        )
+    wrong = pluralize(evaluation.num_wrong, "image")
+    alt = f"Confusion matrix of {len(evaluation.classes)} classes with {wrong} off the diagonal."
+    figures = [
+        Figure("confusion", _matrix(evaluation), alt, "Share of each true class, in percent", max_width="48rem"),
+        Figure("reliability", _reliability(evaluation), "Accuracy by confidence.", "Calibration", max_width="32rem"),
+    ]
+    return Panel("mistakes", title, text, figures, [_class_table(evaluation), _confusion_table(evaluation)], pictures)
+
+
+def _class_table(evaluation: WinnerEvaluation) -> Table:
+    report = evaluation.report
+    rows = [
+        [
+            evaluation.classes[label],
+            str(report.support_K[label]),
+            *(
+                format_number(None if np.isnan(scores_K[label]) else float(scores_K[label]))
+                for scores_K in (report.recall_K, report.precision_K, report.f1_K)
+            ),
+        ]
+        for label in np.argsort(report.recall_K, kind="stable")
+    ]
+    columns = ["class", "images", "recall", "precision", "F1"]
+    return Table("Classes, lowest recall first", columns, rows, is_open=len(rows) <= MAX_CLASSES)
+
+
+def _confusion_table(evaluation: WinnerEvaluation) -> Table:
     rows = [
         [name, evaluation.classes[other], str(evaluation.counts[row, other])]
         for row, name in enumerate(evaluation.classes)
@@ -125,24 +81,7 @@ def mistakes(evaluation: WinnerEvaluation | str) -> Panel:
         if other != row and evaluation.counts[row, other]
     ]
     rows.sort(key=lambda row: -int(row[2]))
-    tables = [Table("Confusions", ["true class", "predicted class", "images"], rows[:50])]
-    pictures = [
-        Picture(
-            png(mistake.image_CHW),
-            f"{mistake.label}, predicted as {mistake.predicted}",
-            f"{mistake.label} → {mistake.predicted}, {mistake.confidence:.2f}",
-        )
-        for mistake in evaluation.worst
-    ]
-    if pictures:
-        text.append(
-            "The pictures show the mistakes with the highest loss: true class → predicted class, with its probability."
-        )
-    wrong = pluralize(evaluation.num_wrong, "image")
-    alt = f"Confusion matrix of {len(evaluation.classes)} classes with {wrong} off the diagonal."
-    return Panel(
-        "mistakes", title, text, [Figure("confusion", _matrix(evaluation), alt, max_width="48rem")], tables, pictures
-    )
+    return Table("Confusions", ["true class", "predicted class", "images"], rows[:50])
 
 
 def _matrix(evaluation: WinnerEvaluation) -> dict[str, Any]:
@@ -163,25 +102,56 @@ def _matrix(evaluation: WinnerEvaluation) -> dict[str, Any]:
 
 
 def _heat(evaluation: WinnerEvaluation, mask: NDArray[np.bool_], scale: list[list[Any]]) -> dict[str, Any]:
-    counts = [
-        [int(count) if count and is_shown else None for count, is_shown in zip(*rows, strict=True)]
-        for rows in zip(evaluation.counts.tolist(), mask.tolist(), strict=True)
+    is_shown = mask & (evaluation.counts > 0)
+    shares = [
+        [share if shown else None for share, shown in zip(*rows, strict=True)]
+        for rows in zip((100 * evaluation.shares).tolist(), is_shown.tolist(), strict=True)
     ]
     return {
         "type": "heatmap",
-        "z": counts,
+        "z": shares,
         "x": evaluation.classes,
         "y": evaluation.classes,
+        "customdata": evaluation.counts.tolist(),
         "zmin": 0,
-        "zmax": max(1, int((evaluation.counts * mask).max())),
+        "zmax": float(100 * (evaluation.shares * mask).max()) or 1,
         "colorscale": scale,
         "showscale": False,
-        "texttemplate": "%{z}" if len(evaluation.classes) <= MAX_CLASSES else "",
+        "texttemplate": "%{z:.1~f}" if len(evaluation.classes) <= MAX_CLASSES else "",
         "hoverongaps": False,
-        "hovertemplate": "%{y}, predicted as %{x}: %{z}<extra></extra>",
+        "hovertemplate": "%{y}, predicted as %{x}: %{z:.1f} %, %{customdata} images<extra></extra>",
         "xgap": 1,
         "ygap": 1,
     }
+
+
+def _reliability(evaluation: WinnerEvaluation) -> dict[str, Any]:
+    """Draw the accuracy of each bin of confidences that has images, and the diagonal of perfect calibration."""
+    calibration = evaluation.calibration
+    num_bins = len(calibration.num_images_B)
+    filled = np.flatnonzero(calibration.num_images_B)
+    bars = {
+        "type": "bar",
+        "x": ((filled + 0.5) / num_bins).tolist(),
+        "y": calibration.accuracy_B[filled].tolist(),
+        "width": 1 / num_bins,
+        "name": "accuracy",
+        "marker": {"color": style.BLUE, "line": {"width": 1}},
+        "customdata": [
+            [int(calibration.num_images_B[index]), float(calibration.confidence_B[index])] for index in filled
+        ],
+        "hovertemplate": "confidence %{customdata[1]:.3f}, accuracy %{y:.3f}, %{customdata[0]} images<extra></extra>",
+    }
+    line = {"color": style.GREY, "dash": "dot"}
+    diagonal = {
+        "type": "scatter", "x": [0, 1], "y": [0, 1], "mode": "lines", "name": "perfect calibration", "line": line,
+        "hoverinfo": "skip",
+    }  # fmt: skip
+    return style.plot(
+        [bars, diagonal],
+        xaxis=style.axis("probability of the predicted class", range=[0, 1]),
+        yaxis=style.axis("accuracy", range=[0, 1]),
+    )
 
 
 def png(image_CHW: NDArray[np.uint8]) -> bytes:

@@ -18,7 +18,8 @@ from toprung.analysis.report.space_panels import importance, optimizer_panels, p
 from toprung.analysis.report.static_plots import draw_plots
 from toprung.analysis.report.stopping_panels import asha_audit, time_and_money
 from toprung.analysis.report.summary import markdown
-from toprung.analysis.report.winner_panels import WinnerEvaluation, evaluate_winner, mistakes
+from toprung.analysis.report.winner_evaluation import WinnerEvaluation, evaluate_winner
+from toprung.analysis.report.winner_panels import mistakes
 from toprung.errors import UserError
 from toprung.records.sweep_dir import SweepDirectory
 

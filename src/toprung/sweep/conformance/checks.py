@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from toprung import metric_names
 from toprung.errors import UserError
+from toprung.metric_names import CLASSIFICATION_METRICS
 from toprung.records.sweep_dir import WEIGHTS_META_FILE, write_json
 from toprung.sweep.conformance.loop import NUM_EPOCHS, CheckResult, LoopCheck, Training, train_loop
 from toprung.sweep.conformance.ranks import check_ranks
@@ -78,7 +79,7 @@ def check_loop(check: LoopCheck) -> Iterator[CheckResult]:
             if unchanged
             else CheckResult("images", "error", "the loop writes into the shared images: work on a copy of each batch")
         )
-        yield _check_export(root / "straight", trial)
+        yield _check_export(root / "straight", trial, metric=check.metric)
         yield check_ranks(check, root / "ranks")
 
 
@@ -110,7 +111,7 @@ def _compare(
     return CheckResult(name, "error", f"{len(observed)} epochs instead of {len(expected)}: {difference}")
 
 
-def _check_export(folder: Path, trial: TrialData) -> CheckResult:
+def _check_export(folder: Path, trial: TrialData, *, metric: str) -> CheckResult:
     import torch
 
     from toprung import vision
@@ -122,17 +123,20 @@ def _check_export(folder: Path, trial: TrialData) -> CheckResult:
         model = load_for_evaluation(folder)
     except UserError as error:
         return CheckResult("export", "error", str(error).replace(str(folder), "the export"))
+    reported = about["metrics"]
+    compared = [name for name in CLASSIFICATION_METRICS if name in reported and name in (metric, "val/accuracy")]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        scored, reported = vision.evaluate(model, trial.val)["val/accuracy"], about["metrics"].get("val/accuracy")
+        scored = vision.evaluate(model, trial.val, metrics=compared)
     finally:
         torch.set_num_threads(threads)
-    if reported is not None and scored != reported:
-        return CheckResult(
-            "export",
-            "error",
-            f"the best weights score val/accuracy {scored:.4f}, the loop reported {reported:.4f}: evaluate the model "
-            "that session.restore received, in eval mode",
-        )
+    for name in compared:
+        if scored[name] != reported[name]:
+            return CheckResult(
+                "export",
+                "error",
+                f"the best weights score {name} {scored[name]:.4f}, the loop reported {reported[name]:.4f}: evaluate "
+                "the model that session.restore received, with vision.evaluate",
+            )
     return CheckResult("export", "ok", "the best weights load again and score what was reported")

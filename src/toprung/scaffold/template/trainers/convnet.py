@@ -85,7 +85,7 @@ def train_loop_per_worker(config):
     run = session.restore(model, optimizer, schedule)
     for _epoch in range(run.next_epoch, config["num_epochs"]):
         train_loss = train_one_epoch(model, data.train, optimizer, schedule, augment, config)
-        session.report({"train/loss": train_loss, **vision.evaluate(model, data.val)}, run)
+        session.report({"train/loss": train_loss, **vision.evaluate(model, data.val, metrics=session.metrics())}, run)
 
 
 def train_one_epoch(model, split, optimizer, schedule, augment, config):
