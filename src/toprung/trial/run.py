@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from toprung import remote_storage
-from toprung.data import DatasetCard, open_mmap_images, open_prepared, split_arrays
+from toprung.data import DatasetCard, fold_arrays, open_mmap_images, open_prepared, split_arrays
 from toprung.project.code_hash import code_mismatch_message, imported_code_hash, link_included
 from toprung.records.ledger import now_ms
 from toprung.records.sweep_dir import (
@@ -64,6 +64,7 @@ class TrialTask:
     num_gpus: float  # per worker
     mmap_dir: Path | None  # the folder to map the images from, if they are not among the arrays
     code: str  # hash of the code that was sent to the workers
+    fold_seeds: tuple[int, ...] = ()  # with cross-validation, the seeds in the order of the splits
     remote_location: remote_storage.RemoteLocation | None = None  # on object storage, if the sweep is stored there
 
 
@@ -73,7 +74,7 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
     Args:
         config: the hyperparameters that the searcher proposed.
         task: what all trials share.
-        arrays: references to arrays in Ray's object store: `train_images`, `train_labels`, `val_images`, `val_labels`.
+        arrays: references to the sweep's arrays (`toprung.data.ImageArrays`) in Ray's object store.
     """
     from ray import get_runtime_context
     from ray import tune as ray_tune
@@ -184,6 +185,8 @@ def train_in_session(
     module_name, _, loop_name = task.trainer.partition(":")
     loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
     values = dict(zip(arrays, ray.get([*arrays.values()]), strict=True))
+    if task.fold_seeds:
+        values = fold_arrays(values, task.fold_seeds.index(config["seed"]))
     trial_session = session.Session(
         data=trial_data(values, card=task.card, mmap_dir=task.mmap_dir),
         folder=folder,
@@ -265,7 +268,13 @@ def load_trial_data(data_settings: Data, *, root: Path) -> Any:
 
 
 def trial_data(arrays: Mapping[str, np.ndarray], *, card: DatasetCard, mmap_dir: Path | None = None) -> Any:
-    """Wrap the arrays as tensors that share their memory, or the memory of the mapped file."""
+    """Wrap the arrays as tensors that share their memory, or the memory of the mapped file.
+
+    Args:
+        arrays: labels, and either images or rows of a larger array: of `pool_images`, or of the mapped file.
+        card: the dataset's card.
+        mmap_dir: the folder of the mapped file.
+    """
     import torch
 
     from toprung.session import TrialData
@@ -274,7 +283,7 @@ def trial_data(arrays: Mapping[str, np.ndarray], *, card: DatasetCard, mmap_dir:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # we only read it
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        pool = torch.from_numpy(open_mmap_images(mmap_dir)) if mmap_dir is not None else None
+        pool = torch.from_numpy(open_mmap_images(mmap_dir)) if mmap_dir is not None else tensors.get("pool_images")
 
     def split(part: str) -> ImageSplit:
         labels_N = tensors[f"{part}_labels"]
