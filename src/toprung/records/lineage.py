@@ -33,6 +33,7 @@ class Lineage(BaseModel):
     data_name: str
     data_fingerprint: str
     split_fingerprint: str
+    num_images: int | None = None  # that train or validate; None in records of older versions
     seed: int | None  # None if each trial has its own seed
     search_seed: int
     python: str
@@ -43,13 +44,22 @@ class Lineage(BaseModel):
     dvc_remote: str | None = None
 
 
-def collect(project: Path, *, card: DatasetCard, split_fingerprint: str, seed: int | None, search_seed: int) -> Lineage:
+def collect(
+    project: Path,
+    *,
+    card: DatasetCard,
+    split_fingerprint: str,
+    num_images: int,
+    seed: int | None,
+    search_seed: int,
+) -> Lineage:
     """Collect the lineage from git, the lock file, DVC and the installed packages.
 
     Args:
         project: the project's root. If it is not a git checkout, `commit` and `dirty` are None.
         card: the card of the prepared dataset.
         split_fingerprint: the hash of the training and validation indices.
+        num_images: the number of images that train or validate.
         seed: the training seed; None if each trial has its own.
         search_seed: the sampler's seed.
 
@@ -65,6 +75,7 @@ def collect(project: Path, *, card: DatasetCard, split_fingerprint: str, seed: i
         data_name=card.name,
         data_fingerprint=card.fingerprint,
         split_fingerprint=split_fingerprint,
+        num_images=num_images,
         seed=seed,
         search_seed=search_seed,
         python=".".join(str(part) for part in sys.version_info[:3]),
