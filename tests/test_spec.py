@@ -315,3 +315,31 @@ def test_an_invalid_controlled_experiment_is_refused(fields, line):
     with pytest.raises(UserError) as raised:
         _controlled().model_copy(update=fields)
     assert str(raised.value).startswith(line)
+
+
+def test_each_seed_of_a_cross_validation_has_its_fold():
+    sweep = _controlled(data=Data(num_folds=3), seeds=(7, 3, 5, 1, 2, 4))
+    assert (sweep.num_trials, sweep.num_repeats, sweep.test_train_ratio) == (12, 2, 0.5)
+    assert [sweep.split_index(seed) for seed in sweep.seeds] == [0, 1, 2, 3, 4, 5]
+    assert sweep.plan_text == "2 configurations × 3 folds × 2 repeats, 9 epochs each"
+    assert Sweep.model_validate_json(sweep.model_dump_json()) == sweep
+    without = _controlled()
+    assert (without.num_repeats, without.test_train_ratio, without.split_index(2)) == (1, 0, None)
+
+
+def test_a_search_becomes_a_cross_validation_of_its_leaders():
+    sweep = _sweep().as_controlled_experiment({"first": {"lr": 0.2}}, seeds=range(4), num_folds=2)
+    assert (sweep.data, sweep.num_repeats) == (Data(num_folds=2), 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda: _controlled(data=Data(num_folds=2)), "2 folds need 2 seeds, or a multiple of it for repeats; there"),
+        (lambda: _sweep(data=Data(num_folds=2)), "data.num_folds is for experiments, but there are none"),
+        (lambda: Data(num_folds=1), "greater than or equal to 2"),
+    ],
+)
+def test_folds_that_do_not_fit_the_seeds_are_refused(change, line):
+    with pytest.raises(ValueError, match=line):
+        change()

@@ -75,8 +75,9 @@ class Session:
     `on_report` is called once per epoch with all metrics, after the checkpoint is on disk; it may end the loop by
     raising. `recorded_epochs` is the number of epochs in the sweep's records, if there is a sweep: a checkpoint beyond
     them is reported again, because its report was lost with a driver that died. `num_epochs` is the budget, if there is
-    one. `metrics` are computed besides `metric`, by which epochs are compared. `load_weights` returns pretrained weights by name and raises UserError if there are none. `features_folder` is
-    the cache of computed features; None: no cache.
+    one. `metrics` are computed besides `metric`, by which epochs are compared. `load_weights` returns pretrained
+    weights by name and raises UserError if there are none. `features_folder` is the cache of computed features; None:
+    no cache.
     """
 
     data: TrialData

@@ -187,6 +187,9 @@ class Data(SpecModel):
     split_seed: int = Field(default=0, ge=0)
     max_train: int | None = Field(default=None, ge=1, description="maximum number of training images")
     max_val: int | None = Field(default=None, ge=1, description="maximum number of validation images")
+    num_folds: int | None = Field(
+        default=None, ge=2, description="cross-validate a controlled experiment: each seed validates on one fold"
+    )
     groups: bool = Field(
         default=True, description="keep each group, such as a patient's images, in one part if the dataset has groups"
     )
@@ -261,6 +264,8 @@ class Sweep(SpecModel):
         if not self.experiments:
             if self.seeds:
                 raise ValueError("seeds are for experiments, but there are none; a search has a single seed")
+            if self.data.num_folds is not None:
+                raise ValueError("data.num_folds is for experiments, but there are none; a search has a single split")
             if self.space is None:
                 raise ValueError("give a space to search or experiments to train")
             return self
@@ -270,6 +275,11 @@ class Sweep(SpecModel):
             raise ValueError("experiments need seeds, such as seeds=(0, 1, 2)")
         if (seed := _first_duplicate(self.seeds)) is not None:
             raise ValueError(f"the seed {seed} is given twice")
+        if (num_folds := self.data.num_folds) is not None and len(self.seeds) % num_folds:
+            raise ValueError(
+                f"{num_folds} folds need {num_folds} seeds, or a multiple of it for repeats; there are "
+                f"{len(self.seeds)}"
+            )
         for experiment in self.experiments:
             for name in self.constants:
                 if name in experiment.config:
@@ -284,6 +294,24 @@ class Sweep(SpecModel):
         return (self.asha.max_epochs,) if self.experiments else self.asha.rungs
 
     @property
+    def num_repeats(self) -> int:
+        """How often a cross-validation cuts the images into folds, each time differently; 1 without folds."""
+        return 1 if self.data.num_folds is None else len(self.seeds) // self.data.num_folds
+
+    @property
+    def test_train_ratio(self) -> float:
+        """The ratio of validation to training images of a fold; 0 without folds."""
+        return 0 if self.data.num_folds is None else 1 / (self.data.num_folds - 1)
+
+    def split_index(self, seed: int) -> int | None:
+        """Return the split of a seed in a cross-validation, `num_folds * repeat + fold`; None without folds.
+
+        Raises:
+            ValueError: `seed` is not one of the sweep's seeds.
+        """
+        return None if self.data.num_folds is None else self.seeds.index(seed)
+
+    @property
     def price_per_hour(self) -> float:
         """The price of a running trial per hour; 0 if the recipe has no prices."""
         prices, resources = self.stop, self.resources
@@ -294,8 +322,12 @@ class Sweep(SpecModel):
     @property
     def plan_text(self) -> str:
         """The size of a controlled experiment, such as "6 configurations × 3 seeds, 9 epochs each"."""
-        configurations, seeds = pluralize(len(self.experiments), "configuration"), pluralize(len(self.seeds), "seed")
-        return f"{configurations} × {seeds}, {pluralize(self.asha.max_epochs, 'epoch')} each"
+        configurations = pluralize(len(self.experiments), "configuration")
+        repetitions = pluralize(len(self.seeds), "seed")
+        if self.data.num_folds is not None:
+            repeats = f" × {self.num_repeats} repeats" if self.num_repeats > 1 else ""
+            repetitions = f"{self.data.num_folds} folds{repeats}"
+        return f"{configurations} × {repetitions}, {pluralize(self.asha.max_epochs, 'epoch')} each"
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a validated copy with some fields replaced.
@@ -312,16 +344,20 @@ class Sweep(SpecModel):
             )
         return copy
 
-    def as_controlled_experiment(self, configs: Mapping[str, Mapping[str, Any]], *, seeds: Iterable[int]) -> Self:
+    def as_controlled_experiment(
+        self, configs: Mapping[str, Mapping[str, Any]], *, seeds: Iterable[int], num_folds: int | None = None
+    ) -> Self:
         """Return a controlled experiment with this sweep's trainer, data, metric and budget.
 
         Args:
             configs: the hyperparameters of each named configuration. They may be complete configurations of trials, and
                 replace the sweep's constants of the same names.
             seeds: the seeds to train each configuration with.
+            num_folds: the number of folds of a cross-validation, of which each seed validates on one; None: all seeds
+                share this sweep's split.
 
         Raises:
-            UserError: a name or seed is duplicated, or there are none.
+            UserError: a name or seed is duplicated, or there are none; the folds do not divide the seeds evenly.
         """
         experiments = {
             name: {
@@ -335,6 +371,7 @@ class Sweep(SpecModel):
                 "constants": {name: value for name, value in self.constants.items() if name not in replaced},
                 "experiments": tuple({"name": name, "config": config} for name, config in experiments.items()),
                 "seeds": tuple(seeds),
+                **({} if num_folds is None else {"data": self.data.model_copy(update={"num_folds": num_folds})}),
                 "asha": Asha.model_construct({"max_epochs"}, **dict(self.asha)),
             }
         )

@@ -5,7 +5,13 @@ import pytest
 from scipy import stats
 
 from toprung.analysis import confirmation as confirming
-from toprung.analysis.confirmation import judge_confirmation, num_changed, seed_variance, shrunken_value
+from toprung.analysis.confirmation import (
+    Folds,
+    judge_confirmation,
+    num_changed,
+)
+from toprung.analysis.confirmation_summary import markdown
+from toprung.analysis.shrinkage import seed_variance, shrunken_value, variance_within_folds
 from toprung.errors import UserError
 from toprung.sweep.confirm import confirmation_spec
 
@@ -124,3 +130,77 @@ def test_a_sweep_with_only_its_default_cannot_be_confirmed(driver):
     assert [
         experiment.name for experiment in confirmation_spec(sweep.sweep_dir, num_leaders=3, num_seeds=2).experiments
     ] == ["trial 1", "default"]
+
+
+def _folds(**fields):
+    return Folds(
+        **{"num_folds": 5, "num_repeats": 1, "test_train_ratio": 0.25, "num_images": 1438, "dropped": {}} | fields
+    )
+
+
+def _judge_folds(values, **fields):
+    by_seed = {name: dict(enumerate(row)) for name, row in values.items()}
+    return judge_confirmation(
+        by_seed,
+        configs=CONFIGS,
+        in_sweep={"trial 4": 0.95},
+        finished_in_sweep=[0.7, 0.95, 0.8],
+        num_seeds=SEEDS,
+        mode="max",
+        folds=_folds(**fields),
+    )
+
+
+def test_intervals_over_folds_are_wider_than_over_independent_seeds():
+    values = _simulated(np.random.default_rng(5), {"trial 4": 0.92, "default": 0.9})
+    seeds, folds = _judge(values), _judge_folds(values)
+    for ours, theirs in zip(folds.configurations, seeds.configurations, strict=True):
+        assert ours.mean.mean == theirs.mean.mean
+        widths = [config.mean.high - config.mean.low for config in (ours, theirs)]
+        assert widths[0] == pytest.approx(widths[1] * (0.45 / 0.2) ** 0.5)
+    assert (folds.unit, folds.sample, seeds.unit, seeds.sample) == ("fold", "folds", "seed", "fresh seeds")
+
+
+def test_a_dropped_leader_is_last_whatever_its_mean_on_the_first_folds():
+    values = {"trial 4": [0.9, 0.9, 0.9, 0.5, 0.5], "trial 7": [0.89, 0.88, 0.89], "default": [0.6] * 5}
+    confirmation = _judge_folds(values, dropped={"trial 7": 3})
+    assert [config.name for config in confirmation.configurations] == ["trial 4", "default", "trial 7"]
+    assert "trial 7" not in confirmation.tied_best
+    assert [confirmation.progress(config) for config in confirmation.configurations] == [
+        "5 of 5",
+        "5 of 5",
+        "3 of 5, dropped",
+    ]
+
+
+def test_the_summary_of_a_cross_validation_names_folds_their_size_and_what_was_dropped():
+    values = {"trial 4": [0.9] * 5, "trial 7": [0.5] * 3, "default": [0.8] * 5}
+    confirmation = _judge_folds(values, dropped={"trial 7": 3}, num_repeats=2)
+    text = markdown(confirmation, sweep_id="some", confirmed_by="other", metric="val/accuracy", openings=[])
+    assert "| configuration | mean over folds | difference from default | in the sweep | shrunken | folds |" in text
+    assert "Folds: 5 folds of about 288 images, cut 2 times, the same for all configurations." in text
+    assert "Dropped after 3 folds, because it was significantly worse than the best by then: trial 7." in text
+    assert "seeds" not in text
+    assert "Folds:" not in markdown(
+        _judge({"default": [0.9]}), sweep_id="some", confirmed_by="other", metric="val/accuracy", openings=[]
+    )
+
+
+def test_what_a_fold_changes_for_all_configurations_is_not_luck():
+    rng, folds = np.random.default_rng(6), np.linspace(0, 0.3, 200)
+    values = {name: dict(enumerate(0.6 + folds + rng.normal(0, 0.01, 200))) for name in CONFIGS}
+    assert variance_within_folds(values) == pytest.approx(0.01**2, rel=0.2)
+    assert seed_variance(values) > 0.05**2
+    assert variance_within_folds({"default": {1: 0.9, 2: 0.8}}) is None
+    assert variance_within_folds({"default": {1: 0.9, 2: 0.8}, "trial 4": {2: 0.9, 3: 0.8}}) is None
+    assert variance_within_folds({"default": {}}) is None
+
+
+def test_a_cross_validation_gives_each_configuration_the_same_fresh_seeds_for_its_folds(driver):
+    sweep = driver(seed=3)
+    sweep.trial([0.5], is_default=True)
+    sweep.trial([0.6])
+    spec = confirmation_spec(sweep.sweep_dir, num_leaders=3, num_seeds=10, num_folds=5)
+    assert (spec.data.num_folds, spec.num_repeats, spec.seeds) == (5, 2, tuple(range(4, 14)))
+    assert [spec.split_index(seed) for seed in spec.seeds] == list(range(10))
+    assert spec.plan_text == "2 configurations × 5 folds × 2 repeats, 9 epochs each"

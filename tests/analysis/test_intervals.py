@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from toprung.analysis.comparison.intervals import difference, mean_interval, pvalue, tied_with_best
+from toprung.analysis.comparison.intervals import difference, mean_interval, pvalue, tied_on_folds, tied_with_best
 
 SIMULATIONS = 1000
 
@@ -88,3 +88,54 @@ def test_the_p_value_of_a_pair_equals_scipys_test_of_all_pairs():
     expected = stats.tukey_hsd(*groups, equal_var=False).pvalue[0]
     pvalues = [pvalue(groups[0], other, 3) for other in groups[1:]]
     assert pvalues == pytest.approx(list(expected[1:]), rel=1e-6)
+
+
+def test_the_corrected_interval_of_three_folds_is_as_computed_by_hand():
+    # s = 0.1; standard error = 0.1 sqrt(1/3 + 1/2) = 0.091287; t(2, 0.975) = 4.302653
+    interval = mean_interval([0.8, 0.9, 1.0], test_train_ratio=0.5)
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((0.9, 0.507224, 1.292776), abs=1e-6)
+    gap, num_pairs = difference({1: 0.8, 2: 0.9, 3: 1.0}, {1: 0.0, 2: 0.0, 3: 0.0}, test_train_ratio=0.5)
+    assert (gap, num_pairs) == (interval, 3)
+
+
+def _errors_on_folds(random, *, num_folds=5, num_repeats=4, num_values=40):
+    """Return the test error of the training mean and of zero as predictions of N(0.2, 1), fold by fold."""
+    sample = random.normal(0.2, 1, num_values)
+    errors = []
+    for _ in range(num_repeats):
+        for fold in np.split(random.permutation(num_values), num_folds):
+            mean = np.delete(sample, fold).mean()
+            errors.append((((sample[fold] - mean) ** 2).mean(), (sample[fold] ** 2).mean()))
+    return ({index: error[side] for index, error in enumerate(errors)} for side in (0, 1))
+
+
+def test_corrected_intervals_of_repeated_folds_cover_the_true_difference_and_uncorrected_ones_do_not():
+    random, num_train = np.random.default_rng(7), 32
+    truth = 1 / num_train - 0.2**2  # of the squared errors: 1 + 1/n for the mean of n values, 1 + 0.2² for zero
+    missed = dict.fromkeys((0.25, 0), 0)
+    for _ in range(SIMULATIONS):
+        left, right = _errors_on_folds(random)
+        for ratio in missed:
+            gap, _ = difference(left, right, test_train_ratio=ratio)
+            missed[ratio] += not gap.low <= truth <= gap.high
+    assert stats.binomtest(missed[0.25], SIMULATIONS, 0.05, alternative="greater").pvalue > 1e-4
+    assert missed[0] > 0.2 * SIMULATIONS
+
+
+def test_values_of_folds_are_compared_only_in_pairs():
+    left, right = dict.fromkeys((1, 2, 3), 0.9), dict.fromkeys((4, 5, 6), 0.8)
+    gap, num_pairs = difference(left, right, test_train_ratio=0.25)
+    assert (gap.low, gap.high, num_pairs) == (None, None, 0)
+
+
+def test_a_group_that_is_worse_on_every_fold_is_not_tied_however_much_the_folds_differ():
+    folds = np.linspace(0.6, 0.9, 6)
+    noise = np.random.default_rng(8).normal(0, 0.002, (3, 6))
+    groups = {
+        name: dict(enumerate(folds + gap + row))
+        for (name, gap), row in zip((("a", 0.02), ("b", 0.02), ("c", 0)), noise, strict=True)
+    }
+    assert sorted(tied_on_folds(groups, mode="max", test_train_ratio=0.2)) == ["a", "b"]
+    assert tied_on_folds(groups, mode="min", test_train_ratio=0.2) == ["c"]
+    assert tied_on_folds({}, mode="max", test_train_ratio=0.2) == []
+    assert len(tied_with_best({name: [*by_fold.values()] for name, by_fold in groups.items()}, mode="max")) == 3

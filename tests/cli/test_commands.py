@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from toprung.analysis.summary import sweep_summary
 from toprung.cli.app import app
+from toprung.cli.confirm import confirm
 from toprung.cli.summary import print_end, print_summary
+from toprung.errors import UserError
 from toprung.records import catalog
 from toprung.records.ledger import TrialRecord
 from toprung.scaffold import scaffold
@@ -129,3 +131,36 @@ def test_show_prints_the_trials_best_first_and_those_without_a_rank_last(sweep_d
     print_summary(Console(file=stream, width=200), {**sweep_summary(sweep_dir), "trials": trials})
     rows = stream.getvalue().splitlines()[3:7]
     assert [row.split()[0] for row in rows] == ["2", "3", "0", "1"]
+
+
+@pytest.mark.parametrize(("num_images", "advice"), [(1088, " --folds 5"), (50_000, ""), (None, "")])
+def test_the_end_screen_recommends_folds_for_a_small_dataset(sweep_dir, num_images, advice):
+    sweep_dir.export_folder.mkdir()
+    sweep_dir.write(sweep_dir.lineage_file, {} if num_images is None else {"num_images": num_images})
+    progress = SweepProgress(sweep_dir.sweep_id, smoke.sweep(), 1)
+    for number in range(2):
+        progress.add(TrialRecord(number, str(number), "running", {}, {}, None, None))
+    stream = io.StringIO()
+    print_end(Console(file=stream, width=200), Outcome("finished", None, sweep_dir, progress, []))
+    (line,) = [line for line in stream.getvalue().splitlines() if "partly luck" in line]
+    assert line.endswith(f": toprung confirm {sweep_dir.sweep_id}{advice}")
+    assert ("1088 images are few" in line) == bool(advice)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 5, "seeds": 3}, "--seeds and --folds are mutually exclusive"),
+        ({"repeats": 2}, "Give its folds too, such as --folds 5"),
+    ],
+)
+def test_options_of_a_confirmation_that_exclude_each_other_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        confirm("some", **options)
+
+
+def test_a_single_fold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["confirm", "some", "--folds", "1"])
+    assert result.exit_code == 2
+    assert "greater than or equal to 2" in result.output

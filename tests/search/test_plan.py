@@ -3,9 +3,11 @@
 import optuna
 import pytest
 from optuna.trial import TrialState
+from ray.tune.experiment import Experiment as TuneExperiment
 
 from tests.search.test_searcher import SearchHarness, result
 from toprung.records import ledger
+from toprung.search.generator import SweepTrialGenerator
 from toprung.search.plan import ExperimentPlan
 from toprung.spec import Asha, Experiment, Sweep
 from trainers.convnet import DEFAULTS
@@ -21,9 +23,11 @@ def _plan(**fields):
     return ExperimentPlan(Sweep(name="some", trainer="trainers.convnet", **{**FIELDS, **fields}), defaults=DEFAULTS)
 
 
-def _harness(root=None, *, sweep_dir=None):
+def _harness(root=None, *, sweep_dir=None, find_dropped=None):
     plan = _plan()
-    return SearchHarness(root, sweep_dir=sweep_dir, space=plan.space, first_points=[], plan=plan, **FIELDS)
+    return SearchHarness(
+        root, sweep_dir=sweep_dir, space=plan.space, first_points=[], plan=plan, find_dropped=find_dropped, **FIELDS
+    )
 
 
 def _suggested(harness, *trial_ids):
@@ -107,7 +111,7 @@ def test_a_driver_that_died_between_two_records_neither_loses_nor_duplicates_a_t
     harness = _harness(tmp_path)
     _suggested(harness, "a")
     harness.searcher.on_trial_complete("a", result(3, 0.9))
-    died(harness.searcher.study, _plan()[1])
+    died(harness.searcher.study, _plan().trials[1])
     again = _harness(sweep_dir=harness.sweep_dir)
     assert _suggested(again, "b", "c", "d") == [planned_trial.config for planned_trial in _plan().trials[1:]]
     assert len(again.study.get_trials()) == 4
@@ -119,3 +123,55 @@ def test_importances_can_be_computed_from_the_parameters(tmp_path):
     for index, trial_id in enumerate("abcd"):
         harness.searcher.on_trial_complete(trial_id, result(3, 0.5 + index / 10))
     assert set(optuna.importance.get_param_importances(harness.study)) == {"optimizer", "lr"}
+
+
+def _drop_b(trials):
+    """Drop B once a trial of it has ended."""
+    return {"B"} if any(trial.config.get("experiment") == "B" and trial.end for trial in trials) else ()
+
+
+def test_no_further_trial_of_a_dropped_experiment_is_proposed_and_the_search_then_ends(tmp_path):
+    harness = _harness(tmp_path, find_dropped=_drop_b)
+    planned = _plan().trials
+    assert _suggested(harness, "a", "b") == [planned[0].config, planned[1].config]
+    assert harness.searcher.num_left == 2
+    harness.searcher.on_trial_complete("b", result(3, 0.1))
+    assert harness.searcher.num_left == 1
+    assert _suggested(harness, "c") == [planned[2].config]
+    assert _suggested(harness, "d") == [None]
+    assert not harness.searcher.is_exhausted  # a running trial may have to start again
+    for trial_id in ("a", "c"):
+        harness.searcher.on_trial_complete(trial_id, result(3, 0.9))
+    assert _suggested(harness, "d") == [None]
+    assert harness.searcher.is_exhausted
+    assert len(harness.study.get_trials()) == 3
+
+
+def test_the_generator_ends_the_experiment_when_the_search_is_finished(tmp_path):
+    harness = _harness(tmp_path, find_dropped=lambda trials: {"A", "B"})
+    generator = SweepTrialGenerator(harness.searcher)
+    storage_path = str(tmp_path / "storage")
+    generator.add_configurations(
+        [TuneExperiment("tune", run=lambda config: None, num_samples=4, storage_path=storage_path)]
+    )
+    assert not generator.is_finished()
+    assert generator.next_trial() is None
+    assert generator.is_finished()
+
+
+def test_a_resumed_race_has_only_the_trials_left_that_were_not_dropped(tmp_path):
+    harness = _harness(tmp_path)
+    _suggested(harness, "a", "b")
+    for trial_id in ("a", "b"):
+        harness.searcher.on_trial_complete(trial_id, result(3, 0.9))
+    again = _harness(sweep_dir=harness.sweep_dir, find_dropped=_drop_b)
+    assert again.searcher.num_left == 1
+    assert _suggested(again, "c", "d") == [_plan().trials[2].config, None]
+
+
+def test_dropped_trials_are_not_counted_as_left(tmp_path):
+    harness = _harness(tmp_path)
+    _suggested(harness, "a", "b")
+    assert harness.progress.num_left == 4
+    harness.recorder.dropped({"B"})
+    assert harness.progress.num_left == 3

@@ -49,6 +49,7 @@ class SearchHarness:
         max_concurrent=1000,
         prepare=None,
         plan=None,
+        find_dropped=None,
         **fields,
     ):
         self.sweep = Sweep(
@@ -88,6 +89,7 @@ class SearchHarness:
             on_fault=self.faults.append,
             max_concurrent=lambda: max_concurrent,
             plan=plan,
+            find_dropped=find_dropped,
         )
 
     @property

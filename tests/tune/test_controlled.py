@@ -41,4 +41,4 @@ def test_every_hyperparameter_is_one_that_the_trainer_reads():
         sweep = recipe()
         plan = ExperimentPlan(sweep, defaults=DEFAULTS)
         assert len(plan) == sweep.num_trials == 6 * len(sweep.seeds)
-        assert {*plan[0].config} - {*DEFAULTS} == {"num_epochs", "experiment", "seed"}
+        assert {*plan.trials[0].config} - {*DEFAULTS} == {"num_epochs", "experiment", "seed"}

@@ -1,35 +1,66 @@
-"""The result of a confirmation: means over fresh seeds, differences from the default, and a verdict in words.
+"""The result of a confirmation: means over fresh seeds or folds, differences from the default, and a verdict in words.
 
 The best value of a sweep is the maximum of many noisy values and therefore too optimistic. A confirmation gives two
-better estimates: the mean over seeds that the search has never used, and the sweep's value shrunk towards the mean of
-its finished trials by the share of their variance that comes from the seeds (empirical Bayes; Efron and Morris 1975).
+better estimates: the mean over seeds or folds that the search has never used, and the sweep's value shrunk towards the
+mean of its finished trials by the share of their variance that is luck (empirical Bayes; Efron and Morris 1975).
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from toprung.analysis.comparison.intervals import CONFIDENCE, Interval, difference, mean_interval, tied_with_best
-from toprung.analysis.seeds import values_by_seed
+from toprung.analysis.comparison.intervals import (
+    CONFIDENCE,
+    Interval,
+    difference,
+    mean_interval,
+    tied_on_folds,
+    tied_with_best,
+)
+from toprung.analysis.racing import dropped_leaders
+from toprung.analysis.seeds import DEFAULT, values_by_seed
+from toprung.analysis.shrinkage import seed_variance, shrunken_value, variance_within_folds
+from toprung.errors import pluralize
 from toprung.records import ledger
+from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
 
-DEFAULT = "default"
 NOT_HYPERPARAMETERS = ("num_epochs", "seed", "experiment")
 
 Mode = Literal["max", "min"]
 
 
 @dataclass(frozen=True)
-class ConfirmedConfig:
-    """One configuration on fresh seeds.
+class Folds:
+    """The folds of a confirmation by cross-validation; `num_images` is the size of the pool, None if unknown.
 
-    `mean` is None if no seed finished. `beyond_default` is the difference from the default (positive: higher), with an
-    interval that holds jointly for all leaders; None for the default itself, and if one of the two has no value.
-    `in_sweep` is the value of its trial in the sweep, and `shrunken_value` the same without the expected luck.
+    `dropped` has the leaders that were dropped early, each with the number of folds after which.
+    """
+
+    num_folds: int
+    num_repeats: int
+    test_train_ratio: float
+    num_images: int | None
+    dropped: Mapping[str, int]
+
+    @property
+    def description(self) -> str:
+        """A description such as "5 folds of about 288 images, cut 2 times"."""
+        images = "" if self.num_images is None else f" of about {self.num_images / self.num_folds:.0f} images"
+        repeats = f", cut {self.num_repeats} times" if self.num_repeats > 1 else ""
+        return f"{pluralize(self.num_folds, 'fold')}{images}{repeats}"
+
+
+@dataclass(frozen=True)
+class ConfirmedConfig:
+    """One configuration on fresh seeds or folds.
+
+    `values` are by seed. `mean` is None if no seed finished. `beyond_default` is the difference from the default
+    (positive: higher), with an interval that holds jointly for all leaders; None for the default itself, and if one of
+    the two has no value. `in_sweep` is the value of its trial in the sweep, and `shrunken_value` the same without the
+    expected luck. `dropped_after` is the number of folds after which it was dropped; None if it was not.
     """
 
     name: str
@@ -39,11 +70,15 @@ class ConfirmedConfig:
     in_sweep: float | None
     shrunken_value: float | None
     num_changed: int
+    dropped_after: int | None = None
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The configurations, best mean first, and the conclusions."""
+    """The configurations, best mean first and dropped ones last, and the conclusions.
+
+    `num_seeds` is the number of seeds of each configuration; with `folds`, each of them validates on one fold.
+    """
 
     configurations: tuple[ConfirmedConfig, ...]
     num_seeds: int
@@ -51,6 +86,22 @@ class Confirmation:
     simplest: str | None
     tied_best: tuple[str, ...]
     verdict: str
+    folds: Folds | None = None
+
+    @property
+    def unit(self) -> str:
+        """What the means are over: "fold" or "seed"."""
+        return "seed" if self.folds is None else "fold"
+
+    @property
+    def sample(self) -> str:
+        """What the means are over, for a heading: "folds" or "fresh seeds"."""
+        return "fresh seeds" if self.folds is None else "folds"
+
+    def progress(self, config: ConfirmedConfig) -> str:
+        """Return how many seeds or folds of a configuration finished, such as "5 of 5" or "3 of 5, dropped"."""
+        dropped = "" if config.dropped_after is None else ", dropped"
+        return f"{len(config.values)} of {self.num_seeds}{dropped}"
 
 
 def judge_confirmation(
@@ -61,8 +112,9 @@ def judge_confirmation(
     finished_in_sweep: Sequence[float],
     num_seeds: int,
     mode: Mode,
+    folds: Folds | None = None,
 ) -> Confirmation:
-    """Judge a sweep's leaders by their values on fresh seeds.
+    """Judge a sweep's leaders by their values on fresh seeds or folds.
 
     Args:
         values: the metric by configuration and seed, without failed seeds.
@@ -72,6 +124,7 @@ def judge_confirmation(
         finished_in_sweep: the values of all trials of the sweep that finished with the full budget.
         num_seeds: the number of seeds with which each configuration was trained.
         mode: whether the metric is maximised or minimised.
+        folds: the folds, if each seed validated on another one.
 
     Raises:
         ValueError: `values` is empty.
@@ -81,24 +134,33 @@ def judge_confirmation(
     default = values.get(DEFAULT, {})
     num_leaders = max(1, sum(name != DEFAULT for name in values))
     confidence = 1 - (1 - CONFIDENCE) / num_leaders  # Bonferroni: holds jointly for all leaders, even if dependent
+    ratio, dropped = (0.0, {}) if folds is None else (folds.test_train_ratio, folds.dropped)
+    luck = seed_variance(values) if folds is None else variance_within_folds(values)
     confirmed = []
     for name, by_seed in values.items():
         beyond = None
         if name != DEFAULT and by_seed and default:
-            beyond, _ = difference(by_seed, default, confidence=confidence)
-        mean = mean_interval([*by_seed.values()]) if by_seed else None
+            beyond, _ = difference(by_seed, default, confidence=confidence, test_train_ratio=ratio)
+        mean = mean_interval([*by_seed.values()], test_train_ratio=ratio) if by_seed else None
         value = in_sweep.get(name)
-        shrunken = None if value is None else shrunken_value(value, finished_in_sweep, seed_variance(values))
+        shrunken = None if value is None else shrunken_value(value, finished_in_sweep, luck)
         confirmed.append(
-            ConfirmedConfig(name, dict(by_seed), mean, beyond, value, shrunken, num_changed(name, configs))
+            ConfirmedConfig(
+                name, dict(by_seed), mean, beyond, value, shrunken, num_changed(name, configs), dropped.get(name)
+            )
         )
     sign = -1 if mode == "max" else 1
-    confirmed.sort(key=lambda config: sign * config.mean.mean if config.mean else float("inf"))
-    measured = {config.name: [*config.values.values()] for config in confirmed if config.mean}
-    tied_best = tuple(tied_with_best(measured, mode=mode))
-    simplest = min(tied_best, key=lambda name: (num_changed(name, configs), tied_best.index(name)), default=None)
+    confirmed.sort(key=lambda c: (c.dropped_after is not None, sign * c.mean.mean if c.mean else float("inf")))
+    measured = {config.name: config.values for config in confirmed if config.mean and config.dropped_after is None}
+    if folds is None:
+        tied = tied_with_best({name: [*by_seed.values()] for name, by_seed in measured.items()}, mode=mode)
+    else:
+        tied = tied_on_folds(measured, mode=mode, test_train_ratio=ratio)
+    simplest = min(tied, key=lambda name: (num_changed(name, configs), tied.index(name)), default=None)
     winner = confirmed[0].name if confirmed[0].mean else None
-    return Confirmation(tuple(confirmed), num_seeds, winner, simplest, tied_best, _verdict(confirmed, mode=mode))
+    unit = "seed" if folds is None else "fold"
+    verdict = _verdict(confirmed, mode=mode, unit=unit)
+    return Confirmation(tuple(confirmed), num_seeds, winner, simplest, tuple(tied), verdict, folds)
 
 
 def read_confirmation(sweep_dir: SweepDirectory, confirmation_dir: SweepDirectory) -> Confirmation:
@@ -113,7 +175,16 @@ def read_confirmation(sweep_dir: SweepDirectory, confirmation_dir: SweepDirector
     for trial in sweep_trials:
         if trial.is_default and trial.value is not None:
             in_sweep[DEFAULT] = trial.value
-    values = values_by_seed(trials)
+    values, folds = values_by_seed(trials), None
+    if sweep.data.num_folds is not None:
+        lineage = Lineage.model_validate(confirmation_dir.read(confirmation_dir.lineage_file))
+        folds = Folds(
+            sweep.data.num_folds,
+            sweep.num_repeats,
+            sweep.test_train_ratio,
+            num_images=lineage.num_images,
+            dropped=dropped_leaders(trials, sweep),
+        )
     return judge_confirmation(
         {experiment.name: values.get(experiment.name, {}) for experiment in sweep.experiments},
         configs={experiment.name: experiment.config for experiment in sweep.experiments},
@@ -123,35 +194,8 @@ def read_confirmation(sweep_dir: SweepDirectory, confirmation_dir: SweepDirector
         ],
         num_seeds=len(sweep.seeds),
         mode=sweep.mode,
+        folds=folds,
     )
-
-
-def seed_variance(values: Mapping[str, Mapping[int, float]]) -> float | None:
-    """Return the variance between seeds, pooled over all configurations; None if no configuration has two seeds."""
-    samples = [[*by_seed.values()] for by_seed in values.values() if len(by_seed) >= 2]
-    if not samples:
-        return None
-    squares = sum(statistics.variance(sample) * (len(sample) - 1) for sample in samples)
-    return squares / sum(len(sample) - 1 for sample in samples)
-
-
-def shrunken_value(value: float, finished: Sequence[float], variance_of_seeds: float | None) -> float | None:
-    """Reduce a trial's lead in the sweep by the share that is luck on average.
-
-    Args:
-        value: the trial's value in the sweep.
-        finished: the values of all trials of the sweep that finished with the full budget.
-        variance_of_seeds: the variance of one configuration between seeds.
-
-    Returns:
-        A value between `value` and the mean of `finished`; None if fewer than three trials finished or the variance
-        between seeds is unknown.
-    """
-    if variance_of_seeds is None or len(finished) < 3:
-        return None
-    mean, variance = statistics.fmean(finished), statistics.variance(finished)
-    share = max(0.0, 1 - variance_of_seeds / variance) if variance > 0 else 0.0
-    return mean + share * (value - mean)
 
 
 def num_changed(name: str, configs: Mapping[str, Mapping[str, Any]]) -> int:
@@ -161,7 +205,7 @@ def num_changed(name: str, configs: Mapping[str, Mapping[str, Any]]) -> int:
     return sum(ours.get(name) != default.get(name) for name in names)
 
 
-def _verdict(configs: Sequence[ConfirmedConfig], *, mode: Mode) -> str:
+def _verdict(configs: Sequence[ConfirmedConfig], *, mode: Mode, unit: str) -> str:
     best, default = configs[0], next((config for config in configs if config.name == DEFAULT), None)
     if best.mean is None:
         return "Nothing could be confirmed: no training finished."
@@ -173,7 +217,7 @@ def _verdict(configs: Sequence[ConfirmedConfig], *, mode: Mode) -> str:
     assert gap is not None
     if gap.low is None or gap.high is None:
         return (
-            f"{_capitalise(best.name)} has the best mean, but with a single seed it is unknown whether it is better "
+            f"{_capitalise(best.name)} has the best mean, but with a single {unit} it is unknown whether it is better "
             "than the default."
         )
     between = f"{gap.mean:+.4f}, interval {gap.low:+.4f} to {gap.high:+.4f}"

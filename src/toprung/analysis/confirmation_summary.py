@@ -9,9 +9,8 @@ from toprung.analysis.comparison.intervals import Interval
 from toprung.analysis.confirmation import Confirmation
 from toprung.errors import pluralize
 
-CONFIRMATION_COLUMNS = ("difference from default", "in the sweep", "shrunken", "seeds")
+CONFIRMATION_COLUMNS = ("difference from default", "in the sweep", "shrunken")
 CONFIRMATION_INTERVALS = "95% intervals; the intervals of the differences hold jointly for all leaders"
-COLUMNS = ("configuration", "mean over fresh seeds", *CONFIRMATION_COLUMNS)
 
 
 def markdown(
@@ -26,6 +25,8 @@ def markdown(
         metric: the metric of both sweeps.
         openings: the openings of the test split, oldest first.
     """
+    unit = f"{confirmation.unit}s"
+    columns = ("configuration", f"mean over {confirmation.sample}", *CONFIRMATION_COLUMNS, unit)
     tied = confirmation.tied_best if len(confirmation.tied_best) > 1 else ()
     rows = [
         [
@@ -33,11 +34,11 @@ def markdown(
             _interval(config.mean),
             _interval(config.beyond_default),
             *("" if value is None else f"{value:.4f}" for value in (config.in_sweep, config.shrunken_value)),
-            f"{len(config.values)} of {confirmation.num_seeds}",
+            confirmation.progress(config),
         ]
         for config in confirmation.configurations
     ]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows))
+    table = "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
     tested = (
         "\n".join(f"- {opening['time']}: {_score(opening)}" for opening in openings) or "The test split was not opened."
     )
@@ -51,7 +52,7 @@ def markdown(
 **{confirmation.verdict}**
 {simplest}
 {metric}, with {CONFIRMATION_INTERVALS}.
-Shrunken: the value in the sweep, minus the share of its lead that is luck on average.
+{folds_note(confirmation)}Shrunken: the value in the sweep, minus the share of its lead that is luck on average.
 
 {table}
 
@@ -59,6 +60,21 @@ Shrunken: the value in the sweep, minus the share of its lead that is luck on av
 
 {tested}
 """
+
+
+def folds_note(confirmation: Confirmation) -> str:
+    """Return lines about the folds of a confirmation; "" if it has none."""
+    if confirmation.folds is None:
+        return ""
+    text = (
+        f"Folds: {confirmation.folds.description}, the same for all configurations. The intervals are corrected for "
+        "the overlap of their training images (Nadeau and Bengio 2003)."
+    )
+    dropped = [
+        f"Dropped after {num_folds} folds, because it was significantly worse than the best by then: {name}."
+        for name, num_folds in confirmation.folds.dropped.items()
+    ]
+    return "\n".join([text, *dropped, ""])
 
 
 def _score(opening: Mapping[str, Any]) -> str:

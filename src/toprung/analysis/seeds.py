@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from toprung.records.trial_record import TrialRecord
+
+DEFAULT = "default"  # the name of the default configuration in a confirmation
 
 
 def values_by_seed(trials: Sequence[TrialRecord]) -> dict[str, dict[int, float]]:
@@ -24,12 +26,19 @@ def trials_of_experiment(trials: Sequence[TrialRecord], experiment: str) -> list
     return [trial for trial in trials if trial.status == "finished" and trial.config["experiment"] == experiment]
 
 
-def representative(trials: Sequence[TrialRecord], *, mode: Literal["max", "min"]) -> TrialRecord | None:
+def representative(
+    trials: Sequence[TrialRecord], *, mode: Literal["max", "min"], exclude: Collection[str] = ()
+) -> TrialRecord | None:
     """Return the trial that represents the confirmed winner: the median seed of the configuration with the best mean.
 
     The best seed would again be chosen by luck. Return None if no trial has finished.
+
+    Args:
+        trials: the trials of the confirmation.
+        mode: whether the metric is maximised or minimised.
+        exclude: configurations that cannot win, such as those that a cross-validation dropped.
     """
-    values = {name: by_seed for name, by_seed in values_by_seed(trials).items() if by_seed}
+    values = {name: by_seed for name, by_seed in values_by_seed(trials).items() if by_seed and name not in exclude}
     if not values:
         return None
     means = {name: statistics.fmean(by_seed.values()) for name, by_seed in values.items()}

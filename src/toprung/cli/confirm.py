@@ -1,4 +1,4 @@
-"""`toprung confirm`: retrain a sweep's best trials with new seeds and score the winner on the test split."""
+"""`toprung confirm`: retrain a sweep's best trials with new seeds or on folds, and test the winner."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from toprung.analysis.confirmation import Confirmation
     from toprung.records.sweep_dir import SweepDirectory
 
+DEFAULT_NUM_SEEDS = 5
+
 confirm_app = typer.Typer()
 
 
@@ -29,7 +31,20 @@ def confirm(
     top: Annotated[
         int, typer.Option(min=1, help="Number of best trials to retrain, in addition to the default configuration.")
     ] = 3,
-    seeds: Annotated[int, typer.Option(min=2, help="Number of new seeds for each configuration.")] = 5,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, help="Number of new seeds for each configuration.", show_default="5")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Instead of one split with several seeds: cross-validate on this number of folds of the training and "
+            "validation images. For small datasets.",
+        ),
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="With --folds: how often the images are cut into folds, each time differently.")
+    ] = 1,
     again: Annotated[
         bool, typer.Option("--again", help="Repeat with new seeds, and score on the test split again.")
     ] = False,
@@ -40,7 +55,7 @@ def confirm(
     address: Address = None,
     storage: Storage = "runs",
 ) -> None:
-    """Retrain a sweep's best trials and the default with new seeds, and test whether the winner beats the default."""
+    """Retrain a sweep's best trials and the default with new seeds or on folds, to see whether the winner is better."""
     from toprung.analysis.confirmation import read_confirmation
     from toprung.cli.display import open_display
     from toprung.project.modules import find_project
@@ -48,13 +63,26 @@ def confirm(
     from toprung.sweep.confirm import confirm as confirm_sweep
     from toprung.sweep.resume import resume
 
+    if folds is not None and seeds is not None:
+        raise UserError("--seeds and --folds are mutually exclusive. Give only one of them.")
+    if folds is None and repeats > 1:
+        raise UserError(f"--repeats {repeats} repeats a cross-validation. Give its folds too, such as --folds 5.")
+    num_seeds = folds * repeats if folds is not None else seeds or DEFAULT_NUM_SEEDS
     project, sweep_dir = find_project(Path.cwd()), catalog.find_sweep(storage_root(storage), sweep_name)
-    confirming_dir = None if again else _find_confirmation(sweep_dir, top=top, seeds=seeds)
+    confirming_dir = (
+        None if again else _find_confirmation(sweep_dir, num_leaders=top, num_seeds=num_seeds, num_folds=folds)
+    )
     if confirming_dir is None or not confirming_dir.is_finished:
         with open_display(sys.stdout) as listener:
             if confirming_dir is None:
                 outcome = confirm_sweep(
-                    project, sweep_dir, num_leaders=top, num_seeds=seeds, listener=listener, address=address
+                    project,
+                    sweep_dir,
+                    num_leaders=top,
+                    num_seeds=num_seeds,
+                    num_folds=folds,
+                    listener=listener,
+                    address=address,
                 )
             else:
                 outcome = resume(project, confirming_dir, listener=listener, address=address)
@@ -100,7 +128,8 @@ def _score_on_test(
         f"accuracy {score.accuracy:.4f} (95% interval {score.low:.4f} to {score.high:.4f}, "
         f"{pluralize(score.num_images, 'image')})."
     )
-    console.print(f"\n  model    {short_path(confirming_dir.export_folder)}       (the winner's median seed)")
+    unit = "seed" if confirming_dir.spec().data.num_folds is None else "fold"
+    console.print(f"\n  model    {short_path(confirming_dir.export_folder)}       (the winner's median {unit})")
     console.print(f"  log      {short_path(sweep_dir.test_log)}")
 
 
@@ -164,26 +193,28 @@ def _refit(
     console.print(f"\n  model    {short_path(result.export_folder)}")
 
 
-def _find_confirmation(sweep_dir: SweepDirectory, *, top: int, seeds: int) -> SweepDirectory | None:
-    """Return the newest confirmation with these numbers of trials and seeds, finished or not."""
+def _find_confirmation(
+    sweep_dir: SweepDirectory, *, num_leaders: int, num_seeds: int, num_folds: int | None
+) -> SweepDirectory | None:
+    """Return the newest confirmation with these numbers of leaders, seeds and folds, finished or not."""
     from toprung.records.catalog import list_confirmations
     from toprung.sweep.confirm import count_leaders
 
-    return next(
-        (
-            confirming_dir
-            for confirming_dir in list_confirmations(sweep_dir)
-            if (count_leaders(confirming_dir), len(confirming_dir.spec().seeds)) == (top, seeds)
-        ),
-        None,
-    )
+    for confirming_dir in list_confirmations(sweep_dir):
+        spec = confirming_dir.spec()
+        size = (count_leaders(confirming_dir), len(spec.seeds), spec.data.num_folds)
+        if size == (num_leaders, num_seeds, num_folds):
+            return confirming_dir
+    return None
 
 
 def print_confirmation(console: Console, confirmation: Confirmation, *, metric: str) -> None:
     """Print the table of configurations and the verdict."""
+    from toprung.analysis.confirmation_summary import folds_note
+
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("configuration", no_wrap=True)
-    for column in (metric, "beyond default", "in sweep", "shrunk", "seeds"):
+    for column in (metric, "beyond default", "in sweep", "shrunk", f"{confirmation.unit}s"):
         table.add_column(column, justify="right", no_wrap=True)
     for config in confirmation.configurations:
         mark = "=" if config.name in confirmation.tied_best and len(confirmation.tied_best) > 1 else ""
@@ -192,18 +223,20 @@ def print_confirmation(console: Console, confirmation: Confirmation, *, metric: 
             _interval(config.mean),
             _interval(config.beyond_default, signed=True),
             *("" if value is None else f"{value:.4f}" for value in (config.in_sweep, config.shrunken_value)),
-            f"{len(config.values)}/{confirmation.num_seeds}",
+            f"{len(config.values)}/{confirmation.num_seeds}{'' if config.dropped_after is None else ' dropped'}",
         )
     console.print()
     print_table(console, table)
     console.print(f"\n{confirmation.verdict}", style="bold")
     if confirmation.simplest is not None and confirmation.simplest != confirmation.winner:
         console.print(f"The simplest configuration that is as good: {confirmation.simplest}.")
+    for line in folds_note(confirmation).splitlines():
+        console.print(line)
     console.print(
-        f"{metric}: mean over the new seeds, with a 95% interval. beyond default: difference from the default, with "
-        "95% intervals that hold for all configurations together. in sweep: the trial's value in the sweep. shrunk: "
-        "that value minus the part of its lead that is due to chance on average. =: not significantly worse than the "
-        "best.",
+        f"{metric}: mean over the {confirmation.sample}, with a 95% interval. beyond default: difference from the "
+        "default, with 95% intervals that hold for all configurations together. in sweep: the trial's value in the "
+        "sweep. shrunk: that value minus the part of its lead that is due to chance on average. =: not significantly "
+        "worse than the best.",
         style="dim",
     )
 

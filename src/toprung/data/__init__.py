@@ -16,6 +16,7 @@ from toprung.data.sample_sheet import write_sample_sheet
 from toprung.data.sources import SOURCES
 from toprung.data.sources.source import Arrays, Source
 from toprung.data.splits.arrays import split_arrays
+from toprung.data.splits.cross_validation import classes_missing_from_folds, fold_arrays
 from toprung.data.splits.folds import stratified_folds
 from toprung.data.splits.group_split import group_split
 from toprung.data.splits.stratified_split import SplitIndices, stratified_split
@@ -43,6 +44,8 @@ __all__ = [
     "UnreadableFile",
     "add",
     "check_unchanged",
+    "classes_missing_from_folds",
+    "fold_arrays",
     "folder_settings",
     "group_split",
     "load_arrays",

@@ -63,7 +63,9 @@ def export_winner(
             {"architecture": weights_meta["architecture"], **config, "seed": _seed(winner, sweep)},
         )
         write_json(staging / "labels.json", {"classes": list(card.classes)})
-        verified = _score_in_fresh_process(staging, sweep_dir=sweep_dir, sweep=sweep, prepared_root=prepared_root)
+        verified = _score_in_fresh_process(
+            staging, sweep_dir=sweep_dir, sweep=sweep, prepared_root=prepared_root, seed=_seed(winner, sweep)
+        )
         metrics = _check_scores(weights_meta, verified, winner=winner, sweep=sweep, lineage=lineage)
         write_json(staging / "metrics.json", metrics)
         (staging / "MODEL_CARD.md").write_text(
@@ -88,7 +90,7 @@ def export_winner(
 
 
 def _score_in_fresh_process(
-    folder: Path, *, sweep_dir: SweepDirectory, sweep: Sweep, prepared_root: Path
+    folder: Path, *, sweep_dir: SweepDirectory, sweep: Sweep, prepared_root: Path, seed: int
 ) -> dict[str, Any]:
     task = {
         "folder": str(folder),
@@ -96,6 +98,8 @@ def _score_in_fresh_process(
         "prepared_root": str(prepared_root),
         "num_threads": sweep.resources.num_threads,
         "metrics": _recomputed_metrics(sweep),
+        "num_repeats": sweep.num_repeats,
+        "split_index": sweep.split_index(seed),
     }
     try:
         return run_in_fresh_process("toprung.export.verify", task, sweep_dir=sweep_dir)
@@ -195,7 +199,7 @@ The weights are from the epoch of this trial with the {"highest" if sweep.mode =
 
 - data: {card.name}, fingerprint {lineage.data_fingerprint}
 - data in DVC: raw {lineage.dvc_raw_md5 or "none"}, prepared {lineage.dvc_prepared_md5 or "none"}
-- split: a fraction of {sweep.data.val_fraction:g} for validation, stratified, seed {sweep.data.split_seed},
+- split: {_split(winner, sweep)},
   fingerprint {lineage.split_fingerprint}
 - commit: {commit}
 - lock file: {lineage.lock_hash or "none"}
@@ -229,6 +233,16 @@ def _selection_bias(num_trials: int) -> str:
     if num_trials < 2:
         return ""
     return f"The best of {num_trials} trials is partly luck: expect slightly worse results on new images.\n"
+
+
+def _split(winner: TrialRecord, sweep: Sweep) -> str:
+    """Describe the split that the winner was trained on."""
+    num_folds, seed = sweep.data.num_folds, sweep.data.split_seed
+    index = sweep.split_index(_seed(winner, sweep))
+    if num_folds is None or index is None:
+        return f"a fraction of {sweep.data.val_fraction:g} for validation, stratified, seed {seed}"
+    repeat, fold = divmod(index, num_folds)
+    return f"fold {fold + 1} of {num_folds} for validation, stratified, seed {seed + repeat}"
 
 
 def _seed(winner: TrialRecord, sweep: Sweep) -> Any:

@@ -36,9 +36,8 @@ not how good the model is.
 
 ## Duration of the training
 
-Epochs: {record["epochs"]}, the median of the winner's best epochs over the seeds of the confirmation. The learning-rate
-schedule is that of the confirmed budget ({record["max_epochs"]}). The weights are from the last epoch; no epoch was
-selected.
+Epochs: {record["epochs"]}, the median of the winner's best epochs in the confirmation. The learning-rate schedule
+is that of the confirmed budget ({record["max_epochs"]}). The weights are from the last epoch; no epoch was selected.
 
 | hyperparameter | value |
 | --- | --- |

@@ -34,6 +34,7 @@ class Lineage(BaseModel):
     data_name: str
     data_fingerprint: str
     split_fingerprint: str
+    num_images: int | None = None  # that train or validate; None in records of older versions
     seed: int | None  # None if each trial has its own seed
     search_seed: int
     python: str
@@ -50,6 +51,7 @@ def collect(
     *,
     card: DatasetCard,
     split_fingerprint: str,
+    num_images: int,
     seed: int | None,
     search_seed: int,
     weights: Mapping[str, str],
@@ -60,6 +62,7 @@ def collect(
         project: the project's root. If it is not a git checkout, `commit` and `dirty` are None.
         card: the card of the prepared dataset.
         split_fingerprint: the hash of the training and validation indices.
+        num_images: the number of images that train or validate.
         seed: the training seed; None if each trial has its own.
         search_seed: the sampler's seed.
         weights: the sha256 of each of the pretrained weights, by name.
@@ -76,6 +79,7 @@ def collect(
         data_name=card.name,
         data_fingerprint=card.fingerprint,
         split_fingerprint=split_fingerprint,
+        num_images=num_images,
         seed=seed,
         search_seed=search_seed,
         python=".".join(str(part) for part in sys.version_info[:3]),

@@ -69,13 +69,14 @@ class SweepTrialGenerator(SearchGenerator):
         self._last_decision: dict[str, bool] = {}  # by trial id: whether it restarts after its last error
 
     def create_trial_if_possible(self, experiment_spec: dict[str, Any]) -> Trial | None:
-        """Create the next trial, or return None while enough trials run.
+        """Create the next trial, or return None while enough trials run and when none is left.
 
         Ray Tune's own method draws an id for each trial and parses the whole experiment again.
         """
         tune_id = Trial.generate_id()  # type: ignore[no-untyped-call]
         config = self.searcher.suggest(tune_id)
         if config is None:
+            self._finished = self.searcher.is_exhausted
             return None
         self._counter += 1
         trial_id = self.searcher.original_id(tune_id)

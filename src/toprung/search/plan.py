@@ -6,7 +6,7 @@ among the values that occur. The experiment's name and the seed are user attribu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +75,18 @@ class ExperimentPlan:
         """Return the number of trials."""
         return len(self.trials)
 
-    def __getitem__(self, index: int) -> PlannedTrial:
-        """Return the trial at a position in the order."""
-        return self.trials[index]
+    def remaining(self, asked: Collection[tuple[str, int]], *, dropped: Collection[str] = ()) -> list[PlannedTrial]:
+        """Return the trials that are still to run, in order.
+
+        Args:
+            asked: experiment and seed of each trial that was proposed.
+            dropped: experiments of which no further trial runs.
+        """
+        return [
+            planned_trial
+            for planned_trial in self.trials
+            if (planned_trial.experiment, planned_trial.seed) not in asked and planned_trial.experiment not in dropped
+        ]
 
     def planned_trial(self, trial: optuna.Trial) -> PlannedTrial:
         """Return the planned trial that an Optuna trial stands for."""

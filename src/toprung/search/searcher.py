@@ -8,7 +8,7 @@ last value, or leaves them RUNNING.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from toprung.records import ledger
 from toprung.records.journal import batched_writes
 from toprung.records.sweep_dir import DISK_FULL, Failure, SweepDirectory
 from toprung.records.trial_record import AuditEntry, End, TrialRecord
-from toprung.search.plan import ExperimentPlan
+from toprung.search.plan import EXPERIMENT, SEED, ExperimentPlan, PlannedTrial
 from toprung.search.sampler import build_sampler
 from toprung.search.scheduler import RungScheduler
 from toprung.search.space import Space, build_config
@@ -79,6 +79,7 @@ class LedgerSearch(OptunaSearch):
         on_fault: Callable[[str], object],
         max_concurrent: Callable[[], int],
         plan: ExperimentPlan | None = None,
+        find_dropped: Callable[[list[TrialRecord]], Collection[str]] | None = None,
     ) -> None:
         """Open the study. Its open trials are resumed before any new one is proposed.
 
@@ -94,13 +95,15 @@ class LedgerSearch(OptunaSearch):
             on_fault: called with a fault that ends the whole sweep: the disk is full, or a worker has other code.
             max_concurrent: returns how many trials may run at once at the moment.
             plan: the trials of a controlled experiment, in order; `space` is then the plan's space.
+            find_dropped: called with all trials; returns the experiments of which no further trial is to run. None: all
+                planned trials run.
         """
         self._sweep = sweep
         self._batched = partial(batched_writes, storage)
         self._sweep_dir = sweep_dir
         self.scheduler, self._recorder = scheduler, recorder
         self._read_failure, self._on_fault = read_failure, on_fault
-        self._max_concurrent, self._plan = max_concurrent, plan
+        self._max_concurrent, self._plan, self._find_dropped = max_concurrent, plan, find_dropped
         super().__init__(
             space,
             metric=sweep.metric,
@@ -141,22 +144,48 @@ class LedgerSearch(OptunaSearch):
         """Return the trial id for an id that Tune drew for `suggest`: a resumed trial keeps its old id."""
         return self._original_ids.pop(tune_id, tune_id)
 
+    @property
+    def num_left(self) -> int:
+        """The number of trials to run: those of an earlier driver that are resumed, and new ones."""
+        if self._plan is None:
+            return len(self.resumed_trials) + max(0, self._sweep.num_trials - self.num_asked)
+        return len(self.resumed_trials) + len(self._planned_trials(self._plan))
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether no trial runs and none is left, which is before `num_trials` trials if experiments were dropped."""
+        if self._plan is None or self._running or self._waiting_resumed:
+            return False  # a running trial may lose its process and run again
+        return not self._planned_trials(self._plan)
+
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Record the next trial in the ledger and return its configuration; return None while enough trials run."""
+        """Record the next trial in the ledger and return its configuration; return None if none can run now."""
         if len(self._running) >= self._max_concurrent():
             return None
         resumed = self._waiting_resumed.pop(0) if self._waiting_resumed else None
+        if resumed is None and self._plan is not None and not self._planned_trials(self._plan):
+            return None
         with self._batched():
             return self._resume_trial(resumed, trial_id) if resumed else self._new_trial(trial_id)
 
     def _own_trials(self) -> list[optuna.trial.FrozenTrial]:
         return [trial for trial in self.study.get_trials(deepcopy=False) if ledger.IMPORTED not in trial.user_attrs]
 
+    def _planned_trials(self, plan: ExperimentPlan) -> list[PlannedTrial]:
+        """Return the planned trials that are still to run, including one that a driver that died had enqueued."""
+        asked = {
+            (trial.user_attrs[EXPERIMENT], trial.user_attrs[SEED])
+            for trial in self._own_trials()
+            if trial.state is not TrialState.WAITING
+        }
+        dropped = self._find_dropped(ledger.parse_study(self.study).trials) if self._find_dropped else ()
+        return plan.remaining(asked, dropped=dropped)
+
     def _enqueue(self, plan: ExperimentPlan) -> None:
         """Enqueue the next planned trial, unless a driver that died had already enqueued it."""
         own_trials = self._own_trials()
         if not own_trials or own_trials[-1].state is not TrialState.WAITING:
-            planned = plan[len(own_trials)]
+            planned = self._planned_trials(plan)[0]
             self.study.enqueue_trial(planned.params, user_attrs=planned.attributes)
 
     def _new_trial(self, trial_id: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Confirming a sweep: its leaders and the default are trained again with seeds that no trial of it has used.
+"""Confirming a sweep: its leaders and the default are trained again with other seeds, or on the folds of its images.
 
 The best value of a sweep is partly luck, being the best of many. A confirmation trains a few configurations several
 times from the start, with the full budget and without early stopping, to separate their merit from luck.
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toprung.analysis.confirmation import DEFAULT
+from toprung.analysis.seeds import DEFAULT
 from toprung.errors import UserError
 from toprung.project.modules import switch_to
 from toprung.records import catalog, ledger
@@ -21,7 +21,7 @@ from toprung.records.ranking import rank_trials
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 from toprung.sweep.driver import Outcome
-from toprung.sweep.preflight import prepare_sweep
+from toprung.sweep.preflight import fold_warnings, prepare_sweep
 from toprung.sweep.progress import ProgressListener
 from toprung.sweep.resume_checks import check_data_unchanged
 from toprung.sweep.start import connected_cluster, start
@@ -33,6 +33,7 @@ def confirm(
     *,
     num_leaders: int,
     num_seeds: int,
+    num_folds: int | None = None,
     listener: ProgressListener,
     address: str | None = None,
 ) -> Outcome:
@@ -43,14 +44,17 @@ def confirm(
         sweep_dir: a sweep that has ended; its copy of the project is used.
         num_leaders: the number of best trials to confirm.
         num_seeds: the number of fresh seeds per configuration.
+        num_folds: the number of folds of a cross-validation, of which each seed validates on one; None: all seeds share
+            the sweep's split.
         listener: receives the progress.
         address: the address of a running cluster; None starts Ray on this machine.
 
     Raises:
-        UserError: the sweep is running, has no leaders or is a controlled experiment, or its data have changed.
+        UserError: the sweep is running, has no leaders or is a controlled experiment, its data have changed, or it has
+            fewer images than folds.
         KeyboardInterrupt: the confirmation was stopped before its first trial.
     """
-    sweep = confirmation_spec(sweep_dir, num_leaders=num_leaders, num_seeds=num_seeds)
+    sweep = confirmation_spec(sweep_dir, num_leaders=num_leaders, num_seeds=num_seeds, num_folds=num_folds)
     switch_to(sweep_dir.code_folder)
     copy_code = partial(shutil.copytree, sweep_dir.code_folder)
     with connected_cluster(address, copy_code=copy_code) as ray_cluster:
@@ -59,11 +63,26 @@ def confirm(
         new = catalog.create_sweep(
             sweep_dir.path.parent, sweep, name=None, now=datetime.now(), confirms=sweep_dir.sweep_id
         )
-        return start(prepared, new, listener=listener, copy_code=copy_code, ray_cluster=ray_cluster)
+        return start(
+            prepared,
+            new,
+            listener=listener,
+            copy_code=copy_code,
+            ray_cluster=ray_cluster,
+            warnings=fold_warnings(prepared),
+        )
 
 
-def confirmation_spec(sweep_dir: SweepDirectory, *, num_leaders: int, num_seeds: int) -> Sweep:
+def confirmation_spec(
+    sweep_dir: SweepDirectory, *, num_leaders: int, num_seeds: int, num_folds: int | None = None
+) -> Sweep:
     """Return the spec of a confirmation: the leaders and the default as a controlled experiment with fresh seeds.
+
+    Args:
+        sweep_dir: the sweep to confirm.
+        num_leaders: the number of best trials to confirm.
+        num_seeds: the number of fresh seeds per configuration.
+        num_folds: the number of folds; `num_seeds` is a multiple of it.
 
     Raises:
         UserError: the sweep is running, has no leaders, or is a controlled experiment.
@@ -92,7 +111,8 @@ def confirmation_spec(sweep_dir: SweepDirectory, *, num_leaders: int, num_seeds:
     default = next((trial for trial in trials if trial.is_default), None)
     if default is not None:
         configs[DEFAULT] = default.config
-    return sweep.as_controlled_experiment(configs, seeds=_fresh_seeds(sweep_dir, sweep, num_seeds))
+    seeds = _fresh_seeds(sweep_dir, sweep, num_seeds)
+    return sweep.as_controlled_experiment(configs, seeds=seeds, num_folds=num_folds)
 
 
 def _fresh_seeds(sweep_dir: SweepDirectory, sweep: Sweep, count: int) -> list[int]:

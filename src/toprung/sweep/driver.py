@@ -157,6 +157,7 @@ class Driver:
             prepared.project,
             card=prepared.card,
             split_fingerprint=prepared.split_fingerprint,
+            num_images=prepared.images.num_images,
             seed=None if sweep.experiments else sweep.seed,
             search_seed=sweep.search.seed,
             weights={card.name: card.sha256 for card in prepared.weights},

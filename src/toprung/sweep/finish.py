@@ -45,6 +45,7 @@ def finish_sweep(
     Returns:
         "finished", "stopped" or "failed", and the reason; "" if every trial ran.
     """
+    from toprung.analysis.racing import dropped_leaders
     from toprung.analysis.seeds import representative
     from toprung.export.bundle import ExportFailed, export_winner
     from toprung.records.ranking import rank_trials
@@ -63,7 +64,7 @@ def finish_sweep(
         return "stopped", "stopped by the user before a trial reported an epoch"
     winner = order[0]
     if confirmed_sweep_id(sweep_dir) is not None:
-        winner = representative(trials, mode=sweep.mode) or winner
+        winner = representative(trials, mode=sweep.mode, exclude=dropped_leaders(trials, sweep)) or winner
     on_export()
     try:
         if uploader is not None and winner.epoch is not None:

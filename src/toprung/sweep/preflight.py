@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from toprung import cluster, data, metric_names, remote_storage
-from toprung.errors import UserError
+from toprung.analysis.wording import join
+from toprung.errors import UserError, pluralize
 from toprung.project.modules import find_source_file, import_dotted, trainer_defaults
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 from toprung.sweep.dependencies import check_dependencies
 from toprung.tracking import server
 from toprung.weights import WeightsCard, read_weights
+
+MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,12 @@ def prepare_sweep(
         remote_storage.check_usable(remote_storage.open_storage(sweep.storage))
     card = data.open_prepared(sweep.data.name, root=prepared_root).card
     metric_names.check_num_classes(sweep.metric, num_classes=len(card.classes))
-    images = data.load_arrays(sweep.data, root=prepared_root, budget_bytes=cluster.image_budget_bytes(nodes))
+    images = data.load_arrays(
+        sweep.data,
+        root=prepared_root,
+        budget_bytes=cluster.image_budget_bytes(nodes),
+        num_repeats=sweep.num_repeats,
+    )
     weights = tuple(read_weights(name, project=project) for name in sweep.weights)
     if sweep.experiments:
         _check_experiments(sweep, defaults)
@@ -84,6 +94,23 @@ def count_concurrent_trials(sweep: Sweep, nodes: list[cluster.Node], *, autoscal
     cluster.check_placeable(sweep.resources, [*nodes, *autoscaler_nodes])
     most = min(sweep.max_concurrent_trials or sweep.num_trials, sweep.num_trials)
     return cluster.count_placeable_trials(sweep.resources, [*nodes, *autoscaler_nodes], limit=most)
+
+
+def fold_warnings(prepared: PreparedSweep) -> list[str]:
+    """Return a line that names the classes without a validation image in some fold, if there are any."""
+    num_folds = prepared.sweep.data.num_folds
+    if num_folds is None or not (missing := data.classes_missing_from_folds(prepared.images.arrays)):
+        return []
+    counts = np.bincount(prepared.images.arrays["pool_labels"], minlength=len(prepared.card.classes))
+    names = [f"{prepared.card.classes[label]} ({pluralize(int(counts[label]), 'image')})" for label in missing]
+    if len(names) > MAX_NAMED:
+        names = [*names[:MAX_NAMED], f"{len(names) - MAX_NAMED} more"]
+    units = "images" if prepared.card.num_groups is None or not prepared.sweep.data.groups else "groups"
+    warning = (
+        f"some of the {num_folds} folds validate no image of {join(names)}: too few {units}. Averages over classes "
+        "leave such a class out of these folds"
+    )
+    return [warning]
 
 
 def check_nodes(prepared: PreparedSweep, sweep_dir: SweepDirectory) -> list[str]:

@@ -48,6 +48,7 @@ class SweepProgress:
     epochs_done: int = 0
     resumed_epochs: int = 0
     ended_since_best: int = 0
+    num_skipped: int = 0  # planned trials that do not run, because their configuration was dropped
     _top: list[TrialView] = field(default_factory=list)
 
     @property
@@ -79,13 +80,13 @@ class SweepProgress:
     def num_left(self) -> int:
         """Trials that have not ended: running, waiting or still to be proposed."""
         ended = sum(trial.end is not None for trial in self.trials.values())
-        return max(self.sweep.num_trials, len(self.trials)) - ended
+        return max(self.sweep.num_trials - self.num_skipped, len(self.trials)) - ended
 
     @property
     def epochs_expected(self) -> int:
         """An estimate of all epochs of the sweep; a trial without an end counts as the mean of the ended ones."""
         ended = [len(trial.values) for trial in self.trials.values() if trial.end]
-        num_trials = max(self.sweep.num_trials, len(self.trials))
+        num_trials = max(self.sweep.num_trials - self.num_skipped, len(self.trials))
         if not ended:
             return num_trials * self.sweep.asha.max_epochs
         rest = max(0, num_trials - len(ended))

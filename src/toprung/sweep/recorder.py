@@ -7,7 +7,8 @@ the MLflow writer only reads it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -172,6 +173,12 @@ class TrialRecorder:
             self._update_progress(trial_id, last, audited=audited)
         view = self._progress.end(trial_id, end)
         self._listener.trial_ended(self._progress, view, best_before=self._progress.best_excluding(view))
+
+    def dropped(self, experiments: Collection[str]) -> None:
+        """Count the planned trials that will not run, because a cross-validation has dropped their configurations."""
+        created = Counter(view.config["experiment"] for view in self._progress.trials.values())
+        num_seeds = len(self._progress.sweep.seeds)
+        self._progress.num_skipped = sum(num_seeds - created[name] for name in experiments)
 
     def record_run_id(self, trial_id: str, run_id: str) -> None:
         """Record the MLflow run of a trial."""

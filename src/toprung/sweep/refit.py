@@ -1,7 +1,7 @@
 """Refitting a confirmed winner on the training and validation images together, which gives the final model.
 
 No images remain to evaluate it on, so no epoch is chosen, no validation metric is written, and the test split is not
-read. It trains under the confirmed schedule for the median of the best epochs of the winner's seeds, and keeps the
+read. It trains under the confirmed schedule for the median of the best epochs of the winner's trials, and keeps the
 weights of the last epoch.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from toprung import data
+from toprung.analysis.racing import dropped_leaders
 from toprung.analysis.seeds import representative, trials_of_experiment
 from toprung.errors import UserError
 from toprung.export.bundle import run_in_fresh_process
@@ -80,15 +81,17 @@ def refit(
         UserError: no configuration is confirmed, the data have changed, or the training failed.
         toprung.export.bundle.ExportFailed: a fresh process cannot load the model.
     """
-    sweep = confirmation.spec()
-    winner = representative(ledger.read(confirmation), mode=sweep.mode)
+    sweep, trials = confirmation.spec(), ledger.read(confirmation)
+    winner = representative(trials, mode=sweep.mode, exclude=dropped_leaders(trials, sweep))
     if winner is None:
         raise UserError(f"{confirmation.sweep_id} has no configuration that finished, so there is nothing to refit.")
+    # Training and validation images are those of the sweep, however the confirmation cut them into folds.
+    sweep = sweep.model_copy(update={"data": sweep.data.model_copy(update={"num_folds": None})})
     server.check_usable(sweep_dir.path.parent)
     switch_to(sweep_dir.code_folder)
     prepared = prepare_sweep(project, sweep, code=sweep_dir.code_folder)
     check_data_unchanged(sweep_dir, prepared)
-    num_epochs = median_best_epoch(ledger.read(confirmation), winner)
+    num_epochs = median_best_epoch(trials, winner)
     staging = sweep_dir.path / ".refit.tmp"
     shutil.rmtree(staging, ignore_errors=True)
     export = staging / "export"
@@ -123,7 +126,7 @@ def refit(
             "config": winner.config,
             "epochs": num_epochs,
             "max_epochs": sweep.asha.max_epochs,
-            "num_images": sum(len(prepared.images.arrays[f"{part}_labels"]) for part in PARTS),
+            "num_images": prepared.images.num_images,
             "data_fingerprint": prepared.card.fingerprint,
             "last": history[num_epochs],
             "seen": {name.removeprefix("val/"): value for name, value in scores.items()},
@@ -140,7 +143,7 @@ def refit(
 
 
 def median_best_epoch(trials: list[TrialRecord], winner: TrialRecord) -> int:
-    """Return the number of epochs to train: the median of the best epochs of the winner's seeds."""
+    """Return the number of epochs to train: the median of the best epochs of the winner's trials."""
     best = [trial.epoch for trial in trials_of_experiment(trials, winner.config["experiment"]) if trial.epoch]
     return int(statistics.median_high(best))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from toprung import data
+from toprung.data.splits.arrays import split_indices
 from toprung.errors import UserError
 from toprung.overrides import apply_overrides
 from toprung.project.modules import list_recipes, load_recipe, switch_to
@@ -91,10 +93,14 @@ def check_data_unchanged(sweep_dir: SweepDirectory, prepared: PreparedSweep) -> 
     Raises:
         UserError: one of them has changed.
     """
-    known = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
+    known, data_settings = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file)), sweep_dir.spec().data
+    split_fingerprint = prepared.split_fingerprint
+    if data_settings.num_folds != prepared.sweep.data.num_folds:  # a confirmation cuts the sweep's images into folds
+        images = data.open_prepared(data_settings.name, root=prepared.project / data.PREPARED)
+        split_fingerprint = split_indices(data_settings, images).fingerprint
     for what, was, now in (
         ("The dataset", known.data_fingerprint, prepared.card.fingerprint),
-        ("The split of the dataset", known.split_fingerprint, prepared.split_fingerprint),
+        ("The split of the dataset", known.split_fingerprint, split_fingerprint),
     ):
         if was != now:
             raise UserError(

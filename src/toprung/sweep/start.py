@@ -19,7 +19,7 @@ from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 from toprung.sweep.driver import Driver, Outcome, TrackingRejected
 from toprung.sweep.ineffective_settings import ineffective_settings
-from toprung.sweep.preflight import PreparedSweep, prepare_sweep
+from toprung.sweep.preflight import PreparedSweep, fold_warnings, prepare_sweep
 from toprung.sweep.progress import ProgressListener, SweepProgress
 from toprung.sweep.signals import redirect_output
 from toprung.sweep.study import DriverLaunch
@@ -69,7 +69,7 @@ def run(
             launch = DriverLaunch(
                 details={"warm_start": warm_start.sweep_id}, prepare_study=partial(import_trials, source=warm_start)
             )
-        warnings = ineffective_settings(prepared)
+        warnings = [*ineffective_settings(prepared), *fold_warnings(prepared)]
         root = remote_storage.local_root(project, sweep.storage)
         sweep_dir = catalog.create_sweep(root, sweep, name=name, now=datetime.now(), recipe=recipe, settings=settings)
         return start(

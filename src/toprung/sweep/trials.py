@@ -83,7 +83,7 @@ class TrialRunner:
             raise KeyboardInterrupt
         set_phase(self._progress, self._listener, "starting workers")
         self.has_started = True
-        num_left = len(searcher.resumed_trials) + max(0, sweep.num_trials - searcher.num_asked)
+        num_left = searcher.num_left
         if num_left == 0:
             return
         build_tuner(

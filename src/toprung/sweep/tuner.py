@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from toprung.project.code_hash import expected_code_hash
+from toprung.records.catalog import confirmed_sweep_id
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.remote_storage import RemoteLocation, download_failure
 from toprung.sweep.preflight import PreparedSweep, load_space
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from ray.tune import Stopper, Tuner
 
+    from toprung.records.trial_record import TrialRecord
     from toprung.search.searcher import LedgerSearch
     from toprung.sweep.recorder import TrialRecorder
     from toprung.sweep.restart_policy import RestartPolicy
@@ -41,6 +43,7 @@ def build_searcher(
         on_fault: called with a fault that ends the sweep.
         max_concurrent: returns how many trials may run at once.
     """
+    from toprung.analysis.racing import dropped_leaders
     from toprung.search import space as spaces
     from toprung.search.plan import ExperimentPlan
     from toprung.search.rehearsal import default_point
@@ -48,6 +51,7 @@ def build_searcher(
     from toprung.search.searcher import LedgerSearch
 
     sweep = prepared.sweep
+    is_race = sweep.data.num_folds is not None and confirmed_sweep_id(sweep_dir) is not None
     plan = ExperimentPlan(sweep, defaults=prepared.defaults) if sweep.experiments else None
     if plan is not None:
         space, first_points = plan.space, []
@@ -55,6 +59,11 @@ def build_searcher(
         space = spaces.with_constants(load_space(prepared.code, sweep), sweep.constants)
         defaults = {**prepared.defaults, **sweep.constants}
         first_points = [default_point(space, defaults, space_name=str(sweep.space))]
+
+    def find_dropped(trials: Sequence[TrialRecord]) -> Collection[str]:
+        dropped = dropped_leaders(trials, sweep)
+        recorder.dropped(dropped)
+        return dropped
 
     def read_failure(trial_id: str) -> Any:
         download_failure(sweep_dir, trial_id)
@@ -72,6 +81,7 @@ def build_searcher(
         on_fault=on_fault,
         max_concurrent=max_concurrent,
         plan=plan,
+        find_dropped=find_dropped if is_race else None,
     )
 
 
@@ -123,6 +133,7 @@ def build_tuner(
         num_gpus=sweep.resources.gpus,
         mmap_dir=prepared.images.mmap_dir,
         code=expected_code_hash(sweep_dir.code_folder),
+        fold_seeds=() if sweep.data.num_folds is None else sweep.seeds,
         remote_location=remote_location,
         weights=prepared.weights,
         split_fingerprint=prepared.split_fingerprint,

@@ -41,7 +41,8 @@ def sweep_note(sweep: Sweep, *, sweep_id: str, lineage: Lineage, confirms: str |
         plan = f"{sweep.plan_text}; nothing is searched and nothing is stopped early."
     else:
         plan = f"{sweep.num_trials} trials from `{sweep.space}`; ASHA compares them at epochs {_join(sweep.rungs)}."
-    again = f"\nIt trains the leaders of {confirms} again, with fresh seeds.\n" if confirms else ""
+    sample = "with fresh seeds" if sweep.data.num_folds is None else "on folds of its images"
+    again = f"\nIt trains the leaders of {confirms} again, {sample}.\n" if confirms else ""
     commit = lineage.commit[:12] if lineage.commit else "none"
     return (
         f"{_first_line(sweep_id)}\n\n{plan}\n{again}\n"

@@ -24,7 +24,7 @@ import filelock
 import platformdirs
 
 from toprung import remote_storage
-from toprung.data import DatasetCard, open_mmap_images, open_prepared, split_arrays
+from toprung.data import DatasetCard, fold_arrays, open_mmap_images, open_prepared, split_arrays
 from toprung.errors import UserError
 from toprung.project.code_hash import code_mismatch_message, imported_code_hash, link_included
 from toprung.records.ledger import now_ms
@@ -70,6 +70,7 @@ class TrialTask:
     num_gpus: float  # per worker
     mmap_dir: Path | None  # the folder to map the images from, if they are not among the arrays
     code: str  # hash of the code that was sent to the workers
+    fold_seeds: tuple[int, ...] = ()  # with cross-validation, the seeds in the order of the splits
     remote_location: remote_storage.RemoteLocation | None = None  # on object storage, if the sweep is stored there
     weights: tuple[WeightsCard, ...] = ()  # the arrays contain their tensors
     split_fingerprint: str = ""
@@ -87,8 +88,8 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
     Args:
         config: the hyperparameters that the searcher proposed.
         task: what all trials share.
-        arrays: references to arrays in Ray's object store: `train_images`, `train_labels`, `val_images`, `val_labels`;
-            and to the tensors of pretrained weights, by `weights_key`.
+        arrays: references to the sweep's arrays (`toprung.data.ImageArrays`) in Ray's object store, and to the tensors
+            of pretrained weights, by `weights_key`.
     """
     from ray import get_runtime_context
     from ray import tune as ray_tune
@@ -209,8 +210,12 @@ def train_in_session(
     loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
     _freeze_imports()
     values = dict(zip(arrays, ray.get([*arrays.values()]), strict=True))
+    split, split_fingerprint = values, task.split_fingerprint
+    if task.fold_seeds:
+        index = task.fold_seeds.index(config["seed"])
+        split, split_fingerprint = fold_arrays(values, index), f"{split_fingerprint}/{index}"
     trial_session = session.Session(
-        data=trial_data(values, card=task.card, mmap_dir=task.mmap_dir, split_fingerprint=task.split_fingerprint),
+        data=trial_data(split, card=task.card, mmap_dir=task.mmap_dir, split_fingerprint=split_fingerprint),
         folder=folder,
         on_report=report,
         seed=config["seed"] if task.seed is None else task.seed,
@@ -310,7 +315,15 @@ def load_trial_data(data_settings: Data, *, root: Path) -> Any:
 def trial_data(
     arrays: Mapping[str, Any], *, card: DatasetCard, mmap_dir: Path | None = None, split_fingerprint: str = ""
 ) -> Any:
-    """Wrap the arrays as tensors that share their memory, or the memory of the mapped file."""
+    """Wrap the arrays as tensors that share their memory, or the memory of the mapped file.
+
+    Args:
+        arrays: labels, and either images or rows of a larger array: of `pool_images`, or of the mapped file. Pretrained
+            weights among them are ignored.
+        card: the dataset's card.
+        mmap_dir: the folder of the mapped file.
+        split_fingerprint: the hash of the training and validation indices.
+    """
     import torch
 
     from toprung.session import TrialData
@@ -319,7 +332,7 @@ def trial_data(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # we only read it
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if not isinstance(array, dict)}
-        pool = torch.from_numpy(open_mmap_images(mmap_dir)) if mmap_dir is not None else None
+        pool = torch.from_numpy(open_mmap_images(mmap_dir)) if mmap_dir is not None else tensors.get("pool_images")
 
     def split(part: str) -> ImageSplit:
         labels_N = tensors[f"{part}_labels"]

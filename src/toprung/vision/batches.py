@@ -20,8 +20,8 @@ _MAX_EVALUATION_PIXELS = 2**21  # 512 images of 64 x 64, or 41 of 224 x 224, who
 class ImageSplit:
     """The images and labels of a split, possibly in read-only memory: never modify them in place.
 
-    If `rows_N` is given, the split consists of those rows of `images_NCHW`, which is then a larger array mapped from
-    disk; `images_at` reads only the rows that it returns.
+    If `rows_N` is given, the split consists of those rows of `images_NCHW`, which is then a larger array: mapped from
+    disk, or shared with other splits. `images_at` reads only the rows that it returns.
 
     With several ranks, each has the whole split and trains on a part of it (`rank` of `world_size`), a different one in
     every epoch. `len` is the size of that part.

@@ -47,7 +47,10 @@ class Answer:
 def list_answers(comparison: Comparison) -> list[Answer]:
     """Answer all questions that the groups can answer, question by question."""
     measured = [group for group in comparison.groups if group.num_finished]
-    contrasts = [_contrast(factor, measure, left, right) for factor, measure, left, right in _contrasts(measured)]
+    contrasts = [
+        _contrast(factor, measure, left, right, test_train_ratio=comparison.test_train_ratio)
+        for factor, measure, left, right in _contrasts(measured)
+    ]
     compared = [answer for answer in contrasts if answer is not None]
     return [*compared, *_fit_answers(measured), *_trade_off(measured), *_failures(comparison.groups)]
 
@@ -91,11 +94,11 @@ def _strength(factor: str, group: Group) -> tuple[float, str]:
     return (float(value) if factor == "lr" and value is not None else 0.0, group.name)
 
 
-def _contrast(factor: str, measure: str, left: Group, right: Group) -> Answer | None:
+def _contrast(factor: str, measure: str, left: Group, right: Group, *, test_train_ratio: float) -> Answer | None:
     ours, theirs = left.values.get(measure, {}), right.values.get(measure, {})
     if not ours or not theirs:
         return None
-    interval, num_pairs = difference(ours, theirs)
+    interval, num_pairs = difference(ours, theirs, test_train_ratio=test_train_ratio)
     sentence = _sentence(measure, left, right, interval, num_pairs)
     return Answer(QUESTIONS[factor][0], sentence, measure, left.name, right.name, interval, num_pairs)
 

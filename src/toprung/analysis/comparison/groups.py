@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from toprung.analysis.comparison.intervals import Interval, mean_interval, tied_with_best
+from toprung.analysis.comparison.intervals import Interval, mean_interval, tied_on_folds, tied_with_best
 from toprung.analysis.curves import (
     Curve,
     Fit,
@@ -67,11 +67,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups, best first, and the names of those that are not significantly worse than the best."""
+    """Groups, best first, and the names of those that are not significantly worse than the best.
+
+    `test_train_ratio` is 0 unless each seed validated on another fold; see `mean_interval`.
+    """
 
     groups: list[Group]
     tied_best: list[str]
     mode: Literal["max", "min"]
+    test_train_ratio: float = 0
 
 
 def group_by_configuration(trials: Iterable[TrialRecord]) -> dict[str, list[TrialRecord]]:
@@ -99,7 +103,7 @@ def list_seeds(trials: Sequence[TrialRecord]) -> list[Any]:
     return seeds if distinct else [trial.trial_id or id(trial) for trial in trials]
 
 
-def compare(groups: Groups, *, mode: Literal["max", "min"]) -> Comparison:
+def compare(groups: Groups, *, mode: Literal["max", "min"], test_train_ratio: float = 0) -> Comparison:
     """Measure the groups and rank them by the mean of their trials' best values.
 
     Only finished trials are measured, because a curve that was cut short does not show where it would have ended.
@@ -108,10 +112,13 @@ def compare(groups: Groups, *, mode: Literal["max", "min"]) -> Comparison:
     Args:
         groups: the trials by group; in a controlled experiment, all configurations have the same seeds.
         mode: whether the metric is maximised or minimised.
+        test_train_ratio: the ratio of validation to training images, if each seed validated on another fold.
     """
     curves = {id(trial): build_curve(trial) for trials in groups.values() for trial in trials if _is_finished(trial)}
     best = max((max(curve.accuracy) for curve in curves.values() if curve), default=0.0)
-    measured = [_measure_group(name, trials, curves, best) for name, trials in groups.items()]
+    measured = [
+        _measure_group(name, trials, curves, best, test_train_ratio=test_train_ratio) for name, trials in groups.items()
+    ]
     sign = 1 if mode == "max" else -1
 
     def sort_key(group: Group) -> tuple[bool, float]:
@@ -119,8 +126,12 @@ def compare(groups: Groups, *, mode: Literal["max", "min"]) -> Comparison:
         return (interval is None, -sign * interval.mean if interval else 0.0)
 
     ranked = sorted(measured, key=sort_key)
-    values = {group.name: [*group.values["value"].values()] for group in ranked if group.values.get("value")}
-    return Comparison(ranked, tied_with_best(values, mode=mode), mode)
+    values = {group.name: group.values["value"] for group in ranked if group.values.get("value")}
+    if test_train_ratio:
+        tied = tied_on_folds(values, mode=mode, test_train_ratio=test_train_ratio)
+    else:
+        tied = tied_with_best({name: [*by_seed.values()] for name, by_seed in values.items()}, mode=mode)
+    return Comparison(ranked, tied, mode, test_train_ratio)
 
 
 def _is_finished(trial: TrialRecord) -> bool:
@@ -128,7 +139,12 @@ def _is_finished(trial: TrialRecord) -> bool:
 
 
 def _measure_group(
-    name: str, trials: Sequence[TrialRecord], curves: Mapping[int, Curve | None], best_accuracy: float
+    name: str,
+    trials: Sequence[TrialRecord],
+    curves: Mapping[int, Curve | None],
+    best_accuracy: float,
+    *,
+    test_train_ratio: float,
 ) -> Group:
     values: dict[str, dict[Any, float]] = {measure: {} for measure in MEASURES}
     fits: Counter[Fit] = Counter()
@@ -150,7 +166,11 @@ def _measure_group(
         num_failed=sum(trial.status == "failed" for trial in trials),
         budgets=tuple(sorted({trial.epochs for trial in finished})),
         values={measure: by_key for measure, by_key in values.items() if by_key},
-        intervals={measure: mean_interval([*by_key.values()]) for measure, by_key in values.items() if by_key},
+        intervals={
+            measure: mean_interval([*by_key.values()], test_train_ratio=test_train_ratio)
+            for measure, by_key in values.items()
+            if by_key
+        },
         fits=dict(fits.most_common()),
     )
 

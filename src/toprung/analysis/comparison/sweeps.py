@@ -70,7 +70,11 @@ def compare_sweeps(sweep_dirs: Sequence[SweepDirectory], *, by: str = "configura
         descriptions = ", ".join(f"{d.sweep_id}: {s.metric} ({s.mode})" for d, s in zip(sweep_dirs, specs, strict=True))
         raise UserError(f"These sweeps have different metrics and cannot be compared: {descriptions}.")
     trials = [ledger.read(sweep_dir) for sweep_dir in sweep_dirs]
-    comparison = compare(_groups(sweep_dirs, trials, by), mode=specs[0].mode)
+    comparison = compare(
+        _groups(sweep_dirs, trials, by),
+        mode=specs[0].mode,
+        test_train_ratio=max(spec.test_train_ratio for spec in specs),
+    )
     lines = [_line(d, t, spec) for d, t, spec in zip(sweep_dirs, trials, specs, strict=True)]
     warnings = [
         *_difference_warnings(sweep_dirs),

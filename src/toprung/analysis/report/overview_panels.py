@@ -6,7 +6,7 @@ from collections import Counter
 
 from toprung.analysis.comparison import Interval
 from toprung.analysis.confirmation import read_confirmation
-from toprung.analysis.confirmation_summary import CONFIRMATION_COLUMNS, CONFIRMATION_INTERVALS
+from toprung.analysis.confirmation_summary import CONFIRMATION_COLUMNS, CONFIRMATION_INTERVALS, folds_note
 from toprung.analysis.report.data import ReportData
 from toprung.analysis.report.panel import Panel, Table, end_label, format_number
 from toprung.errors import pluralize
@@ -55,7 +55,7 @@ def result(data: ReportData) -> Panel:
 
 
 def confirmed(data: ReportData) -> Panel:
-    """Build the panel of the leaders and the default on fresh seeds, with the number of test-split openings."""
+    """Build the panel of the leaders and the default on fresh seeds or folds, with the test-split openings."""
     if data.sweep.experiments:
         reason = "Not needed: a controlled experiment already trains each configuration with several seeds."
         return Panel(
@@ -75,7 +75,9 @@ def confirmed(data: ReportData) -> Panel:
     if data.sweep_dir.test_log.is_file():
         count = sum('"who"' in line for line in data.sweep_dir.test_log.read_text(encoding="utf-8").splitlines())
         text.append(f"The test split was opened {'once' if count == 1 else f'{count} times'}.")
-    columns = ["configuration", f"{data.sweep.metric} on fresh seeds", *CONFIRMATION_COLUMNS]
+    text += folds_note(confirmation).splitlines()
+    unit = f"{confirmation.unit}s"
+    columns = ["configuration", f"{data.sweep.metric} on {confirmation.sample}", *CONFIRMATION_COLUMNS, unit]
     rows = [
         [
             config.name,
@@ -83,11 +85,11 @@ def confirmed(data: ReportData) -> Panel:
             _interval(config.beyond_default),
             format_number(config.in_sweep),
             format_number(config.shrunken_value),
-            f"{len(config.values)} of {confirmation.num_seeds}",
+            confirmation.progress(config),
         ]
         for config in confirmation.configurations
     ]
-    caption = f"Means over the seeds of {finished[0].sweep_id}, with {CONFIRMATION_INTERVALS}"
+    caption = f"Means over the {unit} of {finished[0].sweep_id}, with {CONFIRMATION_INTERVALS}"
     return Panel("confirmation", "Confirmation", text, tables=[Table(caption, columns, rows, is_open=True)])
 
 
@@ -165,12 +167,13 @@ def lineage(data: ReportData) -> Panel:
     asha = f"rungs {', '.join(map(str, sweep.rungs))}, reduction factor {sweep.asha.reduction_factor}"
     if sweep.experiments:
         seeds, asha = " ".join(map(str, sweep.seeds)), "not used: every trial has the full budget"
+    split = "" if sweep.data.num_folds is None else f"{sweep.data.num_folds} folds, "
     rows = [
         ["sweep", data.sweep_dir.sweep_id],
         ["trainer", sweep.trainer],
         ["experiment", sweep.plan_text] if sweep.experiments else ["search space", str(sweep.space)],
         ["data", f"{lineage.data_name}, fingerprint {lineage.data_fingerprint}"],
-        ["split", f"fingerprint {lineage.split_fingerprint}"],
+        ["split", f"{split}fingerprint {lineage.split_fingerprint}"],
         ["data in DVC", _in_dvc(lineage)],
         ["commit", commit],
         ["lock file", lineage.lock_hash or "none"],

@@ -73,10 +73,10 @@ def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
         raise UserError("The winner was not exported: its mistakes cannot be shown.")
     import torch  # imported here because it takes most of a second, and is not needed without an export
 
-    from toprung import data, vision
+    from toprung import vision
     from toprung.vision.models import load_for_evaluation
 
-    arrays, split_fingerprint = data.split_arrays(report_data.sweep.data, root=report_data.prepared_root)
+    images_NCHW, labels, split_fingerprint = _validation_images(report_data)
     if report_data.lineage is None or split_fingerprint != report_data.lineage.split_fingerprint:
         raise UserError("The prepared data differ from the sweep's: the winner's mistakes cannot be shown.")
     classes = [str(name) for name in sweep_dir.read(sweep_dir.export_folder / "labels.json")["classes"]]
@@ -85,9 +85,29 @@ def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
         model = load_for_evaluation(Path(sweep_dir.export_folder))
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"The exported model cannot be loaded: {error}") from None
-    images_NCHW, labels_N = arrays["val_images"], torch.from_numpy(arrays["val_labels"])
+    labels_N = torch.from_numpy(labels)
     logits_NK = vision.predict_logits(model, vision.ImageSplit(torch.from_numpy(images_NCHW), labels_N))
     return build_evaluation(logits_NK, labels_N, images_NCHW, classes=classes)
+
+
+def _validation_images(report_data: ReportData) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
+    """Return the images and labels that the exported model was validated on, and the fingerprint of the split."""
+    from toprung import data
+
+    sweep, root = report_data.sweep, report_data.prepared_root
+    if sweep.data.num_folds is None:
+        arrays, fingerprint = data.split_arrays(sweep.data, root=root)
+        return arrays["val_images"], arrays["val_labels"], fingerprint
+    seed = int(report_data.sweep_dir.read(report_data.sweep_dir.export_folder / "config.json")["seed"])
+    index = sweep.split_index(seed)
+    assert index is not None
+    images = data.load_arrays(
+        sweep.data.model_copy(update={"placement": "mmap"}), root=root, budget_bytes=0, num_repeats=sweep.num_repeats
+    )
+    assert images.mmap_dir is not None
+    arrays = data.fold_arrays(images.arrays, index)
+    images_NCHW = data.open_mmap_images(images.mmap_dir)[arrays["val_rows"]]
+    return images_NCHW, arrays["val_labels"], images.split_fingerprint
 
 
 def build_evaluation(

@@ -15,7 +15,7 @@ from toprung.spec import Data
 
 
 def split_arrays(data_settings: Data, *, root: Path) -> tuple[dict[str, NDArray[Any]], str]:
-    """Split a prepared dataset as a spec says.
+    """Split a prepared dataset as a spec says; `num_folds` has no effect here.
 
     Args:
         data_settings: the spec's data part.
