@@ -208,9 +208,10 @@ def test_the_loop_computes_the_listed_metrics_and_that_of_the_sweep(digits, tmp_
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_trainer_reports_the_metrics_that_the_session_names(digits, tmp_path, trainer):
-    reports, opened = _opened(digits, tmp_path, num_threads=1, metrics=CLASSIFICATION_METRICS, metric="val/auroc_macro")
+    fields = {"metrics": CLASSIFICATION_METRICS, "metric": "val/auroc_macro", "load_weights": load_weights}
+    reports, opened = _opened(digits, tmp_path, num_threads=1, **fields)
     module = importlib.import_module(f"trainers.{trainer}")
-    small = {name: value for name, value in SMALL.items() if name in module.DEFAULTS}
+    small = {name: value for name, value in SMALL.items() if name in module.DEFAULTS} | TINY.get(trainer, {})
     with opened:
         module.train_loop_per_worker({**module.DEFAULTS, **small, "num_epochs": 2})
     assert {"train/loss", *CLASSIFICATION_METRICS} <= reports[0].keys()
