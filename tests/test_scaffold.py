@@ -47,7 +47,7 @@ def test_a_new_project_is_a_git_repository_with_recipes_and_a_readme_of_its_name
     folder = tmp_path / "some" / "My Mushrooms"
     written = scaffold(folder)
     assert {str(file) for file in written} == _files(folder)
-    assert list_recipes(folder) == ["mine", "smoke"]
+    assert list_recipes(folder) == ["mine", "photos", "smoke"]
     assert (folder / "README.md").read_text().startswith("# my-mushrooms\n")
     assert 'name = "my-mushrooms"' in (folder / "pyproject.toml").read_text()
     status = subprocess.run(["git", "status", "--porcelain"], cwd=folder, check=True, capture_output=True, text=True)
