@@ -137,6 +137,7 @@ def _reliability(evaluation: WinnerEvaluation) -> dict[str, Any]:
         "width": 1 / num_bins,
         "name": "accuracy",
         "marker": {"color": style.BLUE, "line": {"width": 1}},
+        "opacity": 0.6,  # the diagonal is drawn on top
         "customdata": [
             [int(calibration.num_images_B[index]), float(calibration.confidence_B[index])] for index in filled
         ],
