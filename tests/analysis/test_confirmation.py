@@ -204,3 +204,12 @@ def test_a_cross_validation_gives_each_configuration_the_same_fresh_seeds_for_it
     assert (spec.data.num_folds, spec.num_repeats, spec.seeds) == (5, 2, tuple(range(4, 14)))
     assert [spec.split_index(seed) for seed in spec.seeds] == list(range(10))
     assert spec.plan_text == "2 configurations × 5 folds × 2 repeats, 9 epochs each"
+
+
+def test_a_default_that_is_beaten_is_not_called_as_good():
+    values = {"trial 4": [0.90, 0.93, 0.91, 0.95, 0.92], "default": [0.88, 0.92, 0.88, 0.94, 0.89]}
+    values["trial 7"] = [value + 0.001 for value in values["default"]]
+    confirmation = _judge(values)
+    assert "Trial 4 is better than the default" in confirmation.verdict
+    assert "default" not in confirmation.tied_best
+    assert confirmation.simplest == "trial 7"

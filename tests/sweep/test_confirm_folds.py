@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -173,3 +174,40 @@ def test_a_warning_names_at_most_five_classes():
     labels = np.repeat(np.arange(8), [20, *[1] * 7])
     (warning,) = fold_warnings(_prepared(labels, num_folds=2, num_groups=4))
     assert "b (1 image), c (1 image), d (1 image), e (1 image), f (1 image) and 2 more: too few groups." in warning
+
+
+RACE_SPACE = """
+def space(trial):
+    return {"lr": 1e-9 if trial.number == 2 else 0.01}
+"""
+
+
+@pytest.fixture(scope="module")
+def swept(new_bench, toprung, tmp_path_factory):
+    """A confirmation on five folds, of which one leader hardly learns."""
+    bench, storage = new_bench(), tmp_path_factory.mktemp("race")
+    (bench / "search_spaces" / "race.py").write_text(RACE_SPACE)
+    settings = (
+        "space=search_spaces.race", "constants.batch_size=32", "num_trials=3", "max_epochs=4",
+        "asha.grace_epochs=4", f"storage={storage}",
+    )  # fmt: skip
+    flags = [word for setting in settings for word in ("--set", setting)]
+    sweep = toprung("sweep", "tune.smoke", *flags, folder=bench)
+    assert sweep.code == 0, sweep.stdout + sweep.stderr
+    sweep_dir = next(catalog.list_sweeps(storage))
+    command = toprung("confirm", sweep_dir.sweep_id, "--top", "2", "--folds", "5", "--storage", storage, folder=bench)
+    assert command.code == 0, command.stdout + command.stderr
+    (confirmation,) = list_confirmations(SweepDirectory(sweep_dir.path))
+    return SimpleNamespace(dir=confirmation, command=command)
+
+
+def test_a_leader_that_hardly_learns_is_not_trained_on_the_last_folds(swept):
+    trials = ledger.read(swept.dir)
+    folds = Counter(trial.config["experiment"] for trial in trials)
+    assert {trial.status for trial in trials} == {"finished"}
+    assert (folds["trial 1"], folds["default"]) == (5, 5)
+    assert folds["trial 2"] in (3, 4)
+    status = json.loads(swept.dir.status_file.read_text())
+    assert (status["status"], status["reason"]) == ("finished", None)
+    assert f"{folds['trial 2']}/5 dropped" in swept.command.stdout
+    assert "Dropped after 3 folds" in swept.command.stdout or "Dropped after 4 folds" in swept.command.stdout

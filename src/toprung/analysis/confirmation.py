@@ -156,6 +156,10 @@ def judge_confirmation(
         tied = tied_with_best({name: [*by_seed.values()] for name, by_seed in measured.items()}, mode=mode)
     else:
         tied = tied_on_folds(measured, mode=mode, test_train_ratio=ratio)
+    if _beats_default(confirmed[0], mode=mode):
+        tied = [
+            name for name in tied if name != DEFAULT
+        ]  # the test of all pairs is weaker than that against the default
     simplest = min(tied, key=lambda name: (num_changed(name, configs), tied.index(name)), default=None)
     winner = confirmed[0].name if confirmed[0].mean else None
     unit = "seed" if folds is None else "fold"
@@ -221,10 +225,14 @@ def _verdict(configs: Sequence[ConfirmedConfig], *, mode: Mode, unit: str) -> st
             "than the default."
         )
     between = f"{gap.mean:+.4f}, interval {gap.low:+.4f} to {gap.high:+.4f}"
-    is_better = gap.excludes_zero and (gap.mean > 0) == (mode == "max")
-    if is_better:
+    if _beats_default(best, mode=mode):
         return f"{_capitalise(best.name)} is better than the default ({between})."
     return f"{_capitalise(best.name)} has the best mean but is not significantly better than the default ({between})."
+
+
+def _beats_default(config: ConfirmedConfig, *, mode: Mode) -> bool:
+    gap = config.beyond_default
+    return gap is not None and gap.excludes_zero and (gap.mean > 0) == (mode == "max")
 
 
 def _capitalise(text: str) -> str:
