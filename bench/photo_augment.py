@@ -2,7 +2,7 @@
 
     python bench/photo_augment.py [--rounds 11] [--json FILE]
 
-From uint8 images of 256 x 256 pixels in memory to float batches of 64 at 224 x 224, at one thread, without a model, in
+From uint8 images of 256 x 256 pixels in memory to float batches of 32 at 224 x 224, at one thread, without a model, in
 interleaved rounds. torchvision runs the same operations with the same strengths, on tensors and on PIL images. The
 images are smooth random ones with noise. The goal is 3 times the speed of the faster of the two.
 """
@@ -17,8 +17,8 @@ from torchvision.transforms import InterpolationMode, v2
 
 from toprung import vision
 
-BATCH_SIZE = 64
-NUM_IMAGES = 4 * BATCH_SIZE
+BATCH_SIZE = 32
+NUM_IMAGES = 8 * BATCH_SIZE
 PREPARED_SIZE, SIZE = 256, 224
 CLASSES = 10
 LEVELS = ("light", "heavy")

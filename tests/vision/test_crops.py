@@ -91,6 +91,19 @@ def test_a_center_crop_has_the_same_digits_alone_and_in_a_batch(shape):
     assert torch.equal(center_crop(images[::2], size=24), together[::2])
 
 
+def test_a_center_crop_does_not_depend_on_the_number_of_threads():
+    images, num_threads = noise(num=40), torch.get_num_threads()
+    crops = []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            crops.append(center_crop(images, size=24))
+    finally:
+        torch.set_num_threads(num_threads)
+    assert torch.equal(crops[0], crops[1])
+    assert torch.equal(crops[0], crops[2])
+
+
 @pytest.mark.parametrize("crop_pct", [0.0, 1.01, float("nan")])
 def test_a_center_crop_of_an_impossible_fraction_is_refused(crop_pct):
     with pytest.raises(UserError, match="crop_pct must be above 0 and at most 1"):

@@ -1,6 +1,6 @@
 """TrivialAugment and RandAugment on whole batches: every image gets its own random operations.
 
-Images with the same operation are processed together. The geometric operations share one sampling, and brightness,
+Images with the same operation are processed together. Shears and rotations share one sampling, and brightness,
 contrast and color share one multiplication.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from toprung.vision import photo_operations
@@ -68,9 +69,9 @@ POLICIES = {
         },
     ),
 }
-_GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+_WARPED = ("shear_x", "shear_y", "rotate")
 _COLOR = ("brightness", "contrast", "color")  # in the order of the factors of `adjust_colors`
-_SIGNED = (*_GEOMETRIC, *_COLOR, "sharpness")
+_SIGNED = (*_WARPED, *_COLOR, "translate_x", "translate_y", "sharpness")
 
 
 def auto_augment(images_NCHW: Tensor, *, policy: str, operations: Sequence[str], rand_magnitude: float) -> Tensor:
@@ -83,13 +84,12 @@ def auto_augment(images_NCHW: Tensor, *, policy: str, operations: Sequence[str],
         rand_magnitude: magnitude of rand, from 0 to `MAX_MAGNITUDE`.
 
     Returns:
-        uint8, in new memory.
+        float32 from 0 to 255, in new memory.
     """
     N = len(images_NCHW)
-    images_NCHW = images_NCHW.clone()
     largest_O = torch.tensor([float(POLICIES[policy].largest[name]) for name in operations])
     is_signed_O = torch.tensor([name in _SIGNED for name in operations])
-    for _ in range(POLICIES[policy].num_operations):
+    for turn in range(POLICIES[policy].num_operations):
         operation_N = torch.randint(len(operations), (N,))
         if policy == "trivial":
             magnitude_N = torch.randint(MAX_MAGNITUDE + 1, (N,)) / MAX_MAGNITUDE
@@ -97,18 +97,23 @@ def auto_augment(images_NCHW: Tensor, *, policy: str, operations: Sequence[str],
             magnitude_N = torch.full((N,), rand_magnitude / MAX_MAGNITUDE)
         is_negative_N = is_signed_O[operation_N] & (torch.rand(N) < 0.5)
         magnitude_N *= torch.where(is_negative_N, -1, 1) * largest_O[operation_N]
-        _apply_in_place(images_NCHW, [operations[number] for number in operation_N.tolist()], magnitude_N)
+        if turn:
+            images_NCHW = photo_operations.round_to_uint8(images_NCHW)
+        images_NCHW = _apply(images_NCHW, [operations[number] for number in operation_N.tolist()], magnitude_N)
     return images_NCHW
 
 
-def _apply_in_place(images_NCHW: Tensor, operations: Sequence[str], magnitude_N: Tensor) -> None:
+def _apply(images_NCHW: Tensor, operations: Sequence[str], magnitude_N: Tensor) -> Tensor:
     """Apply one operation to each image; `operations` has one name per image."""
+    results_NCHW = torch.empty_like(images_NCHW, dtype=torch.float32)
     for names, apply in _APPLY.items():
         positions = {name: [index for index, given in enumerate(operations) if given == name] for name in names}
-        index_M = torch.tensor([*chain(*positions.values())])
+        index_M = torch.tensor([*chain(*positions.values())], dtype=torch.int64)
         if len(index_M):
             magnitudes = {name: magnitude_N[index] for name, index in positions.items()}
-            images_NCHW[index_M] = apply(images_NCHW[index_M], magnitudes)
+            index_M = index_M.to(images_NCHW.device)
+            results_NCHW.index_copy_(0, index_M, apply(images_NCHW.index_select(0, index_M), magnitudes))
+    return results_NCHW
 
 
 def _warp(images_NCHW: Tensor, magnitudes: Mapping[str, Tensor]) -> Tensor:
@@ -121,29 +126,21 @@ def _warp(images_NCHW: Tensor, magnitudes: Mapping[str, Tensor]) -> Tensor:
 
 
 def _adjust_colors(images_NCHW: Tensor, magnitudes: Mapping[str, Tensor]) -> Tensor:
-    factors_M3 = 1 + torch.block_diag(*(magnitude_M.view(-1, 1) for magnitude_M in magnitudes.values()))  # type: ignore[no-untyped-call]
+    column_M = torch.tensor([column for column, given_M in enumerate(magnitudes.values()) for _ in given_M])
+    factors_M3 = 1 + F.one_hot(column_M, len(magnitudes)) * torch.cat([*magnitudes.values()]).view(-1, 1)
     return photo_operations.adjust_colors(images_NCHW, factors_M3)
 
 
-def _adjust_sharpness(images_NCHW: Tensor, magnitudes: Mapping[str, Tensor]) -> Tensor:
-    return photo_operations.adjust_sharpness(images_NCHW, 1 + magnitudes["sharpness"])
-
-
-def _posterize(images_NCHW: Tensor, magnitudes: Mapping[str, Tensor]) -> Tensor:
-    return photo_operations.posterize(images_NCHW, 8 - magnitudes["posterize"].round())
-
-
-def _solarize(images_NCHW: Tensor, magnitudes: Mapping[str, Tensor]) -> Tensor:
-    return photo_operations.solarize(images_NCHW, 255 * (1 - magnitudes["solarize"]))
-
-
-# The operations that are applied together, and the function that applies them to images in the order of `magnitudes`.
+# The operations that are applied together, and the function that applies them to images in the order of the magnitudes.
 _APPLY: dict[tuple[str, ...], Callable[[Tensor, Mapping[str, Tensor]], Tensor]] = {
-    _GEOMETRIC: _warp,
+    ("identity",): lambda images, _: images.float(),
+    _WARPED: _warp,
+    ("translate_x",): lambda images, given: photo_operations.translate(images, given["translate_x"], axis="x"),
+    ("translate_y",): lambda images, given: photo_operations.translate(images, given["translate_y"], axis="y"),
     _COLOR: _adjust_colors,
-    ("sharpness",): _adjust_sharpness,
-    ("posterize",): _posterize,
-    ("solarize",): _solarize,
-    ("autocontrast",): lambda images_NCHW, _: photo_operations.autocontrast(images_NCHW),
-    ("equalize",): lambda images_NCHW, _: photo_operations.equalize(images_NCHW),
+    ("sharpness",): lambda images, given: photo_operations.adjust_sharpness(images, 1 + given["sharpness"]),
+    ("posterize",): lambda images, given: photo_operations.posterize(images, 8 - given["posterize"].round()),
+    ("solarize",): lambda images, given: photo_operations.solarize(images, 255 * (1 - given["solarize"])),
+    ("autocontrast",): lambda images, _: photo_operations.autocontrast(images),
+    ("equalize",): lambda images, _: photo_operations.equalize(images),
 }

@@ -32,11 +32,13 @@ def random_resized_crop(images_NCHW: Tensor, *, size: int, min_area: float) -> T
     """
     N, _, H, W = images_NCHW.shape
     boxes = draw_boxes(N, H, W, area=(min_area, 1.0), aspect_ratio=ASPECT_RATIO).tolist()
-    crops = [
-        _resize(images_NCHW[index : index + 1, :, top : top + height, left : left + width], size, size)
+    crops = (
+        images_NCHW[index : index + 1, :, top : top + height, left : left + width]
         for index, (top, left, height, width) in enumerate(boxes)
-    ]
-    return torch.cat(crops)
+    )
+    # Resizing takes two thirds of the time if a crop is contiguous. Multiplication by two matrices per image, which
+    # needs no loop, takes seven times as long on a CPU.
+    return torch.cat([_resize(crop_NCHW.contiguous(), size, size) for crop_NCHW in crops])
 
 
 def center_crop(images_NCHW: Tensor, *, size: int, crop_pct: float = DEFAULT_CROP_PCT) -> Tensor:

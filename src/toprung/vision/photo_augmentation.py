@@ -1,7 +1,7 @@
 """Random augmentation of whole batches of photographs on their device, drawn separately for every image.
 
 The images of a dataset are prepared somewhat larger than the network's input, from which each epoch takes other crops.
-Everything but mixup works on uint8. Random numbers come from torch's global state, on the CPU except for pixels.
+Random numbers come from torch's global state.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from toprung.errors import UserError, unknown_name_error
 from toprung.vision.auto_augment import MAX_MAGNITUDE, POLICIES, auto_augment
 from toprung.vision.crops import DEFAULT_CROP_PCT, center_crop, check_crop, draw_boxes, random_resized_crop
-from toprung.vision.mixing import cutmix, mixup
-from toprung.vision.photo_operations import adjust_colors
+from toprung.vision.mixing import cutmix_, mixup
+from toprung.vision.photo_operations import adjust_colors, round_to_uint8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,11 +185,13 @@ class PhotoAugmentation:
         else:
             images_NCHW = center_crop(images_NCHW, size=self.size, crop_pct=self.crop_pct)
         if strengths.flip:
-            _flip_in_place(images_NCHW, strengths.flip)
+            _flip_(images_NCHW, strengths.flip)
         if strengths.color_jitter:
             factors_N3 = 1 + strengths.color_jitter * (2 * torch.rand(len(images_NCHW), 3) - 1)
-            images_NCHW = adjust_colors(images_NCHW, factors_N3)
-        if strengths.policy != "none":
+            images_NCHW = round_to_uint8(adjust_colors(images_NCHW, factors_N3))
+        if strengths.policy == "none":
+            images_NCHW = images_NCHW.float()
+        else:
             images_NCHW = auto_augment(
                 images_NCHW,
                 policy=strengths.policy,
@@ -197,25 +199,25 @@ class PhotoAugmentation:
                 rand_magnitude=strengths.rand_magnitude,
             )
         if strengths.erasing:
-            _erase_in_place(images_NCHW, strengths.erasing)
+            _erase_(images_NCHW, strengths.erasing)
+        targets = labels_N
         if strengths.cutmix and (not strengths.mixup or torch.rand(()) < 0.5):
-            images_NCHW, targets = cutmix(images_NCHW, labels_N, alpha=strengths.cutmix, num_classes=self.num_classes)
-            return images_NCHW.float().div_(255), targets
-        images_NCHW = images_NCHW.float().div_(255)
-        if strengths.mixup:
-            return mixup(images_NCHW, labels_N, alpha=strengths.mixup, num_classes=self.num_classes)
-        return images_NCHW, labels_N
+            images_NCHW, targets = cutmix_(images_NCHW, labels_N, alpha=strengths.cutmix, num_classes=self.num_classes)
+        elif strengths.mixup:
+            images_NCHW, targets = mixup(images_NCHW, labels_N, alpha=strengths.mixup, num_classes=self.num_classes)
+        return images_NCHW.div_(255), targets
 
 
-def _flip_in_place(images_NCHW: Tensor, probability: float) -> None:
-    flipped_M = (torch.rand(len(images_NCHW)) < probability).nonzero().squeeze(1)
-    images_NCHW[flipped_M] = images_NCHW[flipped_M].flip(3)
+def _flip_(images_NCHW: Tensor, probability: float) -> None:
+    """Mirror some images left and right, in place."""
+    for index in (torch.rand(len(images_NCHW)) < probability).nonzero().flatten().tolist():
+        images_NCHW[index] = images_NCHW[index].flip(2)
 
 
-def _erase_in_place(images_NCHW: Tensor, probability: float) -> None:
-    """Fill a box of some images with random pixels, which is the best of the four fillings of Zhong et al., table 3."""
+def _erase_(images_NCHW: Tensor, probability: float) -> None:
+    """Fill a box of some images with random pixels, in place: the best of the fillings of Zhong et al. 2020."""
     H, W = images_NCHW.shape[2:]
-    erased_M = (torch.rand(len(images_NCHW)) < probability).nonzero().squeeze(1)
-    boxes_M4 = draw_boxes(len(erased_M), H, W, area=(0.02, 1 / 3), aspect_ratio=(0.3, 1 / 0.3))
-    for index, (top, left, height, width) in zip(erased_M.tolist(), boxes_M4.tolist(), strict=True):
+    indices = (torch.rand(len(images_NCHW)) < probability).nonzero().flatten().tolist()
+    boxes = draw_boxes(len(indices), H, W, area=(0.02, 1 / 3), aspect_ratio=(0.3, 1 / 0.3)).tolist()
+    for index, (top, left, height, width) in zip(indices, boxes, strict=True):
         images_NCHW[index, :, top : top + height, left : left + width].random_(0, 256)

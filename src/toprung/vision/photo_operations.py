@@ -1,8 +1,7 @@
-"""Operations on uint8 images whose strength differs from image to image in a batch.
+"""Operations on photographs whose strength differs from image to image in a batch.
 
-They equal the functions of the same names in torchvision.transforms.v2.functional, which take one strength for all
-images, except that results are rounded and not truncated. Operations on colors do nothing, or nothing harmful, to
-images of one channel. Each returns new memory.
+They equal the functions of torchvision.transforms.v2.functional, which take one strength for all images, but do not
+round: they take uint8 and return new float32 from 0 to 255. On a CPU, rounding to uint8 takes longer than most of them.
 """
 
 from __future__ import annotations
@@ -32,18 +31,15 @@ def warp(images_NCHW: Tensor, matrix_N23: Tensor) -> Tensor:
     column_term_N2W = matrix_N23[:, :, 0:1] * column_W
     row_term_N2H = matrix_N23[:, :, 1:2] * row_H + matrix_N23[:, :, 2:3]
     grid_NHW2 = (row_term_N2H[:, :, :, None] + column_term_N2W[:, :, None]).permute(0, 2, 3, 1)
-    sampled_NCHW = F.grid_sample(
-        images_NCHW.float(), grid_NHW2, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
-    return sampled_NCHW.round_().to(torch.uint8)
+    return F.grid_sample(images_NCHW.float(), grid_NHW2, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def inverse_affine_matrix(operation: str, magnitude_N: Tensor, *, height: int, width: int) -> Tensor:
     """Return the matrices for `warp` of one geometric operation.
 
     Args:
-        operation: shear_x or shear_y (magnitude: pixels per pixel from the top left corner), translate_x or translate_y
-            (fraction of the side, rounded to whole pixels), rotate (degrees counterclockwise).
+        operation: shear_x or shear_y (magnitude: pixels per pixel from the top left corner), or rotate (degrees
+            counterclockwise).
         magnitude_N: float32.
         height: of the images, in pixels.
         width: of the images, in pixels.
@@ -59,10 +55,6 @@ def inverse_affine_matrix(operation: str, magnitude_N: Tensor, *, height: int, w
         case "shear_y":
             matrix_N23[:, 1, 0] = magnitude_N
             matrix_N23[:, 1, 2] = magnitude_N * width / 2
-        case "translate_x":
-            matrix_N23[:, 0, 2] = -(magnitude_N * width).round()
-        case "translate_y":
-            matrix_N23[:, 1, 2] = -(magnitude_N * height).round()
         case "rotate":
             angle_N = magnitude_N * (math.pi / 180)
             matrix_N23[:, 0, 0] = matrix_N23[:, 1, 1] = angle_N.cos()
@@ -71,6 +63,17 @@ def inverse_affine_matrix(operation: str, magnitude_N: Tensor, *, height: int, w
         case _:
             raise AssertionError(operation)
     return matrix_N23
+
+
+def translate(images_NCHW: Tensor, fraction_N: Tensor, *, axis: str) -> Tensor:
+    """Shift each image along x or y by a fraction of its side, rounded to whole pixels; the uncovered border is black.
+
+    Copying takes a quarter of the time of `warp`.
+    """
+    H, W = images_NCHW.shape[2:]
+    pixels = (fraction_N * (W if axis == "x" else H)).round().long().tolist()
+    padding = [(shift, -shift, 0, 0) if axis == "x" else (0, 0, shift, -shift) for shift in pixels]
+    return torch.stack([F.pad(image, pad) for image, pad in zip(images_NCHW, padding, strict=True)]).float()
 
 
 def adjust_colors(images_NCHW: Tensor, factors_N3: Tensor) -> Tensor:
@@ -92,7 +95,7 @@ def adjust_colors(images_NCHW: Tensor, factors_N3: Tensor) -> Tensor:
         luma_C.expand(C, C), identity_CC, saturation_N.view(-1, 1, 1)
     )
     offset_N11 = ((1 - contrast_N) * brightness_N * gray_N).view(-1, 1, 1)
-    return _to_uint8(torch.baddbmm(offset_N11, matrix_NCC, pixels_NCP)).view_as(images_NCHW)
+    return torch.baddbmm(offset_N11, matrix_NCC, pixels_NCP).clamp_(0, 255).view_as(images_NCHW)
 
 
 def adjust_sharpness(images_NCHW: Tensor, factor_N: Tensor) -> Tensor:
@@ -101,24 +104,27 @@ def adjust_sharpness(images_NCHW: Tensor, factor_N: Tensor) -> Tensor:
     The kernel is 3 x 3 with weight 5 in the middle and 1 elsewhere; the outermost pixels remain as they are.
     """
     images_NCHW = images_NCHW.float()
-    rows_NCHW = images_NCHW[:, :, :-2] + images_NCHW[:, :, 1:-1] + images_NCHW[:, :, 2:]
-    blurred_NCHW = rows_NCHW[:, :, :, :-2] + rows_NCHW[:, :, :, 1:-1] + rows_NCHW[:, :, :, 2:]
+    blurred_NCHW = images_NCHW[:, :, :-2] + images_NCHW[:, :, 1:-1]
+    blurred_NCHW += images_NCHW[:, :, 2:]
+    blurred_NCHW = blurred_NCHW[:, :, :, :-2] + blurred_NCHW[:, :, :, 1:-1] + blurred_NCHW[:, :, :, 2:]
     inner_NCHW = images_NCHW[:, :, 1:-1, 1:-1]
     blurred_NCHW.add_(inner_NCHW, alpha=4).div_(13)
     inner_NCHW.lerp_(blurred_NCHW, 1 - factor_N.to(images_NCHW.device).view(-1, 1, 1, 1))
-    return _to_uint8(images_NCHW)
+    return images_NCHW.clamp_(0, 255)
 
 
 def posterize(images_NCHW: Tensor, bits_N: Tensor) -> Tensor:
     """Keep the highest bits of each value."""
     mask_N = (256 - 2 ** (8 - bits_N.long())).to(torch.uint8)
-    return images_NCHW & mask_N.to(images_NCHW.device).view(-1, 1, 1, 1)
+    return (images_NCHW & mask_N.to(images_NCHW.device).view(-1, 1, 1, 1)).float()
 
 
 def solarize(images_NCHW: Tensor, threshold_N: Tensor) -> Tensor:
     """Invert the values at and above a threshold from 0 to 255."""
     threshold_N = threshold_N.ceil().to(torch.uint8).to(images_NCHW.device)
-    return torch.where(images_NCHW >= threshold_N.view(-1, 1, 1, 1), ~images_NCHW, images_NCHW)
+    is_inverted_NCHW = images_NCHW >= threshold_N.view(-1, 1, 1, 1)
+    # 255 - v is v with all bits flipped; torch.where takes five times as long.
+    return (images_NCHW ^ is_inverted_NCHW.view(torch.uint8).mul_(255)).float()
 
 
 def autocontrast(images_NCHW: Tensor) -> Tensor:
@@ -129,7 +135,8 @@ def autocontrast(images_NCHW: Tensor) -> Tensor:
     constant_NC1 = range_NC1 == 0
     lowest_NC1.masked_fill_(constant_NC1, 0)
     range_NC1.masked_fill_(constant_NC1, 255)
-    return _to_uint8((pixels_NCP.float() - lowest_NC1).mul_(255 / range_NC1)).view_as(images_NCHW)
+    stretched_NCP = pixels_NCP.float().sub_(lowest_NC1).mul_(255 / range_NC1)
+    return stretched_NCP.clamp_(0, 255).view_as(images_NCHW)
 
 
 def equalize(images_NCHW: Tensor) -> Tensor:
@@ -137,9 +144,9 @@ def equalize(images_NCHW: Tensor) -> Tensor:
     from torchvision.transforms.v2 import functional  # not at the top: importing it takes a second
 
     equalized_NCHW: Tensor = functional.equalize(images_NCHW)
-    return equalized_NCHW
+    return equalized_NCHW.float()
 
 
-def _to_uint8(images: Tensor) -> Tensor:
-    """Round and limit floats, in place, to 0..255."""
-    return images.add_(0.5).clamp_(0, 255).to(torch.uint8)
+def round_to_uint8(images_NCHW: Tensor) -> Tensor:
+    """Round floats from 0 to 255."""
+    return images_NCHW.round().to(torch.uint8)
