@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from toprung.analysis.seeds import representative, trials_of_experiment, values_by_seed
-from toprung.errors import UserError
+from toprung.errors import UserError, pluralize
 from toprung.export.bundle import ExportFailed
 from toprung.export.test_split import openings, score_on_test
 from toprung.records import catalog, ledger
@@ -108,7 +108,10 @@ def test_a_refit_trains_on_both_parts_for_the_median_best_epoch_of_the_seeds(con
     assert record["epochs"] == statistics.median_high(best)
     assert (record["config"], record["max_epochs"]) == (winner.config, 2)
     assert record["num_images"] == 800 + 288  # max_train of the recipe, and all validation images
-    assert f"trained on all 1088 training and validation images for {record['epochs']} epochs" in command.stdout
+    assert (
+        f"trained on all 1088 training and validation images for {pluralize(record['epochs'], 'epoch')}"
+        in command.stdout
+    )
 
 
 def test_a_refit_states_no_metric_for_images_it_was_not_trained_on(confirmed, refit):
