@@ -199,6 +199,7 @@ The weights are from the epoch of this trial with the {"highest" if sweep.mode =
 
 - data: {card.name}, fingerprint {lineage.data_fingerprint}
 - data in DVC: raw {lineage.dvc_raw_md5 or "none"}, prepared {lineage.dvc_prepared_md5 or "none"}
+- pretrained weights: {_weights(lineage)}
 - split: {_split(winner, sweep)},
   fingerprint {lineage.split_fingerprint}
 - commit: {commit}
@@ -221,6 +222,10 @@ def _metrics_table(reported: Mapping[str, float]) -> str:
     """Return a table of the classification metrics that the trial reported in this epoch."""
     rows = [f"| {name} | {reported[name]:.6g} |\n" for name in CLASSIFICATION_METRICS if name in reported]
     return f"\n| metric | value on the validation split |\n| --- | --- |\n{''.join(rows)}" if rows else ""
+
+
+def _weights(lineage: Lineage) -> str:
+    return ", ".join(f"{name}, sha256 {sha256}" for name, sha256 in lineage.weights.items()) or "none"
 
 
 def _choice(sweep: Sweep, *, is_confirmation: bool) -> str:

@@ -175,6 +175,7 @@ def lineage(data: ReportData) -> Panel:
         ["data", f"{lineage.data_name}, fingerprint {lineage.data_fingerprint}"],
         ["split", f"{split}fingerprint {lineage.split_fingerprint}"],
         ["data in DVC", _in_dvc(lineage)],
+        *(["pretrained weights", f"{name}, sha256 {sha256}"] for name, sha256 in lineage.weights.items()),
         ["commit", commit],
         ["lock file", lineage.lock_hash or "none"],
         ["seeds", f"training {seeds}, split {sweep.data.split_seed}"],
