@@ -1,7 +1,7 @@
 """A plain PyTorch loop that trains only the last layer of a pretrained network, on cached features.
 
     toprung weights add tf_efficientnet_lite0.in1k FILE
-    toprung train trainers.linear_probe --data photos
+    toprung train trainers.linear_probe --dataset photos
 
 The network sees each image once, without augmentation; a configuration then trains in a fraction of a second. Its score
 is the one that fine-tuning should exceed.

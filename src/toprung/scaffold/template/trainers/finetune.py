@@ -1,7 +1,7 @@
 """A plain PyTorch loop that fine-tunes a pretrained network on photographs.
 
     toprung weights add tf_efficientnet_lite0.in1k FILE
-    toprung train trainers.finetune --data photos --set model=timm/tf_efficientnet_lite0.in1k
+    toprung train trainers.finetune --dataset photos --set model=timm/tf_efficientnet_lite0.in1k
 
 In the first `freeze_epochs`, only the last layer is trained; then all layers are, earlier ones with a lower learning
 rate. `DEFAULTS` contains every hyperparameter that the loop reads; a search space replaces some of them.
