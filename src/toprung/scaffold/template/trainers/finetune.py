@@ -18,14 +18,14 @@ DEFAULTS = {
     "image_size": 160,  # side of the network's input; the prepared images should be larger
     "freeze_epochs": 1,
     "optimizer": "adamw",  # sgd, adam or adamw
-    "lr": 1e-3,  # of the last layer
+    "lr": 3e-3,  # of the last layer
     "backbone_lr_scale": 0.3,  # learning rate of the other layers, as a fraction of lr
     "layer_decay": 0.9,  # each layer's learning rate, as a fraction of the next one's
     "weight_decay": 1e-2,
     "momentum": 0.9,  # sgd only
     "schedule": "cosine",  # constant, cosine or onecycle
-    "warmup_epochs": 1,
-    "batch_size": 32,
+    "warmup_epochs": 0.5,
+    "batch_size": 16,
     "accumulation_steps": 1,  # parts that a batch is trained in, to save memory
     "clip_norm": 1.0,  # largest norm of the gradient; 0: any
     "ema_decay": 0.99,  # of the average of weights that is evaluated and exported; 0: none
