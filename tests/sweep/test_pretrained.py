@@ -32,12 +32,23 @@ def sweep():
     )
 
 
+def searched():
+    values = {{name: getattr(sweep(), name) for name in ("name", "data", "weights", "metric", "constants")}}
+    return Sweep(**values, trainer="trainers.finetune", space="search_spaces.tiny", asha=Asha(max_epochs=3))
+
+
 def probe():
-    return sweep().model_copy(update={{"trainer": "trainers.linear_probe", "constants": {TINY["linear_probe"]}}})
+    constants = {TINY["linear_probe"]}
+    return searched().model_copy(update={{"trainer": "trainers.linear_probe", "constants": constants}})
 
 
 def unlisted():
     return sweep().model_copy(update={{"weights": ()}})
+"""
+
+SPACE = """
+def space(trial):
+    trial.suggest_float("lr", 1e-4, 1e-1, log=True)
 """
 
 
@@ -48,6 +59,7 @@ def project(new_bench, toprung, tmp_path_factory):
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=project, check=True)
     (project / "dvc.yaml").touch()
     (project / "tune" / "tiny.py").write_text(RECIPE)
+    (project / "search_spaces" / "tiny.py").write_text(SPACE)
     file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_file(dict(tiny_weights().tensors), file)
     added = toprung("weights", "add", NETWORK, file, "--mean", "0.5", "--std", "0.25", folder=project)
@@ -119,10 +131,18 @@ def test_a_weights_file_that_was_changed_is_refused(project, toprung, tmp_path):
         file.write_bytes(original)
 
 
-def test_trials_of_a_linear_probe_share_the_features_beside_the_data(project, toprung, tmp_path):
-    command = toprung("sweep", "tune.tiny:probe", "--set", f"storage={tmp_path}", folder=project)
-    assert command.code == 0, command.stdout + command.stderr
+def test_a_linear_probe_caches_its_features_and_is_the_value_that_fine_tuning_should_exceed(
+    project, toprung, sweep_of, tmp_path
+):
+    flags = ("--set", "asha.max_epochs=1", "--set", "num_trials=2", "--set", f"storage={tmp_path}")
+    probe = toprung("sweep", "tune.tiny:probe", *flags, folder=project)
+    assert probe.code == 0, probe.stdout + probe.stderr
+    assert "To exceed" not in probe.stdout
     assert len([*(project / "data" / "features").glob("*.npy")]) == 2  # training and validation images
+    best = sweep_of(probe, tmp_path).shown["best"]["value"]
+    finetuned = toprung("sweep", "tune.tiny:searched", *flags, folder=project)
+    assert finetuned.code == 0, finetuned.stdout + finetuned.stderr
+    assert f"To exceed: {best:.4f}, by trainers.linear_probe on the same split (tiny-" in finetuned.stdout
 
 
 def test_weights_that_the_recipe_does_not_list_end_the_sweep_with_the_line_to_add(project, toprung, tmp_path):

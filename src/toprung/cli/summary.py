@@ -36,6 +36,8 @@ def format_seconds(seconds: float) -> str:
 
 def print_end(console: Console, outcome: Outcome) -> None:
     """Print how a sweep ended: its best trials, the exported model and the commands to type next."""
+    from toprung.analysis.baseline import find_baseline
+
     progress, sweep = outcome.progress, outcome.progress.sweep
     leaders, sweep_dir = progress.leaders(), outcome.sweep_dir
     ended = {"finished": "finished in", "stopped": "stopped after", "failed": "failed after"}[outcome.status]
@@ -50,6 +52,10 @@ def print_end(console: Console, outcome: Outcome) -> None:
     if leaders:
         console.print()
         print_table(console, _ranking(progress, metric=sweep.metric))
+    if leaders and (baseline := find_baseline(sweep_dir, sweep)):
+        console.print(
+            f"\nTo exceed: {baseline.value:.4f}, by {baseline.trainer} on the same split ({baseline.sweep_id})."
+        )
     console.print()
     if sweep_dir.export_folder.is_dir():
         value = _verified_score(sweep_dir, sweep.metric)

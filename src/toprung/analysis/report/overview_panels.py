@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from toprung.analysis.baseline import find_baseline
 from toprung.analysis.comparison import Interval
 from toprung.analysis.confirmation import read_confirmation
 from toprung.analysis.confirmation_summary import CONFIRMATION_COLUMNS, CONFIRMATION_INTERVALS, folds_note
@@ -33,6 +34,11 @@ def result(data: ReportData) -> Panel:
             f"The default configuration, trial {default.number}, reached {format_number(default.value)}; "
             f"the winner, trial {winner.number}, reached {format_number(winner.value)} "
             f"({winner.value - default.value:+.4f}). Each was trained with one seed."
+        )
+    if winner and (baseline := find_baseline(data.sweep_dir, data.sweep)):
+        text.append(
+            f"To exceed: {format_number(baseline.value)}, by {baseline.trainer} with the same weights and split "
+            f"({baseline.sweep_id})."
         )
     if len(data.scored) > 1:
         text.append(f"The best of {len(data.scored)} values is partly luck: expect a slightly worse one on new images.")
