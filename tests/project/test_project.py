@@ -55,7 +55,7 @@ def test_the_project_takes_precedence_over_another_tune_package_on_the_path(user
 
 
 def test_recipes_are_the_files_in_tune(user_project):
-    assert w.list_recipes(user_project) == ["controlled", "digits", "fashion_mnist", "smoke", "two_workers"]
+    assert w.list_recipes(user_project) == ["controlled", "digits", "fashion_mnist", "photos", "smoke", "two_workers"]
 
 
 def test_a_recipe_is_called_by_its_dotted_name_also_as_one_of_several_in_a_file(active):
@@ -197,9 +197,9 @@ def test_the_snapshot_has_tracked_and_new_files_but_no_ignored_ones(user_project
     snapshot(user_project, tmp_path / "code")
     copied = {str(file.relative_to(tmp_path / "code")) for file in (tmp_path / "code").rglob("*") if file.is_file()}
     assert copied == {
-        *("search_spaces/__init__.py", "search_spaces/convnet.py"),
-        *("trainers/__init__.py", "trainers/convnet.py", "trainers/new.py"),
-        *("tune/__init__.py", "tune/controlled.py", "tune/digits.py", "tune/fashion_mnist.py", "tune/smoke.py"),
+        *(f"search_spaces/{name}.py" for name in ("__init__", "convnet", "finetune", "linear_probe")),
+        *(f"trainers/{name}.py" for name in ("__init__", "convnet", "finetune", "linear_probe", "new")),
+        *(f"tune/{name}.py" for name in ("__init__", "controlled", "digits", "fashion_mnist", "photos", "smoke")),
         "tune/two_workers.py",
     }
     assert (tmp_path / "code" / "trainers" / "convnet.py").read_text() == "# changed\n"

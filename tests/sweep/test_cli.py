@@ -202,10 +202,13 @@ PUBLIC = {
         "stratified_split", "verify", "write_sample_sheet",
     ],
     "toprung.vision": [
-        "Augmentation", "AugmentationStrengths", "Calibration", "ClassReport", "Classifier", "ImageSplit", "LEVELS",
-        "Normalise", "OPERATIONS", "STRENGTHS", "batches", "build_augmentation", "build_model", "build_optimizer",
-        "build_schedule", "build_with", "calibration", "class_report", "class_weights", "evaluate", "load_model",
-        "num_batches", "predict_logits",
+        "LEVELS", "OPERATIONS", "PHOTO_LEVELS", "PHOTO_STRENGTHS", "PRECISIONS", "STRENGTHS", "Augmentation",
+        "AugmentationStrengths", "Calibration", "ClassReport", "Classifier", "ImageSplit", "Normalise",
+        "PhotoAugmentation", "PhotoAugmentationStrengths", "PretrainedWeights", "autocast", "batches",
+        "build_augmentation", "build_ema", "build_model", "build_optimizer", "build_photo_augmentation",
+        "build_schedule", "build_with", "calibration", "center_crop", "class_report", "class_weights",
+        "compute_features", "evaluate", "freeze_backbone", "get_head", "load_model", "num_batches", "parameter_groups",
+        "predict_logits",
     ],
 }  # fmt: skip
 
@@ -218,7 +221,8 @@ def test_the_public_names_are_as_listed(module):
 def test_the_names_that_loops_and_recipes_use_exist():
     session = importlib.import_module("toprung.session")
     assert all(
-        callable(getattr(session, name)) for name in ("dataset", "device", "metrics", "prepare", "restore", "report")
+        callable(getattr(session, name))
+        for name in ("dataset", "device", "features", "metrics", "prepare", "report", "restore", "weights")
     )
     spec = importlib.import_module("toprung.spec")
     assert all(
