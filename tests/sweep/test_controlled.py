@@ -142,7 +142,7 @@ def test_compare_reports_the_failed_seed(swept, pair, toprung):
     compared = toprung("compare", "mine", "--storage", storage, folder=bench)
     assert compared.code == 0, compared.stderr
     assert "A baseline" in compared.stdout
-    assert "Failed, and in no mean above: B adaptive (1 of 2)." in compared.stdout
+    assert "Failed, and not included in the means above: B adaptive (1 of 2)." in compared.stdout
     report = toprung("report", "mine", "--storage", storage, folder=bench)
     assert report.code == 0, report.stderr
 
@@ -189,8 +189,14 @@ def test_a_warm_start_is_refused(swept, pair, toprung):
             'experiments=[{"name": "A", "config": {"momentun": 0}}]',
             'The experiment "A" gives "momentun", which the trainer trainers.fragile does not know. Did you ',
         ),
-        ('experiments=[{"name": "A", "config": {"width": "x"}}]', "sweep: constants hold "),
-        ('experiments=[{"name": "A", "config": {"lr": "x"}}]', 'lr cannot be "x": the trainer trainers.fragile takes '),
+        (
+            'experiments=[{"name": "A", "config": {"width": "x"}}]',
+            'sweep: both constants and the experiment "A" set "width".',
+        ),
+        (
+            'experiments=[{"name": "A", "config": {"lr": "x"}}]',
+            'lr cannot be "x": the trainer trainers.fragile expects ',
+        ),
         ("num_trials=9", "num_trials cannot be 9: 2 configurations × 2 seeds, 3 epochs each, are 4 trials."),
     ],
 )

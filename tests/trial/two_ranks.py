@@ -23,6 +23,8 @@ NUM_RANKS = 2
 NUM_EPOCHS = 4
 SMALL = {"width": 4, "depth": 2, "batch_size": 32, "schedule": "onecycle", "lr": 0.01, "weight_decay": 0.05}
 
+WITHOUT_RANDOMNESS = {"augment": "none", "dropout": 0.0}  # each rank draws its own random numbers
+
 
 class Stop(Exception):
     """Raised in rank 0's report to end the trial, as a sweep does."""
@@ -54,6 +56,7 @@ def train(folder, *, trainer="convnet", stop_after=None, batch_statistics=False,
 
     small = {name: value for name, value in SMALL.items() if name in module.DEFAULTS}
     small |= TINY.get(trainer, {})
+    small |= {name: value for name, value in WITHOUT_RANDOMNESS.items() if name in module.DEFAULTS}
     build, config = vision.build_model, {**module.DEFAULTS, **small, "num_epochs": NUM_EPOCHS, **settings}
     vision.build_model = build if batch_statistics else without_batch_statistics
     trial_session = Session(
