@@ -15,7 +15,6 @@ The pictures and weights are those of tests/stamps.py.
 """
 
 import argparse
-import multiprocessing
 import resource
 import shutil
 import subprocess
@@ -37,6 +36,7 @@ from toprung import data, session, vision
 from toprung.data.image_folder.settings import FolderSettings
 from trainers import finetune, linear_probe
 
+BENCH = Path(__file__).resolve().parent
 SIZE, CROP, BATCH_SIZE = 192, 160, 32
 NUM_STEP_IMAGES = 8 * BATCH_SIZE
 NUM_PROBE_EPOCHS = 20
@@ -47,7 +47,7 @@ def prepare_stamps(folder):
     """Prepare the pictures, and return their training and validation images and the network's weights."""
     stamps.copy_stamps(folder / "stamps")
     settings = FolderSettings(size=(SIZE, SIZE))
-    data.prepare_folder("stamps", folder / "stamps", out=folder / "prepared/stamps", settings=settings)
+    data.prepare_folder("stamps", folder=folder / "stamps", out=folder / "prepared/stamps", settings=settings)
     stamps.write_weights(folder / "weights.safetensors")
     tensors = dict(_load_safetensors(folder / "weights.safetensors"))
     pretrained = vision.PretrainedWeights(
@@ -174,36 +174,16 @@ def write_jpegs(folder):
     """Write large photographs: smooth random structure at several scales."""
     generator = np.random.default_rng(0)
     for number in range(NUM_DIFFERENT):
-        layers = [
-            np.asarray(
-                Image.fromarray(generator.integers(0, 256, (side, side, 3), dtype=np.uint8)).resize((4000, 3000)),
-                dtype=np.float32,
-            )
-            for side in (4, 40, 400)
-        ]
-        image = Image.fromarray(np.clip(sum(layers) / 3, 0, 255).astype(np.uint8))
+        coarse, fine = (
+            Image.fromarray(generator.integers(0, 256, (side, side, 3), dtype=np.uint8)).resize((4000, 3000))
+            for side in (8, 400)
+        )
+        image = Image.blend(coarse, fine, 0.3)
         first = folder / f"{number % 2}" / f"{number}-0.jpg"
         first.parent.mkdir(parents=True, exist_ok=True)
         image.save(first, quality=90)
         for copy in range(1, NUM_JPEGS // NUM_DIFFERENT):
             (first.parent / f"{number}-{copy}.jpg").hardlink_to(first)
-
-
-def decode(path):
-    with Image.open(path) as image:
-        image.draft("RGB", (2 * SIZE, 2 * SIZE))
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        resized = image.convert("RGB").resize(
-            (SIZE, SIZE), Image.Resampling.BICUBIC, (left, top, left + side, top + side)
-        )
-        return np.asarray(resized)
-
-
-def plain_pool(folder):
-    with multiprocessing.get_context("fork").Pool() as pool:
-        images = pool.map(decode, sorted(folder.rglob("*.jpg")), chunksize=16)
-    np.save(folder.parent / "plain.npy", np.stack(images))
 
 
 def measure_prepare(*, rounds):
@@ -212,23 +192,17 @@ def measure_prepare(*, rounds):
     with tempfile.TemporaryDirectory() as root:
         folder, out = Path(root, "jpegs"), Path(root, "out")
         write_jpegs(folder)
-        command = [
-            sys.executable,
-            "-m",
-            "toprung.data.prepare",
-            "jpegs",
-            "--image-folder",
-            folder,
-            "--out",
-            out / "jpegs",
-        ]
+        prepare = [sys.executable, "-m", "toprung.data.prepare", "jpegs", "--image-folder", folder]
+        command = [*prepare, "--size", f"{SIZE}x{SIZE}", "--out", out / "jpegs"]
         for _ in range(rounds):
             shutil.rmtree(out, ignore_errors=True)
             started = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             seconds["toprung"].append(time.perf_counter() - started)
             started = time.perf_counter()
-            plain_pool(folder)
+            subprocess.run(
+                [sys.executable, BENCH / "pillow_pool.py", folder, Path(root, "plain.npy"), str(SIZE)], check=True
+            )
             seconds["Pillow pool"].append(time.perf_counter() - started)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     rates = {name: [NUM_JPEGS / spent for spent in runs] for name, runs in seconds.items()}
