@@ -104,7 +104,7 @@ docs: install  ## build the documentation in build/site, with strict links
 	@echo "build/site/index.html"
 
 bench: install  ## measure speed and memory (results: bench/README.md)
-	@for part in overhead step augment data tracking report; do "$(BIN)/python" "bench/$$part.py" || exit 1; done
+	@for part in overhead step augment photo_augment data tracking report finetune; do "$(BIN)/python" "bench/$$part.py" || exit 1; done
 
 lock: build/lock-tools/uv-$(UV_VERSION)  ## update requirements.lock (UPGRADE=1: upgrade the versions)
 	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 \
