@@ -27,12 +27,7 @@ ALL = vision.OPERATIONS
 def batched(split, *, level):
     """Return a function that augments one epoch of batches with toprung."""
     augment = vision.build_augmentation(level=level, card_augmentations=ALL, num_classes=CLASSES)
-
-    def epoch():
-        for images, labels in vision.batches(split, batch_size=BATCH_SIZE):
-            augment(images, labels)
-
-    return epoch
+    return figures.batched_epoch(split, augment, batch_size=BATCH_SIZE)
 
 
 def per_image(split, *, level, as_pil):
@@ -63,34 +58,7 @@ def per_image(split, *, level, as_pil):
     }
     transform = v2.Compose(transforms[level])
     mixup = v2.MixUp(alpha=amount.mixup, num_classes=CLASSES) if amount.mixup else None
-    to_pil = v2.ToPILImage()
-    images = [to_pil(image) if as_pil else image for image in split.images_NCHW]
-
-    def epoch():
-        for indices in torch.randperm(len(split)).split(BATCH_SIZE):
-            batch = torch.stack([transform(images[index]) for index in indices.tolist()])
-            if mixup is not None:
-                mixup(batch, split.labels_N[indices])
-
-    return epoch
-
-
-def measure_data_side(split, *, rounds):
-    results = {}
-    for level in vision.LEVELS:
-        variants = {
-            "toprung": batched(split, level=level),
-            "torchvision, tensors": per_image(split, level=level, as_pil=False),
-            "torchvision, PIL": per_image(split, level=level, as_pil=True),
-        }
-        seconds = figures.interleaved(variants, rounds=rounds)
-        rates = {name: [len(split) / spent for spent in runs] for name, runs in seconds.items()}
-        figures.print_table(f"Images per CPU second, level {level}, no model", rates)
-        faster = [max(pair) for pair in zip(rates["torchvision, tensors"], rates["torchvision, PIL"], strict=True)]
-        ratios = {"toprung / faster torchvision": [a / b for a, b in zip(rates["toprung"], faster, strict=True)]}
-        figures.print_table(f"Speedup, level {level}", ratios, digits=1)
-        results[level] = {"images_per_cpu_second": rates, "ratios": ratios}
-    return results
+    return figures.per_image_epoch(split, transform, mixup, as_pil=as_pil, batch_size=BATCH_SIZE)
 
 
 def measure_epochs(split, card, *, rounds):
@@ -127,6 +95,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         trial = session.Session(data=data, folder=Path(folder), on_report=lambda _: None, num_threads=1)
         with session.open_session(trial):
-            data_side = measure_data_side(data.train, rounds=options.rounds)
+            data_side = figures.compare_augmentation(
+                data.train, vision.LEVELS, batched=batched, per_image=per_image, rounds=options.rounds
+            )
             epochs = measure_epochs(data.train, data.card, rounds=options.rounds)
     figures.write(options.json, {"data_side": data_side, "epochs": epochs})

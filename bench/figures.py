@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from torchvision.transforms import v2
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # for trainers, which is not installed
@@ -47,6 +48,52 @@ def interleaved(variants, *, rounds):
             if number >= 0:
                 seconds[name].append(spent)
     return seconds
+
+
+def batched_epoch(split, augment, *, batch_size):
+    """Return a function that augments one epoch of batches with toprung."""
+
+    def epoch():
+        for images, labels in vision.batches(split, batch_size=batch_size):
+            augment(images, labels)
+
+    return epoch
+
+
+def per_image_epoch(split, transform, mix, *, as_pil, batch_size):
+    """Return a function that transforms each image with torchvision and stacks the batches; `mix` may be None."""
+    to_pil = v2.ToPILImage()
+    images = [to_pil(image) if as_pil else image for image in split.images_NCHW]
+
+    def epoch():
+        for indices in torch.randperm(len(split)).split(batch_size):
+            batch = torch.stack([transform(images[index]) for index in indices.tolist()])
+            if mix is not None:
+                mix(batch, split.labels_N[indices])
+
+    return epoch
+
+
+def compare_augmentation(split, levels, *, batched, per_image, rounds):
+    """Compare toprung's augmentation with the faster of torchvision's two pipelines, at each level.
+
+    `batched` and `per_image` return the functions above for a split and a level, the second with or without PIL images.
+    """
+    results = {}
+    for level in levels:
+        variants = {
+            "toprung": batched(split, level=level),
+            "torchvision, tensors": per_image(split, level=level, as_pil=False),
+            "torchvision, PIL": per_image(split, level=level, as_pil=True),
+        }
+        seconds = interleaved(variants, rounds=rounds)
+        rates = {name: [len(split) / spent for spent in runs] for name, runs in seconds.items()}
+        print_table(f"Images per CPU second, level {level}, no model", rates)
+        faster = [max(pair) for pair in zip(rates["torchvision, tensors"], rates["torchvision, PIL"], strict=True)]
+        ratios = {"toprung / faster torchvision": [a / b for a, b in zip(rates["toprung"], faster, strict=True)]}
+        print_table(f"Speedup, level {level}", ratios, digits=1)
+        results[level] = {"images_per_cpu_second": rates, "ratios": ratios}
+    return results
 
 
 def print_table(title, rows, *, digits=0):

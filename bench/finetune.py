@@ -54,7 +54,7 @@ def prepare_stamps(folder):
         stamps.NETWORK, tensors, 1000, (stamps.MEAN,) * 3, (stamps.STD,) * 3, crop_pct=0.875, sha256="0" * 64
     )
     from toprung.spec import Data
-    from toprung.trial.run import load_trial_data
+    from toprung.trial.inputs import load_trial_data
 
     return load_trial_data(Data(name="stamps"), root=folder / "prepared"), pretrained
 

@@ -202,7 +202,7 @@ def build_trainer(project: str, data_spec: dict, log: str):
     import torch
 
     from toprung import data, session, spec
-    from toprung.trial.run import load_trial_data
+    from toprung.trial.inputs import load_trial_data
     from trainers import measured
 
     torch.set_num_threads(1)

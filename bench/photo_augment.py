@@ -37,12 +37,7 @@ def batched(split, *, level):
     augment = vision.build_photo_augmentation(
         level=level, size=SIZE, card_augmentations=vision.OPERATIONS, num_classes=CLASSES
     )
-
-    def epoch():
-        for images, labels in vision.batches(split, batch_size=BATCH_SIZE):
-            augment(images, labels)
-
-    return epoch
+    return figures.batched_epoch(split, augment, batch_size=BATCH_SIZE)
 
 
 def per_image(split, *, level, as_pil):
@@ -66,34 +61,7 @@ def per_image(split, *, level, as_pil):
             v2.MixUp(alpha=strengths.mixup, num_classes=CLASSES),
             v2.CutMix(alpha=strengths.cutmix, num_classes=CLASSES),
         ])  # fmt: skip
-    to_pil = v2.ToPILImage()
-    images = [to_pil(image) if as_pil else image for image in split.images_NCHW]
-
-    def epoch():
-        for indices in torch.randperm(len(split)).split(BATCH_SIZE):
-            batch = torch.stack([transform(images[index]) for index in indices.tolist()])
-            if mix is not None:
-                mix(batch, split.labels_N[indices])
-
-    return epoch
-
-
-def measure(split, *, rounds):
-    results = {}
-    for level in LEVELS:
-        variants = {
-            "toprung": batched(split, level=level),
-            "torchvision, tensors": per_image(split, level=level, as_pil=False),
-            "torchvision, PIL": per_image(split, level=level, as_pil=True),
-        }
-        seconds = figures.interleaved(variants, rounds=rounds)
-        rates = {name: [len(split) / spent for spent in runs] for name, runs in seconds.items()}
-        figures.print_table(f"Images per CPU second, level {level}, no model", rates)
-        faster = [max(pair) for pair in zip(rates["torchvision, tensors"], rates["torchvision, PIL"], strict=True)]
-        ratios = {"toprung / faster torchvision": [a / b for a, b in zip(rates["toprung"], faster, strict=True)]}
-        figures.print_table(f"Speedup, level {level}", ratios, digits=1)
-        results[level] = {"images_per_cpu_second": rates, "ratios": ratios}
-    return results
+    return figures.per_image_epoch(split, transform, mix, as_pil=as_pil, batch_size=BATCH_SIZE)
 
 
 if __name__ == "__main__":
@@ -102,4 +70,7 @@ if __name__ == "__main__":
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    figures.write(options.json, measure(photographs(), rounds=options.rounds))
+    results = figures.compare_augmentation(
+        photographs(), LEVELS, batched=batched, per_image=per_image, rounds=options.rounds
+    )
+    figures.write(options.json, results)

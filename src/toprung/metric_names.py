@@ -108,6 +108,11 @@ def has_enough_classes(metric: str, *, num_classes: int) -> bool:
     return metric != TOP5_ACCURACY or num_classes > 5
 
 
+def recomputed_metrics(metric: str) -> list[str]:
+    """Return what is computed again to verify an export: the accuracy, and the sweep's metric if toprung can."""
+    return [name for name in CLASSIFICATION_METRICS if name in (metric, "val/accuracy")]
+
+
 def check_num_classes(metric: str, *, num_classes: int) -> None:
     """Check that a metric can tell models of so many classes apart.
 

@@ -10,7 +10,7 @@ from tests import stamps
 from toprung import vision
 from toprung.data import PREPARED
 from toprung.spec import Data
-from toprung.trial.run import load_trial_data
+from toprung.trial.inputs import load_trial_data
 
 pytestmark = [
     pytest.mark.slow,

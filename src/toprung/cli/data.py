@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from toprung.cli.data_remotes import note_hidden_data, remote_app, transfer_app
-from toprung.cli.options import Json, print_json, short_path
+from toprung.cli.options import Json, current_project, print_json, short_path
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def list_datasets(as_json: Json = False) -> None:
     from toprung.cli.console import open_console, print_table
     from toprung.data.inventory import list_datasets
 
-    datasets = list_datasets(_project())
+    datasets = list_datasets(current_project())
     if as_json:
         print_json(
             [asdict(dataset) | {"card": dataset.card and dataset.card.model_dump(mode="json")} for dataset in datasets]
@@ -106,7 +106,7 @@ def add(
         "skip_bad": skip_bad,
     }
     settings = data.FolderSettings.checked(**{field: value for field, value in options.items() if value is not None})
-    project = _project()
+    project = current_project()
     if recipe:
         check_recipe(name, project=project)
     with _progress_bar("Adding") as progress:
@@ -141,7 +141,7 @@ def prepare(
     from toprung import data
     from toprung.project.modules import activate, load_recipe
 
-    project = _project()
+    project = current_project()
     if name.startswith("tune."):
         activate(project)
         data_settings = load_recipe(project, name).data
@@ -159,7 +159,7 @@ def verify(name: Name) -> None:
     """Read every byte of a prepared dataset and check it against its card and dvc.lock."""
     from toprung import data
 
-    project = _project()
+    project = current_project()
     card = data.verify(name, root=project / data.PREPARED, project=project)
     print(f"{name}: unchanged since it was prepared. Fingerprint {card.fingerprint[:12]}.")
 
@@ -173,7 +173,7 @@ def card(
     """Show a dataset's card, write its sample sheet, and find test images that are also among the training images."""
     from toprung import data
 
-    project = _project()
+    project = current_project()
     root = project / data.PREPARED
     prepared = data.open_prepared(name, root=root)
     image = data.write_sample_sheet(name, sheet or project / "data" / "cards" / f"{name}.png", root=root)
@@ -265,12 +265,6 @@ def _sizes(card: DatasetCard) -> str:
 
 def _numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.4f}" for value in values)
-
-
-def _project() -> Path:
-    from toprung.project.modules import find_project
-
-    return find_project(Path.cwd())
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from toprung.cli.options import Json, print_json
+from toprung.cli.options import Json, current_project, print_json
 from toprung.errors import UserError
 
 transfer_app = typer.Typer()
@@ -32,7 +32,7 @@ def status(remote: RemoteName = None, as_json: Json = False) -> None:
     from toprung.data.remotes.transfer import status as remote_status
     from toprung.data.versioning.config import read_remotes
 
-    project = _project()
+    project = current_project()
     local_states = local_status(project=project)
     compared, remote_states = None, dict[str, str]()
     if remote or any(remote.is_default for remote in read_remotes(project)):
@@ -58,7 +58,7 @@ def pull(names: Names = None, remote: RemoteName = None, prepared_only: Prepared
     """Download datasets from a remote, except files that are already here."""
     from toprung.data.remotes.transfer import pull as pull_data
 
-    project = _project()
+    project = current_project()
     with _waiting("Pulling"):
         transfer = pull_data(names or (), project=project, remote=remote, prepared_only=prepared_only)
     if not transfer.targets:
@@ -75,7 +75,7 @@ def push(names: Names = None, remote: RemoteName = None, prepared_only: Prepared
     """Upload datasets to a remote, except files that it already has."""
     from toprung.data.remotes.transfer import push as push_data
 
-    project = _project()
+    project = current_project()
     with _waiting("Pushing"):
         transfer = push_data(names or (), project=project, remote=remote, prepared_only=prepared_only)
     if not transfer.targets:
@@ -116,7 +116,7 @@ def add_remote(
         if not (option and result and value):
             raise UserError(f'--set "{setting}" is not OPTION=VALUE, such as --set region=eu-central-1.')
         options[option] = value
-    added = add(name, url, project=_project(), key=key, options=options, default=default)
+    added = add(name, url, project=current_project(), key=key, options=options, default=default)
     print(
         f"{added}{' is the default remote' if added.is_default else ' is added'}. Check it: toprung data remote check"
     )
@@ -128,7 +128,7 @@ def list_remotes(as_json: Json = False) -> None:
     from toprung.data.versioning.config import read_remotes
     from toprung.secrets import mask_text
 
-    remotes = read_remotes(_project())
+    remotes = read_remotes(current_project())
     if as_json:
         print_json(
             [{"name": remote.name, "url": mask_text(remote.url), "default": remote.is_default} for remote in remotes]
@@ -149,7 +149,7 @@ def check_remote(
     from toprung.data.remotes.check import first_problem
 
     with _waiting("Checking the remote"):
-        remote, steps = check(name, project=_project())
+        remote, steps = check(name, project=current_project())
     print(remote)
     for step in steps:
         outcome = "refused" if step.problem else "ok" if step.was_tried else "not tried"
@@ -211,12 +211,6 @@ def note_hidden_data(hidden: Sequence[str], *, project: Path) -> None:
 
     if hidden:
         print(hidden_note(hidden, project=project), file=sys.stderr)
-
-
-def _project() -> Path:
-    from toprung.project.modules import find_project
-
-    return find_project(Path.cwd())
 
 
 @contextmanager

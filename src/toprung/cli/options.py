@@ -40,6 +40,17 @@ Address = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the output as JSON.")]
 
 
+def current_project() -> Path:
+    """Return the project that contains the current folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    from toprung.project.modules import find_project
+
+    return find_project(Path.cwd())
+
+
 def storage_root(storage: str) -> Path:
     """Return the local folder that holds the sweeps, relative to the project or, outside one, to the current folder.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toprung.cli.options import Json, print_json, short_path
+from toprung.cli.options import Json, current_project, print_json, short_path
 
 if TYPE_CHECKING:
     from toprung.weights import AddedWeights
@@ -25,7 +25,7 @@ def list_weights(as_json: Json = False) -> None:
     from toprung import weights
     from toprung.cli.console import open_console, print_table
 
-    cards = weights.list_weights(_project())
+    cards = weights.list_weights(current_project())
     if as_json:
         print_json([card.model_dump(mode="json") for card in cards])
         return
@@ -60,7 +60,7 @@ def add(
     from toprung import weights
 
     added = weights.add(
-        name, file, project=_project(), mean=_numbers(mean, option="--mean"), std=_numbers(std, option="--std")
+        name, file, project=current_project(), mean=_numbers(mean, option="--mean"), std=_numbers(std, option="--std")
     )
     _print_added(added)
 
@@ -70,7 +70,7 @@ def pull(name: Name) -> None:
     """Download the weights that timm provides for a network, and track them with DVC."""
     from toprung import weights
 
-    _print_added(weights.pull(name, project=_project()))
+    _print_added(weights.pull(name, project=current_project()))
 
 
 def _print_added(added: AddedWeights) -> None:
@@ -91,9 +91,3 @@ def _numbers(text: str | None, *, option: str) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter("give numbers, separated by commas", param_hint=option) from None
-
-
-def _project() -> Path:
-    from toprung.project.modules import find_project
-
-    return find_project(Path.cwd())

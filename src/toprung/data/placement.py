@@ -5,7 +5,7 @@ Either way there is one copy per node: shared arrays are in Ray's object store, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from toprung.data.prepared import Prepared, open_prepared
 from toprung.data.splits.arrays import split_arrays, split_indices
-from toprung.data.splits.cross_validation import cross_validation
+from toprung.data.splits.cross_validation import cross_validation, fold_arrays
 from toprung.spec import Data
 
 IMAGES_FILE = "train_images.npy"
@@ -41,6 +41,11 @@ class ImageArrays:
         if "pool_labels" in self.arrays:
             return len(self.arrays["pool_labels"])
         return len(self.arrays["train_labels"]) + len(self.arrays["val_labels"])
+
+    def open_images(self) -> NDArray[np.uint8]:
+        """Map the images that the rows refer to, if they are not among the arrays: N x C x H x W."""
+        assert self.mmap_dir is not None
+        return open_mmap_images(self.mmap_dir)
 
     @property
     def description(self) -> str:
@@ -76,6 +81,23 @@ def load_arrays(data_settings: Data, *, root: Path, budget_bytes: int, num_repea
         arrays[f"{part}_rows"] = np.ascontiguousarray(rows, dtype=np.int64)
         arrays[f"{part}_labels"] = np.ascontiguousarray(prepared.labels_N[rows])
     return ImageArrays(arrays, split.fingerprint, prepared.folder.resolve(), num_bytes)
+
+
+def map_arrays(data_settings: Data, *, root: Path, num_repeats: int = 1, split_index: int | None = None) -> ImageArrays:
+    """Return the mapped arrays of one split, whatever `placement` says, so that only the images used are read.
+
+    Args:
+        data_settings: the spec's data part.
+        root: the folder of all prepared datasets.
+        num_repeats: the number of repeats of a cross-validation.
+        split_index: the split of a cross-validation; None: there is a single split.
+
+    Raises:
+        UserError: as for `load_arrays`.
+    """
+    mapped = data_settings.model_copy(update={"placement": "mmap"})
+    images = load_arrays(mapped, root=root, budget_bytes=0, num_repeats=num_repeats)
+    return images if split_index is None else replace(images, arrays=fold_arrays(images.arrays, split_index))
 
 
 def _load_pool(data_settings: Data, *, root: Path, budget_bytes: int, num_repeats: int) -> ImageArrays:

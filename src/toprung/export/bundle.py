@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toprung.data import DatasetCard
-from toprung.metric_names import CLASSIFICATION_METRICS, DEFAULT_METRICS
+from toprung.metric_names import CLASSIFICATION_METRICS, DEFAULT_METRICS, recomputed_metrics
 from toprung.records.catalog import confirmed_sweep_id
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, SweepDirectory, write_json
@@ -97,7 +97,7 @@ def _score_in_fresh_process(
         "data": sweep.data.model_dump(),
         "prepared_root": str(prepared_root),
         "num_threads": sweep.resources.num_threads,
-        "metrics": _recomputed_metrics(sweep),
+        "metrics": recomputed_metrics(sweep.metric),
         "num_repeats": sweep.num_repeats,
         "split_index": sweep.split_index(seed),
     }
@@ -105,11 +105,6 @@ def _score_in_fresh_process(
         return run_in_fresh_process("toprung.export.verify", task, sweep_dir=sweep_dir)
     except ExportFailed as error:
         raise ExportFailed(f"a fresh process could not load the exported model: {error}") from None
-
-
-def _recomputed_metrics(sweep: Sweep) -> list[str]:
-    """Return the metrics that the fresh process computes: the accuracy, and the sweep's metric if it can."""
-    return [name for name in CLASSIFICATION_METRICS if name in (sweep.metric, "val/accuracy")]
 
 
 def run_in_fresh_process(module: str, task: dict[str, Any], *, sweep_dir: SweepDirectory) -> dict[str, Any]:

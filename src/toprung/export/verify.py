@@ -23,26 +23,25 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     """
     import torch
 
-    from toprung import data, vision
+    from toprung import vision
+    from toprung.data.placement import map_arrays
     from toprung.spec import Data
     from toprung.vision.models import load_for_evaluation
 
     torch.set_num_threads(task["num_threads"])
-    data_settings = Data.model_validate(task["data"])
-    data_settings = data_settings.model_copy(update={"placement": "mmap"})  # so that only the scored images are read
-    placed = data.load_arrays(
-        data_settings, root=Path(task["prepared_root"]), budget_bytes=0, num_repeats=task.get("num_repeats", 1)
+    placed = map_arrays(
+        Data.model_validate(task["data"]),
+        root=Path(task["prepared_root"]),
+        num_repeats=task.get("num_repeats", 1),
+        split_index=task.get("split_index"),
     )
-    assert placed.mmap_dir is not None
-    index = task.get("split_index")
-    arrays = placed.arrays if index is None else data.fold_arrays(placed.arrays, index)
     model = load_for_evaluation(Path(task["folder"]))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
-        images_NCHW = torch.from_numpy(data.open_mmap_images(placed.mmap_dir))
+        images_NCHW = torch.from_numpy(placed.open_images())
     parts = ("train", "val") if task.get("part") == "seen" else ("val",)
     labels_N, rows_N = (
-        torch.cat([torch.from_numpy(arrays[f"{part}_{what}"]) for part in parts]) for what in ("labels", "rows")
+        torch.cat([torch.from_numpy(placed.arrays[f"{part}_{what}"]) for part in parts]) for what in ("labels", "rows")
     )
     metrics = vision.evaluate(model, vision.ImageSplit(images_NCHW, labels_N, rows_N), metrics=task["metrics"])
     return {"metrics": metrics, "split_fingerprint": placed.split_fingerprint}

@@ -22,6 +22,7 @@ import numpy as np
 from toprung import data
 from toprung.analysis.racing import dropped_leaders
 from toprung.analysis.seeds import representative, trials_of_experiment
+from toprung.data.placement import map_arrays
 from toprung.errors import UserError
 from toprung.export.bundle import run_in_fresh_process
 from toprung.export.refit_card import refit_card
@@ -35,7 +36,8 @@ from toprung.spec import Sweep
 from toprung.sweep.preflight import prepare_sweep
 from toprung.sweep.resume_checks import check_data_unchanged
 from toprung.tracking import server
-from toprung.trial.run import LOOP, trial_data
+from toprung.trial.inputs import trial_data
+from toprung.trial.run import LOOP
 from toprung.weights import open_weights
 
 RECORD_FILE = "refit.json"
@@ -164,7 +166,7 @@ def _train(
 
     from toprung import session
 
-    placed = data.load_arrays(sweep.data.model_copy(update={"placement": "mmap"}), root=prepared_root, budget_bytes=0)
+    placed = map_arrays(sweep.data, root=prepared_root)
     rows, labels = (np.concatenate([placed.arrays[f"{part}_{kind}"] for part in PARTS]) for kind in ("rows", "labels"))
     order = np.argsort(rows)
     arrays = {**placed.arrays, "train_rows": rows[order], "train_labels": labels[order]}

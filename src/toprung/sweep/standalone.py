@@ -19,7 +19,8 @@ from toprung.project.modules import import_dotted, trainer_defaults
 from toprung.records.sweep_dir import CONFIG_FILE, write_json
 from toprung.search.space import check_known, check_types
 from toprung.spec import Data
-from toprung.trial.run import FEATURES, LOOP, load_trial_data
+from toprung.trial.inputs import FEATURES, load_trial_data
+from toprung.trial.run import LOOP
 from toprung.weights import open_weights
 
 

@@ -116,7 +116,8 @@ def build_tuner(
     from toprung.sweep.actor_environment import strip_aws_credentials
     from toprung.sweep.callbacks import ProgressCallback
     from toprung.sweep.trainable import build_trainable
-    from toprung.trial.run import FEATURES, TrialTask
+    from toprung.trial.inputs import FEATURES
+    from toprung.trial.run import TrialTask
 
     sweep = prepared.sweep
     task = TrialTask(
@@ -162,6 +163,6 @@ def build_tuner(
 
 def _weight_arrays(prepared: PreparedSweep) -> dict[str, Any]:
     """Load the pretrained weights, which are sent to the trials like the images."""
-    from toprung.trial.run import weights_key
+    from toprung.trial.inputs import weights_key
 
     return {weights_key(card.name): load_arrays(card.name, project=prepared.project) for card in prepared.weights}

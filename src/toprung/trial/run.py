@@ -13,19 +13,16 @@ import logging
 import math
 import os
 import socket
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
-import platformdirs
 
 from toprung import remote_storage
-from toprung.data import DatasetCard, fold_arrays, open_mmap_images, open_prepared, split_arrays
-from toprung.errors import UserError
+from toprung.data import DatasetCard, fold_arrays
 from toprung.project.code_hash import code_mismatch_message, imported_code_hash, link_included
 from toprung.records.ledger import now_ms
 from toprung.records.sweep_dir import (
@@ -39,18 +36,16 @@ from toprung.records.sweep_dir import (
 )
 from toprung.records.trial_record import Attempt
 from toprung.trial.failure import CodeMismatch, describe_failure, write_failure
-from toprung.weights.card import WeightsCard, to_pretrained
+from toprung.trial.inputs import features_folder, sent_weights, trial_data, weights_key
+from toprung.weights.card import WeightsCard
 
 if TYPE_CHECKING:
     import ray
 
-    from toprung.spec import Data
     from toprung.trial.worker_group import WorkerGroup
-    from toprung.vision import PretrainedWeights
 
 LOOP = "train_loop_per_worker"
 LOCK_TIMEOUT_SECONDS = 60
-FEATURES = Path("data/features")
 
 
 @dataclass(frozen=True)
@@ -77,11 +72,6 @@ class TrialTask:
     features_folder: Path | None = None  # on the driver's machine
 
 
-def weights_key(name: str) -> str:
-    """Return the key of pretrained weights among the arrays that are sent to the trials."""
-    return f"weights/{name}"
-
-
 def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, ray.ObjectRef[Any]]) -> None:
     """Train one configuration and report each epoch; this is Ray Tune's trainable.
 
@@ -89,7 +79,7 @@ def run_trial(config: dict[str, Any], *, task: TrialTask, arrays: Mapping[str, r
         config: the hyperparameters that the searcher proposed.
         task: what all trials share.
         arrays: references to the sweep's arrays (`toprung.data.ImageArrays`) in Ray's object store, and to the tensors
-            of pretrained weights, by `weights_key`.
+            of pretrained weights, by `inputs.weights_key`.
     """
     from ray import get_runtime_context
     from ray import tune as ray_tune
@@ -210,6 +200,7 @@ def train_in_session(
     loop = getattr(importlib.import_module(module_name), loop_name or LOOP)
     _freeze_imports()
     values = dict(zip(arrays, ray.get([*arrays.values()]), strict=True))
+    weights = {card.name: (card, values.pop(weights_key(card.name))) for card in task.weights}
     split, split_fingerprint = values, task.split_fingerprint
     if task.fold_seeds:
         index = task.fold_seeds.index(config["seed"])
@@ -225,8 +216,8 @@ def train_in_session(
         metrics=task.metrics,
         recorded_epochs=0,  # a restored checkpoint reports its last epoch again, and the driver records each epoch once
         num_epochs=config["num_epochs"],
-        load_weights=partial(_sent_weights, values, cards=task.weights),
-        features_folder=_features_folder(task.features_folder),
+        load_weights=partial(sent_weights, weights),
+        features_folder=features_folder(task.features_folder),
     )
 
     def train_loop_per_worker(hyperparameters: dict[str, Any]) -> None:
@@ -240,21 +231,6 @@ def train_in_session(
         train_loop_config={**task.defaults, **config},
         scaling_config=ScalingConfig(num_workers=0),
     ).fit()
-
-
-def _sent_weights(values: Mapping[str, Any], name: str, *, cards: Sequence[WeightsCard]) -> PretrainedWeights:
-    """Return the pretrained weights that were sent to this trial."""
-    for card in cards:
-        if card.name == name:
-            return to_pretrained(card, values[weights_key(name)])
-    raise UserError(f'the recipe does not list the pretrained weights "{name}": add weights=("{name}",) to it')
-
-
-def _features_folder(folder: Path | None) -> Path:
-    """Return the cache of features: the project's on the driver's machine, else that of this machine's user."""
-    if folder is not None and folder.parent.is_dir():
-        return folder
-    return Path(platformdirs.user_cache_dir("toprung")) / FEATURES.name
 
 
 def check_gpu(num_gpus: float) -> None:
@@ -296,48 +272,3 @@ def _trial_lock(folder: Path) -> Iterator[None]:
     """Wait until no process of an earlier driver trains this trial: such a process may briefly outlive its driver."""
     with filelock.FileLock(folder / TRIAL_LOCK_FILE, timeout=LOCK_TIMEOUT_SECONDS):
         yield
-
-
-def load_trial_data(data_settings: Data, *, root: Path) -> Any:
-    """Read a split's images and labels into this process, for a training without Ray.
-
-    Args:
-        data_settings: dataset and split.
-        root: the folder of all prepared datasets.
-
-    Raises:
-        UserError: the dataset is not prepared, or cannot be split.
-    """
-    arrays, fingerprint = split_arrays(data_settings, root=root)
-    return trial_data(arrays, card=open_prepared(data_settings.name, root=root).card, split_fingerprint=fingerprint)
-
-
-def trial_data(
-    arrays: Mapping[str, Any], *, card: DatasetCard, mmap_dir: Path | None = None, split_fingerprint: str = ""
-) -> Any:
-    """Wrap the arrays as tensors that share their memory, or the memory of the mapped file.
-
-    Args:
-        arrays: labels, and either images or rows of a larger array: of `pool_images`, or of the mapped file. Pretrained
-            weights among them are ignored.
-        card: the dataset's card.
-        mmap_dir: the folder of the mapped file.
-        split_fingerprint: the hash of the training and validation indices.
-    """
-    import torch
-
-    from toprung.session import TrialData
-    from toprung.vision import ImageSplit
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # we only read it
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if not isinstance(array, dict)}
-        pool = torch.from_numpy(open_mmap_images(mmap_dir)) if mmap_dir is not None else tensors.get("pool_images")
-
-    def split(part: str) -> ImageSplit:
-        labels_N = tensors[f"{part}_labels"]
-        if pool is not None:
-            return ImageSplit(pool, labels_N, tensors[f"{part}_rows"])
-        return ImageSplit(tensors[f"{part}_images"], labels_N)
-
-    return TrialData(train=split("train"), val=split("val"), card=card, split_fingerprint=split_fingerprint)

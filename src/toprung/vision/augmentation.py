@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from toprung.errors import UserError, unknown_name_error
 from toprung.vision.mixing import mixup
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +99,28 @@ def build_augmentation(
     Raises:
         UserError: the level or a strength's name is unknown, or a strength is out of range.
     """
-    if level not in LEVELS:
-        raise unknown_name_error(level, kind="augmentation level", known=LEVELS)
-    changes = {name: value for name, value in (strengths or {}).items() if value is not None}
-    for name in changes:
-        if name not in STRENGTHS:
-            raise unknown_name_error(name, kind="augmentation", known=STRENGTHS)
-    changed = replace(LEVELS[level], **changes)
+    changed = choose_strengths(LEVELS, level, strengths)
     disabled = [name for name, (_, operation) in _LIMITS.items() if operation not in card_augmentations]
     return Augmentation(replace(changed, **dict.fromkeys(disabled, 0.0)), num_classes=num_classes)
+
+
+Strengths = TypeVar("Strengths", bound="DataclassInstance")
+
+
+def choose_strengths(levels: Mapping[str, Strengths], level: str, changes: Mapping[str, Any] | None) -> Strengths:
+    """Return the strengths of a level with some of them changed; None as a change keeps the level's value.
+
+    Raises:
+        UserError: the level or a strength's name is unknown, or a strength is out of range.
+    """
+    if level not in levels:
+        raise unknown_name_error(level, kind="augmentation level", known=levels)
+    given = {name: value for name, value in (changes or {}).items() if value is not None}
+    known = [field.name for field in fields(levels[level])]
+    for name in given:
+        if name not in known:
+            raise unknown_name_error(name, kind="augmentation", known=known)
+    return replace(levels[level], **given)
 
 
 @dataclass(frozen=True)

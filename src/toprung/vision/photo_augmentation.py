@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from toprung.errors import UserError, unknown_name_error
+from toprung.vision.augmentation import choose_strengths
 from toprung.vision.auto_augment import MAX_MAGNITUDE, POLICIES, auto_augment
 from toprung.vision.crops import DEFAULT_CROP_PCT, center_crop, check_crop, draw_boxes, random_resized_crop
 from toprung.vision.mixing import cutmix_, mixup
@@ -132,14 +132,8 @@ def build_photo_augmentation(
     Raises:
         UserError: the level, a strength's name or the policy is unknown, or a number is out of range.
     """
-    if level not in PHOTO_LEVELS:
-        raise unknown_name_error(level, kind="augmentation level", known=PHOTO_LEVELS)
+    changed = choose_strengths(PHOTO_LEVELS, level, strengths)
     check_crop(size, crop_pct)
-    changes: dict[str, Any] = {name: value for name, value in (strengths or {}).items() if value is not None}
-    for name in changes:
-        if name not in PHOTO_STRENGTHS:
-            raise unknown_name_error(name, kind="augmentation", known=PHOTO_STRENGTHS)
-    changed = replace(PHOTO_LEVELS[level], **changes)
     allowed = [name for name, required in _REQUIRED.items() if set(required) <= set(card_augmentations)]
     off = asdict(PhotoAugmentationStrengths())
     disabled = {name: off[name] for name in PHOTO_STRENGTHS if name in _REQUIRED and name not in allowed}

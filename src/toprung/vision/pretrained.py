@@ -95,8 +95,8 @@ def build_timm_network(
     return cast("nn.Module", network)
 
 
-def check_timm_name(name: str) -> str:
-    """Return the architecture in timm's name of a model: the part before the tag.
+def check_timm_name(name: str) -> None:
+    """Check that timm has a network of this name, which may have a tag of its weights.
 
     Raises:
         UserError: timm has no such architecture, or no such tag of it.
@@ -108,7 +108,6 @@ def check_timm_name(name: str) -> str:
     known = [model.partition(".")[2] for model in timm.list_models(f"{architecture}.*", pretrained=True)]
     if tag and tag not in known:
         raise unknown_name_error(tag, kind=f"tag of timm's {architecture}", known=known)
-    return architecture
 
 
 def check_timm_architecture(name: str) -> str:

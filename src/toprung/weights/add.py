@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toprung.data.versioning.dvc_project import is_dvc_repository, run_dvc
+from toprung.data.versioning.dvc_project import check_dvc_repository, run_dvc
 from toprung.data.versioning.stages import restored_on_failure
 from toprung.errors import UserError, pluralize
 from toprung.records.sweep_dir import write_json
@@ -55,7 +55,7 @@ def add(
         UserError: the name is unknown or taken; the file cannot be read, contains code, or belongs to another network;
             the project is not a DVC repository; DVC failed.
     """
-    _check_name(name, project=project)
+    check_new(name, project=project)
     tensors = _read_tensors(file)
     num_classes = _check_tensors(tensors, name=name, file=file)
     return add_tensors(
@@ -73,14 +73,13 @@ def add_tensors(
     std: Sequence[float] | None = None,
     source: str,
 ) -> AddedWeights:
-    """Write checked weights and their card into `data/weights/<name>`, and track the folder with DVC.
+    """Write weights and their card into `data/weights/<name>`, after `check_new`, and track the folder with DVC.
 
     Raises:
         UserError: the mean or std does not fit; the disk is full or read-only; DVC failed.
     """
     from safetensors.torch import save_file
 
-    _check_name(name, project=project)
     target = project / WEIGHTS / name
     pointer = target.with_name(f"{name}.dvc")
     try:
@@ -107,15 +106,16 @@ def add_tensors(
     return AddedWeights(card, pointer)
 
 
-def _check_name(name: str, *, project: Path) -> None:
+def check_new(name: str, *, project: Path) -> None:
+    """Check that weights of this name can be added.
+
+    Raises:
+        UserError: timm has no such network; the name is taken; the project is not a DVC repository.
+    """
     from toprung.vision.pretrained import check_timm_architecture
 
     check_timm_architecture(name)
-    if not is_dvc_repository(project):
-        raise UserError(
-            f"{project} is not a DVC repository with a dvc.yaml. In that folder, type: git init && dvc init "
-            "&& touch dvc.yaml"
-        )
+    check_dvc_repository(project)
     paths = [WEIGHTS / name, WEIGHTS / f"{name}.dvc"]
     if existing := [str(path) for path in paths if (project / path).exists()]:
         raise UserError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toprung.errors import UserError
-from toprung.weights.add import AddedWeights, add_tensors
+from toprung.weights.add import AddedWeights, add_tensors, check_new
 from toprung.weights.card import WEIGHTS
 
 
@@ -33,6 +33,7 @@ def pull(name: str, *, project: Path) -> AddedWeights:
     full_name = f"{name.partition('.')[0]}.{config.tag}" if config.tag else name
     if (project / WEIGHTS / full_name).exists():
         raise UserError(f"The pretrained weights {full_name} are already here.")
+    check_new(full_name, project=project)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it announces each retry
     try:
         network: Any = timm.create_model(full_name, pretrained=True)

@@ -8,7 +8,7 @@ from toprung import data
 from toprung.data.splits.cross_validation import cross_validation, split_at
 from toprung.errors import UserError
 from toprung.spec import Data
-from toprung.trial.run import trial_data
+from toprung.trial.inputs import trial_data
 
 FIVE_FOLDS = Data(name="digits", num_folds=5, max_train=800, placement="object_store")
 RNG = np.random.default_rng(0)

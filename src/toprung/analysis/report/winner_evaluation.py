@@ -92,22 +92,16 @@ def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
 
 def _validation_images(report_data: ReportData) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
     """Return the images and labels that the exported model was validated on, and the fingerprint of the split."""
-    from toprung import data
+    from toprung.data.placement import map_arrays
 
-    sweep, root = report_data.sweep, report_data.prepared_root
-    if sweep.data.num_folds is None:
-        arrays, fingerprint = data.split_arrays(sweep.data, root=root)
-        return arrays["val_images"], arrays["val_labels"], fingerprint
-    seed = int(report_data.sweep_dir.read(report_data.sweep_dir.export_folder / "config.json")["seed"])
-    index = sweep.split_index(seed)
-    assert index is not None
-    images = data.load_arrays(
-        sweep.data.model_copy(update={"placement": "mmap"}), root=root, budget_bytes=0, num_repeats=sweep.num_repeats
+    sweep, split_index = report_data.sweep, None
+    if sweep.data.num_folds is not None:
+        config = report_data.sweep_dir.read(report_data.sweep_dir.export_folder / "config.json")
+        split_index = sweep.split_index(int(config["seed"]))
+    images = map_arrays(
+        sweep.data, root=report_data.prepared_root, num_repeats=sweep.num_repeats, split_index=split_index
     )
-    assert images.mmap_dir is not None
-    arrays = data.fold_arrays(images.arrays, index)
-    images_NCHW = data.open_mmap_images(images.mmap_dir)[arrays["val_rows"]]
-    return images_NCHW, arrays["val_labels"], images.split_fingerprint
+    return images.open_images()[images.arrays["val_rows"]], images.arrays["val_labels"], images.split_fingerprint
 
 
 def build_evaluation(

@@ -16,7 +16,7 @@ from toprung.data.image_folder.settings import FolderSettings
 from toprung.data.prepare.folder import check_headers, list_folder
 from toprung.data.prepared import PREPARED
 from toprung.data.sources import SOURCES
-from toprung.data.versioning.dvc_project import RAW, is_dvc_repository, run_dvc, stage_commands, stage_name
+from toprung.data.versioning.dvc_project import RAW, check_dvc_repository, run_dvc, stage_commands, stage_name
 from toprung.data.versioning.stages import restored_on_failure, write_folder_stage
 from toprung.errors import UserError
 
@@ -100,11 +100,7 @@ def _check_name(name: str, *, project: Path, in_place: bool) -> None:
         raise UserError(f"A dataset cannot be called {quoted(name)}: use lower-case letters, digits, - and _.")
     if name in SOURCES:
         raise UserError(f"{name} is built in. Give another name, or type: toprung data prepare {name}")
-    if not is_dvc_repository(project):
-        raise UserError(
-            f"{project} is not a DVC repository with a dvc.yaml. In that folder, type: git init && dvc init "
-            "&& touch dvc.yaml"
-        )
+    check_dvc_repository(project)
     folders = [
         path.as_posix()
         for path in (RAW / name, PREPARED / name)

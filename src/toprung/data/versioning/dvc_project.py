@@ -62,6 +62,19 @@ def is_dvc_repository(project: Path) -> bool:
     return in_git and (project / ".dvc").is_dir() and (project / "dvc.yaml").is_file()
 
 
+def check_dvc_repository(project: Path) -> None:
+    """Check that something can be added to the project's DVC repository.
+
+    Raises:
+        UserError: the project is not a DVC repository.
+    """
+    if not is_dvc_repository(project):
+        raise UserError(
+            f"{project} is not a DVC repository with a dvc.yaml. In that folder, type: git init && dvc init "
+            "&& touch dvc.yaml"
+        )
+
+
 def run_dvc(*arguments: str, project: Path, folder: Path | None = None, progress: Progress | None = None) -> str:
     """Run DVC with this Python, which also comes first on PATH for the stage's own command.
 

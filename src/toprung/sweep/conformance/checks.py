@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from toprung import metric_names
 from toprung.errors import UserError
-from toprung.metric_names import CLASSIFICATION_METRICS
 from toprung.records.sweep_dir import WEIGHTS_META_FILE, write_json
 from toprung.sweep.conformance.loop import NUM_EPOCHS, CheckResult, LoopCheck, Training, train_loop
 from toprung.sweep.conformance.ranks import check_ranks
@@ -124,7 +123,7 @@ def _check_export(folder: Path, trial: TrialData, *, metric: str) -> CheckResult
     except UserError as error:
         return CheckResult("export", "error", str(error).replace(str(folder), "the export"))
     reported = about["metrics"]
-    compared = [name for name in CLASSIFICATION_METRICS if name in reported and name in (metric, "val/accuracy")]
+    compared = [name for name in metric_names.recomputed_metrics(metric) if name in reported]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -13,7 +13,8 @@ from toprung.metric_mode import infer_mode
 from toprung.project.modules import import_dotted, trainer_defaults
 from toprung.search.space import check_known, check_types
 from toprung.spec import Data
-from toprung.trial.run import LOOP, load_trial_data
+from toprung.trial.inputs import load_trial_data
+from toprung.trial.run import LOOP
 from toprung.weights import open_weights
 
 if TYPE_CHECKING:
