@@ -193,7 +193,7 @@ def _winner_problems(folder: Path, trials: Mapping[str, FrozenTrial], *, metric:
         model = load_model(folder / "export")
         classes = json.loads((folder / "export" / "labels.json").read_text())["classes"]
         verified = json.loads((folder / "export" / "metrics.json").read_text())["verified"][metric]
-        shape = json.loads((folder / "export" / "config.json").read_text())["architecture"]["arguments"]["image_shape"]
+        shape = json.loads((folder / "export" / "config.json").read_text())["toprung"]["arguments"]["image_shape"]
         with torch.no_grad():
             logits_NK = model.eval()(torch.zeros(2, *shape, dtype=torch.uint8))
     except (OSError, KeyError, ValueError, RuntimeError) as error:

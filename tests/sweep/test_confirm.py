@@ -8,7 +8,7 @@ import pytest
 
 from toprung.analysis.seeds import representative, trials_of_experiment, values_by_seed
 from toprung.errors import UserError, pluralize
-from toprung.export.bundle import ExportFailed
+from toprung.export.processes import ExportFailed
 from toprung.export.test_split import openings, score_on_test
 from toprung.records import catalog, ledger
 from toprung.records.catalog import list_confirmations
@@ -117,7 +117,7 @@ def test_a_refit_trains_on_both_parts_for_the_median_best_epoch_of_the_seeds(con
 def test_a_refit_states_no_metric_for_images_it_was_not_trained_on(confirmed, refit):
     _, _, sweep_dir, _ = confirmed
     export = sweep_dir.refit_folder / "export"
-    card, metrics = (export / "MODEL_CARD.md").read_text(), json.loads((export / "metrics.json").read_text())
+    card, metrics = (export / "README.md").read_text(), json.loads((export / "metrics.json").read_text())
     assert set(metrics) == {"epochs", "last", "seen"}
     assert not [name for name in metrics["last"] if name.startswith("val/")]
     assert "There is no score on unseen images" in card
@@ -157,7 +157,7 @@ def test_confirmation_refit_and_report_are_in_the_sweeps_run_in_mlflow(confirmed
     assert run.data.tags["mlflow.parentRunId"] == sweep_dir.mlflow_run_id
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == refit[1]["epochs"]
     assert not [name for name in run.data.metrics if name.startswith("val/")]
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"model.pth", "MODEL_CARD.md"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"model.pth", "README.md"}
 
 
 def test_a_sweep_that_cannot_be_confirmed_is_refused(confirmed):

@@ -10,7 +10,8 @@ import pytest
 
 from toprung import data
 from toprung.analysis.seeds import representative
-from toprung.export.bundle import ExportFailed, export_winner
+from toprung.export.bundle import export_winner
+from toprung.export.processes import ExportFailed
 from toprung.records import catalog, ledger
 from toprung.records.catalog import list_confirmations
 from toprung.records.lineage import Lineage
@@ -83,9 +84,7 @@ def test_each_trial_was_validated_on_the_fold_of_its_seed(confirmed, tmp_path):
         metrics = json.loads((export / "metrics.json").read_text())
         assert metrics["verified"]["val/accuracy"] == trial.value
         fold = (1, 2).index(trial.config["seed"]) + 1
-        assert (
-            f"- split: fold {fold} of 2 for validation, stratified, seed 0," in (export / "MODEL_CARD.md").read_text()
-        )
+        assert f"- split: fold {fold} of 2 for validation, stratified, seed 0," in (export / "README.md").read_text()
 
 
 def test_a_trial_that_is_scored_on_another_fold_is_not_exported(confirmed, tmp_path):
@@ -104,7 +103,7 @@ def test_the_exported_model_is_the_winners_median_fold(confirmed):
 
 def test_the_table_and_the_summary_speak_of_folds(confirmed):
     printed, summary = confirmed.command.stdout, (confirmed.dir.path / "confirmation.md").read_text()
-    assert "2 configurations × 2 folds, 2 epochs each" in (confirmed.dir.export_folder / "MODEL_CARD.md").read_text()
+    assert "2 configurations × 2 folds, 2 epochs each" in (confirmed.dir.export_folder / "README.md").read_text()
     for text in (" ".join(printed.split()), summary.replace("\n", " ")):
         assert "Folds: 2 folds of about 544 images, the same for all configurations." in text
     header = next(line for line in printed.splitlines() if line.startswith("configuration"))

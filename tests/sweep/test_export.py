@@ -1,6 +1,9 @@
 """The exported winner: others can load it, it scores as in MLflow, and a wrong model is never exported."""
 
+import importlib.metadata
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,15 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from toprung import data
-from toprung.export.bundle import ExportFailed, export_winner
+from toprung.export.bundle import export_winner
+from toprung.export.processes import ExportFailed
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import CLASSIFICATION_METRICS
-from toprung.vision import ImageSplit, evaluate
-from toprung.vision.models import load_for_evaluation
+from toprung.vision import ImageSplit, evaluate, predict_logits
+from toprung.vision.loading import load_for_evaluation
 
 # The code that a reader of the model card would write, using only torch and toprung.vision.
 READER_CODE = """
@@ -62,22 +67,27 @@ def test_a_new_process_with_only_torch_and_vision_gets_the_score_in_mlflow(finis
 def test_the_folder_has_the_documented_files(finished):
     folder = Path(finished.shown["export_dir"])
     assert {path.name for path in folder.iterdir()} == {
-        "model.pth", "config.json", "metrics.json", "labels.json", "MODEL_CARD.md"
+        "model.safetensors", "model.pth", "model.onnx", "config.json", "preprocessor.json", "labels.json",
+        "metrics.json", "lineage.json", "requirements.txt", "README.md",
     }  # fmt: skip
     assert folder == finished.folder / "export"
     state = torch.load(folder / "model.pth", weights_only=True)
     assert all(isinstance(value, torch.Tensor) for value in state.values())
     assert json.loads((folder / "labels.json").read_text()) == {"classes": [str(digit) for digit in range(10)]}
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())["toprung"]
     assert config["config"] == finished.shown["best"]["config"]
-    assert config["architecture"]["builder"] == "toprung.vision:build_model"
+    assert config["builder"] == "toprung.vision:build_model"
+    assert (folder / "lineage.json").read_bytes() == (finished.folder / "lineage.json").read_bytes()
+    assert f"onnxruntime=={importlib.metadata.version('onnxruntime')}" in (folder / "requirements.txt").read_text()
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["epoch"] == finished.shown["best"]["epoch"]
     assert metrics["verified"]["val/accuracy"] == metrics["metrics"]["val/accuracy"] == finished.shown["best"]["value"]
+    assert metrics["onnx"]["num_ties"] == 0
+    assert metrics["onnx"]["max_probability_difference"] < 1e-6
 
 
 def test_the_model_card_states_the_lineage_and_how_the_model_was_chosen(finished):
-    card = Path(finished.shown["export_dir"], "MODEL_CARD.md").read_text()
+    card = Path(finished.shown["export_dir"], "README.md").read_text()
     lineage = json.loads((finished.folder / "lineage.json").read_text())
     for text in (
         finished.shown["sweep_id"],
@@ -186,11 +196,115 @@ def test_a_metric_that_only_the_loop_computes_is_said_to_be_unverified(finished,
     _, export = _export(finished, bench, tmp_path, change=_report("val/own", 0.5), metric="val/own")
     metrics = json.loads((export() / "metrics.json").read_text())
     assert (list(metrics["verified"]), metrics["unverified"]) == (["val/accuracy"], ["val/own"])
-    assert "because only the training loop computes it: val/own." in (export() / "MODEL_CARD.md").read_text()
+    assert "because only the training loop computes it: val/own." in (export() / "README.md").read_text()
 
 
 def test_exporting_an_unchanged_winner_again_gives_the_same_bytes(finished, bench, tmp_path):
     copied, export = _export(finished, bench, tmp_path, change=lambda folder: None)
     assert export() == copied.export_folder
-    for name in ("model.pth", "config.json", "metrics.json", "labels.json", "MODEL_CARD.md"):
-        assert (copied.export_folder / name).read_bytes() == Path(finished.shown["export_dir"], name).read_bytes()
+    first, again = Path(finished.shown["export_dir"]), copied.export_folder
+    for name in {path.name for path in first.iterdir()} - {"metrics.json", "README.md"}:
+        assert (again / name).read_bytes() == (first / name).read_bytes(), name
+    first_metrics, metrics = (json.loads((folder / "metrics.json").read_text()) for folder in (first, again))
+    for content in (first_metrics, metrics):
+        for known in content["formats"].values():
+            del known["latency_ms"]
+    assert metrics == first_metrics
+
+
+# A model of a user whose behaviour depends on whether it is being exported, or on the pixels.
+OWN_MODEL = """
+import torch
+
+from toprung import vision
+
+
+class Own(vision.Classifier):
+    def forward(self, images):
+        logits = super().forward(images)
+        {code}
+
+
+def build(**arguments):
+    model = vision.build_model(**arguments)
+    model.__class__ = Own
+    return model
+"""
+
+
+def _own_model(code):
+    """Return a change that gives the winner a builder of its project."""
+
+    def change(folder):
+        trainers = SweepDirectory(folder.parent.parent).code_folder / "trainers"
+        (trainers / "own.py").write_text(OWN_MODEL.format(code=code))
+        meta = json.loads((folder / "model.json").read_text())
+        architecture = {**meta["architecture"], "builder": "trainers.own:build"}
+        (folder / "model.json").write_text(json.dumps({**meta, "architecture": architecture}))
+
+    return change
+
+
+def test_an_export_whose_formats_disagree_is_kept_aside_with_the_reason(finished, bench, tmp_path):
+    code = "return -logits if torch.compiler.is_exporting() else logits"
+    copied, export = _export(finished, bench, tmp_path, change=_own_model(code))
+    with pytest.raises(ExportFailed, match=r"model\.onnx predicts another label than .*/export\.rejected$"):
+        export()
+    assert not copied.export_folder.exists()
+    assert "predicts another label" in (copied.rejected_export_folder / "rejected.txt").read_text()
+    assert (copied.rejected_export_folder / "model.onnx").is_file()
+
+
+def test_a_model_that_pytorchs_exporter_cannot_convert_is_exported_without_onnx(finished, bench, tmp_path):
+    code = "return logits if images.float().mean() > 0 else -logits"
+    _, export = _export(finished, bench, tmp_path, change=_own_model(code))
+    folder = export()
+    assert not (folder / "model.onnx").exists()
+    metrics, card = json.loads((folder / "metrics.json").read_text()), (folder / "README.md").read_text()
+    assert "data-dependent" in metrics["onnx_error"]
+    assert f"There is no `model.onnx`: {metrics['onnx_error']}." in card
+    assert "classify.py" not in card
+    assert "with the project on PYTHONPATH, because trainers.own:build builds the model" in card
+    assert "onnxruntime" not in (folder / "requirements.txt").read_text()
+
+
+def _programs(card):
+    """Return the Python programs in a model card."""
+    return re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+
+
+def _write_png_files(folder, images_NCHW):
+    paths = [folder / f"{index:03d}.png" for index in range(len(images_NCHW))]
+    for path, image_CHW in zip(paths, images_NCHW, strict=True):
+        Image.fromarray(image_CHW[0]).save(path)
+    return paths
+
+
+def test_the_model_cards_program_needs_only_onnxruntime_numpy_and_pillow(finished, split, tmp_path):
+    folder = shutil.copytree(finished.shown["export_dir"], tmp_path / "bundle")
+    program = next(code for code in _programs((folder / "README.md").read_text()) if "onnxruntime" in code)
+    (folder / "classify.py").write_text(program)
+    arrays = np.load(split)
+    paths = _write_png_files(tmp_path, arrays["images"])
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    for package in ("torch", "toprung", "timm", "torchvision", "scipy"):
+        (blocked / f"{package}.py").write_text("raise ImportError(f'{__name__} is not installed here')")
+    ran = subprocess.run(
+        [sys.executable, folder / "classify.py", *paths],
+        env={**os.environ, "PYTHONPATH": str(blocked)}, cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = [line.split("\t")[:2] for line in ran.stdout.splitlines()]
+    model = load_for_evaluation(folder)
+    labels_N = predict_logits(model, ImageSplit(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])))
+    assert found == [
+        [str(path), str(label)] for path, label in zip(paths, labels_N.argmax(dim=1).tolist(), strict=True)
+    ]
+
+
+def test_the_model_cards_program_for_toprung_runs(finished, split, tmp_path):
+    folder = shutil.copytree(finished.shown["export_dir"], tmp_path / "bundle")
+    (program,) = (code for code in _programs((folder / "README.md").read_text()) if "load_model" in code)
+    Image.fromarray(np.load(split)["images"][0, 0]).save(folder / "image.png")
+    ran = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("tensor([[")

@@ -36,7 +36,7 @@ def test_the_export_is_verified_by_the_sweeps_metric(swept_by_auroc):
     metrics = json.loads((swept_by_auroc.folder / "export" / "metrics.json").read_text())
     assert (metrics["verified"][METRIC], metrics["unverified"]) == (best["value"], [])
     assert f"(verified: a fresh process scores {best['value']:.4f})" in swept_by_auroc.command.stdout
-    card = (swept_by_auroc.folder / "export" / "MODEL_CARD.md").read_text()
+    card = (swept_by_auroc.folder / "export" / "README.md").read_text()
     assert all(f"| {name} |" in card for name in CLASSIFICATION_METRICS)
 
 

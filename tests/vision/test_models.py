@@ -24,7 +24,7 @@ def export(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     model = build_model(**GREY_8, width=4, depth=2, dropout=0.1).eval()
     torch.save(model.state_dict(), folder / "model.pth")
-    (folder / "config.json").write_text(json.dumps({"architecture": model.architecture}))
+    (folder / "config.json").write_text(json.dumps({"toprung": {"format": 1, **model.architecture}}))
     return folder, model
 
 
@@ -121,15 +121,16 @@ def _truncated_weights(folder):
 
 
 def _other_builder(folder):
-    (folder / "config.json").write_text('{"architecture": {"builder": "os:system", "arguments": {}}}')
+    (folder / "config.json").write_text('{"toprung": {"format": 1, "builder": "os:system", "arguments": {}}}')
 
 
 def _no_builder(folder):
-    (folder / "config.json").write_text('{"architecture": null}')
+    (folder / "config.json").write_text('{"toprung": {"format": 1, "builder": null}}')
 
 
 def _missing_builder(folder):
-    (folder / "config.json").write_text('{"architecture": {"builder": "trainers.nowhere:build", "arguments": {}}}')
+    description = {"format": 1, "builder": "trainers.nowhere:build", "arguments": {}}
+    (folder / "config.json").write_text(json.dumps({"toprung": description}))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_a_model_of_a_project_is_rebuilt_by_the_projects_function(tmp_path, monk
     try:
         model = build_with(build, width=4)
         torch.save(model.state_dict(), tmp_path / "model.pth")
-        (tmp_path / "config.json").write_text(json.dumps({"architecture": model.architecture}))
+        (tmp_path / "config.json").write_text(json.dumps({"toprung": {"format": 1, **model.architecture}}))
         loaded = load_model(tmp_path)
         assert torch.equal(loaded(torch.ones(1, 4)), model(torch.ones(1, 4)))
         with pytest.raises(UserError, match="must be plain values"):

@@ -38,6 +38,15 @@ class UnreadableFile(BaseModel):
     reason: str
 
 
+class Preprocessing(BaseModel):
+    """How image files were fitted to `image_shape`; the steps are those of `toprung.data.image_folder.decode`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fit: Literal["crop", "pad", "stretch"] | None = Field(description="None: all files had the size")
+    background: Literal["white", "black"] = Field(description="behind transparent pixels and around padded images")
+
+
 class DatasetCard(BaseModel):
     """The contents of a prepared dataset: classes, shapes, channel statistics, augmentations, fingerprint."""
 
@@ -60,6 +69,7 @@ class DatasetCard(BaseModel):
     train_counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="train images of each class")
     test_counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), description="test images of each class")
     decoding: str | None = Field(default=None, description="how image files were decoded: size, crop, color, depth")
+    preprocessing: Preprocessing | None = Field(default=None, description="None: not made from image files")
     num_groups: int | None = Field(
         default=None, ge=1, description="groups among the train images (train_groups.npy), such as patients"
     )
@@ -91,7 +101,8 @@ class DatasetCard(BaseModel):
 
 def write_card(card: DatasetCard, folder: Path) -> None:
     """Write `card.json`: with sorted keys, without time stamps and paths, so that equal data give equal bytes."""
-    text = json.dumps(card.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
+    content = card.model_dump(mode="json", exclude=None if card.preprocessing else {"preprocessing"})
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / CARD_FILE).write_bytes(f"{text}\n".encode())
 
 

@@ -1,27 +1,23 @@
-"""Export the winner: write a temporary folder, score it in a fresh process, and only then rename it to `export/`."""
+"""Export the winner: write a temporary folder, score it in fresh processes, and only then rename it to `export/`."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from toprung.data import DatasetCard
-from toprung.metric_names import CLASSIFICATION_METRICS, DEFAULT_METRICS, recomputed_metrics
-from toprung.records.catalog import confirmed_sweep_id
+from toprung.export.formats import FormatsDisagree, write_formats
+from toprung.export.model_card import CARD_FILE, base_weights, model_card
+from toprung.export.preprocessor import PREPROCESSOR_FILE, preprocessor_of
+from toprung.export.processes import ExportFailed
+from toprung.export.requirements import REQUIREMENTS_FILE, requirements
+from toprung.metric_names import DEFAULT_METRICS, recomputed_metrics
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, SweepDirectory, write_json
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
-
-
-class ExportFailed(RuntimeError):
-    """The export could not be written, or its score differs from the trial's."""
 
 
 def export_winner(
@@ -49,39 +45,41 @@ def export_winner(
         The export folder.
 
     Raises:
-        ExportFailed: the weights are missing or unreadable, or a fresh process computes a different score.
+        ExportFailed: the weights are missing or unreadable; a fresh process computes a different score; the formats
+            predict different labels, in which case the folder is kept as `export.rejected/`.
     """
     source, staging = sweep_dir.trial_folder(winner.trial_id), sweep_dir.path / ".export.tmp"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
         shutil.copyfile(source / WEIGHTS_FILE, staging / WEIGHTS_FILE)
-        weights_meta = sweep_dir.read(source / WEIGHTS_META_FILE)
-        config = sweep_dir.read(source / CONFIG_FILE)
-        write_json(
-            staging / "config.json",
-            {"architecture": weights_meta["architecture"], **config, "seed": _seed(winner, sweep)},
+        weights_meta, seed = sweep_dir.read(source / WEIGHTS_META_FILE), training_seed(winner, sweep)
+        description = describe(weights_meta["architecture"], **sweep_dir.read(source / CONFIG_FILE), seed=seed)
+        write_data_files(staging, card=card, lineage=lineage)
+        scored = _write_formats(
+            staging, description, sweep_dir=sweep_dir, sweep=sweep, card=card, prepared_root=prepared_root, seed=seed
         )
-        write_json(staging / "labels.json", {"classes": list(card.classes)})
-        verified = _score_in_fresh_process(
-            staging, sweep_dir=sweep_dir, sweep=sweep, prepared_root=prepared_root, seed=_seed(winner, sweep)
-        )
-        metrics = _check_scores(weights_meta, verified, winner=winner, sweep=sweep, lineage=lineage)
+        metrics = _check_scores(weights_meta, scored, winner=winner, sweep=sweep, lineage=lineage)
         write_json(staging / "metrics.json", metrics)
-        (staging / "MODEL_CARD.md").write_text(
-            model_card(
-                winner,
-                metrics,
-                sweep_dir=sweep_dir,
-                sweep=sweep,
-                lineage=lineage,
-                card=card,
-                num_trials=num_trials,
-            ),
-            encoding="utf-8",
+        (staging / REQUIREMENTS_FILE).write_text(requirements(description, metrics), encoding="utf-8")
+        text = model_card(
+            winner,
+            metrics,
+            description=description,
+            sweep_dir=sweep_dir,
+            sweep=sweep,
+            lineage=lineage,
+            card=card,
+            num_trials=num_trials,
+            base=base_weights(description, lineage, project=prepared_root.parent.parent),
         )
-        shutil.rmtree(sweep_dir.export_folder, ignore_errors=True)
+        (staging / CARD_FILE).write_text(text, encoding="utf-8")
+        for folder in (sweep_dir.export_folder, sweep_dir.rejected_export_folder):
+            shutil.rmtree(folder, ignore_errors=True)
         os.replace(staging, sweep_dir.export_folder)
+    except FormatsDisagree as error:
+        keep_rejected(staging, sweep_dir.rejected_export_folder, reason=str(error))
+        raise ExportFailed(f"{error}. The files are in {sweep_dir.rejected_export_folder}") from error
     except (OSError, KeyError, ValueError) as error:
         raise ExportFailed(f"trial {winner.number} cannot be exported: {error}") from error
     finally:
@@ -89,11 +87,43 @@ def export_winner(
     return sweep_dir.export_folder
 
 
-def _score_in_fresh_process(
-    folder: Path, *, sweep_dir: SweepDirectory, sweep: Sweep, prepared_root: Path, seed: int
+def describe(architecture: dict[str, Any] | None, **trial: Any) -> dict[str, Any]:
+    """Return toprung's part of config.json: how the model is built, and the trial that trained it."""
+    return {**(architecture or {"builder": None, "arguments": {}}), **trial}
+
+
+def write_data_files(folder: Path, *, card: DatasetCard, lineage: Lineage) -> None:
+    """Write the files that only depend on the data and the sweep: labels, preprocessor and lineage."""
+    write_json(folder / "labels.json", {"classes": list(card.classes)})
+    write_json(folder / PREPROCESSOR_FILE, preprocessor_of(card))
+    write_json(folder / "lineage.json", lineage.model_dump(mode="json"))
+
+
+def keep_rejected(staging: Path, folder: Path, *, reason: str) -> None:
+    """Keep an export whose formats disagree, with the reason, for inspection."""
+    (staging / "rejected.txt").write_text(f"{reason}\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(staging, folder)
+
+
+def training_seed(winner: TrialRecord, sweep: Sweep) -> Any:
+    """Return the seed that a trial was trained with."""
+    return winner.config["seed"] if sweep.experiments else sweep.seed
+
+
+def _write_formats(
+    folder: Path,
+    description: dict[str, Any],
+    *,
+    sweep_dir: SweepDirectory,
+    sweep: Sweep,
+    card: DatasetCard,
+    prepared_root: Path,
+    seed: int,
 ) -> dict[str, Any]:
     task = {
-        "folder": str(folder),
+        "description": description,
+        "classes": list(card.classes),
         "data": sweep.data.model_dump(),
         "prepared_root": str(prepared_root),
         "num_threads": sweep.resources.num_threads,
@@ -102,157 +132,38 @@ def _score_in_fresh_process(
         "split_index": sweep.split_index(seed),
     }
     try:
-        return run_in_fresh_process("toprung.export.verify", task, sweep_dir=sweep_dir)
+        return write_formats(folder, task, sweep_dir=sweep_dir)
+    except FormatsDisagree:
+        raise
     except ExportFailed as error:
         raise ExportFailed(f"a fresh process could not load the exported model: {error}") from None
 
 
-def run_in_fresh_process(module: str, task: dict[str, Any], *, sweep_dir: SweepDirectory) -> dict[str, Any]:
-    """Run a module that takes a task as JSON and prints JSON, with the sweep's copy of the project's code on its path.
-
-    Raises:
-        ExportFailed: the process failed; the message is the last line of its stderr.
-    """
-    path = os.pathsep.join(filter(None, [str(sweep_dir.code_folder), os.environ.get("PYTHONPATH", "")]))
-    completed = subprocess.run(
-        [sys.executable, "-P", "-m", module, json.dumps(task)],
-        capture_output=True, encoding="utf-8", errors="replace", check=False, env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
-    if completed.returncode != 0:
-        raise ExportFailed((completed.stderr.strip().splitlines() or ["no reason given"])[-1])
-    result: dict[str, Any] = json.loads(completed.stdout)
-    return result
-
-
 def _check_scores(
-    weights_meta: dict[str, Any], verified: dict[str, Any], *, winner: TrialRecord, sweep: Sweep, lineage: Lineage
+    weights_meta: dict[str, Any], scored: dict[str, Any], *, winner: TrialRecord, sweep: Sweep, lineage: Lineage
 ) -> dict[str, Any]:
-    if verified["split_fingerprint"] != lineage.split_fingerprint:
+    """Check that the fresh process got the trial's scores; return the content of metrics.json."""
+    if scored["split_fingerprint"] != lineage.split_fingerprint:
         raise ExportFailed("the validation split differs from the sweep's: was the dataset prepared again since?")
     if weights_meta["epoch"] != winner.epoch:
         raise ExportFailed(
             f"its weights are from epoch {weights_meta['epoch']}, but its best value is from epoch {winner.epoch}"
         )
-    reported, scored = weights_meta["metrics"], verified["metrics"]
-    compared = [name for name in dict.fromkeys((sweep.metric, "val/accuracy")) if name in scored and name in reported]
+    reported, recomputed = weights_meta["metrics"], scored["metrics"]
+    compared = [
+        name for name in dict.fromkeys((sweep.metric, "val/accuracy")) if name in recomputed and name in reported
+    ]
     for name in compared:
-        if scored[name] != reported[name]:
+        if recomputed[name] != reported[name]:
             is_default = name in DEFAULT_METRICS
             hint = "" if is_default else "; a loop that computes it without vision.evaluate must rename it"
             raise ExportFailed(
-                f"a fresh process scores {name} {scored[name]!r}, but the trial reported {reported[name]!r}{hint}"
+                f"a fresh process scores {name} {recomputed[name]!r}, but the trial reported {reported[name]!r}{hint}"
             )
     return {
         "epoch": winner.epoch,
         "metrics": reported,
-        "verified": {name: scored[name] for name in compared},
+        "verified": {name: recomputed[name] for name in compared},
         "unverified": [name for name in (sweep.metric,) if name not in compared],
+        **{name: scored[name] for name in ("formats", "onnx", "onnx_error") if name in scored},
     }
-
-
-def model_card(
-    winner: TrialRecord,
-    metrics: dict[str, Any],
-    *,
-    sweep_dir: SweepDirectory,
-    sweep: Sweep,
-    lineage: Lineage,
-    card: DatasetCard,
-    num_trials: int,
-) -> str:
-    """Describe the model, its origin and its selection, for a reader who has only the export folder."""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in winner.config.items())
-    verified = ", ".join(f"{name} {value:.6g}" for name, value in metrics["verified"].items()) or "no comparable metric"
-    unverified = "".join(
-        f"Not recomputed, because only the training loop computes it: {name}.\n" for name in metrics["unverified"]
-    )
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(lineage.versions.items()))
-    commit = f"{lineage.commit}{' with uncommitted changes' if lineage.dirty else ''}" if lineage.commit else "unknown"
-    is_confirmation = confirmed_sweep_id(sweep_dir) is not None
-    return f"""# {sweep.name}: trial {winner.number} of {sweep_dir.sweep_id}
-
-An image classifier for {len(card.classes)} classes and images of {" x ".join(map(str, card.image_shape))} (C x H x W).
-
-## Scores
-
-{sweep.metric} {winner.value:.6g} on the validation split, at epoch {winner.epoch}.
-Recomputed from this folder by a fresh process: {verified}.
-{unverified}{_metrics_table(metrics["metrics"])}
-{"" if is_confirmation else _selection_bias(num_trials)}The test split was not opened.
-
-## How it was chosen
-
-{_search(sweep)}
-{_choice(sweep, is_confirmation=is_confirmation)}
-The weights are from the epoch of this trial with the {"highest" if sweep.mode == "max" else "lowest"} {sweep.metric}.
-
-| hyperparameter | value |
-| --- | --- |
-{rows}
-
-## Data and code
-
-- data: {card.name}, fingerprint {lineage.data_fingerprint}
-- data in DVC: raw {lineage.dvc_raw_md5 or "none"}, prepared {lineage.dvc_prepared_md5 or "none"}
-- pretrained weights: {_weights(lineage)}
-- split: {_split(winner, sweep)},
-  fingerprint {lineage.split_fingerprint}
-- commit: {commit}
-- lock file: {lineage.lock_hash or "none"}
-- training seed: {_seed(winner, sweep)}
-- Python {lineage.python}; {versions}
-
-## How to load it
-
-```python
-from pathlib import Path
-from toprung.vision import load_model
-
-model = load_model(Path("export"))  # takes uint8 or 0..1 float images, N x C x H x W; returns logits
-```
-"""
-
-
-def _metrics_table(reported: Mapping[str, float]) -> str:
-    """Return a table of the classification metrics that the trial reported in this epoch."""
-    rows = [f"| {name} | {reported[name]:.6g} |\n" for name in CLASSIFICATION_METRICS if name in reported]
-    return f"\n| metric | value on the validation split |\n| --- | --- |\n{''.join(rows)}" if rows else ""
-
-
-def _weights(lineage: Lineage) -> str:
-    return ", ".join(f"{name}, sha256 {sha256}" for name, sha256 in lineage.weights.items()) or "none"
-
-
-def _choice(sweep: Sweep, *, is_confirmation: bool) -> str:
-    if is_confirmation:
-        return f"Of the configuration with the best mean {sweep.metric}, the trial with the median value was exported."
-    return f"The trial with the {'highest' if sweep.mode == 'max' else 'lowest'} {sweep.metric} in any epoch won."
-
-
-def _selection_bias(num_trials: int) -> str:
-    if num_trials < 2:
-        return ""
-    return f"The best of {num_trials} trials is partly luck: expect slightly worse results on new images.\n"
-
-
-def _split(winner: TrialRecord, sweep: Sweep) -> str:
-    """Describe the split that the winner was trained on."""
-    num_folds, seed = sweep.data.num_folds, sweep.data.split_seed
-    index = sweep.split_index(_seed(winner, sweep))
-    if num_folds is None or index is None:
-        return f"a fraction of {sweep.data.val_fraction:g} for validation, stratified, seed {seed}"
-    repeat, fold = divmod(index, num_folds)
-    return f"fold {fold + 1} of {num_folds} for validation, stratified, seed {seed + repeat}"
-
-
-def _seed(winner: TrialRecord, sweep: Sweep) -> Any:
-    return winner.config["seed"] if sweep.experiments else sweep.seed
-
-
-def _search(sweep: Sweep) -> str:
-    if sweep.experiments:
-        return f"A controlled experiment: {sweep.plan_text}."
-    rungs = ", ".join(map(str, sweep.rungs))
-    return (
-        f"Optuna's TPE sampler (seed {sweep.search.seed}) proposed the trials; ASHA (rungs {rungs}) stopped some early."
-    )

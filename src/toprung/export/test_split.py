@@ -12,7 +12,7 @@ from typing import Any
 from scipy import stats
 
 from toprung.errors import UserError
-from toprung.export.bundle import run_in_fresh_process
+from toprung.export.processes import run_in_fresh_process
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 
@@ -100,7 +100,7 @@ def score(task: dict[str, Any]) -> dict[str, float]:
     import torch
 
     from toprung import data, vision
-    from toprung.vision.models import load_for_evaluation
+    from toprung.vision.loading import load_for_evaluation
 
     torch.set_num_threads(task["num_threads"])
     model = load_for_evaluation(Path(task["folder"]))

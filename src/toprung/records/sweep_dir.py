@@ -148,6 +148,11 @@ class SweepDirectory:
         return self.path / "export"
 
     @property
+    def rejected_export_folder(self) -> Path:
+        """An export whose formats disagree."""
+        return self.path / "export.rejected"
+
+    @property
     def refit_folder(self) -> Path:
         """The confirmed winner, trained on training and validation images together."""
         return self.path / "refit"

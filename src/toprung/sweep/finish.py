@@ -47,7 +47,8 @@ def finish_sweep(
     """
     from toprung.analysis.racing import dropped_leaders
     from toprung.analysis.seeds import representative
-    from toprung.export.bundle import ExportFailed, export_winner
+    from toprung.export.bundle import export_winner
+    from toprung.export.processes import ExportFailed
     from toprung.records.ranking import rank_trials
 
     if stop_request is not None and stop_request.reason == DISK_FULL:

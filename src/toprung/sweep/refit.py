@@ -24,13 +24,17 @@ from toprung.analysis.racing import dropped_leaders
 from toprung.analysis.seeds import representative, trials_of_experiment
 from toprung.data.placement import map_arrays
 from toprung.errors import UserError
-from toprung.export.bundle import run_in_fresh_process
+from toprung.export.bundle import describe, keep_rejected, write_data_files
+from toprung.export.formats import FormatsDisagree, write_formats
+from toprung.export.model_card import CARD_FILE, base_weights
+from toprung.export.processes import ExportFailed
 from toprung.export.refit_card import refit_card
+from toprung.export.requirements import REQUIREMENTS_FILE, requirements
 from toprung.metric_names import DEFAULT_METRICS
 from toprung.project.modules import import_dotted, switch_to
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
-from toprung.records.sweep_dir import CONFIG_FILE, WEIGHTS_FILE, SweepDirectory, write_json
+from toprung.records.sweep_dir import WEIGHTS_FILE, SweepDirectory, write_json
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 from toprung.sweep.preflight import prepare_sweep
@@ -81,7 +85,7 @@ def refit(
 
     Raises:
         UserError: no configuration is confirmed, the data have changed, or the training failed.
-        toprung.export.bundle.ExportFailed: a fresh process cannot load the model.
+        toprung.export.processes.ExportFailed: a fresh process cannot load the model, or its formats disagree.
     """
     sweep, trials = confirmation.spec(), ledger.read(confirmation)
     winner = representative(trials, mode=sweep.mode, exclude=dropped_leaders(trials, sweep))
@@ -109,18 +113,20 @@ def refit(
             num_epochs=num_epochs,
             echo=echo,
         )
+        lineage = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
         about = {"trainer": sweep.trainer, "config": winner.config, "defaults": prepared.defaults}
-        write_json(export / CONFIG_FILE, {"architecture": architecture, **about, "seed": winner.config["seed"]})
-        write_json(export / "labels.json", {"classes": list(prepared.card.classes)})
+        description = describe(architecture, **about, seed=winner.config["seed"])
+        write_data_files(export, card=prepared.card, lineage=lineage)
         task = {
-            "folder": str(export),
+            "description": description,
+            "classes": list(prepared.card.classes),
             "data": sweep.data.model_dump(),
             "prepared_root": str(project / data.PREPARED),
             "num_threads": sweep.resources.num_threads,
             "metrics": DEFAULT_METRICS,
             "part": "seen",
         }
-        scores = run_in_fresh_process("toprung.export.verify", task, sweep_dir=sweep_dir)["metrics"]
+        scored = write_formats(export, task, sweep_dir=sweep_dir)
         record = {
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
             "confirmation": confirmation.sweep_id,
@@ -131,14 +137,28 @@ def refit(
             "num_images": prepared.images.num_images,
             "data_fingerprint": prepared.card.fingerprint,
             "last": history[num_epochs],
-            "seen": {name.removeprefix("val/"): value for name, value in scores.items()},
+            "seen": {name.removeprefix("val/"): value for name, value in scored["metrics"].items()},
         }
-        write_json(export / "metrics.json", {name: record[name] for name in ("epochs", "last", "seen")})
-        card = refit_card(record, sweep=sweep, lineage=Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file)))
-        (export / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        metrics = {name: record[name] for name in ("epochs", "last", "seen")}
+        metrics |= {name: scored[name] for name in ("formats", "onnx", "onnx_error") if name in scored}
+        write_json(export / "metrics.json", metrics)
+        (export / REQUIREMENTS_FILE).write_text(requirements(description, metrics), encoding="utf-8")
+        text = refit_card(
+            record,
+            metrics,
+            description=description,
+            sweep=sweep,
+            lineage=lineage,
+            card=prepared.card,
+            base=base_weights(description, lineage, project=project),
+        )
+        (export / CARD_FILE).write_text(text, encoding="utf-8")
         write_json(staging / RECORD_FILE, record)
         shutil.rmtree(sweep_dir.refit_folder, ignore_errors=True)
         os.replace(staging, sweep_dir.refit_folder)
+    except FormatsDisagree as error:
+        keep_rejected(export, sweep_dir.rejected_export_folder, reason=str(error))
+        raise ExportFailed(f"{error}. The files are in {sweep_dir.rejected_export_folder}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Refit(sweep_dir.refit_folder, record, history)

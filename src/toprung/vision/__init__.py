@@ -21,8 +21,9 @@ from toprung.vision.finetuning import (
     get_head,
     parameter_groups,
 )
+from toprung.vision.loading import load_model
 from toprung.vision.metrics import Calibration, ClassReport, calibration, class_report
-from toprung.vision.models import Classifier, Normalise, build_model, build_with, load_model
+from toprung.vision.models import Classifier, Normalise, build_model, build_with
 from toprung.vision.optimizers import build_optimizer
 from toprung.vision.photo_augmentation import (
     PHOTO_LEVELS,

@@ -59,11 +59,16 @@ def center_crop(images_NCHW: Tensor, *, size: int, crop_pct: float = DEFAULT_CRO
     """
     check_crop(size, crop_pct)
     H, W = images_NCHW.shape[2:]
-    shorter = math.floor(size / crop_pct)
-    height, width = (shorter, int(shorter * W / H)) if H <= W else (int(shorter * H / W), shorter)
+    height, width, top, left = center_crop_box(H, W, size=size, crop_pct=crop_pct)
     resized = images_NCHW if (height, width) == (H, W) else _resize(images_NCHW, height, width)
-    top, left = round((height - size) / 2), round((width - size) / 2)
     return resized[:, :, top : top + size, left : left + size].clone(memory_format=torch.contiguous_format)
+
+
+def center_crop_box(height: int, width: int, *, size: int, crop_pct: float) -> tuple[int, int, int, int]:
+    """Return the height and width to which `center_crop` resizes an image, and the top and left of its crop."""
+    shorter = math.floor(size / crop_pct)
+    resized = (shorter, int(shorter * width / height)) if height <= width else (int(shorter * height / width), shorter)
+    return *resized, round((resized[0] - size) / 2), round((resized[1] - size) / 2)
 
 
 def check_crop(size: int, crop_pct: float) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +15,8 @@ from toprung.errors import UserError, unknown_name_error
 from toprung.vision.crops import DEFAULT_CROP_PCT, center_crop
 from toprung.vision.pretrained import PREFIX, PretrainedWeights, build_timm_network, check_image_shape
 
-_BUILDER = "toprung.vision:build_model"
-_PROJECT_BUILDER = re.compile(r"trainers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")  # a config.json can call no other code
+BUILDER = "toprung.vision:build_model"
+PROJECT_BUILDER = re.compile(r"trainers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")  # a config.json can call no other code
 _MIN_SIDE = 4  # pixels: pooling stops here, so that 8 x 8 digits keep some spatial resolution
 
 
@@ -142,7 +139,7 @@ def build_model(
     else:
         network = _torchvision(name, num_classes, input_shape)
     model = Classifier(OrderedDict(**layers, normalise=Normalise(mean=mean, std=std), network=network))
-    model.architecture = {"builder": _BUILDER, "arguments": arguments}
+    model.architecture = {"builder": BUILDER, "arguments": arguments}
     model.weights_sha256 = weights.sha256 if weights is not None else None
     return model.to(memory_format=torch.channels_last)
 
@@ -159,7 +156,7 @@ def build_with(builder: Callable[..., nn.Module], **arguments: Any) -> nn.Module
         UserError: the builder is not in `trainers/`, or an argument cannot be saved as JSON.
     """
     name = f"{builder.__module__}:{builder.__qualname__}"
-    if not _PROJECT_BUILDER.fullmatch(name):
+    if not PROJECT_BUILDER.fullmatch(name):
         raise UserError(f"{name} cannot be built again from an export: make it a function in a file of trainers/.")
     try:
         plain_arguments = json.loads(json.dumps(arguments))
@@ -168,55 +165,6 @@ def build_with(builder: Callable[..., nn.Module], **arguments: Any) -> nn.Module
     model = builder(**plain_arguments)
     model.architecture = {"builder": name, "arguments": plain_arguments}  # type: ignore[assignment]
     return model
-
-
-def load_model(folder: Path) -> nn.Module:
-    """Load an exported model in eval mode: build it from config.json and load the weights from model.pth.
-
-    A model of `build_with` is built by the project's function, which must be importable: run this in the project.
-
-    Raises:
-        UserError: a file is missing or damaged, the two do not belong together, or the builder cannot be imported.
-    """
-    try:
-        architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"]
-        if architecture is None:
-            raise UserError(f"{folder} does not say how to build its model: use vision.build_with in the trainer.")
-        model: nn.Module = _builder(architecture["builder"], folder)(**architecture["arguments"])
-        weights = torch.load(folder / "model.pth", map_location="cpu", weights_only=True)
-        model.load_state_dict(weights)
-    except FileNotFoundError as error:
-        missing = Path(error.filename).name
-        raise UserError(f"{folder} is not an exported model: it has no {missing}.") from None
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder}/config.json does not say how to build the model: {error!r}.") from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else "it is empty"
-        raise UserError(f"{folder}/model.pth does not contain this model's weights: {reason}") from None
-    return model.eval()
-
-
-def load_for_evaluation(folder: Path) -> nn.Module:
-    """Load an exported model as trials evaluate it: on the GPU if there is one, in channels-last memory format.
-
-    Raises:
-        UserError: as for `load_model`.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return load_model(folder).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def _builder(name: str, folder: Path) -> Callable[..., nn.Module]:
-    if name == _BUILDER:
-        return build_model
-    if not _PROJECT_BUILDER.fullmatch(name):
-        raise UserError(f"{folder} names the builder {name}, which is not a function in trainers/. It was not loaded.")
-    module, _, function = name.partition(":")
-    try:
-        builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{folder} was built by {name}: {error}. Run this in the project of its sweep.") from None
-    return builder
 
 
 def _check_image_size(image_size: int, *, crop_pct: float) -> None:

@@ -74,7 +74,7 @@ def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
     import torch  # imported here because it takes most of a second, and is not needed without an export
 
     from toprung import vision
-    from toprung.vision.models import load_for_evaluation
+    from toprung.vision.loading import load_for_evaluation
 
     images_NCHW, labels, split_fingerprint = _validation_images(report_data)
     if report_data.lineage is None or split_fingerprint != report_data.lineage.split_fingerprint:
@@ -97,7 +97,7 @@ def _validation_images(report_data: ReportData) -> tuple[NDArray[np.uint8], NDAr
     sweep, split_index = report_data.sweep, None
     if sweep.data.num_folds is not None:
         config = report_data.sweep_dir.read(report_data.sweep_dir.export_folder / "config.json")
-        split_index = sweep.split_index(int(config["seed"]))
+        split_index = sweep.split_index(int(config["toprung"]["seed"]))
     images = map_arrays(
         sweep.data, root=report_data.prepared_root, num_repeats=sweep.num_repeats, split_index=split_index
     )

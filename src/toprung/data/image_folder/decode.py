@@ -19,6 +19,7 @@ from toprung.data.image_folder.settings import Background, Color, Fit
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 100_000_000
+DRAFT_FACTOR = 2  # a much larger JPEG is decoded at 1/2, 1/4 or 1/8, but not below this multiple of the size
 ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 turn an image on its side
 PNG_ORIENTATION_MARKERS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 ANOTHER_SIZE = "is of another size"
@@ -141,7 +142,7 @@ def decode(path: Path, target: DecodeOptions) -> NDArray[np.uint8]:
             with _open_image(path) as image:
                 _check_header(image)
                 if not target.as_found:
-                    image.draft(None, (2 * max(target.size),) * 2)  # decodes a much larger JPEG at 1/2, 1/4 or 1/8
+                    image.draft(None, (DRAFT_FACTOR * max(target.size),) * 2)
                 upright = ImageOps.exif_transpose(image)
                 plain = _make_opaque(_to_eight_bits(upright), target.background)
                 mode = "L" if target.color == "grey" or plain.mode in ("1", "L") else "RGB"

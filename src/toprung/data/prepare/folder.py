@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.card import FILES_LIST, GROUPS_ARRAY, DatasetCard, UnreadableFile
+from toprung.data.card import FILES_LIST, GROUPS_ARRAY, DatasetCard, Preprocessing, UnreadableFile
 from toprung.data.image_folder import chunks as chunked
 from toprung.data.image_folder.groups import group_numbers
 from toprung.data.image_folder.listing import ImageListing, list_images, quoted
@@ -93,6 +93,7 @@ def prepare_folder(
             source=f"{len(tree.files):,} image files, a folder for each class",
             test_split=test_split,
             decoding=_decoding(chosen, target, num_channels=readable.num_channels),
+            preprocessing=Preprocessing(fit=None if target.as_found else target.fit, background=target.background),
             num_groups=None if readable.groups_N is None else np.unique(readable.groups_N[~readable.is_test_N]).size,
             num_unreadable=len(unreadable),
             unreadable=unreadable[:NUM_RECORDED],

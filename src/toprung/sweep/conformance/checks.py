@@ -114,10 +114,11 @@ def _check_export(folder: Path, trial: TrialData, *, metric: str) -> CheckResult
     import torch
 
     from toprung import vision
-    from toprung.vision.models import load_for_evaluation
+    from toprung.vision.loading import FORMAT, load_for_evaluation
 
     about = json.loads((folder / WEIGHTS_META_FILE).read_text(encoding="utf-8"))
-    write_json(folder / "config.json", {"architecture": about["architecture"]})
+    architecture = about["architecture"] or {"builder": None, "arguments": {}}
+    write_json(folder / "config.json", {"toprung": {"format": FORMAT, **architecture}})
     try:
         model = load_for_evaluation(folder)
     except UserError as error:

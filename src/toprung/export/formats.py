@@ -1,0 +1,129 @@
+"""Write the formats of an export, score each in a fresh process, and compare them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toprung.export.processes import ExportFailed, run_in_fresh_process, run_isolated
+from toprung.records.sweep_dir import WEIGHTS_FILE, SweepDirectory
+
+SAFETENSORS_FILE, ONNX_FILE = "model.safetensors", "model.onnx"
+SNIPPET = Path(__file__).with_name("onnx_snippet.py")
+SCRIPT = Path(__file__).with_name("onnx_scoring.py")
+# PyTorch and onnxruntime add the same float32 numbers in another order. If a model's two largest probabilities are
+# closer than this, either label is right.
+TIE = 1e-5
+NAMES_SHOWN = 3
+
+
+class FormatsDisagree(ExportFailed):
+    """Two formats of one export predict different labels, or an image file is read in two ways."""
+
+
+def write_formats(folder: Path, task: Mapping[str, Any], *, sweep_dir: SweepDirectory) -> dict[str, Any]:
+    """Write model.safetensors, config.json and model.onnx beside model.pth, and score them.
+
+    Args:
+        folder: the folder to complete; it contains model.pth, labels.json and preprocessor.json.
+        task: what to score, as for `toprung.export.scoring.score`, without the folders.
+        sweep_dir: the sweep, whose code the model may need.
+
+    Returns:
+        `metrics` and `split_fingerprint` of the scored images, computed from model.safetensors by a fresh process;
+        `formats`, what is known of each file, and `onnx`, how the ONNX file compares; `onnx_error` instead if PyTorch
+        cannot export the model, or onnxruntime cannot run it.
+
+    Raises:
+        ExportFailed: a process failed.
+        FormatsDisagree: the ONNX file predicts other labels than the torch model, or an image file is read otherwise
+            by the model card's snippet than it was prepared.
+    """
+    work_folder = folder.with_name(f"{folder.name}.work")
+    shutil.rmtree(work_folder, ignore_errors=True)
+    work_folder.mkdir()
+    try:
+        full_task = {**task, "folder": str(folder), "work_folder": str(work_folder)}
+        scored = run_in_fresh_process("toprung.export.scoring", full_task, sweep_dir=sweep_dir)
+        result = {name: scored[name] for name in ("metrics", "split_fingerprint", "onnx_error")}
+        latency_ms = dict.fromkeys((SAFETENSORS_FILE, WEIGHTS_FILE), scored["latency_ms"])
+        if scored["onnx_error"] is None:
+            try:
+                onnx = _score_onnx(folder, scored, work_folder=work_folder, num_threads=task["num_threads"])
+            except FormatsDisagree:
+                raise
+            except ExportFailed as error:
+                (folder / ONNX_FILE).unlink(missing_ok=True)
+                result["onnx_error"] = f"onnxruntime cannot run it: {error}"
+            else:
+                latency_ms[ONNX_FILE] = onnx.pop("latency_ms")
+                result["onnx"] = onnx
+    finally:
+        shutil.rmtree(work_folder, ignore_errors=True)
+    result["formats"] = {
+        name: {"bytes": (folder / name).stat().st_size, "latency_ms": latencies}
+        for name, latencies in latency_ms.items()
+    }
+    return result
+
+
+def _score_onnx(folder: Path, scored: Mapping[str, Any], *, work_folder: Path, num_threads: int) -> dict[str, Any]:
+    from toprung.export.scoring import PROBABILITIES_FILE, ROWS_FILE
+
+    probabilities_file = work_folder / "onnx.npy"
+    task = {
+        "folder": str(folder),
+        "snippet": str(SNIPPET),
+        "images": scored["images"],
+        "rows": str(work_folder / ROWS_FILE),
+        "probabilities": str(probabilities_file),
+        "num_threads": num_threads,
+        "image_files": scored["image_files"],
+    }
+    ran = run_isolated(SCRIPT, task)
+    if ran["misread"]:
+        names = ", ".join(Path(path).name for path in ran["misread"][:NAMES_SHOWN])
+        raise FormatsDisagree(
+            f"{len(ran['misread'])} of {len(scored['image_files'])} image files are read differently by the model "
+            f"card's snippet than they were prepared, such as {names}"
+        )
+    comparison = compare_labels(np.load(probabilities_file), np.load(work_folder / PROBABILITIES_FILE))
+    return {
+        **comparison,
+        "num_image_files": len(scored["image_files"]),
+        "num_changed_files": scored["num_changed"],
+        "latency_ms": ran["latency_ms"],
+    }
+
+
+def compare_labels(probabilities_NK: NDArray[np.float32], reference_NK: NDArray[np.float32]) -> dict[str, Any]:
+    """Compare the predicted labels of two formats.
+
+    A different label counts as a tie if the reference's two largest probabilities differ by less than `TIE`.
+
+    Returns:
+        `num_images`, `num_ties` and `max_probability_difference`.
+
+    Raises:
+        FormatsDisagree: a label differs that is not a tie.
+    """
+    differs_N = probabilities_NK.argmax(axis=1) != reference_NK.argmax(axis=1)
+    top_N2 = np.sort(reference_NK, axis=1)[:, -2:]
+    wrong_N = differs_N & ((top_N2[:, -1] - top_N2[:, 0]) >= TIE)
+    largest = float(np.abs(probabilities_NK - reference_NK).max())
+    if wrong_N.any():
+        raise FormatsDisagree(
+            f"{ONNX_FILE} predicts another label than {SAFETENSORS_FILE} for {int(wrong_N.sum())} of {len(wrong_N)} "
+            f"images, first for image {int(np.flatnonzero(wrong_N)[0])}; the largest probability difference is "
+            f"{largest:.2g}"
+        )
+    return {
+        "num_images": len(differs_N),
+        "num_ties": int(differs_N.sum()),
+        "max_probability_difference": largest,
+    }

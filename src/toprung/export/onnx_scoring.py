@@ -1,0 +1,90 @@
+"""Score model.onnx in a process that can import neither torch nor toprung.
+
+A script, which runs alone: `python -I onnx_scoring.py TASK`. It imports only onnxruntime, numpy and, through the
+snippet of the model card, Pillow.
+"""
+
+import importlib.abc
+import json
+import runpy
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORBIDDEN = ("toprung", "torch", "torchvision", "timm", "ray")
+BATCH_SIZES = (1, 32)  # of the latency
+MIN_SECONDS, MAX_RUNS = 0.2, 50
+SCORED_BATCH = 64
+
+
+class ImportBlocker(importlib.abc.MetaPathFinder):
+    """Make every import of a forbidden package fail."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        """Find nothing; refuse a forbidden package."""
+        if fullname.partition(".")[0] in FORBIDDEN:
+            raise ImportError(f"{fullname} must not be needed to run model.onnx")
+
+
+def score(task: dict[str, Any]) -> dict[str, Any]:
+    """Predict all images of the task, and read its image files as the model card's snippet does.
+
+    Args:
+        task: `folder` (the export), `snippet` (the Python file in the model card), `images` (an array file) and `rows`
+            (an array file: which of the images), `probabilities` (the file to write), `num_threads`, and `image_files`
+            (pairs of a path and the row of its prepared image).
+
+    Returns:
+        `latency_ms` by batch size, and `misread`, the image files that were read differently.
+    """
+    images_NCHW = np.load(task["images"], mmap_mode="r")
+    rows_N = np.load(task["rows"])
+    session = open_session(Path(task["folder"], "model.onnx"), num_threads=task["num_threads"])
+    starts = range(0, len(rows_N), SCORED_BATCH)
+    batches = (np.ascontiguousarray(images_NCHW[rows_N[start : start + SCORED_BATCH]]) for start in starts)
+    np.save(task["probabilities"], np.concatenate([session.run(None, {"images": batch})[0] for batch in batches]))
+    read_image = runpy.run_path(task["snippet"])["read_image"]
+    preprocessor = json.loads(Path(task["folder"], "preprocessor.json").read_text(encoding="utf-8"))
+    misread = [
+        path
+        for path, row in task["image_files"]
+        if not np.array_equal(read_image(path, preprocessor), images_NCHW[row])
+    ]
+    one_thread = open_session(Path(task["folder"], "model.onnx"), num_threads=1)
+    latency_ms = {}
+    for size in BATCH_SIZES:
+        batch = np.resize(images_NCHW[rows_N[:size]], (size, *images_NCHW.shape[1:]))
+        latency_ms[str(size)] = median_ms(partial(one_thread.run, None, {"images": batch}))
+    return {"latency_ms": latency_ms, "misread": misread}
+
+
+def open_session(file: Path, *, num_threads: int) -> Any:
+    """Open an ONNX file on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def median_ms(run: Callable[[], object]) -> float:
+    """Return the median duration of a call in milliseconds, after one call to warm up."""
+    run()
+    durations: list[float] = []
+    while not durations or (sum(durations) < MIN_SECONDS and len(durations) < MAX_RUNS):
+        start = time.perf_counter()
+        run()
+        durations.append(time.perf_counter() - start)
+    return round(1000 * statistics.median(durations), 4)
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, ImportBlocker())
+    sys.stdout.write(json.dumps(score(json.loads(sys.argv[1]))) + "\n")

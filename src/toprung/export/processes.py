@@ -1,0 +1,46 @@
+"""Fresh processes that check an export: one with the sweep's code, one with onnxruntime, numpy and Pillow only."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from toprung.records.sweep_dir import SweepDirectory
+
+
+class ExportFailed(RuntimeError):
+    """The export could not be written, or its scores differ from the trial's or between its formats."""
+
+
+def run_in_fresh_process(module: str, task: dict[str, Any], *, sweep_dir: SweepDirectory) -> dict[str, Any]:
+    """Run a module that takes a task as JSON and prints JSON, with the sweep's copy of the project's code on its path.
+
+    Raises:
+        ExportFailed: the process failed; the message is the last line of its stderr.
+    """
+    path = os.pathsep.join(filter(None, [str(sweep_dir.code_folder), os.environ.get("PYTHONPATH", "")]))
+    return _run([sys.executable, "-P", "-m", module], task, env={**os.environ, "PYTHONPATH": path})
+
+
+def run_isolated(script: Path, task: dict[str, Any]) -> dict[str, Any]:
+    """Run a script that takes a task as JSON and prints JSON, without PYTHONPATH and the current folder on its path.
+
+    Raises:
+        ExportFailed: the process failed; the message is the last line of its stderr.
+    """
+    return _run([sys.executable, "-I", str(script)], task, env=dict(os.environ))
+
+
+def _run(command: list[str], task: dict[str, Any], *, env: dict[str, str]) -> dict[str, Any]:
+    completed = subprocess.run(
+        [*command, json.dumps(task)],
+        capture_output=True, encoding="utf-8", errors="replace", check=False, env=env,
+    )  # fmt: skip
+    if completed.returncode != 0:
+        raise ExportFailed((completed.stderr.strip().splitlines() or ["no reason given"])[-1])
+    result: dict[str, Any] = json.loads(completed.stdout.splitlines()[-1])
+    return result

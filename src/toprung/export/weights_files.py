@@ -1,0 +1,89 @@
+"""Write model.safetensors and config.json beside an exported model.pth, for toprung and for timm."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from toprung.records.sweep_dir import write_json
+from toprung.vision import loading
+
+
+def write_weights_files(folder: Path, description: Mapping[str, Any], *, classes: Sequence[str]) -> None:
+    """Write `model.safetensors` and `config.json`.
+
+    The model of timm can be loaded by `timm.create_model("local-dir:FOLDER", pretrained=True)`: its tensors have the
+    names of the network alone, and config.json has timm's keys beside the key "toprung".
+
+    Args:
+        folder: contains `model.pth`.
+        description: `builder`, `arguments`, and what else config.json should say about the trial.
+        classes: the names of the classes.
+
+    Raises:
+        UserError: the model cannot be built, or the weights do not belong to it.
+    """
+    from safetensors.torch import save_file
+
+    config_file, safetensors_file = folder / loading.CONFIG_FILE, folder / loading.SAFETENSORS_FILE
+    content = {"format": loading.FORMAT, **description}
+    write_json(config_file, {"toprung": content})
+    model = loading.load_model(folder, weights=loading.PTH_FILE)
+    owner = loading.tensors_owner(model, description, safetensors_file.name)
+    tensors = {
+        # a copy: safetensors stores neither strides nor tensors that share their memory
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in owner.state_dict().items()
+    }
+    save_file(tensors, safetensors_file, metadata={"format": "pt"})
+    shutil.copymode(folder / loading.PTH_FILE, safetensors_file)  # safetensors creates a file that only its owner reads
+    content["sha256"] = {file.name: sha256_of(file) for file in (safetensors_file, folder / loading.PTH_FILE)}
+    config = _timm_config(owner, description["arguments"], classes) if loading.is_timm_model(description) else {}
+    write_json(config_file, {**config, "toprung": content})
+
+
+def sha256_of(file: Path) -> str:
+    """Return the sha256 of a file."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _timm_config(network: nn.Module, arguments: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """Return timm's keys of config.json, as timm writes them when it uploads a model to the Hugging Face Hub."""
+    source: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    num_channels, height, width = arguments["image_shape"]
+    if arguments.get("image_size"):
+        height = width = arguments["image_size"]
+    model_args: dict[str, Any] = {}
+    if num_channels != 3:
+        model_args["in_chans"] = num_channels
+    if source.get("fixed_input_size"):
+        model_args["img_size"] = [height, width]
+    return {
+        "architecture": source["architecture"],
+        "num_classes": arguments["num_classes"],
+        "num_features": network.num_features,
+        "label_names": list(classes),
+        "model_args": model_args,
+        "pretrained_cfg": {
+            "tag": "toprung",
+            "custom_load": False,
+            "input_size": [num_channels, height, width],
+            "fixed_input_size": bool(source.get("fixed_input_size")),
+            "interpolation": "bilinear",
+            "crop_pct": arguments.get("crop_pct", 1.0),
+            "crop_mode": "center",
+            "mean": list(arguments["mean"]),
+            "std": list(arguments["std"]),
+            "num_classes": arguments["num_classes"],
+            "pool_size": None,
+            "first_conv": source.get("first_conv"),
+            "classifier": source.get("classifier"),
+        },
+    }

@@ -1,0 +1,144 @@
+"""Load an exported model: check its files, build it by what config.json says, and load its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toprung.errors import UserError
+from toprung.vision.models import BUILDER, PROJECT_BUILDER, build_model
+from toprung.vision.pretrained import PREFIX
+
+# Of the key "toprung" in config.json. Increment it when an older toprung would load such a folder wrongly.
+FORMAT = 1
+SAFETENSORS_FILE, PTH_FILE, CONFIG_FILE = "model.safetensors", "model.pth", "config.json"
+
+
+def load_model(folder: Path, *, weights: str | None = None) -> nn.Module:
+    """Load an exported model in eval mode: build it from config.json and load its weights.
+
+    A model of `build_with` is built by the project's function, which must be importable: run this in the project.
+
+    Args:
+        folder: the exported folder.
+        weights: "model.safetensors" or "model.pth"; None: the first of them that exists.
+
+    Raises:
+        UserError: a file is missing, damaged or changed since the export; the two do not belong together; the folder
+            is from a newer version of toprung; the builder cannot be imported.
+    """
+    try:
+        description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["toprung"]
+        _check_format(description, folder)
+        model = build(description, folder)
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not an exported model: it has no {CONFIG_FILE}.") from None
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(f"{folder}/{CONFIG_FILE} does not say how to build the model: {error!r}.") from None
+    file = folder / (weights or (SAFETENSORS_FILE if (folder / SAFETENSORS_FILE).is_file() else PTH_FILE))
+    if not file.is_file():
+        raise UserError(f"{folder} is not an exported model: it has no {file.name}.")
+    _check_unchanged(file, description.get("sha256", {}))
+    try:
+        tensors_owner(model, description, file.name).load_state_dict(_read_tensors(file))
+    except (RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else "it is empty"
+        raise UserError(f"{file} does not contain this model's weights: {reason}") from None
+    return model.eval()
+
+
+def load_for_evaluation(folder: Path) -> nn.Module:
+    """Load an exported model as trials evaluate it: on the GPU if there is one, in channels-last memory format.
+
+    Raises:
+        UserError: as for `load_model`.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return load_model(folder).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def build(description: Mapping[str, Any], folder: Path) -> nn.Module:
+    """Build a model with new weights.
+
+    Args:
+        description: `builder` and `arguments`, as `build_model` and `build_with` record them.
+        folder: where the description comes from, for error messages.
+
+    Raises:
+        UserError: the loop did not record the builder, or the builder cannot be imported.
+        KeyError: the description is incomplete.
+        TypeError: the builder does not take these arguments.
+    """
+    if description["builder"] is None:
+        raise UserError(f"{folder} does not say how to build its model: use vision.build_with in the trainer.")
+    model: nn.Module = _import_builder(description["builder"], folder)(**description["arguments"])
+    return model
+
+
+def is_timm_model(description: Mapping[str, Any]) -> bool:
+    """Return whether a description is that of a network of timm, built by `build_model`."""
+    return description["builder"] == BUILDER and str(description["arguments"].get("name")).startswith(PREFIX)
+
+
+def tensors_owner(model: nn.Module, description: Mapping[str, Any], file_name: str) -> nn.Module:
+    """Return the module whose state dict is in a weights file: for timm, model.safetensors has only the network's."""
+    if file_name == SAFETENSORS_FILE and is_timm_model(description):
+        return model.get_submodule("network")
+    return model
+
+
+def _check_format(description: Mapping[str, Any], folder: Path) -> None:
+    found = description["format"]
+    if not isinstance(found, int) or found > FORMAT:
+        raise UserError(
+            f"{folder} is from a newer version of toprung: its format is {found}, this version reads up to {FORMAT}. "
+            "Upgrade toprung."
+        )
+
+
+def _check_unchanged(file: Path, sha256_by_name: Mapping[str, str]) -> None:
+    expected = sha256_by_name.get(file.name)
+    if expected is None:
+        return
+    with file.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    if sha256 != expected:
+        raise UserError(
+            f"{file} was changed since the export: its sha256 begins with {sha256[:12]}, {CONFIG_FILE} says "
+            f"{expected[:12]}. Export the model again, or get the original file."
+        )
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    if file.name != SAFETENSORS_FILE:
+        tensors: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        return tensors
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise RuntimeError(str(error)) from None
+    return tensors
+
+
+def _import_builder(name: str, folder: Path) -> Callable[..., nn.Module]:
+    if name == BUILDER:
+        return build_model
+    if not PROJECT_BUILDER.fullmatch(name):
+        raise UserError(f"{folder} names the builder {name}, which is not a function in trainers/. It was not loaded.")
+    module, _, function = name.partition(":")
+    try:
+        builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{folder} was built by {name}: {error}. Run this in the project of its sweep.") from None
+    return builder
