@@ -182,15 +182,11 @@ def features(model: nn.Module) -> TrialData:
     model = distributed.unwrap_ddp(model)
     if getattr(model, "weights_sha256", None) is None:
         raise TrainingFailed("session.features needs a model that vision.build_model built with pretrained weights")
-    arguments = {
-        name: value for name, value in model.architecture["arguments"].items() if name not in _IN_TRAINING_ONLY
-    }
+    architecture: Any = model.architecture
+    arguments = {name: value for name, value in architecture["arguments"].items() if name not in _IN_TRAINING_ONLY}
     facts = {
         "weights": model.weights_sha256,
-        "architecture": {
-            **model.architecture,
-            "arguments": {name: value for name, value in arguments.items() if name not in _IN_TRAINING_ONLY},
-        },
+        "architecture": {**architecture, "arguments": arguments},
         "data": data.card.fingerprint,
         "split": data.split_fingerprint,
         "num_threads": session.num_threads,

@@ -91,10 +91,10 @@ def fit_head(
         optimizer.zero_grad()
         logits_NK = F.linear(inputs_ND, weight, bias)
         total = F.cross_entropy(logits_NK, labels_N, weight=class_weights) + weight_decay / 2 * weight.square().sum()
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         return total
 
-    optimizer.step(loss)
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         head.weight.copy_(weight)
         head.bias.copy_(bias)
