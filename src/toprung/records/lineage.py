@@ -18,6 +18,7 @@ from toprung.data import DatasetCard
 from toprung.data.versioning import lineage
 from toprung.errors import UserError
 from toprung.git_command import is_checkout, query_git, run_git
+from toprung.machine import cpu_name
 
 PACKAGES = ("toprung", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "dvc", "numpy")
 SOURCE_COMMIT_FILE = "source-commit.json"
@@ -43,6 +44,7 @@ class Lineage(BaseModel):
     dvc_raw_md5: str | None = None
     dvc_prepared_md5: str | None = None
     dvc_remote: str | None = None
+    cpu: str | None = None  # of the driver's machine; None in records of older versions
     weights: dict[str, str] = {}  # sha256 of the pretrained weights, by name
 
 
@@ -84,6 +86,7 @@ def collect(
         search_seed=search_seed,
         python=".".join(str(part) for part in sys.version_info[:3]),
         platform=platform.platform(),
+        cpu=cpu_name(),
         versions=installed_versions(),
         weights=dict(weights),
         **_dvc_hashes(card.name, project=project),
