@@ -101,7 +101,7 @@ class HyperparameterRule:
 HYPERPARAMETER_RULES = (
     HyperparameterRule("build_optimizer", ("momentum", "nesterov"), "optimizer", ("sgd",)),
     HyperparameterRule("build_optimizer", ("beta1", "beta2"), "optimizer", ("adam", "adamw")),
-    HyperparameterRule("build_model", ("width", "depth", "dropout"), "model", ("convnet",)),
+    HyperparameterRule("build_model", ("width", "depth"), "model", ("convnet",)),  # timm's models use dropout too
 )
 
 
