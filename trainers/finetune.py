@@ -100,7 +100,6 @@ def train_loop_per_worker(config):
     )
     ema = vision.build_ema(model, decay=config["ema_decay"])
     scaler = torch.amp.GradScaler(device.type, enabled=config["precision"] == "fp16")
-
     freeze_batch_norm = config["pretrained"] and config["freeze_batch_norm"]
 
     run = session.restore(model, optimizer, schedule, ema=ema, scaler=scaler)

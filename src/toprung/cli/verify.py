@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from toprung.cli.console import open_console
+from toprung.cli.console import open_console, print_check
 from toprung.cli.options import Json, Storage, SweepName, echo_err, print_json, storage_root
 from toprung.cli.summary import format_seconds
 
 if TYPE_CHECKING:
     from toprung.sweep.verification import Fact
 
-STYLES = {"ok": "dim", "drifted": "yellow", "changed": "bold red", "unchecked": "yellow"}
 STATE_WIDTH, NAME_WIDTH = 9, 12
 
 verify_app = typer.Typer()
@@ -53,7 +50,15 @@ def verify(
     def show(fact: Fact) -> None:
         facts.append(fact)
         if not as_json:
-            _print_fact(console, fact)
+            print_check(
+                console,
+                fact.name,
+                fact.state,
+                fact.observed,
+                fact.remedy,
+                state_width=STATE_WIDTH,
+                name_width=NAME_WIDTH,
+            )
 
     def print_epoch(line: str) -> None:
         console.print(f"  {'':{STATE_WIDTH}} {line}", style="dim")
@@ -76,16 +81,3 @@ def verify(
     else:
         console.print(f"\n{verdict(facts)} Took {format_seconds(time.monotonic() - started)}.")
     sys.exit(0 if passed else 1)
-
-
-def _print_fact(console: Console, fact: Fact) -> None:
-    text_style = "dim" if fact.state == "ok" else ""
-    console.print(
-        Text.assemble(
-            (f"  {fact.state:<{STATE_WIDTH}} ", STYLES[fact.state]),
-            f"{fact.name:<{NAME_WIDTH}}  ",
-            (fact.observed, text_style),
-        )
-    )
-    if fact.remedy:
-        console.print(Text(f"{'':{STATE_WIDTH + NAME_WIDTH + 5}}{fact.remedy}", style="cyan"))

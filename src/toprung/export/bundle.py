@@ -13,9 +13,18 @@ from typing import Any
 
 from toprung.data import DatasetCard
 from toprung.metric_names import CLASSIFICATION_METRICS, DEFAULT_METRICS, recomputed_metrics
+from toprung.project.modules import environment_with
 from toprung.records.catalog import confirmed_sweep_id
 from toprung.records.lineage import Lineage
-from toprung.records.sweep_dir import CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, SweepDirectory, write_json
+from toprung.records.sweep_dir import (
+    CONFIG_FILE,
+    LABELS_FILE,
+    METRICS_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_META_FILE,
+    SweepDirectory,
+    write_json,
+)
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
@@ -59,15 +68,18 @@ def export_winner(
         weights_meta = sweep_dir.read(source / WEIGHTS_META_FILE)
         config = sweep_dir.read(source / CONFIG_FILE)
         write_json(
-            staging / "config.json",
-            {"architecture": weights_meta["architecture"], **config, "seed": _seed(winner, sweep)},
+            staging / CONFIG_FILE,
+            {"architecture": weights_meta["architecture"], **config, "seed": trial_seed(winner, sweep)},
         )
-        write_json(staging / "labels.json", {"classes": list(card.classes)})
-        verified = _score_in_fresh_process(
-            staging, sweep_dir=sweep_dir, sweep=sweep, prepared_root=prepared_root, seed=_seed(winner, sweep)
-        )
+        write_json(staging / LABELS_FILE, {"classes": list(card.classes)})
+        try:
+            verified = score_in_fresh_process(
+                staging, sweep_dir=sweep_dir, sweep=sweep, prepared_root=prepared_root, seed=trial_seed(winner, sweep)
+            )
+        except ExportFailed as error:
+            raise ExportFailed(f"a fresh process could not load the exported model: {error}") from None
         metrics = _check_scores(weights_meta, verified, winner=winner, sweep=sweep, lineage=lineage)
-        write_json(staging / "metrics.json", metrics)
+        write_json(staging / METRICS_FILE, metrics)
         (staging / "MODEL_CARD.md").write_text(
             model_card(
                 winner,
@@ -89,9 +101,14 @@ def export_winner(
     return sweep_dir.export_folder
 
 
-def _score_in_fresh_process(
+def score_in_fresh_process(
     folder: Path, *, sweep_dir: SweepDirectory, sweep: Sweep, prepared_root: Path, seed: int
 ) -> dict[str, Any]:
+    """Score an exported model on the validation images of a training seed, and return what `export.verify` does.
+
+    Raises:
+        ExportFailed: as for `run_in_fresh_process`.
+    """
     task = {
         "folder": str(folder),
         "data": sweep.data.model_dump(),
@@ -101,10 +118,7 @@ def _score_in_fresh_process(
         "num_repeats": sweep.num_repeats,
         "split_index": sweep.split_index(seed),
     }
-    try:
-        return run_in_fresh_process("toprung.export.verify", task, sweep_dir=sweep_dir)
-    except ExportFailed as error:
-        raise ExportFailed(f"a fresh process could not load the exported model: {error}") from None
+    return run_in_fresh_process("toprung.export.verify", task, sweep_dir=sweep_dir)
 
 
 def run_in_fresh_process(module: str, task: dict[str, Any], *, sweep_dir: SweepDirectory) -> dict[str, Any]:
@@ -113,10 +127,10 @@ def run_in_fresh_process(module: str, task: dict[str, Any], *, sweep_dir: SweepD
     Raises:
         ExportFailed: the process failed; the message is the last line of its stderr.
     """
-    path = os.pathsep.join(filter(None, [str(sweep_dir.code_folder), os.environ.get("PYTHONPATH", "")]))
     completed = subprocess.run(
         [sys.executable, "-P", "-m", module, json.dumps(task)],
-        capture_output=True, encoding="utf-8", errors="replace", check=False, env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, encoding="utf-8", errors="replace", check=False,
+        env=environment_with(sweep_dir.code_folder),
     )  # fmt: skip
     if completed.returncode != 0:
         raise ExportFailed((completed.stderr.strip().splitlines() or ["no reason given"])[-1])
@@ -199,7 +213,7 @@ The weights are from the epoch of this trial with the {"highest" if sweep.mode =
   fingerprint {lineage.split_fingerprint}
 - commit: {commit}
 - lock file: {lineage.lock_hash or "none"}
-- training seed: {_seed(winner, sweep)}
+- training seed: {trial_seed(winner, sweep)}
 - Python {lineage.python}; {versions}
 
 ## How to load it
@@ -238,15 +252,16 @@ def _selection_bias(num_trials: int) -> str:
 def _split(winner: TrialRecord, sweep: Sweep) -> str:
     """Describe the split that the winner was trained on."""
     num_folds, seed = sweep.data.num_folds, sweep.data.split_seed
-    index = sweep.split_index(_seed(winner, sweep))
+    index = sweep.split_index(trial_seed(winner, sweep))
     if num_folds is None or index is None:
         return f"a fraction of {sweep.data.val_fraction:g} for validation, stratified, seed {seed}"
     repeat, fold = divmod(index, num_folds)
     return f"fold {fold + 1} of {num_folds} for validation, stratified, seed {seed + repeat}"
 
 
-def _seed(winner: TrialRecord, sweep: Sweep) -> Any:
-    return winner.config["seed"] if sweep.experiments else sweep.seed
+def trial_seed(trial: TrialRecord, sweep: Sweep) -> Any:
+    """Return the seed that a trial was trained with: its own in a controlled experiment, else the sweep's."""
+    return trial.config["seed"] if sweep.experiments else sweep.seed
 
 
 def _search(sweep: Sweep) -> str:

@@ -30,7 +30,7 @@ from toprung.metric_names import DEFAULT_METRICS
 from toprung.project.modules import import_dotted, switch_to
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
-from toprung.records.sweep_dir import CONFIG_FILE, WEIGHTS_FILE, SweepDirectory, write_json
+from toprung.records.sweep_dir import CONFIG_FILE, LABELS_FILE, METRICS_FILE, WEIGHTS_FILE, SweepDirectory, write_json
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 from toprung.sweep.preflight import prepare_sweep
@@ -111,7 +111,7 @@ def refit(
         )
         about = {"trainer": sweep.trainer, "config": winner.config, "defaults": prepared.defaults}
         write_json(export / CONFIG_FILE, {"architecture": architecture, **about, "seed": winner.config["seed"]})
-        write_json(export / "labels.json", {"classes": list(prepared.card.classes)})
+        write_json(export / LABELS_FILE, {"classes": list(prepared.card.classes)})
         task = {
             "folder": str(export),
             "data": sweep.data.model_dump(),
@@ -133,7 +133,7 @@ def refit(
             "last": history[num_epochs],
             "seen": {name.removeprefix("val/"): value for name, value in scores.items()},
         }
-        write_json(export / "metrics.json", {name: record[name] for name in ("epochs", "last", "seen")})
+        write_json(export / METRICS_FILE, {name: record[name] for name in ("epochs", "last", "seen")})
         card = refit_card(record, sweep=sweep, lineage=Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file)))
         (export / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         write_json(staging / RECORD_FILE, record)

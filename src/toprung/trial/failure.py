@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import socket
-import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,8 +39,9 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
 
 def _out_of_gpu_memory(error: BaseException) -> str:
     """Return the cause with the peak memory of this trial, if the GPU's memory ran out, else ""."""
-    torch = sys.modules.get("torch")  # a failure without it is no such error
-    if torch is None or not isinstance(error, torch.OutOfMemoryError):
+    import torch
+
+    if not isinstance(error, torch.OutOfMemoryError):
         return ""
     peak_gib = torch.cuda.max_memory_allocated() / 2**30
     return f"the GPU's memory ran out (peak of PyTorch's tensors: {peak_gib:.1f} GiB)"

@@ -54,7 +54,7 @@ def freeze_backbone(model: nn.Module, frozen: bool, *, freeze_batch_norm: bool =
         head.train()
     elif freeze_batch_norm:
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
                 module.eval()
 
 

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 from toprung.machine import cpu_name
-from toprung.records.lineage import Lineage, installed_versions
+from toprung.records.lineage import LOCK_FILE, Lineage, hash_lock_file, installed_versions
 from toprung.sweep.verification.fact import Fact
 
 
 def check_environment(project: Path, lineage: Lineage) -> Iterator[Fact]:
     """Compare the lock file, the version of each library, and the machine."""
-    yield _check_lock(project / "requirements.lock", lineage.lock_hash)
+    yield _check_lock(project, lineage.lock_hash)
     yield from _check_versions(lineage)
     yield _check_machine(lineage)
 
 
-def _check_lock(lock: Path, was: str | None) -> Fact:
-    now = hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None
+def _check_lock(project: Path, was: str | None) -> Fact:
+    now = hash_lock_file(project)
     if now == was:
         observed = "there was no lock file, and there is none" if was is None else f"as recorded, hash {was[:12]}"
         return Fact("lock file", "ok", observed)
-    observed = f"{lock.name} has hash {now[:12]}" if now else f"{lock.name} is missing"
+    observed = f"{LOCK_FILE} has hash {now[:12]}" if now else f"{LOCK_FILE} is missing"
     return Fact("lock file", "drifted", f"{observed}, recorded {was[:12] if was else 'no lock file'}")
 
 

@@ -11,14 +11,12 @@ from typing import Any
 
 from toprung import data
 from toprung.errors import UserError
-from toprung.export.bundle import ExportFailed, run_in_fresh_process
-from toprung.metric_names import recomputed_metrics
-from toprung.records.sweep_dir import WEIGHTS_FILE, WEIGHTS_META_FILE
+from toprung.export.bundle import ExportFailed, score_in_fresh_process
+from toprung.records.sweep_dir import CONFIG_FILE, LABELS_FILE, METRICS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.records.trial_record import TrialRecord
 from toprung.sweep.verification.fact import Fact
-from toprung.sweep.verification.recorded import CONFIG_FILE, METRICS_FILE, RecordedSweep
+from toprung.sweep.verification.recorded import RecordedSweep
 
-LABELS_FILE = "labels.json"
 FILES = (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, LABELS_FILE)
 
 
@@ -122,16 +120,13 @@ def _check_score(recorded: RecordedSweep) -> Fact:
     try:
         seed = recorded.read_exported(CONFIG_FILE).get("seed", sweep.seed)
         was = recorded.read_exported(METRICS_FILE)["verified"]
-        task = {
-            "folder": str(recorded.sweep_dir.export_folder),
-            "data": sweep.data.model_dump(),
-            "prepared_root": str(recorded.prepared_root),
-            "num_threads": sweep.resources.num_threads,
-            "metrics": recomputed_metrics(sweep.metric),
-            "num_repeats": sweep.num_repeats,
-            "split_index": sweep.split_index(seed),
-        }
-        now = run_in_fresh_process("toprung.export.verify", task, sweep_dir=recorded.sweep_dir)["metrics"]
+        now = score_in_fresh_process(
+            recorded.sweep_dir.export_folder,
+            sweep_dir=recorded.sweep_dir,
+            sweep=sweep,
+            prepared_root=recorded.prepared_root,
+            seed=seed,
+        )["metrics"]
     except (UserError, KeyError, ValueError) as error:
         return Fact("score", "unchecked", f"the exported model cannot be scored: {error}")
     except ExportFailed as error:

@@ -12,13 +12,11 @@ from toprung import data
 from toprung.errors import UserError
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
-from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.sweep_dir import CONFIG_FILE, METRICS_FILE, SweepDirectory
 from toprung.records.trial_record import TrialRecord
 from toprung.remote_storage import has_remote_driver
 from toprung.spec import Sweep
 from toprung.sweep.verification.fact import Fact
-
-METRICS_FILE, CONFIG_FILE = "metrics.json", "config.json"  # of an exported model
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from toprung.errors import UserError, pluralize
+from toprung.export.bundle import trial_seed
+from toprung.project.modules import environment_with
 from toprung.records.sweep_dir import WEIGHTS_FILE
 from toprung.records.trial_record import TrialRecord
-from toprung.sweep.signals import STOPPING
+from toprung.sweep.signals import handled_signals
 from toprung.sweep.standalone import format_metrics
 from toprung.sweep.verification.curves import CurveComparison, comparable_metrics, compare_curves
 from toprung.sweep.verification.fact import Fact, join_names
@@ -101,8 +101,8 @@ def _train(recorded: RecordedSweep, trial: TrialRecord) -> Generator[dict[str, A
     """Run `toprung.trial.retrain` in a temporary folder, and yield what it prints."""
     sweep, sweep_dir = recorded.sweep, recorded.sweep_dir
     code = sweep_dir.code_folder.resolve()
-    seed = trial.config["seed"] if sweep.experiments else sweep.seed
-    with tempfile.TemporaryDirectory(prefix="toprung-verify-") as folder, _raise_on_signals():
+    seed = trial_seed(trial, sweep)
+    with tempfile.TemporaryDirectory(prefix="toprung-verify-") as folder, handled_signals():
         task = {
             "code": str(code),
             "project": str(recorded.project.resolve()),
@@ -121,8 +121,7 @@ def _train(recorded: RecordedSweep, trial: TrialRecord) -> Generator[dict[str, A
             "weights_epoch": trial.epoch,
             "parts": _parts(recorded.trials or [], trial),
         }
-        path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH", "")]))
-        environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**environment_with(code), "PYTHONDONTWRITEBYTECODE": "1"}
         if not sweep.resources.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ""  # as Ray does for a trial without a GPU
         with (
@@ -145,17 +144,6 @@ def _train(recorded: RecordedSweep, trial: TrialRecord) -> Generator[dict[str, A
                     yield {"failure": (log.read().strip().splitlines() or [f"exit code {process.returncode}"])[-1]}
             finally:
                 process.kill()
-
-
-@contextlib.contextmanager
-def _raise_on_signals() -> Iterator[None]:
-    """Treat SIGTERM and a closed terminal like Ctrl-C, so that the process and its folder are removed."""
-    previous = {number: signal.signal(number, signal.default_int_handler) for number in STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _epoch_line(epoch: int, metrics: Mapping[str, float], trial: TrialRecord) -> str:
