@@ -18,6 +18,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # for trainers, which is not installed
 
 from toprung import data, session, vision  # noqa: E402
+from toprung.machine import cpu_name  # noqa: E402
 from toprung.spec import Data  # noqa: E402
 
 
@@ -109,11 +110,9 @@ def write(path, figures):
     """Write the figures, the machine and the versions as JSON, if a path is given."""
     if path is None:
         return
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     environment = {
         "command": " ".join(sys.argv),
-        "cpu": next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor()),
+        "cpu": cpu_name(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

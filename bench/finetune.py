@@ -100,7 +100,8 @@ def measure_step(trial_data, pretrained, *, rounds):
         trial_data.train.images_NCHW[:NUM_STEP_IMAGES], trial_data.train.labels_N[:NUM_STEP_IMAGES]
     )
     no_images = vision.ImageSplit(trial_data.val.images_NCHW[:1], trial_data.val.labels_N[:1])
-    config = {**finetune.DEFAULTS, "image_size": CROP, "freeze_epochs": 0, "augment": "none", "batch_size": BATCH_SIZE}
+    same_work = {"fit_head": False, "freeze_batch_norm": False, "label_smoothing": 0.1, "augment": "none"}
+    config = {**finetune.DEFAULTS, **same_work, "image_size": CROP, "batch_size": BATCH_SIZE}
 
     def ours():
         with tempfile.TemporaryDirectory() as folder:
@@ -159,7 +160,7 @@ def measure_features(trial_data, pretrained, *, rounds):
     with tempfile.TemporaryDirectory() as folder:
         train(linear_probe, Path(folder), NUM_PROBE_EPOCHS)
         cached = [train(linear_probe, Path(folder), NUM_PROBE_EPOCHS) for _ in range(4 * rounds)]
-    frozen = {"freeze_epochs": 2, "augment": "none", "ema_decay": 0.0, "batch_size": 128}
+    frozen = {"fit_head": False, "freeze_epochs": 2, "augment": "none", "ema_decay": 0.0, "batch_size": 128}
     one, two = (train(finetune, None, num_epochs, **frozen) for num_epochs in (1, 2))
     uncached = one + (two - one) * (NUM_PROBE_EPOCHS - 1)
     figures.print_table("CPU seconds per trial of 20 epochs on cached features", {"cached": cached}, digits=3)

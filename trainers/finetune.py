@@ -3,8 +3,8 @@
     toprung weights add tf_efficientnet_lite0.in1k FILE
     toprung train trainers.finetune --dataset photos --set model=timm/tf_efficientnet_lite0.in1k
 
-In the first `freeze_epochs`, only the last layer is trained; then all layers are, earlier ones with a lower learning
-rate. `DEFAULTS` contains every hyperparameter that the loop reads; a search space replaces some of them.
+The last layer is first fitted to the pretrained features (`fit_head`); then all layers are trained, earlier ones with a
+lower learning rate. `DEFAULTS` contains every hyperparameter that the loop reads; a search space replaces some of them.
 """
 
 import torch
@@ -16,9 +16,11 @@ DEFAULTS = {
     "model": "timm/tf_efficientnet_lite0.in1k",  # a network of timm
     "pretrained": True,  # start from its weights in data/weights; False: from random ones
     "image_size": 160,  # side of the network's input; the prepared images should be larger
-    "freeze_epochs": 1,
+    "fit_head": True,  # start from a last layer fitted to the pretrained features; False: from a random one
+    "freeze_epochs": 0,  # epochs in which only the last layer is trained
+    "freeze_batch_norm": True,  # keep the pretrained statistics of batch normalisation
     "optimizer": "adamw",  # sgd, adam or adamw
-    "lr": 3e-3,  # of the last layer
+    "lr": 1e-3,  # of the last layer
     "backbone_lr_scale": 0.3,  # learning rate of the other layers, as a fraction of lr
     "layer_decay": 0.9,  # each layer's learning rate, as a fraction of the next one's
     "weight_decay": 1e-2,
@@ -31,7 +33,7 @@ DEFAULTS = {
     "ema_decay": 0.99,  # of the average of weights that is evaluated and exported; 0: none
     "dropout": 0.2,
     "drop_path": 0.0,
-    "label_smoothing": 0.1,
+    "label_smoothing": 0.0,
     "class_weights": "none",  # none, balanced or sqrt: weights of the classes in the loss
     "balanced_sampling": False,  # draw all classes equally often
     "augment": "light",  # none, light or heavy; for the strengths below, None means the default of the level
@@ -63,6 +65,9 @@ def train_loop_per_worker(config):
         weights=session.weights(config["model"]) if config["pretrained"] else None,
     )
     crop_pct = model.crop.crop_pct
+    class_weights = vision.class_weights(data.train, num_classes=num_classes, mode=config["class_weights"]).to(device)
+    if config["pretrained"] and config["fit_head"]:
+        vision.fit_head(model, session.features(model.to(device)).train, class_weights=class_weights)
     model = session.prepare(model)
     optimizer = vision.build_optimizer(
         model,
@@ -93,13 +98,13 @@ def train_loop_per_worker(config):
         strengths={name: config[f"augment_{name}"] for name in vision.PHOTO_STRENGTHS},
         crop_pct=crop_pct,
     )
-    class_weights = vision.class_weights(data.train, num_classes=num_classes, mode=config["class_weights"]).to(device)
     ema = vision.build_ema(model, decay=config["ema_decay"])
     scaler = torch.amp.GradScaler(device.type, enabled=config["precision"] == "fp16")
+    freeze_batch_norm = config["pretrained"] and config["freeze_batch_norm"]
 
     run = session.restore(model, optimizer, schedule, ema=ema, scaler=scaler)
     for epoch in range(run.next_epoch, config["num_epochs"]):
-        vision.freeze_backbone(model, epoch < config["freeze_epochs"])
+        vision.freeze_backbone(model, epoch < config["freeze_epochs"], freeze_batch_norm=freeze_batch_norm)
         model = session.prepare(model)  # again, because DistributedDataParallel must know which layers are trained
         loss_sum = torch.zeros((), device=device)
         batches = vision.batches(

@@ -1,6 +1,9 @@
-"""The number of CPUs this process may use; Ray detects memory and GPUs (`toprung.cluster.detection`)."""
+"""The machine's CPUs; Ray detects memory and GPUs (`toprung.cluster.detection`)."""
 
 from __future__ import annotations
+
+import platform
+from pathlib import Path
 
 
 def num_cpus() -> int:
@@ -12,3 +15,11 @@ def num_cpus() -> int:
     from joblib import cpu_count
 
     return int(cpu_count())
+
+
+def cpu_name() -> str:
+    """Return the model of the CPU: it decides which instructions torch uses, and so the last digits of its results."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "") or platform.processor() or platform.machine()

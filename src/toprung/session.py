@@ -34,6 +34,7 @@ from toprung.errors import UserError, pluralize
 from toprung.records import checkpoint
 from toprung.vision import ImageSplit, PretrainedWeights, distributed, feature_cache, pretrained
 
+_IN_TRAINING_ONLY = ("dropout", "drop_path")  # arguments of a model that do not change its features
 _ADDITIONAL_METRICS = set(metric_names.CLASSIFICATION_METRICS).difference(metric_names.DEFAULT_METRICS)
 
 
@@ -181,9 +182,11 @@ def features(model: nn.Module) -> TrialData:
     model = distributed.unwrap_ddp(model)
     if getattr(model, "weights_sha256", None) is None:
         raise TrainingFailed("session.features needs a model that vision.build_model built with pretrained weights")
+    architecture: Any = model.architecture
+    arguments = {name: value for name, value in architecture["arguments"].items() if name not in _IN_TRAINING_ONLY}
     facts = {
         "weights": model.weights_sha256,
-        "architecture": model.architecture,
+        "architecture": {**architecture, "arguments": arguments},
         "data": data.card.fingerprint,
         "split": data.split_fingerprint,
         "num_threads": session.num_threads,

@@ -207,8 +207,8 @@ PUBLIC = {
         "PhotoAugmentation", "PhotoAugmentationStrengths", "PretrainedWeights", "autocast", "batches",
         "build_augmentation", "build_ema", "build_model", "build_optimizer", "build_photo_augmentation",
         "build_schedule", "build_with", "calibration", "center_crop", "class_report", "class_weights",
-        "compute_features", "evaluate", "freeze_backbone", "get_head", "load_model", "num_batches", "parameter_groups",
-        "predict_logits",
+        "compute_features", "evaluate", "fit_head", "freeze_backbone", "get_head", "load_model", "num_batches",
+        "parameter_groups", "predict_logits",
     ],
 }  # fmt: skip
 

@@ -194,11 +194,17 @@ def test_a_space_that_fails_now_and_then_is_judged_by_its_other_configurations()
 
 def test_hyperparameters_of_experiments_are_checked_too():
     sgd = Experiment(name="A", config={"optimizer": "sgd", "beta2": 0.9})
-    resnet = Experiment(name="B", config={"model": "resnet18", "width": 8})
+    resnet = Experiment(name="B", config={"model": "resnet18", "width": 8, "dropout": 0.1})
     assert _chosen(_sweep(experiments=(sgd, resnet), seeds=(0,))) == [
         "`beta2` has no effect: only adam and adamw use it, and `optimizer` is sgd wherever it is set",
         "`width` has no effect: only convnet uses it, and `model` is resnet18 wherever it is set",
+        "`dropout` has no effect: only convnet and timm/* use it, and `model` is resnet18 wherever it is set",
     ]
+
+
+def test_dropout_has_an_effect_on_networks_of_timm():
+    timm = Experiment(name="A", config={"model": "timm/resnet18.a1_in1k", "dropout": 0.1})
+    assert _chosen(_sweep(experiments=(timm,), seeds=(0,))) == []
 
 
 def test_a_trainer_with_functions_of_its_own_is_not_judged():

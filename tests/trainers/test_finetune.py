@@ -14,6 +14,7 @@ SETTINGS = {
 TRAINERS = {"finetune": finetune, "linear_probe": linear_probe}
 VARIANTS = [
     ("finetune", {}),
+    ("finetune", {"fit_head": False, "freeze_epochs": 2, "freeze_batch_norm": False}),
     ("finetune", {"augment": "heavy", "optimizer": "sgd", "schedule": "onecycle", "ema_decay": 0.0, "drop_path": 0.1}),
     ("finetune", {"accumulation_steps": 2, "class_weights": "balanced", "freeze_epochs": 0, "layer_decay": 1.0}),
     ("finetune", {"balanced_sampling": True, "precision": "bf16", "pretrained": False, "clip_norm": 0.0}),
@@ -118,6 +119,20 @@ def test_features_are_computed_once_and_shared_by_trials(tmp_path, monkeypatch):
     second = train(tmp_path / "second", "linear_probe", features_folder=tmp_path / "features")
     assert len(calls) == 2
     assert first == second == without
+
+
+def test_fine_tuning_starts_from_the_features_that_a_probe_or_another_dropout_cached(tmp_path, monkeypatch):
+    without = train(tmp_path / "none", dropout=0.1)
+    train(tmp_path / "probe", "linear_probe", features_folder=tmp_path / "features")
+    monkeypatch.setattr(vision, "compute_features", lambda *_: pytest.fail("the features are not cached"))
+    train(tmp_path / "first", dropout=0.5, drop_path=0.1, features_folder=tmp_path / "features")
+    assert train(tmp_path / "second", dropout=0.1, features_folder=tmp_path / "features") == without
+
+
+def test_a_fitted_last_layer_is_better_than_a_random_one_from_the_first_epoch(tmp_path):
+    settings = {"lr": 1e-4, "augment": "none", "metrics": ("val/loss",)}
+    fitted, random = (train(tmp_path / str(fit), fit_head=fit, **settings)[0] for fit in (True, False))
+    assert fitted["val/loss"] < random["val/loss"]
 
 
 def test_a_damaged_cache_is_computed_again(tmp_path):

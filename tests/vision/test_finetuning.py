@@ -1,5 +1,9 @@
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from tests.photos import NETWORK, photos, tiny_weights
@@ -43,6 +47,30 @@ def test_an_unfrozen_backbone_learns_and_updates_its_batch_statistics(model):
     changed = step(model)
     assert {name for name, _ in model.named_parameters()} <= changed
     assert any(name.endswith("running_mean") for name in changed)
+
+
+def test_frozen_batch_normalisation_keeps_its_statistics_and_learns_its_scales(model):
+    vision.freeze_backbone(model, False, freeze_batch_norm=True)
+    changed = step(model)
+    assert changed == {name for name, _ in model.named_parameters()}
+    vision.freeze_backbone(model, False)
+    assert any(name.endswith("running_mean") for name in step(model))
+
+
+@pytest.mark.parametrize("mode", ["none", "balanced"])
+def test_the_fitted_last_layer_is_a_logistic_regression_on_the_features(model, mode):
+    train, weight_decay = photos().train, 1e-2
+    features = dataclasses.replace(train, images_NCHW=vision.compute_features(model, train))
+    class_weights_K = vision.class_weights(train, num_classes=3, mode=mode)
+    vision.fit_head(model, features, class_weights=class_weights_K, weight_decay=weight_decay, max_iterations=1000)
+    inputs_ND, labels_N = features.images_NCHW.double().numpy(), train.labels_N.numpy()
+    reference = LogisticRegression(C=1 / (weight_decay * len(labels_N)), tol=1e-8, max_iter=10_000)
+    reference.fit(inputs_ND, labels_N, sample_weight=class_weights_K.double().numpy()[labels_N])
+    head = vision.get_head(model)
+    np.testing.assert_allclose(head.weight.detach().numpy(), reference.coef_, atol=1e-3)
+    with torch.no_grad():
+        probabilities_NK = head(features.images_NCHW).softmax(dim=1).numpy()
+    np.testing.assert_allclose(probabilities_NK, reference.predict_proba(inputs_ND), atol=1e-3)
 
 
 def test_dropout_before_the_last_layer_stays_active_while_the_backbone_is_frozen(model):

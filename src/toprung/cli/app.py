@@ -39,6 +39,7 @@ from toprung.cli.options import (
 from toprung.cli.report import report_app
 from toprung.cli.submit import submit_app
 from toprung.cli.ui import ui_app
+from toprung.cli.verify import verify_app
 from toprung.cli.weights import weights_app
 from toprung.errors import UserError, pluralize
 from toprung.records.sweep_dir import FORMAT, SweepDirectory
@@ -60,6 +61,7 @@ app.add_typer(check_app)
 app.add_typer(lifecycle_app)
 app.add_typer(report_app)
 app.add_typer(confirm_app)
+app.add_typer(verify_app)
 app.add_typer(submit_app)
 app.add_typer(ci_app)
 app.add_typer(ui_app)

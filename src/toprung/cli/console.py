@@ -12,6 +12,7 @@ from typing import IO
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from toprung.errors import locale_error
 
@@ -46,7 +47,10 @@ def check_arguments(arguments: Sequence[str]) -> None:
             raise locale_error(f"The argument {argument!a}")
 
 
-STATE_STYLES = {"ok": "dim", "warning": "yellow", "error": "bold red"}  # of a check's result
+STATE_STYLES = {  # of a check's result
+    "ok": "dim", "warning": "yellow", "error": "bold red", "drifted": "yellow", "unchecked": "yellow",
+    "changed": "bold red",
+}  # fmt: skip
 
 
 def open_console(file: IO[str] | None = None) -> Console:
@@ -110,3 +114,17 @@ def _substitutes(text: str) -> Iterator[bytes]:
             yield bytes([ord(character) - 0xDC00])
         else:
             yield PLAIN.get(character, "?").encode()
+
+
+def print_check(
+    console: Console, name: str, state: str, observed: str, remedy: str, *, state_width: int, name_width: int
+) -> None:
+    """Print the result of a check as a line, and what to do about it, if anything, as another one."""
+    text_style = "dim" if state == "ok" else ""
+    console.print(
+        Text.assemble(
+            (f"  {state:<{state_width}} ", STATE_STYLES[state]), f"{name:<{name_width}}  ", (observed, text_style)
+        )
+    )
+    if remedy:
+        console.print(Text(f"{'':{state_width + name_width + 5}}{remedy}", style=text_style or "cyan"))

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
-from toprung.cli.console import STATE_STYLES, open_console
+from toprung.cli.console import open_console, print_check
 from toprung.cli.options import Json, Storage, print_json
 from toprung.errors import UserError, pluralize
 
@@ -110,15 +109,15 @@ def _print(findings: Sequence[Finding], *, title: str, seconds: float) -> None:
     console.print(f"{title}, checked in {seconds:.0f} s\n")
     for finding in findings:
         node = f"{finding.node}: " if finding.node else ""
-        text_style = "dim" if finding.state == "ok" else ""
-        line = (
-            (f"  {finding.state:<8} ", STATE_STYLES[finding.state]),
-            (f"{finding.name:<{width}}  ", ""),
-            (f"{node}{finding.observed}", text_style),
+        print_check(
+            console,
+            finding.name,
+            finding.state,
+            f"{node}{finding.observed}",
+            finding.remedy,
+            state_width=8,
+            name_width=width,
         )
-        console.print(Text.assemble(*line))
-        if finding.remedy:
-            console.print(Text(f"{'':{width + 13}}{finding.remedy}", style=text_style or "cyan"))
     counts = [
         pluralize(count, state)
         for state in ("error", "warning")

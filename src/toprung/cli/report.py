@@ -118,7 +118,7 @@ def _print(console: Console, comparison: SweepComparison) -> None:
             question = answer.question
             console.print(f"\n{question}", style="bold", soft_wrap=False)
         console.print(f"  {answer.sentence}", soft_wrap=False)
-    rules = f"Means over seeds, with 95% intervals. {INSTABILITY_RULE} {GAP_RULE} {FIT_RULE}"
+    rules = f"Means over seeds or folds, with 95% intervals. {INSTABILITY_RULE} {GAP_RULE} {FIT_RULE}"
     console.print(f"\n{rules}", style="dim", soft_wrap=False)
 
 

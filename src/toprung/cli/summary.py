@@ -12,7 +12,7 @@ from toprung.cli.console import print_table
 from toprung.cli.options import short_path
 from toprung.errors import UserError, pluralize
 from toprung.records.ranking import format_config
-from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.sweep_dir import METRICS_FILE, SweepDirectory
 from toprung.remote_storage import is_uri
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _print_not_in_mlflow(console: Console, problems: list[str], sweep_id: str | 
 def _verified_score(sweep_dir: SweepDirectory, metric: str) -> float | None:
     """Return the exported model's metric as computed by a fresh process; None if it has none."""
     try:
-        value = sweep_dir.read(sweep_dir.export_folder / "metrics.json")["verified"].get(metric)
+        value = sweep_dir.read(sweep_dir.export_folder / METRICS_FILE)["verified"].get(metric)
     except (UserError, KeyError, AttributeError):
         return None
     return float(value) if value is not None else None

@@ -15,7 +15,16 @@ from toprung.export.processes import ExportFailed
 from toprung.export.requirements import REQUIREMENTS_FILE, requirements
 from toprung.metric_names import DEFAULT_METRICS, recomputed_metrics
 from toprung.records.lineage import Lineage
-from toprung.records.sweep_dir import CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, SweepDirectory, write_json
+from toprung.records.sweep_dir import (
+    CONFIG_FILE,
+    LABELS_FILE,
+    LINEAGE_FILE,
+    METRICS_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_META_FILE,
+    SweepDirectory,
+    write_json,
+)
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
@@ -53,14 +62,14 @@ def export_winner(
     staging.mkdir()
     try:
         shutil.copyfile(source / WEIGHTS_FILE, staging / WEIGHTS_FILE)
-        weights_meta, seed = sweep_dir.read(source / WEIGHTS_META_FILE), training_seed(winner, sweep)
+        weights_meta, seed = sweep_dir.read(source / WEIGHTS_META_FILE), trial_seed(winner, sweep)
         description = describe(weights_meta["architecture"], **sweep_dir.read(source / CONFIG_FILE), seed=seed)
         write_data_files(staging, card=card, lineage=lineage)
-        scored = _write_formats(
-            staging, description, sweep_dir=sweep_dir, sweep=sweep, card=card, prepared_root=prepared_root, seed=seed
-        )
+        task = {"description": description, "classes": list(card.classes)}
+        task |= scoring_task(sweep, prepared_root=prepared_root, seed=seed)
+        scored = write_formats(staging, task, sweep_dir=sweep_dir)
         metrics = _check_scores(weights_meta, scored, winner=winner, sweep=sweep, lineage=lineage)
-        write_json(staging / "metrics.json", metrics)
+        write_json(staging / METRICS_FILE, metrics)
         (staging / REQUIREMENTS_FILE).write_text(requirements(description, metrics), encoding="utf-8")
         text = model_card(
             winner,
@@ -94,9 +103,9 @@ def describe(architecture: dict[str, Any] | None, **trial: Any) -> dict[str, Any
 
 def write_data_files(folder: Path, *, card: DatasetCard, lineage: Lineage) -> None:
     """Write the files that only depend on the data and the sweep: labels, preprocessor and lineage."""
-    write_json(folder / "labels.json", {"classes": list(card.classes)})
+    write_json(folder / LABELS_FILE, {"classes": list(card.classes)})
     write_json(folder / PREPROCESSOR_FILE, preprocessor_of(card))
-    write_json(folder / "lineage.json", lineage.model_dump(mode="json"))
+    write_json(folder / LINEAGE_FILE, lineage.model_dump(mode="json"))
 
 
 def keep_rejected(staging: Path, folder: Path, *, reason: str) -> None:
@@ -106,24 +115,14 @@ def keep_rejected(staging: Path, folder: Path, *, reason: str) -> None:
     os.replace(staging, folder)
 
 
-def training_seed(winner: TrialRecord, sweep: Sweep) -> Any:
-    """Return the seed that a trial was trained with."""
-    return winner.config["seed"] if sweep.experiments else sweep.seed
+def trial_seed(trial: TrialRecord, sweep: Sweep) -> Any:
+    """Return the seed that a trial was trained with: its own in a controlled experiment, else the sweep's."""
+    return trial.config["seed"] if sweep.experiments else sweep.seed
 
 
-def _write_formats(
-    folder: Path,
-    description: dict[str, Any],
-    *,
-    sweep_dir: SweepDirectory,
-    sweep: Sweep,
-    card: DatasetCard,
-    prepared_root: Path,
-    seed: int,
-) -> dict[str, Any]:
-    task = {
-        "description": description,
-        "classes": list(card.classes),
+def scoring_task(sweep: Sweep, *, prepared_root: Path, seed: int) -> dict[str, Any]:
+    """Return what `toprung.export.scoring.score` needs to score a model on the validation images of a training seed."""
+    return {
         "data": sweep.data.model_dump(),
         "prepared_root": str(prepared_root),
         "num_threads": sweep.resources.num_threads,
@@ -131,12 +130,6 @@ def _write_formats(
         "num_repeats": sweep.num_repeats,
         "split_index": sweep.split_index(seed),
     }
-    try:
-        return write_formats(folder, task, sweep_dir=sweep_dir)
-    except FormatsDisagree:
-        raise
-    except ExportFailed as error:
-        raise ExportFailed(f"a fresh process could not load the exported model: {error}") from None
 
 
 def _check_scores(
@@ -165,5 +158,5 @@ def _check_scores(
         "metrics": reported,
         "verified": {name: recomputed[name] for name in compared},
         "unverified": [name for name in (sweep.metric,) if name not in compared],
-        **{name: scored[name] for name in ("formats", "onnx", "onnx_error") if name in scored},
+        **scored["files"],
     }

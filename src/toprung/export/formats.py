@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toprung.checksums import sha256_of
 from toprung.export.processes import ExportFailed, run_in_fresh_process, run_isolated
-from toprung.records.sweep_dir import WEIGHTS_FILE, SweepDirectory
+from toprung.records.sweep_dir import CONFIG_FILE, WEIGHTS_FILE, SweepDirectory, write_json
 
 SAFETENSORS_FILE, ONNX_FILE = "model.safetensors", "model.onnx"
 SNIPPET = Path(__file__).with_name("onnx_snippet.py")
@@ -27,49 +29,77 @@ class FormatsDisagree(ExportFailed):
 
 
 def write_formats(folder: Path, task: Mapping[str, Any], *, sweep_dir: SweepDirectory) -> dict[str, Any]:
-    """Write model.safetensors, config.json and model.onnx beside model.pth, and score them.
+    """Write model.safetensors, config.json and model.onnx beside model.pth, score each, and record their sha256.
 
     Args:
         folder: the folder to complete; it contains model.pth, labels.json and preprocessor.json.
-        task: what to score, as for `toprung.export.scoring.score`, without the folders.
+        task: as for `toprung.export.scoring.score`, with a description, without the folders.
         sweep_dir: the sweep, whose code the model may need.
 
     Returns:
-        `metrics` and `split_fingerprint` of the scored images, computed from model.safetensors by a fresh process;
-        `formats`, what is known of each file, and `onnx`, how the ONNX file compares; `onnx_error` instead if PyTorch
-        cannot export the model, or onnxruntime cannot run it.
+        As `score_formats`. `files` has `onnx_error` instead of `onnx` if PyTorch cannot export the model, or
+        onnxruntime cannot run it.
+
+    Raises:
+        ExportFailed: as for `score_formats`.
+    """
+    result = score_formats(folder, task, sweep_dir=sweep_dir)
+    config_file = folder / CONFIG_FILE
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config["toprung"]["sha256"] = {name: sha256_of(folder / name) for name in result["files"]["formats"]}
+    write_json(config_file, config)
+    return result
+
+
+def score_formats(folder: Path, task: Mapping[str, Any], *, sweep_dir: SweepDirectory) -> dict[str, Any]:
+    """Score each format of an exported model in a fresh process, and compare them.
+
+    Args:
+        folder: the exported model.
+        task: as for `toprung.export.scoring.score`, without the folders.
+        sweep_dir: the sweep, whose code the model may need.
+
+    Returns:
+        `metrics` and `split_fingerprint` of the scored images, computed from model.safetensors; `files`, which has
+        `formats`, the size and latency of each file, and `onnx`, how the ONNX file compares, if there is one.
 
     Raises:
         ExportFailed: a process failed.
         FormatsDisagree: the ONNX file predicts other labels than the torch model, or an image file is read otherwise
             by the model card's snippet than it was prepared.
     """
-    work_folder = folder.with_name(f"{folder.name}.work")
-    shutil.rmtree(work_folder, ignore_errors=True)
-    work_folder.mkdir()
-    try:
-        full_task = {**task, "folder": str(folder), "work_folder": str(work_folder)}
-        scored = run_in_fresh_process("toprung.export.scoring", full_task, sweep_dir=sweep_dir)
-        result = {name: scored[name] for name in ("metrics", "split_fingerprint", "onnx_error")}
+    with tempfile.TemporaryDirectory(prefix="toprung-export-") as work_folder:
+        full_task = {**task, "folder": str(folder), "work_folder": work_folder}
+        try:
+            scored = run_in_fresh_process("toprung.export.scoring", full_task, sweep_dir=sweep_dir)
+        except ExportFailed as error:
+            raise ExportFailed(f"a fresh process could not load the exported model: {error}") from None
         latency_ms = dict.fromkeys((SAFETENSORS_FILE, WEIGHTS_FILE), scored["latency_ms"])
-        if scored["onnx_error"] is None:
+        comparison: dict[str, Any] = {}
+        if (folder / ONNX_FILE).is_file():
             try:
-                onnx = _score_onnx(folder, scored, work_folder=work_folder, num_threads=task["num_threads"])
+                onnx = _score_onnx(folder, scored, work_folder=Path(work_folder), num_threads=task["num_threads"])
             except FormatsDisagree:
                 raise
             except ExportFailed as error:
-                (folder / ONNX_FILE).unlink(missing_ok=True)
-                result["onnx_error"] = f"onnxruntime cannot run it: {error}"
+                if "description" not in task:
+                    raise ExportFailed(f"onnxruntime cannot run {ONNX_FILE}: {error}") from None
+                (folder / ONNX_FILE).unlink()
+                comparison["onnx_error"] = f"onnxruntime cannot run it: {error}"
             else:
                 latency_ms[ONNX_FILE] = onnx.pop("latency_ms")
-                result["onnx"] = onnx
-    finally:
-        shutil.rmtree(work_folder, ignore_errors=True)
-    result["formats"] = {
+                comparison["onnx"] = onnx
+        elif scored["onnx_error"] is not None:
+            comparison["onnx_error"] = scored["onnx_error"]
+    formats = {
         name: {"bytes": (folder / name).stat().st_size, "latency_ms": latencies}
         for name, latencies in latency_ms.items()
     }
-    return result
+    return {
+        "metrics": scored["metrics"],
+        "split_fingerprint": scored["split_fingerprint"],
+        "files": {"formats": formats, **comparison},
+    }
 
 
 def _score_onnx(folder: Path, scored: Mapping[str, Any], *, work_folder: Path, num_threads: int) -> dict[str, Any]:

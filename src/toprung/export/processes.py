@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from toprung.project.modules import environment_with
 from toprung.records.sweep_dir import SweepDirectory
 
 
@@ -22,8 +23,7 @@ def run_in_fresh_process(module: str, task: dict[str, Any], *, sweep_dir: SweepD
     Raises:
         ExportFailed: the process failed; the message is the last line of its stderr.
     """
-    path = os.pathsep.join(filter(None, [str(sweep_dir.code_folder), os.environ.get("PYTHONPATH", "")]))
-    return _run([sys.executable, "-P", "-m", module], task, env={**os.environ, "PYTHONPATH": path})
+    return _run([sys.executable, "-P", "-m", module], task, env=environment_with(sweep_dir.code_folder))
 
 
 def run_isolated(script: Path, task: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Write an export's other formats and score it in a fresh process, which prints JSON."""
+"""Score an exported model in a fresh process, after writing its other formats if they are missing; print JSON."""
 
 from __future__ import annotations
 
@@ -25,25 +25,29 @@ ROWS_FILE, PROBABILITIES_FILE = "rows.npy", "probabilities.npy"
 
 
 def score(task: dict[str, Any]) -> dict[str, Any]:
-    """Write `model.safetensors`, `config.json` and `model.onnx` of an export, then load it and evaluate it.
+    """Load an exported model and evaluate it.
 
     Args:
-        task: `folder` (the export, with model.pth and preprocessor.json), `description` (for config.json), `classes`,
-            `work_folder`, `data` (the spec's data settings), `prepared_root`, `num_threads` and `metrics` (names for
-            `vision.evaluate`). If `part` is "seen", training and validation images are scored together, for a model
-            that was trained on both. After a cross-validation, `num_repeats` and `split_index` say which fold to score.
+        task: `folder` (the export, with model.pth and preprocessor.json), `work_folder`, `data` (the spec's data
+            settings), `prepared_root`, `num_threads` and `metrics` (names for `vision.evaluate`). With `description`
+            (for config.json) and `classes`, `model.safetensors`, `config.json` and `model.onnx` are written first. If
+            `part` is "seen", training and validation images are scored together, for a model that was trained on both.
+            After a cross-validation, `num_repeats` and `split_index` say which fold to score.
 
     Returns:
         The `metrics` of the scored images and the `split_fingerprint`; `latency_ms` by batch size; `onnx_error`, why
-        there is no ONNX file; `images`, the array file; `image_files`, some files of scored images with their rows,
+        no ONNX file was written; `images`, the array file; `image_files`, some files of scored images with their rows,
         and `num_changed`, how many more no longer give their prepared image. The rows of the scored images and the
         model's probabilities are in the work folder.
+
+    Raises:
+        UserError: the model cannot be loaded, or its two weights files differ.
     """
     import torch
 
     from toprung import vision
     from toprung.data.placement import IMAGES_FILE, map_arrays
-    from toprung.export.weights_files import write_weights_files
+    from toprung.export.weights_files import check_weights_files, write_weights_files
     from toprung.spec import Data
     from toprung.vision.loading import load_for_evaluation, load_model
 
@@ -55,7 +59,9 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
         num_repeats=task.get("num_repeats", 1),
         split_index=task.get("split_index"),
     )
-    write_weights_files(folder, task["description"], classes=task["classes"])
+    if "description" in task:
+        write_weights_files(folder, task["description"], classes=task["classes"])
+    check_weights_files(folder)
     split = _open_split(placed, parts=("train", "val") if task.get("part") == "seen" else ("val",))
     metrics = vision.evaluate(load_for_evaluation(folder), split, metrics=task["metrics"])
     model = load_model(folder).to(memory_format=torch.channels_last)
@@ -63,14 +69,14 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     rows_N = split.rows_N.numpy() if split.rows_N is not None else np.arange(split.num_images)
     np.save(work_folder / ROWS_FILE, rows_N)
     np.save(work_folder / PROBABILITIES_FILE, torch.softmax(logits_NK, dim=1).numpy())
-    latency_ms = _latency(model, split, num_threads=task["num_threads"])
     assert placed.mmap_dir is not None
     image_files, num_changed = choose_image_files(folder, rows_N, prepared=placed.mmap_dir)
+    image_shape = tuple(split.images_NCHW.shape[1:])
     return {
         "metrics": metrics,
         "split_fingerprint": placed.split_fingerprint,
-        "latency_ms": latency_ms,
-        "onnx_error": _write_onnx(model, folder, image_shape=tuple(split.images_NCHW.shape[1:])),
+        "latency_ms": _latency(model, split, num_threads=task["num_threads"]),
+        "onnx_error": _write_onnx(model, folder, image_shape=image_shape) if "description" in task else None,
         "images": str(placed.mmap_dir / IMAGES_FILE),
         "image_files": image_files,
         "num_changed": num_changed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from toprung.errors import UserError
 from toprung.records.sweep_dir import write_json
 from toprung.vision import loading
 
@@ -43,15 +43,25 @@ def write_weights_files(folder: Path, description: Mapping[str, Any], *, classes
     }
     save_file(tensors, safetensors_file, metadata={"format": "pt"})
     shutil.copymode(folder / loading.PTH_FILE, safetensors_file)  # safetensors creates a file that only its owner reads
-    content["sha256"] = {file.name: sha256_of(file) for file in (safetensors_file, folder / loading.PTH_FILE)}
     config = _timm_config(owner, description["arguments"], classes) if loading.is_timm_model(description) else {}
     write_json(config_file, {**config, "toprung": content})
 
 
-def sha256_of(file: Path) -> str:
-    """Return the sha256 of a file."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+def check_weights_files(folder: Path) -> None:
+    """Check that model.pth and model.safetensors have the same tensors.
+
+    Raises:
+        UserError: a file cannot be loaded, or the two differ.
+    """
+    first, second = (
+        loading.load_model(folder, weights=name).state_dict() for name in (loading.SAFETENSORS_FILE, loading.PTH_FILE)
+    )
+    differing = [name for name, tensor in first.items() if not torch.equal(tensor, second[name])]
+    if differing:
+        raise UserError(
+            f"{loading.SAFETENSORS_FILE} and {loading.PTH_FILE} in {folder} differ: {len(differing)} of {len(first)} "
+            f"tensors, such as {differing[0]}. Export the model again."
+        )
 
 
 def _timm_config(network: nn.Module, arguments: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Mapping
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from toprung import spec
 
 USER_PACKAGES = ("tune", "trainers", "search_spaces")
+
+
+def environment_with(*folders: Path) -> dict[str, str]:
+    """Return the environment variables of a process that imports from these folders first, then as this process."""
+    path = filter(None, [*map(str, folders), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def find_project(start: Path) -> Path:

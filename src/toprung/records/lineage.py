@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import platform
-import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -18,9 +17,11 @@ from toprung.data import DatasetCard
 from toprung.data.versioning import lineage
 from toprung.errors import UserError
 from toprung.git_command import is_checkout, query_git, run_git
+from toprung.machine import cpu_name
 
 PACKAGES = ("toprung", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "dvc", "numpy")
 SOURCE_COMMIT_FILE = "source-commit.json"
+LOCK_FILE = "requirements.lock"
 
 
 class Lineage(BaseModel):
@@ -43,6 +44,7 @@ class Lineage(BaseModel):
     dvc_raw_md5: str | None = None
     dvc_prepared_md5: str | None = None
     dvc_remote: str | None = None
+    cpu: str | None = None  # of the driver's machine; None in records of older versions
     weights: dict[str, str] = {}  # sha256 of the pretrained weights, by name
 
 
@@ -71,23 +73,29 @@ def collect(
         UserError: the project is a git checkout that git refuses to read.
     """
     source = _source_commit(project)
-    lock = project / "requirements.lock"
     return Lineage(
         commit=source["commit"],
         dirty=source["dirty"],
-        lock_hash=hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
+        lock_hash=hash_lock_file(project),
         data_name=card.name,
         data_fingerprint=card.fingerprint,
         split_fingerprint=split_fingerprint,
         num_images=num_images,
         seed=seed,
         search_seed=search_seed,
-        python=".".join(str(part) for part in sys.version_info[:3]),
+        python=platform.python_version(),
         platform=platform.platform(),
+        cpu=cpu_name(),
         versions=installed_versions(),
         weights=dict(weights),
         **_dvc_hashes(card.name, project=project),
     )
+
+
+def hash_lock_file(project: Path) -> str | None:
+    """Return the sha256 of the project's lock file; None if there is none."""
+    lock = project / LOCK_FILE
+    return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None
 
 
 def write_source_commit(project: Path, copy: Path) -> None:

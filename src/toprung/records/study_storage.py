@@ -116,7 +116,7 @@ def _database_of(sweep_dir: SweepDirectory) -> str | None:
 def _journal(open_storage: Callable[[], JournalStorage], file: Path) -> BaseStorage:
     try:
         return open_storage()
-    except (KeyError, TypeError, ValueError) as error:
+    except (AssertionError, KeyError, TypeError, ValueError) as error:  # Optuna asserts that it knows each record
         raise UserError(f"The ledger {file} cannot be read: {error}. Restore it from a backup.") from None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -20,6 +19,7 @@ from toprung.analysis.pull_request import Seeds
 from toprung.data import PREPARED
 from toprung.errors import UserError
 from toprung.git_command import query_git, run_git
+from toprung.project.modules import environment_with
 from toprung.spec import Sweep
 
 NAME = "base"
@@ -82,12 +82,10 @@ def _extract(project: Path, commit_id: str, target: Path) -> None:
 
 def _toprung(base: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     source = base / "src"
-    path = [str(source)] if (source / "toprung").is_dir() else []
-    inherited = os.environ.get("PYTHONPATH")
     return subprocess.run(
         [sys.executable, "-P", "-m", "toprung", *arguments],
         cwd=base,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([*path, *([inherited] if inherited else [])])},
+        env=environment_with(*([source] if (source / "toprung").is_dir() else [])),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from toprung.analysis.wording import join
@@ -90,7 +91,10 @@ FIELD_RULES = (
 
 @dataclass(frozen=True)
 class HyperparameterRule:
-    """Arguments of a function of `toprung.vision` that it uses only for some values of another argument."""
+    """Arguments of a function of `toprung.vision` that it uses only for some values of another argument.
+
+    `values` may be shell patterns.
+    """
 
     function: str
     names: tuple[str, ...]
@@ -101,7 +105,8 @@ class HyperparameterRule:
 HYPERPARAMETER_RULES = (
     HyperparameterRule("build_optimizer", ("momentum", "nesterov"), "optimizer", ("sgd",)),
     HyperparameterRule("build_optimizer", ("beta1", "beta2"), "optimizer", ("adam", "adamw")),
-    HyperparameterRule("build_model", ("width", "depth", "dropout"), "model", ("convnet",)),
+    HyperparameterRule("build_model", ("width", "depth"), "model", ("convnet",)),
+    HyperparameterRule("build_model", ("dropout",), "model", ("convnet", "timm/*")),
 )
 
 
@@ -191,7 +196,7 @@ def ineffective_hyperparameters(
             switches = dict.fromkeys(
                 str({**defaults, **config}.get(rule.switch)) for config in configs if config.get(name) is not None
             )
-            if switches and not set(switches).intersection(rule.values):
+            if switches and not any(fnmatchcase(switch, value) for switch in switches for value in rule.values):
                 only, always = " and ".join(rule.values), " or ".join(sorted(switches))
                 uses = "uses" if len(rule.values) == 1 else "use"
                 lines.append(

@@ -34,7 +34,7 @@ from toprung.metric_names import DEFAULT_METRICS
 from toprung.project.modules import import_dotted, switch_to
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
-from toprung.records.sweep_dir import WEIGHTS_FILE, SweepDirectory, write_json
+from toprung.records.sweep_dir import METRICS_FILE, WEIGHTS_FILE, SweepDirectory, write_json
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 from toprung.sweep.preflight import prepare_sweep
@@ -139,9 +139,8 @@ def refit(
             "last": history[num_epochs],
             "seen": {name.removeprefix("val/"): value for name, value in scored["metrics"].items()},
         }
-        metrics = {name: record[name] for name in ("epochs", "last", "seen")}
-        metrics |= {name: scored[name] for name in ("formats", "onnx", "onnx_error") if name in scored}
-        write_json(export / "metrics.json", metrics)
+        metrics = {**{name: record[name] for name in ("epochs", "last", "seen")}, **scored["files"]}
+        write_json(export / METRICS_FILE, metrics)
         (export / REQUIREMENTS_FILE).write_text(requirements(description, metrics), encoding="utf-8")
         text = refit_card(
             record,

@@ -20,21 +20,26 @@ def stop_signals(on_stop: Callable[[], Any]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.getsignal(number) for number in STOPPING}
 
     def handle_first(number: int, frame: Any) -> None:
-        for signal_number in previous:
+        for signal_number in STOPPING:
             signal.signal(signal_number, signal.default_int_handler)
         # In a thread, because the signal may interrupt a write to the screen, and Python forbids another one inside it.
         threading.Thread(target=on_stop, name="on-stop").start()
 
-    for number in previous:
-        signal.signal(number, handle_first)
+    with handled_signals(handle_first):
+        yield
+
+
+@contextlib.contextmanager
+def handled_signals(handler: Callable[[int, Any], Any] = signal.default_int_handler) -> Iterator[None]:
+    """Call `handler` on Ctrl-C, SIGTERM or a closed terminal in the block; by default, raise KeyboardInterrupt."""
+    previous = {number: signal.signal(number, handler) for number in STOPPING}
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, earlier in previous.items():
+            signal.signal(number, earlier)
 
 
 @contextlib.contextmanager

@@ -26,14 +26,25 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
         return failure
     text = str(error).strip() or type(error).__name__
     is_our_message = isinstance(error, TrainingFailed | CodeMismatch)
+    out_of_memory = _out_of_gpu_memory(error)
     return {
-        "cause": text if is_our_message else f"{type(error).__name__}: {text.splitlines()[0]}",
+        "cause": text if is_our_message else out_of_memory or f"{type(error).__name__}: {text.splitlines()[0]}",
         "disk_full": isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT),
         "code_mismatch": isinstance(error, CodeMismatch),
         "traceback": "".join(traceback.format_exception(error)),
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
+
+
+def _out_of_gpu_memory(error: BaseException) -> str:
+    """Return the cause with the peak memory of this trial, if the GPU's memory ran out, else ""."""
+    import torch
+
+    if not isinstance(error, torch.OutOfMemoryError):
+        return ""
+    peak_gib = torch.cuda.max_memory_allocated() / 2**30
+    return f"the GPU's memory ran out (peak of PyTorch's tensors: {peak_gib:.1f} GiB)"
 
 
 def write_failure(folder: Path, failure: Mapping[str, Any]) -> None:

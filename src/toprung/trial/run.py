@@ -246,6 +246,7 @@ def check_gpu(num_gpus: float) -> None:
     try:
         # Unlike `is_available`, this says why not: no driver, an old driver, or a build without CUDA.
         torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.reset_peak_memory_stats()  # of earlier trials in this process
     except (AssertionError, RuntimeError) as error:
         reason = str(error).strip().partition(". ")[0].splitlines()[0].rstrip(".")
         raise session.TrainingFailed(

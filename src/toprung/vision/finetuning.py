@@ -6,6 +6,7 @@ import contextlib
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toprung.errors import UserError, unknown_name_error
@@ -31,11 +32,17 @@ def get_head(model: nn.Module) -> nn.Module:
     return head
 
 
-def freeze_backbone(model: nn.Module, frozen: bool) -> None:
+def freeze_backbone(model: nn.Module, frozen: bool, *, freeze_batch_norm: bool = False) -> None:
     """Freeze all layers but the last, or unfreeze them, and put the model into training mode.
 
     A frozen backbone gets no gradients and stays in eval mode: its batch normalisation keeps the pretrained statistics,
     and it skips no residual branches. Dropout before the last layer stays active.
+
+    Args:
+        model: the classifier.
+        frozen: freeze the backbone; False: train all layers.
+        freeze_batch_norm: normalise by the pretrained statistics instead of each batch's, also while all layers are
+            trained; the scales and offsets are trained.
     """
     model = distributed.unwrap_ddp(model)
     head, network = get_head(model), _network(model)
@@ -45,6 +52,52 @@ def freeze_backbone(model: nn.Module, frozen: bool) -> None:
     if frozen:
         network.training = True  # only the network's own flag, by which timm decides about dropout before the head
         head.train()
+    elif freeze_batch_norm:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
+                module.eval()
+
+
+def fit_head(
+    model: nn.Module,
+    features: ImageSplit,
+    *,
+    class_weights: Tensor | None = None,
+    weight_decay: float = 1e-2,
+    max_iterations: int = 100,
+) -> None:
+    """Fit the last layer to features by L-BFGS, as a multinomial logistic regression.
+
+    Fine-tuning that starts from a fitted layer changes the pretrained features less than from a random one (Kumar et
+    al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
+
+    Args:
+        model: the classifier; its last layer is linear.
+        features: the training split of `session.features`; all ranks fit the same layer to all of it.
+        class_weights: weights_K of the classes in the loss.
+        weight_decay: L2 penalty of the weights, in relation to the mean loss of an image.
+        max_iterations: of L-BFGS.
+    """
+    head = get_head(model)
+    assert isinstance(head, nn.Linear)  # as session.features checks
+    weight, bias = (torch.zeros_like(parameter, requires_grad=True) for parameter in (head.weight, head.bias))
+    inputs_ND = features.images_at(slice(None)).to(weight.device)
+    labels_N = features.labels_N.to(weight.device)
+    if class_weights is not None:
+        class_weights = class_weights.to(weight.device)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=max_iterations, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logits_NK = F.linear(inputs_ND, weight, bias)
+        total = F.cross_entropy(logits_NK, labels_N, weight=class_weights) + weight_decay / 2 * weight.square().sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
 
 
 def parameter_groups(

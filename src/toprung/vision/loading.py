@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import pickle
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from toprung.checksums import sha256_of
 from toprung.errors import UserError
 from toprung.vision.models import BUILDER, PROJECT_BUILDER, build_model
 from toprung.vision.pretrained import PREFIX
@@ -36,8 +36,7 @@ def load_model(folder: Path, *, weights: str | None = None) -> nn.Module:
             is from a newer version of toprung; the builder cannot be imported.
     """
     try:
-        description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["toprung"]
-        _check_format(description, folder)
+        description = _read_description(folder)
         model = build(description, folder)
     except FileNotFoundError:
         raise UserError(f"{folder} is not an exported model: it has no {CONFIG_FILE}.") from None
@@ -95,21 +94,29 @@ def tensors_owner(model: nn.Module, description: Mapping[str, Any], file_name: s
     return model
 
 
-def _check_format(description: Mapping[str, Any], folder: Path) -> None:
+def _read_description(folder: Path) -> dict[str, Any]:
+    """Read toprung's part of config.json, and check its format."""
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if "trainer" in config and "toprung" not in config:
+        raise UserError(
+            f"{folder} was exported by an older version of toprung, whose format this version does not read. Export "
+            "the model again: toprung export SWEEP"
+        )
+    description: dict[str, Any] = config["toprung"]
     found = description["format"]
     if not isinstance(found, int) or found > FORMAT:
         raise UserError(
             f"{folder} is from a newer version of toprung: its format is {found}, this version reads up to {FORMAT}. "
             "Upgrade toprung."
         )
+    return description
 
 
 def _check_unchanged(file: Path, sha256_by_name: Mapping[str, str]) -> None:
     expected = sha256_by_name.get(file.name)
     if expected is None:
         return
-    with file.open("rb") as content:
-        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    sha256 = sha256_of(file)
     if sha256 != expected:
         raise UserError(
             f"{file} was changed since the export: its sha256 begins with {sha256[:12]}, {CONFIG_FILE} says "

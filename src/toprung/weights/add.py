@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toprung.checksums import sha256_of
 from toprung.data.versioning.dvc_project import check_dvc_repository, run_dvc
 from toprung.data.versioning.stages import restored_on_failure
 from toprung.errors import UserError, pluralize
@@ -89,8 +89,7 @@ def add_tensors(
             staging.mkdir()
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, staging / TENSORS_FILE)
             (staging / TENSORS_FILE).chmod(0o644)  # safetensors makes it readable by its owner only
-            with (staging / TENSORS_FILE).open("rb") as written:
-                sha256 = hashlib.file_digest(written, "sha256").hexdigest()
+            sha256 = sha256_of(staging / TENSORS_FILE)
             num_parameters = sum(tensor.numel() for tensor in tensors.values())
             card = _build_card(name, num_classes, num_parameters, mean=mean, std=std, source=source, sha256=sha256)
             write_json(staging / CARD_FILE, card.model_dump(mode="json"))

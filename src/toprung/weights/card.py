@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from toprung.checksums import sha256_of
 from toprung.errors import UserError
 from toprung.validation import format_validation_error
 
@@ -54,8 +54,7 @@ def read_weights(name: str, *, project: Path) -> WeightsCard:
     if not (folder / CARD_FILE).is_file() or not (folder / TENSORS_FILE).is_file():
         raise _missing(name, project=project)
     card = _read_card(folder)
-    with (folder / TENSORS_FILE).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = sha256_of(folder / TENSORS_FILE)
     if sha256 != card.sha256:
         raise UserError(
             f"{folder / TENSORS_FILE} has changed: its hash begins with {sha256[:12]}, its card says "

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from toprung.analysis.report.data import ReportData
 from toprung.errors import UserError
+from toprung.records.sweep_dir import CONFIG_FILE, LABELS_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +80,7 @@ def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
     images_NCHW, labels, split_fingerprint = _validation_images(report_data)
     if report_data.lineage is None or split_fingerprint != report_data.lineage.split_fingerprint:
         raise UserError("The prepared data differ from the sweep's: the winner's mistakes cannot be shown.")
-    classes = [str(name) for name in sweep_dir.read(sweep_dir.export_folder / "labels.json")["classes"]]
+    classes = [str(name) for name in sweep_dir.read(sweep_dir.export_folder / LABELS_FILE)["classes"]]
     torch.set_num_threads(max(1, report_data.sweep.resources.num_threads))
     try:
         model = load_for_evaluation(Path(sweep_dir.export_folder))
@@ -96,7 +97,7 @@ def _validation_images(report_data: ReportData) -> tuple[NDArray[np.uint8], NDAr
 
     sweep, split_index = report_data.sweep, None
     if sweep.data.num_folds is not None:
-        config = report_data.sweep_dir.read(report_data.sweep_dir.export_folder / "config.json")
+        config = report_data.sweep_dir.read(report_data.sweep_dir.export_folder / CONFIG_FILE)
         split_index = sweep.split_index(int(config["toprung"]["seed"]))
     images = map_arrays(
         sweep.data, root=report_data.prepared_root, num_repeats=sweep.num_repeats, split_index=split_index

@@ -7,7 +7,6 @@ Debian's package dataset-fashion-mnist, then among earlier downloads; else torch
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from toprung.checksums import sha256_of
 from toprung.data.sources.source import Arrays, Source
 from toprung.errors import UserError
 
@@ -94,8 +94,7 @@ def _unpack(path: Path, target: Path, *, sha256: str) -> None:
         with path.open("rb") as compressed, target.open("wb") as uncompressed:
             stream = gzip.GzipFile(fileobj=compressed) if path.suffix == ".gz" else compressed
             shutil.copyfileobj(stream, uncompressed)
-        with target.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(target)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}. Replace it with Fashion-MNIST's own file.") from None
     if digest != sha256:

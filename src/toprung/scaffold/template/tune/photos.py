@@ -23,8 +23,8 @@ def sweep() -> Sweep:
         weights=(WEIGHTS,),
         metric="val/f1_macro",
         metrics=CLASSIFICATION_METRICS,
-        num_trials=24,
-        asha=Asha(grace_epochs=2, max_epochs=12, reduction_factor=3),
+        num_trials=16,
+        asha=Asha(grace_epochs=2, max_epochs=6, reduction_factor=3),
     )
 
 
@@ -41,5 +41,5 @@ def probe() -> Sweep:
 
 
 def scratch() -> Sweep:
-    random_weights = {**sweep().constants, "pretrained": False, "freeze_epochs": 0}
+    random_weights = {**sweep().constants, "pretrained": False}
     return sweep().model_copy(update={"name": "photos_scratch", "constants": random_weights, "weights": ()})
