@@ -17,6 +17,7 @@ from toprung.cli.confirm import confirm_app
 from toprung.cli.console import check_arguments, open_console, prepare_streams, print_table
 from toprung.cli.data import data_app
 from toprung.cli.doctor import doctor_app
+from toprung.cli.export import export_app
 from toprung.cli.init import init_app
 from toprung.cli.lifecycle import lifecycle_app
 from toprung.cli.options import (
@@ -61,6 +62,7 @@ app.add_typer(check_app)
 app.add_typer(lifecycle_app)
 app.add_typer(report_app)
 app.add_typer(confirm_app)
+app.add_typer(export_app)
 app.add_typer(verify_app)
 app.add_typer(submit_app)
 app.add_typer(ci_app)

@@ -97,7 +97,7 @@ def confirm(
     _score_on_test(console, sweep_dir, confirming_dir, project=project, again=again)
     write_confirmation(sweep_dir, confirming_dir)
     if refit:
-        _refit(console, sweep_dir, confirming_dir, project=project, again=again)
+        refit_winner(console, sweep_dir, confirming_dir, project=project, again=again)
 
 
 def _score_on_test(
@@ -161,11 +161,12 @@ def write_confirmation(sweep_dir: SweepDirectory, confirming_dir: SweepDirectory
         echo_err(f"The confirmation was not attached in MLflow: {error}")
 
 
-def _refit(
+def refit_winner(
     console: Console, sweep_dir: SweepDirectory, confirming_dir: SweepDirectory, *, project: Path, again: bool
 ) -> None:
+    """Refit the confirmed winner, record it in MLflow, and print what it was trained on."""
     from toprung.sweep.refit import RECORD_FILE, read_refit
-    from toprung.sweep.refit import refit as refit_winner
+    from toprung.sweep.refit import refit as train_on_all_images
     from toprung.tracking.artifacts import record_run
 
     earlier = read_refit(sweep_dir)
@@ -173,7 +174,7 @@ def _refit(
         console.print(f"\nThe winner was refit on {earlier['time']}. To refit it again: --again")
         return
     console.print()
-    result = refit_winner(project, sweep_dir, confirming_dir, echo=lambda line: console.print(line))
+    result = train_on_all_images(project, sweep_dir, confirming_dir, echo=lambda line: console.print(line))
     try:
         record_run(
             sweep_dir,

@@ -38,6 +38,8 @@ def export_winner(
     card: DatasetCard,
     prepared_root: Path,
     num_trials: int,
+    folder: Path | None = None,
+    is_winner: bool = True,
 ) -> Path:
     """Write `export/` from the winner's best epoch.
 
@@ -49,6 +51,8 @@ def export_winner(
         card: the card of its dataset.
         prepared_root: the folder of prepared datasets, needed for scoring.
         num_trials: the number of trials from which the winner was chosen.
+        folder: the folder to write; None: the sweep's `export/`.
+        is_winner: False for another trial, for the model card.
 
     Returns:
         The export folder.
@@ -57,6 +61,7 @@ def export_winner(
         ExportFailed: the weights are missing or unreadable; a fresh process computes a different score; the formats
             predict different labels, in which case the folder is kept as `export.rejected/`.
     """
+    folder = folder or sweep_dir.export_folder
     source, staging = sweep_dir.trial_folder(winner.trial_id), sweep_dir.path / ".export.tmp"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
@@ -80,12 +85,14 @@ def export_winner(
             lineage=lineage,
             card=card,
             num_trials=num_trials,
+            is_winner=is_winner,
             base=base_weights(description, lineage, project=prepared_root.parent.parent),
         )
         (staging / CARD_FILE).write_text(text, encoding="utf-8")
-        for folder in (sweep_dir.export_folder, sweep_dir.rejected_export_folder):
-            shutil.rmtree(folder, ignore_errors=True)
-        os.replace(staging, sweep_dir.export_folder)
+        for earlier in (folder, sweep_dir.rejected_export_folder):
+            shutil.rmtree(earlier, ignore_errors=True)
+        folder.parent.mkdir(exist_ok=True)
+        os.replace(staging, folder)
     except FormatsDisagree as error:
         keep_rejected(staging, sweep_dir.rejected_export_folder, reason=str(error))
         raise ExportFailed(f"{error}. The files are in {sweep_dir.rejected_export_folder}") from error
@@ -93,7 +100,7 @@ def export_winner(
         raise ExportFailed(f"trial {winner.number} cannot be exported: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return sweep_dir.export_folder
+    return folder
 
 
 def describe(architecture: dict[str, Any] | None, **trial: Any) -> dict[str, Any]:

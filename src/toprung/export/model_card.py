@@ -49,6 +49,7 @@ def model_card(
     lineage: Lineage,
     card: DatasetCard,
     num_trials: int,
+    is_winner: bool,
     base: WeightsCard | None,
 ) -> str:
     """Describe the model, its origin and its selection, for a reader who has only the export folder.
@@ -62,6 +63,7 @@ def model_card(
         lineage: the sweep's lineage.
         card: the dataset's card.
         num_trials: the number of trials from which the winner was chosen.
+        is_winner: whether the trial was chosen by its score.
         base: the card of the pretrained weights that it was trained from, if any.
     """
     rows = "\n".join(f"| {name} | {value} |" for name, value in winner.config.items())
@@ -74,7 +76,7 @@ def model_card(
     top = front_matter(
         sweep.name, description=description, lineage=lineage, reported=reported, base=base, has_onnx="onnx" in metrics
     )
-    seed = winner.config["seed"] if sweep.experiments else sweep.seed
+    seed = description["seed"]
     return f"""{top}
 # {sweep.name}: trial {winner.number} of {sweep_dir.sweep_id}
 
@@ -85,13 +87,13 @@ An image classifier for {len(card.classes)} classes and images of {" x ".join(ma
 {sweep.metric} {winner.value:.6g} on the validation split, at epoch {winner.epoch}.
 Recomputed from this folder by a fresh process: {verified}.
 {unverified}{_metrics_table(reported)}
-{_selection_bias(num_trials) if confirms is None else ""}The test split was not opened.
+{_selection_bias(num_trials) if confirms is None and is_winner else ""}The test split was not opened.
 
 {formats_section(metrics)}
 ## How it was chosen
 
 {_search(sweep)}
-{_choice(sweep, is_confirmation=confirms is not None)}
+{_choice(sweep, is_confirmation=confirms is not None) if is_winner else "This trial is not the sweep's winner."}
 The weights are from the epoch of this trial with the {"highest" if sweep.mode == "max" else "lowest"} {sweep.metric}.
 {_confirmation(sweep_dir, confirms)}
 

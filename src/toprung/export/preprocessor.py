@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toprung.data import DatasetCard
+from toprung.errors import UserError
+from toprung.exported_config import check_format
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from toprung.data.image_folder.decode import DecodeOptions
 
 PREPROCESSOR_FILE = "preprocessor.json"
 FORMAT = 1
@@ -56,14 +60,36 @@ def read_images(paths: Sequence[Path | str], folder: Path) -> NDArray[np.uint8]:
     """
     import numpy as np
 
-    from toprung.data.image_folder.decode import DecodeOptions, decode
+    from toprung.data.image_folder.decode import decode
 
     content = json.loads((folder / PREPROCESSOR_FILE).read_text(encoding="utf-8"))
-    options = DecodeOptions(
-        size=tuple(content["size"]),
-        as_found=content["fit"] is None,
-        fit=content["fit"] or "crop",
-        color="grey" if content["mode"] == "L" else "rgb",
-        background=content["background"],
-    )
+    options = decode_options(content, folder=folder)
     return np.stack([decode(Path(path), options) for path in paths])
+
+
+def decode_options(content: Mapping[str, Any], *, folder: Path) -> DecodeOptions:
+    """Return how to decode an image file, from the content of `preprocessor.json`.
+
+    Args:
+        content: the content of `preprocessor.json`.
+        folder: the exported folder, for error messages.
+
+    Raises:
+        UserError: the content is damaged, from a newer version of toprung, or has no color mode for image files.
+    """
+    from toprung.data.image_folder.decode import DecodeOptions
+
+    try:
+        check_format(content["format"], FORMAT, folder=folder)
+        if content["mode"] is None:
+            raise UserError(f"{folder} takes arrays that are neither grey nor RGB: no image file can be read for it.")
+        height, width = (int(side) for side in content["size"])
+        return DecodeOptions(
+            size=(height, width),
+            as_found=content["fit"] is None,
+            fit=content["fit"] or "crop",
+            color={"L": "grey", "RGB": "rgb"}[content["mode"]],  # type: ignore[arg-type]
+            background=content["background"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / PREPROCESSOR_FILE} does not say how to read image files: {error!r}.") from None

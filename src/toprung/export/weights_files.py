@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from toprung.errors import UserError
+from toprung.exported_config import CONFIG_FILE, FORMAT
 from toprung.records.sweep_dir import write_json
 from toprung.vision import loading
 
@@ -31,8 +32,8 @@ def write_weights_files(folder: Path, description: Mapping[str, Any], *, classes
     """
     from safetensors.torch import save_file
 
-    config_file, safetensors_file = folder / loading.CONFIG_FILE, folder / loading.SAFETENSORS_FILE
-    content = {"format": loading.FORMAT, **description}
+    config_file, safetensors_file = folder / CONFIG_FILE, folder / loading.SAFETENSORS_FILE
+    content = {"format": FORMAT, **description}
     write_json(config_file, {"toprung": content})
     model = loading.load_model(folder, weights=loading.PTH_FILE)
     owner = loading.tensors_owner(model, description, safetensors_file.name)

@@ -149,6 +149,10 @@ class SweepDirectory:
         """The exported best model."""
         return self.path / "export"
 
+    def trial_export_folder(self, number: int) -> Path:
+        """The exported model of a trial that is not the winner."""
+        return self.path / "exports" / f"trial-{number}"
+
     @property
     def rejected_export_folder(self) -> Path:
         """An export whose formats disagree."""

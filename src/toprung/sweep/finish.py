@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from toprung.spec import Sweep
 if TYPE_CHECKING:
     from toprung.data import DatasetCard
     from toprung.records.lineage import Lineage
+    from toprung.records.trial_record import TrialRecord
     from toprung.remote_storage import SweepUploader
     from toprung.sweep.stopping import StopRequest
 
@@ -45,27 +46,21 @@ def finish_sweep(
     Returns:
         "finished", "stopped" or "failed", and the reason; "" if every trial ran.
     """
-    from toprung.analysis.racing import dropped_leaders
-    from toprung.analysis.seeds import representative
     from toprung.export.bundle import export_winner
     from toprung.export.processes import ExportFailed
-    from toprung.records.ranking import rank_trials
 
     if stop_request is not None and stop_request.reason == DISK_FULL:
         return "failed", f"{DISK_FULL}; make room, then type: toprung resume {sweep_dir.sweep_id}"
     if stop_request is not None and stop_request.is_fault:
         return "failed", stop_request.reason
     trials = ledger.read(sweep_dir)
-    order = rank_trials(trials, mode=sweep.mode)
-    if not order:
+    winner = choose_winner(trials, sweep=sweep, sweep_dir=sweep_dir)
+    if winner is None:
         causes = Counter(trial.cause for trial in trials if trial.status == "failed")
         if causes:
             cause, count = causes.most_common(1)[0]
             return "failed", f"every trial failed, {count} of {len(trials)} because {cause}"
         return "stopped", "stopped by the user before a trial reported an epoch"
-    winner = order[0]
-    if confirmed_sweep_id(sweep_dir) is not None:
-        winner = representative(trials, mode=sweep.mode, exclude=dropped_leaders(trials, sweep)) or winner
     on_export()
     try:
         if uploader is not None and winner.epoch is not None:
@@ -84,3 +79,17 @@ def finish_sweep(
     if stop_request is None:
         return "finished", ""
     return ("finished" if stop_request.by_rule else "stopped"), stop_request.reason
+
+
+def choose_winner(
+    trials: Sequence[TrialRecord], *, sweep: Sweep, sweep_dir: SweepDirectory
+) -> TrialRecord | None:
+    """Return the trial to export: the best one, or the median trial of the best configuration in a confirmation."""
+    from toprung.analysis.racing import dropped_leaders
+    from toprung.analysis.seeds import representative
+    from toprung.records.ranking import rank_trials
+
+    best = next(iter(rank_trials(trials, mode=sweep.mode)), None)
+    if best is None or confirmed_sweep_id(sweep_dir) is None:
+        return best
+    return representative(trials, mode=sweep.mode, exclude=dropped_leaders(trials, sweep)) or best

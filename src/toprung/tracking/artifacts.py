@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +40,25 @@ def log_files(
         for name, value in (tags or {}).items():
             client.set_tag(run_id, name, value)
     return run_id
+
+
+def download_file(sweep_dir: SweepDirectory, name: str, *, run_id: str | None, to: Path) -> None:
+    """Download an artifact of a trial's run: write it aside, then rename it.
+
+    Args:
+        sweep_dir: the sweep's directory.
+        name: the artifact's name.
+        run_id: the trial's run; None if MLflow has none.
+        to: the file to write.
+
+    Raises:
+        UserError: MLflow does not have the file, or does not answer.
+    """
+    if run_id is None:
+        raise UserError(f"{to} was deleted, and MLflow has no run of its trial. No copy of it is left.")
+    _, client = _client(sweep_dir)
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".download-") as folder, _translate_errors(sweep_dir):
+        os.replace(client.download_artifacts(run_id, name, folder), to)
 
 
 def record_run(

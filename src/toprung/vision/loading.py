@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,14 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toprung.checksums import sha256_of
 from toprung.errors import UserError
+from toprung.exported_config import CONFIG_FILE, check_unchanged, read_description
 from toprung.vision.models import BUILDER, PROJECT_BUILDER, build_model
 from toprung.vision.pretrained import PREFIX
 
-# Of the key "toprung" in config.json. Increment it when an older toprung would load such a folder wrongly.
-FORMAT = 1
-SAFETENSORS_FILE, PTH_FILE, CONFIG_FILE = "model.safetensors", "model.pth", "config.json"
+SAFETENSORS_FILE, PTH_FILE = "model.safetensors", "model.pth"
 
 
 def load_model(folder: Path, *, weights: str | None = None) -> nn.Module:
@@ -35,17 +32,13 @@ def load_model(folder: Path, *, weights: str | None = None) -> nn.Module:
         UserError: a file is missing, damaged or changed since the export; the two do not belong together; the folder
             is from a newer version of toprung; the builder cannot be imported.
     """
+    description = read_description(folder)
     try:
-        description = _read_description(folder)
         model = build(description, folder)
-    except FileNotFoundError:
-        raise UserError(f"{folder} is not an exported model: it has no {CONFIG_FILE}.") from None
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{folder}/{CONFIG_FILE} does not say how to build the model: {error!r}.") from None
     file = folder / (weights or (SAFETENSORS_FILE if (folder / SAFETENSORS_FILE).is_file() else PTH_FILE))
-    if not file.is_file():
-        raise UserError(f"{folder} is not an exported model: it has no {file.name}.")
-    _check_unchanged(file, description.get("sha256", {}))
+    check_unchanged(file, description)
     try:
         tensors_owner(model, description, file.name).load_state_dict(_read_tensors(file))
     except (RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
@@ -92,36 +85,6 @@ def tensors_owner(model: nn.Module, description: Mapping[str, Any], file_name: s
     if file_name == SAFETENSORS_FILE and is_timm_model(description):
         return model.get_submodule("network")
     return model
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    """Read toprung's part of config.json, and check its format."""
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    if "trainer" in config and "toprung" not in config:
-        raise UserError(
-            f"{folder} was exported by an older version of toprung, whose format this version does not read. Export "
-            "the model again: toprung export SWEEP"
-        )
-    description: dict[str, Any] = config["toprung"]
-    found = description["format"]
-    if not isinstance(found, int) or found > FORMAT:
-        raise UserError(
-            f"{folder} is from a newer version of toprung: its format is {found}, this version reads up to {FORMAT}. "
-            "Upgrade toprung."
-        )
-    return description
-
-
-def _check_unchanged(file: Path, sha256_by_name: Mapping[str, str]) -> None:
-    expected = sha256_by_name.get(file.name)
-    if expected is None:
-        return
-    sha256 = sha256_of(file)
-    if sha256 != expected:
-        raise UserError(
-            f"{file} was changed since the export: its sha256 begins with {sha256[:12]}, {CONFIG_FILE} says "
-            f"{expected[:12]}. Export the model again, or get the original file."
-        )
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:

@@ -114,7 +114,8 @@ def _check_export(folder: Path, trial: TrialData, *, metric: str) -> CheckResult
     import torch
 
     from toprung import vision
-    from toprung.vision.loading import FORMAT, load_for_evaluation
+    from toprung.exported_config import FORMAT
+    from toprung.vision.loading import load_for_evaluation
 
     about = json.loads((folder / WEIGHTS_META_FILE).read_text(encoding="utf-8"))
     architecture = about["architecture"] or {"builder": None, "arguments": {}}

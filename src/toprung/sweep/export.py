@@ -1,0 +1,64 @@
+"""Export a model of a sweep that has ended: its winner again, or another trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toprung import data
+from toprung.errors import UserError
+from toprung.export.bundle import export_winner
+from toprung.export.processes import ExportFailed
+from toprung.records import ledger
+from toprung.records.lineage import Lineage
+from toprung.records.sweep_dir import WEIGHTS_FILE, SweepDirectory
+from toprung.remote_storage import has_remote_driver
+from toprung.sweep.finish import choose_winner
+from toprung.tracking.artifacts import download_file
+
+
+def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None = None) -> Path:
+    """Export a trial's best epoch, and return the folder.
+
+    The winner replaces `export/`; any other trial is written to `exports/trial-NUMBER/`. If the trial's weights are
+    only in MLflow, because ASHA stopped it, they are downloaded first.
+
+    Args:
+        project: the project's root folder.
+        sweep_dir: the sweep.
+        trial_number: the number of the trial; None exports the winner.
+
+    Raises:
+        UserError: the sweep is running, has no such trial, or the trial cannot be exported.
+    """
+    if sweep_dir.has_live_driver() or has_remote_driver(sweep_dir):
+        raise UserError(f"{sweep_dir.sweep_id} is running. Export it after it has ended.")
+    sweep, trials = sweep_dir.spec(), ledger.read(sweep_dir)
+    winner = choose_winner(trials, sweep=sweep, sweep_dir=sweep_dir)
+    if trial_number is None:
+        trial, folder = winner, sweep_dir.export_folder
+    else:
+        trial = next((found for found in trials if found.number == trial_number), None)
+        if trial is None:
+            raise UserError(f"{sweep_dir.sweep_id} has no trial {trial_number}. List them: toprung show {sweep_dir.sweep_id}")
+        folder = sweep_dir.export_folder if trial == winner else sweep_dir.trial_export_folder(trial_number)
+    if trial is None or trial.epoch is None:
+        which = "No trial" if trial is None else f"Trial {trial.number}"
+        raise UserError(f"{which} of {sweep_dir.sweep_id} reported an epoch: there is no model to export.")
+    weights_file = sweep_dir.trial_folder(trial.trial_id) / WEIGHTS_FILE
+    if not weights_file.is_file():
+        download_file(sweep_dir, WEIGHTS_FILE, run_id=trial.mlflow_run_id, to=weights_file)
+    prepared_root = project / data.PREPARED
+    try:
+        return export_winner(
+            trial,
+            sweep_dir=sweep_dir,
+            sweep=sweep,
+            lineage=Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file)),
+            card=data.open_prepared(sweep.data.name, root=prepared_root).card,
+            prepared_root=prepared_root,
+            num_trials=len(trials),
+            folder=folder,
+            is_winner=trial == winner,
+        )
+    except ExportFailed as error:
+        raise UserError(f"The export failed: {error}.") from None
