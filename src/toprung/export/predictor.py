@@ -62,7 +62,9 @@ class Predictor:
         else:
             self._predict, num_classes = _load_torch(folder, description, num_threads)
         if num_classes is not None and num_classes != len(self.classes):
-            raise UserError(f"{folder} has a model with {num_classes} classes, but {LABELS_FILE} has {len(self.classes)}.")
+            raise UserError(
+                f"{folder} has a model with {num_classes} classes, but {LABELS_FILE} has {len(self.classes)}."
+            )
 
     def predict_probabilities(self, images_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probability of each class, N x K, for uint8 images of `image_shape`."""

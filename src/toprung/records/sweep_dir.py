@@ -150,7 +150,7 @@ class SweepDirectory:
         return self.path / "export"
 
     def trial_export_folder(self, number: int) -> Path:
-        """The exported model of a trial that is not the winner."""
+        """Return where the exported model of a trial is that is not the winner."""
         return self.path / "exports" / f"trial-{number}"
 
     @property

@@ -39,7 +39,9 @@ def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None
     else:
         trial = next((found for found in trials if found.number == trial_number), None)
         if trial is None:
-            raise UserError(f"{sweep_dir.sweep_id} has no trial {trial_number}. List them: toprung show {sweep_dir.sweep_id}")
+            raise UserError(
+                f"{sweep_dir.sweep_id} has no trial {trial_number}. List them: toprung show {sweep_dir.sweep_id}"
+            )
         folder = sweep_dir.export_folder if trial == winner else sweep_dir.trial_export_folder(trial_number)
     if trial is None or trial.epoch is None:
         which = "No trial" if trial is None else f"Trial {trial.number}"

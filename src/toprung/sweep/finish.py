@@ -81,9 +81,7 @@ def finish_sweep(
     return ("finished" if stop_request.by_rule else "stopped"), stop_request.reason
 
 
-def choose_winner(
-    trials: Sequence[TrialRecord], *, sweep: Sweep, sweep_dir: SweepDirectory
-) -> TrialRecord | None:
+def choose_winner(trials: Sequence[TrialRecord], *, sweep: Sweep, sweep_dir: SweepDirectory) -> TrialRecord | None:
     """Return the trial to export: the best one, or the median trial of the best configuration in a confirmation."""
     from toprung.analysis.racing import dropped_leaders
     from toprung.analysis.seeds import representative

@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from toprung import data
@@ -80,9 +79,7 @@ def _checksum_problems(recorded: RecordedSweep, contents: Mapping[str, Mapping[s
 def _weights_problems(recorded: RecordedSweep, trial: TrialRecord) -> Iterator[str]:
     """Compare model.pth with the trial's own file, from which it was copied, if that is still here."""
     original = recorded.sweep_dir.trial_folder(trial.trial_id) / WEIGHTS_FILE
-    if original.is_file() and not filecmp.cmp(
-        recorded.sweep_dir.export_folder / WEIGHTS_FILE, original, shallow=False
-    ):
+    if original.is_file() and not filecmp.cmp(recorded.sweep_dir.export_folder / WEIGHTS_FILE, original, shallow=False):
         yield f"{WEIGHTS_FILE} differs from {original.relative_to(recorded.sweep_dir.path)}, from which it was copied"
 
 
