@@ -15,13 +15,14 @@ from toprung.data.placement import map_arrays
 from toprung.errors import UserError
 from toprung.export.formats import TIE, FormatsDisagree, compare_labels
 from toprung.export.scoring import choose_image_files
+from toprung.export.weights_files import check_weights_files
 from toprung.spec import Data
 from toprung.vision import load_model
 
 
 def test_each_format_is_written_and_the_onnx_file_agrees_on_every_image(photo_bundle):
-    scored = photo_bundle.scored
-    assert scored["onnx_error"] is None
+    scored = photo_bundle.scored["files"]
+    assert "onnx_error" not in scored
     assert scored["onnx"]["num_images"] == photo_bundle.val.num_images
     assert scored["onnx"]["num_ties"] == 0
     assert scored["onnx"]["max_probability_difference"] < 1e-5
@@ -29,11 +30,10 @@ def test_each_format_is_written_and_the_onnx_file_agrees_on_every_image(photo_bu
     for name, known in scored["formats"].items():
         assert known["bytes"] == (photo_bundle.folder / name).stat().st_size
         assert set(known["latency_ms"]) == {"1", "32"}
-    assert not photo_bundle.folder.with_name("export.work").exists()
 
 
 def test_the_model_cards_program_read_original_files_of_each_format_bit_for_bit(photo_bundle):
-    onnx = photo_bundle.scored["onnx"]
+    onnx = photo_bundle.scored["files"]["onnx"]
     assert (onnx["num_image_files"], onnx["num_changed_files"]) == (photo_bundle.val.num_images, 0)
 
 
@@ -84,6 +84,26 @@ def test_config_json_has_timms_keys_beside_those_of_toprung(photo_bundle):
     assert config["architecture"] == NETWORK.partition(".")[0]
     assert config["toprung"]["arguments"] == json.loads(json.dumps(photo_bundle.description["arguments"]))
     assert config["toprung"]["trainer"] == "trainers.finetune"
+
+
+def test_weights_files_with_different_tensors_are_refused(photo_bundle, tmp_path):
+    copied = shutil.copytree(photo_bundle.folder, tmp_path / "export")
+    check_weights_files(copied)
+    state = torch.load(copied / "model.pth", weights_only=True)
+    next(iter(state.values())).add_(1e-3)
+    torch.save(state, copied / "model.pth")
+    config = json.loads((copied / "config.json").read_text())
+    del config["toprung"]["sha256"]
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"model\.safetensors and model\.pth in .* differ: 1 of \d+ tensors, such as "):
+        check_weights_files(copied)
+
+
+def test_the_folder_of_an_older_version_is_refused(photo_bundle, tmp_path):
+    copied = shutil.copytree(photo_bundle.folder, tmp_path / "export")
+    (copied / "config.json").write_text(json.dumps({"architecture": {}, "trainer": "trainers.finetune"}))
+    with pytest.raises(UserError, match=r"exported by an older version of toprung.* Export the model again: toprung"):
+        load_model(copied)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pth"])

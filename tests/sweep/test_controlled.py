@@ -148,7 +148,7 @@ def test_compare_reports_the_failed_seed(swept, pair, toprung):
 
 
 def test_the_exported_winner_states_its_seed_and_how_it_was_chosen(swept):
-    config = json.loads((swept.folder / "export" / "config.json").read_text())
+    config = json.loads((swept.folder / "export" / "config.json").read_text())["toprung"]
     assert config["seed"] == config["config"]["seed"] == swept.shown["best"]["config"]["seed"]
     card = (swept.folder / "export" / "README.md").read_text()
     assert "A controlled experiment: 2 configurations × 2 seeds, 3 epochs each." in card

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from toprung.checksums import sha256_of
 from toprung.errors import UserError
 from toprung.records import ledger
 from toprung.records.sweep_dir import SweepDirectory
@@ -176,22 +178,37 @@ def unscored(monkeypatch):
     monkeypatch.setattr(model, "_check_score", lambda recorded: Fact("score", "ok", ""))
 
 
-def _damaged_weights(copied):
-    _flip_a_bit(copied.sweep_dir.export_folder / "model.pth")
+def _damaged(name):
+    return lambda copied: _flip_a_bit(copied.sweep_dir.export_folder / name)
 
 
 def _damaged_weights_without_the_trial(copied):
-    _damaged_weights(copied)
+    _damaged("model.pth")(copied)
     shutil.rmtree(copied.sweep_dir.trials_folder)
 
 
 def _other_weights(copied):
-    file = copied.sweep_dir.export_folder / "model.pth"
-    torch.save({name: value + 1 for name, value in torch.load(file, weights_only=True).items()}, file)
+    """Give both files of the weights other values, and config.json their hashes."""
+    folder, hashes = copied.sweep_dir.export_folder, {}
+    for name, load, save in (
+        ("model.pth", lambda file: torch.load(file, weights_only=True), torch.save),
+        ("model.safetensors", load_file, save_file),
+    ):
+        save({key: value + 1 for key, value in load(folder / name).items()}, folder / name)
+        hashes[name] = sha256_of(folder / name)
+    _described(sha256=hashes)(copied)
 
 
 def _damaged_source(copied):
     _flip_a_bit(copied.sweep_dir.trial_folder(copied.best["trial_id"]) / "model.pth")
+
+
+def _described(**fields):
+    def change(copied):
+        file = copied.sweep_dir.export_folder / "config.json"
+        _edit_json(file, toprung=json.loads(file.read_text())["toprung"] | fields)
+
+    return change
 
 
 def _edited(name, **fields):
@@ -201,16 +218,16 @@ def _edited(name, **fields):
 @pytest.mark.parametrize(
     ("change", "observed"),
     [
-        (_damaged_weights, "model.pth was changed: its record "),
-        (_damaged_weights_without_the_trial, "model.pth was changed: its record "),
-        (_other_weights, "model.pth differs from trials/"),
-        (_damaged_source, "/model.pth, from which model.pth was copied, was changed: its record "),
-        (lambda copied: (copied.sweep_dir.export_folder / "model.pth").write_bytes(b"PK"), "it cannot be read ("),
+        (_damaged("model.safetensors"), "model.safetensors was changed: its sha256 begins with "),
+        (_damaged("model.onnx"), "model.onnx was changed: its sha256 begins with "),
+        (_damaged("model.pth"), "model.pth was changed: its sha256 begins with "),
+        (_damaged_weights_without_the_trial, "model.pth was changed: its sha256 begins with "),
+        (_damaged_source, "model.pth differs from trials/"),
         (lambda copied: (copied.sweep_dir.export_folder / "model.pth").unlink(), "model.pth is missing in "),
         (_edited("metrics.json", metrics={"val/accuracy": 0.99}), "metrics.json says val/accuracy 0.99; the ledger "),
         (_edited("metrics.json", epoch=7), "metrics.json says epoch 7; the ledger says "),
-        (_edited("config.json", config={}), "config.json: no trial in the ledger has this configuration"),
-        (_edited("config.json", architecture={}), "config.json does not have the trial's architecture"),
+        (_described(config={}), "config.json: no trial in the ledger has this configuration"),
+        (_described(arguments={}), "config.json does not have the trial's architecture"),
         (_edited("labels.json", classes=["a"]), "labels.json does not have the classes of digits"),
         (lambda copied: (copied.sweep_dir.export_folder / "labels.json").write_text("{"), "labels.json cannot be read"),
     ],
@@ -228,6 +245,7 @@ def test_a_model_that_scores_differently_or_cannot_be_loaded_has_changed(copied)
     facts = list(model.check_model(_read(copied)))
     assert _states(facts) == {"changed": ["model", "score"]}
     assert f"recorded {copied.best['value']!r}" in _observed(facts, "score")
+    _described(sha256={})(copied)
     (copied.sweep_dir.export_folder / "model.pth").write_bytes(b"PK")
     facts = list(model.check_model(_read(copied)))
     assert "model.pth does not contain this model's weights" in _observed(facts, "score")
@@ -384,5 +402,5 @@ def test_the_exported_trial_is_the_one_with_the_exported_configuration(copied):
     trials = ledger.read(copied.sweep_dir)
     other = next(trial for trial in trials if trial.trial_id != copied.best["trial_id"])
     assert _read(copied).find_exported_trial().trial_id == copied.best["trial_id"]
-    _edit_json(copied.sweep_dir.export_folder / "config.json", config=other.config)
+    _described(config=other.config)(copied)
     assert _read(copied).find_exported_trial().trial_id == other.trial_id

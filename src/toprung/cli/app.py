@@ -37,6 +37,7 @@ from toprung.cli.options import (
     short_path,
     storage_root,
 )
+from toprung.cli.predict import predict_app
 from toprung.cli.report import report_app
 from toprung.cli.submit import submit_app
 from toprung.cli.ui import ui_app
@@ -63,6 +64,7 @@ app.add_typer(lifecycle_app)
 app.add_typer(report_app)
 app.add_typer(confirm_app)
 app.add_typer(export_app)
+app.add_typer(predict_app)
 app.add_typer(verify_app)
 app.add_typer(submit_app)
 app.add_typer(ci_app)

@@ -49,8 +49,8 @@ def model_card(
     lineage: Lineage,
     card: DatasetCard,
     num_trials: int,
-    is_winner: bool,
     base: WeightsCard | None,
+    is_winner: bool = True,
 ) -> str:
     """Describe the model, its origin and its selection, for a reader who has only the export folder.
 
@@ -63,8 +63,8 @@ def model_card(
         lineage: the sweep's lineage.
         card: the dataset's card.
         num_trials: the number of trials from which the winner was chosen.
-        is_winner: whether the trial was chosen by its score.
         base: the card of the pretrained weights that it was trained from, if any.
+        is_winner: whether the trial was chosen by its score.
     """
     rows = "\n".join(f"| {name} | {value} |" for name, value in winner.config.items())
     verified = ", ".join(f"{name} {value:.6g}" for name, value in metrics["verified"].items()) or "no comparable metric"
@@ -76,7 +76,7 @@ def model_card(
     top = front_matter(
         sweep.name, description=description, lineage=lineage, reported=reported, base=base, has_onnx="onnx" in metrics
     )
-    seed = description["seed"]
+    seed = winner.config["seed"] if sweep.experiments else sweep.seed
     return f"""{top}
 # {sweep.name}: trial {winner.number} of {sweep_dir.sweep_id}
 

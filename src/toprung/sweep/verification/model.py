@@ -53,8 +53,9 @@ def _find_problems(recorded: RecordedSweep) -> Iterator[str]:
         return
     if trial is None and recorded.trials is not None:
         yield f"{CONFIG_FILE}: no trial in the ledger has this configuration"
-    yield from _checksum_problems(recorded, contents)
-    if trial is not None:
+    changed = list(_checksum_problems(recorded, contents))
+    yield from changed
+    if trial is not None and not changed:
         yield from _weights_problems(recorded, trial)
     if trial is not None:
         yield from _record_problems(recorded, trial, contents)
