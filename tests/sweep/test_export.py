@@ -308,3 +308,51 @@ def test_the_model_cards_program_for_toprung_runs(finished, split, tmp_path):
     Image.fromarray(np.load(split)["images"][0, 0]).save(folder / "image.png")
     ran = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
     assert ran.stdout.startswith("tensor([[")
+
+
+@pytest.fixture(scope="module")
+def exported_again(finished, bench, toprung, tmp_path_factory):
+    """A copy of the finished sweep's storage, and a function that runs `toprung export` on it."""
+    storage = tmp_path_factory.mktemp("exported") / "runs"
+    shutil.copytree(finished.storage, storage)
+    sweep_dir = SweepDirectory(storage / finished.folder.name)
+    run = lambda *arguments: toprung("export", sweep_dir.sweep_id, *arguments, "--storage", storage, folder=bench)  # noqa: E731
+    return sweep_dir, run
+
+
+def test_the_command_exports_the_winner_again(exported_again, finished):
+    sweep_dir, run = exported_again
+    shutil.rmtree(sweep_dir.export_folder)
+    command = run()
+    assert command.code == 0, command.stderr
+    assert "model.onnx predicts the same label as model.safetensors for " in command.stdout
+    first = Path(finished.shown["export_dir"], "model.safetensors").read_bytes()
+    assert (sweep_dir.export_folder / "model.safetensors").read_bytes() == first
+
+
+def test_the_command_exports_a_trial_that_was_stopped_with_its_weights_from_mlflow(exported_again):
+    sweep_dir, run = exported_again
+    stopped = next(
+        trial for trial in ledger.read(sweep_dir) if trial.status == "stopped" and trial.epoch is not None
+        and not (sweep_dir.trial_folder(trial.trial_id) / "model.pth").exists()
+    )  # fmt: skip
+    command = run("--trial", str(stopped.number), "--json")
+    assert command.code == 0, command.stderr
+    result = json.loads(command.stdout)
+    assert Path(result["folder"]) == sweep_dir.path / "exports" / f"trial-{stopped.number}"
+    assert result["metrics"]["verified"]["val/accuracy"] == stopped.value
+    assert "This trial is not the sweep's winner." in Path(result["folder"], "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trial", "999"], "has no trial 999. List them: toprung show "),
+        (["--refit"], "is not confirmed. Type: toprung confirm "),
+        (["--refit", "--trial", "0"], "--trial and --refit are mutually exclusive"),
+    ],
+)
+def test_a_model_that_cannot_be_exported_is_refused(exported_again, arguments, message):
+    command = exported_again[1](*arguments)
+    assert command.code == 2
+    assert message in command.stderr

@@ -188,8 +188,9 @@ def _damaged_weights_without_the_trial(copied):
 
 
 def _other_weights(copied):
-    """Give both files of the weights other values, and config.json their hashes."""
+    """Give both files of the weights other values, and config.json their hashes; remove the ONNX file."""
     folder, hashes = copied.sweep_dir.export_folder, {}
+    (folder / "model.onnx").unlink()
     for name, load, save in (
         ("model.pth", lambda file: torch.load(file, weights_only=True), torch.save),
         ("model.safetensors", load_file, save_file),
