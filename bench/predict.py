@@ -64,7 +64,7 @@ def main() -> None:
         write_images(images, num=arguments.images)
         write_images(one, num=1)
         script = Path(folder, "hand_written.py")
-        script.write_text(HAND_WRITTEN)
+        script.write_text(HAND_WRITTEN, encoding="utf-8")
         from toprung.export.formats import SNIPPET
 
         command = [sys.executable, "-m", "toprung", "predict", str(arguments.model), "{}", "--csv"]
