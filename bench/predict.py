@@ -83,9 +83,8 @@ def main() -> None:
                 )
                 print(f"run {run + 1}, {lane}: {figures[lane][-1]}", flush=True)
     print(f"\n{arguments.images} JPEG files of 640 x 480, {arguments.runs} interleaved runs")
-    print(
-        "| lane | images/s | images/s without the start | CPU seconds | peak memory in GB |\n| --- | --- | --- | --- | --- |"
-    )
+    print("| lane | images/s | images/s without the start | CPU seconds | peak memory in GB |")
+    print("| --- | --- | --- | --- | --- |")
     for lane, rows in figures.items():
         cells = (
             f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
