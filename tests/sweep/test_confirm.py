@@ -5,6 +5,7 @@ import json
 import statistics
 
 import pytest
+from mlflow import MlflowClient
 
 from toprung.analysis.seeds import representative, trials_of_experiment, values_by_seed
 from toprung.errors import UserError, pluralize
@@ -224,3 +225,20 @@ def test_removing_a_sweep_removes_its_confirmations(confirmed, toprung):
     removed = toprung("rm", sweep_dir.sweep_id, "--yes", "--storage", storage, folder=bench)
     assert removed.stdout == f"Deleted {sweep_dir.sweep_id}, {again.sweep_id}.\n"
     assert list(catalog.list_sweeps(storage)) == []
+
+
+def test_a_confirmed_winner_becomes_the_champion_and_has_its_score_on_the_test_split(confirmed, toprung):
+    bench, storage, sweep_dir, _ = confirmed
+    (again,) = list_confirmations(sweep_dir)
+    command = toprung("register", sweep_dir.sweep_id, "--storage", storage, folder=bench)
+    assert command.code == 0, command.stderr
+    assert f"{sweep_dir.spec().name} version 1 is now the champion: there was no champion." in command.stdout
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    version = client.get_model_version_by_alias(sweep_dir.spec().name, "champion")
+    assert version.tags["toprung.confirmed_by"] == again.sweep_id
+    means = [statistics.mean(values.values()) for values in values_by_seed(ledger.read(again)).values()]
+    assert float(version.tags["toprung.confirmed_value"]) == pytest.approx(max(means))
+    scores = {metric.key: metric.value for metric in client.get_logged_model(version.model_id).metrics}
+    assert scores["test/accuracy"] == openings(sweep_dir)[-1]["accuracy"]
+    again_command = toprung("register", sweep_dir.sweep_id, "--storage", storage, folder=bench)
+    assert "version 2 is now the challenger: confirmed " in again_command.stdout

@@ -42,7 +42,7 @@ def read_image(path, preprocessor):
 
 def main(paths):
     """Print the most probable class of each image."""
-    preprocessor = json.loads((FOLDER / "preprocessor.json").read_text())
+    preprocessor = json.loads((FOLDER / "preprocessor.json").read_text(encoding="utf-8"))
     classes = json.loads((FOLDER / "labels.json").read_text(encoding="utf-8"))["classes"]
     session = onnxruntime.InferenceSession(FOLDER / "model.onnx", providers=["CPUExecutionProvider"])
     for path in paths:

@@ -33,8 +33,8 @@ def log_files(
     Raises:
         UserError: MLflow has no run of the sweep, does not answer, or refuses.
     """
-    run_id, client = _client(sweep_dir)
-    with _translate_errors(sweep_dir):
+    run_id, client = open_client(sweep_dir)
+    with translated_errors(sweep_dir):
         for file in files:
             client.log_artifact(run_id, str(file), artifact_path=folder)
         for name, value in (tags or {}).items():
@@ -56,8 +56,8 @@ def download_file(sweep_dir: SweepDirectory, name: str, *, run_id: str | None, t
     """
     if run_id is None:
         raise UserError(f"{to} was deleted, and MLflow has no run of its trial. No copy of it is left.")
-    _, client = _client(sweep_dir)
-    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".download-") as folder, _translate_errors(sweep_dir):
+    _, client = open_client(sweep_dir)
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".download-") as folder, translated_errors(sweep_dir):
         os.replace(client.download_artifacts(run_id, name, folder), to)
 
 
@@ -81,7 +81,7 @@ def record_run(
     Raises:
         UserError: MLflow has no run of the sweep, does not answer, or refuses (some of) it.
     """
-    parent_id, client = _client(sweep_dir)
+    parent_id, client = open_client(sweep_dir)
     from mlflow.entities import Metric, Param
     from mlflow.utils.mlflow_tags import (
         MLFLOW_GIT_COMMIT,
@@ -95,7 +95,7 @@ def record_run(
     from toprung.tracking.batches import RunLog
 
     inherited = ("toprung.sweep_id", MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER, MLFLOW_GIT_COMMIT)
-    with _translate_errors(sweep_dir):
+    with translated_errors(sweep_dir):
         parent = client.get_run(parent_id)
         tags = {key: parent.data.tags[key] for key in inherited if key in parent.data.tags}
         tags |= {MLFLOW_PARENT_RUN_ID: parent_id, "toprung.kind": name, "toprung.status": "finished"}
@@ -121,7 +121,7 @@ def record_run(
     return run_id
 
 
-def _client(sweep_dir: SweepDirectory) -> tuple[str, MlflowClient]:
+def open_client(sweep_dir: SweepDirectory) -> tuple[str, MlflowClient]:
     """Return the id of the sweep's run, and a client; MLflow is imported only if there is a run."""
     run_id, uri = sweep_dir.mlflow_run_id, server.tracking_uri(sweep_dir.path.parent)
     if run_id is None:
@@ -136,7 +136,7 @@ def _client(sweep_dir: SweepDirectory) -> tuple[str, MlflowClient]:
 
 
 @contextmanager
-def _translate_errors(sweep_dir: SweepDirectory) -> Iterator[None]:
+def translated_errors(sweep_dir: SweepDirectory) -> Iterator[None]:
     """Raise an error of MLflow's client as a `UserError`."""
     from toprung.tracking.errors import RequestRejected, ServerUnavailable, translate_errors
 

@@ -1,0 +1,173 @@
+"""Log an exported model to MLflow as a logged model, and register it as a version of a registered model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toprung.errors import UserError
+from toprung.records.sweep_dir import LABELS_FILE, SweepDirectory
+from toprung.tracking import server
+from toprung.tracking.artifacts import open_client, record_run, translated_errors
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+ONNX_FILE, PREPROCESSOR_FILE, CARD_FILE = "model.onnx", "preprocessor.json", "README.md"
+PACKAGES = ("numpy", "onnx", "onnxruntime", "pillow")
+MAX_DIGEST_LENGTH = 36  # MLflow's limit
+
+
+@dataclass(frozen=True)
+class EvaluatedDataset:
+    """A dataset on which a model was scored, and its scores."""
+
+    name: str
+    digest: str
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of a registered model, with the tags that toprung gave it."""
+
+    name: str
+    version: str
+    tags: Mapping[str, str]
+
+
+def find_champion(sweep_dir: SweepDirectory, name: str) -> RegisteredVersion | None:
+    """Return the version that has the alias `champion`, if there is one.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    _, client = open_client(sweep_dir)
+    absent = {ErrorCode.Name(code) for code in (INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST)}
+    with translated_errors(sweep_dir):
+        try:
+            version = client.get_model_version_by_alias(name, CHAMPION)
+        except MlflowException as error:
+            if error.error_code in absent:
+                return None
+            raise
+    return RegisteredVersion(name, str(version.version), dict(version.tags))
+
+
+def log_and_register(
+    sweep_dir: SweepDirectory,
+    folder: Path,
+    *,
+    name: str,
+    run_id: str,
+    alias: str,
+    tags: Mapping[str, str],
+    datasets: list[EvaluatedDataset],
+    example_NCHW: NDArray[np.uint8],
+) -> RegisteredVersion:
+    """Log an exported ONNX file as a logged model of its trial's run, and register it under an alias.
+
+    Its scores are recorded in a run of their own, tied to the model and to the digest of each dataset: the trial's run
+    keeps only what the trial reported.
+
+    Args:
+        sweep_dir: the sweep that the trial belongs to.
+        folder: the exported model.
+        name: the registered model.
+        run_id: the trial's run.
+        alias: the alias to set.
+        tags: the tags of the version.
+        datasets: the model's scores.
+        example_NCHW: an image, as an example of the model's input.
+
+    Raises:
+        UserError: MLflow does not answer, or refuses.
+    """
+    import mlflow
+    import onnx
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    _, client = open_client(sweep_dir)
+    uri = server.tracking_uri(sweep_dir.path.parent)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    model = onnx.load(folder / ONNX_FILE)
+    signature = ModelSignature(
+        Schema([_tensor_spec(TensorSpec, value) for value in model.graph.input]),
+        Schema([_tensor_spec(TensorSpec, value) for value in model.graph.output]),
+    )
+    with translated_errors(sweep_dir), _quiet():
+        experiment_id = client.get_run(run_id).info.experiment_id
+        logged = client.create_logged_model(
+            experiment_id, name=name, source_run_id=run_id, tags=dict(tags), model_type="onnx"
+        )
+        mlflow.onnx.log_model(
+            model,
+            name=name,
+            model_id=logged.model_id,
+            signature=signature,
+            input_example=example_NCHW,
+            pip_requirements=_requirements(),
+            save_as_external_data=False,
+            extra_files=[str(folder / file) for file in (LABELS_FILE, PREPROCESSOR_FILE, CARD_FILE)],
+        )
+        evaluation = record_run(sweep_dir, name="evaluation", params={"model": name}, history={}, files=[])
+        for dataset in datasets:
+            for metric, value in dataset.metrics.items():
+                client.log_metric(
+                    evaluation, metric, value, model_id=logged.model_id,
+                    dataset_name=dataset.name, dataset_digest=dataset.digest[:MAX_DIGEST_LENGTH],
+                )  # fmt: skip
+        version = mlflow.register_model(f"models:/{logged.model_id}", name, tags=dict(tags)).version
+        client.set_registered_model_alias(name, alias, version)
+    return RegisteredVersion(name, str(version), tags)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep MLflow's progress bars, its messages and its warning about a missing GPU away from the terminal."""
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _tensor_spec(spec: Any, value: Any) -> Any:
+    """Return MLflow's specification of an input or output of an ONNX file; its first axis has any size."""
+    import onnx
+
+    tensor = value.type.tensor_type
+    sizes = [dimension.dim_value for dimension in tensor.shape.dim]
+    return spec(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), (-1, *sizes[1:]), value.name)
+
+
+def _requirements() -> list[str]:
+    from importlib import metadata
+
+    return [f"{package}=={metadata.version(package)}" for package in PACKAGES]
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """Return the metrics of an exported model that were recomputed when it was exported.
+
+    Raises:
+        UserError: metrics.json cannot be read.
+    """
+    file = folder / "metrics.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))["verified"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read: {error}.") from None

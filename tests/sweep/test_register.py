@@ -1,0 +1,103 @@
+"""`toprung register`: a new version becomes the champion only if a confirmation shows that it is better."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import mlflow
+import numpy as np
+import pytest
+
+from toprung import data
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.sweep.register import DATA_TAG, METRIC_TAG, VALUE_TAG, Candidate, choose_alias
+from toprung.tracking.registry import RegisteredVersion
+
+
+def candidate(value=0.8, *, metric="val/accuracy", mode="max", data_fingerprint="a"):
+    return Candidate(metric, mode, value, data_fingerprint)
+
+
+def champion(value="0.7", *, metric="val/accuracy", data_fingerprint="a"):
+    tags = {VALUE_TAG: value, METRIC_TAG: metric, DATA_TAG: data_fingerprint}
+    return RegisteredVersion("digits", "3", {name: text for name, text in tags.items() if text is not None})
+
+
+@pytest.mark.parametrize(
+    ("new", "present", "alias", "reason"),
+    [
+        (candidate(None), None, "challenger", "the sweep is not confirmed"),
+        (candidate(None), champion(), "challenger", "the sweep is not confirmed"),
+        (candidate(), None, "champion", "there was no champion"),
+        (candidate(0.8), champion("0.7"), "champion", "confirmed val/accuracy 0.8000, version 3, the champion, 0.7000"),
+        (candidate(0.7), champion("0.7"), "challenger", "0.7000: it is not better"),
+        (candidate(0.2, metric="val/loss", mode="min"), champion("0.3", metric="val/loss"), "champion", "0.3000"),
+        (candidate(0.4, metric="val/loss", mode="min"), champion("0.3", metric="val/loss"), "challenger", "not better"),
+        (candidate(data_fingerprint="b"), champion(), "challenger", "was confirmed on other data"),
+        (candidate(metric="val/ece"), champion(), "challenger", "was chosen by val/accuracy"),
+        (candidate(), champion(None), "challenger", "has no confirmed value to compare with"),
+        (candidate(), champion("high"), "challenger", "has no confirmed value to compare with"),
+    ],
+)
+def test_the_alias_of_a_new_version(new, present, alias, reason):
+    found, why = choose_alias(new, present)
+    assert found == alias
+    assert reason in why
+
+
+@pytest.fixture(scope="module")
+def registered(finished, bench, toprung, tmp_path_factory):
+    """A copy of the finished sweep that was registered without a confirmation."""
+    storage = tmp_path_factory.mktemp("registered") / "runs"
+    shutil.copytree(finished.storage, storage)
+    sweep_dir = SweepDirectory(storage / finished.folder.name)
+    command = toprung(
+        "register", sweep_dir.sweep_id, "--model", "numbers", "--json", "--storage", storage, folder=bench
+    )
+    assert command.code == 0, command.stderr
+    mlflow.set_tracking_uri(f"sqlite:///{storage}/mlflow.db")
+    return SimpleNamespace(sweep_dir=sweep_dir, result=json.loads(command.stdout), client=mlflow.MlflowClient())
+
+
+def test_a_sweep_that_is_not_confirmed_becomes_the_challenger(registered):
+    assert registered.result == {
+        "model": "numbers", "version": "1", "alias": "challenger", "reason": "the sweep is not confirmed"
+    }  # fmt: skip
+    version = registered.client.get_model_version_by_alias("numbers", "challenger")
+    assert version.tags["toprung.sweep_id"] == registered.sweep_dir.sweep_id
+    with pytest.raises(mlflow.MlflowException, match="champion"):
+        registered.client.get_model_version_by_alias("numbers", "champion")
+
+
+def test_the_logged_model_belongs_to_the_trials_run_and_has_the_scores_on_the_validation_split(registered, finished):
+    best = finished.shown["best"]
+    run = registered.client.get_run(registered.client.get_model_version("numbers", "1").run_id)
+    assert run.data.tags["toprung.trial_id"] == best["trial_id"]
+    (model,) = mlflow.search_logged_models(
+        experiment_ids=[run.info.experiment_id],
+        filter_string=f"metrics.`val/accuracy` = {best['value']}",
+        output_format="list",
+    )
+    lineage = json.loads(registered.sweep_dir.lineage_file.read_text())
+    (metric,) = (metric for metric in model.metrics if metric.key == "val/accuracy")
+    assert (metric.dataset_name, metric.dataset_digest) == ("digits validation", lineage["split_fingerprint"][:36])
+    history = registered.client.get_metric_history(run.info.run_id, "val/accuracy")
+    assert len(history) == best["epochs"]
+
+
+def test_mlflow_predicts_the_exported_models_labels(registered, bench):
+    model = mlflow.pyfunc.load_model("models:/numbers@challenger")
+    images_NCHW = np.array(data.open_prepared("digits", root=bench / data.PREPARED).images_NCHW[:50])
+    from toprung.export.predictor import Predictor
+
+    expected_NK = Predictor(registered.sweep_dir.export_folder).predict_probabilities(images_NCHW)
+    np.testing.assert_allclose(model.predict(images_NCHW)["probabilities"], expected_NK, atol=1e-6)
+    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
+
+
+def test_a_sweep_without_an_onnx_file_is_refused(finished, bench, toprung, tmp_path):
+    shutil.copytree(finished.storage, tmp_path / "runs")
+    (tmp_path / "runs" / finished.folder.name / "export" / "model.onnx").unlink()
+    command = toprung("register", finished.shown["sweep_id"], "--storage", tmp_path / "runs", folder=bench)
+    assert command.code == 2
+    assert "has no exported model.onnx. Type: toprung export " in command.stderr
