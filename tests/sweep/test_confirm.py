@@ -5,7 +5,6 @@ import json
 import statistics
 
 import pytest
-from mlflow import MlflowClient
 
 from toprung.analysis.seeds import representative, trials_of_experiment, values_by_seed
 from toprung.errors import UserError, pluralize
@@ -119,7 +118,7 @@ def test_a_refit_states_no_metric_for_images_it_was_not_trained_on(confirmed, re
     _, _, sweep_dir, _ = confirmed
     export = sweep_dir.refit_folder / "export"
     card, metrics = (export / "README.md").read_text(), json.loads((export / "metrics.json").read_text())
-    assert set(metrics) == {"epochs", "last", "seen"}
+    assert set(metrics) == {"epochs", "last", "seen", "formats", "onnx"}
     assert not [name for name in metrics["last"] if name.startswith("val/")]
     assert "There is no score on unseen images" in card
     assert f"Epochs: {refit[1]['epochs']}, the median" in card
@@ -159,6 +158,27 @@ def test_confirmation_refit_and_report_are_in_the_sweeps_run_in_mlflow(confirmed
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == refit[1]["epochs"]
     assert not [name for name in run.data.metrics if name.startswith("val/")]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"model.pth", "README.md"}
+
+
+def test_a_confirmed_winner_becomes_the_champion_and_has_its_score_on_the_test_split(confirmed, toprung):
+    from mlflow import MlflowClient
+
+    bench, storage, sweep_dir, _ = confirmed
+    (again,) = list_confirmations(sweep_dir)
+    command = toprung("register", sweep_dir.sweep_id, "--storage", storage, folder=bench)
+    assert command.code == 0, command.stderr
+    assert f"{sweep_dir.spec().name} version 1 is now the champion: there was no champion." in command.stdout
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    version = client.get_model_version_by_alias(sweep_dir.spec().name, "champion")
+    assert version.tags["toprung.confirmed_by"] == again.sweep_id
+    means = [statistics.mean(values.values()) for values in values_by_seed(ledger.read(again)).values()]
+    assert float(version.tags["toprung.confirmed_value"]) == pytest.approx(max(means))
+    experiment_id = client.get_run(version.run_id).info.experiment_id
+    (model,) = client.search_logged_models([experiment_id], filter_string=f"name = '{version.name}'")
+    scores = {metric.key: metric.value for metric in model.metrics}
+    assert scores["test/accuracy"] == openings(sweep_dir)[-1]["accuracy"]
+    again_command = toprung("register", sweep_dir.sweep_id, "--storage", storage, folder=bench)
+    assert "version 2 is now the challenger: confirmed " in again_command.stdout
 
 
 def test_a_sweep_that_cannot_be_confirmed_is_refused(confirmed):
@@ -225,20 +245,3 @@ def test_removing_a_sweep_removes_its_confirmations(confirmed, toprung):
     removed = toprung("rm", sweep_dir.sweep_id, "--yes", "--storage", storage, folder=bench)
     assert removed.stdout == f"Deleted {sweep_dir.sweep_id}, {again.sweep_id}.\n"
     assert list(catalog.list_sweeps(storage)) == []
-
-
-def test_a_confirmed_winner_becomes_the_champion_and_has_its_score_on_the_test_split(confirmed, toprung):
-    bench, storage, sweep_dir, _ = confirmed
-    (again,) = list_confirmations(sweep_dir)
-    command = toprung("register", sweep_dir.sweep_id, "--storage", storage, folder=bench)
-    assert command.code == 0, command.stderr
-    assert f"{sweep_dir.spec().name} version 1 is now the champion: there was no champion." in command.stdout
-    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
-    version = client.get_model_version_by_alias(sweep_dir.spec().name, "champion")
-    assert version.tags["toprung.confirmed_by"] == again.sweep_id
-    means = [statistics.mean(values.values()) for values in values_by_seed(ledger.read(again)).values()]
-    assert float(version.tags["toprung.confirmed_value"]) == pytest.approx(max(means))
-    scores = {metric.key: metric.value for metric in client.get_logged_model(version.model_id).metrics}
-    assert scores["test/accuracy"] == openings(sweep_dir)[-1]["accuracy"]
-    again_command = toprung("register", sweep_dir.sweep_id, "--storage", storage, folder=bench)
-    assert "version 2 is now the challenger: confirmed " in again_command.stdout

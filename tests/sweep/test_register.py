@@ -1,14 +1,20 @@
 """`toprung register`: a new version becomes the champion only if a confirmation shows that it is better."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
-import mlflow
 import numpy as np
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from toprung import data
+from toprung.export.predictor import Predictor
+from toprung.records import ledger
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.sweep.register import DATA_TAG, METRIC_TAG, VALUE_TAG, Candidate, choose_alias
 from toprung.tracking.registry import RegisteredVersion
@@ -55,8 +61,8 @@ def registered(finished, bench, toprung, tmp_path_factory):
         "register", sweep_dir.sweep_id, "--model", "numbers", "--json", "--storage", storage, folder=bench
     )
     assert command.code == 0, command.stderr
-    mlflow.set_tracking_uri(f"sqlite:///{storage}/mlflow.db")
-    return SimpleNamespace(sweep_dir=sweep_dir, result=json.loads(command.stdout), client=mlflow.MlflowClient())
+    uri = f"sqlite:///{storage}/mlflow.db"
+    return SimpleNamespace(sweep_dir=sweep_dir, result=json.loads(command.stdout), client=MlflowClient(uri), uri=uri)
 
 
 def test_a_sweep_that_is_not_confirmed_becomes_the_challenger(registered):
@@ -65,7 +71,7 @@ def test_a_sweep_that_is_not_confirmed_becomes_the_challenger(registered):
     }  # fmt: skip
     version = registered.client.get_model_version_by_alias("numbers", "challenger")
     assert version.tags["toprung.sweep_id"] == registered.sweep_dir.sweep_id
-    with pytest.raises(mlflow.MlflowException, match="champion"):
+    with pytest.raises(MlflowException, match="champion"):
         registered.client.get_model_version_by_alias("numbers", "champion")
 
 
@@ -73,26 +79,31 @@ def test_the_logged_model_belongs_to_the_trials_run_and_has_the_scores_on_the_va
     best = finished.shown["best"]
     run = registered.client.get_run(registered.client.get_model_version("numbers", "1").run_id)
     assert run.data.tags["toprung.trial_id"] == best["trial_id"]
-    (model,) = mlflow.search_logged_models(
-        experiment_ids=[run.info.experiment_id],
-        filter_string=f"metrics.`val/accuracy` = {best['value']}",
-        output_format="list",
+    (model,) = registered.client.search_logged_models(
+        [run.info.experiment_id], filter_string=f"metrics.`val/accuracy` = {best['value']}"
     )
     lineage = json.loads(registered.sweep_dir.lineage_file.read_text())
     (metric,) = (metric for metric in model.metrics if metric.key == "val/accuracy")
     assert (metric.dataset_name, metric.dataset_digest) == ("digits validation", lineage["split_fingerprint"][:36])
     history = registered.client.get_metric_history(run.info.run_id, "val/accuracy")
-    assert len(history) == best["epochs"]
+    trial = next(trial for trial in ledger.read(registered.sweep_dir) if trial.trial_id == best["trial_id"])
+    assert len(history) == trial.epochs
 
 
-def test_mlflow_predicts_the_exported_models_labels(registered, bench):
-    model = mlflow.pyfunc.load_model("models:/numbers@challenger")
-    images_NCHW = np.array(data.open_prepared("digits", root=bench / data.PREPARED).images_NCHW[:50])
-    from toprung.export.predictor import Predictor
-
-    expected_NK = Predictor(registered.sweep_dir.export_folder).predict_probabilities(images_NCHW)
-    np.testing.assert_allclose(model.predict(images_NCHW)["probabilities"], expected_NK, atol=1e-6)
-    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
+def test_mlflow_models_predict_gives_the_exported_models_probabilities(registered, bench, tmp_path):
+    images_NCHW = data.open_prepared("digits", root=bench / data.PREPARED).images_NCHW[:20]
+    (tmp_path / "images.json").write_text(json.dumps({"inputs": images_NCHW.tolist()}))
+    subprocess.run(
+        [
+            sys.executable, "-m", "mlflow", "models", "predict", "--model-uri", "models:/numbers@challenger",
+            "--env-manager", "local", "--content-type", "json",
+            "--input-path", tmp_path / "images.json", "--output-path", tmp_path / "answer.json",
+        ],
+        env={**os.environ, "MLFLOW_TRACKING_URI": registered.uri}, check=True, capture_output=True,
+    )  # fmt: skip
+    answer = json.loads((tmp_path / "answer.json").read_text())["predictions"]["probabilities"]
+    expected_NK = Predictor(registered.sweep_dir.export_folder).predict_probabilities(np.array(images_NCHW))
+    np.testing.assert_allclose(answer, expected_NK, atol=1e-6)
 
 
 def test_a_sweep_without_an_onnx_file_is_refused(finished, bench, toprung, tmp_path):
