@@ -1,5 +1,6 @@
 """Model cards: the scores of the exported trial and how it was chosen."""
 
+import shutil
 from types import SimpleNamespace
 
 import yaml
@@ -7,6 +8,8 @@ import yaml
 from tests.analysis.conftest import Driver
 from toprung.export.model_card import base_weights, model_card
 from toprung.records.lineage import Lineage
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.spec import Search
 from toprung.weights.card import WeightsCard
 
 ONNX = {
@@ -70,6 +73,25 @@ def test_the_card_of_a_confirmation_says_that_the_median_seed_was_exported(tmp_p
     card = _card(driver, num_trials=2)
     assert "the trial with the median value was exported" in card
     assert "partly luck" not in card
+
+
+def test_the_card_names_the_confirmation_that_has_finished(tmp_path):
+    driver = Driver(tmp_path)
+    driver.trial([0.4, 0.5])
+    assert "It is not confirmed with other seeds." in _card(driver)
+    path = driver.sweep_dir.path
+    confirming = SweepDirectory(shutil.copytree(path, path.with_name("confirming")))
+    confirming.write(confirming.spec_file, {**confirming.read(confirming.spec_file), "confirms": path.name})
+    confirming.write(confirming.status_file, {"status": "finished"})
+    assert "Its configuration was confirmed by confirming, whose `confirmation.md` has the result." in _card(driver)
+
+
+def test_the_card_names_the_sampler(tmp_path):
+    driver = Driver(tmp_path)
+    driver.trial([0.4, 0.5])
+    assert "Optuna's TPE sampler (seed 0) proposed the trials" in _card(driver)
+    driver.sweep = driver.sweep.model_copy(update={"search": Search(sampler="random")})
+    assert "Optuna's random sampler (seed 0) proposed the trials" in _card(driver)
 
 
 def test_the_card_lists_the_classification_metrics_that_were_reported(tmp_path):

@@ -11,7 +11,7 @@ from toprung.errors import UserError
 from toprung.export.card_sections import data_and_code, formats_section, limits_section, usage_section
 from toprung.export.front_matter import front_matter
 from toprung.metric_names import CLASSIFICATION_METRICS
-from toprung.records.catalog import confirmed_sweep_id
+from toprung.records.catalog import confirmed_sweep_id, list_confirmations
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import TrialRecord
@@ -19,6 +19,7 @@ from toprung.spec import Sweep
 from toprung.weights.card import WeightsCard, list_weights
 
 CARD_FILE = "README.md"
+SAMPLERS = {"tpe": "TPE", "random": "random"}
 
 
 def base_weights(description: Mapping[str, Any], lineage: Lineage, *, project: Path) -> WeightsCard | None:
@@ -87,7 +88,7 @@ An image classifier for {len(card.classes)} classes and images of {" x ".join(ma
 {sweep.metric} {winner.value:.6g} on the validation split, at epoch {winner.epoch}.
 Recomputed from this folder by a fresh process: {verified}.
 {unverified}{_metrics_table(reported)}
-{_selection_bias(num_trials) if confirms is None and is_winner else ""}The test split was not opened.
+{_selection_bias(num_trials) if confirms is None and is_winner else ""}The test split played no part in the choice.
 
 {formats_section(metrics)}
 ## How it was chosen
@@ -122,9 +123,10 @@ def _base(base: WeightsCard | None) -> str:
 def _search(sweep: Sweep) -> str:
     if sweep.experiments:
         return f"A controlled experiment: {sweep.plan_text}."
-    rungs = ", ".join(map(str, sweep.rungs))
+    rungs, sampler = ", ".join(map(str, sweep.rungs)), SAMPLERS[sweep.search.sampler]
     return (
-        f"Optuna's TPE sampler (seed {sweep.search.seed}) proposed the trials; ASHA (rungs {rungs}) stopped some early."
+        f"Optuna's {sampler} sampler (seed {sweep.search.seed}) proposed the trials; ASHA (rungs {rungs}) stopped some "
+        "early."
     )
 
 
@@ -143,6 +145,9 @@ def _selection_bias(num_trials: int) -> str:
 def _confirmation(sweep_dir: SweepDirectory, confirms: str | None) -> str:
     if confirms is not None:
         return f"This sweep confirmed the best configurations of {confirms} with new seeds or on folds."
+    finished = next((found for found in list_confirmations(sweep_dir) if found.is_finished), None)
+    if finished is not None:
+        return f"Its configuration was confirmed by {finished.sweep_id}, whose `confirmation.md` has the result."
     return f"It is not confirmed with other seeds. To do that: `toprung confirm {sweep_dir.sweep_id}`"
 
 
