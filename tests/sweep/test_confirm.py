@@ -160,6 +160,14 @@ def test_confirmation_refit_and_report_are_in_the_sweeps_run_in_mlflow(confirmed
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"model.pth", "README.md"}
 
 
+def test_the_model_card_has_the_score_on_the_test_split(confirmed):
+    _, _, sweep_dir, _ = confirmed
+    (again,) = list_confirmations(sweep_dir)
+    score = openings(sweep_dir)[-1]
+    card = (again.export_folder / "README.md").read_text()
+    assert f"On the test split ({score['num_images']} images, opened on {score['time']}): accuracy " in card
+
+
 def test_a_confirmed_winner_becomes_the_champion_and_has_its_score_on_the_test_split(confirmed, toprung):
     from mlflow import MlflowClient
 

@@ -106,6 +106,7 @@ def _score_on_test(
     """Score the confirmed winner on the test split; if it was opened before, only with `again`."""
     from toprung import data
     from toprung.export.test_split import openings, score_on_test
+    from toprung.sweep.export import update_model_card
 
     earlier = openings(sweep_dir)
     if earlier and not again:
@@ -122,6 +123,7 @@ def _score_on_test(
         prepared_root=project / data.PREPARED,
         again=again,
     )
+    update_model_card(project, confirming_dir)
     times = "the first time" if not earlier else f"time {len(earlier) + 1}"
     console.print(
         f"\nOn the test split, opened now for {times}: "

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from toprung import atomic_write
 from toprung.data import DatasetCard
 from toprung.export.formats import FormatsDisagree, write_formats
 from toprung.export.model_card import CARD_FILE, base_weights, model_card
@@ -76,19 +77,17 @@ def export_winner(
         metrics = _check_scores(weights_meta, scored, winner=winner, sweep=sweep, lineage=lineage)
         write_json(staging / METRICS_FILE, metrics)
         (staging / REQUIREMENTS_FILE).write_text(requirements(description, metrics), encoding="utf-8")
-        text = model_card(
+        write_model_card(
+            staging,
             winner,
-            metrics,
-            description=description,
             sweep_dir=sweep_dir,
             sweep=sweep,
             lineage=lineage,
             card=card,
+            prepared_root=prepared_root,
             num_trials=num_trials,
             is_winner=is_winner,
-            base=base_weights(description, lineage, project=prepared_root.parent.parent),
         )
-        (staging / CARD_FILE).write_text(text, encoding="utf-8")
         for earlier in (folder, sweep_dir.rejected_export_folder):
             shutil.rmtree(earlier, ignore_errors=True)
         folder.parent.mkdir(exist_ok=True)
@@ -101,6 +100,47 @@ def export_winner(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return folder
+
+
+def write_model_card(
+    folder: Path,
+    trial: TrialRecord,
+    *,
+    sweep_dir: SweepDirectory,
+    sweep: Sweep,
+    lineage: Lineage,
+    card: DatasetCard,
+    prepared_root: Path,
+    num_trials: int,
+    is_winner: bool = True,
+) -> None:
+    """Write the model card of an exported folder, from its other files and from what is known of the sweep now.
+
+    Args:
+        folder: the folder, with config.json and metrics.json.
+        trial: the exported trial.
+        sweep_dir: the sweep's directory.
+        sweep: the sweep's spec.
+        lineage: the sweep's lineage.
+        card: the card of its dataset.
+        prepared_root: the folder of prepared datasets, in the project that has the pretrained weights.
+        num_trials: the number of trials from which the winner was chosen.
+        is_winner: False for another trial.
+    """
+    description = sweep_dir.read(folder / CONFIG_FILE)["toprung"]
+    text = model_card(
+        trial,
+        sweep_dir.read(folder / METRICS_FILE),
+        description=description,
+        sweep_dir=sweep_dir,
+        sweep=sweep,
+        lineage=lineage,
+        card=card,
+        num_trials=num_trials,
+        is_winner=is_winner,
+        base=base_weights(description, lineage, project=prepared_root.parent.parent),
+    )
+    atomic_write.write_text(folder / CARD_FILE, text)
 
 
 def describe(architecture: dict[str, Any] | None, **trial: Any) -> dict[str, Any]:

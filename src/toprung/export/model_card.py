@@ -10,6 +10,7 @@ from toprung.data import DatasetCard
 from toprung.errors import UserError
 from toprung.export.card_sections import data_and_code, formats_section, limits_section, usage_section
 from toprung.export.front_matter import front_matter
+from toprung.export.test_split import openings
 from toprung.metric_names import CLASSIFICATION_METRICS
 from toprung.records.catalog import confirmed_sweep_id, list_confirmations
 from toprung.records.lineage import Lineage
@@ -78,6 +79,7 @@ def model_card(
         sweep.name, description=description, lineage=lineage, reported=reported, base=base, has_onnx="onnx" in metrics
     )
     seed = winner.config["seed"] if sweep.experiments else sweep.seed
+    is_lucky = confirms is None and is_winner and num_trials > 1
     return f"""{top}
 # {sweep.name}: trial {winner.number} of {sweep_dir.sweep_id}
 
@@ -88,7 +90,8 @@ An image classifier for {len(card.classes)} classes and images of {" x ".join(ma
 {sweep.metric} {winner.value:.6g} on the validation split, at epoch {winner.epoch}.
 Recomputed from this folder by a fresh process: {verified}.
 {unverified}{_metrics_table(reported)}
-{_selection_bias(num_trials) if confirms is None and is_winner else ""}The test split played no part in the choice.
+{_selection_bias(num_trials) if is_lucky else ""}The test split played no part in the choice.
+{_test_score(sweep_dir, confirms)}
 
 {formats_section(metrics)}
 ## How it was chosen
@@ -105,6 +108,20 @@ The weights are from the epoch of this trial with the {"highest" if sweep.mode =
 {limits_section(card, metrics)}
 {usage_section(description, card, metrics)}
 {data_and_code(lineage, split=_split(sweep, lineage, seed=seed), seed=seed)}"""
+
+
+def _test_score(sweep_dir: SweepDirectory, confirms: str | None) -> str:
+    """Return the last score of this export on the test split, which the log of the confirmed sweep has; "" if none."""
+    logged = sweep_dir if confirms is None else SweepDirectory(sweep_dir.path.with_name(confirms))
+    exported = f"{sweep_dir.path.name}/{sweep_dir.export_folder.name}"
+    scores = [entry for entry in openings(logged) if "accuracy" in entry and entry["who"].endswith(exported)]
+    if not scores:
+        return ""
+    last = scores[-1]
+    return (
+        f"On the test split ({last['num_images']} images, opened on {last['time']}): accuracy "
+        f"{last['accuracy']:.6g}, loss {last['loss']:.6g}.\n"
+    )
 
 
 def _metrics_table(reported: Mapping[str, float]) -> str:
@@ -137,8 +154,6 @@ def _choice(sweep: Sweep, *, is_confirmation: bool) -> str:
 
 
 def _selection_bias(num_trials: int) -> str:
-    if num_trials < 2:
-        return ""
     return f"The best of {num_trials} trials is partly luck: expect slightly worse results on new images.\n"
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from toprung.errors import UserError
 from toprung.export.processes import run_in_fresh_process
 from toprung.records.sweep_dir import SweepDirectory
@@ -83,6 +81,8 @@ def score_on_test(
         "opened_by": f"{sweep_dir.sweep_id}: {exported.parent.name}/{exported.name}",
         "num_threads": sweep.resources.num_threads,
     }
+    from scipy import stats  # imported here because it takes half a second
+
     scored = run_in_fresh_process("toprung.export.test_split", task, sweep_dir=sweep_dir)
     count = scored["num_images"]
     interval = stats.binomtest(round(scored["accuracy"] * count), count).proportion_ci(CONFIDENCE, method="wilson")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from toprung import data
 from toprung.errors import UserError
-from toprung.export.bundle import export_winner
+from toprung.export.bundle import export_winner, write_model_card
 from toprung.export.processes import ExportFailed
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
@@ -32,8 +33,8 @@ def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None
     """
     if sweep_dir.has_live_driver() or has_remote_driver(sweep_dir):
         raise UserError(f"{sweep_dir.sweep_id} is running. Export it after it has ended.")
-    sweep, trials = sweep_dir.spec(), ledger.read(sweep_dir)
-    winner = choose_winner(trials, sweep=sweep, sweep_dir=sweep_dir)
+    trials = ledger.read(sweep_dir)
+    winner = choose_winner(trials, sweep=sweep_dir.spec(), sweep_dir=sweep_dir)
     if trial_number is None:
         trial, folder = winner, sweep_dir.export_folder
     else:
@@ -49,18 +50,39 @@ def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None
     weights_file = sweep_dir.trial_folder(trial.trial_id) / WEIGHTS_FILE
     if not weights_file.is_file():
         download_file(sweep_dir, WEIGHTS_FILE, run_id=trial.mlflow_run_id, to=weights_file)
-    prepared_root = project / data.PREPARED
     try:
         return export_winner(
             trial,
-            sweep_dir=sweep_dir,
-            sweep=sweep,
-            lineage=Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file)),
-            card=data.open_prepared(sweep.data.name, root=prepared_root).card,
-            prepared_root=prepared_root,
-            num_trials=len(trials),
             folder=folder,
             is_winner=trial == winner,
+            **_context(project, sweep_dir, num_trials=len(trials)),
         )
     except ExportFailed as error:
         raise UserError(f"The export failed: {error}.") from None
+
+
+def update_model_card(project: Path, sweep_dir: SweepDirectory) -> None:
+    """Write the winner's model card again, with what is known now, such as its score on the test split.
+
+    Args:
+        project: the project's root folder.
+        sweep_dir: the sweep, which has an exported winner.
+    """
+    trials = ledger.read(sweep_dir)
+    winner = choose_winner(trials, sweep=sweep_dir.spec(), sweep_dir=sweep_dir)
+    if winner is not None:
+        context = _context(project, sweep_dir, num_trials=len(trials))
+        write_model_card(sweep_dir.export_folder, winner, **context)
+
+
+def _context(project: Path, sweep_dir: SweepDirectory, *, num_trials: int) -> dict[str, Any]:
+    """Return what the export and the model card say about the sweep."""
+    sweep, prepared_root = sweep_dir.spec(), project / data.PREPARED
+    return {
+        "sweep_dir": sweep_dir,
+        "sweep": sweep,
+        "lineage": Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file)),
+        "card": data.open_prepared(sweep.data.name, root=prepared_root).card,
+        "prepared_root": prepared_root,
+        "num_trials": num_trials,
+    }
