@@ -92,7 +92,6 @@ Recomputed from this folder by a fresh process: {verified}.
 {unverified}{_metrics_table(reported)}
 {_selection_bias(num_trials) if is_lucky else ""}The test split played no part in the choice.
 {_test_score(sweep_dir, confirms)}
-
 {formats_section(metrics)}
 ## How it was chosen
 
