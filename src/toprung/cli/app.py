@@ -40,6 +40,7 @@ from toprung.cli.options import (
 from toprung.cli.predict import predict_app
 from toprung.cli.register import register_app
 from toprung.cli.report import report_app
+from toprung.cli.serve import serve_app
 from toprung.cli.submit import submit_app
 from toprung.cli.ui import ui_app
 from toprung.cli.verify import verify_app
@@ -67,6 +68,7 @@ app.add_typer(confirm_app)
 app.add_typer(export_app)
 app.add_typer(predict_app)
 app.add_typer(register_app)
+app.add_typer(serve_app)
 app.add_typer(verify_app)
 app.add_typer(submit_app)
 app.add_typer(ci_app)

@@ -59,7 +59,7 @@ def predict(
     if as_json and as_csv:
         raise UserError("--json and --csv are mutually exclusive. Give only one of them.")
     predictor = Predictor(
-        _find_folder(model, storage=storage), backend=None if backend is None else backend.value, num_threads=threads
+        find_exported(model, storage=storage), backend=None if backend is None else backend.value, num_threads=threads
     )
     top = min(top, len(predictor.classes))
     write = _json_lines if as_json else _csv_rows(top) if as_csv else _text_lines
@@ -83,7 +83,7 @@ def predict(
         sys.exit(1)
 
 
-def _find_folder(model: str, *, storage: str) -> Path:
+def find_exported(model: str, *, storage: str) -> Path:
     """Return the exported folder that a path, or the id or name of a sweep, stands for."""
     from toprung.records import catalog
 

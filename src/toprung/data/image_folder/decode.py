@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,8 +131,12 @@ def another_size(height: int, width: int, *, expected: tuple[int, int]) -> str:
     return f"{ANOTHER_SIZE} ({height} x {width}, not {expected[0]} x {expected[1]})"
 
 
-def decode(path: Path, target: DecodeOptions) -> NDArray[np.uint8]:
+def decode(source: Path | bytes, target: DecodeOptions) -> NDArray[np.uint8]:
     """Read one image as uint8, C x H x W: turned upright, 8 bits, opaque, of the target's size.
+
+    Args:
+        source: the file, or its content.
+        target: how to decode.
 
     Raises:
         Unreadable: Pillow raised any exception; the image has more than `MAX_PIXELS` pixels (by its header), is an
@@ -139,7 +144,7 @@ def decode(path: Path, target: DecodeOptions) -> NDArray[np.uint8]:
     """
     with warnings.catch_warnings(action="ignore"):  # Pillow warns about metadata that does not matter here
         try:
-            with _open_image(path) as image:
+            with _open_image(source) as image:
                 _check_header(image)
                 if not target.as_found:
                     image.draft(None, (DRAFT_FACTOR * max(target.size),) * 2)
@@ -151,13 +156,14 @@ def decode(path: Path, target: DecodeOptions) -> NDArray[np.uint8]:
         except Unreadable:
             raise
         except Exception as error:  # decoders raise anything on damaged files
-            raise Unreadable(_reason(path, error)) from None
+            raise Unreadable(_reason(source, error)) from None
 
 
 @contextmanager
-def _open_image(path: Path) -> Iterator[Image.Image]:
+def _open_image(source: Path | bytes) -> Iterator[Image.Image]:
     """Open an image by a file object: by its path, Pillow 13.0 maps a plain TIFF, and scrambles it when turning it."""
-    with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+    opened = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    with opened as file, Image.open(file, formats=FORMATS) as image:
         yield image
 
 
@@ -222,13 +228,14 @@ def _channels(image: Image.Image, color: Color) -> NDArray[np.uint8]:
     return np.moveaxis(values, -1, 0)
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(source: Path | bytes, error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return f"cannot be opened ({error.strerror})"
     if isinstance(error, Image.DecompressionBombError):
         return f"has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
-        empty = path.stat().st_size == 0
+        empty = not source if isinstance(source, bytes) else source.stat().st_size == 0
         return "is empty" if empty else "is not a PNG, JPEG, WebP, BMP or TIFF image"
-    text = " ".join(str(error).replace(str(path), "it").split())
+    shown = str(error) if isinstance(source, bytes) else str(error).replace(str(source), "it")
+    text = " ".join(shown.split())
     return f"is damaged ({text[:100] or type(error).__name__})"
