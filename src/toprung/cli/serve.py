@@ -17,7 +17,9 @@ serve_app = typer.Typer()
 @serve_app.command(epilog="Example: toprung serve photos-20261123-141200 --replicas 2")
 def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of an exported model, or a sweep.")],
-    host: Annotated[str, typer.Option(help="Address to listen on. By default, only this machine can connect.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. By default, only this machine can connect.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Number of processes, each with a copy of the model.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Number of CPU threads of each replica.")] = 1,

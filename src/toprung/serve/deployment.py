@@ -106,9 +106,7 @@ def _build_api(folder: Path, *, name: str, options: ServeOptions) -> FastAPI:
     from toprung.export.predictor import Predictor
     from toprung.serve.api import build_api
 
-    predictor = Predictor(
-        folder, backend="torch" if options.num_gpus else None, num_threads=options.num_threads
-    )
+    predictor = Predictor(folder, backend="torch" if options.num_gpus else None, num_threads=options.num_threads)
 
     @serve.batch(max_batch_size=options.max_batch_size, batch_wait_timeout_s=BATCH_WAIT_SECONDS)
     async def classify(images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
