@@ -74,7 +74,9 @@ def test_the_server_answers_as_predict_does_also_in_batches(server, photo_bundle
     expected = predict_files(Predictor(photo_bundle.folder), files, top=3)
     for answer, prediction in zip(answers, expected, strict=True):
         assert [name for name, _ in answer] == [label.name for label in prediction.labels]
-        assert [value for _, value in answer] == pytest.approx([label.probability for label in prediction.labels], abs=1e-5)
+        assert [value for _, value in answer] == pytest.approx(
+            [label.probability for label in prediction.labels], abs=1e-5
+        )
 
 
 def test_a_bad_body_is_refused_with_the_reason(server):
