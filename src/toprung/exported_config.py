@@ -1,4 +1,7 @@
-"""Read `config.json` of an exported model, and check its files against it, without importing torch."""
+"""The files of an exported model: their names, reading `config.json`, and checking the others against it.
+
+Without torch, so that `toprung predict` can start without it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from typing import Any
 from toprung.checksums import sha256_of
 from toprung.errors import UserError
 
-CONFIG_FILE = "config.json"
+SAFETENSORS_FILE, PTH_FILE, ONNX_FILE = "model.safetensors", "model.pth", "model.onnx"
+CONFIG_FILE, PREPROCESSOR_FILE, LABELS_FILE = "config.json", "preprocessor.json", "labels.json"
+METRICS_FILE, REQUIREMENTS_FILE, MODEL_CARD_FILE = "metrics.json", "requirements.txt", "README.md"
+BUILDER, TIMM_PREFIX = "toprung.vision:build_model", "timm/"
 # Of the key "toprung" in config.json. Increment it when an older toprung would load such a folder wrongly.
 FORMAT = 1
 
@@ -37,6 +43,11 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file} does not say how to build the model: {error!r}.") from None
     check_format(found, FORMAT, folder=folder)
     return description
+
+
+def is_timm_model(description: Mapping[str, Any]) -> bool:
+    """Return whether a description is that of a network of timm, built by `build_model`."""
+    return description["builder"] == BUILDER and str(description["arguments"].get("name")).startswith(TIMM_PREFIX)
 
 
 def check_format(found: Any, supported: int, *, folder: Path) -> None:

@@ -15,7 +15,7 @@ from toprung.data.placement import map_arrays
 from toprung.errors import UserError
 from toprung.export.formats import TIE, FormatsDisagree, compare_labels
 from toprung.export.scoring import choose_image_files
-from toprung.export.weights_files import check_weights_files
+from toprung.export.weights_files import load_checked_model
 from toprung.spec import Data
 from toprung.vision import load_model
 
@@ -88,7 +88,7 @@ def test_config_json_has_timms_keys_beside_those_of_toprung(photo_bundle):
 
 def test_weights_files_with_different_tensors_are_refused(photo_bundle, tmp_path):
     copied = shutil.copytree(photo_bundle.folder, tmp_path / "export")
-    check_weights_files(copied)
+    load_checked_model(copied)
     state = torch.load(copied / "model.pth", weights_only=True)
     next(iter(state.values())).add_(1e-3)
     torch.save(state, copied / "model.pth")
@@ -96,7 +96,7 @@ def test_weights_files_with_different_tensors_are_refused(photo_bundle, tmp_path
     del config["toprung"]["sha256"]
     (copied / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"model\.safetensors and model\.pth in .* differ: 1 of \d+ tensors, such as "):
-        check_weights_files(copied)
+        load_checked_model(copied)
 
 
 def test_the_folder_of_an_older_version_is_refused(photo_bundle, tmp_path):

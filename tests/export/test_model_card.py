@@ -86,6 +86,15 @@ def test_the_card_names_the_confirmation_that_has_finished(tmp_path):
     assert "Its configuration was confirmed by confirming, whose `confirmation.md` has the result." in _card(driver)
 
 
+def test_only_a_network_that_toprung_built_is_said_to_load_with_timm(tmp_path):
+    driver = Driver(tmp_path)
+    driver.trial([0.4, 0.5])
+    arguments = {"name": "timm/resnet18.a1_in1k"}
+    for builder, loads in (("toprung.vision:build_model", True), ("trainers.own:build", False)):
+        card = _card(driver, description={"builder": builder, "arguments": arguments})
+        assert ("timm.create_model" in card) == ("library_name: timm" in card) == loads
+
+
 def test_the_card_names_the_sampler(tmp_path):
     driver = Driver(tmp_path)
     driver.trial([0.4, 0.5])

@@ -10,7 +10,7 @@ import pytest
 
 from toprung import data
 from toprung.analysis.seeds import representative
-from toprung.export.bundle import export_winner
+from toprung.export.bundle import ExportSource, export_winner
 from toprung.export.processes import ExportFailed
 from toprung.records import catalog, ledger
 from toprung.records.catalog import list_confirmations
@@ -67,8 +67,7 @@ def _export(confirmed, trial, folder, *, sweep=None):
     copied = SweepDirectory(shutil.copytree(confirmed.dir.path, folder / confirmed.dir.sweep_id))
     sweep = sweep or copied.spec()
     root = confirmed.bench / data.PREPARED
-    return export_winner(
-        trial,
+    source = ExportSource(
         sweep_dir=copied,
         sweep=sweep,
         lineage=Lineage.model_validate(copied.read(copied.lineage_file)),
@@ -76,6 +75,7 @@ def _export(confirmed, trial, folder, *, sweep=None):
         prepared_root=root,
         num_trials=4,
     )
+    return export_winner(trial, source)
 
 
 def test_each_trial_was_validated_on_the_fold_of_its_seed(confirmed, tmp_path):

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from toprung import data
-from toprung.export.bundle import export_winner
+from toprung.export.bundle import ExportSource, export_winner
 from toprung.export.processes import ExportFailed
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
@@ -114,8 +114,7 @@ def _export(finished, bench, folder, *, change, metric="val/accuracy"):
     change(copied.trial_folder(winner.trial_id))
     sweep = copied.spec().model_copy(update={"metric": metric})
     prepared_root = bench / data.PREPARED
-    return copied, lambda: export_winner(
-        winner,
+    source = ExportSource(
         sweep_dir=copied,
         sweep=sweep,
         lineage=Lineage.model_validate(copied.read(copied.lineage_file)),
@@ -123,6 +122,7 @@ def _export(finished, bench, folder, *, change, metric="val/accuracy"):
         prepared_root=prepared_root,
         num_trials=6,
     )
+    return copied, lambda: export_winner(winner, source)
 
 
 def _zero_weights(folder):
@@ -316,7 +316,10 @@ def exported_again(finished, bench, toprung, tmp_path_factory):
     storage = tmp_path_factory.mktemp("exported") / "runs"
     shutil.copytree(finished.storage, storage)
     sweep_dir = SweepDirectory(storage / finished.folder.name)
-    run = lambda *arguments: toprung("export", sweep_dir.sweep_id, *arguments, "--storage", storage, folder=bench)  # noqa: E731
+
+    def run(*arguments):
+        return toprung("export", sweep_dir.sweep_id, *arguments, "--storage", storage, folder=bench)
+
     return sweep_dir, run
 
 

@@ -32,9 +32,9 @@ def export(
     storage: Storage = "runs",
 ) -> None:
     """Export a sweep's winner, or another trial: weights, ONNX, preprocessing, lineage and model card."""
+    from toprung.exported_config import METRICS_FILE
     from toprung.records import catalog
-    from toprung.records.catalog import list_confirmations
-    from toprung.records.sweep_dir import METRICS_FILE
+    from toprung.records.catalog import newest_confirmation
     from toprung.sweep.export import export as export_model
 
     if refit and trial is not None:
@@ -42,7 +42,7 @@ def export(
     project, sweep_dir = current_project(), catalog.find_sweep(storage_root(storage), sweep_name)
     console = open_console()
     if refit:
-        confirming_dir = next((found for found in list_confirmations(sweep_dir) if found.is_finished), None)
+        confirming_dir = newest_confirmation(sweep_dir)
         if confirming_dir is None:
             raise UserError(f"{sweep_name} is not confirmed. Type: toprung confirm {sweep_name} --refit")
         refit_winner(console, sweep_dir, confirming_dir, project=project, again=True)

@@ -11,8 +11,9 @@ from rich.table import Table
 from toprung.cli.console import print_table
 from toprung.cli.options import short_path
 from toprung.errors import UserError, pluralize
+from toprung.exported_config import METRICS_FILE
 from toprung.records.ranking import format_config
-from toprung.records.sweep_dir import METRICS_FILE, SweepDirectory
+from toprung.records.sweep_dir import SweepDirectory
 from toprung.remote_storage import is_uri
 
 if TYPE_CHECKING:

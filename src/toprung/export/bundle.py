@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toprung import atomic_write
 from toprung.data import DatasetCard
 from toprung.export.formats import FormatsDisagree, write_formats
-from toprung.export.model_card import CARD_FILE, base_weights, model_card
-from toprung.export.preprocessor import PREPROCESSOR_FILE, preprocessor_of
+from toprung.export.model_card import base_weights, model_card
+from toprung.export.preprocessor import preprocessor_of
 from toprung.export.processes import ExportFailed
-from toprung.export.requirements import REQUIREMENTS_FILE, requirements
+from toprung.export.requirements import requirements
+from toprung.exported_config import (
+    LABELS_FILE,
+    METRICS_FILE,
+    MODEL_CARD_FILE,
+    PREPROCESSOR_FILE,
+    REQUIREMENTS_FILE,
+)
 from toprung.metric_names import DEFAULT_METRICS, recomputed_metrics
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import (
     CONFIG_FILE,
-    LABELS_FILE,
     LINEAGE_FILE,
-    METRICS_FILE,
     WEIGHTS_FILE,
     WEIGHTS_META_FILE,
     SweepDirectory,
@@ -30,28 +38,35 @@ from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
 
+@dataclass(frozen=True)
+class ExportSource:
+    """The sweep whose trial is exported.
+
+    Attributes:
+        sweep_dir: the sweep's directory.
+        sweep: its spec.
+        lineage: its lineage.
+        card: the card of its dataset.
+        prepared_root: the folder of prepared datasets, in the project that has the pretrained weights.
+        num_trials: the number of trials from which the winner was chosen.
+    """
+
+    sweep_dir: SweepDirectory
+    sweep: Sweep
+    lineage: Lineage
+    card: DatasetCard
+    prepared_root: Path
+    num_trials: int
+
+
 def export_winner(
-    winner: TrialRecord,
-    *,
-    sweep_dir: SweepDirectory,
-    sweep: Sweep,
-    lineage: Lineage,
-    card: DatasetCard,
-    prepared_root: Path,
-    num_trials: int,
-    folder: Path | None = None,
-    is_winner: bool = True,
+    winner: TrialRecord, source: ExportSource, *, folder: Path | None = None, is_winner: bool = True
 ) -> Path:
     """Write `export/` from the winner's best epoch.
 
     Args:
         winner: the trial's record from the ledger.
-        sweep_dir: the sweep's directory.
-        sweep: the sweep's spec.
-        lineage: the sweep's lineage.
-        card: the card of its dataset.
-        prepared_root: the folder of prepared datasets, needed for scoring.
-        num_trials: the number of trials from which the winner was chosen.
+        source: its sweep.
         folder: the folder to write; None: the sweep's `export/`.
         is_winner: False for another trial, for the model card.
 
@@ -62,39 +77,28 @@ def export_winner(
         ExportFailed: the weights are missing or unreadable; a fresh process computes a different score; the formats
             predict different labels, in which case the folder is kept as `export.rejected/`.
     """
+    sweep_dir, sweep = source.sweep_dir, source.sweep
     folder = folder or sweep_dir.export_folder
-    source, staging = sweep_dir.trial_folder(winner.trial_id), sweep_dir.path / ".export.tmp"
+    trial_folder, staging = sweep_dir.trial_folder(winner.trial_id), sweep_dir.path / ".export.tmp"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
-        shutil.copyfile(source / WEIGHTS_FILE, staging / WEIGHTS_FILE)
-        weights_meta, seed = sweep_dir.read(source / WEIGHTS_META_FILE), trial_seed(winner, sweep)
-        description = describe(weights_meta["architecture"], **sweep_dir.read(source / CONFIG_FILE), seed=seed)
-        write_data_files(staging, card=card, lineage=lineage)
-        task = {"description": description, "classes": list(card.classes)}
-        task |= scoring_task(sweep, prepared_root=prepared_root, seed=seed)
-        scored = write_formats(staging, task, sweep_dir=sweep_dir)
-        metrics = _check_scores(weights_meta, scored, winner=winner, sweep=sweep, lineage=lineage)
+        shutil.copyfile(trial_folder / WEIGHTS_FILE, staging / WEIGHTS_FILE)
+        weights_meta, seed = sweep_dir.read(trial_folder / WEIGHTS_META_FILE), trial_seed(winner, sweep)
+        description = describe(weights_meta["architecture"], **sweep_dir.read(trial_folder / CONFIG_FILE), seed=seed)
+        write_data_files(staging, card=source.card, lineage=source.lineage)
+        task = {"description": description, "classes": list(source.card.classes)}
+        task |= scoring_task(sweep, prepared_root=source.prepared_root, seed=seed)
+        with kept_if_rejected(staging, sweep_dir):
+            scored = write_formats(staging, task, sweep_dir=sweep_dir)
+        metrics = _check_scores(weights_meta, scored, winner=winner, sweep=sweep, lineage=source.lineage)
         write_json(staging / METRICS_FILE, metrics)
         (staging / REQUIREMENTS_FILE).write_text(requirements(description, metrics), encoding="utf-8")
-        write_model_card(
-            staging,
-            winner,
-            sweep_dir=sweep_dir,
-            sweep=sweep,
-            lineage=lineage,
-            card=card,
-            prepared_root=prepared_root,
-            num_trials=num_trials,
-            is_winner=is_winner,
-        )
+        write_model_card(staging, winner, source, is_winner=is_winner)
         for earlier in (folder, sweep_dir.rejected_export_folder):
             shutil.rmtree(earlier, ignore_errors=True)
         folder.parent.mkdir(exist_ok=True)
         os.replace(staging, folder)
-    except FormatsDisagree as error:
-        keep_rejected(staging, sweep_dir.rejected_export_folder, reason=str(error))
-        raise ExportFailed(f"{error}. The files are in {sweep_dir.rejected_export_folder}") from error
     except (OSError, KeyError, ValueError) as error:
         raise ExportFailed(f"trial {winner.number} cannot be exported: {error}") from error
     finally:
@@ -102,45 +106,29 @@ def export_winner(
     return folder
 
 
-def write_model_card(
-    folder: Path,
-    trial: TrialRecord,
-    *,
-    sweep_dir: SweepDirectory,
-    sweep: Sweep,
-    lineage: Lineage,
-    card: DatasetCard,
-    prepared_root: Path,
-    num_trials: int,
-    is_winner: bool = True,
-) -> None:
+def write_model_card(folder: Path, trial: TrialRecord, source: ExportSource, *, is_winner: bool = True) -> None:
     """Write the model card of an exported folder, from its other files and from what is known of the sweep now.
 
     Args:
         folder: the folder, with config.json and metrics.json.
         trial: the exported trial.
-        sweep_dir: the sweep's directory.
-        sweep: the sweep's spec.
-        lineage: the sweep's lineage.
-        card: the card of its dataset.
-        prepared_root: the folder of prepared datasets, in the project that has the pretrained weights.
-        num_trials: the number of trials from which the winner was chosen.
+        source: its sweep.
         is_winner: False for another trial.
     """
-    description = sweep_dir.read(folder / CONFIG_FILE)["toprung"]
+    description = source.sweep_dir.read(folder / CONFIG_FILE)["toprung"]
     text = model_card(
         trial,
-        sweep_dir.read(folder / METRICS_FILE),
+        source.sweep_dir.read(folder / METRICS_FILE),
         description=description,
-        sweep_dir=sweep_dir,
-        sweep=sweep,
-        lineage=lineage,
-        card=card,
-        num_trials=num_trials,
+        sweep_dir=source.sweep_dir,
+        sweep=source.sweep,
+        lineage=source.lineage,
+        card=source.card,
+        num_trials=source.num_trials,
         is_winner=is_winner,
-        base=base_weights(description, lineage, project=prepared_root.parent.parent),
+        base=base_weights(description, source.lineage, project=source.prepared_root.parent.parent),
     )
-    atomic_write.write_text(folder / CARD_FILE, text)
+    atomic_write.write_text(folder / MODEL_CARD_FILE, text)
 
 
 def describe(architecture: dict[str, Any] | None, **trial: Any) -> dict[str, Any]:
@@ -155,11 +143,20 @@ def write_data_files(folder: Path, *, card: DatasetCard, lineage: Lineage) -> No
     write_json(folder / LINEAGE_FILE, lineage.model_dump(mode="json"))
 
 
-def keep_rejected(staging: Path, folder: Path, *, reason: str) -> None:
-    """Keep an export whose formats disagree, with the reason, for inspection."""
-    (staging / "rejected.txt").write_text(f"{reason}\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(staging, folder)
+@contextlib.contextmanager
+def kept_if_rejected(staging: Path, sweep_dir: SweepDirectory) -> Iterator[None]:
+    """If the formats of an export disagree in this block, keep its folder, with the reason, for inspection.
+
+    Raises:
+        ExportFailed: the formats disagree; the message names the folder.
+    """
+    try:
+        yield
+    except FormatsDisagree as error:
+        (staging / "rejected.txt").write_text(f"{error}\n", encoding="utf-8")
+        shutil.rmtree(sweep_dir.rejected_export_folder, ignore_errors=True)
+        os.replace(staging, sweep_dir.rejected_export_folder)
+        raise ExportFailed(f"{error}. The files are in {sweep_dir.rejected_export_folder}") from error
 
 
 def trial_seed(trial: TrialRecord, sweep: Sweep) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from toprung.data import DatasetCard
-from toprung.export.formats import ONNX_FILE, SNIPPET, TIE
+from toprung.export.formats import SNIPPET, TIE
+from toprung.exported_config import ONNX_FILE, is_timm_model
 from toprung.records.lineage import Lineage
 
 TORCH_SNIPPET = """from pathlib import Path
@@ -102,7 +103,7 @@ def usage_section(description: Mapping[str, Any], card: DatasetCard, metrics: Ma
             f"python classify.py IMAGE...\n\n```python\n{SNIPPET.read_text(encoding='utf-8')}```\n"
         )
     sections.append(f"With toprung, in this folder{_project_note(description)}:\n\n```python\n{TORCH_SNIPPET}```\n")
-    if str(description["arguments"].get("name", "")).startswith("timm/"):
+    if is_timm_model(description):
         mode = "L" if card.image_shape[0] == 1 else "RGB"
         sections.append(
             "With timm, in this folder. It resizes the image file at once, not in the steps of preprocessor.json, so "

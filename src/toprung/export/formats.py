@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from toprung.checksums import sha256_of
 from toprung.export.processes import ExportFailed, run_in_fresh_process, run_isolated
-from toprung.records.sweep_dir import CONFIG_FILE, WEIGHTS_FILE, SweepDirectory, write_json
+from toprung.exported_config import CONFIG_FILE, ONNX_FILE, PTH_FILE, SAFETENSORS_FILE
+from toprung.records.sweep_dir import SweepDirectory, write_json
 
-SAFETENSORS_FILE, ONNX_FILE = "model.safetensors", "model.onnx"
 SNIPPET = Path(__file__).with_name("onnx_snippet.py")
 SCRIPT = Path(__file__).with_name("onnx_scoring.py")
 # PyTorch and onnxruntime add the same float32 numbers in another order. If a model's two largest probabilities are
@@ -74,7 +74,7 @@ def score_formats(folder: Path, task: Mapping[str, Any], *, sweep_dir: SweepDire
             scored = run_in_fresh_process("toprung.export.scoring", full_task, sweep_dir=sweep_dir)
         except ExportFailed as error:
             raise ExportFailed(f"a fresh process could not load the exported model: {error}") from None
-        latency_ms = dict.fromkeys((SAFETENSORS_FILE, WEIGHTS_FILE), scored["latency_ms"])
+        latency_ms = dict.fromkeys((SAFETENSORS_FILE, PTH_FILE), scored["latency_ms"])
         comparison: dict[str, Any] = {}
         if (folder / ONNX_FILE).is_file():
             try:

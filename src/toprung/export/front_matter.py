@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from toprung.exported_config import is_timm_model
 from toprung.records.lineage import Lineage
 from toprung.weights.card import WeightsCard
 
@@ -41,7 +42,6 @@ def front_matter(
     """
     from huggingface_hub import EvalResult, ModelCardData
 
-    is_timm = str(description["arguments"].get("name", "")).startswith("timm/")
     metrics = {METRIC_TYPES[metric]: (metric, value) for metric, value in reported.items() if metric in METRIC_TYPES}
     results = [
         EvalResult(
@@ -57,7 +57,7 @@ def front_matter(
         for metric_type, (metric, value) in metrics.items()
     ]
     card = ModelCardData(
-        library_name="timm" if is_timm else "pytorch",
+        library_name="timm" if is_timm_model(description) else "pytorch",
         pipeline_tag="image-classification",
         license=base.license.lower() if base is not None and base.license else None,
         base_model=f"timm/{base.name}" if base is not None else None,

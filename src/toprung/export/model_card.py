@@ -11,15 +11,15 @@ from toprung.errors import UserError
 from toprung.export.card_sections import data_and_code, formats_section, limits_section, usage_section
 from toprung.export.front_matter import front_matter
 from toprung.export.test_split import openings
+from toprung.exported_config import TIMM_PREFIX
 from toprung.metric_names import CLASSIFICATION_METRICS
-from toprung.records.catalog import confirmed_sweep_id, list_confirmations
+from toprung.records.catalog import confirmed_sweep_id, newest_confirmation
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 from toprung.weights.card import WeightsCard, list_weights
 
-CARD_FILE = "README.md"
 SAMPLERS = {"tpe": "TPE", "random": "random"}
 
 
@@ -32,7 +32,7 @@ def base_weights(description: Mapping[str, Any], lineage: Lineage, *, project: P
         project: the project's root, with the weights.
     """
     settings = {**description.get("defaults", {}), **description.get("config", {})}
-    name = str(description["arguments"].get("name", "")).removeprefix("timm/")
+    name = str(description["arguments"].get("name", "")).removeprefix(TIMM_PREFIX)
     if name not in lineage.weights or not settings.get("pretrained", True):
         return None
     try:
@@ -159,7 +159,7 @@ def _selection_bias(num_trials: int) -> str:
 def _confirmation(sweep_dir: SweepDirectory, confirms: str | None) -> str:
     if confirms is not None:
         return f"This sweep confirmed the best configurations of {confirms} with new seeds or on folds."
-    finished = next((found for found in list_confirmations(sweep_dir) if found.is_finished), None)
+    finished = newest_confirmation(sweep_dir)
     if finished is not None:
         return f"Its configuration was confirmed by {finished.sweep_id}, whose `confirmation.md` has the result."
     return f"It is not confirmed with other seeds. To do that: `toprung confirm {sweep_dir.sweep_id}`"

@@ -13,11 +13,8 @@ from numpy.typing import NDArray
 
 from toprung.errors import UserError
 from toprung.export.onnx_scoring import open_session
-from toprung.export.preprocessor import PREPROCESSOR_FILE, decode_options
-from toprung.exported_config import check_unchanged, read_description
-from toprung.records.sweep_dir import LABELS_FILE
-
-ONNX_FILE = "model.onnx"
+from toprung.export.preprocessor import decode_options
+from toprung.exported_config import LABELS_FILE, ONNX_FILE, PREPROCESSOR_FILE, check_unchanged, read_description
 
 Backend = Literal["onnxruntime", "torch"]
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from toprung.data import DatasetCard
 from toprung.errors import UserError
-from toprung.exported_config import check_format
+from toprung.exported_config import PREPROCESSOR_FILE, check_format
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from toprung.data.image_folder.decode import DecodeOptions
+    from toprung.data.image_folder.settings import Color
 
-PREPROCESSOR_FILE = "preprocessor.json"
 FORMAT = 1
 
 
@@ -79,6 +79,7 @@ def decode_options(content: Mapping[str, Any], *, folder: Path) -> DecodeOptions
     """
     from toprung.data.image_folder.decode import DecodeOptions
 
+    colors: dict[str, Color] = {"L": "grey", "RGB": "rgb"}
     try:
         check_format(content["format"], FORMAT, folder=folder)
         if content["mode"] is None:
@@ -88,7 +89,7 @@ def decode_options(content: Mapping[str, Any], *, folder: Path) -> DecodeOptions
             size=(height, width),
             as_found=content["fit"] is None,
             fit=content["fit"] or "crop",
-            color={"L": "grey", "RGB": "rgb"}[content["mode"]],  # type: ignore[arg-type]
+            color=colors[content["mode"]],
             background=content["background"],
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-REQUIREMENTS_FILE = "requirements.txt"
+from toprung.exported_config import TIMM_PREFIX
 
 
 def requirements(description: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
@@ -18,19 +18,19 @@ def requirements(description: Mapping[str, Any], metrics: Mapping[str, Any]) -> 
     """
     lines = ["# Verified with these versions; others will often work."]
     if "onnx" in metrics:
-        lines += ["# model.onnx needs only these:", *_pins("numpy", "onnxruntime", "pillow")]
-    lines += ["# model.safetensors and model.pth:", *_pins("safetensors", "torch")]
+        lines += ["# model.onnx needs only these:", *pins("numpy", "onnxruntime", "pillow")]
+    lines += ["# model.safetensors and model.pth:", *pins("safetensors", "torch")]
     if "onnx" not in metrics:
-        lines += _pins("numpy", "pillow")
+        lines += pins("numpy", "pillow")
     name = str(description["arguments"].get("name", ""))
-    if name.startswith("timm/"):
-        lines += _pins("timm")
+    if name.startswith(TIMM_PREFIX):
+        lines += pins("timm")
     elif name != "convnet":
-        lines += _pins("torchvision")
+        lines += pins("torchvision")
     version = metadata.version("toprung")
     return "\n".join([*lines, f"# toprung {version}, for toprung.vision.load_model", ""])
 
 
-def _pins(*packages: str) -> list[str]:
+def pins(*packages: str) -> list[str]:
     """Return pins, without the suffix of a local build such as +cpu, which no index has."""
     return [f"{package}=={metadata.version(package).partition('+')[0]}" for package in packages]

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toprung.exported_config import ONNX_FILE
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -47,9 +49,9 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
 
     from toprung import vision
     from toprung.data.placement import IMAGES_FILE, map_arrays
-    from toprung.export.weights_files import check_weights_files, write_weights_files
+    from toprung.export.weights_files import load_checked_model, write_weights_files
     from toprung.spec import Data
-    from toprung.vision.loading import load_for_evaluation, load_model
+    from toprung.vision.loading import prepare_for_evaluation
 
     torch.set_num_threads(task["num_threads"])
     folder, work_folder = Path(task["folder"]), Path(task["work_folder"])
@@ -61,10 +63,10 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     )
     if "description" in task:
         write_weights_files(folder, task["description"], classes=task["classes"])
-    check_weights_files(folder)
+    model = load_checked_model(folder)
     split = _open_split(placed, parts=("train", "val") if task.get("part") == "seen" else ("val",))
-    metrics = vision.evaluate(load_for_evaluation(folder), split, metrics=task["metrics"])
-    model = load_model(folder).to(memory_format=torch.channels_last)
+    metrics = vision.evaluate(prepare_for_evaluation(model), split, metrics=task["metrics"])
+    model = model.cpu()  # onnxruntime is compared with PyTorch on the CPU
     logits_NK = vision.predict_logits(model, split)
     rows_N = split.rows_N.numpy() if split.rows_N is not None else np.arange(split.num_images)
     np.save(work_folder / ROWS_FILE, rows_N)
@@ -118,7 +120,7 @@ def _write_onnx(model: nn.Module, folder: Path, *, image_shape: tuple[int, ...])
 
     channels, height, width = image_shape
     try:
-        write_onnx(model, folder / "model.onnx", image_shape=(channels, height, width))
+        write_onnx(model, folder / ONNX_FILE, image_shape=(channels, height, width))
     except OnnxUnsupported as error:
         return str(error)
     return None

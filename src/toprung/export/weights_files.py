@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from toprung.errors import UserError
-from toprung.exported_config import CONFIG_FILE, FORMAT
+from toprung.exported_config import CONFIG_FILE, FORMAT, PTH_FILE, SAFETENSORS_FILE, is_timm_model
 from toprung.records.sweep_dir import write_json
 from toprung.vision import loading
 
@@ -32,10 +32,10 @@ def write_weights_files(folder: Path, description: Mapping[str, Any], *, classes
     """
     from safetensors.torch import save_file
 
-    config_file, safetensors_file = folder / CONFIG_FILE, folder / loading.SAFETENSORS_FILE
+    config_file, safetensors_file = folder / CONFIG_FILE, folder / SAFETENSORS_FILE
     content = {"format": FORMAT, **description}
     write_json(config_file, {"toprung": content})
-    model = loading.load_model(folder, weights=loading.PTH_FILE)
+    model = loading.load_model(folder, weights=PTH_FILE)
     owner = loading.tensors_owner(model, description, safetensors_file.name)
     tensors = {
         # a copy: safetensors stores neither strides nor tensors that share their memory
@@ -43,31 +43,31 @@ def write_weights_files(folder: Path, description: Mapping[str, Any], *, classes
         for name, tensor in owner.state_dict().items()
     }
     save_file(tensors, safetensors_file, metadata={"format": "pt"})
-    shutil.copymode(folder / loading.PTH_FILE, safetensors_file)  # safetensors creates a file that only its owner reads
-    config = _timm_config(owner, description["arguments"], classes) if loading.is_timm_model(description) else {}
+    shutil.copymode(folder / PTH_FILE, safetensors_file)  # safetensors creates a file that only its owner reads
+    config = _timm_config(owner, description["arguments"], classes) if is_timm_model(description) else {}
     write_json(config_file, {**config, "toprung": content})
 
 
-def check_weights_files(folder: Path) -> None:
-    """Check that model.pth and model.safetensors have the same tensors.
+def load_checked_model(folder: Path) -> nn.Module:
+    """Load an exported model from model.safetensors, and check that model.pth has the same tensors.
 
     Raises:
         UserError: a file cannot be loaded, or the two differ.
     """
-    first, second = (
-        loading.load_model(folder, weights=name).state_dict() for name in (loading.SAFETENSORS_FILE, loading.PTH_FILE)
-    )
+    model, other = (loading.load_model(folder, weights=name) for name in (SAFETENSORS_FILE, PTH_FILE))
+    first, second = model.state_dict(), other.state_dict()
     differing = [name for name, tensor in first.items() if not torch.equal(tensor, second[name])]
     if differing:
         raise UserError(
-            f"{loading.SAFETENSORS_FILE} and {loading.PTH_FILE} in {folder} differ: {len(differing)} of {len(first)} "
+            f"{SAFETENSORS_FILE} and {PTH_FILE} in {folder} differ: {len(differing)} of {len(first)} "
             f"tensors, such as {differing[0]}. Export the model again."
         )
+    return model
 
 
-def _timm_config(network: nn.Module, arguments: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+def _timm_config(network: Any, arguments: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     """Return timm's keys of config.json, as timm writes them when it uploads a model to the Hugging Face Hub."""
-    source: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    source: dict[str, Any] = network.pretrained_cfg
     num_channels, height, width = arguments["image_shape"]
     if arguments.get("image_size"):
         height = width = arguments["image_size"]

@@ -113,6 +113,11 @@ def list_confirmations(sweep_dir: SweepDirectory) -> list[SweepDirectory]:
     return confirmations
 
 
+def newest_confirmation(sweep_dir: SweepDirectory) -> SweepDirectory | None:
+    """Return the newest finished sweep that confirms this one; None if there is none."""
+    return next((found for found in list_confirmations(sweep_dir) if found.is_finished), None)
+
+
 def _matches(sweep_dir: SweepDirectory, sweep_name: str) -> bool:
     """Whether a sweep has this id or name; a sweep whose spec is damaged is found by its id only."""
     if sweep_name == sweep_dir.sweep_id:

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 # Files in a trial's folder: its configuration, the record of its failure, the lock of the process that trains it, the
 # node and code of that process, its last two checkpoints, and its best epoch's weights with their description.
 CONFIG_FILE, FAILURE_FILE, TRIAL_LOCK_FILE = "config.json", "failure.json", ".lock"
-METRICS_FILE, LABELS_FILE = "metrics.json", "labels.json"  # of an exported model
 LINEAGE_FILE = "lineage.json"  # of the sweep, and of an exported model
 ATTEMPT_FILE = "attempt.json"
 LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE = "last.pth", "previous.pth", "model.pth", "model.json"

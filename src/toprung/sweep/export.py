@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from toprung import data
 from toprung.errors import UserError
-from toprung.export.bundle import export_winner, write_model_card
+from toprung.export.bundle import ExportSource, export_winner, write_model_card
 from toprung.export.processes import ExportFailed
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
@@ -51,12 +50,8 @@ def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None
     if not weights_file.is_file():
         download_file(sweep_dir, WEIGHTS_FILE, run_id=trial.mlflow_run_id, to=weights_file)
     try:
-        return export_winner(
-            trial,
-            folder=folder,
-            is_winner=trial == winner,
-            **_context(project, sweep_dir, num_trials=len(trials)),
-        )
+        source = _read_source(project, sweep_dir, num_trials=len(trials))
+        return export_winner(trial, source, folder=folder, is_winner=trial == winner)
     except ExportFailed as error:
         raise UserError(f"The export failed: {error}.") from None
 
@@ -71,18 +66,17 @@ def update_model_card(project: Path, sweep_dir: SweepDirectory) -> None:
     trials = ledger.read(sweep_dir)
     winner = choose_winner(trials, sweep=sweep_dir.spec(), sweep_dir=sweep_dir)
     if winner is not None:
-        context = _context(project, sweep_dir, num_trials=len(trials))
-        write_model_card(sweep_dir.export_folder, winner, **context)
+        source = _read_source(project, sweep_dir, num_trials=len(trials))
+        write_model_card(sweep_dir.export_folder, winner, source)
 
 
-def _context(project: Path, sweep_dir: SweepDirectory, *, num_trials: int) -> dict[str, Any]:
-    """Return what the export and the model card say about the sweep."""
+def _read_source(project: Path, sweep_dir: SweepDirectory, *, num_trials: int) -> ExportSource:
     sweep, prepared_root = sweep_dir.spec(), project / data.PREPARED
-    return {
-        "sweep_dir": sweep_dir,
-        "sweep": sweep,
-        "lineage": Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file)),
-        "card": data.open_prepared(sweep.data.name, root=prepared_root).card,
-        "prepared_root": prepared_root,
-        "num_trials": num_trials,
-    }
+    return ExportSource(
+        sweep_dir,
+        sweep,
+        Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file)),
+        data.open_prepared(sweep.data.name, root=prepared_root).card,
+        prepared_root,
+        num_trials,
+    )

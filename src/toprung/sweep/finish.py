@@ -46,7 +46,7 @@ def finish_sweep(
     Returns:
         "finished", "stopped" or "failed", and the reason; "" if every trial ran.
     """
-    from toprung.export.bundle import export_winner
+    from toprung.export.bundle import ExportSource, export_winner
     from toprung.export.processes import ExportFailed
 
     if stop_request is not None and stop_request.reason == DISK_FULL:
@@ -65,15 +65,7 @@ def finish_sweep(
     try:
         if uploader is not None and winner.epoch is not None:
             uploader.download_weights(winner.trial_id, epoch=winner.epoch)
-        export_winner(
-            winner,
-            sweep_dir=sweep_dir,
-            sweep=sweep,
-            lineage=lineage,
-            card=card,
-            prepared_root=prepared_root,
-            num_trials=len(trials),
-        )
+        export_winner(winner, ExportSource(sweep_dir, sweep, lineage, card, prepared_root, len(trials)))
     except ExportFailed as error:
         return "failed", f"the export failed: {error}"
     if stop_request is None:

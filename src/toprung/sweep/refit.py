@@ -24,17 +24,17 @@ from toprung.analysis.racing import dropped_leaders
 from toprung.analysis.seeds import representative, trials_of_experiment
 from toprung.data.placement import map_arrays
 from toprung.errors import UserError
-from toprung.export.bundle import describe, keep_rejected, write_data_files
-from toprung.export.formats import FormatsDisagree, write_formats
-from toprung.export.model_card import CARD_FILE, base_weights
-from toprung.export.processes import ExportFailed
+from toprung.export.bundle import describe, kept_if_rejected, scoring_task, write_data_files
+from toprung.export.formats import write_formats
+from toprung.export.model_card import base_weights
 from toprung.export.refit_card import refit_card
-from toprung.export.requirements import REQUIREMENTS_FILE, requirements
+from toprung.export.requirements import requirements
+from toprung.exported_config import METRICS_FILE, MODEL_CARD_FILE, REQUIREMENTS_FILE
 from toprung.metric_names import DEFAULT_METRICS
 from toprung.project.modules import import_dotted, switch_to
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
-from toprung.records.sweep_dir import METRICS_FILE, WEIGHTS_FILE, SweepDirectory, write_json
+from toprung.records.sweep_dir import WEIGHTS_FILE, SweepDirectory, write_json
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 from toprung.sweep.preflight import prepare_sweep
@@ -120,13 +120,12 @@ def refit(
         task = {
             "description": description,
             "classes": list(prepared.card.classes),
-            "data": sweep.data.model_dump(),
-            "prepared_root": str(project / data.PREPARED),
-            "num_threads": sweep.resources.num_threads,
+            **scoring_task(sweep, prepared_root=project / data.PREPARED, seed=winner.config["seed"]),
             "metrics": DEFAULT_METRICS,
             "part": "seen",
         }
-        scored = write_formats(export, task, sweep_dir=sweep_dir)
+        with kept_if_rejected(export, sweep_dir):
+            scored = write_formats(export, task, sweep_dir=sweep_dir)
         record = {
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
             "confirmation": confirmation.sweep_id,
@@ -151,13 +150,10 @@ def refit(
             card=prepared.card,
             base=base_weights(description, lineage, project=project),
         )
-        (export / CARD_FILE).write_text(text, encoding="utf-8")
+        (export / MODEL_CARD_FILE).write_text(text, encoding="utf-8")
         write_json(staging / RECORD_FILE, record)
         shutil.rmtree(sweep_dir.refit_folder, ignore_errors=True)
         os.replace(staging, sweep_dir.refit_folder)
-    except FormatsDisagree as error:
-        keep_rejected(export, sweep_dir.rejected_export_folder, reason=str(error))
-        raise ExportFailed(f"{error}. The files are in {sweep_dir.rejected_export_folder}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Refit(sweep_dir.refit_folder, record, history)

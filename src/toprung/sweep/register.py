@@ -7,8 +7,10 @@ from pathlib import Path
 
 from toprung import data
 from toprung.errors import UserError
+from toprung.export.requirements import pins
 from toprung.export.test_split import openings
-from toprung.records.catalog import list_confirmations
+from toprung.exported_config import ONNX_FILE
+from toprung.records.catalog import newest_confirmation
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
@@ -16,7 +18,6 @@ from toprung.sweep.verification import read_recorded
 from toprung.tracking.registry import (
     CHALLENGER,
     CHAMPION,
-    ONNX_FILE,
     EvaluatedDataset,
     RegisteredVersion,
     find_champion,
@@ -62,7 +63,7 @@ def register(project: Path, sweep_dir: SweepDirectory, *, name: str) -> Registra
     Raises:
         UserError: there is no exported ONNX file, or MLflow does not answer.
     """
-    confirming_dir = next((found for found in list_confirmations(sweep_dir) if found.is_finished), None)
+    confirming_dir = newest_confirmation(sweep_dir)
     recorded = read_recorded(project, confirming_dir or sweep_dir)
     folder, sweep, lineage = recorded.sweep_dir.export_folder, recorded.sweep, recorded.lineage
     if not (folder / ONNX_FILE).is_file():
@@ -95,6 +96,7 @@ def register(project: Path, sweep_dir: SweepDirectory, *, name: str) -> Registra
             EvaluatedDataset(f"{sweep.data.name} validation", lineage.split_fingerprint, read_metrics(folder)),
             *_test_scores(sweep_dir, sweep, lineage, is_confirmed=confirming_dir is not None),
         ],
+        requirements=pins("numpy", "onnx", "onnxruntime", "pillow"),
         example_NCHW=prepared.images_NCHW[:1],
     )
     return Registration(version, alias, reason)

@@ -7,13 +7,14 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toprung.errors import UserError
-from toprung.records.sweep_dir import LABELS_FILE, SweepDirectory
+from toprung.exported_config import LABELS_FILE, METRICS_FILE, MODEL_CARD_FILE, ONNX_FILE, PREPROCESSOR_FILE
+from toprung.records.sweep_dir import SweepDirectory
 from toprung.tracking import server
 from toprung.tracking.artifacts import open_client, record_run, translated_errors
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-ONNX_FILE, PREPROCESSOR_FILE, CARD_FILE = "model.onnx", "preprocessor.json", "README.md"
-PACKAGES = ("numpy", "onnx", "onnxruntime", "pillow")
 MAX_DIGEST_LENGTH = 36  # MLflow's limit
 
 
@@ -74,7 +73,8 @@ def log_and_register(
     run_id: str,
     alias: str,
     tags: Mapping[str, str],
-    datasets: list[EvaluatedDataset],
+    datasets: Sequence[EvaluatedDataset],
+    requirements: Sequence[str],
     example_NCHW: NDArray[np.uint8],
 ) -> RegisteredVersion:
     """Log an exported ONNX file as a logged model of its trial's run, and register it under an alias.
@@ -90,6 +90,7 @@ def log_and_register(
         alias: the alias to set.
         tags: the tags of the version.
         datasets: the model's scores.
+        requirements: the packages that run the model, each with its version.
         example_NCHW: an image, as an example of the model's input.
 
     Raises:
@@ -120,9 +121,9 @@ def log_and_register(
             model_id=logged.model_id,
             signature=signature,
             input_example=example_NCHW,
-            pip_requirements=_requirements(),
+            pip_requirements=list(requirements),
             save_as_external_data=False,
-            extra_files=[str(folder / file) for file in (LABELS_FILE, PREPROCESSOR_FILE, CARD_FILE)],
+            extra_files=[str(folder / file) for file in (LABELS_FILE, PREPROCESSOR_FILE, MODEL_CARD_FILE)],
         )
         evaluation = record_run(sweep_dir, name="evaluation", params={"model": name}, history={}, files=[])
         for dataset in datasets:
@@ -154,19 +155,13 @@ def _tensor_spec(spec: Any, value: Any) -> Any:
     return spec(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), (-1, *sizes[1:]), value.name)
 
 
-def _requirements() -> list[str]:
-    from importlib import metadata
-
-    return [f"{package}=={metadata.version(package)}" for package in PACKAGES]
-
-
 def read_metrics(folder: Path) -> dict[str, float]:
     """Return the metrics of an exported model that were recomputed when it was exported.
 
     Raises:
         UserError: metrics.json cannot be read.
     """
-    file = folder / "metrics.json"
+    file = folder / METRICS_FILE
     try:
         return dict(json.loads(file.read_text(encoding="utf-8"))["verified"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -12,11 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from toprung.errors import UserError
-from toprung.exported_config import CONFIG_FILE, check_unchanged, read_description
-from toprung.vision.models import BUILDER, PROJECT_BUILDER, build_model
-from toprung.vision.pretrained import PREFIX
-
-SAFETENSORS_FILE, PTH_FILE = "model.safetensors", "model.pth"
+from toprung.exported_config import (
+    BUILDER,
+    CONFIG_FILE,
+    PTH_FILE,
+    SAFETENSORS_FILE,
+    check_unchanged,
+    is_timm_model,
+    read_description,
+)
+from toprung.vision.models import PROJECT_BUILDER, build_model
 
 
 def load_model(folder: Path, *, weights: str | None = None) -> nn.Module:
@@ -53,8 +58,13 @@ def load_for_evaluation(folder: Path) -> nn.Module:
     Raises:
         UserError: as for `load_model`.
     """
+    return prepare_for_evaluation(load_model(folder))
+
+
+def prepare_for_evaluation(model: nn.Module) -> nn.Module:
+    """Move a model to the device and into the memory format in which trials evaluate it, and return it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return load_model(folder).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def build(description: Mapping[str, Any], folder: Path) -> nn.Module:
@@ -73,11 +83,6 @@ def build(description: Mapping[str, Any], folder: Path) -> nn.Module:
         raise UserError(f"{folder} does not say how to build its model: use vision.build_with in the trainer.")
     model: nn.Module = _import_builder(description["builder"], folder)(**description["arguments"])
     return model
-
-
-def is_timm_model(description: Mapping[str, Any]) -> bool:
-    """Return whether a description is that of a network of timm, built by `build_model`."""
-    return description["builder"] == BUILDER and str(description["arguments"].get("name")).startswith(PREFIX)
 
 
 def tensors_owner(model: nn.Module, description: Mapping[str, Any], file_name: str) -> nn.Module:

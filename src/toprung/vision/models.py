@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from toprung.errors import UserError, unknown_name_error
+from toprung.exported_config import BUILDER
 from toprung.vision.crops import DEFAULT_CROP_PCT, center_crop
 from toprung.vision.pretrained import PREFIX, PretrainedWeights, build_timm_network, check_image_shape
 
-BUILDER = "toprung.vision:build_model"
 PROJECT_BUILDER = re.compile(r"trainers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")  # a config.json can call no other code
 _MIN_SIDE = 4  # pixels: pooling stops here, so that 8 x 8 digits keep some spatial resolution
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from toprung.errors import UserError, did_you_mean, unknown_name_error
+from toprung.exported_config import TIMM_PREFIX
 
-PREFIX = "timm/"  # "timm/resnet18.a1_in1k" is timm's model resnet18 with the weights tagged a1_in1k
+PREFIX = TIMM_PREFIX  # "timm/resnet18.a1_in1k" is timm's model resnet18 with the weights tagged a1_in1k
 _LIST_MODELS = """List them: python -c 'import timm; print(timm.list_models("*resnet*"))'"""
 
 

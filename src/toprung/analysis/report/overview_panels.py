@@ -11,7 +11,7 @@ from toprung.analysis.confirmation_summary import CONFIRMATION_COLUMNS, CONFIRMA
 from toprung.analysis.report.data import ReportData
 from toprung.analysis.report.panel import Panel, Table, end_label, format_number
 from toprung.errors import pluralize
-from toprung.records.catalog import list_confirmations
+from toprung.records.catalog import newest_confirmation
 from toprung.records.lineage import Lineage
 from toprung.records.ranking import format_config
 
@@ -69,12 +69,12 @@ def confirmed(data: ReportData) -> Panel:
             "Confirmation",
             [f"{reason} To compare the configurations, type: toprung compare {data.sweep_dir.sweep_id}"],
         )
-    finished = [sweep_dir for sweep_dir in list_confirmations(data.sweep_dir) if sweep_dir.is_finished]
-    if not finished:
+    confirming_dir = newest_confirmation(data.sweep_dir)
+    if confirming_dir is None:
         command = f"toprung confirm {data.sweep_dir.sweep_id}"
         text = [f"Not confirmed yet. To train the best configurations again with fresh seeds, type: {command}"]
         return Panel("confirmation", "Confirmation", text)
-    confirmation = read_confirmation(data.sweep_dir, finished[0])
+    confirmation = read_confirmation(data.sweep_dir, confirming_dir)
     text = [confirmation.verdict]
     if confirmation.simplest is not None and confirmation.simplest != confirmation.winner:
         text.append(f"The simplest configuration that is not significantly worse: {confirmation.simplest}.")
@@ -95,7 +95,7 @@ def confirmed(data: ReportData) -> Panel:
         ]
         for config in confirmation.configurations
     ]
-    caption = f"Means over the {unit} of {finished[0].sweep_id}, with {CONFIRMATION_INTERVALS}"
+    caption = f"Means over the {unit} of {confirming_dir.sweep_id}, with {CONFIRMATION_INTERVALS}"
     return Panel("confirmation", "Confirmation", text, tables=[Table(caption, columns, rows, is_open=True)])
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from toprung.analysis.report.data import ReportData
 from toprung.errors import UserError
-from toprung.records.sweep_dir import CONFIG_FILE, LABELS_FILE
+from toprung.exported_config import CONFIG_FILE, LABELS_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor

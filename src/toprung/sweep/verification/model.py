@@ -11,10 +11,17 @@ from toprung import data
 from toprung.checksums import sha256_of
 from toprung.errors import UserError
 from toprung.export.bundle import describe, scoring_task
-from toprung.export.formats import ONNX_FILE, SAFETENSORS_FILE, score_formats
-from toprung.export.preprocessor import PREPROCESSOR_FILE
+from toprung.export.formats import score_formats
 from toprung.export.processes import ExportFailed
-from toprung.records.sweep_dir import CONFIG_FILE, LABELS_FILE, METRICS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
+from toprung.exported_config import (
+    CONFIG_FILE,
+    LABELS_FILE,
+    METRICS_FILE,
+    ONNX_FILE,
+    PREPROCESSOR_FILE,
+    SAFETENSORS_FILE,
+)
+from toprung.records.sweep_dir import WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.records.trial_record import TrialRecord
 from toprung.sweep.verification.fact import Fact
 from toprung.sweep.verification.recorded import RecordedSweep

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from toprung import data
 from toprung.errors import UserError
+from toprung.exported_config import CONFIG_FILE, METRICS_FILE
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
-from toprung.records.sweep_dir import CONFIG_FILE, METRICS_FILE, SweepDirectory
+from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import TrialRecord
 from toprung.remote_storage import has_remote_driver
 from toprung.spec import Sweep
