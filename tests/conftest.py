@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def project() -> Path:
     """The checkout under test, which must not be modified."""
     return PROJECT
+
+
+@pytest.fixture(scope="session")
+def photo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An exported network for photographs with its data; see tests/photo_bundle.py."""
+    from tests.photo_bundle import export_photo_bundle
+
+    return export_photo_bundle(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture

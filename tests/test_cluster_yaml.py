@@ -1,5 +1,6 @@
 """The cluster files, as far as they can be tested without a cloud: schemas, Ray's validation and documented claims."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -12,9 +13,12 @@ import ray.autoscaler
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from toprung.serve.deployment import ServeOptions
+
 CLOUDS = ("cluster.yaml", "clusters/aws.yaml")
 FOR_RAY_UP = (*CLOUDS, "clusters/local.yaml")
 KUBERNETES = "clusters/kubernetes.yaml"
+SERVE = "clusters/serve.yaml"
 
 
 @pytest.fixture(params=FOR_RAY_UP)
@@ -40,7 +44,17 @@ def _locked_ray(project: Path) -> str:
 
 def test_every_cluster_file_of_the_project_is_tested_here(project):
     files = {"cluster.yaml", *(f"clusters/{file.name}" for file in (project / "clusters").iterdir())}
-    assert files == {*FOR_RAY_UP, KUBERNETES}
+    assert files == {*FOR_RAY_UP, KUBERNETES, SERVE}
+
+
+def test_ray_serve_accepts_its_config_and_builds_the_application(project):
+    from ray.serve import schema
+
+    config = schema.ServeDeploySchema.model_validate(yaml.safe_load((project / SERVE).read_text()))
+    (application,) = config.applications
+    module, name = application.import_path.split(":")
+    options = ServeOptions.model_validate(application.args)
+    assert importlib.import_module(module).__dict__[name](options).__class__.__name__ == "Application"
 
 
 def test_a_new_project_gets_a_copy_of_this_cluster_file(project):

@@ -16,7 +16,7 @@ from toprung.cli.app import app
 PROJECT = Path(__file__).parent.parent
 PAGES = sorted([PROJECT / "README.md", *(PROJECT / "docs").rglob("*.md")])
 RUN = [page for page in PAGES if script(page)]
-SLOW = {"fine-tuning.md", "index.md", "recipes.md", "your-own-images.md", "your-own-model.md"}
+SLOW = {"fine-tuning.md", "index.md", "recipes.md", "using-the-model.md", "your-own-images.md", "your-own-model.md"}
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,25 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from toprung.data.image_folder.decode import Unreadable
+from toprung.export.predictor import Label
 from toprung.serve.api import Limits, build_api
 
-CLASSES = ("blue", "green", "red")
 
+class Predictor:
+    """A stand-in with the interface of `toprung.export.predictor.Predictor`."""
 
-def decode(content):
-    if content == b"text":
-        raise ValueError("is not an image")
-    return np.full((3, 2, 2), len(content), dtype=np.uint8)
+    classes = ("blue", "green", "red")
+    image_shape = (3, 2, 2)
+
+    def read_image(self, source, *, max_pixels):
+        if source == b"text":
+            raise Unreadable("is not an image")
+        return np.full(self.image_shape, len(source), dtype=np.uint8)
+
+    def rank_labels(self, probabilities_K, *, top):
+        order = np.argsort(-probabilities_K)[:top]
+        return [Label(self.classes[index], float(probabilities_K[index])) for index in order]
 
 
 async def classify(image_CHW):
@@ -25,7 +35,7 @@ async def classify(image_CHW):
 
 
 def client(*, classify=classify, **limits):
-    api = build_api(decode, classify, name="colors", classes=CLASSES, image_shape=(3, 2, 2), limits=Limits(**limits))
+    api = build_api(Predictor(), classify, name="colors", num_threads=1, limits=Limits(**limits))
     return TestClient(api)
 
 
@@ -73,7 +83,7 @@ def test_beyond_the_queue_requests_are_refused_and_the_others_are_answered():
 def test_health_openapi_and_the_page():
     http = client()
     assert http.get("/health").json() == {
-        "status": "ok", "model": "colors", "classes": list(CLASSES), "image_shape": [3, 2, 2]
+        "status": "ok", "model": "colors", "classes": list(Predictor.classes), "image_shape": [3, 2, 2]
     }  # fmt: skip
     assert "/predict" in http.get("/openapi.json").json()["paths"]
     assert "Drop an image here" in http.get("/").text

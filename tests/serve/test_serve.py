@@ -1,5 +1,6 @@
-"""`toprung serve` with Ray Serve: it answers as `toprung predict` does, and refuses bad input."""
+"""`toprung serve` with Ray Serve: it answers as `toprung predict` does, refuses what is too much, and drains."""
 
+import io
 import json
 import signal
 import socket
@@ -13,29 +14,30 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
+from tests.browser import chromium, open_page, screenshot
+from tests.servers import free_port
 from toprung.export.predict import predict_files
 from toprung.export.predictor import Predictor
 
 START_SECONDS = 120
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+@pytest.fixture(scope="module")
+def server(photo_bundle):
+    started = start(photo_bundle.folder, "--max-body", "1", "--replicas", "2")
+    yield started
+    stop(started)
 
 
-def request(url, content=None):
-    """Return the status and the content of an answer."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data=content), timeout=60) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
+@pytest.fixture(scope="module")
+def files(photo_bundle):
+    return sorted(str(path) for path in (photo_bundle.data_root / "raw" / "photos").rglob("*") if path.is_file())
 
 
 def start(folder, *arguments):
+    """Start a server and wait until it answers."""
     port = free_port()
     command = [sys.executable, "-m", "toprung", "serve", str(folder), "--port", str(port), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -50,17 +52,32 @@ def start(folder, *arguments):
     raise AssertionError(process.communicate()[0])
 
 
-@pytest.fixture(scope="module")
-def server(photo_bundle):
-    started = start(photo_bundle.folder, "--max-body", "1")
-    yield started
-    started.process.send_signal(signal.SIGTERM)
-    assert started.process.wait(timeout=60) == 0
+def stop(server):
+    server.process.send_signal(signal.SIGTERM)
+    output = server.process.communicate(timeout=60)[0]
+    assert server.process.returncode == 0, output
+    return output
 
 
-@pytest.fixture(scope="module")
-def files(photo_bundle):
-    return sorted(str(path) for path in (photo_bundle.data_root / "raw" / "photos").rglob("*") if path.is_file())
+def request(url, content=None):
+    """Return the status and the content of an answer."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data=content), timeout=60) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def slow_image():
+    """Return a small file with so many pixels that it takes the server a while to decode them."""
+    content = io.BytesIO()
+    Image.new("RGB", (7000, 7000)).save(content, "png")
+    return content.getvalue()
+
+
+def in_progress(server):
+    lines = request(f"{server.url}/metrics")[1].decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("toprung_requests_in_progress "))
 
 
 def test_the_server_answers_as_predict_does_also_in_batches(server, photo_bundle, files):
@@ -79,6 +96,17 @@ def test_the_server_answers_as_predict_does_also_in_batches(server, photo_bundle
         )
 
 
+def test_metrics_are_those_of_all_replicas(server, files):
+    def count():
+        lines = request(f"{server.url}/metrics")[1].decode().splitlines()
+        return sum(float(line.split()[1]) for line in lines if line.startswith('toprung_requests_total{status="200"}'))
+
+    before = count()
+    for path in files[:20]:
+        assert request(f"{server.url}/predict", Path(path).read_bytes())[0] == 200
+    assert count() - before == 20
+
+
 def test_a_bad_body_is_refused_with_the_reason(server):
     assert request(f"{server.url}/predict", b"text") == (
         422, b'{"detail":"The body is not a PNG, JPEG, WebP, BMP or TIFF image."}'
@@ -93,3 +121,44 @@ def test_the_server_listens_on_loopback_only(server):
         pytest.skip("this machine has no other address")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((address, server.port), timeout=5)
+
+
+def test_a_port_in_use_is_refused(server, photo_bundle):
+    command = [sys.executable, "-m", "toprung", "serve", str(photo_bundle.folder), "--port", str(server.port)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines() == [
+        f"The server cannot listen on 127.0.0.1:{server.port} (Address already in use). Give another: toprung serve "
+        f"MODEL --port {server.port + 1}"
+    ]
+
+
+def test_an_image_dropped_on_the_page_gets_its_label(server, photo_bundle, files):
+    (expected,) = predict_files(Predictor(photo_bundle.folder), files[:1])
+    with chromium() as browser:
+        page = open_page(browser, server.url, width=800, height=700)
+        page.set_input_files("#file", files[0])
+        page.wait_for_selector("#result tr")
+        assert page.locator("#result tr").first.inner_text().startswith(expected.labels[0].name)
+        screenshot(page, "serve")
+        page.set_input_files("#file", {"name": "notes.png", "mimeType": "image/png", "buffer": b"not an image"})
+        page.wait_for_function("document.querySelector('#error').textContent")
+        assert page.inner_text("#error") == "The body is not a PNG, JPEG, WebP, BMP or TIFF image."
+        assert page.problems == []
+
+
+def test_beyond_the_queue_requests_get_429_and_sigterm_waits_for_those_in_progress(photo_bundle):
+    server = start(photo_bundle.folder, "--max-queue", "2")
+    image = slow_image()
+    with ThreadPoolExecutor(6) as pool:
+        begun = [pool.submit(request, f"{server.url}/predict", image) for _ in range(2)]
+        while in_progress(server) < 2:
+            time.sleep(0.01)
+        refused = list(pool.map(lambda _: request(f"{server.url}/predict", b"text"), range(4)))
+        output = stop(server)
+        answers = [future.result() for future in begun]
+    assert {status for status, _ in refused} == {429}
+    assert [status for status, _ in answers] == [200, 200], answers
+    assert "finishing the requests in progress" in output
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port), timeout=5)

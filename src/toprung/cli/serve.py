@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+import socket
+import threading
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from toprung.cli.options import Storage, echo_err
+from toprung.cli.options import Storage, echo_err, short_path
 from toprung.cli.predict import find_exported
+from toprung.errors import UserError, pluralize
 
-MEBIBYTE = 2**20
+MEBIBYTE, MEGAPIXEL = 2**20, 10**6
 
 serve_app = typer.Typer()
 
@@ -25,26 +30,82 @@ def serve(
     threads: Annotated[int, typer.Option(min=1, help="Number of CPU threads of each replica.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of each replica; torch then runs the model.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that are classified together.")] = 32,
-    max_queue: Annotated[int, typer.Option(min=1, help="Requests at a time and replica; others get 429.")] = 128,
-    max_body: Annotated[int, typer.Option(min=1, metavar="MB", help="Largest body of a request.")] = 20,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests at a time for each replica; others get 429.")] = 64,
+    max_body: Annotated[int, typer.Option(min=1, metavar="MB", help="Largest image file.")] = 20,
+    max_pixels: Annotated[int, typer.Option(min=1, metavar="MILLIONS", help="Largest image in megapixels.")] = 50,
+    docker: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Do not serve: write a folder for docker build, without Ray and torch."),
+    ] = None,
     storage: Storage = "runs",
 ) -> None:
     """Serve an exported model with Ray Serve: a page to drop an image on, POST /predict, /health, /metrics, /docs."""
+    folder = find_exported(model, storage=storage).resolve()
+    name = re.sub(r"[^a-z0-9._-]+", "-", (folder.parent.name if folder.name == "export" else folder.name).lower())
+    if docker is not None:
+        _write_docker_context(folder, docker, name=name)
+        return
     from toprung.cluster.environment import prepare_environment
     from toprung.export.predictor import Predictor
+    from toprung.sweep.signals import stop_signals
 
-    folder = find_exported(model, storage=storage).resolve()
-    Predictor(folder)  # a damaged folder is refused before Ray starts
+    predictor = Predictor(folder, backend="torch" if gpus else None)  # refuse a damaged model before Ray starts
+    _check_address(host, port)
     prepare_environment()
-    from toprung.serve.api import Limits
-    from toprung.serve.deployment import ServeOptions, run
-
-    echo_err(f"Serving {folder} at http://{host}:{port}. Ctrl-C stops it.")
-    options = ServeOptions(
+    deployment = _import_deployment()
+    options = deployment.ServeOptions(
+        model=folder,
+        name=name,
         num_replicas=replicas,
         num_threads=threads,
         num_gpus=gpus,
         max_batch_size=batch_size,
-        limits=Limits(max_body_bytes=max_body * MEBIBYTE, max_queue=max_queue),
+        limits={"max_body_bytes": max_body * MEBIBYTE, "max_pixels": max_pixels * MEGAPIXEL, "max_queue": max_queue},
     )
-    run(folder, name=model if "/" not in model else folder.parent.name, host=host, port=port, options=options)
+    stopped = threading.Event()
+    with stop_signals(stopped.set), deployment.serving(options, host=host, port=port):
+        if not stopped.is_set():
+            details = f"{pluralize(len(predictor.classes), 'class')}, {predictor.backend}"
+            echo_err(f"Serving {name} ({details}) at http://{host}:{port}. Ctrl-C stops it.")
+        stopped.wait()
+        echo_err("Stopping: finishing the requests in progress.")
+
+
+def _write_docker_context(folder: Path, out: Path, *, name: str) -> None:
+    from toprung.serve.docker import write_docker_context
+
+    write_docker_context(folder, out, name=name)
+    print(f"Docker build context: {short_path(out)}")
+    print(f"Build and run: docker build -t {name} {short_path(out)} && docker run -p 127.0.0.1:8000:8000 {name}")
+
+
+def _check_address(host: str, port: int) -> None:
+    """Check that a server can listen on an address.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise UserError(
+            f"The server cannot listen on {host}:{port} ({error.strerror or error}). Give another: toprung serve MODEL "
+            f"--port {port + 1}"
+        ) from None
+
+
+def _import_deployment() -> Any:
+    """Import the module that needs Ray Serve.
+
+    Raises:
+        UserError: Ray Serve is not installed.
+    """
+    try:
+        from toprung.serve import deployment
+        from ray import serve  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"Ray Serve is not installed ({error}). Type: pip install 'ray[serve]'") from None
+    return deployment

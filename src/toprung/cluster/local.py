@@ -36,11 +36,11 @@ class LocalCluster:
 
     address: str | None = None
 
-    def __init__(self, *, code: Path, node: Node) -> None:
+    def __init__(self, *, code: Path | None, node: Node) -> None:
         """Start Ray in the background.
 
         Args:
-            code: the folder that workers import the project from.
+            code: the folder that workers import the project from; None: they need only this installation of toprung.
             node: the CPUs, GPUs and object store to offer.
         """
         self._node = node
@@ -50,7 +50,7 @@ class LocalCluster:
             "num_gpus": int(node.resources["GPU"]),
             "object_store_memory": int(node.resources[OBJECT_STORE]),
             "include_dashboard": False,
-            "runtime_env": runtime_env(code),
+            "runtime_env": {} if code is None else runtime_env(code),
             "logging_level": logging.WARNING,
         }
         self._ray: Any = None  # the module, once imported

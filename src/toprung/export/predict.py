@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.data.image_folder.decode import DecodeOptions, Unreadable, decode
+from toprung.data.image_folder.decode import Unreadable
 from toprung.errors import UserError
 from toprung.export.predictor import Label, Predictor
 
@@ -57,7 +57,7 @@ def predict_files(
 
         def read_ahead() -> None:
             while len(batches) < BATCHES_AHEAD and (names := list(islice(remaining, batch_size))):
-                batches.append([(name, pool.submit(_decode, name, predictor.decode_options)) for name in names])
+                batches.append([(name, pool.submit(_read_image, name, predictor)) for name in names])
 
         read_ahead()
         try:
@@ -102,9 +102,9 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(root, name) for name in sorted(names))
 
 
-def _decode(name: str, options: DecodeOptions) -> NDArray[np.uint8] | str:
+def _read_image(name: str, predictor: Predictor) -> NDArray[np.uint8] | str:
     try:
-        return decode(Path(name), options)
+        return predictor.read_image(Path(name))
     except Unreadable as error:
         return str(error)
 

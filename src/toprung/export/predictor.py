@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from toprung.data.image_folder.decode import MAX_PIXELS, decode
 from toprung.errors import UserError
 from toprung.export.onnx_scoring import open_session
 from toprung.export.preprocessor import decode_options
@@ -62,6 +63,18 @@ class Predictor:
             raise UserError(
                 f"{folder} has a model with {num_classes} classes, but {LABELS_FILE} has {len(self.classes)}."
             )
+
+    def read_image(self, source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+        """Read an image file, or its content, as uint8 of `image_shape`.
+
+        Args:
+            source: the file, or its content.
+            max_pixels: a larger image is refused.
+
+        Raises:
+            toprung.data.image_folder.decode.Unreadable: it cannot be used as an image.
+        """
+        return decode(source, self.decode_options, max_pixels=max_pixels)
 
     def predict_probabilities(self, images_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the probability of each class, N x K, for uint8 images of `image_shape`."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toprung.data import DatasetCard
 from toprung.errors import UserError
 from toprung.exported_config import PREPROCESSOR_FILE, check_format
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from toprung.data import DatasetCard
     from toprung.data.image_folder.decode import DecodeOptions
     from toprung.data.image_folder.settings import Color
 

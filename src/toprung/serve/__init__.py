@@ -1,1 +1,1 @@
-"""`toprung serve`: an exported model behind HTTP, with Ray Serve or as a plain server."""
+"""Serve an exported model by HTTP: with Ray Serve, or with a plain server that needs neither Ray nor torch."""

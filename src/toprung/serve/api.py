@@ -1,11 +1,12 @@
-"""The HTTP interface of an exported model. It imports neither toprung nor torch, so that a plain server can use it."""
+"""The HTTP interface of an exported model, the same for Ray Serve and for a plain server."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,23 +15,27 @@ from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, Field
+from prometheus_client.multiprocess import MultiProcessCollector
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import ClientDisconnect
 
+from toprung.data.image_folder.decode import Unreadable
+from toprung.export.predictor import Predictor
+
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # where prometheus_client adds up the metrics of several processes
 PAGE = Path(__file__).with_name("page.html")
 RETRY_AFTER_SECONDS = 1
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a server refuses.
+class Limits(BaseModel):
+    """What a server refuses."""
 
-    Attributes:
-        max_body_bytes: a larger body is refused with 413.
-        max_queue: beyond this number of requests at a time, others are refused with 429.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_body_bytes: int = 20 * 2**20
-    max_queue: int = 128
+    max_body_bytes: int = Field(20 * 2**20, ge=1, description="a larger body is refused with 413")
+    max_pixels: int = Field(50_000_000, ge=1, description="an image with more pixels is refused with 422")
+    max_queue: int = Field(64, ge=1, description="beyond this number of requests, others are refused with 429")
+    body_timeout_seconds: float = Field(30, gt=0, description="a body that takes longer to arrive is refused with 408")
 
 
 class Label(BaseModel):
@@ -56,36 +61,47 @@ class Health(BaseModel):
 
 
 class Metrics:
-    """Prometheus metrics of one process."""
+    """Prometheus metrics of one process, or of all processes that share the folder in `METRICS_FOLDER`."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter("toprung_requests", "Requests by status.", ["status"], registry=self.registry)
-        self.seconds = Histogram("toprung_request_seconds", "Duration of answered requests.", registry=self.registry)
-        self.in_progress = Gauge("toprung_requests_in_progress", "Requests in progress.", registry=self.registry)
+        """Create metrics in a registry of their own."""
+        registry = CollectorRegistry()
+        self.requests = Counter("toprung_requests", "Requests by status.", ["status"], registry=registry)
+        self.seconds = Histogram("toprung_request_seconds", "Duration of admitted requests.", registry=registry)
+        self.in_progress = Gauge(
+            "toprung_requests_in_progress", "Requests in progress.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._registry = registry
+
+    def text(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
+        if METRICS_FOLDER not in os.environ:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return generate_latest(registry)
 
 
 def build_api(
-    decode: Callable[[bytes], NDArray[np.uint8]],
+    predictor: Predictor,
     classify: Callable[[NDArray[np.uint8]], Awaitable[NDArray[np.float32]]],
     *,
     name: str,
-    classes: Sequence[str],
-    image_shape: Sequence[int],
+    num_threads: int,
     limits: Limits,
 ) -> FastAPI:
     """Build the application: `POST /predict`, `GET /health`, `/metrics`, `/docs`, and a page to drop an image on.
 
     Args:
-        decode: reads an image file's content as uint8, C x H x W; raises ValueError with the reason if it cannot.
-        classify: returns the probabilities of one image.
+        predictor: the exported model.
+        classify: returns the probabilities of one image, uint8, C x H x W.
         name: the model's name.
-        classes: the names of the classes.
-        image_shape: C, H, W.
+        num_threads: images that are decoded at the same time.
         limits: what to refuse.
     """
     api = FastAPI(title=name, description="Classifies images. Send an image file as the body of POST /predict.")
     metrics = Metrics()
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
     num_in_progress = 0
 
     @asynccontextmanager
@@ -114,25 +130,24 @@ def build_api(
     async def predict(request: Request, top: Annotated[int, Query(ge=1)] = 1) -> Prediction:
         """Return the most probable classes of the image in the body."""
         async with admitted():
-            content = await read_body(request, max_bytes=limits.max_body_bytes)
+            content = await read_body(request, limits)
             try:
-                image_CHW = await asyncio.to_thread(decode, content)
-            except ValueError as error:
+                image_CHW = await asyncio.get_running_loop().run_in_executor(
+                    pool, lambda: predictor.read_image(content, max_pixels=limits.max_pixels)
+                )
+            except Unreadable as error:
                 raise HTTPException(422, f"The body {error}.") from None
-            probabilities_K = await classify(image_CHW)
-        order = np.argsort(-probabilities_K, kind="stable")[:top]
-        return Prediction(
-            predictions=[Label(label=classes[index], probability=float(probabilities_K[index])) for index in order]
-        )
+            labels = predictor.rank_labels(await classify(image_CHW), top=top)
+        return Prediction(predictions=[Label(label=label.name, probability=label.probability) for label in labels])
 
     @api.get("/health")
     async def health() -> Health:
         """Return the model's name, classes and input."""
-        return Health(model=name, classes=list(classes), image_shape=list(image_shape))
+        return Health(model=name, classes=predictor.classes, image_shape=list(predictor.image_shape))
 
     @api.get("/metrics", include_in_schema=False)
     async def prometheus() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @api.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -141,17 +156,23 @@ def build_api(
     return api
 
 
-async def read_body(request: Request, *, max_bytes: int) -> bytes:
-    """Read a request's body, but never more than `max_bytes`.
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """Read a request's body.
 
     Raises:
-        HTTPException: it is larger (413) or empty (422).
+        HTTPException: it is too large (413), empty (422), too slow (408), or the client closed the connection (400).
     """
     content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > max_bytes:
-            raise HTTPException(413, f"The body is larger than {max_bytes:,} bytes.")
+    try:
+        async with asyncio.timeout(limits.body_timeout_seconds):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > limits.max_body_bytes:
+                    raise HTTPException(413, f"The body is larger than {limits.max_body_bytes:,} bytes.")
+    except TimeoutError:
+        raise HTTPException(408, f"The body took longer than {limits.body_timeout_seconds:g} s.") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "The client closed the connection.") from None
     if not content:
         raise HTTPException(422, "The body is empty. Send an image file.")
     return bytes(content)

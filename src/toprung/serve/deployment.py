@@ -1,128 +1,137 @@
-"""An exported model as a Ray Serve application: replicas that classify images in batches."""
+"""An exported model as a Ray Serve application: replicas that classify images in batches.
+
+On a running cluster, deploy it by a config file of Ray Serve with the import path
+`toprung.serve.deployment:build_application` and `ServeOptions` as its `args`; see clusters/serve.yaml.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import signal
-import threading
-from dataclasses import dataclass, field
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
-from toprung.serve.api import Limits
+from toprung import cluster
+from toprung.cluster.capacity import OBJECT_STORE, Node
+from toprung.errors import UserError
+from toprung.export.predictor import Predictor
+from toprung.serve.api import METRICS_FOLDER, Limits, build_api
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from ray.serve import Application
 
-BATCH_WAIT_SECONDS = 0.005  # how long a batch waits for more images
 APPLICATION = "toprung"
+OBJECT_STORE_BYTES = 256 * 2**20  # images travel inside the requests, not through the object store
 
 
-@dataclass(frozen=True)
-class ServeOptions:
-    """How to serve a model.
+class ServeOptions(BaseModel):
+    """How to serve a model."""
 
-    Attributes:
-        num_replicas: processes, each with its own copy of the model.
-        num_threads: threads of the CPU for each replica.
-        num_gpus: GPUs of each replica; with one, torch runs the model.
-        max_batch_size: images that are classified together.
-        drain_seconds: how long a replica that stops may still work on its requests.
-        limits: what to refuse.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    num_replicas: int = 1
-    num_threads: int = 1
-    num_gpus: float = 0
-    max_batch_size: int = 32
-    drain_seconds: float = 30
-    limits: Limits = field(default_factory=Limits)
+    model: Path = Field(description="folder of the exported model; every node must be able to read it")
+    name: str = Field("", description="name to show; by default, that of the folder")
+    num_replicas: int = Field(1, ge=1, description="processes, each with its own copy of the model")
+    num_threads: int = Field(1, ge=1, description="CPU threads of each replica")
+    num_gpus: float = Field(0, ge=0, description="GPUs of each replica; with any, torch runs the model")
+    max_batch_size: int = Field(32, ge=1, description="images that are classified together")
+    batch_wait_seconds: float = Field(0.002, ge=0, description="how long a batch waits for more images")
+    drain_seconds: float = Field(30, ge=0, description="how long a replica that stops may finish its requests")
+    limits: Limits = Limits()
 
 
-def build_application(folder: Path, *, name: str, options: ServeOptions) -> Application:
-    """Return the Ray Serve application for an exported model.
+def build_application(options: ServeOptions) -> Application:
+    """Return the Ray Serve application of an exported model."""
+    return _build_application(options, environment={})
+
+
+@contextlib.contextmanager
+def serving(options: ServeOptions, *, host: str, port: int) -> Iterator[None]:
+    """Serve a model with a private Ray inside the block, and at its end finish the requests that have begun.
 
     Args:
-        folder: the exported model, which every node can read.
-        name: the name to show.
-        options: how to serve it.
+        options: what to serve, and how.
+        host: the address to listen on.
+        port: the port.
+
+    Raises:
+        UserError: Ray does not start, or the model cannot be served.
     """
+    capacity = {
+        "CPU": float(options.num_replicas * options.num_threads),
+        "GPU": float(-(-options.num_replicas * options.num_gpus // 1)),
+        OBJECT_STORE: float(OBJECT_STORE_BYTES),
+    }
+    ray = cluster.LocalCluster(code=None, node=Node("", "this machine", capacity, {}))
+    try:
+        ray.wait()
+        from ray import serve
+        from ray.serve.schema import LoggingConfig
+
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        with tempfile.TemporaryDirectory(prefix="toprung-serve-") as metrics_folder:
+            serve.start(
+                http_options=serve.HTTPOptions(host=host, port=port),
+                logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+            )
+            try:
+                application = _build_application(options, environment={METRICS_FOLDER: metrics_folder})
+                serve.run(application, name=APPLICATION, route_prefix="/")
+            except RuntimeError as error:
+                raise UserError(f"{options.model} cannot be served: {str(error).strip().splitlines()[-1]}") from error
+            yield
+            serve.delete(APPLICATION)  # waits until the requests in progress are answered
+            serve.shutdown()
+    finally:
+        ray.stop()
+
+
+def _build_application(options: ServeOptions, *, environment: dict[str, str]) -> Application:
     from ray import serve
 
-    def build() -> FastAPI:
-        return _build_api(folder, name=name, options=options)
-
     deployment = serve.deployment(
-        serve.ingress(build)(),
+        serve.ingress(lambda: _build_api(options))(),
         name="model",
         num_replicas=options.num_replicas,
-        ray_actor_options={"num_cpus": options.num_threads, "num_gpus": options.num_gpus},
-        max_ongoing_requests=2 * options.limits.max_queue,  # the application answers 429 itself
+        ray_actor_options={
+            "num_cpus": options.num_threads,
+            "num_gpus": options.num_gpus,
+            "runtime_env": {"env_vars": environment},
+        },
+        # The application refuses what is too much for one replica with 429; Ray Serve with 503, for all together.
+        max_ongoing_requests=2 * options.limits.max_queue,
+        max_queued_requests=options.limits.max_queue,
         graceful_shutdown_timeout_s=options.drain_seconds,
+        graceful_shutdown_wait_loop_s=0.1,
     )
     application: Application = deployment.bind()
     return application
 
 
-def run(folder: Path, *, name: str, host: str, port: int, options: ServeOptions) -> None:
-    """Serve a model with a private Ray until SIGINT or SIGTERM, then finish the requests that have begun.
-
-    Args:
-        folder: the exported model.
-        name: the name to show.
-        host: the address to listen on.
-        port: the port.
-        options: how to serve it.
-    """
-    import ray
+def _build_api(options: ServeOptions) -> FastAPI:
+    """Build the HTTP interface inside a replica."""
     from ray import serve
 
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-    ray.init(
-        address="local",
-        num_cpus=options.num_replicas * options.num_threads + 1,
-        include_dashboard=False,
-        log_to_driver=False,
+    predictor = Predictor(
+        options.model, backend="torch" if options.num_gpus else None, num_threads=options.num_threads
     )
-    serve.start(http_options=serve.HTTPOptions(host=host, port=port))
-    serve.run(build_application(folder, name=name, options=options), name=APPLICATION, route_prefix="/")
-    stopped.wait()
-    serve.delete(APPLICATION)
-    serve.shutdown()
-    ray.shutdown()
 
-
-def _build_api(folder: Path, *, name: str, options: ServeOptions) -> FastAPI:
-    """Build the application inside a replica."""
-    from ray import serve
-
-    from toprung.data.image_folder.decode import Unreadable, decode
-    from toprung.export.predictor import Predictor
-    from toprung.serve.api import build_api
-
-    predictor = Predictor(folder, backend="torch" if options.num_gpus else None, num_threads=options.num_threads)
-
-    @serve.batch(max_batch_size=options.max_batch_size, batch_wait_timeout_s=BATCH_WAIT_SECONDS)
+    @serve.batch(max_batch_size=options.max_batch_size, batch_wait_timeout_s=options.batch_wait_seconds)
     async def classify(images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         return list(await asyncio.to_thread(predictor.predict_probabilities, np.stack(images)))
 
-    def decode_content(content: bytes) -> NDArray[np.uint8]:
-        try:
-            return decode(content, predictor.decode_options)
-        except Unreadable as error:
-            raise ValueError(str(error)) from None
-
     return build_api(
-        decode_content,
+        predictor,
         classify,
-        name=name,
-        classes=predictor.classes,
-        image_shape=predictor.image_shape,
+        name=options.name or options.model.name,
+        num_threads=options.num_threads,
         limits=options.limits,
     )

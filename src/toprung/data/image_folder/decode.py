@@ -1,6 +1,7 @@
 """Decode image files into uint8 arrays; no other module opens a user's image files.
 
-`decode_chunk` is a plain function of plain values, so that a pool of processes or Ray Data can call it.
+`decode_chunk` is a plain function of plain values, so that a pool of processes or Ray Data can call it. The module needs
+only NumPy and Pillow, and nothing of toprung: a plain server of an exported model has a copy of it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from toprung.data.image_folder.settings import Background, Color, Fit
+if TYPE_CHECKING:
+    from toprung.data.image_folder.settings import Background, Color, Fit
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 100_000_000
@@ -131,21 +134,22 @@ def another_size(height: int, width: int, *, expected: tuple[int, int]) -> str:
     return f"{ANOTHER_SIZE} ({height} x {width}, not {expected[0]} x {expected[1]})"
 
 
-def decode(source: Path | bytes, target: DecodeOptions) -> NDArray[np.uint8]:
+def decode(source: Path | bytes, target: DecodeOptions, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read one image as uint8, C x H x W: turned upright, 8 bits, opaque, of the target's size.
 
     Args:
         source: the file, or its content.
         target: how to decode.
+        max_pixels: a larger image is refused by its header, before its pixels are decoded.
 
     Raises:
-        Unreadable: Pillow raised any exception; the image has more than `MAX_PIXELS` pixels (by its header), is an
-            animation, has floating point pixels, or is of another size and the target does not resize.
+        Unreadable: Pillow raised any exception; the image has more than `max_pixels` pixels, is an animation, has
+            floating point pixels, or is of another size and the target does not resize.
     """
     with warnings.catch_warnings(action="ignore"):  # Pillow warns about metadata that does not matter here
         try:
             with _open_image(source) as image:
-                _check_header(image)
+                _check_header(image, max_pixels=max_pixels)
                 if not target.as_found:
                     image.draft(None, (DRAFT_FACTOR * max(target.size),) * 2)
                 upright = ImageOps.exif_transpose(image)
@@ -178,10 +182,10 @@ def _is_sideways(image: Image.Image, path: Path) -> bool:
     return image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
 
 
-def _check_header(image: Image.Image) -> None:
+def _check_header(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise Unreadable(f"has {width} x {height} pixels, more than {MAX_PIXELS:,}")
+    if width * height > max_pixels:
+        raise Unreadable(f"has {width} x {height} pixels, more than {max_pixels:,}")
     num_frames = getattr(image, "n_frames", 1)
     if num_frames > 1 and image.format != "MPO":  # a camera's JPEG with a preview behind it
         raise Unreadable(f"is animated or has pages ({num_frames} frames)")

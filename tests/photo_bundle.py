@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -57,10 +56,8 @@ def write_photos(root: Path, *, num: int = 60) -> None:
         image.save(root / name / f"{index:02d}.{suffix}", **({"exif": exif} if suffix in ("jpg", "png") else {}))
 
 
-@pytest.fixture(scope="session")
-def photo_bundle(tmp_path_factory) -> PhotoBundle:
-    """The formats of a tiny network of timm with pretrained weights and a new classifier."""
-    root = tmp_path_factory.mktemp("photos")
+def export_photo_bundle(root: Path) -> PhotoBundle:
+    """Write the formats of a tiny network of timm with pretrained weights and a new classifier."""
     write_photos(root / "data" / "raw" / "photos")
     card = prepare_folder(
         "photos",
