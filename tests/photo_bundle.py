@@ -95,4 +95,4 @@ def export_photo_bundle(root: Path) -> PhotoBundle:
         "metrics": ["val/accuracy"],
     }
     sweep_dir = SweepDirectory(root / "sweep")
-    return PhotoBundle(folder, write_formats(folder, task, sweep_dir=sweep_dir), description, root / "data", sweep_dir)
+    return PhotoBundle(folder, write_formats(folder, task, code=sweep_dir.code_folder), description, root / "data", sweep_dir)

@@ -45,6 +45,23 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON file of an exported model.
+
+    Raises:
+        UserError: it is missing, unreadable or not a JSON object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file.parent} is not an exported model: it has no {file.name}.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is not a JSON object.")
+    return content
+
+
 def is_timm_model(description: Mapping[str, Any]) -> bool:
     """Return whether a description is that of a network of timm, built by `build_model`."""
     return description["builder"] == BUILDER and str(description["arguments"].get("name")).startswith(TIMM_PREFIX)

@@ -76,6 +76,35 @@ def test_an_untouched_sweep_is_verified_and_left_as_it_is(finished, bench, topru
     assert _contents(finished.storage) == before
 
 
+def test_an_exported_folder_is_verified_without_its_sweep(finished, bench, toprung, tmp_path):
+    folder = Path(shutil.copytree(finished.folder / "export", tmp_path / "model"))
+    command = toprung("verify", folder, folder=bench)
+    assert (command.code, command.stderr) == (0, ""), command.stdout
+    assert command.stdout.splitlines()[0] == str(folder)
+    assert "model.safetensors, model.pth, model.onnx: every byte as exported" in command.stdout
+    assert f"exactly the recorded val/accuracy {finished.shown['best']['value']:.6g}" in command.stdout
+    assert "the same training and validation images" in command.stdout
+
+    refused = toprung("verify", folder, "--retrain", folder=bench)
+    assert (refused.code, refused.stderr) == (
+        2, f"{folder} is an exported model, which has no ledger to compare with. Give its sweep.\n"
+    )  # fmt: skip
+
+    _flip_a_bit(folder / "model.onnx")
+    facts = list(verification.check_exported(folder, project=bench))
+    assert _states(facts) == {"changed": ["model"]}
+    assert _observed(facts, "model").startswith("model.onnx was changed: its sha256 begins with ")
+
+
+def test_an_exported_folder_without_its_scoring_settings_is_refused(finished, bench, tmp_path):
+    folder = Path(shutil.copytree(finished.folder / "export", tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    del config["toprung"]["scoring"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="does not say how to score its model: 'scoring'. Export it again"):
+        list(verification.check_exported(folder, project=bench))
+
+
 def test_the_result_can_be_read_by_a_script(copied, toprung):
     _flip_a_bit(copied.project / "data" / "prepared" / "digits" / "train_images.npy")
     command = toprung("verify", copied.sweep_dir.sweep_id, "--json", folder=copied.project)

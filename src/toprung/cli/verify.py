@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toprung.cli.console import open_console, print_check
-from toprung.cli.options import Json, Storage, SweepName, echo_err, print_json, storage_root
+from toprung.cli.options import Json, Storage, echo_err, print_json, storage_root
 from toprung.cli.summary import format_seconds
+from toprung.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from toprung.sweep.verification import Fact
 
 STATE_WIDTH, NAME_WIDTH = 9, 12
@@ -24,7 +27,9 @@ verify_app = typer.Typer()
 
 @verify_app.command(epilog="Example: toprung verify digits-20261123-141200 --retrain")
 def verify(
-    sweep_name: SweepName,
+    sweep_name: Annotated[
+        str, typer.Argument(metavar="SWEEP", help="Id or name of a sweep, or the folder of an exported model.")
+    ],
     retrain: Annotated[
         bool,
         typer.Option(
@@ -38,12 +43,8 @@ def verify(
     storage: Storage = "runs",
 ) -> None:
     """Check that a sweep's data, code, libraries and exported model are as recorded, and that its score is right."""
-    from toprung.project.modules import find_project
-    from toprung.records import catalog
-    from toprung.sweep.verification import check_records, check_retrain, is_verified, read_recorded, verdict
+    from toprung.sweep.verification import is_verified, verdict
 
-    project = find_project(Path.cwd())
-    recorded = read_recorded(project, catalog.find_sweep(storage_root(storage), sweep_name))
     console, started = open_console(), time.monotonic()
     facts: list[Fact] = []
 
@@ -63,21 +64,55 @@ def verify(
     def print_epoch(line: str) -> None:
         console.print(f"  {'':{STATE_WIDTH}} {line}", style="dim")
 
+    subject, checks = _checks(
+        sweep_name, storage=storage, retrain=retrain, facts=facts, echo=echo_err if as_json else print_epoch
+    )
     if not as_json:
-        console.print(f"{recorded.sweep_dir.sweep_id}\n")
+        console.print(f"{subject}\n")
     try:
-        for fact in check_records(recorded):
+        for fact in checks:
             show(fact)
-        if retrain:
-            for fact in check_retrain(recorded, tuple(facts), echo=echo_err if as_json else print_epoch):
-                show(fact)
     except KeyboardInterrupt:
         echo_err("Stopped. Nothing was changed.")
         sys.exit(130)
     passed = is_verified(facts, strict=strict)
     if as_json:
-        content = {"sweep_id": recorded.sweep_dir.sweep_id, "ok": passed, "verdict": verdict(facts)}
+        content = {"sweep_id": subject, "ok": passed, "verdict": verdict(facts)}
         print_json(content | {"facts": [asdict(fact) for fact in facts]})
     else:
         console.print(f"\n{verdict(facts)} Took {format_seconds(time.monotonic() - started)}.")
     sys.exit(0 if passed else 1)
+
+
+def _checks(
+    name: str, *, storage: str, retrain: bool, facts: Sequence[Fact], echo: Callable[[str], object]
+) -> tuple[str, Iterator[Fact]]:
+    """Return what is checked, the id of a sweep or a folder, and the checks.
+
+    Args:
+        name: the id or name of a sweep, or a folder.
+        storage: where sweeps are stored.
+        retrain: whether to train the exported trial again after the other checks.
+        facts: the facts so far, when the retraining begins.
+        echo: called with a line for each epoch of the retraining.
+
+    Raises:
+        UserError: there is no such sweep or folder, or `retrain` was given with a folder.
+    """
+    from toprung.project.modules import find_project
+    from toprung.records import catalog
+    from toprung.sweep.verification import check_exported, check_records, check_retrain, read_recorded
+
+    project = find_project(Path.cwd())
+    if Path(name).is_dir():
+        if retrain:
+            raise UserError(f"{name} is an exported model, which has no ledger to compare with. Give its sweep.")
+        return name, check_exported(Path(name), project=project)
+    recorded = read_recorded(project, catalog.find_sweep(storage_root(storage), name))
+
+    def checks() -> Iterator[Fact]:
+        yield from check_records(recorded)
+        if retrain:
+            yield from check_retrain(recorded, tuple(facts), echo=echo)
+
+    return recorded.sweep_dir.sweep_id, checks()

@@ -85,12 +85,17 @@ def export_winner(
     try:
         shutil.copyfile(trial_folder / WEIGHTS_FILE, staging / WEIGHTS_FILE)
         weights_meta, seed = sweep_dir.read(trial_folder / WEIGHTS_META_FILE), trial_seed(winner, sweep)
-        description = describe(weights_meta["architecture"], **sweep_dir.read(trial_folder / CONFIG_FILE), seed=seed)
+        description = describe(
+            weights_meta["architecture"],
+            **sweep_dir.read(trial_folder / CONFIG_FILE),
+            seed=seed,
+            scoring=scoring_settings(sweep, seed=seed),
+        )
         write_data_files(staging, card=source.card, lineage=source.lineage)
         task = {"description": description, "classes": list(source.card.classes)}
-        task |= scoring_task(sweep, prepared_root=source.prepared_root, seed=seed)
+        task |= {**description["scoring"], "prepared_root": str(source.prepared_root)}
         with kept_if_rejected(staging, sweep_dir):
-            scored = write_formats(staging, task, sweep_dir=sweep_dir)
+            scored = write_formats(staging, task, code=sweep_dir.code_folder)
         metrics = _check_scores(weights_meta, scored, winner=winner, sweep=sweep, lineage=source.lineage)
         write_json(staging / METRICS_FILE, metrics)
         (staging / REQUIREMENTS_FILE).write_text(requirements(description, metrics), encoding="utf-8")
@@ -164,11 +169,13 @@ def trial_seed(trial: TrialRecord, sweep: Sweep) -> Any:
     return trial.config["seed"] if sweep.experiments else sweep.seed
 
 
-def scoring_task(sweep: Sweep, *, prepared_root: Path, seed: int) -> dict[str, Any]:
-    """Return what `toprung.export.scoring.score` needs to score a model on the validation images of a training seed."""
+def scoring_settings(sweep: Sweep, *, seed: int) -> dict[str, Any]:
+    """Return how to score a model on the validation images of a training seed: a part of the task of `scoring.score`.
+
+    It is recorded in config.json, so that the exported folder can be scored again without the sweep.
+    """
     return {
-        "data": sweep.data.model_dump(),
-        "prepared_root": str(prepared_root),
+        "data": sweep.data.model_dump(mode="json"),
         "num_threads": sweep.resources.num_threads,
         "metrics": recomputed_metrics(sweep.metric),
         "num_repeats": sweep.num_repeats,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from toprung.checksums import sha256_of
 from toprung.export.processes import ExportFailed, run_in_fresh_process, run_isolated
 from toprung.exported_config import CONFIG_FILE, ONNX_FILE, PTH_FILE, SAFETENSORS_FILE
-from toprung.records.sweep_dir import SweepDirectory, write_json
+from toprung.records.sweep_dir import write_json
 
 SNIPPET = Path(__file__).with_name("onnx_snippet.py")
 SCRIPT = Path(__file__).with_name("onnx_scoring.py")
@@ -28,13 +28,13 @@ class FormatsDisagree(ExportFailed):
     """Two formats of one export predict different labels, or an image file is read in two ways."""
 
 
-def write_formats(folder: Path, task: Mapping[str, Any], *, sweep_dir: SweepDirectory) -> dict[str, Any]:
+def write_formats(folder: Path, task: Mapping[str, Any], *, code: Path) -> dict[str, Any]:
     """Write model.safetensors, config.json and model.onnx beside model.pth, score each, and record their sha256.
 
     Args:
         folder: the folder to complete; it contains model.pth, labels.json and preprocessor.json.
         task: as for `toprung.export.scoring.score`, with a description, without the folders.
-        sweep_dir: the sweep, whose code the model may need.
+        code: the project's code, or the sweep's copy of it, which the model may need.
 
     Returns:
         As `score_formats`. `files` has `onnx_error` instead of `onnx` if PyTorch cannot export the model, or
@@ -43,7 +43,7 @@ def write_formats(folder: Path, task: Mapping[str, Any], *, sweep_dir: SweepDire
     Raises:
         ExportFailed: as for `score_formats`.
     """
-    result = score_formats(folder, task, sweep_dir=sweep_dir)
+    result = score_formats(folder, task, code=code)
     config_file = folder / CONFIG_FILE
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config["toprung"]["sha256"] = {name: sha256_of(folder / name) for name in result["files"]["formats"]}
@@ -51,13 +51,13 @@ def write_formats(folder: Path, task: Mapping[str, Any], *, sweep_dir: SweepDire
     return result
 
 
-def score_formats(folder: Path, task: Mapping[str, Any], *, sweep_dir: SweepDirectory) -> dict[str, Any]:
+def score_formats(folder: Path, task: Mapping[str, Any], *, code: Path) -> dict[str, Any]:
     """Score each format of an exported model in a fresh process, and compare them.
 
     Args:
         folder: the exported model.
         task: as for `toprung.export.scoring.score`, without the folders.
-        sweep_dir: the sweep, whose code the model may need.
+        code: the project's code, or the sweep's copy of it, which the model may need.
 
     Returns:
         `metrics` and `split_fingerprint` of the scored images, computed from model.safetensors; `files`, which has
@@ -71,7 +71,7 @@ def score_formats(folder: Path, task: Mapping[str, Any], *, sweep_dir: SweepDire
     with tempfile.TemporaryDirectory(prefix="toprung-export-") as work_folder:
         full_task = {**task, "folder": str(folder), "work_folder": work_folder}
         try:
-            scored = run_in_fresh_process("toprung.export.scoring", full_task, sweep_dir=sweep_dir)
+            scored = run_in_fresh_process("toprung.export.scoring", full_task, code=code)
         except ExportFailed as error:
             raise ExportFailed(f"a fresh process could not load the exported model: {error}") from None
         latency_ms = dict.fromkeys((SAFETENSORS_FILE, PTH_FILE), scored["latency_ms"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from toprung.data.image_folder.decode import MAX_PIXELS, decode
 from toprung.errors import UserError
 from toprung.export.onnx_scoring import open_session
 from toprung.export.preprocessor import decode_options
-from toprung.exported_config import LABELS_FILE, ONNX_FILE, PREPROCESSOR_FILE, check_unchanged, read_description
+from toprung.exported_config import LABELS_FILE, ONNX_FILE, PREPROCESSOR_FILE, check_unchanged, read_description, read_json
 
 Backend = Literal["onnxruntime", "torch"]
 
@@ -48,9 +47,9 @@ class Predictor:
 
     def __init__(self, folder: Path, *, backend: Backend | None = None, num_threads: int | None = None) -> None:
         description = read_description(folder)
-        preprocessor = _read_json(folder / PREPROCESSOR_FILE)
+        preprocessor = read_json(folder / PREPROCESSOR_FILE)
         self.decode_options = decode_options(preprocessor, folder=folder)
-        self.classes = [str(name) for name in _read_json(folder / LABELS_FILE).get("classes", ())]
+        self.classes = [str(name) for name in read_json(folder / LABELS_FILE).get("classes", ())]
         num_channels = 1 if self.decode_options.color == "grey" else 3
         self.image_shape = (num_channels, *self.decode_options.size)
         self.backend: Backend = backend or ("onnxruntime" if (folder / ONNX_FILE).is_file() else "torch")
@@ -133,15 +132,3 @@ def _load_torch(
 
     num_classes = description["arguments"].get("num_classes")
     return predict, num_classes if isinstance(num_classes, int) else None
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file.parent} is not an exported model: it has no {file.name}.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is not a JSON object.")
-    return content

@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from toprung.project.modules import environment_with
-from toprung.records.sweep_dir import SweepDirectory
 
 
 class ExportFailed(RuntimeError):
     """The export could not be written, or its scores differ from the trial's or between its formats."""
 
 
-def run_in_fresh_process(module: str, task: dict[str, Any], *, sweep_dir: SweepDirectory) -> dict[str, Any]:
-    """Run a module that takes a task as JSON and prints JSON, with the sweep's copy of the project's code on its path.
+def run_in_fresh_process(module: str, task: dict[str, Any], *, code: Path) -> dict[str, Any]:
+    """Run a module that takes a task as JSON and prints JSON, with the project's code on its path.
+
+    Args:
+        module: the module to run.
+        task: what it gets.
+        code: the project, or a sweep's copy of its code.
 
     Raises:
         ExportFailed: the process failed; the message is the last line of its stderr.
     """
-    return _run([sys.executable, "-P", "-m", module], task, env=environment_with(sweep_dir.code_folder))
+    return _run([sys.executable, "-P", "-m", module], task, env=environment_with(code))
 
 
 def run_isolated(script: Path, task: dict[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def score_on_test(
     }
     from scipy import stats  # imported here because it takes half a second
 
-    scored = run_in_fresh_process("toprung.export.test_split", task, sweep_dir=sweep_dir)
+    scored = run_in_fresh_process("toprung.export.test_split", task, code=sweep_dir.code_folder)
     count = scored["num_images"]
     interval = stats.binomtest(round(scored["accuracy"] * count), count).proportion_ci(CONFIDENCE, method="wilson")
     test_score = TestScore(scored["accuracy"], float(interval.low), float(interval.high), scored["loss"], count)

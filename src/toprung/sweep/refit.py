@@ -24,7 +24,7 @@ from toprung.analysis.racing import dropped_leaders
 from toprung.analysis.seeds import representative, trials_of_experiment
 from toprung.data.placement import map_arrays
 from toprung.errors import UserError
-from toprung.export.bundle import describe, kept_if_rejected, scoring_task, write_data_files
+from toprung.export.bundle import describe, kept_if_rejected, scoring_settings, write_data_files
 from toprung.export.formats import write_formats
 from toprung.export.model_card import base_weights
 from toprung.export.refit_card import refit_card
@@ -115,17 +115,17 @@ def refit(
         )
         lineage = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
         about = {"trainer": sweep.trainer, "config": winner.config, "defaults": prepared.defaults}
-        description = describe(architecture, **about, seed=winner.config["seed"])
+        scoring = scoring_settings(sweep, seed=winner.config["seed"]) | {"metrics": DEFAULT_METRICS, "part": "seen"}
+        description = describe(architecture, **about, seed=winner.config["seed"], scoring=scoring)
         write_data_files(export, card=prepared.card, lineage=lineage)
         task = {
             "description": description,
             "classes": list(prepared.card.classes),
-            **scoring_task(sweep, prepared_root=project / data.PREPARED, seed=winner.config["seed"]),
-            "metrics": DEFAULT_METRICS,
-            "part": "seen",
+            **scoring,
+            "prepared_root": str(project / data.PREPARED),
         }
         with kept_if_rejected(export, sweep_dir):
-            scored = write_formats(export, task, sweep_dir=sweep_dir)
+            scored = write_formats(export, task, code=sweep_dir.code_folder)
         record = {
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
             "confirmation": confirmation.sweep_id,

@@ -9,7 +9,7 @@ from toprung import data
 from toprung.errors import UserError
 from toprung.export.requirements import pins
 from toprung.export.test_split import openings
-from toprung.exported_config import ONNX_FILE
+from toprung.exported_config import METRICS_FILE, ONNX_FILE, read_json
 from toprung.records.catalog import newest_confirmation
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
@@ -22,7 +22,6 @@ from toprung.tracking.registry import (
     RegisteredVersion,
     find_champion,
     log_and_register,
-    read_metrics,
 )
 
 # Tags of a version: what the next candidate is compared with.
@@ -84,6 +83,7 @@ def register(project: Path, sweep_dir: SweepDirectory, *, name: str) -> Registra
     tags = {SWEEP_TAG: sweep_dir.sweep_id, METRIC_TAG: sweep.metric, DATA_TAG: lineage.data_fingerprint}
     if confirming_dir is not None and candidate.value is not None:
         tags |= {CONFIRMATION_TAG: confirming_dir.sweep_id, VALUE_TAG: repr(candidate.value)}
+    scores = read_json(folder / METRICS_FILE).get("verified", {})
     prepared = data.open_prepared(sweep.data.name, root=project / data.PREPARED)
     version = log_and_register(
         recorded.sweep_dir,
@@ -93,7 +93,7 @@ def register(project: Path, sweep_dir: SweepDirectory, *, name: str) -> Registra
         alias=alias,
         tags=tags,
         datasets=[
-            EvaluatedDataset(f"{sweep.data.name} validation", lineage.split_fingerprint, read_metrics(folder)),
+            EvaluatedDataset(f"{sweep.data.name} validation", lineage.split_fingerprint, scores),
             *_test_scores(sweep_dir, sweep, lineage, is_confirmed=confirming_dir is not None),
         ],
         requirements=pins("numpy", "onnx", "onnxruntime", "pillow"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toprung.errors import UserError
-from toprung.exported_config import LABELS_FILE, METRICS_FILE, MODEL_CARD_FILE, ONNX_FILE, PREPROCESSOR_FILE
+from toprung.exported_config import LABELS_FILE, MODEL_CARD_FILE, ONNX_FILE, PREPROCESSOR_FILE
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.tracking import server
 from toprung.tracking.artifacts import open_client, record_run, translated_errors
@@ -153,16 +152,3 @@ def _tensor_spec(spec: Any, value: Any) -> Any:
     tensor = value.type.tensor_type
     sizes = [dimension.dim_value for dimension in tensor.shape.dim]
     return spec(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), (-1, *sizes[1:]), value.name)
-
-
-def read_metrics(folder: Path) -> dict[str, float]:
-    """Return the metrics of an exported model that were recomputed when it was exported.
-
-    Raises:
-        UserError: metrics.json cannot be read.
-    """
-    file = folder / METRICS_FILE
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))["verified"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read: {error}.") from None

@@ -20,7 +20,10 @@ def check_records(recorded: RecordedSweep) -> Iterator[Fact]:
     """
     yield from recorded.unread
     if recorded.lineage is not None:
-        yield from check_inputs(recorded, recorded.lineage)
+        sweep = recorded.sweep
+        yield from check_inputs(
+            recorded.lineage, project=recorded.project, settings=sweep.data, num_repeats=sweep.num_repeats
+        )
     yield from check_code(recorded)
     if recorded.lineage is not None:
         yield from check_environment(recorded.project, recorded.lineage)

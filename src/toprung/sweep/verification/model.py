@@ -5,12 +5,13 @@ from __future__ import annotations
 import filecmp
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from toprung import data
 from toprung.checksums import sha256_of
 from toprung.errors import UserError
-from toprung.export.bundle import describe, scoring_task
+from toprung.export.bundle import describe, scoring_settings
 from toprung.export.formats import score_formats
 from toprung.export.processes import ExportFailed
 from toprung.exported_config import (
@@ -60,7 +61,7 @@ def _find_problems(recorded: RecordedSweep) -> Iterator[str]:
         return
     if trial is None and recorded.trials is not None:
         yield f"{CONFIG_FILE}: no trial in the ledger has this configuration"
-    changed = list(_checksum_problems(recorded, contents))
+    changed = list(checksum_problems(folder, contents[CONFIG_FILE]["toprung"]))
     yield from changed
     if trial is not None and not changed:
         yield from _weights_problems(recorded, trial)
@@ -74,10 +75,9 @@ def _find_problems(recorded: RecordedSweep) -> Iterator[str]:
         yield f"{LABELS_FILE} does not have the classes of {recorded.sweep.data.name}"
 
 
-def _checksum_problems(recorded: RecordedSweep, contents: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Compare the sha256 of each file with a model to the one in config.json."""
-    folder = recorded.sweep_dir.export_folder
-    for name, was in contents[CONFIG_FILE]["toprung"].get("sha256", {}).items():
+def checksum_problems(folder: Path, description: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each file with a model that is missing, or whose sha256 is not the one in config.json."""
+    for name, was in description.get("sha256", {}).items():
         if not (folder / name).is_file():
             yield f"{name} is missing in {folder}"
         elif (now := sha256_of(folder / name)) != was:
@@ -113,19 +113,38 @@ def _record_problems(
 
 
 def _check_score(recorded: RecordedSweep) -> Fact:
-    """Score each format again in a fresh process, and compare the metrics exactly."""
-    sweep = recorded.sweep
-    if not (recorded.prepared_root / sweep.data.name).is_dir():
-        return Fact("score", "unchecked", f"the dataset {sweep.data.name} is not prepared")
     try:
-        seed = recorded.read_description().get("seed", sweep.seed)
+        settings = scoring_settings(recorded.sweep, seed=recorded.read_description().get("seed", recorded.sweep.seed))
         was = recorded.read_exported(METRICS_FILE)["verified"]
-        scored = score_formats(
-            recorded.sweep_dir.export_folder,
-            scoring_task(sweep, prepared_root=recorded.prepared_root, seed=seed),
-            sweep_dir=recorded.sweep_dir,
-        )
-    except (UserError, KeyError, ValueError) as error:
+    except (UserError, KeyError) as error:
+        return Fact("score", "unchecked", f"the exported model cannot be scored: {error}")
+    return check_score(
+        recorded.sweep_dir.export_folder,
+        settings,
+        was,
+        prepared_root=recorded.prepared_root,
+        code=recorded.sweep_dir.code_folder,
+    )
+
+
+def check_score(
+    folder: Path, settings: Mapping[str, Any], was: Mapping[str, float], *, prepared_root: Path, code: Path
+) -> Fact:
+    """Score each format again in a fresh process, and compare the metrics exactly.
+
+    Args:
+        folder: the exported model.
+        settings: from `scoring_settings`.
+        was: the recorded metrics.
+        prepared_root: the folder of prepared datasets.
+        code: the project's code, or the sweep's copy of it.
+    """
+    name = settings["data"]["name"]
+    if not (prepared_root / name).is_dir():
+        return Fact("score", "unchecked", f"the dataset {name} is not prepared")
+    try:
+        scored = score_formats(folder, {**settings, "prepared_root": str(prepared_root)}, code=code)
+    except (UserError, ValueError) as error:
         return Fact("score", "unchecked", f"the exported model cannot be scored: {error}")
     except ExportFailed as error:
         return Fact("score", "changed", str(error).replace("toprung.errors.UserError: ", ""))
