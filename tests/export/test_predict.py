@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,3 +174,30 @@ def test_onnxruntime_predictions_do_not_import_torch(photo_bundle, files):
 
 def test_both_output_formats_together_are_refused(photo_bundle, files):
     assert isinstance(run(photo_bundle.folder, files[0], "--json", "--csv").exception, UserError)
+
+
+class Code:
+    """Creates a file if it is unpickled."""
+
+    def __reduce__(self):
+        return (open, ("unpickled", "w"))
+
+
+def test_a_file_instead_of_a_folder_is_refused_unread(photo_bundle, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(Code(), "model.pt2")
+    assert str(run("model.pt2", files[0]).exception) == (
+        "model.pt2 is a file, which was not opened. Give the folder of an exported model."
+    )
+    assert not Path("unpickled").exists()
+
+
+def test_a_config_that_names_another_function_is_refused_without_calling_it(photo_bundle, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copied = shutil.copytree(photo_bundle.folder, tmp_path / "export")
+    config = json.loads((copied / "config.json").read_text())
+    config["toprung"] |= {"builder": "pathlib:Path.touch", "arguments": {"self": "called"}}
+    (copied / "config.json").write_text(json.dumps(config))
+    error = run(copied, files[0], "--backend", "torch").exception
+    assert "names the builder pathlib:Path.touch, which is not a function in trainers/" in str(error)
+    assert not Path("called").exists()

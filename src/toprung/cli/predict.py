@@ -89,6 +89,8 @@ def find_exported(model: str, *, storage: str) -> Path:
 
     if Path(model).is_dir():
         return Path(model)
+    if Path(model).is_file():
+        raise UserError(f"{model} is a file, which was not opened. Give the folder of an exported model.")
     if os.sep in model:
         raise UserError(f"There is no folder {model}.")
     sweep_dir = catalog.find_sweep(storage_root(storage), model)
