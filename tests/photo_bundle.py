@@ -95,4 +95,6 @@ def export_photo_bundle(root: Path) -> PhotoBundle:
         "metrics": ["val/accuracy"],
     }
     sweep_dir = SweepDirectory(root / "sweep")
-    return PhotoBundle(folder, write_formats(folder, task, code=sweep_dir.code_folder), description, root / "data", sweep_dir)
+    return PhotoBundle(
+        folder, write_formats(folder, task, code=sweep_dir.code_folder), description, root / "data", sweep_dir
+    )

@@ -47,6 +47,7 @@ def test_every_cluster_file_of_the_project_is_tested_here(project):
     assert files == {*FOR_RAY_UP, KUBERNETES, SERVE}
 
 
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")  # of Ray Serve
 def test_ray_serve_accepts_its_config_and_builds_the_application(project):
     from ray.serve import schema
 

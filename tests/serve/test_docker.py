@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -73,17 +74,17 @@ def test_the_command_serves_the_model(context, photo_bundle):
         subprocess.run([sys.executable, "-c", check], check=True)
     finally:
         server.terminate()
-        assert server.wait(timeout=60) == 0
+        assert server.wait(timeout=60) == -signal.SIGTERM  # uvicorn raises it again after it has drained
 
 
 def test_docker_builds_it(context):
-    if shutil.which("docker") is None:
-        pytest.skip("there is no docker on this machine")
+    if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode:
+        pytest.skip("no Docker engine runs on this machine")
     subprocess.run(["docker", "build", str(context)], check=True)
 
 
 def test_a_folder_with_files_is_not_overwritten(photo_bundle, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not empty. Give another folder"):
+    with pytest.raises(UserError, match=r"is not empty\. Give another folder"):
         write_docker_context(photo_bundle.folder, tmp_path, name="photos")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -127,10 +127,17 @@ def test_a_port_in_use_is_refused(server, photo_bundle):
     command = [sys.executable, "-m", "toprung", "serve", str(photo_bundle.folder), "--port", str(server.port)]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
-    assert refused.stderr.splitlines() == [
+    assert refused.stderr == (
         f"The server cannot listen on 127.0.0.1:{server.port} (Address already in use). Give another: toprung serve "
-        f"MODEL --port {server.port + 1}"
-    ]
+        f"MODEL --port {server.port + 1}\n"
+    )
+
+
+def test_more_gpus_than_there_are_are_refused(photo_bundle):
+    command = [sys.executable, "-m", "toprung", "serve", str(photo_bundle.folder), "--gpus", "64"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "1 replica with --gpus 64 need more than the " in refused.stderr
 
 
 def test_an_image_dropped_on_the_page_gets_its_label(server, photo_bundle, files):

@@ -101,6 +101,16 @@ def test_the_exported_model_is_the_winners_median_fold(confirmed):
     assert "(the winner's median fold)" in confirmed.command.stdout
 
 
+def test_the_trial_of_a_fold_is_trained_again_bit_equal_and_its_folder_verified_alone(confirmed, toprung):
+    command = toprung(
+        "verify", confirmed.dir.sweep_id, "--retrain", "--storage", confirmed.storage, folder=confirmed.bench
+    )
+    assert command.code == 0, command.stdout + command.stderr
+    assert "all metrics of 2 epochs bit-equal" in command.stdout
+    alone = toprung("verify", confirmed.dir.export_folder, folder=confirmed.bench)
+    assert alone.code == 0, alone.stdout + alone.stderr
+
+
 def test_the_table_and_the_summary_speak_of_folds(confirmed):
     printed, summary = confirmed.command.stdout, (confirmed.dir.path / "confirmation.md").read_text()
     assert "2 configurations × 2 folds, 2 epochs each" in (confirmed.dir.export_folder / "README.md").read_text()

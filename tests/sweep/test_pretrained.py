@@ -94,6 +94,15 @@ def test_the_weights_are_in_the_lineage_and_the_winner_is_scored_again_by_the_sw
     assert "val/f1_macro" in sweep_dir.read(sweep_dir.export_folder / "metrics.json")["verified"]
 
 
+def test_the_fine_tuned_winner_is_trained_again_bit_equal_and_its_folder_verified_alone(project, straight, toprung):
+    name = straight.shown["sweep_id"]
+    command = toprung("verify", name, "--retrain", "--storage", straight.storage, folder=project)
+    assert command.code == 0, command.stdout + command.stderr
+    assert "all metrics of 3 epochs bit-equal" in command.stdout
+    alone = toprung("verify", straight.storage / name / "export", folder=project)
+    assert alone.code == 0, alone.stdout + alone.stderr
+
+
 def test_without_the_weights_resume_says_what_to_do_and_with_them_it_continues_exactly(
     project, straight, start, toprung, tmp_path
 ):

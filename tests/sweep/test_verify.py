@@ -32,6 +32,10 @@ def _read(copied):
     return verification.read_recorded(copied.project, copied.sweep_dir)
 
 
+def _check_inputs(recorded, lineage):
+    return inputs.check_inputs(lineage, project=recorded.project, settings=recorded.sweep.data, num_repeats=1)
+
+
 def _flip_a_bit(file, *, position=None):
     content = bytearray(file.read_bytes())
     content[len(content) // 2 if position is None else position] ^= 1
@@ -81,7 +85,7 @@ def test_an_exported_folder_is_verified_without_its_sweep(finished, bench, topru
     command = toprung("verify", folder, folder=bench)
     assert (command.code, command.stderr) == (0, ""), command.stdout
     assert command.stdout.splitlines()[0] == str(folder)
-    assert "model.safetensors, model.pth, model.onnx: every byte as exported" in command.stdout
+    assert "model.onnx, model.pth, model.safetensors: every byte as exported" in command.stdout
     assert f"exactly the recorded val/accuracy {finished.shown['best']['value']:.6g}" in command.stdout
     assert "the same training and validation images" in command.stdout
 
@@ -101,7 +105,7 @@ def test_an_exported_folder_without_its_scoring_settings_is_refused(finished, be
     config = json.loads((folder / "config.json").read_text())
     del config["toprung"]["scoring"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="does not say how to score its model: 'scoring'. Export it again"):
+    with pytest.raises(UserError, match=r"does not say how to score its model: 'scoring'\. Export it again"):
         list(verification.check_exported(folder, project=bench))
 
 
@@ -118,7 +122,7 @@ def test_the_result_can_be_read_by_a_script(copied, toprung):
 def test_a_byte_of_the_prepared_data_is_noticed_though_the_card_says_otherwise(copied):
     _flip_a_bit(copied.project / "data" / "prepared" / "digits" / "test_images.npy")
     recorded = _read(copied)
-    facts = list(inputs.check_inputs(recorded, recorded.lineage))
+    facts = list(_check_inputs(recorded, recorded.lineage))
     assert _states(facts) == {"changed": ["data"]}
     assert "prepared/digits was changed since it was prepared" in _observed(facts, "data")
 
@@ -127,7 +131,7 @@ def test_other_data_another_split_and_other_hashes_of_dvc_are_named(copied):
     recorded = _read(copied)
     fields = ("data_fingerprint", "split_fingerprint", "dvc_prepared_md5")
     lineage = recorded.lineage.model_copy(update=dict.fromkeys(fields, "f" * 32))
-    facts = list(inputs.check_inputs(recorded, lineage))
+    facts = list(_check_inputs(recorded, lineage))
     assert _states(facts) == {"changed": ["data", "split"], "drifted": ["DVC"]}
     assert "digits was prepared again" in _observed(facts, "data")
     assert "digits is split differently now" in _observed(facts, "split")
@@ -145,7 +149,7 @@ def test_without_the_dataset_the_other_facts_are_still_compared(copied):
 def test_the_pretrained_weights_that_a_sweep_used_must_be_here(copied):
     recorded = _read(copied)
     lineage = recorded.lineage.model_copy(update={"weights": {"resnet18.a1_in1k": "f" * 64}})
-    facts = list(inputs.check_inputs(recorded, lineage))
+    facts = list(_check_inputs(recorded, lineage))
     assert _states(facts) == {"unchecked": ["weights"]}
     assert "There are no pretrained weights resnet18.a1_in1k" in _observed(facts, "weights")
 

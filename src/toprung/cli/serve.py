@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +15,7 @@ import typer
 
 from toprung.cli.options import Storage, echo_err, short_path
 from toprung.cli.predict import find_exported
-from toprung.errors import UserError, pluralize
+from toprung.errors import UserError
 
 MEBIBYTE, MEGAPIXEL = 2**20, 10**6
 
@@ -47,7 +50,7 @@ def serve(
         return
     from toprung.cluster.environment import prepare_environment
     from toprung.export.predictor import Predictor
-    from toprung.sweep.signals import stop_signals
+    from toprung.sweep.signals import redirect_output, stop_signals
 
     predictor = Predictor(folder, backend="torch" if gpus else None)  # refuse a damaged model before Ray starts
     _check_address(host, port)
@@ -62,13 +65,24 @@ def serve(
         max_batch_size=batch_size,
         limits={"max_body_bytes": max_body * MEBIBYTE, "max_pixels": max_pixels * MEGAPIXEL, "max_queue": max_queue},
     )
-    stopped = threading.Event()
-    with stop_signals(stopped.set), deployment.serving(options, host=host, port=port):
+    stopped, log = threading.Event(), _create_log()
+    echo_err(f"Starting Ray Serve. Its log: {log}")
+    with (
+        os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal,
+        redirect_output(log),
+        stop_signals(stopped.set),
+        deployment.serving(options, host=host, port=port),
+        stop_signals(stopped.set),  # again, because Ray has installed its own handler of SIGTERM
+    ):
         if not stopped.is_set():
-            details = f"{pluralize(len(predictor.classes), 'class')}, {predictor.backend}"
-            echo_err(f"Serving {name} ({details}) at http://{host}:{port}. Ctrl-C stops it.")
+            classes = f"{len(predictor.classes)} classes"
+            print(
+                f"Serving {name} ({classes}, {predictor.backend}) at http://{host}:{port}. Ctrl-C stops it.",
+                file=terminal,
+                flush=True,
+            )
         stopped.wait()
-        echo_err("Stopping: finishing the requests in progress.")
+        print("Stopping: finishing the requests in progress.", file=terminal, flush=True)
 
 
 def _write_docker_context(folder: Path, out: Path, *, name: str) -> None:
@@ -77,6 +91,13 @@ def _write_docker_context(folder: Path, out: Path, *, name: str) -> None:
     write_docker_context(folder, out, name=name)
     print(f"Docker build context: {short_path(out)}")
     print(f"Build and run: docker build -t {name} {short_path(out)} && docker run -p 127.0.0.1:8000:8000 {name}")
+
+
+def _create_log() -> Path:
+    """Create a file for the output of Ray's processes, which only its owner can read."""
+    descriptor, log = tempfile.mkstemp(prefix="toprung-serve-", suffix=".log")
+    os.close(descriptor)
+    return Path(log)
 
 
 def _check_address(host: str, port: int) -> None:
@@ -104,8 +125,9 @@ def _import_deployment() -> Any:
         UserError: Ray Serve is not installed.
     """
     try:
-        from toprung.serve import deployment
         from ray import serve  # noqa: F401
+
+        from toprung.serve import deployment
     except ImportError as error:
         raise UserError(f"Ray Serve is not installed ({error}). Type: pip install 'ray[serve]'") from None
     return deployment

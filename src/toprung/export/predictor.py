@@ -14,7 +14,14 @@ from toprung.data.image_folder.decode import MAX_PIXELS, decode
 from toprung.errors import UserError
 from toprung.export.onnx_scoring import open_session
 from toprung.export.preprocessor import decode_options
-from toprung.exported_config import LABELS_FILE, ONNX_FILE, PREPROCESSOR_FILE, check_unchanged, read_description, read_json
+from toprung.exported_config import (
+    LABELS_FILE,
+    ONNX_FILE,
+    PREPROCESSOR_FILE,
+    check_unchanged,
+    read_description,
+    read_json,
+)
 
 Backend = Literal["onnxruntime", "torch"]
 

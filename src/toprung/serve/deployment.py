@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from toprung import cluster
 from toprung.cluster.capacity import OBJECT_STORE, Node
-from toprung.errors import UserError
+from toprung.errors import UserError, pluralize
 from toprung.export.predictor import Predictor
 from toprung.serve.api import METRICS_FOLDER, Limits, build_api
 
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 APPLICATION = "toprung"
+LOGGING = {"log_level": "WARNING", "enable_access_log": False}
+REFUSED_AT_ONCE = 100  # requests that a replica may be refusing, or answering with its health, at the same time
 OBJECT_STORE_BYTES = 256 * 2**20  # images travel inside the requests, not through the object store
 
 
@@ -63,25 +64,26 @@ def serving(options: ServeOptions, *, host: str, port: int) -> Iterator[None]:
         port: the port.
 
     Raises:
-        UserError: Ray does not start, or the model cannot be served.
+        UserError: there are not enough GPUs, Ray does not start, or the model cannot be served.
     """
+    _, num_gpus = cluster.local_capacity()
+    if options.num_replicas * options.num_gpus > num_gpus:
+        raise UserError(
+            f"{pluralize(options.num_replicas, 'replica')} with --gpus {options.num_gpus:g} need more than the "
+            f"{pluralize(num_gpus, 'GPU')} of this machine."
+        )
     capacity = {
         "CPU": float(options.num_replicas * options.num_threads),
-        "GPU": float(-(-options.num_replicas * options.num_gpus // 1)),
+        "GPU": num_gpus,
         OBJECT_STORE: float(OBJECT_STORE_BYTES),
     }
     ray = cluster.LocalCluster(code=None, node=Node("", "this machine", capacity, {}))
     try:
         ray.wait()
         from ray import serve
-        from ray.serve.schema import LoggingConfig
 
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         with tempfile.TemporaryDirectory(prefix="toprung-serve-") as metrics_folder:
-            serve.start(
-                http_options=serve.HTTPOptions(host=host, port=port),
-                logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
-            )
+            serve.start(http_options=serve.HTTPOptions(host=host, port=port), logging_config=LOGGING)
             try:
                 application = _build_application(options, environment={METRICS_FOLDER: metrics_folder})
                 serve.run(application, name=APPLICATION, route_prefix="/")
@@ -89,7 +91,6 @@ def serving(options: ServeOptions, *, host: str, port: int) -> Iterator[None]:
                 raise UserError(f"{options.model} cannot be served: {str(error).strip().splitlines()[-1]}") from error
             yield
             serve.delete(APPLICATION)  # waits until the requests in progress are answered
-            serve.shutdown()
     finally:
         ray.stop()
 
@@ -97,8 +98,7 @@ def serving(options: ServeOptions, *, host: str, port: int) -> Iterator[None]:
 def _build_application(options: ServeOptions, *, environment: dict[str, str]) -> Application:
     from ray import serve
 
-    deployment = serve.deployment(
-        serve.ingress(lambda: _build_api(options))(),
+    deployed = serve.deployment(
         name="model",
         num_replicas=options.num_replicas,
         ray_actor_options={
@@ -107,12 +107,13 @@ def _build_application(options: ServeOptions, *, environment: dict[str, str]) ->
             "runtime_env": {"env_vars": environment},
         },
         # The application refuses what is too much for one replica with 429; Ray Serve with 503, for all together.
-        max_ongoing_requests=2 * options.limits.max_queue,
-        max_queued_requests=options.limits.max_queue,
+        max_ongoing_requests=options.limits.max_queue + REFUSED_AT_ONCE,
+        max_queued_requests=options.limits.max_queue + REFUSED_AT_ONCE,
         graceful_shutdown_timeout_s=options.drain_seconds,
         graceful_shutdown_wait_loop_s=0.1,
+        logging_config=LOGGING,
     )
-    application: Application = deployment.bind()
+    application: Application = deployed(serve.ingress(lambda: _build_api(options))()).bind()
     return application
 
 
@@ -120,11 +121,11 @@ def _build_api(options: ServeOptions) -> FastAPI:
     """Build the HTTP interface inside a replica."""
     from ray import serve
 
-    predictor = Predictor(
-        options.model, backend="torch" if options.num_gpus else None, num_threads=options.num_threads
-    )
+    predictor = Predictor(options.model, backend="torch" if options.num_gpus else None, num_threads=options.num_threads)
 
-    @serve.batch(max_batch_size=options.max_batch_size, batch_wait_timeout_s=options.batch_wait_seconds)
+    max_batch_size = min(options.max_batch_size, options.limits.max_queue)
+
+    @serve.batch(max_batch_size=max_batch_size, batch_wait_timeout_s=options.batch_wait_seconds)
     async def classify(images: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         return list(await asyncio.to_thread(predictor.predict_probabilities, np.stack(images)))
 

@@ -13,7 +13,6 @@ from toprung.export.requirements import pins
 from toprung.exported_config import (
     CONFIG_FILE,
     LABELS_FILE,
-    MODEL_CARD_FILE,
     ONNX_FILE,
     PREPROCESSOR_FILE,
     REQUIREMENTS_FILE,
@@ -21,7 +20,7 @@ from toprung.exported_config import (
 
 DOCKERFILE = "Dockerfile"
 MODEL_FOLDER = "model"
-MODEL_FILES = (CONFIG_FILE, LABELS_FILE, MODEL_CARD_FILE, ONNX_FILE, PREPROCESSOR_FILE)
+MODEL_FILES = (CONFIG_FILE, LABELS_FILE, ONNX_FILE, PREPROCESSOR_FILE)
 # The part of this package that the server imports. The packages' own __init__.py are left out: they import the rest.
 SERVER_FILES = (
     "checksums.py",

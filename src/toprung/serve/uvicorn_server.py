@@ -32,8 +32,11 @@ def build_app(folder: Path, *, name: str, num_threads: int, limits: Limits) -> F
 
     async def classify(image_CHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         loop = asyncio.get_running_loop()
-        probabilities_1K = await loop.run_in_executor(pool, predictor.predict_probabilities, image_CHW[np.newaxis])
-        return probabilities_1K[0]
+        probabilities_1K: NDArray[np.float32] = await loop.run_in_executor(
+            pool, predictor.predict_probabilities, image_CHW[np.newaxis]
+        )
+        probabilities_K: NDArray[np.float32] = probabilities_1K[0]
+        return probabilities_K
 
     return build_api(predictor, classify, name=name, num_threads=num_threads, limits=limits)
 

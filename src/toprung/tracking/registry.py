@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toprung.errors import UserError
 from toprung.exported_config import LABELS_FILE, MODEL_CARD_FILE, ONNX_FILE, PREPROCESSOR_FILE
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.tracking import server

@@ -1,7 +1,7 @@
 """Decode image files into uint8 arrays; no other module opens a user's image files.
 
-`decode_chunk` is a plain function of plain values, so that a pool of processes or Ray Data can call it. The module needs
-only NumPy and Pillow, and nothing of toprung: a plain server of an exported model has a copy of it.
+`decode_chunk` is a plain function of plain values, so that a pool of processes or Ray Data can call it. The module
+needs only NumPy and Pillow, and nothing of toprung: a plain server of an exported model has a copy of it.
 """
 
 from __future__ import annotations
