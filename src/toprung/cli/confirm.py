@@ -61,6 +61,7 @@ def confirm(
     from toprung.project.modules import find_project
     from toprung.records import catalog
     from toprung.sweep.confirm import confirm as confirm_sweep
+    from toprung.sweep.export import update_model_card
     from toprung.sweep.resume import resume
 
     if folds is not None and seeds is not None:
@@ -96,6 +97,8 @@ def confirm(
     print_confirmation(console, read_confirmation(sweep_dir, confirming_dir), metric=sweep_dir.spec().metric)
     _score_on_test(console, sweep_dir, confirming_dir, project=project, again=again)
     write_confirmation(sweep_dir, confirming_dir)
+    for exported_dir in (sweep_dir, confirming_dir):
+        update_model_card(project, exported_dir)
     if refit:
         refit_winner(console, sweep_dir, confirming_dir, project=project, again=again)
 
@@ -106,7 +109,6 @@ def _score_on_test(
     """Score the confirmed winner on the test split; if it was opened before, only with `again`."""
     from toprung import data
     from toprung.export.test_split import openings, score_on_test
-    from toprung.sweep.export import update_model_card
 
     earlier = openings(sweep_dir)
     if earlier and not again:
@@ -123,7 +125,6 @@ def _score_on_test(
         prepared_root=project / data.PREPARED,
         again=again,
     )
-    update_model_card(project, confirming_dir)
     times = "the first time" if not earlier else f"time {len(earlier) + 1}"
     console.print(
         f"\nOn the test split, opened now for {times}: "
@@ -150,7 +151,7 @@ def write_confirmation(sweep_dir: SweepDirectory, confirming_dir: SweepDirectory
         metric=sweep_dir.spec().metric,
         openings=openings(sweep_dir),
     )
-    file = confirming_dir.path / "confirmation.md"
+    file = confirming_dir.confirmation_file
     atomic_write.write_text(file, text)
     try:
         log_files(

@@ -98,11 +98,14 @@ Recomputed from this folder by a fresh process: {verified}.
 {_search(sweep)}
 {_choice(sweep, is_confirmation=confirms is not None) if is_winner else "This trial is not the sweep's winner."}
 The weights are from the epoch of this trial with the {"highest" if sweep.mode == "max" else "lowest"} {sweep.metric}.
-{_confirmation(sweep_dir, confirms)}
 
 | hyperparameter | value |
 | --- | --- |
 {rows}
+
+## Confirmation
+
+{_confirmation(sweep_dir, confirms)}
 
 {limits_section(card, metrics)}
 {usage_section(description, card, metrics)}
@@ -157,12 +160,16 @@ def _selection_bias(num_trials: int) -> str:
 
 
 def _confirmation(sweep_dir: SweepDirectory, confirms: str | None) -> str:
-    if confirms is not None:
-        return f"This sweep confirmed the best configurations of {confirms} with new seeds or on folds."
-    finished = newest_confirmation(sweep_dir)
-    if finished is not None:
-        return f"Its configuration was confirmed by {finished.sweep_id}, whose `confirmation.md` has the result."
-    return f"It is not confirmed with other seeds. To do that: `toprung confirm {sweep_dir.sweep_id}`"
+    """Return the result of the confirmation, without its title and the openings of the test split."""
+    confirming_dir = newest_confirmation(sweep_dir) if confirms is None else sweep_dir
+    if confirming_dir is None:
+        return f"It is not confirmed with other seeds. To do that: `toprung confirm {sweep_dir.sweep_id}`"
+    subject = f"The best configurations of {confirms or 'this sweep'} were trained again with new seeds or on folds"
+    by = "." if confirms else f" by {confirming_dir.sweep_id}."
+    if not confirming_dir.confirmation_file.is_file():
+        return f"{subject}{by}"
+    result = confirming_dir.confirmation_file.read_text(encoding="utf-8").partition("\n")[2].partition("\n## ")[0]
+    return f"{subject}{by}\n\n{result.strip()}"
 
 
 def _split(sweep: Sweep, lineage: Lineage, *, seed: int) -> str:

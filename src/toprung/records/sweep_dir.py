@@ -163,6 +163,11 @@ class SweepDirectory:
         return self.path / "refit"
 
     @property
+    def confirmation_file(self) -> Path:
+        """The result of a confirmation, in the confirming sweep's directory."""
+        return self.path / "confirmation.md"
+
+    @property
     def test_log(self) -> Path:
         """A record of each opening of the test split, as JSON lines."""
         return self.path / "test-split.jsonl"

@@ -8,6 +8,7 @@ from toprung import data
 from toprung.errors import UserError
 from toprung.export.bundle import ExportSource, export_winner, write_model_card
 from toprung.export.processes import ExportFailed
+from toprung.exported_config import read_description
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import WEIGHTS_FILE, SweepDirectory
@@ -59,10 +60,16 @@ def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None
 def update_model_card(project: Path, sweep_dir: SweepDirectory) -> None:
     """Write the winner's model card again, with what is known now, such as its score on the test split.
 
+    Without an exported winner, or with one of an older version, nothing is written.
+
     Args:
         project: the project's root folder.
-        sweep_dir: the sweep, which has an exported winner.
+        sweep_dir: the sweep.
     """
+    try:
+        read_description(sweep_dir.export_folder)
+    except UserError:
+        return
     trials = ledger.read(sweep_dir)
     winner = choose_winner(trials, sweep=sweep_dir.spec(), sweep_dir=sweep_dir)
     if winner is not None:

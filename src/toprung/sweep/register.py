@@ -91,6 +91,7 @@ def register(project: Path, sweep_dir: SweepDirectory, *, name: str) -> Registra
         name=name,
         run_id=trial.mlflow_run_id,
         alias=alias,
+        description=f"Trial {trial.number} of {recorded.sweep_dir.sweep_id}. The {alias}: {reason}.",
         tags=tags,
         datasets=[
             EvaluatedDataset(f"{sweep.data.name} validation", lineage.split_fingerprint, scores),

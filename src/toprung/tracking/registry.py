@@ -70,6 +70,7 @@ def log_and_register(
     name: str,
     run_id: str,
     alias: str,
+    description: str,
     tags: Mapping[str, str],
     datasets: Sequence[EvaluatedDataset],
     requirements: Sequence[str],
@@ -86,6 +87,7 @@ def log_and_register(
         name: the registered model.
         run_id: the trial's run.
         alias: the alias to set.
+        description: the description of the version.
         tags: the tags of the version.
         datasets: the model's scores.
         requirements: the packages that run the model, each with its version.
@@ -132,6 +134,7 @@ def log_and_register(
                 )  # fmt: skip
         version = mlflow.register_model(f"models:/{logged.model_id}", name, tags=dict(tags)).version
         client.set_registered_model_alias(name, alias, version)
+        client.update_model_version(name, version, description)
     return RegisteredVersion(name, str(version), tags)
 
 
