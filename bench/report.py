@@ -55,7 +55,9 @@ def simulate(root, num_trials, *, max_epochs=27):
     )
     sweep_dir = catalog.create_sweep(root, sweep, name=None, now=datetime.now())
     sweep_dir.write(sweep_dir.lineage_file, LINEAGE)
-    sweep_dir.write(sweep_dir.status_file, {"status": "finished", "reason": None, "seconds": 1.0})
+    sweep_dir.write(
+        sweep_dir.status_file, {"status": "finished", "reason": None, "seconds": 1.0, "tracking_error": None}
+    )
     storage, noise, scheduler = storage_for_writing(sweep_dir), random.Random(0), RungScheduler(sweep)
     study = optuna.create_study(
         study_name=sweep_dir.sweep_id,

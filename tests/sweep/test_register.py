@@ -70,6 +70,7 @@ def test_a_sweep_that_is_not_confirmed_becomes_the_challenger(registered):
         "model": "numbers", "version": "1", "alias": "challenger", "reason": "the sweep is not confirmed"
     }  # fmt: skip
     version = registered.client.get_model_version_by_alias("numbers", "challenger")
+    assert version.description.endswith(". The challenger: the sweep is not confirmed.")
     assert version.tags["toprung.sweep_id"] == registered.sweep_dir.sweep_id
     with pytest.raises(MlflowException, match="champion"):
         registered.client.get_model_version_by_alias("numbers", "champion")
