@@ -54,8 +54,8 @@ def test_ray_serve_accepts_its_config_and_builds_the_application(project):
     config = schema.ServeDeploySchema.model_validate(yaml.safe_load((project / SERVE).read_text()))
     (application,) = config.applications
     module, name = application.import_path.split(":")
-    options = ServeOptions.model_validate(application.args)
-    assert importlib.import_module(module).__dict__[name](options).__class__.__name__ == "Application"
+    ServeOptions.model_validate(application.args)
+    assert importlib.import_module(module).__dict__[name](application.args).__class__.__name__ == "Application"
 
 
 def test_a_new_project_gets_a_copy_of_this_cluster_file(project):

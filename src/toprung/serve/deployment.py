@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +49,13 @@ class ServeOptions(BaseModel):
     limits: Limits = Limits()
 
 
-def build_application(options: ServeOptions) -> Application:
-    """Return the Ray Serve application of an exported model."""
-    return _build_application(options, environment={})
+def build_application(options: ServeOptions | Mapping[str, Any]) -> Application:
+    """Return the Ray Serve application of an exported model.
+
+    Args:
+        options: how to serve it; a config file of Ray Serve has them as a mapping.
+    """
+    return _build_application(ServeOptions.model_validate(options), environment={})
 
 
 @contextlib.contextmanager
