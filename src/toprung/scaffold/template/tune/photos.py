@@ -6,6 +6,7 @@ toprung weights add tf_efficientnet_lite0.in1k FILE    # or, with a network: top
 toprung sweep tune.photos:probe        # the last layer only, on cached features: the score to exceed
 toprung sweep tune.photos              # fine-tuning
 toprung sweep tune.photos:scratch      # the same network from random weights, for comparison
+toprung sweep tune.photos:compare      # the three of them on the same folds, with their default hyperparameters
 """
 
 from toprung.spec import CLASSIFICATION_METRICS, Asha, Data, Sweep
@@ -24,7 +25,7 @@ def sweep() -> Sweep:
         metric="val/f1_macro",
         metrics=CLASSIFICATION_METRICS,
         num_trials=16,
-        asha=Asha(grace_epochs=2, max_epochs=6, reduction_factor=3),
+        asha=Asha(grace_epochs=2, max_epochs=12, reduction_factor=3),
     )
 
 
@@ -43,3 +44,14 @@ def probe() -> Sweep:
 def scratch() -> Sweep:
     random_weights = {**sweep().constants, "pretrained": False}
     return sweep().model_copy(update={"name": "photos_scratch", "constants": random_weights, "weights": ()})
+
+
+def compare() -> Sweep:
+    num_epochs = sweep().asha.max_epochs
+    configs = {
+        "linear probe": {"freeze_epochs": num_epochs, "augment": "none", "dropout": 0.0, "ema_decay": 0.0},
+        "fine-tuned": {},
+        "random weights": {"pretrained": False},
+    }
+    named = sweep().model_copy(update={"name": "photos_compare"})
+    return named.as_controlled_experiment(configs, seeds=range(1, 6), num_folds=5)
