@@ -80,7 +80,7 @@ def bad_files(folder):
     Image.new("1", (20_000, 20_000)).save(folder / "huge.png")
     (folder / "empty.png").touch()
     return {
-        "text.png": "is not a PNG, JPEG", "cut.jpg": "truncated", "animated.webp": "is animated or has pages",
+        "text.png": "is not a PNG, JPEG", "cut.jpg": "truncated", "animated.webp": "is animated or has several pages",
         "animated.gif": "is not a PNG, JPEG", "huge.png": "has more than 100,000,000 pixels", "empty.png": "",
         "missing.jpg": "",
     }  # fmt: skip
@@ -186,9 +186,7 @@ class Code:
 def test_a_file_instead_of_a_folder_is_refused_unread(photo_bundle, files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(Code(), "model.pt2")
-    assert str(run("model.pt2", files[0]).exception) == (
-        "model.pt2 is a file, which was not opened. Give the folder of an exported model."
-    )
+    assert str(run("model.pt2", files[0]).exception) == ("model.pt2 is a file. Give the folder of an exported model.")
     assert not Path("unpickled").exists()
 
 

@@ -35,7 +35,7 @@ def instruction(context, name):
 
 
 def test_every_file_that_the_dockerfile_copies_exists(context):
-    copied = re.findall(r"^COPY (\S+) ", (context / "Dockerfile").read_text(), re.MULTILINE)
+    copied = re.findall(r"^COPY (?:--chmod=\d+ )?(\S+) ", (context / "Dockerfile").read_text(), re.MULTILINE)
     assert copied == ["requirements.txt", "toprung", "model"]
     assert all((context / name).exists() for name in copied)
 

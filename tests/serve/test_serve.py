@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -115,12 +116,16 @@ def test_a_bad_body_is_refused_with_the_reason(server):
     assert status == 413, content
 
 
-def test_the_server_listens_on_loopback_only(server):
-    address = socket.gethostbyname(socket.gethostname())
-    if address.startswith("127."):
-        pytest.skip("this machine has no other address")
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((address, server.port), timeout=5)
+def test_the_server_and_rays_processes_listen_on_loopback_only(server):
+    processes = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
+    listening = {
+        connection.laddr.ip
+        for process in processes
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert len(processes) > 5
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def test_a_port_in_use_is_refused(server, photo_bundle):
@@ -128,8 +133,8 @@ def test_a_port_in_use_is_refused(server, photo_bundle):
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert refused.stderr == (
-        f"The server cannot listen on 127.0.0.1:{server.port} (Address already in use). Give another: toprung serve "
-        f"MODEL --port {server.port + 1}\n"
+        f"The server cannot listen on 127.0.0.1:{server.port} (Address already in use). "
+        "Give another --port or --host.\n"
     )
 
 

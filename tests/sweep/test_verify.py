@@ -85,7 +85,10 @@ def test_an_exported_folder_is_verified_without_its_sweep(finished, bench, topru
     command = toprung("verify", folder, folder=bench)
     assert (command.code, command.stderr) == (0, ""), command.stdout
     assert command.stdout.splitlines()[0] == str(folder)
-    assert "model.onnx, model.pth, model.safetensors: every byte as exported" in command.stdout
+    assert (
+        "labels.json, model.onnx, model.pth, model.safetensors, preprocessor.json: every byte as exported"
+        in command.stdout
+    )
     assert f"exactly the recorded val/accuracy {finished.shown['best']['value']:.6g}" in command.stdout
     assert "the same training and validation images" in command.stdout
 
@@ -105,7 +108,7 @@ def test_an_exported_folder_without_its_scoring_settings_is_refused(finished, be
     config = json.loads((folder / "config.json").read_text())
     del config["toprung"]["scoring"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"does not say how to score its model: 'scoring'\. Export it again"):
+    with pytest.raises(UserError, match=r"does not say how to verify its model \(scoring\)\. Export it again"):
         list(verification.check_exported(folder, project=bench))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,6 +67,23 @@ def storage_root(storage: str) -> Path:
     if is_uri(storage):
         download_all(storage, root)
     return root
+
+
+def exported_folder(name: str) -> Path | None:
+    """Return the folder of an exported model if `name` is one; None if it must be the id or name of a sweep.
+
+    Raises:
+        UserError: it is a file, or a path without a folder.
+    """
+    from toprung.exported_config import CONFIG_FILE
+
+    folder = Path(name)
+    if folder.is_file():
+        raise UserError(f"{name} is a file. Give the folder of an exported model.")
+    if os.sep in name and not folder.is_dir():
+        raise UserError(f"There is no folder {name}.")
+    # A folder of a sweep, in the storage folder, is a sweep.
+    return folder if os.sep in name or (folder / CONFIG_FILE).is_file() else None
 
 
 def example_recipe() -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 import sys
 import tempfile
-import threading
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +36,9 @@ def serve(
     batch_size: Annotated[int, typer.Option(min=1, help="Images that are classified together.")] = 32,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests at a time for each replica; others get 429.")] = 64,
     max_body: Annotated[int, typer.Option(min=1, metavar="MB", help="Largest image file.")] = 20,
-    max_pixels: Annotated[int, typer.Option(min=1, metavar="MILLIONS", help="Largest image in megapixels.")] = 50,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=100, metavar="MILLIONS", help="Largest image in megapixels.")
+    ] = 50,
     docker: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Do not serve: write a folder for docker build, without Ray and torch."),
@@ -44,16 +47,15 @@ def serve(
 ) -> None:
     """Serve an exported model with Ray Serve: a page to drop an image on, POST /predict, /health, /metrics, /docs."""
     folder = find_exported(model, storage=storage).resolve()
-    name = re.sub(r"[^a-z0-9._-]+", "-", (folder.parent.name if folder.name == "export" else folder.name).lower())
+    name = _model_name(folder)
     if docker is not None:
         _write_docker_context(folder, docker, name=name)
         return
     from toprung.cluster.environment import prepare_environment
-    from toprung.export.predictor import Predictor
-    from toprung.sweep.signals import redirect_output, stop_signals
+    from toprung.sweep.signals import handled_signals, redirect_output
 
-    predictor = Predictor(folder, backend="torch" if gpus else None)  # refuse a damaged model before Ray starts
-    _check_address(host, port)
+    num_classes, backend = _check_model(folder)
+    address = _check_address(host, port)
     prepare_environment()
     deployment = _import_deployment()
     options = deployment.ServeOptions(
@@ -65,32 +67,51 @@ def serve(
         max_batch_size=batch_size,
         limits={"max_body_bytes": max_body * MEBIBYTE, "max_pixels": max_pixels * MEGAPIXEL, "max_queue": max_queue},
     )
-    stopped, log = threading.Event(), _create_log()
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    ready = f"Serving {name} ({num_classes} classes, {'torch' if gpus else backend}) at {url}. Ctrl-C stops it."
+    log = _create_log()
     echo_err(f"Starting Ray Serve. Its log: {log}")
     with (
         os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal,
         redirect_output(log),
-        stop_signals(stopped.set),
-        deployment.serving(options, host=host, port=port),
-        stop_signals(stopped.set),  # again, because Ray has installed its own handler of SIGTERM
+        handled_signals(),
     ):
-        if not stopped.is_set():
-            classes = f"{len(predictor.classes)} classes"
-            print(
-                f"Serving {name} ({classes}, {predictor.backend}) at http://{host}:{port}. Ctrl-C stops it.",
-                file=terminal,
-                flush=True,
-            )
-        stopped.wait()
-        print("Stopping: finishing the requests in progress.", file=terminal, flush=True)
+        echo = partial(print, file=terminal, flush=True)
+        deployment.serve_until_stopped(
+            options,
+            host=address,
+            port=port,
+            on_ready=partial(echo, ready),
+            on_stop=partial(echo, "Stopping: finishing the requests in progress."),
+        )
+    log.unlink()
+
+
+def _model_name(folder: Path) -> str:
+    """Return the name of an exported folder's sweep, with the trial or `refit`, in characters that Docker accepts."""
+    sweep_folder = folder.parent.parent
+    if folder.name == "export":
+        name = f"{sweep_folder.name}-refit" if folder.parent.name == "refit" else folder.parent.name
+    else:
+        name = f"{sweep_folder.name}-{folder.name}" if folder.parent.name == "exports" else folder.name
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model"
+
+
+def _check_model(folder: Path) -> tuple[int, str]:
+    """Load a model once, so that a damaged one is refused before Ray starts; return its classes and the backend."""
+    from toprung.export.predictor import Predictor
+
+    predictor = Predictor(folder)
+    return len(predictor.classes), predictor.backend
 
 
 def _write_docker_context(folder: Path, out: Path, *, name: str) -> None:
     from toprung.serve.docker import write_docker_context
 
     write_docker_context(folder, out, name=name)
+    path = shlex.quote(str(short_path(out)))
     print(f"Docker build context: {short_path(out)}")
-    print(f"Build and run: docker build -t {name} {short_path(out)} && docker run -p 127.0.0.1:8000:8000 {name}")
+    print(f"Build and run: docker build -t {name} {path} && docker run -p 127.0.0.1:8000:8000 {name}")
 
 
 def _create_log() -> Path:
@@ -100,8 +121,8 @@ def _create_log() -> Path:
     return Path(log)
 
 
-def _check_address(host: str, port: int) -> None:
-    """Check that a server can listen on an address.
+def _check_address(host: str, port: int) -> str:
+    """Return the address that a host name stands for, after checking that a server can listen on it.
 
     Raises:
         UserError: it cannot.
@@ -113,9 +134,9 @@ def _check_address(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         raise UserError(
-            f"The server cannot listen on {host}:{port} ({error.strerror or error}). Give another: toprung serve MODEL "
-            f"--port {port + 1}"
+            f"The server cannot listen on {host}:{port} ({error.strerror or error}). Give another --port or --host."
         ) from None
+    return str(address[0])
 
 
 def _import_deployment() -> Any:

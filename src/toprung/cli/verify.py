@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toprung.cli.console import open_console, print_check
-from toprung.cli.options import Json, Storage, echo_err, print_json, storage_root
+from toprung.cli.options import Json, Storage, echo_err, exported_folder, print_json, storage_root
 from toprung.cli.summary import format_seconds
 from toprung.errors import UserError
 
@@ -28,7 +28,7 @@ verify_app = typer.Typer()
 @verify_app.command(epilog="Example: toprung verify digits-20261123-141200 --retrain")
 def verify(
     sweep_name: Annotated[
-        str, typer.Argument(metavar="SWEEP", help="Id or name of a sweep, or the folder of an exported model.")
+        str, typer.Argument(metavar="SWEEP|FOLDER", help="Id or name of a sweep, or the folder of an exported model.")
     ],
     retrain: Annotated[
         bool,
@@ -42,7 +42,10 @@ def verify(
     as_json: Json = False,
     storage: Storage = "runs",
 ) -> None:
-    """Check that a sweep's data, code, libraries and exported model are as recorded, and that its score is right."""
+    """Check that the data, code, libraries and exported model of a sweep are as recorded, and that its score is right.
+
+    For the folder of an exported model, check what can be checked without its sweep.
+    """
     from toprung.sweep.verification import is_verified, verdict
 
     console, started = open_console(), time.monotonic()
@@ -64,7 +67,7 @@ def verify(
     def print_epoch(line: str) -> None:
         console.print(f"  {'':{STATE_WIDTH}} {line}", style="dim")
 
-    subject, checks = _checks(
+    subject, checks = _select_checks(
         sweep_name, storage=storage, retrain=retrain, facts=facts, echo=echo_err if as_json else print_epoch
     )
     if not as_json:
@@ -77,14 +80,15 @@ def verify(
         sys.exit(130)
     passed = is_verified(facts, strict=strict)
     if as_json:
-        content = {"sweep_id": subject, "ok": passed, "verdict": verdict(facts)}
+        kind = "sweep_id" if exported_folder(sweep_name) is None else "folder"
+        content = {kind: subject, "ok": passed, "verdict": verdict(facts)}
         print_json(content | {"facts": [asdict(fact) for fact in facts]})
     else:
         console.print(f"\n{verdict(facts)} Took {format_seconds(time.monotonic() - started)}.")
     sys.exit(0 if passed else 1)
 
 
-def _checks(
+def _select_checks(
     name: str, *, storage: str, retrain: bool, facts: Sequence[Fact], echo: Callable[[str], object]
 ) -> tuple[str, Iterator[Fact]]:
     """Return what is checked, the id of a sweep or a folder, and the checks.
@@ -104,10 +108,10 @@ def _checks(
     from toprung.sweep.verification import check_exported, check_records, check_retrain, read_recorded
 
     project = find_project(Path.cwd())
-    if Path(name).is_dir():
+    if (folder := exported_folder(name)) is not None:
         if retrain:
             raise UserError(f"{name} is an exported model, which has no ledger to compare with. Give its sweep.")
-        return name, check_exported(Path(name), project=project)
+        return name, check_exported(folder, project=project)
     recorded = read_recorded(project, catalog.find_sweep(storage_root(storage), name))
 
     def checks() -> Iterator[Fact]:

@@ -1,12 +1,13 @@
-"""The processes that a private Ray consists of, reduced to those that a sweep needs.
+"""The processes that a private Ray consists of, reduced to those that a sweep needs, and where they listen.
 
 Ray has no public setting for this. Everything that depends on its private parts is here, and
-tests/cluster/test_ray_processes.py fails when they move.
+tests/cluster/test_ray_processes.py and tests/serve/test_serve.py fail when they move.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,3 +42,13 @@ def without_unneeded_processes() -> Iterator[None]:
                 restore.callback(setattr, Node, name, getattr(Node, name))
                 setattr(Node, name, replacement)
         yield
+
+
+def bind_replica_to_loopback() -> None:
+    """Inside a replica of Ray Serve, before it has started: let its gRPC server listen on loopback only.
+
+    A replica starts this server, for requests from other deployments, on all addresses, and has no option for it.
+    """
+    replica: Any = importlib.import_module("ray.serve._private.replica")
+    add_port = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: add_port(server, "127.0.0.1:0")

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from toprung.checksums import sha256_of
 from toprung.export.processes import ExportFailed, run_in_fresh_process, run_isolated
-from toprung.exported_config import CONFIG_FILE, ONNX_FILE, PTH_FILE, SAFETENSORS_FILE
+from toprung.exported_config import (
+    CONFIG_FILE,
+    LABELS_FILE,
+    ONNX_FILE,
+    PREPROCESSOR_FILE,
+    PTH_FILE,
+    SAFETENSORS_FILE,
+)
 from toprung.records.sweep_dir import write_json
 
 SNIPPET = Path(__file__).with_name("onnx_snippet.py")
@@ -46,7 +53,8 @@ def write_formats(folder: Path, task: Mapping[str, Any], *, code: Path) -> dict[
     result = score_formats(folder, task, code=code)
     config_file = folder / CONFIG_FILE
     config = json.loads(config_file.read_text(encoding="utf-8"))
-    config["toprung"]["sha256"] = {name: sha256_of(folder / name) for name in result["files"]["formats"]}
+    hashed = (*result["files"]["formats"], LABELS_FILE, PREPROCESSOR_FILE)
+    config["toprung"]["sha256"] = {name: sha256_of(folder / name) for name in hashed}
     write_json(config_file, config)
     return result
 

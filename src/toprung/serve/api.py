@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,10 +20,10 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
-from toprung.data.image_folder.decode import Unreadable
+from toprung.data.image_folder.decode import MAX_PIXELS, Unreadable
 from toprung.export.predictor import Predictor
 
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # where prometheus_client adds up the metrics of several processes
+METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client adds up the metrics of several processes
 PAGE = Path(__file__).with_name("page.html")
 RETRY_AFTER_SECONDS = 1
 
@@ -33,7 +34,9 @@ class Limits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_body_bytes: int = Field(20 * 2**20, ge=1, description="a larger body is refused with 413")
-    max_pixels: int = Field(50_000_000, ge=1, description="an image with more pixels is refused with 422")
+    max_pixels: int = Field(
+        50_000_000, ge=1, le=MAX_PIXELS, description="an image with more pixels is refused with 422"
+    )
     max_queue: int = Field(64, ge=1, description="beyond this number of requests, others are refused with 429")
     body_timeout_seconds: float = Field(30, gt=0, description="a body that takes longer to arrive is refused with 408")
 
@@ -61,13 +64,15 @@ class Health(BaseModel):
 
 
 class Metrics:
-    """Prometheus metrics of one process, or of all processes that share the folder in `METRICS_FOLDER`."""
+    """Prometheus metrics of one process, or of all processes that share the folder in `METRICS_FOLDER_VARIABLE`."""
 
     def __init__(self) -> None:
         """Create metrics in a registry of their own."""
         registry = CollectorRegistry()
         self.requests = Counter("toprung_requests", "Requests by status.", ["status"], registry=registry)
-        self.seconds = Histogram("toprung_request_seconds", "Duration of admitted requests.", registry=registry)
+        self.seconds = Histogram(
+            "toprung_request_seconds", "Duration of requests, after their body has arrived.", registry=registry
+        )
         self.in_progress = Gauge(
             "toprung_requests_in_progress", "Requests in progress.", registry=registry, multiprocess_mode="livesum"
         )
@@ -75,7 +80,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
-        if METRICS_FOLDER not in os.environ:
+        if METRICS_FOLDER_VARIABLE not in os.environ:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
@@ -114,30 +119,34 @@ def build_api(
             )
         num_in_progress += 1
         try:
-            with metrics.in_progress.track_inprogress(), metrics.seconds.time():
+            with metrics.in_progress.track_inprogress():
                 yield
         finally:
             num_in_progress -= 1
 
     @api.middleware("http")
-    async def count(request: Request, call_next: Any) -> Response:
-        response: Response = await call_next(request)
-        if request.url.path == "/predict":
-            metrics.requests.labels(status=response.status_code).inc()
-        return response
+    async def count_requests(request: Request, call_next: Any) -> Response:
+        status = 500  # an exception that the application does not handle
+        try:
+            response: Response = await call_next(request)
+            status = response.status_code
+            return response
+        finally:
+            if request.url.path == "/predict":
+                metrics.requests.labels(status=status).inc()
 
     @api.post("/predict", openapi_extra={"requestBody": {"content": {"image/*": {}}, "required": True}})
     async def predict(request: Request, top: Annotated[int, Query(ge=1)] = 1) -> Prediction:
         """Return the most probable classes of the image in the body."""
         async with admitted():
             content = await read_body(request, limits)
-            try:
-                image_CHW = await asyncio.get_running_loop().run_in_executor(
-                    pool, lambda: predictor.read_image(content, max_pixels=limits.max_pixels)
-                )
-            except Unreadable as error:
-                raise HTTPException(422, f"The body {error}.") from None
-            labels = predictor.rank_labels(await classify(image_CHW), top=top)
+            with metrics.seconds.time():
+                read_image = partial(predictor.read_image, content, max_pixels=limits.max_pixels)
+                try:
+                    image_CHW = await asyncio.get_running_loop().run_in_executor(pool, read_image)
+                except Unreadable as error:
+                    raise HTTPException(422, f"The body {error}.") from None
+                labels = predictor.rank_labels(await classify(image_CHW), top=top)
         return Prediction(predictions=[Label(label=label.name, probability=label.probability) for label in labels])
 
     @api.get("/health")
@@ -162,13 +171,18 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     Raises:
         HTTPException: it is too large (413), empty (422), too slow (408), or the client closed the connection (400).
     """
+    too_large = HTTPException(413, f"The body is larger than {limits.max_body_bytes:,} bytes.")
+    if (
+        int(request.headers.get("Content-Length", 0)) > limits.max_body_bytes
+    ):  # a server has checked that it is a number
+        raise too_large
     content = bytearray()
     try:
         async with asyncio.timeout(limits.body_timeout_seconds):
             async for chunk in request.stream():
                 content += chunk
                 if len(content) > limits.max_body_bytes:
-                    raise HTTPException(413, f"The body is larger than {limits.max_body_bytes:,} bytes.")
+                    raise too_large
     except TimeoutError:
         raise HTTPException(408, f"The body took longer than {limits.body_timeout_seconds:g} s.") from None
     except ClientDisconnect:

@@ -38,13 +38,13 @@ REQUIREMENTS = ("fastapi", "numpy", "onnxruntime", "pillow", "prometheus-client"
 PACKAGE = Path(__file__).parents[1]
 CONTENT = """\
 # Build: docker build -t {name} .
-# Run:   docker run --read-only -p 127.0.0.1:8000:8000 {name}
+# Run:   docker run --read-only --stop-timeout 35 -p 127.0.0.1:8000:8000 {name}
 FROM python:{python}-slim
 WORKDIR /server
 COPY {requirements} .
 RUN pip install --no-cache-dir --requirement {requirements}
-COPY toprung toprung
-COPY {model} {model}
+COPY --chmod=755 toprung toprung
+COPY --chmod=755 {model} {model}
 RUN useradd --system server
 USER server
 EXPOSE 8000

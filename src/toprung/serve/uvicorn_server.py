@@ -49,9 +49,19 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU")
+    for limit, field in Limits.model_fields.items():
+        option = f"--{limit.replace('_', '-')}"
+        parser.add_argument(option, type=type(field.default), default=field.default, help=field.description)
     arguments = parser.parse_args()
-    name = arguments.name or arguments.folder.name
-    app = build_app(arguments.folder, name=name, num_threads=arguments.threads, limits=Limits())
+    try:
+        app = build_app(
+            arguments.folder,
+            name=arguments.name or arguments.folder.name,
+            num_threads=arguments.threads,
+            limits=Limits(**{limit: getattr(arguments, limit) for limit in Limits.model_fields}),
+        )
+    except ValueError as error:  # a damaged model, or a limit that is not allowed
+        parser.error(str(error))
     uvicorn.run(
         app,
         host=arguments.host,

@@ -186,9 +186,9 @@ def _check_header(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise Unreadable(f"has {width} x {height} pixels, more than {max_pixels:,}")
-    num_frames = getattr(image, "n_frames", 1)
-    if num_frames > 1 and image.format != "MPO":  # a camera's JPEG with a preview behind it
-        raise Unreadable(f"is animated or has pages ({num_frames} frames)")
+    # Not `n_frames`, for which Pillow walks through all pages of a TIFF: minutes for a file with many.
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # a camera's JPEG with a preview behind it
+        raise Unreadable("is animated or has several pages")
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
@@ -196,10 +196,10 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
         raise Unreadable("has floating point pixels, whose range is unknown")
     if not image.mode.startswith("I"):
         return image
-    values_HW = np.asarray(image).astype(np.int64)
+    values_HW = np.asarray(image)
     if values_HW.min() < 0 or values_HW.max() > 65535:
         raise Unreadable("has pixels of more than 16 bits")
-    return Image.fromarray(((values_HW * 255 + 32767) // 65535).astype(np.uint8))
+    return Image.fromarray(((values_HW.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def _make_opaque(image: Image.Image, background: Background) -> Image.Image:

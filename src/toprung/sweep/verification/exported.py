@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toprung import data
 from toprung.errors import UserError
@@ -19,6 +20,33 @@ from toprung.sweep.verification.inputs import check_inputs
 from toprung.sweep.verification.model import check_score, checksum_problems
 
 
+class _Scoring(BaseModel):
+    """How the exported model was scored, from `toprung.export.bundle.scoring_settings`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: Data
+    num_threads: int | None
+    metrics: tuple[str, ...]
+    num_repeats: int
+    split_index: int | None
+    part: Literal["seen"] | None = None
+
+
+class _Exported(BaseModel):
+    """The part of config.json that is needed here."""
+
+    sha256: dict[str, str] = Field(min_length=1)
+    scoring: _Scoring
+
+
+class _Metrics(BaseModel):
+    """The part of metrics.json that is needed here: of a trial, or of a model that was refit on all images."""
+
+    verified: dict[str, float] = {}
+    seen: dict[str, float] = {}
+
+
 def check_exported(folder: Path, *, project: Path) -> Iterator[Fact]:
     """Compare an exported model with its own records, and with the data and libraries of a project.
 
@@ -29,25 +57,24 @@ def check_exported(folder: Path, *, project: Path) -> Iterator[Fact]:
     Raises:
         UserError: the folder has no readable config.json, metrics.json and lineage.json.
     """
-    description = read_description(folder)
     try:
-        metrics = read_json(folder / METRICS_FILE)
+        exported = _Exported.model_validate(read_description(folder))
+        metrics = _Metrics.model_validate(read_json(folder / METRICS_FILE))
         lineage = Lineage.model_validate(read_json(folder / LINEAGE_FILE))
-        scoring = description["scoring"]
-        settings = Data.model_validate(scoring["data"])
-    except (KeyError, TypeError, ValidationError) as error:
+    except ValidationError as error:
+        names = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
         raise UserError(
-            f"{folder} does not say how to score its model: {str(error).splitlines()[0]}. Export it again: toprung "
-            "export SWEEP"
+            f"{folder} does not say how to verify its model ({names}). Export it again: toprung export SWEEP"
         ) from None
-    problems = list(checksum_problems(folder, description))
+    problems = list(checksum_problems(folder, exported.sha256))
     for problem in problems:
         yield Fact("model", "changed", problem)
     if not problems:
-        yield Fact("model", "ok", f"{', '.join(description['sha256'])}: every byte as exported")
-    yield from check_inputs(lineage, project=project, settings=settings, num_repeats=scoring["num_repeats"])
+        yield Fact("model", "ok", f"{', '.join(exported.sha256)}: every byte as exported")
+    scoring = exported.scoring
+    yield from check_inputs(lineage, project=project, settings=scoring.data, num_repeats=scoring.num_repeats)
     yield from check_environment(project, lineage)
     if not problems:
-        yield check_score(
-            folder, scoring, metrics.get("verified", {}), prepared_root=project / data.PREPARED, code=project
-        )
+        was = metrics.verified or {f"val/{name}": value for name, value in metrics.seen.items()}
+        settings = scoring.model_dump(mode="json", exclude_none=True)
+        yield check_score(folder, settings, was, prepared_root=project / data.PREPARED, code=project)

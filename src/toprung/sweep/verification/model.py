@@ -61,7 +61,7 @@ def _find_problems(recorded: RecordedSweep) -> Iterator[str]:
         return
     if trial is None and recorded.trials is not None:
         yield f"{CONFIG_FILE}: no trial in the ledger has this configuration"
-    changed = list(checksum_problems(folder, contents[CONFIG_FILE]["toprung"]))
+    changed = list(checksum_problems(folder, contents[CONFIG_FILE]["toprung"].get("sha256", {})))
     yield from changed
     if trial is not None and not changed:
         yield from _weights_problems(recorded, trial)
@@ -75,9 +75,9 @@ def _find_problems(recorded: RecordedSweep) -> Iterator[str]:
         yield f"{LABELS_FILE} does not have the classes of {recorded.sweep.data.name}"
 
 
-def checksum_problems(folder: Path, description: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each file with a model that is missing, or whose sha256 is not the one in config.json."""
-    for name, was in description.get("sha256", {}).items():
+def checksum_problems(folder: Path, sha256_by_name: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each file that is missing, or whose sha256 is not the one in config.json."""
+    for name, was in sha256_by_name.items():
         if not (folder / name).is_file():
             yield f"{name} is missing in {folder}"
         elif (now := sha256_of(folder / name)) != was:
