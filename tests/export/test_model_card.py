@@ -83,7 +83,7 @@ def test_the_card_names_the_confirmation_that_has_finished(tmp_path):
     confirming = SweepDirectory(shutil.copytree(path, path.with_name("confirming")))
     confirming.write(confirming.spec_file, {**confirming.read(confirming.spec_file), "confirms": path.name})
     confirming.write(confirming.status_file, {"status": "finished"})
-    assert "of this sweep were trained again with new seeds or on folds by confirming.\n\n## Intended" in _card(driver)
+    assert "of this sweep were trained again with new seeds by confirming.\n\n## Intended" in _card(driver)
     confirming.confirmation_file.write_text(
         "# Title\n\n**No leader is better.**\n\n| a | b |\n\n## The test split\n\nline"
     )

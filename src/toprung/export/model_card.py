@@ -164,7 +164,9 @@ def _confirmation(sweep_dir: SweepDirectory, confirms: str | None) -> str:
     confirming_dir = newest_confirmation(sweep_dir) if confirms is None else sweep_dir
     if confirming_dir is None:
         return f"It is not confirmed with other seeds. To do that: `toprung confirm {sweep_dir.sweep_id}`"
-    subject = f"The best configurations of {confirms or 'this sweep'} were trained again with new seeds or on folds"
+    num_folds = confirming_dir.spec().data.num_folds
+    how = "with new seeds" if num_folds is None else f"on {num_folds} folds"
+    subject = f"The best configurations of {confirms or 'this sweep'} were trained again {how}"
     by = "." if confirms else f" by {confirming_dir.sweep_id}."
     if not confirming_dir.confirmation_file.is_file():
         return f"{subject}{by}"
