@@ -8,10 +8,7 @@ folder; it is given apart. The goal is 0.4 CPU seconds for each later one.
 """
 
 import argparse
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -30,22 +27,13 @@ def main():
         sweeps = [report.simulate(Path(folder), arguments.trials, max_epochs=9) for _ in range(arguments.sweeps)]
         commands = {"list": ["list"], "show": ["show", sweeps[-1].sweep_id], "list --json": ["list", "--json"]}
         print(f"{arguments.sweeps} sweeps of {arguments.trials} trials, CPU seconds")
-        print(f"first list: {measure(['list'], storage=folder):.2f}", flush=True)
+        print(f"first list: {report.run_toprung('list', storage=folder)[1]:.2f}", flush=True)
         seconds = {name: [] for name in commands}
         for _ in range(arguments.runs):
             for name, words in commands.items():
-                seconds[name].append(measure(words, storage=folder))
+                seconds[name].append(report.run_toprung(*words, storage=folder)[1])
     for name, values in seconds.items():
         print(f"{name}: {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f}), n = {len(values)}")
-
-
-def measure(words, *, storage):
-    """Run a command of toprung in a fresh process, and return its CPU seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "toprung", *words, "--storage", storage]
-    subprocess.run(command, cwd=report.PROJECT, check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 if __name__ == "__main__":

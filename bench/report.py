@@ -119,12 +119,17 @@ def report(sweep_dir, *, profile):
         profiler = cProfile.Profile()
         profiler.runcall(write_report, sweep_dir, prepared_root=sweep_dir.path)
         pstats.Stats(profiler).sort_stats("cumulative").print_stats(45)
+    seconds, cpu = run_toprung("report", sweep_dir.sweep_id, storage=sweep_dir.path.parent)
+    return seconds, cpu, (sweep_dir.path / "report" / "report.html").stat().st_size
+
+
+def run_toprung(*words, storage):
+    """Run a command of toprung in a fresh process, and return the elapsed seconds and the CPU seconds."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command = [sys.executable, "-m", "toprung", "report", sweep_dir.sweep_id, "--storage", str(sweep_dir.path.parent)]
+    command = [sys.executable, "-m", "toprung", *words, "--storage", str(storage)]
     subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return seconds, cpu, (sweep_dir.path / "report" / "report.html").stat().st_size
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main():

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,6 +38,15 @@ def wait_until(check: Callable[[], object], what: str, *, timeout_seconds: float
     while not check():
         assert time.monotonic() < deadline, f"waited {timeout_seconds} s for {what}"
         time.sleep(0.02)
+
+
+def is_healthy(url: str) -> bool:
+    """Return whether an HTTP server answers GET /health with 200."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
+            return response.status == 200
+    except OSError:
+        return False
 
 
 def free_port() -> int:

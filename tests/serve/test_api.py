@@ -2,13 +2,13 @@
 
 import asyncio
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from tests.servers import wait_until
 from toprung.data.image_folder.decode import Unreadable
 from toprung.export.predictor import Label
 from toprung.serve.api import Limits, build_api
@@ -68,8 +68,7 @@ def test_beyond_the_queue_requests_are_refused_and_the_others_are_answered():
 
     with client(classify=slow, max_queue=2) as http, ThreadPoolExecutor() as pool:
         waiting = [pool.submit(http.post, "/predict", content=b"image") for _ in range(2)]
-        while "toprung_requests_in_progress 2.0" not in http.get("/metrics").text:
-            time.sleep(0.01)
+        wait_until(lambda: "toprung_requests_in_progress 2.0" in http.get("/metrics").text, "two requests")
         refused = http.post("/predict", content=b"image")
         release.set()
         answers = [future.result() for future in waiting]

@@ -6,13 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.servers import free_port
+from tests.servers import free_port, is_healthy, wait_until
 from toprung.errors import UserError
 from toprung.export.predict import predict_files
 from toprung.export.predictor import Predictor
@@ -57,13 +56,8 @@ def test_the_command_serves_the_model(context, photo_bundle):
     words[words.index("0.0.0.0")] = "127.0.0.1"
     server = subprocess.Popen([sys.executable, *words, "--port", str(port)], cwd=context)
     try:
-        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.1)
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: is_healthy(url), "the server")
         file = str(next((photo_bundle.data_root / "raw" / "photos" / "red").iterdir()))
         with urllib.request.urlopen(urllib.request.Request(f"{url}/predict", data=Path(file).read_bytes())) as answer:
             (label,) = json.load(answer)["predictions"]

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.browser import chromium, open_page, screenshot
-from tests.servers import free_port
+from tests.servers import free_port, is_healthy, wait_until
 from toprung.export.predict import predict_files
 from toprung.export.predictor import Predictor
 
@@ -42,15 +41,14 @@ def start(folder, *arguments):
     port = free_port()
     command = [sys.executable, "-m", "toprung", "serve", str(folder), "--port", str(port), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if request(f"{url}/health")[0] == 200:
-                return SimpleNamespace(process=process, url=url, port=port)
-        except OSError:
-            time.sleep(0.2)
-    process.kill()
-    raise AssertionError(process.communicate()[0])
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: process.poll() is not None or is_healthy(url), "the server", timeout_seconds=START_SECONDS)
+        assert process.poll() is None
+    except AssertionError:
+        process.kill()
+        raise AssertionError(process.communicate()[0]) from None
+    return SimpleNamespace(process=process, url=url, port=port)
 
 
 def stop(server):
@@ -164,8 +162,7 @@ def test_beyond_the_queue_requests_get_429_and_sigterm_waits_for_those_in_progre
     image = slow_image()
     with ThreadPoolExecutor(6) as pool:
         begun = [pool.submit(request, f"{server.url}/predict", image) for _ in range(2)]
-        while in_progress(server) < 2:
-            time.sleep(0.01)
+        wait_until(lambda: in_progress(server) == 2, "two requests in progress")
         refused = list(pool.map(lambda _: request(f"{server.url}/predict", b"text"), range(4)))
         output = stop(server)
         answers = [future.result() for future in begun]

@@ -13,10 +13,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from toprung import data
+from toprung.errors import UserError
 from toprung.export.predictor import Predictor
 from toprung.records import ledger
 from toprung.records.sweep_dir import SweepDirectory
-from toprung.sweep.register import DATA_TAG, METRIC_TAG, VALUE_TAG, Candidate, choose_alias
+from toprung.sweep.register import DATA_TAG, METRIC_TAG, VALUE_TAG, Candidate, choose_alias, recomputed_scores
 from toprung.tracking.registry import RegisteredVersion
 
 
@@ -113,3 +114,9 @@ def test_a_sweep_without_an_onnx_file_is_refused(finished, bench, toprung, tmp_p
     command = toprung("register", finished.shown["sweep_id"], "--storage", tmp_path / "runs", folder=bench)
     assert command.code == 2
     assert "has no exported model.onnx. Type: toprung export " in command.stderr
+
+
+def test_an_exported_model_without_recomputed_scores_is_refused(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"metrics": {}}')
+    with pytest.raises(UserError, match=r"metrics\.json cannot be read: 'verified'"):
+        recomputed_scores(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -146,9 +147,7 @@ def _import_deployment() -> Any:
         UserError: Ray Serve is not installed.
     """
     try:
-        from ray import serve  # noqa: F401
-
-        from toprung.serve import deployment
+        importlib.import_module("ray.serve")
+        return importlib.import_module("toprung.serve.deployment")
     except ImportError as error:
         raise UserError(f"Ray Serve is not installed ({error}). Type: pip install 'ray[serve]'") from None
-    return deployment

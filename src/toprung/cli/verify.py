@@ -80,8 +80,8 @@ def verify(
         sys.exit(130)
     passed = is_verified(facts, strict=strict)
     if as_json:
-        kind = "sweep_id" if exported_folder(sweep_name) is None else "folder"
-        content = {kind: subject, "ok": passed, "verdict": verdict(facts)}
+        kind = "folder" if isinstance(subject, Path) else "sweep_id"
+        content = {kind: str(subject), "ok": passed, "verdict": verdict(facts)}
         print_json(content | {"facts": [asdict(fact) for fact in facts]})
     else:
         console.print(f"\n{verdict(facts)} Took {format_seconds(time.monotonic() - started)}.")
@@ -90,7 +90,7 @@ def verify(
 
 def _select_checks(
     name: str, *, storage: str, retrain: bool, facts: Sequence[Fact], echo: Callable[[str], object]
-) -> tuple[str, Iterator[Fact]]:
+) -> tuple[str | Path, Iterator[Fact]]:
     """Return what is checked, the id of a sweep or a folder, and the checks.
 
     Args:
@@ -111,7 +111,7 @@ def _select_checks(
     if (folder := exported_folder(name)) is not None:
         if retrain:
             raise UserError(f"{name} is an exported model, which has no ledger to compare with. Give its sweep.")
-        return name, check_exported(folder, project=project)
+        return folder, check_exported(folder, project=project)
     recorded = read_recorded(project, catalog.find_sweep(storage_root(storage), name))
 
     def checks() -> Iterator[Fact]:

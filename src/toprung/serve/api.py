@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import FileResponse
 from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -159,8 +159,8 @@ def build_api(
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @api.get("/", include_in_schema=False)
-    async def page() -> HTMLResponse:
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"))
+    async def page() -> FileResponse:
+        return FileResponse(PAGE)
 
     return api
 
@@ -172,9 +172,8 @@ async def read_body(request: Request, limits: Limits) -> bytes:
         HTTPException: it is too large (413), empty (422), too slow (408), or the client closed the connection (400).
     """
     too_large = HTTPException(413, f"The body is larger than {limits.max_body_bytes:,} bytes.")
-    if (
-        int(request.headers.get("Content-Length", 0)) > limits.max_body_bytes
-    ):  # a server has checked that it is a number
+    # The server that runs the application has checked that the header is a number.
+    if int(request.headers.get("Content-Length", 0)) > limits.max_body_bytes:
         raise too_large
     content = bytearray()
     try:

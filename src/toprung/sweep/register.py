@@ -83,7 +83,7 @@ def register(project: Path, sweep_dir: SweepDirectory, *, name: str) -> Registra
     tags = {SWEEP_TAG: sweep_dir.sweep_id, METRIC_TAG: sweep.metric, DATA_TAG: lineage.data_fingerprint}
     if confirming_dir is not None and candidate.value is not None:
         tags |= {CONFIRMATION_TAG: confirming_dir.sweep_id, VALUE_TAG: repr(candidate.value)}
-    scores = read_json(folder / METRICS_FILE).get("verified", {})
+    scores = recomputed_scores(folder)
     prepared = data.open_prepared(sweep.data.name, root=project / data.PREPARED)
     version = log_and_register(
         recorded.sweep_dir,
@@ -134,6 +134,19 @@ def _confirmed_value(sweep_dir: SweepDirectory, confirming_dir: SweepDirectory) 
 
     best = read_confirmation(sweep_dir, confirming_dir).configurations[0]
     return None if best.mean is None else best.mean.mean
+
+
+def recomputed_scores(folder: Path) -> dict[str, float]:
+    """Return the metrics of an exported model that were recomputed when it was exported.
+
+    Raises:
+        UserError: metrics.json cannot be read, or does not have them.
+    """
+    metrics = read_json(folder / METRICS_FILE)
+    try:
+        return dict(metrics["verified"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / METRICS_FILE} cannot be read: {error}.") from None
 
 
 def _test_scores(
