@@ -106,8 +106,9 @@ docs: install  ## build the documentation in build/site, with strict links
 bench: install  ## measure speed and memory (results: bench/README.md)
 	@for part in overhead step augment photo_augment data tracking report finetune; do "$(BIN)/python" "bench/$$part.py" || exit 1; done
 
-lock: build/lock-tools/uv-$(UV_VERSION)  ## update requirements.lock (UPGRADE=1: upgrade the versions)
-	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 \
+lock:  ## update requirements.lock (UPGRADE=1: upgrade the versions)
+	@$(ENVIRONMENT)
+	@"$(BIN)/uv" pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 \
 	  --no-emit-index-url --no-emit-find-links --no-python-downloads --custom-compile-command "make lock" \
 	  $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock
 
@@ -136,33 +137,32 @@ TORCH_PINS = ^(cuda-|nvidia-|torch==|torchvision==|triton==)
 CPU_INDEX = https://download.pytorch.org/whl/cpu
 CPU_VERSION = $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),+cpu)
 
-# The lock file is complete: nothing is resolved (--no-deps). In a new environment, the other packages are downloaded by
-# four processes, then installed by a single pip. Bytecode is compiled on all cores, except that of the libraries' own
-# tests; code compiled on import would issue warnings, which are errors in tests. Some templates do not compile.
-INSTALLED = $(wildcard $(VENV)/.locked-*)
-OTHER_PINS = grep -v -E '$(TORCH_PINS)' $(LOCK)
-define DOWNLOAD
-	rm -rf "$(VENV)/wheels" && mkdir "$(VENV)/wheels" && \
-	$(OTHER_PINS) | awk -v folder="$(VENV)/wheels" '/^[a-z]/ { print > (folder "/" NR % 4 ".txt") }' && \
-	printf '%s\n' "$(VENV)"/wheels/*.txt \
-	  | xargs -P 4 -I FILE $(PIP) wheel --no-deps --wheel-dir "$(VENV)/wheels" --requirement FILE
+# The lock file is complete: nothing is resolved (--no-deps). pip installs torch, from any index that it is configured
+# to use, while uv installs and compiles the other packages; uv reads its own configuration (UV_DEFAULT_INDEX, uv.toml).
+# Bytecode is compiled on all cores, except that of the libraries' own tests; code compiled on import would issue
+# warnings, which are errors in tests. Some templates do not compile.
+COMPILE = "$(BIN)/python" -W ignore -m compileall -qq -j 0
+define ENVIRONMENT
+	$(FIND_PYTHON); \
+	if ! "$(BIN)/python" -c '' 2>/dev/null; then "$$python" -m venv --clear "$(VENV)"; fi && \
+	case "$$("$(BIN)/uv" --version 2>/dev/null) " in "uv $(UV_VERSION) "*) ;; *) $(PIP) install uv==$(UV_VERSION) ;; esac
 endef
 
 $(LOCKED):
-	@$(FIND_PYTHON); \
-	if ! "$(BIN)/python" -c '' 2>/dev/null; then "$$python" -m venv --clear "$(VENV)"; fi
 	@echo "Installing $(LOCK) into $(VENV). This takes a few minutes on first use (torch is large)." >&2
+	@$(ENVIRONMENT)
 ifeq ($(TORCH),cpu)
-	@sed -n -E 's/^torch(vision)?==[^ ;]*/&$(CPU_VERSION)/p' $(LOCK) \
-	  | $(PIP) install --no-deps --no-compile --index-url $(CPU_INDEX) --requirement /dev/stdin
+	@sed -n -E 's/^torch(vision)?==[^ ;]*/&$(CPU_VERSION)/p' $(LOCK) > "$(VENV)/torch.txt"
 else
-	@grep -E '$(TORCH_PINS)' $(LOCK) | $(PIP) install --no-deps --no-compile --requirement /dev/stdin
+	@grep -E '$(TORCH_PINS)' $(LOCK) > "$(VENV)/torch.txt"
 endif
-	@$(if $(INSTALLED),,$(DOWNLOAD))
-	@$(OTHER_PINS) | $(PIP) install --no-deps --no-compile \
-	  $(if $(INSTALLED),,--no-index --find-links "$(VENV)/wheels") --requirement /dev/stdin
-	@rm -rf "$(VENV)/wheels"
-	@"$(BIN)/python" -W ignore -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' "$(VENV)/lib" || true
+	@grep -v -E '$(TORCH_PINS)' $(LOCK) > "$(VENV)/others.txt"
+	@$(PIP) install --no-deps --no-compile $(TORCH:cpu=--index-url $(CPU_INDEX)) --requirement "$(VENV)/torch.txt" & \
+	torch=$$!; \
+	"$(BIN)/uv" pip install --quiet --python "$(BIN)/python" --no-deps --requirement "$(VENV)/others.txt"; others=$$?; \
+	$(COMPILE) -x 'site-packages/(torch|nvidia|triton|.*/tests?/)' "$(VENV)/lib"; \
+	wait $$torch && exit $$others
+	@$(COMPILE) -x 'site-packages/.*/tests?/' "$(VENV)/lib" || true
 	@rm -f "$(VENV)"/.locked-* && touch "$@"
 
 $(PACKAGE): | $(LOCKED)
@@ -170,22 +170,19 @@ $(PACKAGE): | $(LOCKED)
 	@rm -f "$(VENV)"/.package-* && touch "$@"
 
 # --no-config ignores [tool.uv], whose constraints pin torch.
-build/lowest.lock: pyproject.toml build/lock-tools/uv-$(UV_VERSION)
-	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --extra docs --no-config --resolution lowest-direct \
+build/lowest.lock: pyproject.toml
+	@mkdir -p build && $(ENVIRONMENT)
+	@"$(BIN)/uv" pip compile pyproject.toml --extra dev --extra docs --no-config --resolution lowest-direct \
 	  --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-python-downloads --quiet --output-file $@
 
-build/newest.lock: pyproject.toml requirements.lock build/lock-tools/uv-$(UV_VERSION)
+build/newest.lock: pyproject.toml requirements.lock
+	@mkdir -p build && $(ENVIRONMENT)
 	@cp requirements.lock $@
-	@build/lock-tools/bin/uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 \
+	@"$(BIN)/uv" pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 \
 	  --upgrade-package ray --upgrade-package optuna --upgrade-package mlflow \
 	  --no-emit-index-url --no-emit-find-links --no-python-downloads --quiet --output-file $@
 
 build/audit-tools/pip-audit-$(PIP_AUDIT_VERSION):
 	@$(FIND_PYTHON); "$$python" -m venv --clear build/audit-tools
 	@build/audit-tools/bin/python -m pip install -qq --disable-pip-version-check pip-audit==$(PIP_AUDIT_VERSION)
-	@touch "$@"
-
-build/lock-tools/uv-$(UV_VERSION):
-	@$(FIND_PYTHON); "$$python" -m venv --clear build/lock-tools
-	@build/lock-tools/bin/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
 	@touch "$@"
