@@ -139,9 +139,7 @@ CPU_VERSION = $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),+c
 
 # The lock file is complete: nothing is resolved (--no-deps). pip installs torch, from any index that it is configured
 # to use, while uv installs and compiles the other packages; uv reads its own configuration (UV_DEFAULT_INDEX, uv.toml).
-# Bytecode is compiled on all cores, except that of the libraries' own tests; code compiled on import would issue
-# warnings, which are errors in tests. Some templates do not compile.
-COMPILE = "$(BIN)/python" -W ignore -m compileall -qq -j 0
+# Bytecode is compiled at once: code compiled on import would issue warnings, which are errors in tests.
 define ENVIRONMENT
 	$(FIND_PYTHON); \
 	if ! "$(BIN)/python" -c '' 2>/dev/null; then "$$python" -m venv --clear "$(VENV)"; fi && \
@@ -157,12 +155,9 @@ else
 	@grep -E '$(TORCH_PINS)' $(LOCK) > "$(VENV)/torch.txt"
 endif
 	@grep -v -E '$(TORCH_PINS)' $(LOCK) > "$(VENV)/others.txt"
-	@$(PIP) install --no-deps --no-compile $(TORCH:cpu=--index-url $(CPU_INDEX)) --requirement "$(VENV)/torch.txt" & \
-	torch=$$!; \
-	"$(BIN)/uv" pip install --quiet --python "$(BIN)/python" --no-deps --requirement "$(VENV)/others.txt"; others=$$?; \
-	$(COMPILE) -x 'site-packages/(torch|nvidia|triton|.*/tests?/)' "$(VENV)/lib"; \
-	wait $$torch && exit $$others
-	@$(COMPILE) -x 'site-packages/.*/tests?/' "$(VENV)/lib" || true
+	@$(PIP) install --no-deps $(TORCH:cpu=--index-url $(CPU_INDEX)) --requirement "$(VENV)/torch.txt" & torch=$$!; \
+	"$(BIN)/uv" pip install --quiet --compile-bytecode --python "$(BIN)/python" --no-deps \
+	  --requirement "$(VENV)/others.txt"; others=$$?; wait $$torch && exit $$others
 	@rm -f "$(VENV)"/.locked-* && touch "$@"
 
 $(PACKAGE): | $(LOCKED)
