@@ -12,10 +12,10 @@ from rich.text import Text
 from toprung.cli.console import STATE_STYLES, open_console
 from toprung.cli.options import Dataset, Hyperparameters, TrainerName
 
-check_app = typer.Typer()
+app = typer.Typer()
 
 
-@check_app.command()
+@app.command()
 def check(
     trainer: TrainerName,
     settings: Hyperparameters = None,

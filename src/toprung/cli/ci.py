@@ -12,12 +12,12 @@ from toprung import atomic_write
 from toprung.cli.options import Settings, Storage, short_path, storage_root
 from toprung.errors import UserError, pluralize
 
-ci_app = typer.Typer()
+app = typer.Typer()
 
 RECORD_FILE, COMMENT_FILE = "record.json", "comment.md"
 
 
-@ci_app.command("ci-base", epilog="Example: toprung ci-base tune.smoke:seeds --commit HEAD^1")
+@app.command("ci-base", epilog="Example: toprung ci-base tune.smoke:seeds --commit HEAD^1")
 def ci_base(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="Recipe that trains one configuration with several seeds.")
@@ -44,7 +44,7 @@ def ci_base(
         print(f"{recipe} at {commit} could not be trained (recorded in {short_path(out)}): {seeds.problem}")
 
 
-@ci_app.command("ci-report")
+@app.command("ci-report")
 def ci_report(
     sweep_name: Annotated[
         str | None, typer.Argument(metavar="SWEEP", help="Id or name of the pull request's mini-sweep.")

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 DEFAULT_NUM_SEEDS = 5
 
-confirm_app = typer.Typer()
+app = typer.Typer()
 
 
-@confirm_app.command(epilog="Example: toprung confirm digits-20261123-141200 --top 3 --seeds 5 --refit")
+@app.command(epilog="Example: toprung confirm digits-20261123-141200 --top 3 --seeds 5 --refit")
 def confirm(
     sweep_name: SweepName,
     top: Annotated[

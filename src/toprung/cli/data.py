@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 NUM_CLASSES_SHOWN = 40
 
-data_app = typer.Typer(no_args_is_help=True, help="Manage datasets and the remotes that store them.")
+app = typer.Typer(name="data", no_args_is_help=True, help="Manage datasets and the remotes that store them.")
 
 Name = Annotated[str, typer.Argument(help="Name of a dataset, such as fashion_mnist.")]
 
 
-@data_app.command("list")
+@app.command("list")
 def list_datasets(as_json: Json = False) -> None:
     """List built-in and added datasets, and show which of them are prepared here."""
     from rich.table import Table
@@ -53,7 +53,7 @@ def list_datasets(as_json: Json = False) -> None:
     print_table(open_console(), table)
 
 
-@data_app.command()
+@app.command()
 def add(
     name: Annotated[str, typer.Argument(help="Name of the new dataset: lower-case letters, digits, - and _.")],
     folder: Annotated[
@@ -129,7 +129,7 @@ def add(
     print(f"Sweep:    {_sweep_command(name, project=project)}")
 
 
-@data_app.command()
+@app.command()
 def prepare(
     name: Annotated[str, typer.Argument(help="Name of a dataset, such as fashion_mnist, or a recipe that uses it.")],
     folder: Annotated[Path | None, typer.Option(help="Folder of its raw files, if not $TOPRUNG_DATA.")] = None,
@@ -154,7 +154,7 @@ def prepare(
         print(f"Unreadable files that are left out: {card.num_unreadable}. List them: toprung data card {name}")
 
 
-@data_app.command()
+@app.command()
 def verify(name: Name) -> None:
     """Read every byte of a prepared dataset and check it against its card and dvc.lock."""
     from toprung import data
@@ -164,7 +164,7 @@ def verify(name: Name) -> None:
     print(f"{name}: unchanged since it was prepared. Fingerprint {card.fingerprint[:12]}.")
 
 
-@data_app.command()
+@app.command()
 def card(
     name: Name,
     sheet: Annotated[Path | None, typer.Option(help="File for the sample sheet (PNG).")] = None,
@@ -193,8 +193,8 @@ def card(
     print(f"  sheet        {short_path(image)}")
 
 
-data_app.registered_commands += transfer_app.registered_commands
-data_app.add_typer(remote_app, name="remote")
+app.registered_commands += transfer_app.registered_commands
+app.add_typer(remote_app, name="remote")
 
 
 def _wants_recipe(name: str, *, project: Path) -> bool:

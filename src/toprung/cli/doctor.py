@@ -23,10 +23,10 @@ from toprung.errors import UserError, pluralize
 if TYPE_CHECKING:
     from toprung.cluster.doctor import Finding
 
-doctor_app = typer.Typer()
+app = typer.Typer()
 
 
-@doctor_app.command()
+@app.command()
 def doctor(
     address: Annotated[
         str | None,

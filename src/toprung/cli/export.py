@@ -15,10 +15,10 @@ from toprung.cli.console import open_console, print_table
 from toprung.cli.options import Json, Storage, SweepName, current_project, print_json, short_path, storage_root
 from toprung.errors import UserError
 
-export_app = typer.Typer()
+app = typer.Typer()
 
 
-@export_app.command(epilog="Example: toprung export digits-20261123-141200 --trial 7")
+@app.command(epilog="Example: toprung export digits-20261123-141200 --trial 7")
 def export(
     sweep_name: SweepName,
     trial: Annotated[

@@ -9,10 +9,10 @@ import typer
 
 from toprung.cli.options import short_path
 
-init_app = typer.Typer()
+app = typer.Typer()
 
 
-@init_app.command(epilog="Example: toprung init my-project")
+@app.command(epilog="Example: toprung init my-project")
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder; . for the current one.")],
 ) -> None:

@@ -17,10 +17,10 @@ from toprung.errors import UserError
 if TYPE_CHECKING:
     from toprung.records.sweep_dir import SweepDirectory
 
-lifecycle_app = typer.Typer()
+app = typer.Typer()
 
 
-@lifecycle_app.command()
+@app.command()
 def resume(sweep_name: SweepName, address: Address = None, storage: Storage = "runs") -> None:
     """Resume a sweep that was stopped or interrupted."""
     from toprung.cli.display import open_display
@@ -34,7 +34,7 @@ def resume(sweep_name: SweepName, address: Address = None, storage: Storage = "r
     sys.exit(exit_code(outcome.status))
 
 
-@lifecycle_app.command(epilog="Example: toprung extend digits-20261123-141200 --trials 24 --max-epochs 27")
+@app.command(epilog="Example: toprung extend digits-20261123-141200 --trials 24 --max-epochs 27")
 def extend(
     sweep_name: SweepName,
     trials: Annotated[int, typer.Option(min=0, help="Number of trials to add.")] = 0,
@@ -59,7 +59,7 @@ def extend(
     sys.exit(exit_code(outcome.status))
 
 
-@lifecycle_app.command()
+@app.command()
 def stop(
     sweep_name: SweepName,
     wait: Annotated[float, typer.Option(min=0, help="How many seconds to wait for the sweep to stop.")] = 120,
@@ -76,7 +76,7 @@ def stop(
     )
 
 
-@lifecycle_app.command()
+@app.command()
 def watch(sweep_name: SweepName, storage: Storage = "runs") -> None:
     """Follow a sweep that is running in another terminal until it ends. Ctrl-C stops watching, not the sweep."""
     from toprung.cli.display import open_display
@@ -104,7 +104,7 @@ def watch(sweep_name: SweepName, storage: Storage = "runs") -> None:
         listener.summarise(outcome)
 
 
-@lifecycle_app.command()
+@app.command()
 def sync(sweep_name: SweepName, storage: Storage = "runs") -> None:
     """Send missing records to MLflow and, if the sweep uses it, to object storage."""
     from toprung.sweep import maintenance
@@ -119,7 +119,7 @@ def sync(sweep_name: SweepName, storage: Storage = "runs") -> None:
     print(f"{sweep_dir.sweep_id}: MLflow has everything.")
 
 
-@lifecycle_app.command("events")
+@app.command("events")
 def list_events(sweep_name: SweepName, as_json: Json = False, storage: Storage = "runs") -> None:
     """Print the events of a sweep's ledger in the order in which they happened."""
     from toprung.analysis.events import list_events
@@ -137,7 +137,7 @@ def list_events(sweep_name: SweepName, as_json: Json = False, storage: Storage =
         print(f"{time:%H:%M:%S}.{time.microsecond // 1000:03d}  {subject:<10} {event.what:<9} {event.text}".rstrip())
 
 
-@lifecycle_app.command()
+@app.command()
 def rm(
     sweep_name: SweepName,
     keep_export: Annotated[bool, typer.Option("--keep-export", help="Keep the exported model.")] = False,

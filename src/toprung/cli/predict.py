@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 STANDARD_INPUT = "-"
 
-predict_app = typer.Typer()
+app = typer.Typer()
 
 
 class Backend(StrEnum):
@@ -31,7 +31,7 @@ class Backend(StrEnum):
     TORCH = "torch"
 
 
-@predict_app.command(epilog="Example: toprung predict runs/photos-20261123-141200/export holiday/ --top 3 --csv")
+@app.command(epilog="Example: toprung predict runs/photos-20261123-141200/export holiday/ --top 3 --csv")
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of an exported model, or a sweep.")],
     images: Annotated[

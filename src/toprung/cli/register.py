@@ -8,10 +8,10 @@ import typer
 
 from toprung.cli.options import Json, Storage, SweepName, current_project, print_json, storage_root
 
-register_app = typer.Typer()
+app = typer.Typer()
 
 
-@register_app.command(epilog="Example: toprung register digits-20261123-141200 --model digits")
+@app.command(epilog="Example: toprung register digits-20261123-141200 --model digits")
 def register(
     sweep_name: SweepName,
     model: Annotated[

@@ -31,10 +31,10 @@ OPTIONAL_COLUMNS = {  # header: measure; on a narrow terminal the last ones are 
 }
 WIDTH_WITHOUT_OPTIONAL, OPTIONAL_COLUMN_WIDTH = 70, 16
 
-report_app = typer.Typer()
+app = typer.Typer()
 
 
-@report_app.command()
+@app.command()
 def report(sweep_name: SweepName, storage: Storage = "runs") -> None:
     """Write a sweep's report (an offline HTML page, a summary and figures) and attach it to its MLflow run."""
     with _garbage_collection_off():
@@ -73,7 +73,7 @@ def _report(sweep_name: str, storage: str) -> None:
         echo_err(f"The report was not attached in MLflow: {error}")
 
 
-@report_app.command(epilog="Example: toprung compare digits-20261123-141200 --by optimizer")
+@app.command(epilog="Example: toprung compare digits-20261123-141200 --by optimizer")
 def compare(
     sweep_names: Annotated[list[str], typer.Argument(metavar="SWEEP", help="Ids or names of one or more sweeps.")],
     by: Annotated[

@@ -21,10 +21,10 @@ from toprung.errors import UserError
 
 MEBIBYTE, MEGAPIXEL = 2**20, 10**6
 
-serve_app = typer.Typer()
+app = typer.Typer()
 
 
-@serve_app.command(epilog="Example: toprung serve photos-20261123-141200 --replicas 2")
+@app.command(epilog="Example: toprung serve photos-20261123-141200 --replicas 2")
 def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of an exported model, or a sweep.")],
     host: Annotated[

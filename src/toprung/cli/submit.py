@@ -17,13 +17,13 @@ from toprung.errors import UserError
 if TYPE_CHECKING:
     from toprung.cluster.jobs.client import Jobs
 
-submit_app = typer.Typer()
+app = typer.Typer()
 
 # Not sent to the cluster: they may hold a password, or point to a server on this machine.
 LOCAL_VARIABLES = ("MLFLOW_TRACKING_URI", "TOPRUNG_STUDY_URI")
 
 
-@submit_app.command(epilog="Example: toprung submit tune.digits --storage /mnt/shared/runs --set num_trials=200")
+@app.command(epilog="Example: toprung submit tune.digits --storage /mnt/shared/runs --set num_trials=200")
 def submit(
     target: Annotated[
         str | None,

@@ -16,10 +16,10 @@ from toprung.errors import UserError
 
 POLL_SECONDS = 0.5
 
-ui_app = typer.Typer()
+app = typer.Typer()
 
 
-@ui_app.command()
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow's UI on 127.0.0.1.")] = 5000,
     study: Annotated[

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 STATE_WIDTH, NAME_WIDTH = 9, 12
 
-verify_app = typer.Typer()
+app = typer.Typer()
 
 
-@verify_app.command(epilog="Example: toprung verify digits-20261123-141200 --retrain")
+@app.command(epilog="Example: toprung verify digits-20261123-141200 --retrain")
 def verify(
     sweep_name: Annotated[
         str, typer.Argument(metavar="SWEEP|FOLDER", help="Id or name of a sweep, or the folder of an exported model.")

@@ -12,12 +12,12 @@ from toprung.cli.options import Json, current_project, print_json, short_path
 if TYPE_CHECKING:
     from toprung.weights import AddedWeights
 
-weights_app = typer.Typer(no_args_is_help=True, help="Manage the pretrained weights of networks from timm.")
+app = typer.Typer(name="weights", no_args_is_help=True, help="Manage the pretrained weights of networks from timm.")
 
 Name = Annotated[str, typer.Argument(help="timm's name of the network, such as resnet18.a1_in1k.")]
 
 
-@weights_app.command("list")
+@app.command("list")
 def list_weights(as_json: Json = False) -> None:
     """List the pretrained weights of the project."""
     from rich.table import Table
@@ -47,7 +47,7 @@ def list_weights(as_json: Json = False) -> None:
     print_table(open_console(), table)
 
 
-@weights_app.command()
+@app.command()
 def add(
     name: Name,
     file: Annotated[Path, typer.Argument(help="A safetensors file, or a state dict saved by torch.save.")],
@@ -65,7 +65,7 @@ def add(
     _print_added(added)
 
 
-@weights_app.command()
+@app.command()
 def pull(name: Name) -> None:
     """Download the weights that timm provides for a network, and track them with DVC."""
     from toprung import weights
