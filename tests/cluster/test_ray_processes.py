@@ -1,5 +1,7 @@
 """A private Ray consists only of the processes that a sweep needs; this fails when Ray's private parts move."""
 
+import inspect
+import re
 import subprocess
 import sys
 
@@ -23,6 +25,7 @@ print(ray.get(ray.remote(lambda: "a task ran").remote()))
 children = psutil.Process().children(recursive=True)
 print("processes:", *(Path(word).name for child in children for word in child.cmdline()[:4]))
 ray_cluster.stop()
+print("imported:", "ray.dashboard.optional_deps" in sys.modules)
 print("left:", [process.cmdline() for process in psutil.wait_procs(children, timeout=20)[1]])
 """
 
@@ -32,20 +35,28 @@ def test_a_private_ray_has_neither_a_dashboard_nor_an_autoscaler(tmp_path):
         [sys.executable, "-c", SCRIPT, tmp_path], capture_output=True, text=True, check=False, timeout=120
     )
     assert result.returncode == 0, result.stderr
-    dashboard, ran, processes, left = result.stdout.splitlines()[-4:]
+    dashboard, ran, processes, imported, left = result.stdout.splitlines()[-5:]
     assert dashboard == "dashboard: b'http://127.0.0.1:0'"  # without one, the agent logs an error each second
     assert ran == "a task ran"
     assert {"gcs_server", "raylet", "log_monitor.py"} <= set(processes.split())
     assert not {"dashboard.py", "monitor.py"} & set(processes.split())
+    assert imported == "imported: False"  # it takes a second
     assert left == "left: []"
 
 
-def test_rays_own_methods_are_restored():
-    from ray._private.node import Node
+def test_rays_own_functions_are_restored():
+    from toprung.cluster.ray_processes import replacements, without_unneeded_parts
 
-    from toprung.cluster.ray_processes import REPLACEMENTS, without_unneeded_processes
+    before = [getattr(owner, name) for owner, name, _ in replacements()]
+    with without_unneeded_parts():
+        assert [getattr(owner, name) for owner, name, _ in replacements()] != before
+    assert [getattr(owner, name) for owner, name, _ in replacements()] == before
 
-    before = [getattr(Node, name) for name in REPLACEMENTS]
-    with without_unneeded_processes():
-        assert [getattr(Node, name) for name in REPLACEMENTS] != before
-    assert [getattr(Node, name) for name in REPLACEMENTS] == before
+
+def test_the_packages_of_rays_agent_are_those_that_ray_imports():
+    from ray.dashboard import optional_deps
+
+    from toprung.cluster.ray_processes import AGENT_PACKAGES
+
+    imported = re.findall(r"^(?:import|from) (\w+)", inspect.getsource(optional_deps), flags=re.MULTILINE)
+    assert {*imported} - {"grpc"} == {*AGENT_PACKAGES}

@@ -11,7 +11,7 @@ from typing import Any
 from toprung.cluster import detection
 from toprung.cluster.capacity import OBJECT_STORE, Node
 from toprung.cluster.environment import import_ray, runtime_env
-from toprung.cluster.ray_processes import without_unneeded_processes
+from toprung.cluster.ray_processes import without_unneeded_parts
 from toprung.errors import UserError
 from toprung.machine import num_cpus
 
@@ -70,7 +70,7 @@ class LocalCluster:
             # stopped cleanly.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
             self._ray = import_ray()
-            with without_unneeded_processes():
+            with without_unneeded_parts():
                 self._ray.init(**self._arguments)
         except BaseException as error:  # raised by `wait`
             self._error = error

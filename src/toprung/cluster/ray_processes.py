@@ -9,7 +9,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
+
+# Of the extra ray[default]: what Ray imports to find out whether its node agent can serve HTTP.
+AGENT_PACKAGES = ("aiohttp", "aiohttp_cors", "opencensus", "opentelemetry", "prometheus_client", "pydantic")
 
 
 def _start_no_dashboard(node: Any, **settings: Any) -> None:
@@ -25,22 +29,36 @@ def _start_no_monitor(node: Any) -> None:
     """Start nothing: a private Ray never gets more nodes, so it needs no autoscaler."""
 
 
-REPLACEMENTS = {"start_api_server": _start_no_dashboard, "start_monitor": _start_no_monitor}
+def _find_missing_package() -> ImportError | None:
+    """Return an error if a package of the node agent is missing. Ray imports them all here, which takes a second."""
+    missing = [name for name in AGENT_PACKAGES if find_spec(name) is None]
+    return ImportError(f"No module named {missing[0]!r}") if missing else None
+
+
+def replacements() -> list[tuple[Any, str, Any]]:
+    """Return the owner, the name and the replacement of each part of Ray that `without_unneeded_parts` replaces."""
+    from ray._private import utils
+    from ray._private.node import Node
+
+    return [
+        (Node, "start_api_server", _start_no_dashboard),
+        (Node, "start_monitor", _start_no_monitor),
+        (utils, "get_dashboard_dependency_error", _find_missing_package),
+    ]
 
 
 @contextlib.contextmanager
-def without_unneeded_processes() -> Iterator[None]:
+def without_unneeded_parts() -> Iterator[None]:
     """Leave out the dashboard and the autoscaler's monitor when `ray.init` is called in this block.
 
-    With `include_dashboard` off, `ray.init` still waits until the dashboard's process has imported its modules.
+    With `include_dashboard` off, `ray.init` still waits until the dashboard's process has imported its modules, and
+    imports modules of the node's agent in this process.
     """
     with contextlib.ExitStack() as restore:
         with contextlib.suppress(ImportError, AttributeError):  # another Ray then starts all its processes
-            from ray._private.node import Node
-
-            for name, replacement in REPLACEMENTS.items():
-                restore.callback(setattr, Node, name, getattr(Node, name))
-                setattr(Node, name, replacement)
+            for owner, name, replacement in replacements():
+                restore.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, replacement)
         yield
 
 

@@ -43,7 +43,6 @@ def build_searcher(
         on_fault: called with a fault that ends the sweep.
         max_concurrent: returns how many trials may run at once.
     """
-    from toprung.analysis.racing import dropped_leaders
     from toprung.search import space as spaces
     from toprung.search.plan import ExperimentPlan
     from toprung.search.rehearsal import default_point
@@ -61,6 +60,8 @@ def build_searcher(
         first_points = [default_point(space, defaults, space_name=str(sweep.space))]
 
     def find_dropped(trials: Sequence[TrialRecord]) -> Collection[str]:
+        from toprung.analysis.racing import dropped_leaders  # imports scipy: most sweeps have no race
+
         dropped = dropped_leaders(trials, sweep)
         recorder.dropped(dropped)
         return dropped
@@ -113,9 +114,9 @@ def build_tuner(
     from ray import tune as ray_tune
 
     from toprung.search.generator import SweepTrialGenerator
-    from toprung.sweep.actor_environment import strip_aws_credentials
     from toprung.sweep.callbacks import ProgressCallback
     from toprung.sweep.trainable import build_trainable
+    from toprung.sweep.tune_settings import skip_callback_usage, strip_aws_credentials
     from toprung.trial.inputs import FEATURES
     from toprung.trial.run import TrialTask
 
@@ -141,6 +142,7 @@ def build_tuner(
         features_folder=prepared.project.resolve() / FEATURES,
     )
     strip_aws_credentials()
+    skip_callback_usage()
     # After the last trial, Tune looks for each trial's result files, which a sweep does not write, and warns.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     return ray_tune.Tuner(
