@@ -13,7 +13,7 @@ from typing import Any
 from toprung.checksums import sha256_of
 from toprung.errors import UserError
 
-SAFETENSORS_FILE, PTH_FILE, ONNX_FILE = "model.safetensors", "model.pth", "model.onnx"
+SAFETENSORS_FILE, PTH_FILE, ONNX_FILE, PT2_FILE = "model.safetensors", "model.pth", "model.onnx", "model.pt2"
 CONFIG_FILE, PREPROCESSOR_FILE, LABELS_FILE = "config.json", "preprocessor.json", "labels.json"
 METRICS_FILE, REQUIREMENTS_FILE, MODEL_CARD_FILE = "metrics.json", "requirements.txt", "README.md"
 BUILDER, TIMM_PREFIX = "toprung.vision:build_model", "timm/"

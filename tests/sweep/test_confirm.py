@@ -185,8 +185,35 @@ def test_a_confirmed_winner_becomes_the_champion_and_has_its_score_on_the_test_s
     (model,) = client.search_logged_models([experiment_id], filter_string=f"name = '{version.name}'")
     scores = {metric.key: metric.value for metric in model.metrics}
     assert scores["test/accuracy"] == openings(sweep_dir)[-1]["accuracy"]
-    again_command = toprung("register", sweep_dir.sweep_id, "--storage", storage, folder=bench)
-    assert "version 2 is now the challenger: confirmed " in again_command.stdout
+    assert scores["confirmed/val/accuracy"] == pytest.approx(max(means))
+
+
+def test_the_other_confirmed_configurations_become_models_of_their_runs(confirmed, toprung):
+    from mlflow import MlflowClient
+
+    bench, storage, sweep_dir, _ = confirmed
+    (again,) = list_confirmations(sweep_dir)
+    words = ("register", sweep_dir.sweep_id, "--model", "all", "--with-leaders", "--json", "--storage", storage)
+    command = toprung(*words, folder=bench)
+    assert command.code == 0, command.stderr
+    result = json.loads(command.stdout)
+    (leader,) = result["leaders"]
+    by_name = values_by_seed(ledger.read(again))
+    assert leader["mean"] == pytest.approx(statistics.mean(by_name[leader["configuration"]].values()))
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    run = client.get_run(client.get_logged_model(leader["model_id"]).source_run_id)
+    trial = next(trial for trial in ledger.read(again) if trial.mlflow_run_id == run.info.run_id)
+    assert trial.config["experiment"] == leader["configuration"]
+    assert (again.trial_export_folder(trial.number) / "model.onnx").is_file()
+    ranked = client.search_logged_models(
+        [run.info.experiment_id], filter_string="name = 'all'",
+        order_by=[{"field_name": "metrics.confirmed/val/accuracy", "ascending": False}],
+    )  # fmt: skip
+    assert [model.tags["toprung.confirmed_value"] for model in ranked] == sorted(
+        (repr(statistics.mean(values.values())) for values in by_name.values()), reverse=True
+    )
+    (version,) = client.search_model_versions("name = 'all'")
+    assert version.model_id != leader["model_id"]
 
 
 def test_a_sweep_that_cannot_be_confirmed_is_refused(confirmed):

@@ -347,11 +347,31 @@ def test_the_command_exports_a_trial_that_was_stopped_with_its_weights_from_mlfl
     assert "This trial is not the sweep's winner." in Path(result["folder"], "README.md").read_text()
 
 
+def test_model_pt2_is_written_on_request_and_agrees(exported_again):
+    sweep_dir, run = exported_again
+    command = run("--pt2")
+    assert command.code == 0, command.stderr
+    assert "model.pt2 predicts the same label as model.safetensors for " in command.stdout
+    folder = sweep_dir.export_folder
+    assert "Loading it unpickles it" in (folder / "README.md").read_text()
+    assert "model.pt2" in json.loads((folder / "config.json").read_text())["toprung"]["sha256"]
+    code = """
+import torch
+program = torch.export.load("model.pt2").module()
+print(program(torch.zeros(5, 1, 8, 8, dtype=torch.uint8)).shape)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True)
+    assert ran.stdout == "torch.Size([5, 10])\n"
+    assert run().code == 0
+    assert not (folder / "model.pt2").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--trial", "999"], "has no trial 999. List them: toprung show "),
         (["--refit"], "is not confirmed. Type: toprung confirm "),
+        (["--refit", "--pt2"], "--refit and --pt2 are mutually exclusive"),
         (["--refit", "--trial", "0"], "--trial and --refit are mutually exclusive"),
     ],
 )

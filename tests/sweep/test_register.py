@@ -113,7 +113,15 @@ def test_a_sweep_without_an_onnx_file_is_refused(finished, bench, toprung, tmp_p
     (tmp_path / "runs" / finished.folder.name / "export" / "model.onnx").unlink()
     command = toprung("register", finished.shown["sweep_id"], "--storage", tmp_path / "runs", folder=bench)
     assert command.code == 2
-    assert "has no exported model.onnx. Type: toprung export " in command.stderr
+    assert "has no model.onnx. To write it, or to see why not, type: toprung export " in command.stderr
+
+
+def test_leaders_without_a_confirmation_are_refused(finished, bench, toprung):
+    command = toprung(
+        "register", finished.shown["sweep_id"], "--with-leaders", "--storage", finished.storage, folder=bench
+    )
+    assert command.code == 2
+    assert "is not confirmed, so it has no confirmed leaders. Type: toprung confirm " in command.stderr
 
 
 def test_an_exported_model_without_recomputed_scores_is_refused(tmp_path):

@@ -42,10 +42,10 @@ def representative(
     if not values:
         return None
     means = {name: statistics.fmean(by_seed.values()) for name, by_seed in values.items()}
-    best = (max if mode == "max" else min)(means, key=means.__getitem__)
-    median = statistics.median_low(values[best].values())
-    return next(
-        trial
-        for trial in trials
-        if trial.config["experiment"] == best and trial.status == "finished" and trial.value == median
-    )
+    return median_trial(trials, (max if mode == "max" else min)(means, key=means.__getitem__))
+
+
+def median_trial(trials: Sequence[TrialRecord], experiment: str) -> TrialRecord:
+    """Return the finished trial of a configuration with the median value; there must be one."""
+    median = statistics.median_low(values_by_seed(trials)[experiment].values())
+    return next(trial for trial in trials_of_experiment(trials, experiment) if trial.value == median)

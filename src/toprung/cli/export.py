@@ -28,6 +28,10 @@ def export(
         bool,
         typer.Option("--refit", help="Train the confirmed winner on the training and validation images together."),
     ] = False,
+    pt2: Annotated[
+        bool,
+        typer.Option("--pt2", help="Also write model.pt2 (torch.export). Loading it unpickles: load only your own."),
+    ] = False,
     as_json: Json = False,
     storage: Storage = "runs",
 ) -> None:
@@ -39,6 +43,8 @@ def export(
 
     if refit and trial is not None:
         raise UserError("--trial and --refit are mutually exclusive: only a confirmed winner can be refit.")
+    if refit and pt2:
+        raise UserError("--refit and --pt2 are mutually exclusive.")
     project, sweep_dir = current_project(), catalog.find_sweep(storage_root(storage), sweep_name)
     console = open_console()
     if refit:
@@ -47,7 +53,7 @@ def export(
             raise UserError(f"{sweep_name} is not confirmed. Type: toprung confirm {sweep_name} --refit")
         refit_winner(console, sweep_dir, confirming_dir, project=project, again=True)
         return
-    folder = export_model(project, sweep_dir, trial_number=trial)
+    folder = export_model(project, sweep_dir, trial_number=trial, pt2=pt2)
     metrics = sweep_dir.read(folder / METRICS_FILE)
     if as_json:
         print_json({"sweep_id": sweep_dir.sweep_id, "folder": str(folder), "metrics": metrics})
@@ -65,13 +71,13 @@ def print_formats(console: Console, folder: Path, metrics: Mapping[str, Any]) ->
         latency_ms = known["latency_ms"]
         table.add_row(name, f"{known['bytes'] / 1e6:.3g}", f"{latency_ms['1']:.3g}", f"{latency_ms['32']:.3g}")
     print_table(console, table)
-    if "onnx" in metrics:
-        onnx = metrics["onnx"]
+    console.print()
+    if "onnx" not in metrics:
+        console.print(f"There is no model.onnx: {metrics['onnx_error']}.", soft_wrap=True)
+    for name, compared in ((name, metrics[name]) for name in ("onnx", "pt2") if name in metrics):
         console.print(
-            f"\nmodel.onnx predicts the same label as model.safetensors for {onnx['num_images']:,} validation images; "
-            f"the largest probability difference is {onnx['max_probability_difference']:.2g}.",
+            f"model.{name} predicts the same label as model.safetensors for {compared['num_images']:,} validation "
+            f"images; the largest probability difference is {compared['max_probability_difference']:.2g}.",
             soft_wrap=True,
         )
-    else:
-        console.print(f"\nThere is no model.onnx: {metrics['onnx_error']}.", soft_wrap=True)
     console.print(f"\n  model    {short_path(folder)}")

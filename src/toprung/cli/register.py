@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -17,6 +18,12 @@ def register(
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Registered model.", show_default="the name in the recipe")
     ] = None,
+    with_leaders: Annotated[
+        bool,
+        typer.Option(
+            "--with-leaders", help="Also log the other confirmed configurations as models; each is exported first."
+        ),
+    ] = False,
     as_json: Json = False,
     storage: Storage = "runs",
 ) -> None:
@@ -25,10 +32,18 @@ def register(
     from toprung.sweep.register import register as register_winner
 
     sweep_dir = catalog.find_sweep(storage_root(storage), sweep_name)
-    result = register_winner(current_project(), sweep_dir, name=model or sweep_dir.spec().name)
+    result = register_winner(
+        current_project(), sweep_dir, name=model or sweep_dir.spec().name, with_leaders=with_leaders
+    )
     name, version = result.version.name, result.version.version
     if as_json:
-        print_json({"model": name, "version": version, "alias": result.alias, "reason": result.reason})
+        leaders = [asdict(leader) for leader in result.leaders]
+        print_json(
+            {"model": name, "version": version, "alias": result.alias, "reason": result.reason}
+            | ({"leaders": leaders} if with_leaders else {})
+        )
         return
     print(f"{name} version {version} is now the {result.alias}: {result.reason}.")
     print(f"  models:/{name}@{result.alias}")
+    for leader in result.leaders:
+        print(f"  models:/{leader.model_id}  {leader.configuration}, confirmed mean {leader.mean:.4f}, not registered")

@@ -60,7 +60,12 @@ class ExportSource:
 
 
 def export_winner(
-    winner: TrialRecord, source: ExportSource, *, folder: Path | None = None, is_winner: bool = True
+    winner: TrialRecord,
+    source: ExportSource,
+    *,
+    folder: Path | None = None,
+    is_winner: bool = True,
+    pt2: bool = False,
 ) -> Path:
     """Write `export/` from the winner's best epoch.
 
@@ -69,6 +74,7 @@ def export_winner(
         source: its sweep.
         folder: the folder to write; None: the sweep's `export/`.
         is_winner: False for another trial, for the model card.
+        pt2: also write `model.pt2`, a program of torch.export.
 
     Returns:
         The export folder.
@@ -92,7 +98,7 @@ def export_winner(
             scoring=scoring_settings(sweep, seed=seed),
         )
         write_data_files(staging, card=source.card, lineage=source.lineage)
-        task = {"description": description, "classes": list(source.card.classes)}
+        task = {"description": description, "classes": list(source.card.classes), "pt2": pt2}
         task |= {**description["scoring"], "prepared_root": str(source.prepared_root)}
         with kept_if_rejected(staging, sweep_dir):
             scored = write_formats(staging, task, code=sweep_dir.code_folder)

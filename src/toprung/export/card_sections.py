@@ -7,7 +7,7 @@ from typing import Any
 
 from toprung.data import DatasetCard
 from toprung.export.formats import SNIPPET, TIE
-from toprung.exported_config import ONNX_FILE, is_timm_model
+from toprung.exported_config import ONNX_FILE, PT2_FILE, is_timm_model
 from toprung.records.lineage import Lineage
 
 TORCH_SNIPPET = """from pathlib import Path
@@ -36,6 +36,19 @@ print(model.pretrained_cfg["label_names"][probabilities.argmax()], probabilities
 """
 
 
+PT2_SNIPPET = """from pathlib import Path
+
+import torch
+
+from toprung.export.preprocessor import read_images
+
+program = torch.export.load("model.pt2").module()  # takes uint8 images, N x C x H x W; returns probabilities
+images = torch.from_numpy(read_images(["image.png"], Path(".")))
+with torch.inference_mode():
+    print(program(images))
+"""
+
+
 def formats_section(metrics: Mapping[str, Any]) -> str:
     """Return the table of the files with a model: size, latency, and how ONNX compares with PyTorch."""
     rows = "".join(
@@ -48,24 +61,35 @@ def formats_section(metrics: Mapping[str, Any]) -> str:
 {table}
 Time on one thread of the CPU of the machine that exported the model, without reading the image files.
 `model.pth` has the same tensors as `model.safetensors`.
-{_onnx_comparison(metrics)}"""
+{_onnx_comparison(metrics)}{_pt2_comparison(metrics)}"""
+
+
+def _same_labels(name: str, compared: Mapping[str, Any]) -> str:
+    ties = (
+        f", apart from {compared['num_ties']} ties (the two largest probabilities differ by less than {TIE:g})"
+        if compared["num_ties"]
+        else ""
+    )
+    return (
+        f"`{name}` predicts the same label as `model.safetensors` for each of {compared['num_images']:,} images{ties}. "
+        f"The largest difference of a\nprobability is {compared['max_probability_difference']:.2g}."
+    )
+
+
+def _pt2_comparison(metrics: Mapping[str, Any]) -> str:
+    if "pt2" not in metrics:
+        return ""
+    return (
+        f"{_same_labels(PT2_FILE, metrics['pt2'])} It is a program of torch.export. Loading it unpickles it, so load "
+        "only a file\nthat you wrote yourself.\n"
+    )
 
 
 def _onnx_comparison(metrics: Mapping[str, Any]) -> str:
     if "onnx" not in metrics:
         return f"There is no `{ONNX_FILE}`: {metrics['onnx_error']}.\n"
     onnx = metrics["onnx"]
-    images = f"{onnx['num_images']:,} images"
-    ties = (
-        f", apart from {onnx['num_ties']} ties (the two largest probabilities differ by less than {TIE:g})"
-        if onnx["num_ties"]
-        else ""
-    )
-    lines = (
-        f"`{ONNX_FILE}` predicts the same label as `model.safetensors` for each of {images}{ties}. The largest "
-        f"difference of a\nprobability is {onnx['max_probability_difference']:.2g}. It was scored by a process that "
-        "can import neither PyTorch nor toprung.\n"
-    )
+    lines = f"{_same_labels(ONNX_FILE, onnx)} It was scored by a process that can import neither PyTorch nor toprung.\n"
     if onnx["num_image_files"]:
         lines += (
             f"The onnxruntime program below reads {onnx['num_image_files']} original image files bit for bit as they "
@@ -103,6 +127,8 @@ def usage_section(description: Mapping[str, Any], card: DatasetCard, metrics: Ma
             f"python classify.py IMAGE...\n\n```python\n{SNIPPET.read_text(encoding='utf-8')}```\n"
         )
     sections.append(f"With toprung, in this folder{_project_note(description)}:\n\n```python\n{TORCH_SNIPPET}```\n")
+    if "pt2" in metrics:
+        sections.append(f"With torch.export, in this folder:\n\n```python\n{PT2_SNIPPET}```\n")
     if is_timm_model(description):
         mode = "L" if card.image_shape[0] == 1 else "RGB"
         sections.append(

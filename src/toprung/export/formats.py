@@ -18,6 +18,7 @@ from toprung.exported_config import (
     LABELS_FILE,
     ONNX_FILE,
     PREPROCESSOR_FILE,
+    PT2_FILE,
     PTH_FILE,
     SAFETENSORS_FILE,
 )
@@ -69,12 +70,13 @@ def score_formats(folder: Path, task: Mapping[str, Any], *, code: Path) -> dict[
 
     Returns:
         `metrics` and `split_fingerprint` of the scored images, computed from model.safetensors; `files`, which has
-        `formats`, the size and latency of each file, and `onnx`, how the ONNX file compares, if there is one.
+        `formats`, the size and latency of each file, and `onnx`, how the ONNX file compares, if there is one. With
+        `pt2` in the task, `files` also has `pt2`, how `model.pt2` compares.
 
     Raises:
         ExportFailed: a process failed.
-        FormatsDisagree: the ONNX file predicts other labels than the torch model, or an image file is read otherwise
-            by the model card's snippet than it was prepared.
+        FormatsDisagree: the ONNX file or model.pt2 predicts other labels than the torch model, or an image file is
+            read otherwise by the model card's snippet than it was prepared.
     """
     with tempfile.TemporaryDirectory(prefix="toprung-export-") as work_folder:
         full_task = {**task, "folder": str(folder), "work_folder": work_folder}
@@ -82,6 +84,8 @@ def score_formats(folder: Path, task: Mapping[str, Any], *, code: Path) -> dict[
             scored = run_in_fresh_process("toprung.export.scoring", full_task, code=code)
         except ExportFailed as error:
             raise ExportFailed(f"a fresh process could not load the exported model: {error}") from None
+        if scored["pt2_error"] is not None:
+            raise ExportFailed(f"torch.export cannot write {PT2_FILE}: {scored['pt2_error']}. Leave out --pt2")
         latency_ms = dict.fromkeys((SAFETENSORS_FILE, PTH_FILE), scored["latency_ms"])
         comparison: dict[str, Any] = {}
         if (folder / ONNX_FILE).is_file():
@@ -99,6 +103,10 @@ def score_formats(folder: Path, task: Mapping[str, Any], *, code: Path) -> dict[
                 comparison["onnx"] = onnx
         elif scored["onnx_error"] is not None:
             comparison["onnx_error"] = scored["onnx_error"]
+        if task.get("pt2"):
+            pt2 = _score_pt2(folder, scored, work_folder=Path(work_folder), num_threads=task["num_threads"], code=code)
+            latency_ms[PT2_FILE] = pt2.pop("latency_ms")
+            comparison["pt2"] = pt2
     formats = {
         name: {"bytes": (folder / name).stat().st_size, "latency_ms": latencies}
         for name, latencies in latency_ms.items()
@@ -139,8 +147,31 @@ def _score_onnx(folder: Path, scored: Mapping[str, Any], *, work_folder: Path, n
     }
 
 
-def compare_labels(probabilities_NK: NDArray[np.float32], reference_NK: NDArray[np.float32]) -> dict[str, Any]:
-    """Compare the predicted labels of two formats.
+def _score_pt2(
+    folder: Path, scored: Mapping[str, Any], *, work_folder: Path, num_threads: int, code: Path
+) -> dict[str, Any]:
+    from toprung.export.scoring import PROBABILITIES_FILE, ROWS_FILE
+
+    probabilities_file = work_folder / "pt2.npy"
+    task = {
+        "folder": str(folder),
+        "images": scored["images"],
+        "rows": str(work_folder / ROWS_FILE),
+        "probabilities": str(probabilities_file),
+        "num_threads": num_threads,
+    }
+    try:
+        ran = run_in_fresh_process("toprung.export.exported_program", task, code=code)
+    except ExportFailed as error:
+        raise ExportFailed(f"a fresh process could not run {PT2_FILE}: {error}") from None
+    probabilities = (np.load(probabilities_file), np.load(work_folder / PROBABILITIES_FILE))
+    return {**compare_labels(*probabilities, name=PT2_FILE), "latency_ms": ran["latency_ms"]}
+
+
+def compare_labels(
+    probabilities_NK: NDArray[np.float32], reference_NK: NDArray[np.float32], *, name: str = ONNX_FILE
+) -> dict[str, Any]:
+    """Compare the predicted labels of a format with those of model.safetensors.
 
     A different label counts as a tie if the reference's two largest probabilities differ by less than `TIE`.
 
@@ -156,7 +187,7 @@ def compare_labels(probabilities_NK: NDArray[np.float32], reference_NK: NDArray[
     largest = float(np.abs(probabilities_NK - reference_NK).max())
     if wrong_N.any():
         raise FormatsDisagree(
-            f"{ONNX_FILE} predicts another label than {SAFETENSORS_FILE} for {int(wrong_N.sum())} of {len(wrong_N)} "
+            f"{name} predicts another label than {SAFETENSORS_FILE} for {int(wrong_N.sum())} of {len(wrong_N)} "
             f"images, first for image {int(np.flatnonzero(wrong_N)[0])}; the largest probability difference is "
             f"{largest:.2g}"
         )

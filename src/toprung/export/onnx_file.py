@@ -11,26 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from toprung.export.exact_crop import with_exact_crops
+from toprung.export.exported_program import Probabilities
 
 INPUT, OUTPUT = "images", "probabilities"
 
 
 class OnnxUnsupported(Exception):
     """PyTorch's exporter cannot convert the model; the text says why, in one line."""
-
-
-class _Probabilities(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return probabilities_NK as float32."""
-        probabilities: Tensor = torch.softmax(self.model(images).float(), dim=1)
-        return probabilities
 
 
 def write_onnx(model: nn.Module, file: Path, *, image_shape: tuple[int, int, int]) -> None:
@@ -44,7 +34,7 @@ def write_onnx(model: nn.Module, file: Path, *, image_shape: tuple[int, int, int
     Raises:
         OnnxUnsupported: PyTorch's exporter cannot convert the model.
     """
-    wrapped = _Probabilities(with_exact_crops(model, image_size=image_shape[1:])).eval()
+    wrapped = Probabilities(with_exact_crops(model, image_size=image_shape[1:])).eval()
     images_NCHW = torch.zeros((2, *image_shape), dtype=torch.uint8)
     try:
         with _quiet():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toprung.exported_config import ONNX_FILE
+from toprung.exported_config import ONNX_FILE, PT2_FILE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,15 +32,16 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     Args:
         task: `folder` (the export, with model.pth and preprocessor.json), `work_folder`, `data` (the spec's data
             settings), `prepared_root`, `num_threads` and `metrics` (names for `vision.evaluate`). With `description`
-            (for config.json) and `classes`, `model.safetensors`, `config.json` and `model.onnx` are written first. If
-            `part` is "seen", training and validation images are scored together, for a model that was trained on both.
-            After a cross-validation, `num_repeats` and `split_index` say which fold to score.
+            (for config.json) and `classes`, `model.safetensors`, `config.json` and `model.onnx` are written first, and
+            with `pt2` also `model.pt2`. If `part` is "seen", training and validation images are scored together, for a
+            model that was trained on both. After a cross-validation, `num_repeats` and `split_index` say which fold to
+            score.
 
     Returns:
-        The `metrics` of the scored images and the `split_fingerprint`; `latency_ms` by batch size; `onnx_error`, why
-        no ONNX file was written; `images`, the array file; `image_files`, some files of scored images with their rows,
-        and `num_changed`, how many more no longer give their prepared image. The rows of the scored images and the
-        model's probabilities are in the work folder.
+        The `metrics` of the scored images and the `split_fingerprint`; `latency_ms` by batch size; `onnx_error` and
+        `pt2_error`, why no ONNX file or no model.pt2 was written; `images`, the array file; `image_files`, some files
+        of scored images with their rows, and `num_changed`, how many more no longer give their prepared image. The rows
+        of the scored images and the model's probabilities are in the work folder.
 
     Raises:
         UserError: the model cannot be loaded, or its two weights files differ.
@@ -74,10 +75,13 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     assert placed.mmap_dir is not None
     image_files, num_changed = choose_image_files(folder, rows_N, prepared=placed.mmap_dir)
     image_shape = tuple(split.images_NCHW.shape[1:])
+    latency_ms = _latency(model, split, num_threads=task["num_threads"])
+    pt2_error = _write_pt2(model, folder, image_shape=image_shape) if task.get("pt2") else None
     return {
         "metrics": metrics,
         "split_fingerprint": placed.split_fingerprint,
-        "latency_ms": _latency(model, split, num_threads=task["num_threads"]),
+        "latency_ms": latency_ms,
+        "pt2_error": pt2_error,
         "onnx_error": _write_onnx(model, folder, image_shape=image_shape) if "description" in task else None,
         "images": str(placed.mmap_dir / IMAGES_FILE),
         "image_files": image_files,
@@ -112,6 +116,14 @@ def _latency(model: nn.Module, split: ImageSplit, *, num_threads: int) -> dict[s
             return {str(size): median_ms(partial(model, images_NCHW)) for size, images_NCHW in batches.items()}
     finally:
         torch.set_num_threads(num_threads)
+
+
+def _write_pt2(model: nn.Module, folder: Path, *, image_shape: tuple[int, ...]) -> str | None:
+    """Write model.pt2; return why it cannot be written, or None."""
+    from toprung.export.exported_program import write_exported_program
+
+    channels, height, width = image_shape
+    return write_exported_program(model, folder / PT2_FILE, image_shape=(channels, height, width))
 
 
 def _write_onnx(model: nn.Module, folder: Path, *, image_shape: tuple[int, ...]) -> str | None:

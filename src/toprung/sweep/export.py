@@ -17,7 +17,7 @@ from toprung.sweep.finish import choose_winner
 from toprung.tracking.artifacts import download_file
 
 
-def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None = None) -> Path:
+def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None = None, pt2: bool = False) -> Path:
     """Export a trial's best epoch, and return the folder.
 
     The winner replaces `export/`; any other trial is written to `exports/trial-NUMBER/`. If the trial's weights are
@@ -27,6 +27,7 @@ def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None
         project: the project's root folder.
         sweep_dir: the sweep.
         trial_number: the number of the trial; None exports the winner.
+        pt2: also write `model.pt2`, a program of torch.export.
 
     Raises:
         UserError: the sweep is running, has no such trial, or the trial cannot be exported.
@@ -52,7 +53,7 @@ def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None
         download_file(sweep_dir, WEIGHTS_FILE, run_id=trial.mlflow_run_id, to=weights_file)
     try:
         source = _read_source(project, sweep_dir, num_trials=len(trials))
-        return export_winner(trial, source, folder=folder, is_winner=trial == winner)
+        return export_winner(trial, source, folder=folder, is_winner=trial == winner, pt2=pt2)
     except ExportFailed as error:
         raise UserError(f"The export failed: {error}.") from None
 

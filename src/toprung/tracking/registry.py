@@ -63,20 +63,18 @@ def find_champion(sweep_dir: SweepDirectory, name: str) -> RegisteredVersion | N
     return RegisteredVersion(name, str(version.version), dict(version.tags))
 
 
-def log_and_register(
+def log_model(
     sweep_dir: SweepDirectory,
     folder: Path,
     *,
     name: str,
     run_id: str,
-    alias: str,
-    description: str,
     tags: Mapping[str, str],
     datasets: Sequence[EvaluatedDataset],
     requirements: Sequence[str],
     example_NCHW: NDArray[np.uint8],
-) -> RegisteredVersion:
-    """Log an exported ONNX file as a logged model of its trial's run, and register it under an alias.
+) -> str:
+    """Log an exported ONNX file as a logged model of its trial's run, and return the id of the model.
 
     Its scores are recorded in a run of their own, tied to the model and to the digest of each dataset: the trial's run
     keeps only what the trial reported.
@@ -84,11 +82,9 @@ def log_and_register(
     Args:
         sweep_dir: the sweep that the trial belongs to.
         folder: the exported model.
-        name: the registered model.
+        name: the name of the logged model.
         run_id: the trial's run.
-        alias: the alias to set.
-        description: the description of the version.
-        tags: the tags of the version.
+        tags: the tags of the logged model.
         datasets: the model's scores.
         requirements: the packages that run the model, each with its version.
         example_NCHW: an image, as an example of the model's input.
@@ -132,7 +128,30 @@ def log_and_register(
                     evaluation, metric, value, model_id=logged.model_id,
                     dataset_name=dataset.name, dataset_digest=dataset.digest[:MAX_DIGEST_LENGTH],
                 )  # fmt: skip
-        version = mlflow.register_model(f"models:/{logged.model_id}", name, tags=dict(tags)).version
+    return str(logged.model_id)
+
+
+def register_version(
+    sweep_dir: SweepDirectory, model_id: str, *, name: str, alias: str, description: str, tags: Mapping[str, str]
+) -> RegisteredVersion:
+    """Register a logged model as a new version of a registered model, under an alias.
+
+    Args:
+        sweep_dir: the sweep that the model belongs to.
+        model_id: the logged model, from `log_model`.
+        name: the registered model.
+        alias: the alias to set.
+        description: the description of the version.
+        tags: the tags of the version.
+
+    Raises:
+        UserError: MLflow does not answer, or refuses.
+    """
+    import mlflow
+
+    _, client = open_client(sweep_dir)
+    with translated_errors(sweep_dir), _quiet():
+        version = mlflow.register_model(f"models:/{model_id}", name, tags=dict(tags)).version
         client.set_registered_model_alias(name, alias, version)
         client.update_model_version(name, version, description)
     return RegisteredVersion(name, str(version), tags)
