@@ -8,10 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import typer.main
 
 from tests.documented import blocks, script
-from toprung.cli.app import app
 
 PROJECT = Path(__file__).parent.parent
 PAGES = sorted([PROJECT / "README.md", *(PROJECT / "docs").rglob("*.md")])
@@ -57,12 +55,7 @@ def test_no_page_loads_anything_from_another_host(site):
 def test_the_command_line_page_has_every_command_and_option(site):
     page = (site / "command-line.html").read_text(encoding="utf-8")
 
-    def subcommands(command, path):
-        yield path, command
-        for name, subcommand in getattr(command, "commands", {}).items():
-            yield from subcommands(subcommand, f"{path} {name}")
-
-    commands = list(subcommands(typer.main.get_command(app), "toprung"))[1:]
+    commands = [(" ".join(path), command) for path, command in all_commands().items() if len(path) > 1]
     assert len(commands) > 25
     for path, command in commands:
         section = page.partition(f"<code>{path}</code>")[2].partition("<h2")[0].partition("<h3")[0]

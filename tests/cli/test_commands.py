@@ -5,12 +5,12 @@ import json
 from datetime import datetime
 
 import pytest
-import typer.main
 from rich.console import Console
 from typer.testing import CliRunner
 
+from tests.commandline import all_commands
 from toprung.analysis.summary import sweep_summary
-from toprung.cli.app import app
+from toprung.cli.app import MODULES, app
 from toprung.cli.confirm import confirm
 from toprung.cli.summary import print_end, print_summary
 from toprung.errors import UserError
@@ -22,13 +22,7 @@ from toprung.sweep.progress import SweepProgress
 from tune import smoke
 
 
-def _commands(command, path=("toprung",)):
-    yield path, command
-    for name, subcommand in getattr(command, "commands", {}).items():
-        yield from _commands(subcommand, (*path, name))
-
-
-COMMANDS = dict(_commands(typer.main.get_command(app)))
+COMMANDS = all_commands()
 
 
 @pytest.fixture
@@ -45,6 +39,12 @@ def run(monkeypatch):
 @pytest.fixture
 def sweep_dir(tmp_path):
     return catalog.create_sweep(tmp_path / "runs", smoke.sweep(), name=None, now=datetime.now(), recipe="tune.smoke")
+
+
+def test_the_table_of_modules_lists_every_command():
+    group = COMMANDS["toprung",]
+    assert {*group.commands} == {*MODULES}
+    assert all(group.commands[name].name == name for name in MODULES)
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
