@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commandline import all_commands
 from tests.documented import blocks, script
 
 PROJECT = Path(__file__).parent.parent

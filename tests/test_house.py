@@ -70,21 +70,33 @@ def test_make_prints_what_to_do_if_python_is_too_old(project, tmp_path):
     assert "make PYTHON=/path/to/python3.11 install" in ran.stderr
 
 
-def _pip_calls(project: Path, environment: Path, *options: str) -> list[tuple[str, list[str]]]:
-    """Return the arguments of each pip that `make install` runs, with its requirements."""
-    python, calls = environment / "bin" / "python", environment / "calls"
-    python.parent.mkdir(parents=True, exist_ok=True)
-    calls.mkdir()
-    python.write_text(
-        "#!/bin/sh\nfor last; do true; done\n"
-        f'case "$*" in "-m pip "*) exec > "{calls}/$(date +%s%N)-$$"; echo "$*"; cat "$last" 2>/dev/null;; esac\n'
-        "exit 0\n"
-    )
-    python.chmod(0o755)
+def _installations(project: Path, environment: Path, *options: str) -> dict[str, tuple[str, list[str]]]:
+    """Return what `make install` installs with each tool: its arguments and its requirements.
+
+    The tools are "torch" (pip), "others" (uv) and "toprung" (pip).
+    """
+    folder, calls = environment / "bin", environment / "calls"
+    calls.mkdir(parents=True)
+    folder.mkdir()
+    version = re.search(r"^UV_VERSION = (.*)$", (project / "Makefile").read_text(), re.MULTILINE)
+    assert version is not None
+    record = f'exec > "{calls}/$(date +%s%N)-$$"; echo "$*"; cat "$last" 2>/dev/null'
+    tools = {
+        "python": f'case "$*" in "-m pip "*) {record};; esac',
+        "uv": f'case "$*" in --version) echo "uv {version[1]} (of today)";; *) {record};; esac',
+    }
+    for name, commands in tools.items():
+        (folder / name).write_text(f"#!/bin/sh\nfor last; do true; done\n{commands}\nexit 0\n")
+        (folder / name).chmod(0o755)
     command = ["make", "install", f"VENV={environment}", "LOCK=requirements.lock", *options]
     subprocess.run(command, cwd=project, check=True, capture_output=True)
-    lines = [call.read_text().splitlines() for call in sorted(calls.iterdir())]
-    return [(arguments, [line for line in pins if re.match("[a-z]", line)]) for arguments, *pins in lines]
+    installed = {}
+    for call in calls.iterdir():
+        arguments, *pins = call.read_text().splitlines()
+        kind = "others" if arguments.startswith("pip ") else "toprung" if "--editable" in arguments else "torch"
+        installed[kind] = (arguments, [line for line in pins if re.match("[a-z]", line)])
+    assert len(installed) == len([*calls.iterdir()]) == 3
+    return installed
 
 
 def _pins_by_kind(project: Path) -> tuple[list[str], list[str], list[str]]:
@@ -96,35 +108,46 @@ def _pins_by_kind(project: Path) -> tuple[list[str], list[str], list[str]]:
 
 
 def test_make_install_installs_all_locked_packages(project, tmp_path):
-    torch, *downloads, others, toprung = _pip_calls(project, tmp_path / "venv", "TORCH=")
+    installed = _installations(project, tmp_path / "venv", "TORCH=")
     builds, cuda, rest = _pins_by_kind(project)
-    assert "--no-deps" in torch[0]
-    assert "--index-url" not in torch[0]
-    assert sorted(torch[1]) == sorted(builds + cuda)
-    assert len(downloads) == 4
-    assert sorted(pin for _, pins in downloads for pin in pins) == sorted(rest)
-    assert "--no-deps" in others[0]
-    assert "--no-index" in others[0]
-    assert sorted(others[1]) == sorted(rest)
-    assert toprung[0].endswith("--editable .")
+    assert "--no-deps" in installed["torch"][0]
+    assert "--index-url" not in installed["torch"][0]
+    assert sorted(installed["torch"][1]) == sorted(builds + cuda)
+    assert "--no-deps" in installed["others"][0]
+    assert "--compile-bytecode" in installed["others"][0]
+    assert installed["others"][1] == rest
+    assert installed["toprung"][0].endswith("--editable .")
 
 
-def test_make_install_in_an_existing_environment_downloads_only_what_differs(project, tmp_path):
+def test_make_install_replaces_the_mark_of_another_lock(project, tmp_path):
     environment = tmp_path / "venv"
     environment.mkdir()
     (environment / ".locked-of-another-lock").touch()
-    _torch, others, _toprung = _pip_calls(project, environment, "TORCH=")  # pip skips what is installed
-    assert "--no-index" not in others[0]
-    assert others[1] == _pins_by_kind(project)[2]
+    _installations(project, environment, "TORCH=")
+    assert len([*environment.glob(".locked-*")]) == 1
     assert not (environment / ".locked-of-another-lock").exists()
 
 
 def test_make_install_without_cuda_takes_torch_from_pytorchs_index_and_the_rest_from_the_lock(project, tmp_path):
-    torch, *_, others, _ = _pip_calls(project, tmp_path / "venv", "TORCH=cpu")
+    installed = _installations(project, tmp_path / "venv", "TORCH=cpu")
     builds, _, rest = _pins_by_kind(project)
-    assert "--index-url https://download.pytorch.org/whl/cpu " in torch[0]
-    assert [pin.removesuffix("+cpu") for pin in torch[1]] == builds
-    assert sorted(others[1]) == sorted(rest)
+    assert "--index-url https://download.pytorch.org/whl/cpu " in installed["torch"][0]
+    assert [pin.removesuffix("+cpu") for pin in installed["torch"][1]] == builds
+    assert installed["others"][1] == rest
+
+
+def test_make_install_fails_if_one_of_the_two_installations_does(project, tmp_path):
+    for failing in ("pip", "uv"):
+        environment = tmp_path / failing
+        (environment / "bin").mkdir(parents=True)
+        is_pip, is_uv = (f"exit {int(failing == name)}" for name in ("pip", "uv"))
+        (environment / "bin" / "python").write_text(f'#!/bin/sh\ncase "$*" in "-m pip "*) {is_pip};; esac\n')
+        (environment / "bin" / "uv").write_text(f'#!/bin/sh\ncase "$1" in pip) {is_uv};; esac\n')
+        for name in ("python", "uv"):
+            (environment / "bin" / name).chmod(0o755)
+        command = ["make", "install", f"VENV={environment}", "LOCK=requirements.lock", "TORCH="]
+        assert subprocess.run(command, cwd=project, check=False, capture_output=True).returncode == 2
+        assert [*environment.glob(".locked-*")] == []
 
 
 def test_no_dependency_is_missing_from_the_lock():

@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from toprung.analysis.pull_request import Record, Seeds, comment
-from toprung.cli.ci import ci_app
+from toprung.cli.ci import app
 from toprung.errors import UserError
 from toprung.spec import Asha, Experiment
 
@@ -50,7 +50,7 @@ def run_cli(driver, user_project, monkeypatch, tmp_path):
         if base is not None:
             (tmp_path / "base.json").write_text(base if isinstance(base, str) else base.model_dump_json())
             command += ["--base", str(tmp_path / "base.json")]
-        result = CliRunner().invoke(ci_app, [*command, "--out", str(out)])
+        result = CliRunner().invoke(app, [*command, "--out", str(out)])
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result
@@ -184,4 +184,4 @@ def test_inputs_that_do_not_fit_together_are_rejected(run_cli):
         run_cli(run_cli.sweep.sweep_dir.sweep_id, "--seeds", run_cli.sweep.sweep_dir.sweep_id, "--storage",
               str(run_cli.sweep.sweep_dir.path.parent))  # fmt: skip
     with pytest.raises(UserError, match="Give a sweep or a record"):
-        CliRunner().invoke(ci_app, ["ci-report"], catch_exceptions=False)
+        CliRunner().invoke(app, ["ci-report"], catch_exceptions=False)

@@ -6,7 +6,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from toprung.cli.report import report_app
+from toprung.cli.report import app
 from toprung.errors import UserError
 
 
@@ -18,7 +18,7 @@ def run_cli(driver, user_project, unloaded_user_packages, monkeypatch):
     monkeypatch.chdir(user_project)
 
     def run(*arguments):
-        result = CliRunner().invoke(report_app, [*arguments, "--storage", str(sweep.sweep_dir.path.parent)])
+        result = CliRunner().invoke(app, [*arguments, "--storage", str(sweep.sweep_dir.path.parent)])
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result

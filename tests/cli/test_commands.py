@@ -21,7 +21,6 @@ from toprung.sweep.driver import Outcome
 from toprung.sweep.progress import SweepProgress
 from tune import smoke
 
-
 COMMANDS = all_commands()
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from toprung.cli import data as commands
-from toprung.cli.data import data_app
+from toprung.cli.data import app
 from toprung.errors import UserError
 from toprung.project.modules import activate, load_recipe
 from toprung.scaffold import scaffold
@@ -27,7 +27,7 @@ def bench(tmp_path, monkeypatch, unloaded_user_packages):
 
 
 def added(*arguments):
-    result = CliRunner().invoke(data_app, ["add", *arguments, "../pictures"], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["add", *arguments, "../pictures"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
