@@ -13,6 +13,7 @@ LOCK ?= requirements.lock
 TORCH ?=
 BIN = $(VENV)/bin
 UV_VERSION = 0.13.9
+export UV_HTTP_TIMEOUT ?= 180
 PIP_AUDIT_VERSION = 2.10.1
 SCAFFOLDED = src/toprung/scaffold/template/github/workflows/*.yml
 WORKFLOWS = .github/workflows/*.yml $(SCAFFOLDED)
