@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from toprung.export.onnx_scoring import BATCH_SIZES, SCORED_BATCH, median_ms
+from toprung.export.onnx_scoring import latency, predict
 from toprung.exported_config import PT2_FILE
 
 
@@ -68,18 +68,17 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
         `latency_ms` by batch size.
     """
     torch.set_num_threads(task["num_threads"])
-    run = torch.export.load(Path(task["folder"], PT2_FILE)).module()
+    program = torch.export.load(Path(task["folder"], PT2_FILE)).module()
     images_NCHW, rows_N = np.load(task["images"], mmap_mode="r"), np.load(task["rows"])
+
+    def run(batch_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+        probabilities_NK: NDArray[np.float32] = program(torch.from_numpy(batch_NCHW)).numpy()
+        return probabilities_NK
+
     with torch.inference_mode():
-        starts = range(0, len(rows_N), SCORED_BATCH)
-        batches = (torch.from_numpy(images_NCHW[rows_N[start : start + SCORED_BATCH]]) for start in starts)
-        np.save(task["probabilities"], torch.cat([run(batch) for batch in batches]).numpy())
+        np.save(task["probabilities"], predict(run, images_NCHW, rows_N))
         torch.set_num_threads(1)
-        latency_ms = {}
-        for size in BATCH_SIZES:
-            batch = torch.from_numpy(np.resize(images_NCHW[rows_N[:size]], (size, *images_NCHW.shape[1:])))
-            latency_ms[str(size)] = median_ms(partial(run, batch))
-    return {"latency_ms": latency_ms}
+        return {"latency_ms": latency(run, images_NCHW, rows_N)}
 
 
 if __name__ == "__main__":

@@ -46,9 +46,7 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     images_NCHW = np.load(task["images"], mmap_mode="r")
     rows_N = np.load(task["rows"])
     session = open_session(Path(task["folder"], "model.onnx"), num_threads=task["num_threads"])
-    starts = range(0, len(rows_N), SCORED_BATCH)
-    batches = (np.ascontiguousarray(images_NCHW[rows_N[start : start + SCORED_BATCH]]) for start in starts)
-    np.save(task["probabilities"], np.concatenate([session.run(None, {"images": batch})[0] for batch in batches]))
+    np.save(task["probabilities"], predict(partial(run_session, session), images_NCHW, rows_N))
     read_image = runpy.run_path(task["snippet"])["read_image"]
     preprocessor = json.loads(Path(task["folder"], "preprocessor.json").read_text(encoding="utf-8"))
     misread = [
@@ -57,11 +55,25 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
         if not np.array_equal(read_image(path, preprocessor), images_NCHW[row])
     ]
     one_thread = open_session(Path(task["folder"], "model.onnx"), num_threads=1)
-    latency_ms = {}
-    for size in BATCH_SIZES:
-        batch = np.resize(images_NCHW[rows_N[:size]], (size, *images_NCHW.shape[1:]))
-        latency_ms[str(size)] = median_ms(partial(one_thread.run, None, {"images": batch}))
-    return {"latency_ms": latency_ms, "misread": misread}
+    return {"latency_ms": latency(partial(run_session, one_thread), images_NCHW, rows_N), "misread": misread}
+
+
+def predict(run: Callable[[Any], Any], images_NCHW: Any, rows_N: Any) -> Any:
+    """Return the probabilities_NK of the images in these rows, computed in batches by `run`."""
+    starts = range(0, len(rows_N), SCORED_BATCH)
+    batches = (np.ascontiguousarray(images_NCHW[rows_N[start : start + SCORED_BATCH]]) for start in starts)
+    return np.concatenate([run(batch) for batch in batches])
+
+
+def latency(run: Callable[[Any], Any], images_NCHW: Any, rows_N: Any) -> dict[str, float]:
+    """Return the milliseconds that `run` takes for a batch, by its size."""
+    batches = {size: np.resize(images_NCHW[rows_N[:size]], (size, *images_NCHW.shape[1:])) for size in BATCH_SIZES}
+    return {str(size): median_ms(partial(run, batch)) for size, batch in batches.items()}
+
+
+def run_session(session: Any, batch_NCHW: Any) -> Any:
+    """Return the probabilities_NK of a batch."""
+    return session.run(None, {"images": batch_NCHW})[0]
 
 
 def open_session(file: Path, *, num_threads: int) -> Any:

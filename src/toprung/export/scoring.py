@@ -50,6 +50,7 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
 
     from toprung import vision
     from toprung.data.placement import IMAGES_FILE, map_arrays
+    from toprung.export.exported_program import write_exported_program
     from toprung.export.weights_files import load_checked_model, write_weights_files
     from toprung.spec import Data
     from toprung.vision.loading import prepare_for_evaluation
@@ -74,9 +75,10 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     np.save(work_folder / PROBABILITIES_FILE, torch.softmax(logits_NK, dim=1).numpy())
     assert placed.mmap_dir is not None
     image_files, num_changed = choose_image_files(folder, rows_N, prepared=placed.mmap_dir)
-    image_shape = tuple(split.images_NCHW.shape[1:])
+    _, channels, height, width = split.images_NCHW.shape
+    image_shape = (channels, height, width)
     latency_ms = _latency(model, split, num_threads=task["num_threads"])
-    pt2_error = _write_pt2(model, folder, image_shape=image_shape) if task.get("pt2") else None
+    pt2_error = write_exported_program(model, folder / PT2_FILE, image_shape=image_shape) if task.get("pt2") else None
     return {
         "metrics": metrics,
         "split_fingerprint": placed.split_fingerprint,
@@ -118,21 +120,12 @@ def _latency(model: nn.Module, split: ImageSplit, *, num_threads: int) -> dict[s
         torch.set_num_threads(num_threads)
 
 
-def _write_pt2(model: nn.Module, folder: Path, *, image_shape: tuple[int, ...]) -> str | None:
-    """Write model.pt2; return why it cannot be written, or None."""
-    from toprung.export.exported_program import write_exported_program
-
-    channels, height, width = image_shape
-    return write_exported_program(model, folder / PT2_FILE, image_shape=(channels, height, width))
-
-
-def _write_onnx(model: nn.Module, folder: Path, *, image_shape: tuple[int, ...]) -> str | None:
+def _write_onnx(model: nn.Module, folder: Path, *, image_shape: tuple[int, int, int]) -> str | None:
     """Write the ONNX file; return why it cannot be written, or None."""
     from toprung.export.onnx_file import OnnxUnsupported, write_onnx
 
-    channels, height, width = image_shape
     try:
-        write_onnx(model, folder / ONNX_FILE, image_shape=(channels, height, width))
+        write_onnx(model, folder / ONNX_FILE, image_shape=image_shape)
     except OnnxUnsupported as error:
         return str(error)
     return None

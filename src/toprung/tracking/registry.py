@@ -18,6 +18,7 @@ from toprung.tracking.artifacts import open_client, record_run, translated_error
 
 if TYPE_CHECKING:
     import numpy as np
+    from mlflow import MlflowClient
     from numpy.typing import NDArray
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -97,16 +98,12 @@ def log_model(
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    _, client = open_client(sweep_dir)
-    uri = server.tracking_uri(sweep_dir.path.parent)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
     model = onnx.load(folder / ONNX_FILE)
     signature = ModelSignature(
         Schema([_tensor_spec(TensorSpec, value) for value in model.graph.input]),
         Schema([_tensor_spec(TensorSpec, value) for value in model.graph.output]),
     )
-    with translated_errors(sweep_dir), _quiet():
+    with _connected(sweep_dir) as client:
         experiment_id = client.get_run(run_id).info.experiment_id
         logged = client.create_logged_model(
             experiment_id, name=name, source_run_id=run_id, tags=dict(tags), model_type="onnx"
@@ -149,12 +146,24 @@ def register_version(
     """
     import mlflow
 
-    _, client = open_client(sweep_dir)
-    with translated_errors(sweep_dir), _quiet():
+    with _connected(sweep_dir) as client:
         version = mlflow.register_model(f"models:/{model_id}", name, tags=dict(tags)).version
         client.set_registered_model_alias(name, alias, version)
         client.update_model_version(name, version, description)
     return RegisteredVersion(name, str(version), tags)
+
+
+@contextlib.contextmanager
+def _connected(sweep_dir: SweepDirectory) -> Iterator[MlflowClient]:
+    """Point MLflow's functions to the sweep's server, and yield a client; errors become a UserError."""
+    import mlflow
+
+    _, client = open_client(sweep_dir)
+    uri = server.tracking_uri(sweep_dir.path.parent)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    with translated_errors(sweep_dir), _quiet():
+        yield client
 
 
 @contextlib.contextmanager
