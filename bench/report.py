@@ -27,7 +27,7 @@ import optuna
 from toprung.records import catalog, ledger
 from toprung.records.journal import batched_writes
 from toprung.records.study_storage import storage_for_writing
-from toprung.records.trial_record import End
+from toprung.records.trial_record import End, now_ms
 from toprung.search.scheduler import RungScheduler
 from toprung.spec import Asha, Stop, Sweep
 
@@ -65,7 +65,7 @@ def simulate(root, num_trials, *, max_epochs=27):
         direction="maximize",
         sampler=optuna.samplers.RandomSampler(seed=0),
     )
-    clock = ledger.now_ms()
+    clock = now_ms()
     with batched_writes(storage):
         ledger.write_driver_run(study, command="sweep")
         for number in range(num_trials):

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from toprung.records import catalog, ledger
 from toprung.records.lineage import Lineage
 from toprung.records.study_storage import storage_for_writing
-from toprung.records.trial_record import End
+from toprung.records.trial_record import End, now_ms
 from toprung.spec import Sweep
 from toprung.tracking import mirror
 from toprung.tracking.run_content import RUN_STATUS
@@ -91,7 +91,7 @@ class Recorded:
         metrics = dict.fromkeys((*METRICS, *more), epoch / 10)
         if accuracy is not None:
             metrics["val/accuracy"] = accuracy
-        time_ms = ledger.now_ms()
+        time_ms = now_ms()
         ledger.write_epoch(
             self.trials[trial_id], epoch=epoch, value=metrics["val/accuracy"], metrics=metrics, time_ms=time_ms
         )

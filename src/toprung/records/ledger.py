@@ -11,7 +11,6 @@ All have their time in milliseconds since 1970. Only the sweep's driver writes t
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from toprung import metric_names
 from toprung.errors import UserError
 from toprung.records.study_storage import storage_for_reading, study_failure
 from toprung.records.sweep_dir import SweepDirectory
-from toprung.records.trial_record import Attempt, AuditEntry, End, Epoch, TrialRecord
+from toprung.records.trial_record import Attempt, AuditEntry, End, Epoch, TrialRecord, now_ms
 
 RESUMED = "resumed"  # replaces the status of an end: the trial was interrupted and runs again
 MLFLOW_RUN = "mlflow/"
@@ -56,11 +55,6 @@ class Ledger:
 def is_own_attribute(name: str) -> bool:
     """Whether the name of a user attribute is reserved for the ledger."""
     return OWN_ATTRIBUTES.fullmatch(name) is not None
-
-
-def now_ms() -> int:
-    """Return the time in milliseconds since 1970, MLflow's unit."""
-    return int(time.time() * 1000)
 
 
 def read(sweep_dir: SweepDirectory) -> list[TrialRecord]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
+
+
+def now_ms() -> int:
+    """Return the time in milliseconds since 1970, MLflow's unit."""
+    return int(time.time() * 1000)
 
 
 @dataclass(frozen=True)

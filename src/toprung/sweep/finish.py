@@ -75,11 +75,12 @@ def finish_sweep(
 
 def choose_winner(trials: Sequence[TrialRecord], *, sweep: Sweep, sweep_dir: SweepDirectory) -> TrialRecord | None:
     """Return the trial to export: the best one, or the median trial of the best configuration in a confirmation."""
-    from toprung.analysis.racing import dropped_leaders
-    from toprung.analysis.seeds import representative
     from toprung.records.ranking import rank_trials
 
     best = next(iter(rank_trials(trials, mode=sweep.mode)), None)
     if best is None or confirmed_sweep_id(sweep_dir) is None:
         return best
+    from toprung.analysis.racing import dropped_leaders
+    from toprung.analysis.seeds import representative
+
     return representative(trials, mode=sweep.mode, exclude=dropped_leaders(trials, sweep)) or best

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from toprung.records import ledger
 from toprung.records.sweep_dir import FAILURE_FILE, TRIAL_LOCK_FILE, SweepDirectory
-from toprung.records.trial_record import TrialRecord
+from toprung.records.trial_record import TrialRecord, now_ms
 from toprung.spec import Sweep
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def continue_survivors(study: optuna.Study, *, sweep_dir: SweepDirectory, sweep:
         start = {
             "trial_id": trial_id,
             "config": {**trial.config, "num_epochs": sweep.asha.max_epochs},
-            "time_ms": ledger.now_ms(),
+            "time_ms": now_ms(),
             "continues": trial.trial_id,
             "is_default": trial.is_default,
         }

@@ -12,6 +12,7 @@ from toprung.project.modules import list_recipes, load_recipe, switch_to
 from toprung.records import ledger
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import now_ms
 from toprung.spec import Sweep
 from toprung.sweep.preflight import PreparedSweep
 
@@ -35,7 +36,7 @@ def previous_seconds(sweep_dir: SweepDirectory) -> float:
         )
     )
     total = 0
-    for start, following in zip(starts, [*starts[1:], ledger.now_ms()], strict=True):
+    for start, following in zip(starts, [*starts[1:], now_ms()], strict=True):
         last = max((time_ms for time_ms in events if start <= time_ms <= following), default=start)
         total += last - start
     return total / 1000

@@ -12,7 +12,7 @@ from toprung.records import ledger
 from toprung.records.ledger import Ledger
 from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
-from toprung.records.trial_record import TrialRecord
+from toprung.records.trial_record import TrialRecord, now_ms
 from toprung.sweep.driver import Outcome
 from toprung.sweep.progress import ProgressListener, SweepProgress
 
@@ -62,7 +62,7 @@ def _study(sweep_dir: SweepDirectory) -> optuna.Study | None:
 def _replay_ledger(progress: SweepProgress, known: Ledger, listener: ProgressListener) -> None:
     """Update the progress to the ledger, and report what has happened since the last read."""
     if known.driver_runs:
-        progress.started = time.monotonic() - max(0.0, (ledger.now_ms() - known.driver_runs[-1].time_ms) / 1000)
+        progress.started = time.monotonic() - max(0.0, (now_ms() - known.driver_runs[-1].time_ms) / 1000)
     if progress.phase:
         _update_phase(progress, known, listener)
     is_first_poll = not progress.trials

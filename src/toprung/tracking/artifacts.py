@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toprung.errors import UserError
-from toprung.records import ledger
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_record import now_ms
 from toprung.secrets import mask_uri
 from toprung.tracking import server
 
@@ -100,7 +100,7 @@ def record_run(
         tags = {key: parent.data.tags[key] for key in inherited if key in parent.data.tags}
         tags |= {MLFLOW_PARENT_RUN_ID: parent_id, "toprung.kind": name, "toprung.status": "finished"}
         run_id: str = client.create_run(parent.info.experiment_id, run_name=name, tags=tags).info.run_id
-        time_ms = ledger.now_ms()
+        time_ms = now_ms()
         log = RunLog(client)
         log.log(
             run_id,

@@ -17,7 +17,7 @@ from toprung.records.catalog import confirmed_sweep_id
 from toprung.records.lineage import Lineage
 from toprung.records.ranking import is_better, rank_trials
 from toprung.records.sweep_dir import SweepDirectory
-from toprung.records.trial_record import End, TrialRecord
+from toprung.records.trial_record import End, TrialRecord, now_ms
 from toprung.spec import Sweep
 from toprung.tracking import notes, server
 
@@ -58,7 +58,7 @@ def open_sweep(sweep_dir: SweepDirectory, *, sweep: Sweep) -> MlflowSweep:
         artifact_location=server.artifact_location(root, uri),
         experiment=sweep.name,
         sweep_id=sweep_dir.sweep_id,
-        started=driver_runs[0].time_ms if driver_runs else ledger.now_ms(),
+        started=driver_runs[0].time_ms if driver_runs else now_ms(),
         lineage=_lineage(sweep_dir),
         source=_source(sweep_dir),
         top_rung=sweep.rungs[-1],
@@ -302,7 +302,7 @@ class Mirror:
             metrics=metrics,
             tags=tags,
             artifacts=[sweep_dir.spec_file, sweep_dir.lineage_file, sweep_dir.export_folder],
-            time_ms=ledger.now_ms(),
+            time_ms=now_ms(),
         )
         self._note(f"the sweep: {refusal}" for refusal in self._sweep.log.rejected(self._sweep.run_id))
 
