@@ -76,8 +76,30 @@ def test_augmentation_reduces_the_gap(experiment):
     assert answer.difference.mean == pytest.approx(-0.3, abs=0.01)
 
 
+def test_the_best_configuration_is_compared_with_each_other_one_fold_by_fold(driver):
+    sweep = driver()
+    _run(sweep, "probe", end=0.6)
+    _run(sweep, "fine-tuned", end=0.8)
+    _run(sweep, "searched", end=0.5, optimizer="adam", lr=0.3)
+    folds = compare(group_by_configuration(sweep.read()), mode="max", test_train_ratio=0.25)
+    leads = [answer for answer in list_answers(folds) if answer.measure == "value"]
+    assert [(answer.left, answer.right) for answer in leads] == [("fine-tuned", "probe"), ("fine-tuned", "searched")]
+    assert leads[0].difference is not None
+    assert leads[0].difference.mean == pytest.approx(0.2, abs=0.01)
+    assert leads[0].difference.excludes_zero
+    assert "5 pairs of folds" in leads[0].sentence
+
+
+def test_single_trials_have_no_lead(driver):
+    sweep = driver()
+    for lr in (0.1, 0.2):
+        sweep.trial([0.5, lr], config={**BASE, "lr": lr})
+    comparison = compare(group_by_configuration(sweep.read()), mode="max")
+    assert not [answer for answer in list_answers(comparison) if answer.measure == "value"]
+
+
 def test_only_configurations_that_differ_in_one_factor_are_compared(experiment):
-    pairs = {frozenset((a.left, a.right)) for a in list_answers(experiment) if a.left}
+    pairs = {frozenset((a.left, a.right)) for a in list_answers(experiment) if a.left and a.measure != "value"}
     assert pairs == {
         frozenset("AB"),
         frozenset("AC"),

@@ -16,11 +16,11 @@ app = typer.Typer()
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder; . for the current one.")],
 ) -> None:
-    """Create a project: a trainer, a search space, recipes, a cluster configuration and CI workflows."""
+    """Create a project: trainers, search spaces, recipes, a cluster configuration and CI workflows."""
     from toprung.scaffold import scaffold
 
     files = scaffold(folder)
-    print(f"Created a project of {len(files)} files in {folder}. README.md explains each of them. Next:\n")
+    print(f"Created a project of {len(files)} files in {folder}. README.md describes them. Next:\n")
     if folder.resolve() != Path.cwd():
         print(f"  cd {short_path(folder)}")
     print("  toprung data add mine FOLDER        # your images, one folder per class")

@@ -145,7 +145,8 @@ def _groups(comparison: SweepComparison, *, width: int) -> Table:
         fit = ", ".join(f"{count} {kind}" for kind, count in group.fits.items())
         values = [_format_mean(group, measure, digits=3) for measure in optional.values()]
         table.add_row(rank, trials, _format_mean(group, "value", digits=4), *values, fit, group.name)
-    table.caption = "trials: finished/all; =: not significantly worse than the best (Games-Howell)"
+    test = "paired by fold, Bonferroni" if comparison.comparison.test_train_ratio else "Games-Howell"
+    table.caption = f"trials: finished/all; =: not significantly worse than the best ({test})"
     table.caption_justify = "left"
     return table
 

@@ -33,7 +33,7 @@ def verify(
     retrain: Annotated[
         bool,
         typer.Option(
-            "--retrain", help="Train the exported trial again, and compare its epochs and weights bit by bit."
+            "--retrain", help="Train the exported trial again, and compare its epochs and weights bit for bit."
         ),
     ] = False,
     strict: Annotated[

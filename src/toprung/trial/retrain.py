@@ -107,10 +107,10 @@ def _discard(metrics: dict[str, float]) -> None:
 
 
 def compare_tensors(recorded: dict[str, Tensor], retrained: dict[str, Tensor]) -> dict[str, Any]:
-    """Compare two state dicts bit by bit.
+    """Compare two state dicts bit for bit.
 
     Returns:
-        `count`, the number of recorded tensors; `differing`, the names of those that are not equal in every bit;
+        `count`, the number of recorded tensors; `differing`, the names of those that are not identical;
         `largest`, the largest absolute difference, with the `name` of its tensor.
     """
     import torch

@@ -1,7 +1,8 @@
 """The questions of a controlled experiment, each answered with a number, its uncertainty and a sentence.
 
-Two configurations are compared only if they differ in exactly one factor: the optimizer (with its own hyperparameters,
-at a learning rate of the same rank), the learning rate, or the augmentation. The ranked table covers everything else.
+A difference is attributed to a factor only if two configurations differ in nothing else: the optimizer (with its own
+hyperparameters, at a learning rate of the same rank), the learning rate, or the augmentation. Otherwise, only the best
+values are compared, those of the best configuration with each other one.
 """
 
 from __future__ import annotations
@@ -48,11 +49,25 @@ def list_answers(comparison: Comparison) -> list[Answer]:
     """Answer all questions that the groups can answer, question by question."""
     measured = [group for group in comparison.groups if group.num_finished]
     contrasts = [
-        _contrast(factor, measure, left, right, test_train_ratio=comparison.test_train_ratio)
+        _contrast(QUESTIONS[factor][0], measure, left, right, test_train_ratio=comparison.test_train_ratio)
         for factor, measure, left, right in _contrasts(measured)
     ]
     compared = [answer for answer in contrasts if answer is not None]
-    return [*compared, *_fit_answers(measured), *_trade_off(measured), *_failures(comparison.groups)]
+    leads = _leads(measured, test_train_ratio=comparison.test_train_ratio)
+    return [*leads, *compared, *_fit_answers(measured), *_trade_off(measured), *_failures(comparison.groups)]
+
+
+def _leads(groups: Sequence[Group], *, test_train_ratio: float) -> list[Answer]:
+    """Compare the best value of the best configuration of a controlled experiment with that of the next ones."""
+    repeated = [group for group in groups if group.num_finished > 1]
+    if not all(group.is_controlled for group in repeated):
+        return []
+    question = "By how much is the best configuration ahead? (Each interval holds alone, at 95%.)"
+    answers = [
+        _contrast(question, "value", repeated[0], other, test_train_ratio=test_train_ratio)
+        for other in repeated[1 : MAX_NAMED + 1]
+    ]
+    return [answer for answer in answers if answer is not None]
 
 
 def _contrasts(groups: Sequence[Group]) -> Iterator[tuple[str, str, Group, Group]]:
@@ -94,16 +109,17 @@ def _strength(factor: str, group: Group) -> tuple[float, str]:
     return (float(value) if factor == "lr" and value is not None else 0.0, group.name)
 
 
-def _contrast(factor: str, measure: str, left: Group, right: Group, *, test_train_ratio: float) -> Answer | None:
+def _contrast(question: str, measure: str, left: Group, right: Group, *, test_train_ratio: float) -> Answer | None:
     ours, theirs = left.values.get(measure, {}), right.values.get(measure, {})
     if not ours or not theirs:
         return None
     interval, num_pairs = difference(ours, theirs, test_train_ratio=test_train_ratio)
-    sentence = _sentence(measure, left, right, interval, num_pairs)
-    return Answer(QUESTIONS[factor][0], sentence, measure, left.name, right.name, interval, num_pairs)
+    pairs = f"{num_pairs} pairs of {'folds' if test_train_ratio else 'seeds'}" if num_pairs else ""
+    sentence = _sentence(measure, left, right, interval, pairs)
+    return Answer(question, sentence, measure, left.name, right.name, interval, num_pairs)
 
 
-def _sentence(measure: str, left: Group, right: Group, interval: Interval, num_pairs: int) -> str:
+def _sentence(measure: str, left: Group, right: Group, interval: Interval, pairs: str) -> str:
     ours, theirs = left.interval(measure), right.interval(measure)
     assert ours is not None
     assert theirs is not None
@@ -111,9 +127,9 @@ def _sentence(measure: str, left: Group, right: Group, interval: Interval, num_p
     if interval.low is None or interval.high is None:
         return f"{_capitalise(means)}. Inconclusive: one side has a single trial, so its spread is unknown."
     counts = f"{len(left.values[measure])} and {pluralize(len(right.values[measure]), 'trial')}"
-    sample = f"{num_pairs} pairs of seeds" if num_pairs else counts
     between = f"difference {format_figure(interval.mean, signed=True)}, {interval.confidence:.0%} interval "
-    between += f"{format_figure(interval.low, signed=True)} to {format_figure(interval.high, signed=True)}, {sample}"
+    between += f"{format_figure(interval.low, signed=True)} to {format_figure(interval.high, signed=True)}, "
+    between += pairs or counts
     if not interval.excludes_zero:
         return f"{_capitalise(means)}: not significantly different ({between})."
     more = "more" if interval.mean > 0 else "less"

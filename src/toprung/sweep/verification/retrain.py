@@ -27,7 +27,7 @@ TRAINING_FACTS = ("data", "split", "weights", "code", "toprung", "libraries", "m
 
 
 def check_retrain(recorded: RecordedSweep, facts: Sequence[Fact], *, echo: Callable[[str], object]) -> Iterator[Fact]:
-    """Train the exported trial again, with the sweep's copy of the code, and compare the result bit by bit.
+    """Train the exported trial again, with the sweep's copy of the code, and compare the result bit for bit.
 
     It trains in a temporary folder, which is removed however this ends; nothing of the sweep is changed.
 
