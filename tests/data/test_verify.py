@@ -1,4 +1,4 @@
-"""Checks of arrays against dvc.lock, and of a dataset and its split against those of a sweep."""
+"""Checks of arrays against dvc.lock."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import pytest
 from toprung import data
 from toprung.data.prepare.writing import write_dataset_card
 from toprung.errors import UserError
-from toprung.spec import Data
 
 
 def test_arrays_that_do_not_match_dvc_lock_are_refused_though_their_card_agrees(dvc_project, tmp_path):
@@ -26,18 +25,6 @@ def test_arrays_that_do_not_match_dvc_lock_are_refused_though_their_card_agrees(
         data.verify("digits", root=root, project=dvc_project)
     assert "data/prepared/digits does not match dvc.lock (modified)" in str(caught.value)
     assert "dvc checkout data/prepared/digits" in str(caught.value)
-
-
-def test_a_dataset_that_changed_between_sweep_and_resume_is_refused(root):
-    data_settings = Data(name="digits")
-    began = data.open_prepared("digits", root=root).card.fingerprint
-    _, split = data.split_arrays(data_settings, root=root)
-    data.check_unchanged(data_settings, root=root, data_fingerprint=began, split_fingerprint=split)
-    with pytest.raises(UserError, match="The dataset digits is not the one that this sweep started with"):
-        data.check_unchanged(data_settings, root=root, data_fingerprint="0" * 64, split_fingerprint=split)
-    for other in (Data(name="digits", split_seed=1), Data(name="digits", max_train=100)):
-        with pytest.raises(UserError, match="The split of digits is not the one that this sweep started with"):
-            data.check_unchanged(other, root=root, data_fingerprint=began, split_fingerprint=split)
 
 
 def test_what_dvc_lock_says_is_nothing_where_it_says_nothing(tmp_path, dvc_project):

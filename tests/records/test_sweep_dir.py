@@ -4,11 +4,13 @@ import json
 from datetime import datetime
 from importlib import metadata
 
+import filelock
 import pytest
 
 from toprung.analysis.summary import brief, sweep_summary
 from toprung.errors import UserError
 from toprung.records import catalog, ledger
+from toprung.records.lineage import read_lineage
 from toprung.records.sweep_dir import FAILURE_FILE, Failure, SweepDirectory, write_json
 from toprung.spec import Sweep
 from toprung.sweep.maintenance import orphaned_sweeps
@@ -203,7 +205,19 @@ def test_a_sweep_has_a_live_driver_only_while_its_lock_is_held(tmp_path):
     with sweep_dir.lock():
         assert sweep_dir.has_live_driver()
         assert sweep_summary(sweep_dir)["status"] == "running"
+        with pytest.raises(filelock.Timeout):
+            sweep_dir.lock().acquire()
     assert not sweep_dir.has_live_driver()
+
+
+def test_a_lock_file_that_only_others_may_write_is_read(tmp_path):
+    sweep_dir = _create(tmp_path)
+    with sweep_dir.lock():
+        pass
+    sweep_dir.lock_file.chmod(0o444)
+    with pytest.MonkeyPatch.context() as no_writing:
+        no_writing.setattr(filelock.FileLock, "acquire", None)  # root may write any file
+        assert not sweep_dir.has_live_driver()
 
 
 def test_the_spec_names_its_recipe_and_the_settings_changed_on_the_command_line(tmp_path):
@@ -212,6 +226,21 @@ def test_the_spec_names_its_recipe_and_the_settings_changed_on_the_command_line(
     )
     content = sweep_dir.read(sweep_dir.spec_file)
     assert (content["recipe"], content["settings"]) == ("tune.digits", ["num_trials=3"])
+
+
+def test_a_sweep_that_is_being_removed_is_not_listed(tmp_path):
+    sweep_dir = _create(tmp_path)
+    sweep_dir.path.rename(tmp_path / f".removed-{sweep_dir.sweep_id}")
+    assert list(catalog.list_sweeps(tmp_path)) == []
+
+
+def test_a_damaged_lineage_is_named_with_its_fields(tmp_path):
+    sweep_dir = _create(tmp_path)
+    with pytest.raises(UserError, match=r"lineage.json cannot be read"):
+        read_lineage(sweep_dir)
+    sweep_dir.write(sweep_dir.lineage_file, {"commit": None, "seed": "zero"})
+    with pytest.raises(UserError, match=r"lineage.json is damaged: .*data_name.*seed.*Restore it from a backup."):
+        read_lineage(sweep_dir)
 
 
 def test_only_folders_with_a_spec_are_sweeps(tmp_path):

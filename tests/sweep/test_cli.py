@@ -196,7 +196,7 @@ PUBLIC = {
     "toprung.data": [
         "AddedDataset", "Arrays", "DatasetCard", "Duplicates", "FolderSettings", "ImageArrays", "LockedHashes",
         "OPERATIONS", "Operation", "PREPARED", "Prepared", "RAW", "SOURCES", "Source", "SplitIndices",
-        "UnreadableFile", "add", "check_unchanged", "classes_missing_from_folds", "fold_arrays", "folder_settings",
+        "UnreadableFile", "add", "classes_missing_from_folds", "fold_arrays", "folder_settings",
         "group_split", "load_arrays", "near_duplicates", "open_mmap_images", "open_prepared", "open_test_split",
         "prepare", "prepare_folder", "read_lock", "reproduce", "split_arrays", "stratified_folds",
         "stratified_split", "verify", "write_sample_sheet",

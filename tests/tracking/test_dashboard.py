@@ -9,7 +9,7 @@ import pytest
 from tests.analysis.conftest import Driver
 from tests.servers import free_port, wait_until
 from toprung.errors import UserError
-from toprung.records.study_storage import read_only_storage
+from toprung.records.study_storage import storage_for_reading
 from toprung.tracking import dashboard
 from toprung.tracking.ui import stop_ui
 
@@ -60,7 +60,7 @@ def test_the_dashboard_cannot_write_to_the_ledger(served, sweep):
     assert refused.value.code == 500
     assert sweep.sweep_dir.ledger_file.read_bytes() == before
     with pytest.raises(PermissionError, match="only a sweep's driver may write"):
-        read_only_storage(sweep.sweep_dir)._backend.append_logs([{}])
+        storage_for_reading(sweep.sweep_dir)._backend.append_logs([{}])
 
 
 def test_without_the_package_one_line_says_what_to_install(sweep, monkeypatch):

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -67,6 +68,17 @@ def test_a_killed_writer_is_replaced_by_another_that_catches_up(url, tmp_path):
     recorded.close()
     assert_agrees(url, recorded.sweep_dir)
     assert parent_of(url, recorded.sweep_dir.sweep_id).info.status == "FINISHED"
+    assert recorded.writer.tracking_error is None
+
+
+def test_a_writer_that_is_killed_within_an_event_is_replaced(url, tmp_path):
+    recorded = _RecordedByProcess(tmp_path)
+    process = subprocess.Popen(
+        ["printf", '{"event": "run", "tri'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    )
+    recorded.writer._listen(process)
+    assert recorded.writer._num_starts == 1
+    recorded.close()
     assert recorded.writer.tracking_error is None
 
 

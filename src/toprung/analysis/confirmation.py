@@ -24,7 +24,7 @@ from toprung.analysis.seeds import DEFAULT, values_by_seed
 from toprung.analysis.shrinkage import seed_variance, shrunken_value, variance_within_folds
 from toprung.errors import pluralize
 from toprung.records import ledger
-from toprung.records.lineage import Lineage
+from toprung.records.lineage import read_lineage
 from toprung.records.sweep_dir import SweepDirectory
 
 NOT_HYPERPARAMETERS = ("num_epochs", "seed", "experiment")
@@ -181,7 +181,7 @@ def read_confirmation(sweep_dir: SweepDirectory, confirmation_dir: SweepDirector
             in_sweep[DEFAULT] = trial.value
     values, folds = values_by_seed(trials), None
     if sweep.data.num_folds is not None:
-        lineage = Lineage.model_validate(confirmation_dir.read(confirmation_dir.lineage_file))
+        lineage = read_lineage(confirmation_dir)
         folds = Folds(
             sweep.data.num_folds,
             sweep.num_repeats,

@@ -20,7 +20,7 @@ from toprung.data.splits.cross_validation import classes_missing_from_folds, fol
 from toprung.data.splits.folds import stratified_folds
 from toprung.data.splits.group_split import group_split
 from toprung.data.splits.stratified_split import SplitIndices, stratified_split
-from toprung.data.verify import check_unchanged, verify
+from toprung.data.verify import verify
 from toprung.data.versioning.dvc_project import RAW
 from toprung.data.versioning.lock import LockedHashes, read_lock
 from toprung.data.versioning.stages import folder_settings, reproduce
@@ -43,7 +43,6 @@ __all__ = [
     "SplitIndices",
     "UnreadableFile",
     "add",
-    "check_unchanged",
     "classes_missing_from_folds",
     "fold_arrays",
     "folder_settings",

@@ -1,4 +1,4 @@
-"""Check a prepared dataset against its card, against dvc.lock, and against a sweep that started on it."""
+"""Check a prepared dataset against its card and against dvc.lock."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from pathlib import Path
 
 from toprung.data.card import DatasetCard, channel_statistics, fingerprint_of, prepare_command
 from toprung.data.prepared import PREPARED, open_arrays, open_prepared
-from toprung.data.splits.arrays import split_indices
-from toprung.data.splits.cross_validation import cross_validation
 from toprung.data.versioning.lock import changed_outputs
 from toprung.errors import UserError
-from toprung.spec import Data
 
 
 def verify(name: str, *, root: Path, project: Path | None = None) -> DatasetCard:
@@ -43,41 +40,3 @@ def verify(name: str, *, root: Path, project: Path | None = None) -> DatasetCard
             f"(or, to prepare it again: toprung data prepare {name})"
         )
     return card
-
-
-def check_unchanged(
-    data_settings: Data, *, root: Path, data_fingerprint: str, split_fingerprint: str, num_repeats: int = 1
-) -> None:
-    """Make sure that a sweep that is resumed or extended sees the images and the split that it started with.
-
-    Compares the card's fingerprint, and computes the split again; `verify` reads all bytes too.
-
-    Args:
-        data_settings: the sweep's data part.
-        root: the folder of all prepared datasets.
-        data_fingerprint: the dataset's fingerprint when the sweep started, from its lineage.
-        split_fingerprint: the split's fingerprint then.
-        num_repeats: the number of repeats of a cross-validation.
-
-    Raises:
-        UserError: either differs; the dataset is not prepared, or is damaged.
-    """
-    prepared = open_prepared(data_settings.name, root=root)
-    if prepared.card.fingerprint != data_fingerprint:
-        raise UserError(
-            f"The dataset {data_settings.name} is not the one that this sweep started with: its fingerprint is "
-            f"{prepared.card.fingerprint[:12]}, the sweep's is {data_fingerprint[:12]}. Check out the dvc.lock from "
-            f"that time and type: toprung data pull {data_settings.name}   (or start a new sweep)"
-        )
-    split = (
-        split_indices(data_settings, prepared)
-        if data_settings.num_folds is None
-        else cross_validation(data_settings, prepared, num_repeats=num_repeats)
-    )
-    if split.fingerprint != split_fingerprint:
-        raise UserError(
-            f"The split of {data_settings.name} is not the one that this sweep started with: "
-            f"its fingerprint is {split.fingerprint[:12]}, the sweep's is "
-            f"{split_fingerprint[:12]}. The images are the same, but they are split differently: start a new "
-            "sweep, or use the version of toprung that started this one."
-        )

@@ -1,6 +1,6 @@
 """Score model.onnx in a process that can import neither torch nor toprung.
 
-A script, which runs alone: `python -I onnx_scoring.py TASK`. It imports only onnxruntime, numpy and, through the
+A script, which runs alone: `python -I onnx_scoring.py < TASK`. It imports only onnxruntime, numpy and, through the
 snippet of the model card, Pillow.
 """
 
@@ -99,4 +99,4 @@ def median_ms(run: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, ImportBlocker())
-    sys.stdout.write(json.dumps(score(json.loads(sys.argv[1]))) + "\n")
+    sys.stdout.write(json.dumps(score(json.load(sys.stdin))) + "\n")

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toprung.data.image_folder.decode import Unreadable
+from toprung.data.image_folder.listing import SUFFIXES
 from toprung.errors import UserError
 from toprung.export.predictor import Label, Predictor
+from toprung.machine import num_cpus
 
 BATCH_SIZE = 32
 BATCHES_AHEAD = 4  # decoded or being decoded while the model runs
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def predict_files(
         batch_size: images per call of the model.
         num_workers: threads that decode; None: one per CPU.
     """
-    num_workers = num_workers or len(os.sched_getaffinity(0))
+    num_workers = num_workers or num_cpus()
     remaining = iter(files)
     with ThreadPoolExecutor(num_workers) as pool:
         batches: deque[list[tuple[str, Future[NDArray[np.uint8] | str]]]] = deque()

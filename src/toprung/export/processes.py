@@ -17,7 +17,7 @@ class ExportFailed(RuntimeError):
 
 
 def run_in_fresh_process(module: str, task: dict[str, Any], *, code: Path) -> dict[str, Any]:
-    """Run a module that takes a task as JSON and prints JSON, with the project's code on its path.
+    """Run a module that reads a task as JSON from stdin and prints JSON, with the project's code on its path.
 
     Args:
         module: the module to run.
@@ -31,7 +31,7 @@ def run_in_fresh_process(module: str, task: dict[str, Any], *, code: Path) -> di
 
 
 def run_isolated(script: Path, task: dict[str, Any]) -> dict[str, Any]:
-    """Run a script that takes a task as JSON and prints JSON, without PYTHONPATH and the current folder on its path.
+    """Run a script like `run_in_fresh_process` does, but without PYTHONPATH and the current folder on its path.
 
     Raises:
         ExportFailed: the process failed; the message is the last line of its stderr.
@@ -41,7 +41,7 @@ def run_isolated(script: Path, task: dict[str, Any]) -> dict[str, Any]:
 
 def _run(command: list[str], task: dict[str, Any], *, env: dict[str, str]) -> dict[str, Any]:
     completed = subprocess.run(
-        [*command, json.dumps(task)],
+        command, input=json.dumps(task),  # which may be longer than an argument can be
         capture_output=True, encoding="utf-8", errors="replace", check=False, env=env,
     )  # fmt: skip
     if completed.returncode != 0:

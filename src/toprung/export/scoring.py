@@ -156,4 +156,4 @@ def choose_image_files(folder: Path, rows_N: NDArray[np.int64], *, prepared: Pat
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(score(json.loads(sys.argv[1]))) + "\n")
+    sys.stdout.write(json.dumps(score(json.load(sys.stdin))) + "\n")

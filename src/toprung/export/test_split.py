@@ -115,4 +115,4 @@ def score(task: dict[str, Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(score(json.loads(sys.argv[1]))) + "\n")
+    sys.stdout.write(json.dumps(score(json.load(sys.stdin))) + "\n")

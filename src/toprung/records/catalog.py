@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib import metadata
@@ -70,9 +71,13 @@ def list_sweeps(root: Path) -> Iterator[SweepDirectory]:
     """Yield all sweeps below `root`, newest first."""
     if not root.is_dir():
         return
-    paths = [path for path in root.iterdir() if (path / "sweep.json").is_file()]
-    for path in sorted(paths, key=lambda path: ((path / "sweep.json").stat().st_mtime_ns, path.name), reverse=True):
-        yield SweepDirectory(path.resolve())
+    found = []
+    for path in root.iterdir():
+        if not path.name.startswith("."):  # it is being removed
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found.append(((path / "sweep.json").stat().st_mtime_ns, path.name))
+    for _, name in sorted(found, reverse=True):
+        yield SweepDirectory((root / name).resolve())
 
 
 def find_sweep(root: Path, sweep_name: str) -> SweepDirectory:

@@ -10,8 +10,9 @@ All have their time in milliseconds since 1970. Only the sweep's driver writes t
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -72,27 +73,47 @@ def read_all(sweep_dir: SweepDirectory) -> Ledger:
     Raises:
         UserError: the ledger cannot be read.
     """
-    storage = storage_for_reading(sweep_dir)
-    if storage is None:
-        return Ledger([], [])
+    study = open_study(sweep_dir)
+    return Ledger([], []) if study is None else parse_study(study)
+
+
+def open_study(sweep_dir: SweepDirectory) -> optuna.Study | None:
+    """Open the study of a sweep to read it; return None if its driver has not created it.
+
+    Raises:
+        UserError: the ledger cannot be read.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
+    with _database_errors(sweep_dir.sweep_id):
+        storage = storage_for_reading(sweep_dir)
+        if storage is None:
+            return None
         try:
-            study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage)
+            return optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage)
         except KeyError:
-            return Ledger([], [])  # the driver has not created the study yet, or died before it did
+            return None  # the driver has not created the study yet, or died before it did
         except ValueError as error:
             raise UserError(f"The ledger {sweep_dir.ledger_file} cannot be read: {error}") from None
-        return parse_study(study)
-    except optuna.exceptions.StorageInternalError as error:
-        raise UserError(f"The study of {sweep_dir.sweep_id} cannot be read: {study_failure(error)}.") from error
 
 
 def parse_study(study: optuna.Study) -> Ledger:
-    """Return the trials and drivers that an open study records."""
-    attributes = study.user_attrs
-    driver_runs = [DriverRun(**attributes[key]) for key in sorted(filter(_is_driver_run, attributes), key=_number)]
-    return Ledger(parse_records(study, study.get_trials(deepcopy=False)), driver_runs)
+    """Return the trials and drivers that an open study records.
+
+    Raises:
+        UserError: the study's database fails.
+    """
+    with _database_errors(study.study_name):
+        attributes = study.user_attrs
+        driver_runs = [DriverRun(**attributes[key]) for key in sorted(filter(_is_driver_run, attributes), key=_number)]
+        return Ledger(parse_records(study, study.get_trials(deepcopy=False)), driver_runs)
+
+
+@contextlib.contextmanager
+def _database_errors(sweep_id: str) -> Iterator[None]:
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        raise UserError(f"The study of {sweep_id} cannot be read: {study_failure(error)}.") from error
 
 
 def parse_records(study: optuna.Study, trials: Iterable[FrozenTrial]) -> list[TrialRecord]:

@@ -33,8 +33,8 @@ def cached(sweep_dir: SweepDirectory, name: str, compute: Callable[[], Any]) -> 
             if isinstance(content, dict) and content.get("key") == key:
                 return content["result"]
     result = compute()
-    if key is not None and not sweep_dir.has_live_driver():
-        with contextlib.suppress(OSError):  # a read-only or full disk
+    with contextlib.suppress(OSError):  # a read-only or full disk
+        if key is not None and not sweep_dir.has_live_driver():
             file.parent.mkdir(exist_ok=True)
             atomic_write.write_text(file, json.dumps({"key": key, "result": result}))
     return result

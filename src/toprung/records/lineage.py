@@ -11,13 +11,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from toprung.data import DatasetCard
 from toprung.data.versioning import lineage
 from toprung.errors import UserError
 from toprung.git_command import is_checkout, query_git, run_git
 from toprung.machine import cpu_name
+from toprung.records.sweep_dir import SweepDirectory
 
 PACKAGES = ("toprung", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "dvc", "numpy")
 SOURCE_COMMIT_FILE = "source-commit.json"
@@ -46,6 +47,20 @@ class Lineage(BaseModel):
     dvc_remote: str | None = None
     cpu: str | None = None  # of the driver's machine; None in records of older versions
     weights: dict[str, str] = {}  # sha256 of the pretrained weights, by name
+
+
+def read_lineage(sweep_dir: SweepDirectory) -> Lineage:
+    """Read the lineage of a sweep.
+
+    Raises:
+        UserError: it was not recorded, or the file is damaged.
+    """
+    content = sweep_dir.read(sweep_dir.lineage_file)
+    try:
+        return Lineage.model_validate(content)
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
+        raise UserError(f"{sweep_dir.lineage_file} is damaged: {fields}. Restore it from a backup.") from None
 
 
 def collect(

@@ -14,7 +14,6 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from toprung.errors import UserError
 from toprung.records.journal import (
@@ -80,24 +79,15 @@ def storage_for_rehearsal(folder: Path) -> BaseStorage:
 def storage_for_reading(sweep_dir: SweepDirectory) -> BaseStorage | None:
     """Open the study's storage to read it; return None if the sweep has no ledger yet.
 
+    A file refuses writes; a database has the permissions of its user.
+
     Raises:
         UserError: the ledger is damaged, the database cannot be used, or its URL is not set.
     """
     if sweep_dir.ledger_file.is_file():
-        return _journal(lambda: JournalStorage(JournalFileBackend(str(sweep_dir.ledger_file))), sweep_dir.ledger_file)
+        return _journal(lambda: JournalStorage(ReadOnlyJournal(str(sweep_dir.ledger_file))), sweep_dir.ledger_file)
     uri = _database_of(sweep_dir)
     return _database(uri) if uri else None
-
-
-def read_only_storage(sweep_dir: SweepDirectory) -> BaseStorage | None:
-    """Open the study's storage for a program that must not write; a database has the permissions of its user.
-
-    Raises:
-        UserError: as for `storage_for_reading`.
-    """
-    if sweep_dir.ledger_file.is_file():
-        return _journal(lambda: JournalStorage(ReadOnlyJournal(str(sweep_dir.ledger_file))), sweep_dir.ledger_file)
-    return storage_for_reading(sweep_dir)
 
 
 def _database_of(sweep_dir: SweepDirectory) -> str | None:

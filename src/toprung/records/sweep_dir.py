@@ -21,6 +21,7 @@ sweep.log      the output of the libraries
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -187,18 +188,19 @@ class SweepDirectory:
         return run_id if isinstance(run_id, str) else None
 
     def lock(self) -> filelock.BaseFileLock:
-        """Return the driver's lock, not yet acquired."""
-        return filelock.FileLock(self.lock_file, timeout=0)
+        """Return the driver's lock, not yet acquired. It waits longer than `has_live_driver` holds the lock."""
+        return filelock.FileLock(self.lock_file, timeout=0.5)
 
     def has_live_driver(self) -> bool:
         """Whether a driver holds the lock now, regardless of the recorded status."""
-        if not self.lock_file.exists():
-            return False
         try:
-            with self.lock():
-                return False
-        except filelock.Timeout:
+            with self.lock_file.open("rb") as file:  # needs no write access, unlike filelock
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
             return True
+        return False
 
     @property
     def is_finished(self) -> bool:

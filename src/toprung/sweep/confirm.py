@@ -21,6 +21,7 @@ from toprung.records.ranking import rank_trials
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 from toprung.sweep.driver import Outcome
+from toprung.sweep.maintenance import check_ended
 from toprung.sweep.preflight import fold_warnings, prepare_sweep
 from toprung.sweep.progress import ProgressListener
 from toprung.sweep.resume_checks import check_data_unchanged
@@ -93,8 +94,7 @@ def confirmation_spec(
             f"{sweep_dir.sweep_id} is a controlled experiment, already trained with all its seeds. "
             f"Type: toprung compare {sweep_dir.sweep_id}"
         )
-    if sweep_dir.has_live_driver():
-        raise UserError(f"{sweep_dir.sweep_id} is running. Confirm it after it has ended.")
+    check_ended(sweep_dir, action="Confirm")
     trials = ledger.read(sweep_dir)
     order = rank_trials(trials, mode=sweep.mode)
     if not order:

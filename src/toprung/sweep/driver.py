@@ -152,7 +152,7 @@ class Driver:
     def _collect_lineage(self) -> lineage.Lineage:
         prepared, sweep, sweep_dir = self._prepared, self._sweep, self._sweep_dir
         if not self._launch.is_new_sweep:
-            return lineage.Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
+            return lineage.read_lineage(sweep_dir)
         record = lineage.collect(
             prepared.project,
             card=prepared.card,

@@ -10,10 +10,10 @@ from toprung.export.bundle import ExportSource, export_winner, write_model_card
 from toprung.export.processes import ExportFailed
 from toprung.exported_config import read_description
 from toprung.records import ledger
-from toprung.records.lineage import Lineage
+from toprung.records.lineage import read_lineage
 from toprung.records.sweep_dir import WEIGHTS_FILE, SweepDirectory
-from toprung.remote_storage import has_remote_driver
 from toprung.sweep.finish import choose_winner
+from toprung.sweep.maintenance import check_ended
 from toprung.tracking.artifacts import download_file
 
 
@@ -32,8 +32,7 @@ def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None
     Raises:
         UserError: the sweep is running, has no such trial, or the trial cannot be exported.
     """
-    if sweep_dir.has_live_driver() or has_remote_driver(sweep_dir):
-        raise UserError(f"{sweep_dir.sweep_id} is running. Export it after it has ended.")
+    check_ended(sweep_dir, action="Export")
     trials = ledger.read(sweep_dir)
     winner = choose_winner(trials, sweep=sweep_dir.spec(), sweep_dir=sweep_dir)
     if trial_number is None:
@@ -83,7 +82,7 @@ def _read_source(project: Path, sweep_dir: SweepDirectory, *, num_trials: int) -
     return ExportSource(
         sweep_dir,
         sweep,
-        Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file)),
+        read_lineage(sweep_dir),
         data.open_prepared(sweep.data.name, root=prepared_root).card,
         prepared_root,
         num_trials,

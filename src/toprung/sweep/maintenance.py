@@ -22,6 +22,20 @@ if TYPE_CHECKING:
     from toprung.records.trial_record import TrialRecord
 
 
+def check_ended(sweep_dir: SweepDirectory, *, action: str) -> None:
+    """Check that no driver runs the sweep, on this machine or another.
+
+    Args:
+        sweep_dir: the sweep.
+        action: what to do after it has ended, for the message, such as "Export".
+
+    Raises:
+        UserError: the sweep is running.
+    """
+    if sweep_dir.has_live_driver() or remote_storage.has_remote_driver(sweep_dir):
+        raise UserError(f"{sweep_dir.sweep_id} is running. {action} it after it has ended.")
+
+
 def stop(sweep_dir: SweepDirectory, *, timeout_seconds: float) -> dict[str, Any]:
     """Ask the sweep's driver to stop, wait until it has, and return the sweep's state.
 
@@ -30,10 +44,10 @@ def stop(sweep_dir: SweepDirectory, *, timeout_seconds: float) -> dict[str, Any]
     """
     if sweep_dir.has_live_driver():
         sweep_dir.stop_file.touch()
-        is_alive = sweep_dir.has_live_driver
+        is_alive, poll_seconds = sweep_dir.has_live_driver, 0.1
     elif remote_storage.has_remote_driver(sweep_dir):
         remote_storage.request_stop(sweep_dir)
-        is_alive = partial(remote_storage.has_remote_driver, sweep_dir)
+        is_alive, poll_seconds = partial(remote_storage.has_remote_driver, sweep_dir), 1.0
     else:
         raise UserError(
             f"{sweep_dir.sweep_id} is not running ({sweep_dir.read_status().get('status', 'never started')})."
@@ -44,7 +58,7 @@ def stop(sweep_dir: SweepDirectory, *, timeout_seconds: float) -> dict[str, Any]
             raise UserError(
                 f"{sweep_dir.sweep_id} did not stop within {timeout_seconds:g} s. Its log: {sweep_dir.log_file}"
             )
-        time.sleep(0.1 if sweep_dir.lock_file.exists() else 1)
+        time.sleep(poll_seconds)
     sweep_dir.stop_file.unlink(missing_ok=True)
     remote_storage.download_sweep(sweep_dir)
     return sweep_dir.read_status()

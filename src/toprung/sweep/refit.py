@@ -33,7 +33,7 @@ from toprung.exported_config import METRICS_FILE, MODEL_CARD_FILE, REQUIREMENTS_
 from toprung.metric_names import DEFAULT_METRICS
 from toprung.project.modules import import_dotted, switch_to
 from toprung.records import ledger
-from toprung.records.lineage import Lineage
+from toprung.records.lineage import read_lineage
 from toprung.records.sweep_dir import WEIGHTS_FILE, SweepDirectory, write_json
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
@@ -41,6 +41,7 @@ from toprung.sweep.preflight import prepare_sweep
 from toprung.sweep.resume_checks import check_data_unchanged
 from toprung.tracking import server
 from toprung.trial.inputs import trial_data
+from toprung.trial.retrain import StopTraining
 from toprung.trial.run import LOOP
 from toprung.weights import open_weights
 
@@ -60,10 +61,6 @@ class Refit:
     def export_folder(self) -> Path:
         """The folder of the exported model."""
         return self.folder / "export"
-
-
-class _StopTraining(Exception):
-    """Raised from `session.report` to end the training after its last epoch."""
 
 
 def read_refit(sweep_dir: SweepDirectory) -> dict[str, Any] | None:
@@ -113,7 +110,7 @@ def refit(
             num_epochs=num_epochs,
             echo=echo,
         )
-        lineage = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
+        lineage = read_lineage(sweep_dir)
         about = {"trainer": sweep.trainer, "config": winner.config, "defaults": prepared.defaults}
         scoring = scoring_settings(sweep, seed=winner.config["seed"]) | {"metrics": DEFAULT_METRICS, "part": "seen"}
         description = describe(architecture, **about, seed=winner.config["seed"], scoring=scoring)
@@ -194,7 +191,7 @@ def _train(
         shown = "  ".join(f"{name} {value:.4f}" for name, value in history[epoch].items() if name.startswith("train/"))
         echo(f"refit: epoch {epoch}/{num_epochs}  {shown}")
         if epoch >= num_epochs:
-            raise _StopTraining
+            raise StopTraining
 
     opened = session.Session(
         # The loop evaluates on the validation images, as always; `report` drops those metrics.
@@ -212,7 +209,7 @@ def _train(
     try:
         with session.open_session(opened):
             loop({**defaults, **winner.config})
-    except _StopTraining:
+    except StopTraining:
         pass
     except session.TrainingFailed as error:
         raise UserError(f"The refit failed: {error}.") from None

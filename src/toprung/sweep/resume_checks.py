@@ -10,7 +10,7 @@ from toprung.errors import UserError
 from toprung.overrides import apply_overrides
 from toprung.project.modules import list_recipes, load_recipe, switch_to
 from toprung.records import ledger
-from toprung.records.lineage import Lineage
+from toprung.records.lineage import read_lineage
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import now_ms
 from toprung.spec import Sweep
@@ -94,7 +94,7 @@ def check_data_unchanged(sweep_dir: SweepDirectory, prepared: PreparedSweep) -> 
     Raises:
         UserError: one of them has changed.
     """
-    known, data_settings = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file)), sweep_dir.spec().data
+    known, data_settings = read_lineage(sweep_dir), sweep_dir.spec().data
     split_fingerprint = prepared.split_fingerprint
     if data_settings.num_folds != prepared.sweep.data.num_folds:  # a confirmation cuts the sweep's images into folds
         images = data.open_prepared(data_settings.name, root=prepared.project / data.PREPARED)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from toprung.errors import UserError
 from toprung.records import ledger
-from toprung.records.lineage import Lineage
+from toprung.records.lineage import read_lineage
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.sweep.preflight import PreparedSweep, load_space
 
@@ -34,7 +34,7 @@ def check_warm_start(source: SweepDirectory, prepared: PreparedSweep, *, accept_
         raise UserError(
             f"{source.sweep_id} has no trial that finished or was stopped, so there is nothing to start from."
         )
-    known = Lineage.model_validate(source.read(source.lineage_file))
+    known = read_lineage(source)
     same = (known.data_fingerprint, known.split_fingerprint) == (prepared.card.fingerprint, prepared.split_fingerprint)
     if not same and not accept_data_change:
         raise UserError(
@@ -56,11 +56,8 @@ def import_trials(study: optuna.Study, *, source: SweepDirectory) -> None:
     """Add an earlier sweep's finished and stopped trials to a new study, marked as imported."""
     import optuna
 
-    from toprung.records.study_storage import storage_for_reading
-
-    storage = storage_for_reading(source)
-    assert storage is not None  # check_warm_start found trials in it
-    old = optuna.load_study(study_name=source.sweep_id, storage=storage)
+    old = ledger.open_study(source)
+    assert old is not None  # check_warm_start found trials in it
     for trial in old.get_trials(deepcopy=False):
         if trial.state.name not in ("COMPLETE", "PRUNED"):
             continue

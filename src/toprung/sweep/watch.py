@@ -6,11 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import optuna
-
 from toprung.records import ledger
 from toprung.records.ledger import Ledger
-from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import TrialRecord, now_ms
 from toprung.sweep.driver import Outcome
@@ -38,7 +35,7 @@ def watch_sweep(
     while True:
         progress.num_concurrent_trials = _num_concurrent_trials(sweep_dir)
         is_over = not sweep_dir.has_live_driver()  # checked before the last read, so that it misses nothing
-        study = study or _study(sweep_dir)
+        study = study or ledger.open_study(sweep_dir)  # its storage reads only what is new on each read
         if study is not None:
             began = time.monotonic()
             _replay_ledger(progress, ledger.parse_study(study), listener)
@@ -47,16 +44,6 @@ def watch_sweep(
             wait(POLL_SECONDS)
         if is_over:
             return _outcome(sweep_dir, progress)
-
-
-def _study(sweep_dir: SweepDirectory) -> optuna.Study | None:
-    """Open the study; its storage reads only what is new on each read."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = storage_for_reading(sweep_dir)
-    try:
-        return None if storage is None else optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage)
-    except KeyError:
-        return None  # its driver has not written the first line yet
 
 
 def _replay_ledger(progress: SweepProgress, known: Ledger, listener: ProgressListener) -> None:

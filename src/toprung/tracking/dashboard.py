@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from toprung.errors import UserError
-from toprung.records.study_storage import read_only_storage
+from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.tracking.ui import check_port
 
@@ -31,7 +31,7 @@ def serve_dashboard(sweep_dir: SweepDirectory, *, port: int) -> subprocess.Popen
     """
     if importlib.util.find_spec(PACKAGE) is None:
         raise UserError("optuna-dashboard is not installed. Type: pip install 'toprung[dashboard]'")
-    if read_only_storage(sweep_dir) is None:
+    if storage_for_reading(sweep_dir) is None:
         raise UserError(f"{sweep_dir.sweep_id} has no study yet.")
     check_port(port, option="--study-port")
     task = json.dumps({"directory": str(sweep_dir.path), "port": port})
@@ -47,7 +47,7 @@ def main(task: dict[str, str | int]) -> None:
     """Serve until the process is ended."""
     from optuna_dashboard import run_server
 
-    storage = read_only_storage(SweepDirectory(Path(str(task["directory"]))))
+    storage = storage_for_reading(SweepDirectory(Path(str(task["directory"]))))
     assert storage is not None
     run_server(storage, host="127.0.0.1", port=int(task["port"]))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import optuna
 
 from toprung.records import ledger
-from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import TrialRecord
 
@@ -38,7 +37,7 @@ class LedgerTail:
             UserError: the ledger cannot be read.
         """
         if self._study is None:
-            self._study = self._open()
+            self._study = ledger.open_study(self._sweep_dir)
         if self._study is None:
             return []
         trials = self._study.get_trials(deepcopy=False)
@@ -46,13 +45,3 @@ class LedgerTail:
         self._last_trials = list(trials)
         changed = [trial for trial, last in zip(trials, before, strict=True) if trial is not last]
         return ledger.parse_records(self._study, changed) if changed else []
-
-    def _open(self) -> optuna.Study | None:
-        storage = storage_for_reading(self._sweep_dir)
-        if storage is None:
-            return None
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            return optuna.load_study(study_name=self._sweep_dir.sweep_id, storage=storage)
-        except KeyError:
-            return None  # the driver has not created the study yet

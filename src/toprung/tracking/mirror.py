@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from toprung.errors import UserError
 from toprung.records import ledger
 from toprung.records.catalog import confirmed_sweep_id
-from toprung.records.lineage import Lineage
+from toprung.records.lineage import read_lineage
 from toprung.records.ranking import is_better, rank_trials
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import End, TrialRecord, now_ms
@@ -59,17 +59,13 @@ def open_sweep(sweep_dir: SweepDirectory, *, sweep: Sweep) -> MlflowSweep:
         experiment=sweep.name,
         sweep_id=sweep_dir.sweep_id,
         started=driver_runs[0].time_ms if driver_runs else now_ms(),
-        lineage=_lineage(sweep_dir),
+        lineage=read_lineage(sweep_dir),
         source=_source(sweep_dir),
         top_rung=sweep.rungs[-1],
         note=_sweep_note(sweep_dir, sweep),
         experiment_tags=notes.experiment_tags(sweep),
         confirms=None if confirmed is None else SweepDirectory(root / confirmed).mlflow_run_id,
     )
-
-
-def _lineage(sweep_dir: SweepDirectory) -> Lineage:
-    return Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
 
 
 def _source(sweep_dir: SweepDirectory) -> str:
@@ -81,7 +77,7 @@ def _source(sweep_dir: SweepDirectory) -> str:
 
 def _sweep_note(sweep_dir: SweepDirectory, sweep: Sweep) -> str:
     confirms = confirmed_sweep_id(sweep_dir)
-    return notes.sweep_note(sweep, sweep_id=sweep_dir.sweep_id, lineage=_lineage(sweep_dir), confirms=confirms)
+    return notes.sweep_note(sweep, sweep_id=sweep_dir.sweep_id, lineage=read_lineage(sweep_dir), confirms=confirms)
 
 
 class Mirror:

@@ -33,6 +33,7 @@ def check_port(port: int, *, option: str) -> None:
         UserError: it cannot.
     """
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, so soon after the last one
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:

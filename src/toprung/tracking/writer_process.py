@@ -162,7 +162,10 @@ class WriterProcess:
         assert process.stdout is not None
         done = False
         for line in process.stdout:
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:  # it was killed within a line
+                break
             done = done or event["event"] in ("done", "rejected")
             try:
                 self._handle(event)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Emit = Callable[[dict[str, Any]], object]
 
 
-class _StopTraining(BaseException):
+class StopTraining(BaseException):
     """Ends the loop after the last epoch that the trial reported; a loop's `except Exception` does not catch it."""
 
 
@@ -82,7 +82,7 @@ def retrain(task: dict[str, Any], emit: Emit) -> None:
             features_folder=None,  # so that features are computed again
         )
         trial_session.on_report = partial(_report, trial_session=trial_session, task=task, part=part, emit=emit)
-        with contextlib.suppress(_StopTraining), session.open_session(trial_session):
+        with contextlib.suppress(StopTraining), session.open_session(trial_session):
             loop({**defaults, **part["config"]})
 
 
@@ -99,7 +99,7 @@ def _report(
         recorded = torch.load(task["weights_file"], map_location="cpu", weights_only=True)
         emit({"tensors": compare_tensors(recorded, trial_session.state.exported.state_dict())})
     if epoch >= part["last_epoch"]:
-        raise _StopTraining
+        raise StopTraining
 
 
 def _discard(metrics: dict[str, float]) -> None:
@@ -130,7 +130,7 @@ def compare_tensors(recorded: dict[str, Tensor], retrained: dict[str, Tensor]) -
 
 
 def main() -> None:
-    """Run the task in the first argument; end when the parent process, which keeps stdin open, ends."""
+    """Run the task in the file that the first argument names; end when the parent, which keeps stdin open, ends."""
     from toprung.trial.failure import describe_failure
 
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -142,7 +142,7 @@ def main() -> None:
         output.flush()
 
     try:
-        retrain(json.loads(sys.argv[1]), emit)
+        retrain(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), emit)
     except Exception as error:
         emit({"failure": describe_failure(error)["cause"].removeprefix("UserError: ")})
 

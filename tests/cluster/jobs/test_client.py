@@ -2,8 +2,10 @@
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ray.job_submission import JobStatus
 
 from toprung.cluster.jobs import client
 from toprung.cluster.jobs.client import NO_AGENT, Jobs
@@ -52,6 +54,42 @@ def test_another_error_is_not_tried_again(submit):
     with pytest.raises(UserError, match=r"rejects the job: .*no such working_dir"):
         submit(dashboard)
     assert dashboard.errors == []
+
+
+class LostConnections:
+    """A job whose log is cut off after each of some durations, in seconds, until it ends."""
+
+    def __init__(self, monkeypatch, durations):
+        self.durations, self.now = list(durations), 0.0
+        monkeypatch.setattr(client.time, "monotonic", lambda: self.now)
+
+    async def tail_job_logs(self, job):
+        yield "epoch\n"
+        if self.durations:
+            self.now += self.durations.pop(0)
+            raise RuntimeError("connection reset")
+
+    def get_job_status(self, job):
+        return JobStatus.SUCCEEDED
+
+    def get_job_info(self, job):
+        return SimpleNamespace(status="SUCCEEDED")
+
+
+def _follow(monkeypatch, durations):
+    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
+    jobs = Jobs.__new__(Jobs)
+    jobs.address, jobs._client = "http://head:8265", LostConnections(monkeypatch, durations)
+    return jobs.follow("job", write=lambda text: None)
+
+
+def test_a_long_job_is_followed_through_any_number_of_lost_connections(monkeypatch):
+    assert _follow(monkeypatch, [3600.0] * 100) == 0
+
+
+def test_a_cluster_that_never_answers_again_is_given_up(monkeypatch):
+    with pytest.raises(UserError, match=r"can no longer be reached \(connection reset\)"):
+        _follow(monkeypatch, [0.0] * 100)
 
 
 def test_ray_still_answers_with_these_words():

@@ -89,17 +89,6 @@ def test_the_fingerprint_covers_all_folds_and_is_the_same_every_time(pristine):
     assert len(set(prints)) == 5
 
 
-def test_folds_that_changed_between_sweep_and_resume_are_refused(pristine):
-    images = _arrays(FIVE_FOLDS, root=pristine, num_repeats=2)
-    began = {
-        "data_fingerprint": data.open_prepared("digits", root=pristine).card.fingerprint,
-        "split_fingerprint": images.split_fingerprint,
-    }
-    data.check_unchanged(FIVE_FOLDS, root=pristine, num_repeats=2, **began)
-    with pytest.raises(UserError, match="The split of digits is not the one that this sweep started with"):
-        data.check_unchanged(FIVE_FOLDS, root=pristine, num_repeats=1, **began)
-
-
 def test_a_class_with_fewer_images_than_folds_is_missing_from_some_of_them():
     labels = np.array([0] * 40 + [1] * 4 + [2] * 5 + [3])
     folds = cross_validation(Data(num_folds=5), _prepared(labels), num_repeats=1)

@@ -16,7 +16,7 @@ from toprung.analysis.comparison.groups import (
 from toprung.analysis.curves import own_epochs
 from toprung.errors import UserError
 from toprung.records import ledger
-from toprung.records.lineage import Lineage
+from toprung.records.lineage import read_lineage
 from toprung.records.ranking import format_config, rank_trials
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import TrialRecord
@@ -117,7 +117,7 @@ def _difference_warnings(sweep_dirs: Sequence[SweepDirectory]) -> list[str]:
     lineages = {}
     for sweep_dir in sweep_dirs:
         if sweep_dir.lineage_file.is_file():
-            lineages[sweep_dir.sweep_id] = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
+            lineages[sweep_dir.sweep_id] = read_lineage(sweep_dir)
     warnings = []
     if missing := [sweep_dir.sweep_id for sweep_dir in sweep_dirs if sweep_dir.sweep_id not in lineages]:
         warnings.append(

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from toprung.analysis.seeds import values_by_seed
 from toprung.errors import UserError
 from toprung.records import ledger
-from toprung.records.lineage import Lineage
+from toprung.records.lineage import read_lineage
 from toprung.records.ranking import format_config, is_better, rank_trials
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import TrialRecord
@@ -160,7 +160,7 @@ def read_sweep_seeds(sweep_dir: SweepDirectory) -> Seeds:
         )
     (name,) = (experiment.name for experiment in sweep.experiments)
     values = values_by_seed(ledger.read(sweep_dir)).get(name, {})
-    lineage = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
+    lineage = read_lineage(sweep_dir)
     return _validated(
         sweep_dir,
         Seeds,

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalChoiceType,
@@ -23,9 +22,8 @@ from toprung.analysis.curves import own_epochs, without_continued
 from toprung.analysis.importance import Importances, importances
 from toprung.errors import UserError
 from toprung.records import ledger
-from toprung.records.lineage import Lineage
+from toprung.records.lineage import Lineage, read_lineage
 from toprung.records.ranking import rank_trials
-from toprung.records.study_storage import storage_for_reading
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
@@ -128,23 +126,17 @@ def read_report_data(sweep_dir: SweepDirectory, *, prepared_root: Path) -> Repor
     Raises:
         UserError: no trial has finished an epoch yet, or a file cannot be read.
     """
-    storage = storage_for_reading(sweep_dir)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.load_study(study_name=sweep_dir.sweep_id, storage=storage) if storage else None
-    except (KeyError, ValueError):
-        study = None
+    study = ledger.open_study(sweep_dir)
     trials = ledger.parse_study(study).trials if study else []
     if study is None or not any(trial.epochs_by_number for trial in trials):
         raise UserError(f"{sweep_dir.sweep_id} has nothing to report yet: no trial has finished an epoch.")
     frozen = [trial for trial in study.get_trials(deepcopy=False) if trial.params]
     sweep = sweep_dir.spec()
-    lineage = sweep_dir.lineage_file
     return ReportData(
         sweep_dir=sweep_dir,
         sweep=sweep,
         status=sweep_dir.read_status(),
-        lineage=Lineage.model_validate(sweep_dir.read(lineage)) if lineage.is_file() else None,
+        lineage=read_lineage(sweep_dir) if sweep_dir.lineage_file.is_file() else None,
         trials=trials,
         params={trial.number: {plain(name): value for name, value in trial.params.items()} for trial in frozen},
         distributions=plain_distributions(trial.distributions for trial in frozen),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 JOB_KEY = "toprung"  # the metadata key that marks a job as a sweep of toprung
 MAX_RECONNECTS = 30
+STABLE_SECONDS = 60  # a connection that lasted longer starts the count again
 NO_AGENT = "No available agent"  # a part of Ray's answer while the head's agent starts
 AGENT_TIMEOUT_SECONDS = 60
 STOPPED_EXIT_CODE = 130
@@ -148,12 +149,13 @@ class Jobs:
 
         log, num_failures = ResumableLog(write), 0
         while True:
+            began = time.monotonic()
             try:
                 asyncio.run(self._tail(job, log))
                 if self._client.get_job_status(job).is_terminal():
                     return self._exit_code(job, write=write)
             except (RuntimeError, OSError, aiohttp.ClientError) as error:
-                num_failures += 1
+                num_failures = 1 if time.monotonic() - began > STABLE_SECONDS else num_failures + 1
                 if num_failures > MAX_RECONNECTS:
                     raise UserError(
                         f"The cluster at {self.address} can no longer be reached ({_first_line(error)}). "

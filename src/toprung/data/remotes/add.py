@@ -20,7 +20,7 @@ from toprung.data.remotes.credentials import (
 )
 from toprung.data.remotes.credentials import find_repository as _repository_around
 from toprung.data.versioning.config import KINDS, LOCAL, Remote, find_remote, read_remotes
-from toprung.data.versioning.dvc_project import is_dvc_repository, run_dvc
+from toprung.data.versioning.dvc_project import check_dvc_repository, run_dvc
 from toprung.errors import UserError
 from toprung.git_command import query_git
 from toprung.secrets import mask_text
@@ -55,10 +55,7 @@ def add_remote(
     Raises:
         UserError: the name is taken; the address, an option or the key cannot be used (with the reason).
     """
-    if not is_dvc_repository(project):
-        raise UserError(
-            f"{project} is not a DVC repository with a dvc.yaml. In that folder, type: git init && dvc init"
-        )
+    check_dvc_repository(project)
     before = read_remotes(project)
     _check_name(name, before)
     options = dict(options or {})

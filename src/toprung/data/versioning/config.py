@@ -85,14 +85,14 @@ def find_remote(name: str | None, *, project: Path) -> Remote:
     raise UserError(f'There is no remote "{name}". Known remotes: {known}.')
 
 
-def cache_folder(project: Path) -> Path:
-    """Return the folder of DVC's cache on this machine.
+def cached_file(md5: str, *, project: Path) -> Path:
+    """Return the path that a file with this md5 has in DVC's cache on this machine.
 
     Raises:
         UserError: a settings file cannot be read.
     """
     settings = {**_read(project / SHARED).get("cache", {}), **_read(project / LOCAL).get("cache", {})}
-    return project / ".dvc" / settings.get("dir", "cache")
+    return project / ".dvc" / settings.get("dir", "cache") / "files" / "md5" / md5[:2] / md5[2:]
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:

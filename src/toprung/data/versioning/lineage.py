@@ -11,11 +11,9 @@ from pathlib import Path
 
 from toprung.data.card import CARD_FILE
 from toprung.data.prepared import PREPARED
-from toprung.data.versioning.config import read_remotes
+from toprung.data.versioning.config import cached_file, read_remotes
 from toprung.data.versioning.dvc_project import RAW, read_yaml
 from toprung.data.versioning.lock import read_lock
-
-CACHE = Path(".dvc/cache/files/md5")  # DVC's default folder for listings of folders
 
 
 def raw_md5(name: str, *, project: Path) -> str | None:
@@ -65,10 +63,13 @@ def is_other_than_locked(name: str, *, project: Path) -> bool:
         UserError: dvc.lock cannot be read.
     """
     md5, card = prepared_md5(name, project=project), project / PREPARED / name / CARD_FILE
-    listing = project / CACHE / md5[:2] / md5[2:] if md5 else None
+    listing = cached_file(md5, project=project) if md5 else None
     if listing is None or not listing.is_file() or not card.is_file():
         return False
-    md5_by_path = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
+    try:
+        md5_by_path = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
+    except (ValueError, TypeError, KeyError):  # a damaged cache says nothing
+        return False
     return md5_by_path.get(CARD_FILE) != hashlib.md5(card.read_bytes(), usedforsecurity=False).hexdigest()
 
 

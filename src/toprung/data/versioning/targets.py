@@ -10,7 +10,14 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from toprung.data.versioning.dvc_project import PREFIX, RAW, is_dvc_repository, read_yaml, run_dvc, stage_name
+from toprung.data.versioning.dvc_project import (
+    PREFIX,
+    RAW,
+    check_dvc_repository,
+    read_yaml,
+    run_dvc,
+    stage_name,
+)
 from toprung.errors import UserError
 
 # For DVC's matcher `/data/*` matches the folder data/ itself; for git it does not.
@@ -58,10 +65,7 @@ def visible_targets(project: Path) -> list[str]:
     Raises:
         UserError: the project is not a DVC repository; one of DVC's files cannot be read.
     """
-    if not is_dvc_repository(project):
-        raise UserError(
-            f"{project} is not a DVC repository with a dvc.yaml. In that folder, type: git init && dvc init"
-        )
+    check_dvc_repository(project)
     return run_dvc("stage", "list", "--all", "--name-only", project=project).splitlines()
 
 

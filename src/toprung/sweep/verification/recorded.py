@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from toprung import data
 from toprung.errors import UserError
 from toprung.exported_config import CONFIG_FILE, METRICS_FILE
 from toprung.records import ledger
-from toprung.records.lineage import Lineage
+from toprung.records.lineage import Lineage, read_lineage
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import TrialRecord
-from toprung.remote_storage import has_remote_driver
 from toprung.spec import Sweep
+from toprung.sweep.maintenance import check_ended
 from toprung.sweep.verification.fact import Fact
 
 
@@ -93,17 +91,13 @@ def read_recorded(project: Path, sweep_dir: SweepDirectory) -> RecordedSweep:
         UserError: the sweep is running, or its spec cannot be read.
     """
     sweep = sweep_dir.spec()
-    if sweep_dir.has_live_driver() or has_remote_driver(sweep_dir):
-        raise UserError(f"{sweep_dir.sweep_id} is running. Verify it after it has ended.")
+    check_ended(sweep_dir, action="Verify")
     unread: list[Fact] = []
     lineage: Lineage | None = None
     try:
-        lineage = Lineage.model_validate(sweep_dir.read(sweep_dir.lineage_file))
+        lineage = read_lineage(sweep_dir)
     except UserError as error:
         unread.append(Fact("lineage", "unchecked", str(error)))
-    except ValidationError as error:
-        fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
-        unread.append(Fact("lineage", "unchecked", f"{sweep_dir.lineage_file} is damaged: {fields}"))
     trials: list[TrialRecord] | None = None
     try:
         trials = ledger.read(sweep_dir) or None

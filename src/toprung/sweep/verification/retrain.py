@@ -15,7 +15,7 @@ from typing import Any
 from toprung.errors import UserError, pluralize
 from toprung.export.bundle import trial_seed
 from toprung.project.modules import environment_with
-from toprung.records.sweep_dir import WEIGHTS_FILE
+from toprung.records.sweep_dir import WEIGHTS_FILE, write_json
 from toprung.records.trial_record import TrialRecord
 from toprung.sweep.signals import handled_signals
 from toprung.sweep.standalone import format_metrics
@@ -121,13 +121,15 @@ def _train(recorded: RecordedSweep, trial: TrialRecord) -> Generator[dict[str, A
             "weights_epoch": trial.epoch,
             "parts": _parts(recorded.trials or [], trial),
         }
+        task_file = Path(folder, "task.json")  # it may be longer than an argument can be
+        write_json(task_file, task)
         environment = {**environment_with(code), "PYTHONDONTWRITEBYTECODE": "1"}
         if not sweep.resources.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ""  # as Ray does for a trial without a GPU
         with (
             Path(folder, "log").open("w+", encoding="utf-8", errors="replace") as log,
             subprocess.Popen(
-                [sys.executable, "-P", "-m", "toprung.trial.retrain", json.dumps(task)],
+                [sys.executable, "-P", "-m", "toprung.trial.retrain", str(task_file)],
                 cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                 encoding="utf-8", process_group=0,
             ) as process,
