@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Iterable
 
@@ -32,6 +33,24 @@ def unknown_name_error(name: str, *, kind: str, known: Iterable[str]) -> UserErr
     known = list(known)
     hint = did_you_mean(name, known) or f" There are {', '.join(known)}."
     return UserError(f'No {kind} "{name}".{hint}')
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type if it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def cause_chain(error: BaseException) -> list[BaseException]:
+    """Return the error, its cause or context, the cause of that, and so on; each once."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    return chain
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether the operating system refused to write because the disk, or the user's quota, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def pluralize(count: float, noun: str) -> str:

@@ -14,5 +14,5 @@ def test_a_task_may_be_longer_than_an_argument_can_be(tmp_path):
 def test_the_last_line_of_a_failed_process_is_its_reason(tmp_path):
     script = tmp_path / "fail.py"
     script.write_text("raise ValueError('no such layer')\n")
-    with pytest.raises(ExportFailed, match="^ValueError: no such layer$"):
+    with pytest.raises(ExportFailed, match=r"^ValueError: no such layer$"):
         run_isolated(script, {})

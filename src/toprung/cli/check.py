@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from toprung.cli.console import STATE_STYLES, open_console
-from toprung.cli.options import Dataset, Hyperparameters, TrainerName
+from toprung.cli.options import Dataset, Hyperparameters, TrainerName, current_project
 
 app = typer.Typer()
 
@@ -28,10 +27,10 @@ def check(
     The loop runs for about a dozen epochs on a few images, on this machine and without Ray.
     """
     from toprung.overrides import parse_overrides
-    from toprung.project.modules import activate, find_project
+    from toprung.project.modules import activate
     from toprung.sweep.conformance import build_check, check_loop
 
-    project = find_project(Path.cwd())
+    project = current_project()
     activate(project)
     loop_check = build_check(
         project,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from toprung import atomic_write
-from toprung.cli.options import Settings, Storage, short_path, storage_root
+from toprung.cli.options import Settings, Storage, current_project, short_path, storage_root
 from toprung.errors import UserError, pluralize
 
 app = typer.Typer()
@@ -28,10 +28,10 @@ def ci_base(
 ) -> None:
     """Train a recipe with the code of another commit, as the base for ci-report."""
     from toprung.overrides import apply_overrides
-    from toprung.project.modules import activate, find_project, load_recipe
+    from toprung.project.modules import activate, load_recipe
     from toprung.sweep.base_commit import train_base
 
-    project = find_project(Path.cwd())
+    project = current_project()
     activate(project)
     sweep = apply_overrides(load_recipe(project, recipe), settings or [])
     if len(sweep.experiments) != 1:

@@ -12,7 +12,16 @@ from rich.table import Table
 
 from toprung import atomic_write
 from toprung.cli.console import open_console, print_table
-from toprung.cli.options import Address, Storage, SweepName, echo_err, exit_code, short_path, storage_root
+from toprung.cli.options import (
+    Address,
+    Storage,
+    SweepName,
+    current_project,
+    echo_err,
+    exit_code,
+    find_sweep,
+    short_path,
+)
 from toprung.errors import UserError, pluralize
 
 if TYPE_CHECKING:
@@ -58,8 +67,6 @@ def confirm(
     """Retrain a sweep's best trials and the default with new seeds or on folds, to see whether the winner is better."""
     from toprung.analysis.confirmation import read_confirmation
     from toprung.cli.display import open_display
-    from toprung.project.modules import find_project
-    from toprung.records import catalog
     from toprung.sweep.confirm import confirm as confirm_sweep
     from toprung.sweep.export import update_model_card
     from toprung.sweep.resume import resume
@@ -69,7 +76,7 @@ def confirm(
     if folds is None and repeats > 1:
         raise UserError(f"--repeats {repeats} repeats a cross-validation. Give its folds too, such as --folds 5.")
     num_seeds = folds * repeats if folds is not None else seeds or DEFAULT_NUM_SEEDS
-    project, sweep_dir = find_project(Path.cwd()), catalog.find_sweep(storage_root(storage), sweep_name)
+    project, sweep_dir = current_project(), find_sweep(sweep_name, storage)
     confirming_dir = (
         None if again else _find_confirmation(sweep_dir, num_leaders=top, num_seeds=num_seeds, num_folds=folds)
     )

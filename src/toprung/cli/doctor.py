@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from toprung.cli.console import open_console, print_check
-from toprung.cli.options import Json, Storage, print_json
+from toprung.cli.options import Json, Storage, current_project, print_json
 from toprung.errors import UserError, pluralize
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check what a sweep depends on: nodes, versions, code, storage, clocks, disk space, access, MLflow, DVC, data."""
-    from toprung.project.modules import find_project
-
-    project = find_project(Path.cwd())
+    project = current_project()
     started = time.monotonic()
     subject = f"the cluster at {address}" if address else "this machine"
     with _spinner(f"Checking {subject}"):

@@ -12,7 +12,15 @@ from rich.table import Table
 
 from toprung.cli.confirm import refit_winner
 from toprung.cli.console import open_console, print_table
-from toprung.cli.options import Json, Storage, SweepName, current_project, print_json, short_path, storage_root
+from toprung.cli.options import (
+    Json,
+    Storage,
+    SweepName,
+    current_project,
+    find_sweep,
+    print_json,
+    short_path,
+)
 from toprung.errors import UserError
 
 app = typer.Typer()
@@ -37,7 +45,6 @@ def export(
 ) -> None:
     """Export a sweep's winner, or another trial: weights, ONNX, preprocessing, lineage and model card."""
     from toprung.exported_config import METRICS_FILE
-    from toprung.records import catalog
     from toprung.records.catalog import newest_confirmation
     from toprung.sweep.export import export as export_model
 
@@ -45,7 +52,7 @@ def export(
         raise UserError("--trial and --refit are mutually exclusive: only a confirmed winner can be refit.")
     if refit and pt2:
         raise UserError("--refit and --pt2 are mutually exclusive.")
-    project, sweep_dir = current_project(), catalog.find_sweep(storage_root(storage), sweep_name)
+    project, sweep_dir = current_project(), find_sweep(sweep_name, storage)
     console = open_console()
     if refit:
         confirming_dir = newest_confirmation(sweep_dir)

@@ -6,16 +6,21 @@ import json
 import sys
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from toprung.cli.options import Address, Json, Storage, SweepName, echo_err, exit_code, storage_root
+from toprung.cli.options import (
+    Address,
+    Json,
+    Storage,
+    SweepName,
+    current_project,
+    echo_err,
+    exit_code,
+    find_sweep,
+)
 from toprung.errors import UserError
-
-if TYPE_CHECKING:
-    from toprung.records.sweep_dir import SweepDirectory
 
 app = typer.Typer()
 
@@ -24,10 +29,9 @@ app = typer.Typer()
 def resume(sweep_name: SweepName, address: Address = None, storage: Storage = "runs") -> None:
     """Resume a sweep that was stopped or interrupted."""
     from toprung.cli.display import open_display
-    from toprung.project.modules import find_project
     from toprung.sweep.resume import resume as resume_sweep
 
-    project, sweep_dir = find_project(Path.cwd()), _find(sweep_name, storage)
+    project, sweep_dir = current_project(), find_sweep(sweep_name, storage)
     with open_display(sys.stdout) as listener:
         outcome = resume_sweep(project, sweep_dir, listener=listener, address=address)
         listener.summarise(outcome)
@@ -47,10 +51,9 @@ def extend(
 ) -> None:
     """Add trials to a sweep that has ended, or raise its epoch budget."""
     from toprung.cli.display import open_display
-    from toprung.project.modules import find_project
     from toprung.sweep.extend import extend as extend_sweep
 
-    project, sweep_dir = find_project(Path.cwd()), _find(sweep_name, storage)
+    project, sweep_dir = current_project(), find_sweep(sweep_name, storage)
     with open_display(sys.stdout) as listener:
         outcome = extend_sweep(
             project, sweep_dir, num_new_trials=trials, max_epochs=max_epochs, listener=listener, address=address
@@ -68,7 +71,7 @@ def stop(
     """Stop a running sweep from another terminal, just like Ctrl-C."""
     from toprung.sweep import maintenance
 
-    sweep_dir = _find(sweep_name, storage)
+    sweep_dir = find_sweep(sweep_name, storage)
     state = maintenance.stop(sweep_dir, timeout_seconds=wait)
     print(
         f"{sweep_dir.sweep_id}: {state.get('reason') or state['status']}. Resume it with: toprung resume "
@@ -83,7 +86,7 @@ def watch(sweep_name: SweepName, storage: Storage = "runs") -> None:
     from toprung.remote_storage import has_remote_driver
     from toprung.sweep.watch import watch_sweep
 
-    sweep_dir = _find(sweep_name, storage)
+    sweep_dir = find_sweep(sweep_name, storage)
     if not sweep_dir.has_live_driver():
         state = (
             sweep_dir.read(sweep_dir.status_file).get("status", "unknown")
@@ -109,7 +112,7 @@ def sync(sweep_name: SweepName, storage: Storage = "runs") -> None:
     """Send missing records to MLflow and, if the sweep uses it, to object storage."""
     from toprung.sweep import maintenance
 
-    sweep_dir = _find(sweep_name, storage)
+    sweep_dir = find_sweep(sweep_name, storage)
     problems = maintenance.sync(sweep_dir)
     for problem in problems:
         echo_err(f"Not in MLflow: {problem}")
@@ -125,7 +128,7 @@ def list_events(sweep_name: SweepName, as_json: Json = False, storage: Storage =
     from toprung.analysis.events import list_events
     from toprung.records import ledger
 
-    sweep_dir = _find(sweep_name, storage)
+    sweep_dir = find_sweep(sweep_name, storage)
     spec = sweep_dir.spec()
     events = list_events(ledger.read_all(sweep_dir), metric=spec.metric, rungs=spec.rungs)
     if as_json:
@@ -148,7 +151,7 @@ def rm(
     from toprung.records.catalog import list_confirmations
     from toprung.sweep import maintenance
 
-    sweep_dir = _find(sweep_name, storage)
+    sweep_dir = find_sweep(sweep_name, storage)
     if sweep_dir.has_live_driver():
         raise UserError(f"{sweep_dir.sweep_id} is running. Type: toprung stop {sweep_dir.sweep_id}")
     confirmations = [confirming_dir.sweep_id for confirming_dir in list_confirmations(sweep_dir)]
@@ -160,9 +163,3 @@ def rm(
     maintenance.remove(sweep_dir, keep_export=keep_export)
     note = f" The exported model is kept in {sweep_dir.export_folder}." if sweep_dir.export_folder.is_dir() else ""
     print(f"Deleted {', '.join([sweep_dir.sweep_id, *confirmations])}.{note}")
-
-
-def _find(sweep_name: str, storage: str) -> SweepDirectory:
-    from toprung.records import catalog
-
-    return catalog.find_sweep(storage_root(storage), sweep_name)

@@ -6,11 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from toprung.errors import UserError
+
+if TYPE_CHECKING:
+    from toprung.records.sweep_dir import SweepDirectory
 
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Id or name of a sweep.")]
 Settings = Annotated[
@@ -52,16 +55,26 @@ def current_project() -> Path:
     return find_project(Path.cwd())
 
 
+def find_sweep(name: str, storage: str) -> SweepDirectory:
+    """Return the sweep with an id or name below the storage root.
+
+    Raises:
+        UserError: there is no such sweep, or it cannot be downloaded.
+    """
+    from toprung.records import catalog
+
+    return catalog.find_sweep(storage_root(storage), name)
+
+
 def storage_root(storage: str) -> Path:
     """Return the local folder that holds the sweeps, relative to the project or, outside one, to the current folder.
 
     For object storage, download what has changed into a local folder first.
     """
-    from toprung.project.modules import find_project
     from toprung.remote_storage import download_all, is_uri, local_root
 
     try:
-        root = local_root(find_project(Path.cwd()), storage)
+        root = local_root(current_project(), storage)
     except UserError:
         root = local_root(Path.cwd(), storage)
     if is_uri(storage):
@@ -88,10 +101,10 @@ def exported_folder(name: str) -> Path | None:
 
 def example_recipe() -> str:
     """Return a recipe for a hint: tune.digits or else the project's first one; "RECIPE" if there is none."""
-    from toprung.project.modules import find_project, list_recipes
+    from toprung.project.modules import list_recipes
 
     try:
-        recipes = list_recipes(find_project(Path.cwd()))
+        recipes = list_recipes(current_project())
     except UserError:
         recipes = []
     if not recipes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toprung.cli.options import Storage, echo_err, exported_folder, storage_root
+from toprung.cli.options import Storage, echo_err, exported_folder, find_sweep
 from toprung.errors import UserError, pluralize
 
 if TYPE_CHECKING:
@@ -85,11 +85,9 @@ def predict(
 
 def find_exported(model: str, *, storage: str) -> Path:
     """Return the exported folder that a path, or the id or name of a sweep, stands for."""
-    from toprung.records import catalog
-
     if (folder := exported_folder(model)) is not None:
         return folder
-    sweep_dir = catalog.find_sweep(storage_root(storage), model)
+    sweep_dir = find_sweep(model, storage)
     if not sweep_dir.export_folder.is_dir():
         raise UserError(f"{sweep_dir.sweep_id} has no exported model. Type: toprung export {sweep_dir.sweep_id}")
     return sweep_dir.export_folder

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from toprung.cli.options import Json, Storage, SweepName, current_project, print_json, storage_root
+from toprung.cli.options import (
+    Json,
+    Storage,
+    SweepName,
+    current_project,
+    find_sweep,
+    print_json,
+)
 
 app = typer.Typer()
 
@@ -28,10 +35,9 @@ def register(
     storage: Storage = "runs",
 ) -> None:
     """Register a sweep's winner in MLflow: as champion if its confirmation is better, else as challenger."""
-    from toprung.records import catalog
     from toprung.sweep.register import register as register_winner
 
-    sweep_dir = catalog.find_sweep(storage_root(storage), sweep_name)
+    sweep_dir = find_sweep(sweep_name, storage)
     result = register_winner(
         current_project(), sweep_dir, name=model or sweep_dir.spec().name, with_leaders=with_leaders
     )

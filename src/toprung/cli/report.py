@@ -6,14 +6,23 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from toprung.cli.console import open_console, print_table
-from toprung.cli.options import Json, Storage, SweepName, echo_err, print_json, short_path, storage_root
+from toprung.cli.options import (
+    Json,
+    Storage,
+    SweepName,
+    current_project,
+    echo_err,
+    find_sweep,
+    print_json,
+    short_path,
+    storage_root,
+)
 from toprung.errors import UserError, pluralize
 
 if TYPE_CHECKING:
@@ -55,13 +64,12 @@ def _garbage_collection_off() -> Iterator[None]:
 def _report(sweep_name: str, storage: str) -> None:
     from toprung import data
     from toprung.analysis.report import write_report
-    from toprung.project.modules import activate, find_project
-    from toprung.records import catalog
+    from toprung.project.modules import activate
     from toprung.tracking.artifacts import log_files
 
-    project = find_project(Path.cwd())
+    project = current_project()
     activate(project)  # the project's code may be needed to build the winner's model
-    sweep_dir = catalog.find_sweep(storage_root(storage), sweep_name)
+    sweep_dir = find_sweep(sweep_name, storage)
     files = write_report(sweep_dir, prepared_root=project / data.PREPARED)
     print(f"  report    {short_path(files.page)}")
     print(f"  summary   {short_path(files.summary)}")

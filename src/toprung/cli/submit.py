@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toprung.cli.options import Alias, Settings, echo_err, example_recipe
+from toprung.cli.options import Alias, Settings, current_project, echo_err, example_recipe
 from toprung.errors import UserError
 
 if TYPE_CHECKING:
@@ -110,11 +110,11 @@ def _send(
     """Check everything that can be checked on this machine, submit the job, and return its id and cluster."""
     from toprung.cluster.jobs import client, package
     from toprung.overrides import apply_overrides
-    from toprung.project.modules import activate, find_project, find_source_file, load_recipe
+    from toprung.project.modules import activate, find_source_file, load_recipe
     from toprung.sweep.dependencies import check_dependencies
     from toprung.sweep.preflight import sources
 
-    project = find_project(Path.cwd())
+    project = current_project()
     activate(project)
     if resume:
         if settings or name or warm_start:

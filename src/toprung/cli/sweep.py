@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +14,7 @@ from toprung.cli.options import (
     Hyperparameters,
     Settings,
     TrainerName,
+    current_project,
     echo_err,
     exit_code,
     short_path,
@@ -44,12 +44,12 @@ def sweep(
     """Run a hyperparameter search and export the best model."""
     from toprung.cli.display import open_display
     from toprung.overrides import apply_overrides
-    from toprung.project.modules import activate, find_project, load_recipe
+    from toprung.project.modules import activate, load_recipe
     from toprung.records import catalog
     from toprung.sweep import maintenance
     from toprung.sweep.start import run
 
-    project = find_project(Path.cwd())
+    project = current_project()
     activate(project)
     spec = apply_overrides(load_recipe(project, recipe), settings or [])
     root = storage_root(spec.storage)
@@ -88,14 +88,14 @@ def train(
 ) -> None:
     """Train a single configuration on this machine, without Ray."""
     from toprung.overrides import parse_overrides
-    from toprung.project.modules import activate, find_project
+    from toprung.project.modules import activate
     from toprung.remote_storage import is_uri
     from toprung.spec import Data
     from toprung.sweep.standalone import format_metrics, train_standalone
 
     if is_uri(storage):
         raise UserError(f"--storage {storage} is a URI, but toprung train saves to a folder. Type: --storage FOLDER")
-    project = find_project(Path.cwd())
+    project = current_project()
     activate(project)
     result = train_standalone(
         project,

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toprung.cli.console import open_console, print_check
-from toprung.cli.options import Json, Storage, echo_err, exported_folder, print_json, storage_root
+from toprung.cli.options import (
+    Json,
+    Storage,
+    current_project,
+    echo_err,
+    exported_folder,
+    find_sweep,
+    print_json,
+)
 from toprung.cli.summary import format_seconds
 from toprung.errors import UserError
 
@@ -103,16 +111,14 @@ def _select_checks(
     Raises:
         UserError: there is no such sweep or folder, or `retrain` was given with a folder.
     """
-    from toprung.project.modules import find_project
-    from toprung.records import catalog
     from toprung.sweep.verification import check_exported, check_records, check_retrain, read_recorded
 
-    project = find_project(Path.cwd())
+    project = current_project()
     if (folder := exported_folder(name)) is not None:
         if retrain:
             raise UserError(f"{name} is an exported model, which has no ledger to compare with. Give its sweep.")
         return folder, check_exported(folder, project=project)
-    recorded = read_recorded(project, catalog.find_sweep(storage_root(storage), name))
+    recorded = read_recorded(project, find_sweep(name, storage))
 
     def checks() -> Iterator[Fact]:
         yield from check_records(recorded)

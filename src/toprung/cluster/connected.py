@@ -15,7 +15,7 @@ from pathlib import Path
 
 from toprung.cluster.capacity import Node, alive_nodes
 from toprung.cluster.environment import import_ray, runtime_env_for_cluster, token_source
-from toprung.errors import UserError
+from toprung.errors import UserError, cause_chain, first_line
 
 CONNECT_TIMEOUT_SECONDS = 5
 POLL_SECONDS = 5.0
@@ -140,10 +140,7 @@ def _check_port(address: str) -> None:
 def _reason(address: str, error: BaseException, message: str) -> str:
     """Return one line for the user, from the exception that Ray raised and what its core wrote to stderr."""
     where = "that `auto` found" if address == "auto" else f"at {address}"
-    causes = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
-        causes.append(cause)
-    text = "\n".join(str(cause) for cause in causes)
+    text = "\n".join(map(str, cause_chain(error)))
     if "Version mismatch" in text:
         ray_versions, python_versions = re.findall(r"Ray: (\S+)", text), re.findall(r"Python: (\S+)", text)
         return (
@@ -164,7 +161,7 @@ def _reason(address: str, error: BaseException, message: str) -> str:
             f"This machine is not a node of the cluster {where}. Join it: ray start --address={address} "
             "--num-cpus=0. Or send the sweep as a job: toprung submit"
         )
-    return f"The Ray cluster {where} cannot be used: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+    return f"The Ray cluster {where} cannot be used: {first_line(error)}"
 
 
 @contextlib.contextmanager

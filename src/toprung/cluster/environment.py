@@ -9,7 +9,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from toprung.errors import UserError
+from toprung.errors import UserError, first_line
 from toprung.project.code_hash import PACKAGE_FOLDER
 
 # A sweep does not work without these, so they override the user's shell. Everything else here is a default.
@@ -75,7 +75,7 @@ def import_ray(module: str = "ray") -> Any:
         importlib.import_module("ray").init  # noqa: B018 (another module named ray has no init)
         return importlib.import_module(module)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         spec = PathFinder.find_spec("ray")
         raise UserError(
             f"Ray cannot be imported from {spec.origin if spec else 'anywhere'}: {reason}. Rename that file if it is "

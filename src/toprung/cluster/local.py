@@ -12,7 +12,7 @@ from toprung.cluster import detection
 from toprung.cluster.capacity import OBJECT_STORE, Node
 from toprung.cluster.environment import import_ray, runtime_env
 from toprung.cluster.ray_processes import without_unneeded_parts
-from toprung.errors import UserError
+from toprung.errors import UserError, first_line
 from toprung.machine import num_cpus
 
 
@@ -87,7 +87,7 @@ class LocalCluster:
         if isinstance(self._error, UserError):
             raise self._error
         if self._error is not None:
-            reason = (str(self._error).strip() or type(self._error).__name__).splitlines()[0]
+            reason = first_line(self._error)
             raise UserError(f"Ray did not start on this machine: {reason}") from self._error
 
     def nodes(self) -> list[Node]:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from toprung.errors import first_line
 from toprung.export.onnx_scoring import latency, predict
 from toprung.exported_config import PT2_FILE
 
@@ -53,7 +54,7 @@ def write_exported_program(model: nn.Module, file: Path, *, image_shape: tuple[i
         torch.export.save(program, file)
     except Exception as error:  # torch.export raises anything
         file.unlink(missing_ok=True)
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return first_line(error)
     return None
 
 

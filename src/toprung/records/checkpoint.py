@@ -29,6 +29,7 @@ import torch
 from torch import nn
 
 from toprung import atomic_write
+from toprung.errors import cause_chain, is_disk_full
 from toprung.records.sweep_dir import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, write_json
 
 logger = logging.getLogger(__name__)
@@ -274,7 +275,7 @@ def _retry_write(write: Callable[[], None], path: Path) -> None:
         except DiskFull:
             raise
         except (OSError, RuntimeError) as error:
-            if time.monotonic() > deadline or not any(_os_errors(error)):
+            if time.monotonic() > deadline or not any(isinstance(cause, OSError) for cause in cause_chain(error)):
                 raise
             logger.warning("%s cannot be written (%s): trying again", path, error)
             time.sleep(1)
@@ -289,14 +290,6 @@ def _staged(state: Any, path: Path) -> Iterator[Path]:
                 torch.save(state, file)
             yield staging
     except (OSError, RuntimeError) as error:
-        if any(os_error.errno in (errno.ENOSPC, errno.EDQUOT) for os_error in _os_errors(error)):
+        if any(map(is_disk_full, cause_chain(error))):  # torch's writer wraps the operating system's error
             raise DiskFull(errno.ENOSPC, f"no space left for {path}") from error
         raise
-
-
-def _os_errors(error: BaseException | None) -> Iterator[OSError]:
-    """Yield the operating system's errors among an error and its causes: torch's writer wraps them."""
-    while error is not None:
-        if isinstance(error, OSError):
-            yield error
-        error = error.__cause__ or error.__context__

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import errno
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from toprung.errors import UserError
+from toprung.errors import UserError, is_disk_full
 
 RETRY_SECONDS = 60  # how long to retry while the storage is unavailable
 
@@ -95,7 +94,7 @@ class SingleWriterJournal(BaseJournalBackend):
                 self._append(content)
                 break
             except OSError as error:
-                is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                is_full = is_disk_full(error)
                 if (is_full and ballast_removed) or time.monotonic() > deadline:
                     raise LedgerUnwritable(error.errno, error.strerror, str(self._path)) from error
                 logger.warning("%s cannot be written (%s): trying again", self._path, error.strerror)

@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
 
-from toprung.errors import UserError
+from toprung.errors import UserError, cause_chain, first_line
 from toprung.records.journal import (
     RETRY_SECONDS,
     LedgerUnwritable,
@@ -35,9 +35,7 @@ def study_failure(error: BaseException) -> str | None:
     """Return why the study could not be read or written, in one line; None if the error has another cause."""
     from sqlalchemy.exc import DBAPIError
 
-    causes: list[BaseException] = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
-        causes.append(cause)
+    causes = cause_chain(error)
     for cause in causes:
         if isinstance(cause, LedgerUnwritable):
             return f"{cause.filename} cannot be written ({cause.strerror})"
@@ -123,5 +121,5 @@ def _database(uri: str) -> BaseStorage:
             engine_settings["connect_args"] = {"timeout": RETRY_SECONDS}  # while another process locks the file
         return optuna.storages.RDBStorage(uri, engine_kwargs=engine_settings)
     except (ImportError, SQLAlchemyError, ArgumentError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(uri, "the database")
+        reason = first_line(error).replace(uri, "the database")
         raise UserError(f"The study's database ({ENVIRONMENT}) cannot be used: {reason}") from error

@@ -20,7 +20,6 @@ sweep.log      the output of the libraries
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -33,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from toprung import atomic_write
-from toprung.errors import UserError
+from toprung.errors import UserError, is_disk_full
 
 if TYPE_CHECKING:
     from toprung.spec import Sweep
@@ -256,7 +255,7 @@ class SweepDirectory:
                 os.fsync(file.fileno())
             return False
         except OSError as error:
-            return error.errno in (errno.ENOSPC, errno.EDQUOT)
+            return is_disk_full(error)
         finally:
             probe.unlink(missing_ok=True)
 

@@ -88,8 +88,9 @@ def refit(
     winner = representative(trials, mode=sweep.mode, exclude=dropped_leaders(trials, sweep))
     if winner is None:
         raise UserError(f"{confirmation.sweep_id} has no configuration that finished, so there is nothing to refit.")
-    # Training and validation images are those of the sweep, however the confirmation cut them into folds.
-    sweep = sweep.model_copy(update={"data": sweep.data.model_copy(update={"num_folds": None})})
+    # Training and validation images are those of the sweep, however the confirmation cut them into folds. Mapped, they
+    # are not loaded before the loop needs them.
+    sweep = sweep.model_copy(update={"data": sweep.data.model_copy(update={"num_folds": None, "placement": "mmap"})})
     server.check_usable(sweep_dir.path.parent)
     switch_to(sweep_dir.code_folder)
     prepared = prepare_sweep(project, sweep, code=sweep_dir.code_folder)

@@ -15,7 +15,7 @@ import filelock
 import urllib3
 
 from toprung import atomic_write
-from toprung.errors import UserError
+from toprung.errors import UserError, cause_chain
 from toprung.secrets import mask_text, mask_uri
 from toprung.tracking.local_store import database_file, sqlite_uri
 
@@ -168,12 +168,9 @@ def _unusable(uri: str, error: Exception) -> UserError:
 
 def describe_error(error: BaseException) -> str:
     """Return why MLflow's client failed in one line: the last cause first, without secrets, markup and SQL."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
     texts = [_plain(str(error)) or type(error).__name__]
     # MLflow's own text says more than other causes, such as a KeyError; an error of the operating system is complete.
-    causes = [cause for cause in chain[1:] if isinstance(cause, OSError | urllib3.exceptions.HTTPError)]
+    causes = [cause for cause in cause_chain(error)[1:] if isinstance(cause, OSError | urllib3.exceptions.HTTPError)]
     is_plain = isinstance(error, OSError) and error.strerror
     if causes and not is_plain:
         last = _plain(getattr(causes[-1], "strerror", None) or str(causes[-1]))

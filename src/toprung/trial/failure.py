@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
 import traceback
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toprung.errors import is_disk_full
 from toprung.records.sweep_dir import FAILURE_FILE, write_json
 
 
@@ -29,7 +29,7 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
     out_of_memory = _out_of_gpu_memory(error)
     return {
         "cause": text if is_our_message else out_of_memory or f"{type(error).__name__}: {text.splitlines()[0]}",
-        "disk_full": isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT),
+        "disk_full": is_disk_full(error),
         "code_mismatch": isinstance(error, CodeMismatch),
         "traceback": "".join(traceback.format_exception(error)),
         "host": socket.gethostname(),

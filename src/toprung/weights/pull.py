@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from toprung.errors import UserError
+from toprung.errors import UserError, first_line
 from toprung.weights.add import AddedWeights, add_tensors, check_new
 from toprung.weights.card import WEIGHTS
 
@@ -38,7 +38,7 @@ def pull(name: str, *, project: Path) -> AddedWeights:
     try:
         network: Any = timm.create_model(full_name, pretrained=True)
     except Exception as error:  # the hub's client and urllib raise many types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         if isinstance(error, LocalEntryNotFoundError):
             reason = "huggingface.co cannot be reached"
         raise UserError(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from toprung.cluster.doctor.finding import Finding
+from toprung.errors import first_line
 
 if TYPE_CHECKING:
     from toprung.cluster.doctor.nodes import NodeResponse
@@ -94,6 +95,6 @@ def check_dashboard() -> Finding:
             ray.get_runtime_context().gcs_address, limit=1000, timeout=10, raise_on_missing_output=False
         )
     except Exception as error:  # requests' errors, Ray's, or a plain RuntimeError, depending on what is missing
-        message = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        message = first_line(error)[:160]
         return Finding("dashboard", "warning", f"the State API does not respond ({message.rstrip('.')})", remedy)
     return Finding("dashboard", "ok", f"the State API responds ({len(listed)} nodes)")

@@ -10,6 +10,7 @@ from typing import Any
 from toprung.cluster.doctor import node
 from toprung.cluster.doctor.finding import Finding, or_ok
 from toprung.cluster.doctor.node import NodeReport, ProbeOptions
+from toprung.errors import first_line
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _response(node: Node, ref: Any, *, deadline: float) -> NodeResponse:
     except ray.exceptions.RayTaskError as error:
         return NodeResponse(node, None, f"{type(error.cause).__name__}: {error.cause}")
     except ray.exceptions.RayError as error:
-        return NodeResponse(node, None, (str(error).strip() or type(error).__name__).splitlines()[0])
+        return NodeResponse(node, None, first_line(error))
 
 
 def _with_clock(response: NodeResponse, clock: Any, pinned: Any, *, deadline: float) -> NodeResponse:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from toprung.cluster import import_ray
-from toprung.errors import UserError
+from toprung.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
@@ -77,7 +77,7 @@ class Jobs:
         except AuthenticationError as error:
             raise UserError(
                 f"The cluster at {address} requires its token, and yours is missing or wrong "
-                f"({_first_line(error)}). Put the cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN."
+                f"({first_line(error)}). Put the cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN."
             ) from None
         except ConnectionError:
             raise UserError(
@@ -89,7 +89,7 @@ class Jobs:
                 raise UserError(
                     "Jobs need an extra of Ray that is not installed. Type: pip install 'ray[default]'"
                 ) from None
-            raise UserError(f"{address} does not respond like a Ray dashboard: {_first_line(error)}") from None
+            raise UserError(f"{address} does not respond like a Ray dashboard: {first_line(error)}") from None
 
     def submit(self, command: Sequence[str], *, label: str, runtime_env: dict[str, Any], is_sweep: bool = True) -> str:
         """Submit a job and return its ID. Wait for up to a minute for the agent of a head that has just started.
@@ -115,7 +115,7 @@ class Jobs:
                 )
             except (RuntimeError, ValueError) as error:
                 if NO_AGENT not in str(error) or time.monotonic() > deadline:
-                    raise UserError(f"The cluster at {self.address} rejects the job: {_first_line(error)}") from None
+                    raise UserError(f"The cluster at {self.address} rejects the job: {first_line(error)}") from None
                 time.sleep(1)
 
     def find(self, job: str | None) -> str:
@@ -158,7 +158,7 @@ class Jobs:
                 num_failures = 1 if time.monotonic() - began > STABLE_SECONDS else num_failures + 1
                 if num_failures > MAX_RECONNECTS:
                     raise UserError(
-                        f"The cluster at {self.address} can no longer be reached ({_first_line(error)}). "
+                        f"The cluster at {self.address} can no longer be reached ({first_line(error)}). "
                         f"The job may still be running; to follow it again, type: {reattach_command(job, self.address)}"
                     ) from None
             time.sleep(1)
@@ -188,7 +188,7 @@ class Jobs:
         try:
             return bool(self._client.stop_job(job))
         except RuntimeError as error:
-            raise UserError(f"The job {job} cannot be stopped: {_first_line(error)}") from None
+            raise UserError(f"The job {job} cannot be stopped: {first_line(error)}") from None
 
 
 def entry_point(command: Sequence[str], *, prepared: str, dataset: str | None = None) -> list[str]:
@@ -206,7 +206,3 @@ def entry_point(command: Sequence[str], *, prepared: str, dataset: str | None = 
 def reattach_command(job: str, address: str) -> str:
     """Return the command that follows a job again."""
     return f"toprung submit --attach {job} --address {address}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,7 +9,6 @@ Equal sources give equal bytes on every machine, so dvc.lock is valid on any of 
 
 from __future__ import annotations
 
-import errno
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from toprung.data.card import ARRAY_FILES, CARD_FILE, FILES_LIST, GROUPS_ARRAY, 
 from toprung.data.prepare.writing import save, write_dataset_card
 from toprung.data.sources import SOURCES
 from toprung.data.sources.source import Arrays, Source
-from toprung.errors import UserError, did_you_mean
+from toprung.errors import UserError, did_you_mean, is_disk_full
 
 DOWNLOADS = Path("data/raw")
 
@@ -107,7 +106,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 def write_error(out: Path, error: OSError) -> UserError:
     """Return the error for a folder that cannot be written."""
-    remedy = "Free some space" if error.errno == errno.ENOSPC else "Make it writable"
+    remedy = "Free some space" if is_disk_full(error) else "Make it writable"
     return UserError(f"{out} cannot be written: {error.strerror or error}. {remedy}, or give another folder.")
 
 

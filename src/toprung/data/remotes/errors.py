@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+
+from toprung.errors import cause_chain
 
 # Patterns for an exception's types, codes and text, in this order; the first that matches gives the reason.
 _ERROR_PATTERNS = {
@@ -32,7 +33,7 @@ _ERROR_PATTERNS = {
 
 def describe(error: BaseException) -> dict[str, str]:
     """Return the reason, and the message of the exception in the chain that shows it."""
-    chain = list(_chain(error))
+    chain = cause_chain(error)
     for reason, pattern in _ERROR_PATTERNS.items():
         for cause in reversed(chain):  # the root cause has the clearest message
             if re.search(pattern, _evidence(cause), re.VERBOSE):
@@ -44,16 +45,6 @@ def describe_text(text: str) -> dict[str, str]:
     """Return the same as `describe` for an exception of which only the text is left."""
     reasons = (reason for reason, pattern in _ERROR_PATTERNS.items() if re.search(pattern, text, re.VERBOSE))
     return {"reason": next(reasons, "other"), "message": _line(text)}
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error, its cause, the cause of that, and so on; each once."""
-    visited: set[int] = set()
-    following: BaseException | None = error
-    while following is not None and id(following) not in visited:
-        visited.add(id(following))
-        yield following
-        following = following.__cause__ or following.__context__
 
 
 def _evidence(error: BaseException) -> str:
