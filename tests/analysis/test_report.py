@@ -4,7 +4,6 @@ import json
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
@@ -18,6 +17,7 @@ from toprung.analysis.report.winner_panels import mistakes
 from toprung.analysis.report.write import build_panels
 from toprung.errors import UserError
 from toprung.spec import Asha
+from toprung.vision import ImageSplit
 
 
 class _Page(HTMLParser):
@@ -187,8 +187,8 @@ def _evaluation(predicted, labels, *, classes, confidences=None):
     confidences = torch.tensor(confidences or [0.99] * len(labels), dtype=torch.float64)
     probabilities_NK = ((1 - confidences) / (num_classes - 1))[:, None].repeat(1, num_classes)
     probabilities_NK[torch.arange(len(labels)), predicted] = confidences
-    images_NCHW = np.arange(len(labels) * 12, dtype=np.uint8).reshape(len(labels), 3, 2, 2)
-    return build_evaluation(probabilities_NK.log(), torch.tensor(labels), images_NCHW, classes=classes)
+    images_NCHW = torch.arange(len(labels) * 12, dtype=torch.uint8).reshape(len(labels), 3, 2, 2)
+    return build_evaluation(probabilities_NK.log(), ImageSplit(images_NCHW, torch.tensor(labels)), classes=classes)
 
 
 def test_the_confusion_matrix_shows_the_share_of_each_true_class_once():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -67,9 +66,11 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
         write_weights_files(folder, task["description"], classes=task["classes"])
     model = load_checked_model(folder)
     split = _open_split(placed, parts=("train", "val") if task.get("part") == "seen" else ("val",))
-    metrics = vision.evaluate(prepare_for_evaluation(model), split, metrics=task["metrics"])
-    model = model.cpu()  # onnxruntime is compared with PyTorch on the CPU
-    logits_NK = vision.predict_logits(model, split)
+    model = prepare_for_evaluation(model)
+    metrics, logits_NK = vision.evaluate_with_logits(model, split, metrics=task["metrics"])
+    if next(model.parameters()).is_cuda:  # onnxruntime is compared with PyTorch on the CPU
+        model = model.cpu()
+        logits_NK = vision.predict_logits(model, split)
     rows_N = split.rows_N.numpy() if split.rows_N is not None else np.arange(split.num_images)
     np.save(work_folder / ROWS_FILE, rows_N)
     np.save(work_folder / PROBABILITIES_FILE, torch.softmax(logits_NK, dim=1).numpy())
@@ -94,11 +95,9 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
 def _open_split(placed: ImageArrays, *, parts: Sequence[str]) -> ImageSplit:
     import torch
 
-    from toprung.vision import ImageSplit
+    from toprung.vision import ImageSplit, wrap_read_only
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
-        images_NCHW = torch.from_numpy(placed.open_images())
+    images_NCHW = wrap_read_only(placed.open_images())
     labels_N, rows_N = (
         torch.cat([torch.from_numpy(placed.arrays[f"{part}_{what}"]) for part in parts]) for what in ("labels", "rows")
     )

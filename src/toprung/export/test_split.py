@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,9 +106,7 @@ def score(task: dict[str, Any]) -> dict[str, float]:
     images, labels = data.open_test_split(
         task["data"], root=Path(task["prepared_root"]), opened_by=task["opened_by"], log=Path(task["log"])
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
-        split = vision.ImageSplit(torch.from_numpy(images), torch.from_numpy(labels))
+    split = vision.ImageSplit(vision.wrap_read_only(images), vision.wrap_read_only(labels))
     metrics = vision.evaluate(model, split)
     return {"accuracy": metrics["val/accuracy"], "loss": metrics["val/loss"], "num_images": len(labels)}
 

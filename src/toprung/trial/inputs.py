@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,15 +46,11 @@ def trial_data(
         mmap_dir: the folder of the mapped file.
         split_fingerprint: the hash of the training and validation indices.
     """
-    import torch
-
     from toprung.session import TrialData
-    from toprung.vision import ImageSplit
+    from toprung.vision import ImageSplit, wrap_read_only
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # we only read it
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        pool = torch.from_numpy(open_mmap_images(mmap_dir)) if mmap_dir is not None else tensors.get("pool_images")
+    tensors = {name: wrap_read_only(array) for name, array in arrays.items()}
+    pool = wrap_read_only(open_mmap_images(mmap_dir)) if mmap_dir is not None else tensors.get("pool_images")
 
     def split(part: str) -> ImageSplit:
         labels_N = tensors[f"{part}_labels"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from toprung.vision import distributed
@@ -14,6 +17,13 @@ from toprung.vision.balancing import draw_balanced
 
 _MAX_EVALUATION_BATCH = 512
 _MAX_EVALUATION_PIXELS = 2**21  # 512 images of 64 x 64, or 41 of 224 x 224, whose activations fit into a few gigabytes
+
+
+def wrap_read_only(array: NDArray[Any]) -> Tensor:
+    """Return a tensor that shares the memory of an array that must not be written, such as a mapped file."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 @dataclass(frozen=True)

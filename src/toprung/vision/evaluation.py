@@ -42,10 +42,29 @@ def evaluate(model: nn.Module, split: ImageSplit, *, metrics: Sequence[str] = DE
     Raises:
         UserError: a name is unknown.
     """
+    return _evaluate(model, split, metrics, pools_logits=not set(metrics).issubset(DEFAULT_METRICS))[0]
+
+
+@torch.no_grad()
+def evaluate_with_logits(
+    model: nn.Module, split: ImageSplit, *, metrics: Sequence[str] = DEFAULT_METRICS
+) -> tuple[dict[str, float], Tensor]:
+    """Compute the metrics of `evaluate` and the logits of `predict_logits` in one pass.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    values, logits_NK = _evaluate(model, split, metrics, pools_logits=True)
+    assert logits_NK is not None
+    return values, logits_NK
+
+
+def _evaluate(
+    model: nn.Module, split: ImageSplit, metrics: Sequence[str], *, pools_logits: bool
+) -> tuple[dict[str, float], Tensor | None]:
     for name in metrics:
         if name not in CLASSIFICATION_METRICS:
             raise unknown_name_error(name, kind="classification metric", known=CLASSIFICATION_METRICS)
-    pools_logits = not set(metrics).issubset(DEFAULT_METRICS)
     num_batches, device = len(_starts(split)), _device(model)
     losses_S = torch.zeros(num_batches, dtype=torch.float64, device=device)
     correct_S = torch.zeros(num_batches, dtype=torch.int64, device=device)
@@ -62,10 +81,10 @@ def evaluate(model: nn.Module, split: ImageSplit, *, metrics: Sequence[str] = DE
     losses_S, correct_S = distributed.all_reduce_sum(losses_S), distributed.all_reduce_sum(correct_S)
     num_images = split.num_images
     values = {"val/loss": sum(losses_S.tolist()) / num_images, "val/accuracy": sum(correct_S.tolist()) / num_images}
-    if pools_logits:
-        pooled_NK = _pool(logits_by_start, num_images=num_images)
+    pooled_NK = _pool(logits_by_start, num_images=num_images) if pools_logits else None
+    if pooled_NK is not None and not set(metrics).issubset(DEFAULT_METRICS):
         values |= distributed.on_rank_zero(lambda: classification_metrics(pooled_NK, split.labels_N, metrics=metrics))
-    return {name: values[name] for name in metrics if name in values}
+    return {name: values[name] for name in metrics if name in values}, pooled_NK
 
 
 @torch.no_grad()

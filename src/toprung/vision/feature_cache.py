@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from toprung import atomic_write
+from toprung.vision.batches import wrap_read_only
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,4 @@ def _read(file: Path) -> Tensor | None:
         array_ND = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
-        return torch.from_numpy(array_ND)
+    return wrap_read_only(array_ND)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -91,13 +90,9 @@ def load_arrays(name: str, *, project: Path) -> dict[str, NDArray[np.float32]]:
 
 def to_pretrained(card: WeightsCard, arrays: Mapping[str, NDArray[Any]]) -> PretrainedWeights:
     """Wrap the weights for `vision.build_model`, without copying them."""
-    import torch
+    from toprung.vision import PretrainedWeights, wrap_read_only
 
-    from toprung.vision import PretrainedWeights
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # they are only read
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tensors = {name: wrap_read_only(array) for name, array in arrays.items()}
     return PretrainedWeights(
         card.name, tensors, card.num_classes, mean=card.mean, std=card.std, crop_pct=card.crop_pct, sha256=card.sha256
     )

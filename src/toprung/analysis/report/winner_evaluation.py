@@ -16,7 +16,8 @@ from toprung.exported_config import CONFIG_FILE, LABELS_FILE
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from toprung.vision import Calibration, ClassReport
+    from toprung.data.placement import ImageArrays
+    from toprung.vision import Calibration, ClassReport, ImageSplit
 
 MISTAKES_PER_CLASS = 3
 MAX_MISTAKES = 60
@@ -77,8 +78,8 @@ def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
     from toprung import vision
     from toprung.vision.loading import load_for_evaluation
 
-    images_NCHW, labels, split_fingerprint = _validation_images(report_data)
-    if report_data.lineage is None or split_fingerprint != report_data.lineage.split_fingerprint:
+    images = _map_images(report_data)
+    if report_data.lineage is None or images.split_fingerprint != report_data.lineage.split_fingerprint:
         raise UserError("The prepared data differ from the sweep's: the winner's mistakes cannot be shown.")
     classes = [str(name) for name in sweep_dir.read(sweep_dir.export_folder / LABELS_FILE)["classes"]]
     torch.set_num_threads(max(1, report_data.sweep.resources.num_threads))
@@ -86,42 +87,41 @@ def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
         model = load_for_evaluation(Path(sweep_dir.export_folder))
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"The exported model cannot be loaded: {error}") from None
-    labels_N = torch.from_numpy(labels)
-    logits_NK = vision.predict_logits(model, vision.ImageSplit(torch.from_numpy(images_NCHW), labels_N))
-    return build_evaluation(logits_NK, labels_N, images_NCHW, classes=classes)
+    labels_N, rows_N = (torch.from_numpy(images.arrays[f"val_{what}"]) for what in ("labels", "rows"))
+    split = vision.ImageSplit(vision.wrap_read_only(images.open_images()), labels_N, rows_N)
+    return build_evaluation(vision.predict_logits(model, split), split, classes=classes)
 
 
-def _validation_images(report_data: ReportData) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
-    """Return the images and labels that the exported model was validated on, and the fingerprint of the split."""
+def _map_images(report_data: ReportData) -> ImageArrays:
+    """Return the images and the split that the exported model was validated on."""
     from toprung.data.placement import map_arrays
 
     sweep, split_index = report_data.sweep, None
     if sweep.data.num_folds is not None:
         config = report_data.sweep_dir.read(report_data.sweep_dir.export_folder / CONFIG_FILE)
         split_index = sweep.split_index(int(config["toprung"]["seed"]))
-    images = map_arrays(
+    return map_arrays(
         sweep.data, root=report_data.prepared_root, num_repeats=sweep.num_repeats, split_index=split_index
     )
-    return images.open_images()[images.arrays["val_rows"]], images.arrays["val_labels"], images.split_fingerprint
 
 
-def build_evaluation(
-    logits_NK: Tensor, labels_N: Tensor, images_NCHW: NDArray[np.uint8], *, classes: list[str]
-) -> WinnerEvaluation:
+def build_evaluation(logits_NK: Tensor, split: ImageSplit, *, classes: list[str]) -> WinnerEvaluation:
     """Count all images by true and predicted class, score the classes, and find the worst mistakes of each."""
+    import torch
+
     from toprung import vision
 
-    labels, predicted = labels_N.numpy(), logits_NK.argmax(dim=1).numpy()
+    labels, predicted = split.labels_N.numpy(), logits_NK.argmax(dim=1).numpy()
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (labels, predicted), 1)
-    report = vision.class_report(logits_NK, labels_N)
+    report = vision.class_report(logits_NK, split.labels_N)
     log_probabilities_NK = logits_NK.double().log_softmax(dim=1).numpy()
     losses_N = -log_probabilities_NK[np.arange(len(labels)), labels]
     order = np.argsort(-losses_N, kind="stable")
     wrong = order[labels[order] != predicted[order]]
     mistakes = [
         Mistake(
-            image_CHW=np.array(images_NCHW[index]),
+            image_CHW=split.images_at(torch.tensor([index]))[0].numpy(),
             label=classes[labels[index]],
             predicted=classes[predicted[index]],
             confidence=float(np.exp(log_probabilities_NK[index, predicted[index]])),
@@ -130,4 +130,6 @@ def build_evaluation(
         for label in np.argsort(report.recall_K, kind="stable")  # NaN, of a class without images, comes last
         for index in wrong[labels[wrong] == label][:MISTAKES_PER_CLASS]
     ]
-    return WinnerEvaluation(classes, counts, report, vision.calibration(logits_NK, labels_N), mistakes[:MAX_MISTAKES])
+    return WinnerEvaluation(
+        classes, counts, report, vision.calibration(logits_NK, split.labels_N), mistakes[:MAX_MISTAKES]
+    )
