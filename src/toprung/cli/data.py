@@ -90,7 +90,7 @@ def add(
     """Add a folder of images: track it with DVC, and write the DVC stage that prepares it."""
     from toprung import data
     from toprung.data.image_folder.arguments import parse_size
-    from toprung.data.prepare.folder import format_unreadable
+    from toprung.data.prepare.folder_checks import format_unreadable
     from toprung.data.versioning.targets import hidden_files
     from toprung.scaffold.recipe import check_recipe, write_recipe
 

@@ -13,7 +13,7 @@ from toprung.data.card import UnreadableFile
 from toprung.data.image_folder.chunks import Progress
 from toprung.data.image_folder.listing import GROUPS_FILE, ImageListing, check_layout, format_counts, quoted
 from toprung.data.image_folder.settings import FolderSettings
-from toprung.data.prepare.folder import check_headers, list_folder
+from toprung.data.prepare.folder_checks import check_headers, list_folder
 from toprung.data.prepared import PREPARED
 from toprung.data.sources import SOURCES
 from toprung.data.versioning.dvc_project import RAW, check_dvc_repository, run_dvc, stage_commands, stage_name
