@@ -52,6 +52,7 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     from toprung.export.exported_program import write_exported_program
     from toprung.export.weights_files import load_checked_model, write_weights_files
     from toprung.spec import Data
+    from toprung.vision.evaluation import evaluate_with_logits
     from toprung.vision.loading import prepare_for_evaluation
 
     torch.set_num_threads(task["num_threads"])
@@ -67,7 +68,7 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     model = load_checked_model(folder)
     split = _open_split(placed, parts=("train", "val") if task.get("part") == "seen" else ("val",))
     model = prepare_for_evaluation(model)
-    metrics, logits_NK = vision.evaluate_with_logits(model, split, metrics=task["metrics"])
+    metrics, logits_NK = evaluate_with_logits(model, split, metrics=task["metrics"])
     if next(model.parameters()).is_cuda:  # onnxruntime is compared with PyTorch on the CPU
         model = model.cpu()
         logits_NK = vision.predict_logits(model, split)
@@ -95,7 +96,8 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
 def _open_split(placed: ImageArrays, *, parts: Sequence[str]) -> ImageSplit:
     import torch
 
-    from toprung.vision import ImageSplit, wrap_read_only
+    from toprung.vision import ImageSplit
+    from toprung.vision.batches import wrap_read_only
 
     images_NCHW = wrap_read_only(placed.open_images())
     labels_N, rows_N = (

@@ -99,6 +99,7 @@ def score(task: dict[str, Any]) -> dict[str, float]:
     import torch
 
     from toprung import data, vision
+    from toprung.vision.batches import wrap_read_only
     from toprung.vision.loading import load_for_evaluation
 
     torch.set_num_threads(task["num_threads"])
@@ -106,7 +107,7 @@ def score(task: dict[str, Any]) -> dict[str, float]:
     images, labels = data.open_test_split(
         task["data"], root=Path(task["prepared_root"]), opened_by=task["opened_by"], log=Path(task["log"])
     )
-    split = vision.ImageSplit(vision.wrap_read_only(images), vision.wrap_read_only(labels))
+    split = vision.ImageSplit(wrap_read_only(images), wrap_read_only(labels))
     metrics = vision.evaluate(model, split)
     return {"accuracy": metrics["val/accuracy"], "loss": metrics["val/loss"], "num_images": len(labels)}
 

@@ -47,7 +47,8 @@ def trial_data(
         split_fingerprint: the hash of the training and validation indices.
     """
     from toprung.session import TrialData
-    from toprung.vision import ImageSplit, wrap_read_only
+    from toprung.vision import ImageSplit
+    from toprung.vision.batches import wrap_read_only
 
     tensors = {name: wrap_read_only(array) for name, array in arrays.items()}
     pool = wrap_read_only(open_mmap_images(mmap_dir)) if mmap_dir is not None else tensors.get("pool_images")

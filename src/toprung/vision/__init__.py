@@ -9,9 +9,9 @@ from toprung.vision.augmentation import (
     build_augmentation,
 )
 from toprung.vision.balancing import class_weights
-from toprung.vision.batches import ImageSplit, batches, num_batches, wrap_read_only
+from toprung.vision.batches import ImageSplit, batches, num_batches
 from toprung.vision.crops import center_crop
-from toprung.vision.evaluation import evaluate, evaluate_with_logits, predict_logits
+from toprung.vision.evaluation import evaluate, predict_logits
 from toprung.vision.finetuning import (
     PRECISIONS,
     autocast,
@@ -68,7 +68,6 @@ __all__ = [
     "class_weights",
     "compute_features",
     "evaluate",
-    "evaluate_with_logits",
     "fit_head",
     "freeze_backbone",
     "get_head",
@@ -76,5 +75,4 @@ __all__ = [
     "num_batches",
     "parameter_groups",
     "predict_logits",
-    "wrap_read_only",
 ]

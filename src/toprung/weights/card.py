@@ -90,7 +90,8 @@ def load_arrays(name: str, *, project: Path) -> dict[str, NDArray[np.float32]]:
 
 def to_pretrained(card: WeightsCard, arrays: Mapping[str, NDArray[Any]]) -> PretrainedWeights:
     """Wrap the weights for `vision.build_model`, without copying them."""
-    from toprung.vision import PretrainedWeights, wrap_read_only
+    from toprung.vision import PretrainedWeights
+    from toprung.vision.batches import wrap_read_only
 
     tensors = {name: wrap_read_only(array) for name, array in arrays.items()}
     return PretrainedWeights(

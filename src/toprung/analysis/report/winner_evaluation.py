@@ -76,6 +76,7 @@ def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
     import torch  # imported here because it takes most of a second, and is not needed without an export
 
     from toprung import vision
+    from toprung.vision.batches import wrap_read_only
     from toprung.vision.loading import load_for_evaluation
 
     images = _map_images(report_data)
@@ -88,7 +89,7 @@ def evaluate_winner(report_data: ReportData) -> WinnerEvaluation:
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"The exported model cannot be loaded: {error}") from None
     labels_N, rows_N = (torch.from_numpy(images.arrays[f"val_{what}"]) for what in ("labels", "rows"))
-    split = vision.ImageSplit(vision.wrap_read_only(images.open_images()), labels_N, rows_N)
+    split = vision.ImageSplit(wrap_read_only(images.open_images()), labels_N, rows_N)
     return build_evaluation(vision.predict_logits(model, split), split, classes=classes)
 
 
