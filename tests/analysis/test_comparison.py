@@ -143,6 +143,17 @@ def test_groups_by_a_hyperparameter_warn_that_the_searcher_chose_them(driver):
     assert all(answer.num_pairs == 0 for answer in comparison.answers)
 
 
+def test_a_name_with_two_meanings_is_one_group_in_each_sweep(driver):
+    fine_tuned, probe = driver(name="fine"), driver(name="probe")
+    for sweep, augment in ((fine_tuned, "light"), (probe, "none")):
+        _run(sweep, "default", augment=augment)
+        _run(sweep, "same everywhere")
+    comparison = compare_sweeps([fine_tuned.sweep_dir, probe.sweep_dir], by="configuration")
+    by_name = {group.name: group.num_trials for group in comparison.comparison.groups}
+    ids = [sweep.sweep_dir.sweep_id for sweep in (fine_tuned, probe)]
+    assert by_name == {"same everywhere": 10, f"default of {ids[0]}": 5, f"default of {ids[1]}": 5}
+
+
 def test_trials_without_the_hyperparameter_form_their_own_group(driver):
     sweep = driver()
     sweep.trial([0.5], config={"momentum": 0.9})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from toprung.analysis.comparison.answers import Answer, list_answers
 from toprung.analysis.comparison.groups import (
+    NOT_THE_CONFIGURATION,
     Comparison,
     Groups,
     compare,
@@ -71,7 +72,7 @@ def compare_sweeps(sweep_dirs: Sequence[SweepDirectory], *, by: str = "configura
         raise UserError(f"These sweeps have different metrics and cannot be compared: {descriptions}.")
     trials = [ledger.read(sweep_dir) for sweep_dir in sweep_dirs]
     comparison = compare(
-        _groups(sweep_dirs, trials, by),
+        _groups(sweep_dirs, specs, trials, by),
         mode=specs[0].mode,
         test_train_ratio=max(spec.test_train_ratio for spec in specs),
     )
@@ -85,16 +86,36 @@ def compare_sweeps(sweep_dirs: Sequence[SweepDirectory], *, by: str = "configura
     return SweepComparison(specs[0].metric, lines, warnings, comparison, list_answers(comparison))
 
 
-def _groups(sweep_dirs: Sequence[SweepDirectory], trials: Sequence[list[TrialRecord]], by: str) -> Groups:
+def _groups(
+    sweep_dirs: Sequence[SweepDirectory], specs: Sequence[Sweep], trials: Sequence[list[TrialRecord]], by: str
+) -> Groups:
     all_trials = [trial for sweep_trials in trials for trial in sweep_trials]
     if by == "sweep":
         return {d.sweep_id: sweep_trials for d, sweep_trials in zip(sweep_dirs, trials, strict=True)}
     if by == "configuration":
-        return group_by_configuration(all_trials)
+        return _by_configuration(sweep_dirs, specs, trials)
     known = {name for trial in all_trials for name in trial.config}
     if by not in known:
         raise UserError(f'No trial has a hyperparameter "{by}". Hyperparameters: {", ".join(sorted(known)) or "none"}.')
     return group_by_hyperparameter(all_trials, by)
+
+
+def _by_configuration(
+    sweep_dirs: Sequence[SweepDirectory], specs: Sequence[Sweep], trials: Sequence[list[TrialRecord]]
+) -> Groups:
+    """Group trials by configuration; a name with two meanings, such as "default", is followed by the sweep."""
+    by_sweep = [group_by_configuration(sweep_trials) for sweep_trials in trials]
+    meanings: dict[str, set[str]] = {}
+    for spec, named in zip(specs, by_sweep, strict=True):
+        for name, group in named.items():
+            config = {key: value for key, value in group[0].config.items() if key not in NOT_THE_CONFIGURATION}
+            meanings.setdefault(name, set()).add(f"{spec.trainer} {sorted(config.items())}")
+    groups: dict[str, list[TrialRecord]] = {}
+    for sweep_dir, named in zip(sweep_dirs, by_sweep, strict=True):
+        for name, group in named.items():
+            unique = name if len(meanings[name]) == 1 else f"{name} of {sweep_dir.sweep_id}"
+            groups.setdefault(unique, []).extend(group)
+    return groups
 
 
 def _line(sweep_dir: SweepDirectory, trials: Sequence[TrialRecord], spec: Sweep) -> SweepLine:
