@@ -62,7 +62,7 @@ def _leads(groups: Sequence[Group], *, test_train_ratio: float) -> list[Answer]:
     repeated = [group for group in groups if group.num_finished > 1]
     if not all(group.is_controlled for group in repeated):
         return []
-    question = "By how much is the best configuration ahead? (Each interval holds alone, at 95%.)"
+    question = "By how much is the best configuration ahead? (The intervals are not corrected for their number.)"
     answers = [
         _contrast(question, "value", repeated[0], other, test_train_ratio=test_train_ratio)
         for other in repeated[1 : MAX_NAMED + 1]
