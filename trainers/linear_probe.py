@@ -75,12 +75,18 @@ def train_loop_per_worker(config):
         model.train()
         for inputs, labels in vision.batches(features.train, batch_size=config["batch_size"], device=device):
             logits = model(F.dropout(inputs, config["dropout"]))
-            loss = F.cross_entropy(logits, labels, weight=class_weights, label_smoothing=config["label_smoothing"])
+            batch_loss = F.cross_entropy(
+                logits,
+                labels,
+                weight=class_weights,
+                label_smoothing=config["label_smoothing"],
+                reduction="sum",  # "mean" divides by the weights of these few images, which would cancel them
+            )
             optimizer.zero_grad()
-            loss.backward()
+            (batch_loss / len(labels)).backward()
             optimizer.step()
             schedule.step()
-            loss_sum += loss.detach() * len(inputs)
+            loss_sum += batch_loss.detach()
         train_loss = loss_sum.item() / len(features.train)
         scores = vision.evaluate(head, features.val, metrics=session.metrics())
         session.report({"train/loss": train_loss, **scores}, run)

@@ -39,7 +39,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         found = description["format"]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not an exported model: it has no {CONFIG_FILE}.") from None
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{file} does not say how to build the model: {error!r}.") from None
     check_format(found, FORMAT, folder=folder)
     return description
@@ -55,7 +55,7 @@ def read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{file.parent} is not an exported model: it has no {file.name}.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read: {error}.") from None
     if not isinstance(content, dict):
         raise UserError(f"{file} is not a JSON object.")

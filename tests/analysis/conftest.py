@@ -27,7 +27,8 @@ class Driver:
 
     def __init__(self, root, *, name="some", fingerprint="d" * 64, now=None, **fields):
         fields.setdefault("asha", Asha(grace_epochs=1, max_epochs=9, reduction_factor=3))
-        self.sweep = Sweep(name=name, trainer="trainers.convnet", space="search_spaces.convnet", **fields)
+        fields.setdefault("space", "search_spaces.convnet")
+        self.sweep = Sweep(name=name, trainer="trainers.convnet", **fields)
         self.sweep_dir = catalog.create_sweep(root, self.sweep, name=None, now=now or datetime.now())
         self.study = optuna.create_study(
             study_name=self.sweep_dir.sweep_id,

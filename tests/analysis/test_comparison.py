@@ -10,6 +10,7 @@ from toprung.analysis.comparison import (
     list_answers,
 )
 from toprung.errors import UserError
+from toprung.spec import Data, Experiment
 
 SEEDS = range(5)
 BASE = {"optimizer": "sgd", "lr": 0.05, "augment": "none", "batch_size": 64}
@@ -152,6 +153,22 @@ def test_a_name_with_two_meanings_is_one_group_in_each_sweep(driver):
     by_name = {group.name: group.num_trials for group in comparison.comparison.groups}
     ids = [sweep.sweep_dir.sweep_id for sweep in (fine_tuned, probe)]
     assert by_name == {"same everywhere": 10, f"default of {ids[0]}": 5, f"default of {ids[1]}": 5}
+
+
+def test_cross_validations_are_compared_by_fold_whatever_their_seeds(driver):
+    values = {"one": [0.5, 0.7, 0.6], "other": [0.4, 0.6, 0.5]}
+    sweeps = []
+    for first_seed, (name, by_fold) in enumerate(values.items(), start=1):
+        seeds = tuple(range(10 * first_seed, 10 * first_seed + 3))
+        data, experiments = Data(name="digits", num_folds=3), (Experiment(name=name, config={}),)
+        sweep = driver(name=name, data=data, experiments=experiments, seeds=seeds, space=None)
+        for seed, value in zip(seeds, by_fold, strict=True):
+            sweep.trial([value], config={"experiment": name, "seed": seed})
+        sweeps.append(sweep.sweep_dir)
+    (lead,) = [answer for answer in compare_sweeps(sweeps, by="configuration").answers if answer.measure == "value"]
+    assert (lead.left, lead.right, lead.num_pairs) == ("one", "other", 3)
+    assert lead.difference is not None
+    assert lead.difference.low == pytest.approx(0.1)
 
 
 def test_trials_without_the_hyperparameter_form_their_own_group(driver):

@@ -10,7 +10,7 @@ from toprung.analysis.confirmation import (
     judge_confirmation,
     num_changed,
 )
-from toprung.analysis.confirmation_summary import markdown
+from toprung.analysis.confirmation_summary import confirmation_notes, markdown
 from toprung.analysis.shrinkage import seed_variance, shrunken_value, variance_within_folds
 from toprung.errors import UserError
 from toprung.sweep.confirm import confirmation_spec
@@ -159,6 +159,15 @@ def test_intervals_over_folds_are_wider_than_over_independent_seeds():
         widths = [config.mean.high - config.mean.low for config in (ours, theirs)]
         assert widths[0] == pytest.approx(widths[1] * (0.45 / 0.2) ** 0.5)
     assert (folds.unit, folds.sample, seeds.unit, seeds.sample) == ("fold", "folds", "seed", "fresh seeds")
+
+
+def test_a_configuration_that_failed_on_a_seed_does_not_win():
+    values = {"trial 4": [0.99, 0.99], "trial 7": [0.9, 0.91, 0.9, 0.92, 0.9], "default": [0.6, 0.61, 0.6, 0.62, 0.6]}
+    confirmation = _judge(values)
+    assert [config.name for config in confirmation.configurations] == ["trial 7", "default", "trial 4"]
+    assert confirmation.winner == "trial 7"
+    assert "trial 4" not in confirmation.tied_best
+    assert "trial 4 finished only 2 of 5 seeds, so it is ranked after the others." in confirmation_notes(confirmation)
 
 
 def test_a_dropped_leader_is_last_whatever_its_mean_on_the_first_folds():

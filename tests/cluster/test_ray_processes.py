@@ -23,8 +23,13 @@ address = (ray_constants.DASHBOARD_ADDRESS.encode(), ray_constants.KV_NAMESPACE_
 print("dashboard:", worker.global_worker.gcs_client.internal_kv_get(*address))
 print(ray.get(ray.remote(lambda: "a task ran").remote()))
 children = psutil.Process().children(recursive=True)
+session = Path(worker.global_worker.node.get_session_dir_path())
+closed = session.parent.parent
+is_short = len(str(session / "sockets" / "plasma_store")) < 100
+print("closed:", closed.name.startswith("ray-"), oct(closed.stat().st_mode), is_short)
 print("processes:", *(Path(word).name for child in children for word in child.cmdline()[:4]))
 ray_cluster.stop()
+print("removed:", not closed.exists())
 print("imported:", "ray.dashboard.optional_deps" in sys.modules)
 print("left:", [process.cmdline() for process in psutil.wait_procs(children, timeout=20)[1]])
 """
@@ -35,11 +40,13 @@ def test_a_private_ray_has_neither_a_dashboard_nor_an_autoscaler(tmp_path):
         [sys.executable, "-c", SCRIPT, tmp_path], capture_output=True, text=True, check=False, timeout=120
     )
     assert result.returncode == 0, result.stderr
-    dashboard, ran, processes, imported, left = result.stdout.splitlines()[-5:]
+    dashboard, ran, closed, processes, removed, imported, left = result.stdout.splitlines()[-7:]
     assert dashboard == "dashboard: b'http://127.0.0.1:0'"  # without one, the agent logs an error each second
     assert ran == "a task ran"
     assert {"gcs_server", "raylet", "log_monitor.py"} <= set(processes.split())
     assert not {"dashboard.py", "monitor.py"} & set(processes.split())
+    assert closed == "closed: True 0o40700 True"  # Ray lets all users write to its own folders
+    assert removed == "removed: True"
     assert imported == "imported: False"  # it takes a second
     assert left == "left: []"
 

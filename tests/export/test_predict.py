@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -79,10 +80,11 @@ def bad_files(folder):
     noise.save(folder / "animated.gif", save_all=True, append_images=[noise.rotate(90)])
     Image.new("1", (20_000, 20_000)).save(folder / "huge.png")
     (folder / "empty.png").touch()
+    os.mkfifo(folder / "pipe.png")
     return {
         "text.png": "is not a PNG, JPEG", "cut.jpg": "truncated", "animated.webp": "is animated or has several pages",
         "animated.gif": "is not a PNG, JPEG", "huge.png": "has more than 100,000,000 pixels", "empty.png": "",
-        "missing.jpg": "",
+        "missing.jpg": "", "pipe.png": "is not a regular file",
     }  # fmt: skip
 
 

@@ -233,7 +233,7 @@ def test_another_confirmation_uses_other_seeds(confirmed):
 def test_the_test_split_is_opened_once_and_the_winner_is_evaluated(confirmed, toprung):
     bench, storage, sweep_dir, command = confirmed
     assert "is not significantly better than the default" in command.stdout or "default" in command.stdout
-    assert "On the test split, opened now for the first time: accuracy 0." in command.stdout
+    assert "On the test split, opened now for the first time by this sweep: accuracy 0." in command.stdout
     (opening,) = openings(sweep_dir)
     assert set(opening) >= {"time", "who", "accuracy", "num_images"}
     words = ("confirm", sweep_dir.sweep_id, "--top", "1", "--seeds", "2", "--storage", storage)

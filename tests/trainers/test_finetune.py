@@ -22,6 +22,23 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.parametrize("num_parts", [2, 3])
+def test_the_parts_of_a_batch_add_up_to_its_weighted_loss(num_parts):
+    torch.manual_seed(0)
+    images, labels = torch.randn(6, 4), torch.tensor([0, 0, 0, 1, 1, 2])
+    weights = torch.tensor([0.5, 1.0, 4.0])
+    gradients = []
+    for accumulation_steps in (1, num_parts):
+        model = torch.nn.Linear(4, 3)
+        torch.nn.init.ones_(model.weight)
+        torch.nn.init.zeros_(model.bias)
+        config = {"accumulation_steps": accumulation_steps, "precision": "float32", "label_smoothing": 0.1}
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        finetune.train_on_batch(model, images, labels, weights, scaler, config)
+        gradients.append(model.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
 class _Stopped(Exception):
     """Raised in a training loop to stop it, as a sweep does."""
 

@@ -180,6 +180,25 @@ def test_a_model_of_a_project_is_rebuilt_by_the_projects_function(tmp_path, monk
         del sys.modules["trainers.own"]
 
 
+def test_a_function_that_a_trainer_only_imports_is_not_called(tmp_path, monkeypatch):
+    (tmp_path / "importing.py").write_text("from pathlib import Path\nfrom shutil import rmtree\n")
+    monkeypatch.setattr(importlib.import_module("trainers"), "__path__", [str(tmp_path)])
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    torch.save({}, tmp_path / "model.pth")
+    try:
+        for name, arguments in (("rmtree", {"path": str(victim)}), ("Path", {})):
+            description = {"format": 1, "builder": f"trainers.importing:{name}", "arguments": arguments}
+            (tmp_path / "config.json").write_text(json.dumps({"toprung": description}))
+            with pytest.raises(
+                UserError, match=rf"names the builder trainers.importing:{name}, which is not a function"
+            ):
+                load_model(tmp_path)
+    finally:
+        del sys.modules["trainers.importing"]
+    assert victim.is_dir()
+
+
 def test_a_builder_outside_the_trainers_is_refused_at_once():
     with pytest.raises(UserError, match=r"collections:OrderedDict cannot be built again from an export"):
         build_with(collections.OrderedDict)

@@ -127,17 +127,22 @@ def audit(
         for trial in distinct
         if trial.trial_id in curves and trial.status == "finished" and full in curves[trial.trial_id]
     ]
-    ended = [trial for trial in distinct if trial.status in ("finished", "stopped")]
+    ended = [trial for trial in distinct if _was_judged(trial)]
     audited_ids = [trial_id for trial_id in finished if trial_id in stop_rungs]
     weights = {**dict.fromkeys(finished, 1.0), **dict.fromkeys(audited_ids, 1.0 / audited_share)}
     final = {trial_id: max(curves[trial_id].values()) for trial_id in finished}
     return Audit(
         rungs=[_audit_rung(rung, distinct, curves, final, sign, stop_rungs, weights) for rung in rungs[:-1]],
-        epochs_spent=sum(own_epochs(trial) for trial in trials if trial.status in ("finished", "stopped")),
+        epochs_spent=sum(own_epochs(trial) for trial in trials if _was_judged(trial)),
         epochs_in_full=len(ended) * full,
         lost_top_trials=_count_lost_top_trials(audited_ids, final, weights, sign),
         first_rung_replays=_replay_first_rungs(curves, final, weights, full),
     )
+
+
+def _was_judged(trial: TrialRecord) -> bool:
+    """Whether a trial ended by itself or by ASHA, not by the end of the sweep."""
+    return trial.status == "finished" or (trial.status == "stopped" and trial.rung is not None)
 
 
 def _audit_rung(

@@ -3,6 +3,8 @@
 The best value of a sweep is the maximum of many noisy values and therefore too optimistic. A confirmation gives two
 better estimates: the mean over seeds or folds that the search has never used, and the sweep's value shrunk towards the
 mean of its finished trials by the share of their variance that is luck (empirical Bayes; Efron and Morris 1975).
+Neither is free of luck with the validation images: the search has used them, too, and each training counts with its
+best epoch on them. Only the test split is independent of every choice.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from toprung.analysis.comparison.intervals import (
     tied_on_folds,
     tied_with_best,
 )
+from toprung.analysis.curves import without_continued
 from toprung.analysis.racing import dropped_leaders
 from toprung.analysis.seeds import DEFAULT, values_by_seed
 from toprung.analysis.shrinkage import seed_variance, shrunken_value, variance_within_folds
@@ -61,6 +64,7 @@ class ConfirmedConfig:
     (positive: higher), with an interval that holds jointly for all leaders; None for the default itself, and if one of
     the two has no value. `in_sweep` is the value of its trial in the sweep, and `shrunken_value` the same without the
     expected luck. `dropped_after` is the number of folds after which it was dropped; None if it was not.
+    `is_incomplete` says whether it failed on seeds or folds that another configuration finished.
     """
 
     name: str
@@ -71,11 +75,12 @@ class ConfirmedConfig:
     shrunken_value: float | None
     num_changed: int
     dropped_after: int | None = None
+    is_incomplete: bool = False
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The configurations, best mean first and dropped ones last, and the conclusions.
+    """The configurations, best mean first, those that failed on a seed after them and dropped ones last; conclusions.
 
     `num_seeds` is the number of seeds of each configuration; with `folds`, each of them validates on one fold.
     """
@@ -136,6 +141,7 @@ def judge_confirmation(
     confidence = 1 - (1 - CONFIDENCE) / num_leaders  # Bonferroni: holds jointly for all leaders, even if dependent
     ratio, dropped = (0.0, {}) if folds is None else (folds.test_train_ratio, folds.dropped)
     luck = seed_variance(values) if folds is None else variance_within_folds(values)
+    most = max(map(len, values.values()))
     confirmed = []
     for name, by_seed in values.items():
         beyond = None
@@ -146,12 +152,26 @@ def judge_confirmation(
         shrunken = None if value is None else shrunken_value(value, finished_in_sweep, luck)
         confirmed.append(
             ConfirmedConfig(
-                name, dict(by_seed), mean, beyond, value, shrunken, num_changed(name, configs), dropped.get(name)
+                name,
+                dict(by_seed),
+                mean,
+                beyond,
+                value,
+                shrunken,
+                num_changed(name, configs),
+                dropped.get(name),
+                is_incomplete=name not in dropped and len(by_seed) < most,
             )
         )
     sign = -1 if mode == "max" else 1
-    confirmed.sort(key=lambda c: (c.dropped_after is not None, sign * c.mean.mean if c.mean else float("inf")))
-    measured = {config.name: config.values for config in confirmed if config.mean and config.dropped_after is None}
+    confirmed.sort(
+        key=lambda c: (c.dropped_after is not None, c.is_incomplete, sign * c.mean.mean if c.mean else float("inf"))
+    )
+    measured = {
+        config.name: config.values
+        for config in confirmed
+        if config.mean and config.dropped_after is None and not config.is_incomplete
+    }
     if folds is None:
         tied = tied_with_best({name: [*by_seed.values()] for name, by_seed in measured.items()}, mode=mode)
     else:
@@ -194,7 +214,9 @@ def read_confirmation(sweep_dir: SweepDirectory, confirmation_dir: SweepDirector
         configs={experiment.name: experiment.config for experiment in sweep.experiments},
         in_sweep=in_sweep,
         finished_in_sweep=[
-            trial.value for trial in sweep_trials if trial.status == "finished" and trial.value is not None
+            trial.value
+            for trial in without_continued(sweep_trials)
+            if trial.status == "finished" and trial.value is not None
         ],
         num_seeds=len(sweep.seeds),
         mode=sweep.mode,

@@ -47,12 +47,14 @@ def markdown(
         if confirmation.simplest != confirmation.winner
         else ""
     )
+    notes = "\n".join(confirmation_notes(confirmation))
     return f"""# {sweep_id}, confirmed by {confirmed_by}
 
 **{confirmation.verdict}**
 {simplest}
 {metric}, with {CONFIRMATION_INTERVALS}.
-{folds_note(confirmation)}Shrunken: the value in the sweep, minus the share of its lead that is luck on average.
+{notes}
+Shrunken: the value in the sweep, minus the share of its lead that is luck on average.
 
 {table}
 
@@ -62,19 +64,27 @@ def markdown(
 """
 
 
-def folds_note(confirmation: Confirmation) -> str:
-    """Return lines about the folds of a confirmation; "" if it has none."""
-    if confirmation.folds is None:
-        return ""
-    text = (
-        f"Folds: {confirmation.folds.description}, the same for all configurations. The intervals are corrected for "
-        "the overlap of their training images (Nadeau and Bengio 2003)."
-    )
-    dropped = [
-        f"Dropped after {num_folds} folds, because it was significantly worse than the best by then: {name}."
-        for name, num_folds in confirmation.folds.dropped.items()
+def confirmation_notes(confirmation: Confirmation) -> list[str]:
+    """Return lines about what a confirmation's means are over, and what limits them."""
+    folds, unit = confirmation.folds, confirmation.unit
+    images = "the validation images of the search" if folds is None else "its validation images"
+    best_epoch = f"Each {unit} counts with its best epoch on {images}, so the means are still optimistic."
+    lines = [f"{best_epoch} Only the test split is independent of every choice."]
+    if folds is not None:
+        lines.append(
+            f"Folds: {folds.description}, the same for all configurations. The intervals are corrected for the overlap "
+            "of their training images (Nadeau and Bengio 2003)."
+        )
+        lines += [
+            f"Dropped after {num_folds} folds, because it was significantly worse than the best by then: {name}."
+            for name, num_folds in folds.dropped.items()
+        ]
+    lines += [
+        f"{config.name} finished only {confirmation.progress(config)} {unit}s, so it is ranked after the others."
+        for config in confirmation.configurations
+        if config.is_incomplete
     ]
-    return "\n".join([text, *dropped, ""])
+    return lines
 
 
 def _score(opening: Mapping[str, Any]) -> str:

@@ -38,7 +38,8 @@ def dropped_leaders(trials: Sequence[TrialRecord], sweep: Sweep) -> dict[str, in
     values = values_by_seed([trial for trial in trials if trial.config])
     racing = [experiment.name for experiment in sweep.experiments]
     num_leaders = max(1, sum(name != DEFAULT for name in racing))
-    confidence = 1 - (1 - RACE_CONFIDENCE) / num_leaders
+    num_looks = max(1, len(sweep.seeds) - MIN_FOLDS)
+    confidence = 1 - (1 - RACE_CONFIDENCE) / (num_leaders * num_looks)  # Bonferroni, for all decisions together
     dropped: dict[str, int] = {}
     for count in range(MIN_FOLDS, len(sweep.seeds)):
         seeds = sweep.seeds[:count]

@@ -31,7 +31,8 @@ def representative(
 ) -> TrialRecord | None:
     """Return the trial that represents the confirmed winner: the median seed of the configuration with the best mean.
 
-    The best seed would again be chosen by luck. Return None if no trial has finished.
+    The best seed would again be chosen by luck. A configuration that failed on seeds which another one finished is not
+    chosen. Return None if no trial has finished.
 
     Args:
         trials: the trials of the confirmation.
@@ -41,7 +42,8 @@ def representative(
     values = {name: by_seed for name, by_seed in values_by_seed(trials).items() if by_seed and name not in exclude}
     if not values:
         return None
-    means = {name: statistics.fmean(by_seed.values()) for name, by_seed in values.items()}
+    most = max(map(len, values.values()))
+    means = {name: statistics.fmean(by_seed.values()) for name, by_seed in values.items() if len(by_seed) == most}
     return median_trial(trials, (max if mode == "max" else min)(means, key=means.__getitem__))
 
 

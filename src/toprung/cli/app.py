@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -96,8 +98,12 @@ def main() -> None:
 
 
 def _ensure_home() -> None:
-    """Set HOME if there is no home folder: for a user id without an account, `import ray` would fail."""
+    """Set HOME if there is no home folder: for a user id without an account, `import ray` would fail.
+
+    It is a new folder, because others could put settings of git, DVC or Ray into a shared one.
+    """
     try:
         Path.home()
     except RuntimeError:
-        os.environ["HOME"] = tempfile.gettempdir()
+        home = os.environ["HOME"] = tempfile.mkdtemp(prefix="toprung-home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)

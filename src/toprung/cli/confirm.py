@@ -132,7 +132,7 @@ def _score_on_test(
         prepared_root=project / data.PREPARED,
         again=again,
     )
-    times = "the first time" if not earlier else f"time {len(earlier) + 1}"
+    times = "the first time by this sweep" if not earlier else f"time {len(earlier) + 1}"
     console.print(
         f"\nOn the test split, opened now for {times}: "
         f"accuracy {score.accuracy:.4f} (95% interval {score.low:.4f} to {score.high:.4f}, "
@@ -221,7 +221,7 @@ def _find_confirmation(
 
 def print_confirmation(console: Console, confirmation: Confirmation, *, metric: str) -> None:
     """Print the table of configurations and the verdict."""
-    from toprung.analysis.confirmation_summary import folds_note
+    from toprung.analysis.confirmation_summary import confirmation_notes
 
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("configuration", no_wrap=True)
@@ -240,8 +240,8 @@ def print_confirmation(console: Console, confirmation: Confirmation, *, metric: 
     print_table(console, table)
     console.print(f"\n{confirmation.verdict}", style="bold")
     if confirmation.simplest is not None and confirmation.simplest != confirmation.winner:
-        console.print(f"The simplest configuration that is as good: {confirmation.simplest}.")
-    for line in folds_note(confirmation).splitlines():
+        console.print(f"The simplest configuration that is not significantly worse: {confirmation.simplest}.")
+    for line in confirmation_notes(confirmation):
         console.print(line)
     console.print(
         f"{metric}: mean over the {confirmation.sample}, with a 95% interval. beyond default: difference from the "

@@ -70,7 +70,7 @@ def predict(
             num_files += 1
             if prediction.error:
                 num_failed += 1
-                echo_err(f"{prediction.file}: {prediction.error}")
+                echo_err(printable(f"{prediction.file}: {prediction.error}"))
             write(prediction)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough, as with `| head`
@@ -117,10 +117,15 @@ def _with_progress(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
             yield prediction
 
 
+def printable(text: str) -> str:
+    """Return a text with control characters escaped, which could change what a terminal shows."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 def _text_lines(prediction: Prediction) -> None:
     if not prediction.error:
         labels = "  ".join(f"{label.name} {label.probability:.4f}" for label in prediction.labels)
-        print(f"{prediction.file}  {labels}")
+        print(printable(f"{prediction.file}  {labels}"))
 
 
 def _json_lines(prediction: Prediction) -> None:

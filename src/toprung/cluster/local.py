@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import signal
+import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -54,11 +58,31 @@ class LocalCluster:
             "logging_level": logging.WARNING,
         }
         self._ray: Any = None  # the module, once imported
+        self._folder: Path | None = None
         self._error: BaseException | None = None
         self._settled, self._finished = threading.Event(), threading.Event()
         # A daemon, so that a driver that ends without `stop` does not wait for it; Ray shuts down at exit by itself.
         self._thread = threading.Thread(target=self._run, name="ray", daemon=True)
         self._thread.start()
+
+    def _make_folder(self) -> Path:
+        """Create a folder for Ray's sockets, logs and copies of code.
+
+        Ray lets every user of the machine write to its own folder, so that one is inside a folder of this user alone.
+        """
+        chosen = os.environ.get("RAY_TMPDIR")
+        if chosen:
+            Path(chosen).mkdir(parents=True, exist_ok=True)
+        # A short path: those of Ray's sockets are limited to 107 characters, and macOS' own folder is a long one.
+        self._folder = Path(
+            tempfile.mkdtemp(prefix="ray-", dir=chosen or ("/tmp" if sys.platform == "darwin" else None))
+        )
+        return self._folder / "ray"
+
+    def _remove_folder(self) -> None:
+        """Remove Ray's folder, unless Ray did not start, or the user chose a place for it: it has Ray's logs."""
+        if self._folder is not None and self._error is None and not os.environ.get("RAY_TMPDIR"):
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self) -> None:
         """Start Ray and keep this thread alive until `stop`.
@@ -71,7 +95,7 @@ class LocalCluster:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
             self._ray = import_ray()
             with without_unneeded_parts():
-                self._ray.init(**self._arguments)
+                self._ray.init(**self._arguments, _temp_dir=str(self._make_folder()))
         except BaseException as error:  # raised by `wait`
             self._error = error
         self._settled.set()
@@ -103,3 +127,4 @@ class LocalCluster:
         finally:
             self._finished.set()
             self._thread.join()
+            self._remove_folder()

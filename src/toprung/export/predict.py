@@ -104,8 +104,11 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _read_image(name: str, predictor: Predictor) -> NDArray[np.uint8] | str:
+    path = Path(name)
+    if path.exists() and not path.is_file():
+        return "is not a regular file"  # opening a named pipe would wait for its writer
     try:
-        return predictor.read_image(Path(name))
+        return predictor.read_image(path)
     except Unreadable as error:
         return str(error)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toprung.data.image_folder.settings import MAX_SIDE
 from toprung.errors import UserError
 from toprung.exported_config import PREPROCESSOR_FILE, check_format
 
@@ -85,6 +86,8 @@ def decode_options(content: Mapping[str, Any], *, folder: Path) -> DecodeOptions
         if content["mode"] is None:
             raise UserError(f"{folder} takes arrays that are neither grey nor RGB: no image file can be read for it.")
         height, width = (int(side) for side in content["size"])
+        if not 1 <= min(height, width) <= max(height, width) <= MAX_SIDE:
+            raise ValueError(f"a size of {height} x {width}")
         return DecodeOptions(
             size=(height, width),
             as_found=content["fit"] is None,

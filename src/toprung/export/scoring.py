@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,12 +147,15 @@ def choose_image_files(folder: Path, rows_N: NDArray[np.int64], *, prepared: Pat
     chosen = rows_N[np.linspace(0, len(rows_N) - 1, min(MAX_IMAGE_FILES, len(rows_N))).astype(int)]
     unchanged: list[tuple[str, int]] = []
     for row in chosen.tolist():
+        file = PurePosixPath(names[row] if row < len(names) else "")
+        if file.is_absolute() or ".." in file.parts or not (raw / file).is_file():
+            continue
         try:
-            image_CHW = read_images([raw / names[row]], folder)[0]
+            image_CHW = read_images([raw / file], folder)[0]
         except Unreadable:
             continue
         if np.array_equal(image_CHW, images_NCHW[row]):
-            unchanged.append((str(raw / names[row]), row))
+            unchanged.append((str(raw / file), row))
     return unchanged, len(chosen) - len(unchanged)
 
 

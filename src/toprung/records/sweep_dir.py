@@ -301,7 +301,7 @@ class SweepDirectory:
         """
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file} cannot be read ({error}). Is {self.path} a sweep's directory?") from None
         if not isinstance(content, dict):
             raise UserError(f"{file} is not a JSON object. Is {self.path} a sweep's directory?")

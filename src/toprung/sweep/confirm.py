@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from toprung.analysis.curves import without_continued
 from toprung.analysis.seeds import DEFAULT
 from toprung.errors import UserError
 from toprung.project.modules import switch_to
@@ -95,7 +96,7 @@ def confirmation_spec(
             f"Type: toprung compare {sweep_dir.sweep_id}"
         )
     check_ended(sweep_dir, action="Confirm")
-    trials = ledger.read(sweep_dir)
+    trials = [*without_continued(ledger.read(sweep_dir))]  # each configuration once
     order = rank_trials(trials, mode=sweep.mode)
     if not order:
         raise UserError(f"{sweep_dir.sweep_id} has no trial with a value: there is nothing to confirm.")

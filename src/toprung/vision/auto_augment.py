@@ -28,7 +28,8 @@ class Policy:
 
 
 POLICIES = {
-    # Müller and Hutter 2021, "wide", whose translation is up to 32 pixels; here they are 32 of 224.
+    # Müller and Hutter 2021, "wide", with two differences: their translation by up to 32 pixels is by up to 32 of 224
+    # here, and their rotation by up to 135 degrees by up to 30, because more can turn one class into another (6 and 9).
     "trivial": Policy(
         num_operations=1,
         largest={
@@ -37,7 +38,7 @@ POLICIES = {
             "shear_y": 0.99,
             "translate_x": 32 / 224,
             "translate_y": 32 / 224,
-            "rotate": 135,  # degrees
+            "rotate": 30,  # degrees
             "brightness": 0.99,
             "color": 0.99,
             "contrast": 0.99,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -109,11 +110,14 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
 def _import_builder(name: str, folder: Path) -> Callable[..., nn.Module]:
     if name == BUILDER:
         return build_model
+    refused = UserError(f"{folder} names the builder {name}, which is not a function in trainers/. It was not loaded.")
     if not PROJECT_BUILDER.fullmatch(name):
-        raise UserError(f"{folder} names the builder {name}, which is not a function in trainers/. It was not loaded.")
+        raise refused
     module, _, function = name.partition(":")
     try:
         builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{folder} was built by {name}: {error}. Run this in the project of its sweep.") from None
+    if getattr(builder, "__module__", None) != module or not (inspect.isfunction(builder) or inspect.isclass(builder)):
+        raise refused  # the trainer imported it: a folder must not be able to call what other packages contain
     return builder

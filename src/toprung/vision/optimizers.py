@@ -25,9 +25,9 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build an optimizer: `sgd` (with momentum, nesterov), `adam` or `adamw` (with beta1, beta2).
 
-    Arguments that the optimizer does not use have no effect. Weight decay applies only to the weights of convolutions
-    and linear layers, not to biases and normalisation parameters (He et al. 2019, "Bag of Tricks for Image
-    Classification", section 3.1).
+    Arguments that the optimizer does not use have no effect. Weight decay applies only to parameters of more than one
+    dimension, not to biases and normalisation parameters (He et al. 2019, "Bag of Tricks for Image Classification",
+    section 3.1). For networks that exclude others, such as position embeddings, pass `parameter_groups`.
 
     Args:
         model: the model to train.

@@ -67,7 +67,7 @@ _LIMITS = {
 PHOTO_STRENGTHS = tuple(asdict(PhotoAugmentationStrengths()))
 
 # For each strength and each operation of a policy: what a dataset's card must allow. A card that allows affine allows
-# the policies to rotate, by up to 135 degrees (trivial) or 30 degrees (rand).
+# the policies to rotate, by up to 30 degrees.
 _REQUIRED = {
     "crop_scale": ("shift", "affine"),
     "flip": ("flip",),
@@ -176,7 +176,7 @@ class PhotoAugmentation:
         strengths = self.strengths
         if strengths.crop_scale < 1:
             images_NCHW = random_resized_crop(images_NCHW, size=self.size, min_area=strengths.crop_scale)
-        else:
+        elif images_NCHW.shape[2:] != (self.size, self.size):  # as in evaluation
             images_NCHW = center_crop(images_NCHW, size=self.size, crop_pct=self.crop_pct)
         if strengths.flip:
             _flip_(images_NCHW, strengths.flip)

@@ -87,6 +87,8 @@ def test_a_relative_folder_is_relative_to_the_current_folder(root, tmp_path):
             {"secret_access_key": "x"},
             "secret_access_key is a secret, but --set writes to a file that is committed to git: set AWS",
         ),
+        ("o", "s3://bucket", {"endpointurl": "https://me:hunter2@host"}, "endpointurl is a secret, but --set writes"),
+        ("o", "ssh://me:hun/ter2@host/x", {}, r"contains a password: leave it out"),
         ("o", "s3://bucket", {"no_such_option": "x"}, "no_such_option"),
         ("o", "data/store", {}, "data/store is inside the repository, so it would be committed to git"),
     ],

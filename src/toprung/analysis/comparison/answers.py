@@ -125,7 +125,9 @@ def _sentence(measure: str, left: Group, right: Group, interval: Interval, pairs
     assert theirs is not None
     means = f"{MEASURES[measure]}: {left.name} {format_figure(ours.mean)}, {right.name} {format_figure(theirs.mean)}"
     if interval.low is None or interval.high is None:
-        return f"{_capitalise(means)}. Inconclusive: one side has a single trial, so its spread is unknown."
+        is_single = min(len(left.values[measure]), len(right.values[measure])) < 2
+        why = "one side has a single trial, so its spread is unknown" if is_single else "they share no two folds"
+        return f"{_capitalise(means)}. Inconclusive: {why}."
     counts = f"{len(left.values[measure])} and {pluralize(len(right.values[measure]), 'trial')}"
     between = f"difference {format_figure(interval.mean, signed=True)}, {interval.confidence:.0%} interval "
     between += f"{format_figure(interval.low, signed=True)} to {format_figure(interval.high, signed=True)}, "

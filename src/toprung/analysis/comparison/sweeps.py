@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from toprung.analysis.comparison.answers import Answer, list_answers
 from toprung.analysis.comparison.groups import (
@@ -70,7 +70,7 @@ def compare_sweeps(sweep_dirs: Sequence[SweepDirectory], *, by: str = "configura
     if len({(spec.metric, spec.mode) for spec in specs}) > 1:
         descriptions = ", ".join(f"{d.sweep_id}: {s.metric} ({s.mode})" for d, s in zip(sweep_dirs, specs, strict=True))
         raise UserError(f"These sweeps have different metrics and cannot be compared: {descriptions}.")
-    trials = [ledger.read(sweep_dir) for sweep_dir in sweep_dirs]
+    trials = [_by_split(ledger.read(d), spec) for d, spec in zip(sweep_dirs, specs, strict=True)]
     comparison = compare(
         _groups(sweep_dirs, specs, trials, by),
         mode=specs[0].mode,
@@ -84,6 +84,18 @@ def compare_sweeps(sweep_dirs: Sequence[SweepDirectory], *, by: str = "configura
         *_mixed_group_warnings(comparison),
     ]
     return SweepComparison(specs[0].metric, lines, warnings, comparison, list_answers(comparison))
+
+
+def _by_split(trials: list[TrialRecord], spec: Sweep) -> list[TrialRecord]:
+    """In a cross-validation, replace seeds by the splits that they validate on, which other sweeps share."""
+    if spec.data.num_folds is None:
+        return trials
+    return [
+        replace(trial, config={**trial.config, "seed": spec.split_index(int(trial.config["seed"]))})
+        if "seed" in trial.config
+        else trial
+        for trial in trials
+    ]
 
 
 def _groups(

@@ -132,7 +132,7 @@ def _sweep(record: Record) -> list[str]:
         ]
         for index, row in enumerate(record.rows, start=1)
     ]  # fmt: skip
-    columns = ["rank", "trial", record.metric, "epoch", "outcome", "configuration"]
+    columns = ["rank", "trial", code(record.metric), "epoch", "outcome", "configuration"]
     parts = [f"{head} The best value is partly luck.", _table(columns, rows)]
     if len(record.best_so_far) > 1:
         numbers, values = zip(*record.best_so_far, strict=True)

@@ -19,7 +19,7 @@ from toprung.records import ledger
 from toprung.records.lineage import read_lineage
 from toprung.records.ranking import format_config, is_better, rank_trials
 from toprung.records.sweep_dir import SweepDirectory
-from toprung.records.trial_record import TrialRecord
+from toprung.records.trial_record import Status, TrialRecord
 from toprung.spec import Sweep
 
 MAX_BYTES = 1_000_000
@@ -76,7 +76,7 @@ class Record(_RecordModel):
     metric: Name
     mode: Literal["max", "min"]
     seconds: float | None = Field(ge=0)
-    statuses: dict[Name, int] = Field(max_length=20)
+    statuses: dict[Status, int]
     num_epochs: int = Field(ge=0)
     rows: tuple[Row, ...] = Field(max_length=ROWS_SHOWN)
     best_so_far: tuple[tuple[Seed, float], ...] = Field(max_length=MAX_POINTS)
@@ -103,7 +103,7 @@ def measure(sweep_dir: SweepDirectory, *, ours: Seeds | None, base: Seeds | None
         )
     sweep, trials = sweep_dir.spec(), ledger.read(sweep_dir)
     status = sweep_dir.read_status()
-    statuses: dict[str, int] = {}
+    statuses: dict[Status, int] = {}
     for trial in trials:
         statuses[trial.status] = statuses.get(trial.status, 0) + 1
     rows = [

@@ -7,7 +7,7 @@ from collections import Counter
 from toprung.analysis.baseline import find_baseline
 from toprung.analysis.comparison import Interval
 from toprung.analysis.confirmation import read_confirmation
-from toprung.analysis.confirmation_summary import CONFIRMATION_COLUMNS, CONFIRMATION_INTERVALS, folds_note
+from toprung.analysis.confirmation_summary import CONFIRMATION_COLUMNS, CONFIRMATION_INTERVALS, confirmation_notes
 from toprung.analysis.report.data import ReportData
 from toprung.analysis.report.panel import Panel, Table, end_label, format_number
 from toprung.errors import pluralize
@@ -81,7 +81,7 @@ def confirmed(data: ReportData) -> Panel:
     if data.sweep_dir.test_log.is_file():
         count = sum('"who"' in line for line in data.sweep_dir.test_log.read_text(encoding="utf-8").splitlines())
         text.append(f"The test split was opened {'once' if count == 1 else f'{count} times'}.")
-    text += folds_note(confirmation).splitlines()
+    text += confirmation_notes(confirmation)
     unit = f"{confirmation.unit}s"
     columns = ["configuration", f"{data.sweep.metric} on {confirmation.sample}", *CONFIRMATION_COLUMNS, unit]
     rows = [

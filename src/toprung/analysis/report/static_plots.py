@@ -156,7 +156,8 @@ def _draw_confusion(evaluation: WinnerEvaluation) -> Figure:
 
     side = max(4.0, min(14.0, 0.5 * len(evaluation.classes)))
     figure = Figure(figsize=(side, side))
-    display = ConfusionMatrixDisplay(100 * evaluation.shares, display_labels=evaluation.classes)
+    labels = [name.replace("$", r"\$") for name in evaluation.classes]  # between two, Matplotlib expects a formula
+    display = ConfusionMatrixDisplay(100 * evaluation.shares, display_labels=labels)
     has_numbers = len(evaluation.classes) <= MAX_CLASSES
     axes = figure.subplots()
     display.plot(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 from typing import Any
 
@@ -103,6 +104,7 @@ def _matrix(evaluation: WinnerEvaluation) -> dict[str, Any]:
 
 def _heat(evaluation: WinnerEvaluation, mask: NDArray[np.bool_], scale: list[list[Any]]) -> dict[str, Any]:
     is_shown = mask & (evaluation.counts > 0)
+    names = [html.escape(name) for name in evaluation.classes]  # Plotly would interpret links and other markup
     shares = [
         [share if shown else None for share, shown in zip(*rows, strict=True)]
         for rows in zip((100 * evaluation.shares).tolist(), is_shown.tolist(), strict=True)
@@ -110,8 +112,8 @@ def _heat(evaluation: WinnerEvaluation, mask: NDArray[np.bool_], scale: list[lis
     return {
         "type": "heatmap",
         "z": shares,
-        "x": evaluation.classes,
-        "y": evaluation.classes,
+        "x": names,
+        "y": names,
         "customdata": evaluation.counts.tolist(),
         "zmin": 0,
         "zmax": float(100 * (evaluation.shares * mask).max()) or 1,

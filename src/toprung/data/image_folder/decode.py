@@ -7,6 +7,7 @@ needs only NumPy and Pillow, and nothing of toprung: a plain server of an export
 from __future__ import annotations
 
 import io
+import mmap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,9 +177,9 @@ def _is_sideways(image: Image.Image, path: Path) -> bool:
     if image.format == "TIFF":
         return False  # its size is that of the upright image
     if image.format == "PNG":  # its metadata may follow the pixels, and Pillow decodes these to get at them
-        content = path.read_bytes()
-        if not any(marker in content for marker in PNG_ORIENTATION_MARKERS):
-            return False
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if all(content.find(marker) < 0 for marker in PNG_ORIENTATION_MARKERS):
+                return False
     return image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
 
 

@@ -20,7 +20,8 @@ DEFAULT_AUGMENTATIONS: tuple[Operation, ...] = tuple(name for name in OPERATIONS
 Fit = Literal["crop", "pad", "stretch"]
 Color = Literal["auto", "grey", "rgb"]
 Background = Literal["white", "black"]
-Side = Annotated[int, Field(ge=1, le=4096)]
+MAX_SIDE = 4096
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 
 class FolderSettings(BaseModel):

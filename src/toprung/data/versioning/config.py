@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from toprung.data.remotes.credentials import SECRET_OPTIONS
 from toprung.errors import UserError
-from toprung.secrets import mask_text
+from toprung.secrets import mask_text, mask_uri
 
 SHARED, LOCAL = ".dvc/config", ".dvc/config.local"
 KINDS = {"gs": "Google Cloud Storage", "gdrive": "Google Drive", "s3": "S3", "ssh": "SSH", "local": "a local folder"}
@@ -114,13 +114,14 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
 def _check_no_secrets(shared: dict[str, dict[str, str]]) -> None:
     for title, section in shared.items():
         name = title.removeprefix("remote ").strip('"')
-        for option in section:
-            if option in SECRET_OPTIONS:
+        for option, value in section.items():
+            if option in SECRET_OPTIONS or (option != "url" and mask_uri(value, keep_user=True) != value):
                 raise UserError(
                     f"{SHARED}, which is committed to git, contains the {option} of remote {name}. Revoke that secret "
                     f"where it was issued, and type: dvc remote modify --unset {name} {option}"
                 )
-        if urlsplit(section.get("url", "")).password:
+        url = section.get("url", "")
+        if urlsplit(url).password or mask_uri(url, keep_user=True) != url:
             raise UserError(
                 f"{SHARED}, which is committed to git, contains a password in the address of remote {name}. Change "
                 f"that password, and type: dvc remote modify {name} url ADDRESS-WITHOUT-IT"

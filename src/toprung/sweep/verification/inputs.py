@@ -77,6 +77,8 @@ def _check_dvc(lineage: Lineage, project: Path) -> Fact:
 
 
 def _check_weights(name: str, was: str, project: Path) -> Fact:
+    if Path(name).name != name:
+        return Fact("weights", "unchecked", f"{name!r} is not a name of weights")
     try:
         now = read_weights(name, project=project).sha256
     except UserError as error:

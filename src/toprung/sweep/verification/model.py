@@ -78,7 +78,9 @@ def _find_problems(recorded: RecordedSweep) -> Iterator[str]:
 def checksum_problems(folder: Path, sha256_by_name: Mapping[str, str]) -> Iterator[str]:
     """Yield a line for each file that is missing, or whose sha256 is not the one in config.json."""
     for name, was in sha256_by_name.items():
-        if not (folder / name).is_file():
+        if Path(name).name != name:  # of another folder
+            yield f"{CONFIG_FILE} names {name!r}, which is not a file of {folder}"
+        elif not (folder / name).is_file():
             yield f"{name} is missing in {folder}"
         elif (now := sha256_of(folder / name)) != was:
             yield f"{name} was changed: its sha256 begins with {now[:12]}, {CONFIG_FILE} says {was[:12]}"

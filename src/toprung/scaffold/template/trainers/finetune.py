@@ -134,9 +134,13 @@ def train_on_batch(model, images, targets, class_weights, scaler, config):
     num_parts = min(config["accumulation_steps"], len(images))
     for part, part_targets in zip(images.chunk(num_parts), targets.chunk(num_parts), strict=True):
         with vision.autocast(images.device, config["precision"]):
-            loss = F.cross_entropy(
-                model(part), part_targets, weight=class_weights, label_smoothing=config["label_smoothing"]
+            part_loss = F.cross_entropy(
+                model(part),
+                part_targets,
+                weight=class_weights,
+                label_smoothing=config["label_smoothing"],
+                reduction="sum",  # "mean" divides by the weights of these few images, which would cancel them
             )
-        scaler.scale(loss * (len(part) / len(images))).backward()
-        loss_sum += loss.detach() * len(part)
+        scaler.scale(part_loss / len(images)).backward()
+        loss_sum += part_loss.detach()
     return loss_sum

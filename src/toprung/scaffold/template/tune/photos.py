@@ -9,9 +9,10 @@ toprung sweep tune.photos:scratch      # the same network from random weights, f
 toprung sweep tune.photos:compare      # the three of them on the same folds, with their default hyperparameters
 """
 
-from toprung.spec import CLASSIFICATION_METRICS, Asha, Data, Sweep
+from toprung.spec import CLASSIFICATION_METRICS, Asha, Data, Search, Sweep
 
 WEIGHTS = "tf_efficientnet_lite0.in1k"
+RANDOM_WEIGHTS = {"pretrained": False, "backbone_lr_scale": 1.0, "layer_decay": 1.0}
 
 
 def sweep() -> Sweep:
@@ -25,6 +26,7 @@ def sweep() -> Sweep:
         metric="val/f1_macro",
         metrics=CLASSIFICATION_METRICS,
         num_trials=16,
+        search=Search(num_startup_trials=5),  # the default, 10, would leave few of so few trials to the sampler
         asha=Asha(grace_epochs=2, max_epochs=12, reduction_factor=3),
     )
 
@@ -42,8 +44,9 @@ def probe() -> Sweep:
 
 
 def scratch() -> Sweep:
-    random_weights = {**sweep().constants, "pretrained": False}
-    return sweep().model_copy(update={"name": "photos_scratch", "constants": random_weights, "weights": ()})
+    return sweep().model_copy(
+        update={"name": "photos_scratch", "constants": sweep().constants | RANDOM_WEIGHTS, "weights": ()}
+    )
 
 
 def compare() -> Sweep:
@@ -51,7 +54,7 @@ def compare() -> Sweep:
     configs = {
         "linear probe": {"freeze_epochs": num_epochs, "augment": "none", "dropout": 0.0, "ema_decay": 0.0},
         "fine-tuned": {},
-        "random weights": {"pretrained": False},
+        "random weights": RANDOM_WEIGHTS,
     }
     named = sweep().model_copy(update={"name": "photos_compare"})
     return named.as_controlled_experiment(configs, seeds=range(1, 6), num_folds=5)
