@@ -12,6 +12,7 @@ from toprung.errors import pluralize
 from toprung.records.trial_record import TrialRecord
 
 TITLE = "Audit of early stopping"
+MIN_TOP_TRIALS = 5  # that a statement about keeping all of them needs
 
 
 def asha_audit(data: ReportData) -> Panel:
@@ -92,7 +93,8 @@ def audit_sentences(audit: Audit) -> list[str]:
             f"among the best {TOP_SHARE:.0%} ({lost.share:.0%}, 95% interval {lost.low:.0%} to {lost.high:.0%}): early "
             f"stopping loses about {lost.lost_share:.0%} of the best {TOP_SHARE:.0%}."
         )
-    if (cut := audit.safe_first_rung) is not None:
+    cut = None if audit.lost_top_trials is None else audit.safe_first_rung
+    if cut is not None and cut.num_top >= MIN_TOP_TRIALS:
         sentences.append(
             f"The data support a grace period of {pluralize(cut.grace_epochs, 'epoch')} and a reduction factor of "
             f"{cut.reduction_factor}. This is the cheapest first cut that would have kept every trial of the best "
