@@ -17,7 +17,10 @@ def space(trial: optuna.Trial) -> None:
         trial.suggest_float("sgd.momentum", 0.5, 0.98)
     else:
         trial.suggest_float("adam.lr", 3e-4, 3e-2, log=True)
-        trial.suggest_float("adam.weight_decay", 1e-5, 1e-1, log=True)
+        if optimizer == "adam":  # adds it to the gradient, unlike AdamW
+            trial.suggest_float("adam.weight_decay", 1e-6, 1e-3, log=True)
+        else:
+            trial.suggest_float("adamw.weight_decay", 1e-3, 1.0, log=True)
         trial.suggest_float("adam.beta1", 0.8, 0.95)
         trial.suggest_float("adam.beta2", 0.95, 0.9999)
 

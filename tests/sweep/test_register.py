@@ -17,16 +17,24 @@ from toprung.errors import UserError
 from toprung.export.predictor import Predictor
 from toprung.records import ledger
 from toprung.records.sweep_dir import SweepDirectory
-from toprung.sweep.register import DATA_TAG, METRIC_TAG, VALUE_TAG, Candidate, choose_alias, recomputed_scores
+from toprung.sweep.register import (
+    DATA_TAG,
+    METRIC_TAG,
+    SPLIT_TAG,
+    VALUE_TAG,
+    Candidate,
+    choose_alias,
+    recomputed_scores,
+)
 from toprung.tracking.registry import RegisteredVersion
 
 
-def candidate(value=0.8, *, metric="val/accuracy", mode="max", data_fingerprint="a"):
-    return Candidate(metric, mode, value, data_fingerprint)
+def candidate(value=0.8, *, metric="val/accuracy", mode="max", data_fingerprint="a", split_fingerprint="s"):
+    return Candidate(metric, mode, value, data_fingerprint, split_fingerprint)
 
 
 def champion(value="0.7", *, metric="val/accuracy", data_fingerprint="a"):
-    tags = {VALUE_TAG: value, METRIC_TAG: metric, DATA_TAG: data_fingerprint}
+    tags = {VALUE_TAG: value, METRIC_TAG: metric, DATA_TAG: data_fingerprint, SPLIT_TAG: "s"}
     return RegisteredVersion("digits", "3", {name: text for name, text in tags.items() if text is not None})
 
 
@@ -41,6 +49,7 @@ def champion(value="0.7", *, metric="val/accuracy", data_fingerprint="a"):
         (candidate(0.2, metric="val/loss", mode="min"), champion("0.3", metric="val/loss"), "champion", "0.3000"),
         (candidate(0.4, metric="val/loss", mode="min"), champion("0.3", metric="val/loss"), "challenger", "not better"),
         (candidate(data_fingerprint="b"), champion(), "challenger", "was confirmed on other data"),
+        (candidate(split_fingerprint="t"), champion(), "challenger", "was confirmed on another split or other folds"),
         (candidate(metric="val/ece"), champion(), "challenger", "was chosen by val/accuracy"),
         (candidate(), champion(None), "challenger", "has no confirmed value to compare with"),
         (candidate(), champion("high"), "challenger", "has no confirmed value to compare with"),

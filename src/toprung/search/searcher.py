@@ -117,7 +117,9 @@ class LedgerSearch(OptunaSearch):
             for point in first_points:
                 self.study.enqueue_trial(point, user_attrs={"is_default": True})
         self.num_asked = sum(trial.state is not TrialState.WAITING for trial in own_trials)
-        self.study.sampler = build_sampler(sweep.search, num_asked=self.num_asked)
+        # Counting imported trials as well: a warm start must not repeat the random numbers of its source.
+        num_known = sum(trial.state is not TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
+        self.study.sampler = build_sampler(sweep.search, num_asked=num_known)
         records = ledger.parse_study(self.study).trials
         scheduler.replay(records)
         self.resumed_trials = [trial for trial in records if trial.is_open and trial.optuna_state == "RUNNING"]

@@ -31,7 +31,8 @@ from toprung.tracking.registry import (
 )
 
 # Tags of a version: what the next candidate is compared with.
-METRIC_TAG, VALUE_TAG, DATA_TAG = "toprung.metric", "toprung.confirmed_value", "toprung.data_fingerprint"
+METRIC_TAG, VALUE_TAG = "toprung.metric", "toprung.confirmed_value"
+DATA_TAG, SPLIT_TAG = "toprung.data_fingerprint", "toprung.split_fingerprint"
 SWEEP_TAG, CONFIRMATION_TAG = "toprung.sweep_id", "toprung.confirmed_by"
 
 
@@ -62,6 +63,7 @@ class Candidate:
     mode: str
     value: float | None
     data_fingerprint: str
+    split_fingerprint: str
 
 
 def register(project: Path, sweep_dir: SweepDirectory, *, name: str, with_leaders: bool = False) -> Registration:
@@ -93,7 +95,7 @@ def register(project: Path, sweep_dir: SweepDirectory, *, name: str, with_leader
         raise UserError(f"MLflow has no run of the exported trial. Type: toprung sync {recorded.sweep_dir.sweep_id}")
     means = {} if confirming_dir is None else _confirmed_means(sweep_dir, confirming_dir)
     value = means.get(str(trial.config.get("experiment")))
-    candidate = Candidate(sweep.metric, sweep.mode, value, lineage.data_fingerprint)
+    candidate = Candidate(sweep.metric, sweep.mode, value, lineage.data_fingerprint, lineage.split_fingerprint)
     exports = _export_leaders(project, recorded, {*means} - {trial.config.get("experiment")}) if with_leaders else {}
     alias, reason = choose_alias(candidate, find_champion(recorded.sweep_dir, name))
     log = partial(_log, project, sweep_dir, recorded, lineage, name=name)
@@ -148,7 +150,8 @@ def _log(
     if trial.mlflow_run_id is None:
         raise UserError(f"MLflow has no run of the exported trial. Type: toprung sync {recorded.sweep_dir.sweep_id}")
     sweep = recorded.sweep
-    tags = {SWEEP_TAG: sweep_dir.sweep_id, METRIC_TAG: sweep.metric, DATA_TAG: lineage.data_fingerprint}
+    tags = {SWEEP_TAG: sweep_dir.sweep_id, METRIC_TAG: sweep.metric}
+    tags |= {DATA_TAG: lineage.data_fingerprint, SPLIT_TAG: lineage.split_fingerprint}
     datasets = [EvaluatedDataset(f"{sweep.data.name} validation", lineage.split_fingerprint, recomputed_scores(folder))]
     if mean is not None:
         tags |= {CONFIRMATION_TAG: recorded.sweep_dir.sweep_id, VALUE_TAG: repr(mean)}
@@ -181,6 +184,8 @@ def choose_alias(candidate: Candidate, champion: RegisteredVersion | None) -> tu
     label = f"version {champion.version}, the champion,"
     if champion.tags.get(DATA_TAG) != candidate.data_fingerprint:
         return CHALLENGER, f"{label} was confirmed on other data, so their values cannot be compared"
+    if champion.tags.get(SPLIT_TAG) != candidate.split_fingerprint:
+        return CHALLENGER, f"{label} was confirmed on another split or other folds, so their values cannot be compared"
     if champion.tags.get(METRIC_TAG) != candidate.metric:
         return CHALLENGER, f"{label} was chosen by {champion.tags.get(METRIC_TAG, 'another metric')}"
     try:
