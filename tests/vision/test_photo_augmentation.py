@@ -247,3 +247,9 @@ def test_an_invalid_argument_is_reported_in_one_line(arguments, line):
     with pytest.raises(UserError) as error:
         augmentation(**arguments)
     assert str(error.value) == line
+
+
+def test_images_of_the_networks_size_are_not_cropped_as_in_evaluation():
+    images, labels = photographs(shape=(3, 24, 24))
+    augmented, _ = augmentation(crop_pct=0.875)(images, labels)
+    assert torch.equal(augmented, images / 255)

@@ -118,6 +118,9 @@ def _import_builder(name: str, folder: Path) -> Callable[..., nn.Module]:
         builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{folder} was built by {name}: {error}. Run this in the project of its sweep.") from None
-    if getattr(builder, "__module__", None) != module or not (inspect.isfunction(builder) or inspect.isclass(builder)):
+    is_own = getattr(builder, "__module__", None) == module and (
+        inspect.isfunction(builder) or inspect.isclass(builder)
+    )
+    if not is_own:
         raise refused  # the trainer imported it: a folder must not be able to call what other packages contain
     return builder

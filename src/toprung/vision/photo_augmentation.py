@@ -176,7 +176,9 @@ class PhotoAugmentation:
         strengths = self.strengths
         if strengths.crop_scale < 1:
             images_NCHW = random_resized_crop(images_NCHW, size=self.size, min_area=strengths.crop_scale)
-        elif images_NCHW.shape[2:] != (self.size, self.size):  # as in evaluation
+        elif images_NCHW.shape[2:] == (self.size, self.size):  # not cropped in evaluation either
+            images_NCHW = images_NCHW.clone()  # a flip works in place
+        else:
             images_NCHW = center_crop(images_NCHW, size=self.size, crop_pct=self.crop_pct)
         if strengths.flip:
             _flip_(images_NCHW, strengths.flip)
