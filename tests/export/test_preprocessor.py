@@ -10,6 +10,9 @@ from PIL import Image
 from toprung.data import DatasetCard
 from toprung.data.card import Preprocessing, read_card, write_card
 from toprung.data.image_folder.decode import Unreadable
+from toprung.data.image_folder.settings import MAX_SIDE
+from toprung.errors import UserError
+from toprung.export import preprocessor
 from toprung.export.formats import SNIPPET
 from toprung.export.preprocessor import preprocessor_of, read_images
 
@@ -86,3 +89,11 @@ def test_only_a_dataset_of_image_files_records_how_they_were_fitted(tmp_path):
         write_card(written, folder)
         assert read_card(folder) == written
         assert ("preprocessing" in (folder / "card.json").read_text()) == (fit == "crop")
+
+
+@pytest.mark.parametrize("side", [0, preprocessor.MAX_SIDE + 1])
+def test_a_size_that_no_dataset_can_have_is_refused(side, tmp_path):
+    assert preprocessor.MAX_SIDE == MAX_SIDE
+    content = {"format": 1, "size": [side, 28], "mode": "L", "fit": "crop", "background": "white"}
+    with pytest.raises(UserError, match=f"does not say how to read image files: .*a size of {side} x 28"):
+        preprocessor.decode_options(content, folder=tmp_path)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toprung.data.image_folder.settings import MAX_SIDE
 from toprung.errors import UserError
 from toprung.exported_config import PREPROCESSOR_FILE, check_format
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from toprung.data.image_folder.settings import Color
 
 FORMAT = 1
+MAX_SIDE = 4096  # of an image, as in data.image_folder.settings, which the plain server does not have
 
 
 def preprocessor_of(card: DatasetCard) -> dict[str, Any]:
