@@ -40,6 +40,11 @@ def mask_uri(uri: str, *, keep_user: bool = False) -> str:
     return _QUERY_SECRET.sub(rf"\1{MASK}", _USERINFO.sub(mask_userinfo, uri))
 
 
+def has_password(uri: str) -> bool:
+    """Return whether a URI, or a text with URIs in it, contains a password or another secret that `mask_uri` masks."""
+    return mask_uri(uri, keep_user=True) != uri
+
+
 def mask_text(text: str, *, values: Iterable[str] = ()) -> str:
     """Return a text, such as another program's error message, without secrets.
 

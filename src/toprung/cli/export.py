@@ -12,15 +12,7 @@ from rich.table import Table
 
 from toprung.cli.confirm import refit_winner
 from toprung.cli.console import open_console, print_table
-from toprung.cli.options import (
-    Json,
-    Storage,
-    SweepName,
-    current_project,
-    find_sweep,
-    print_json,
-    short_path,
-)
+from toprung.cli.options import Json, Storage, SweepName, current_project, find_sweep, print_json, short_path
 from toprung.errors import UserError
 
 app = typer.Typer()

@@ -10,16 +10,7 @@ from typing import Annotated
 
 import typer
 
-from toprung.cli.options import (
-    Address,
-    Json,
-    Storage,
-    SweepName,
-    current_project,
-    echo_err,
-    exit_code,
-    find_sweep,
-)
+from toprung.cli.options import Address, Json, Storage, SweepName, current_project, echo_err, exit_code, find_sweep
 from toprung.errors import UserError
 
 app = typer.Typer()

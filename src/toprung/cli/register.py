@@ -7,14 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toprung.cli.options import (
-    Json,
-    Storage,
-    SweepName,
-    current_project,
-    find_sweep,
-    print_json,
-)
+from toprung.cli.options import Json, Storage, SweepName, current_project, find_sweep, print_json
 
 app = typer.Typer()
 

@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toprung.cli.console import open_console, print_check
-from toprung.cli.options import (
-    Json,
-    Storage,
-    current_project,
-    echo_err,
-    exported_folder,
-    find_sweep,
-    print_json,
-)
+from toprung.cli.options import Json, Storage, current_project, echo_err, exported_folder, find_sweep, print_json
 from toprung.cli.summary import format_seconds
 from toprung.errors import UserError
 

@@ -58,7 +58,7 @@ class LocalCluster:
             "logging_level": logging.WARNING,
         }
         self._ray: Any = None  # the module, once imported
-        self._folder: Path | None = None
+        self._folder_to_remove: Path | None = None
         self._error: BaseException | None = None
         self._settled, self._finished = threading.Event(), threading.Event()
         # A daemon, so that a driver that ends without `stop` does not wait for it; Ray shuts down at exit by itself.
@@ -70,19 +70,15 @@ class LocalCluster:
 
         Ray lets every user of the machine write to its own folder, so that one is inside a folder of this user alone.
         """
-        chosen = os.environ.get("RAY_TMPDIR")
-        if chosen:
-            Path(chosen).mkdir(parents=True, exist_ok=True)
         # A short path: those of Ray's sockets are limited to 107 characters, and macOS' own folder is a long one.
-        self._folder = Path(
-            tempfile.mkdtemp(prefix="ray-", dir=chosen or ("/tmp" if sys.platform == "darwin" else None))
-        )
-        return self._folder / "ray"
-
-    def _remove_folder(self) -> None:
-        """Remove Ray's folder, unless Ray did not start, or the user chose a place for it: it has Ray's logs."""
-        if self._folder is not None and self._error is None and not os.environ.get("RAY_TMPDIR"):
-            shutil.rmtree(self._folder, ignore_errors=True)
+        parent = "/tmp" if sys.platform == "darwin" else None
+        if chosen := os.environ.get("RAY_TMPDIR"):
+            Path(chosen).mkdir(parents=True, exist_ok=True)
+            parent = chosen
+        folder = Path(tempfile.mkdtemp(prefix="ray-", dir=parent))
+        if not chosen:
+            self._folder_to_remove = folder
+        return folder / "ray"
 
     def _run(self) -> None:
         """Start Ray and keep this thread alive until `stop`.
@@ -127,4 +123,5 @@ class LocalCluster:
         finally:
             self._finished.set()
             self._thread.join()
-            self._remove_folder()
+            if self._folder_to_remove is not None and self._error is None:  # otherwise, its logs may say why
+                shutil.rmtree(self._folder_to_remove, ignore_errors=True)

@@ -42,7 +42,7 @@ def evaluate(model: nn.Module, split: ImageSplit, *, metrics: Sequence[str] = DE
     Raises:
         UserError: a name is unknown.
     """
-    return _evaluate(model, split, metrics, pools_logits=not set(metrics).issubset(DEFAULT_METRICS))[0]
+    return _evaluate(model, split, metrics)[0]
 
 
 @torch.no_grad()
@@ -54,17 +54,18 @@ def evaluate_with_logits(
     Raises:
         UserError: a name is unknown.
     """
-    values, logits_NK = _evaluate(model, split, metrics, pools_logits=True)
+    values, logits_NK = _evaluate(model, split, metrics, keep_logits=True)
     assert logits_NK is not None
     return values, logits_NK
 
 
 def _evaluate(
-    model: nn.Module, split: ImageSplit, metrics: Sequence[str], *, pools_logits: bool
+    model: nn.Module, split: ImageSplit, metrics: Sequence[str], *, keep_logits: bool = False
 ) -> tuple[dict[str, float], Tensor | None]:
     for name in metrics:
         if name not in CLASSIFICATION_METRICS:
             raise unknown_name_error(name, kind="classification metric", known=CLASSIFICATION_METRICS)
+    needs_logits = not set(metrics).issubset(DEFAULT_METRICS)
     num_batches, device = len(_starts(split)), _device(model)
     losses_S = torch.zeros(num_batches, dtype=torch.float64, device=device)
     correct_S = torch.zeros(num_batches, dtype=torch.int64, device=device)
@@ -76,13 +77,13 @@ def _evaluate(
             logits_NK = infer(split.images_at(part))
             losses_S[index] = F.cross_entropy(logits_NK.double(), labels_N, reduction="sum")
             correct_S[index] = (logits_NK.argmax(dim=1) == labels_N).sum()
-            if pools_logits:
+            if needs_logits or keep_logits:
                 logits_by_start[start] = logits_NK
     losses_S, correct_S = distributed.all_reduce_sum(losses_S), distributed.all_reduce_sum(correct_S)
     num_images = split.num_images
     values = {"val/loss": sum(losses_S.tolist()) / num_images, "val/accuracy": sum(correct_S.tolist()) / num_images}
-    pooled_NK = _pool(logits_by_start, num_images=num_images) if pools_logits else None
-    if pooled_NK is not None and not set(metrics).issubset(DEFAULT_METRICS):
+    pooled_NK = _pool(logits_by_start, num_images=num_images) if needs_logits or keep_logits else None
+    if pooled_NK is not None and needs_logits:
         values |= distributed.on_rank_zero(lambda: classification_metrics(pooled_NK, split.labels_N, metrics=metrics))
     return {name: values[name] for name in metrics if name in values}, pooled_NK
 

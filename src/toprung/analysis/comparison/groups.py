@@ -82,9 +82,14 @@ def group_by_configuration(trials: Iterable[TrialRecord]) -> dict[str, list[Tria
     """Group trials by configuration, ignoring seeds; a named configuration (`experiment`) appears under its name."""
     groups: dict[str, list[TrialRecord]] = {}
     for trial in without_continued(trials):
-        config = {name: value for name, value in trial.config.items() if name not in NOT_THE_CONFIGURATION}
-        groups.setdefault(str(trial.config.get("experiment") or format_config(config)), []).append(trial)
+        name = str(trial.config.get("experiment") or format_config(configuration_of(trial)))
+        groups.setdefault(name, []).append(trial)
     return groups
+
+
+def configuration_of(trial: TrialRecord) -> dict[str, Any]:
+    """Return a trial's hyperparameters without its seed and name."""
+    return {name: value for name, value in trial.config.items() if name not in NOT_THE_CONFIGURATION}
 
 
 def group_by_hyperparameter(trials: Iterable[TrialRecord], name: str) -> dict[str, list[TrialRecord]]:

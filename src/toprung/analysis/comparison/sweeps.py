@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from toprung.analysis.comparison.answers import Answer, list_answers
 from toprung.analysis.comparison.groups import (
-    NOT_THE_CONFIGURATION,
     Comparison,
     Groups,
     compare,
+    configuration_of,
     group_by_configuration,
     group_by_hyperparameter,
 )
@@ -120,8 +120,8 @@ def _by_configuration(
     meanings: dict[str, set[str]] = {}
     for spec, named in zip(specs, by_sweep, strict=True):
         for name, group in named.items():
-            config = {key: value for key, value in group[0].config.items() if key not in NOT_THE_CONFIGURATION}
-            meanings.setdefault(name, set()).add(f"{spec.trainer} {sorted(config.items())}")
+            config = sorted(configuration_of(group[0]).items())
+            meanings.setdefault(name, set()).add(f"{spec.trainer} {config}")
     groups: dict[str, list[TrialRecord]] = {}
     for sweep_dir, named in zip(sweep_dirs, by_sweep, strict=True):
         for name, group in named.items():

@@ -23,7 +23,7 @@ from toprung.data.versioning.config import KINDS, LOCAL, Remote, find_remote, re
 from toprung.data.versioning.dvc_project import check_dvc_repository, run_dvc
 from toprung.errors import UserError
 from toprung.git_command import query_git
-from toprung.secrets import mask_text, mask_uri
+from toprung.secrets import has_password, mask_text
 
 KEY_OPTIONS = {"gs": "credentialpath", "gdrive": "gdrive_service_account_json_file_path", "ssh": "keyfile"}
 
@@ -100,14 +100,14 @@ def _check_kind(url: str, options: Mapping[str, str]) -> str:
         raise UserError(
             f'"{mask_text(url)}" is not the address of a remote: give a folder, or an address that begins with {known}.'
         )
-    if address.password or mask_uri(url, keep_user=True) != url:
+    if address.password or has_password(url):
         raise UserError(f'"{mask_text(url)}" contains a password: leave it out; {_how_to_log_in(kind)}.')
     if kind != "local" and not address.hostname:
         raise UserError(f'"{url}" has no {"host" if kind == "ssh" else "bucket or folder"} after {kind}://.')
     if kind == "ssh" and address.path in ("", "/"):
         raise UserError(f'"{url}" has no folder: give ssh://user@host/path/of/a/folder.')
     for option, value in options.items():
-        if option in SECRET_OPTIONS or mask_uri(value, keep_user=True) != value:
+        if option in SECRET_OPTIONS or has_password(value):
             raise UserError(
                 f"{option} is a secret, but --set writes to a file that is committed to git: {_how_to_log_in(kind)}."
             )

@@ -13,7 +13,7 @@ from toprung.data.prepared import PREPARED
 from toprung.data.remotes.check import require_reachable, run_without_terminal
 from toprung.data.remotes.errors import describe_text
 from toprung.data.remotes.hints import explain
-from toprung.data.versioning.config import Remote, cached_file, find_remote
+from toprung.data.versioning.config import Remote, cached_files, find_remote
 from toprung.data.versioning.dvc_project import PREFIX, RAW, run_dvc
 from toprung.data.versioning.environment import describe_codec_error
 from toprung.data.versioning.targets import hidden_files, list_targets, read_outputs, visible_targets
@@ -182,7 +182,7 @@ def _with_outputs(
 def _is_cached(targets: Sequence[str], *, project: Path) -> bool:
     """Return whether DVC's cache has at least the lists of the targets' files."""
     hashes = [md5 for target in targets for md5 in read_outputs(target, project=project).values()]
-    return all(cached_file(md5, project=project).exists() for md5 in hashes)
+    return all(file.exists() for file in cached_files(hashes, project=project))
 
 
 def _failure(command: str, stderr: str, *, remote: Remote, project: Path, targets: Sequence[str]) -> str:

@@ -6,13 +6,14 @@ DVC's settings of the machine and of the user (`dvc config --global`) are not re
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from toprung.data.remotes.credentials import SECRET_OPTIONS
 from toprung.errors import UserError
-from toprung.secrets import mask_text, mask_uri
+from toprung.secrets import has_password, mask_text
 
 SHARED, LOCAL = ".dvc/config", ".dvc/config.local"
 KINDS = {"gs": "Google Cloud Storage", "gdrive": "Google Drive", "s3": "S3", "ssh": "SSH", "local": "a local folder"}
@@ -85,14 +86,15 @@ def find_remote(name: str | None, *, project: Path) -> Remote:
     raise UserError(f'There is no remote "{name}". Known remotes: {known}.')
 
 
-def cached_file(md5: str, *, project: Path) -> Path:
-    """Return the path that a file with this md5 has in DVC's cache on this machine.
+def cached_files(md5s: Iterable[str], *, project: Path) -> list[Path]:
+    """Return the paths that files with these md5 hashes have in DVC's cache on this machine.
 
     Raises:
         UserError: a settings file cannot be read.
     """
     settings = {**_read(project / SHARED).get("cache", {}), **_read(project / LOCAL).get("cache", {})}
-    return project / ".dvc" / settings.get("dir", "cache") / "files" / "md5" / md5[:2] / md5[2:]
+    folder = project / ".dvc" / settings.get("dir", "cache") / "files" / "md5"
+    return [folder / md5[:2] / md5[2:] for md5 in md5s]
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
@@ -115,13 +117,13 @@ def _check_no_secrets(shared: dict[str, dict[str, str]]) -> None:
     for title, section in shared.items():
         name = title.removeprefix("remote ").strip('"')
         for option, value in section.items():
-            if option in SECRET_OPTIONS or (option != "url" and mask_uri(value, keep_user=True) != value):
+            if option in SECRET_OPTIONS or (option != "url" and has_password(value)):
                 raise UserError(
                     f"{SHARED}, which is committed to git, contains the {option} of remote {name}. Revoke that secret "
                     f"where it was issued, and type: dvc remote modify --unset {name} {option}"
                 )
         url = section.get("url", "")
-        if urlsplit(url).password or mask_uri(url, keep_user=True) != url:
+        if urlsplit(url).password or has_password(url):
             raise UserError(
                 f"{SHARED}, which is committed to git, contains a password in the address of remote {name}. Change "
                 f"that password, and type: dvc remote modify {name} url ADDRESS-WITHOUT-IT"

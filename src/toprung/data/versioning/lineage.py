@@ -11,7 +11,7 @@ from pathlib import Path
 
 from toprung.data.card import CARD_FILE
 from toprung.data.prepared import PREPARED
-from toprung.data.versioning.config import cached_file, read_remotes
+from toprung.data.versioning.config import cached_files, read_remotes
 from toprung.data.versioning.dvc_project import RAW, read_yaml
 from toprung.data.versioning.lock import read_lock
 
@@ -63,8 +63,10 @@ def is_other_than_locked(name: str, *, project: Path) -> bool:
         UserError: dvc.lock cannot be read.
     """
     md5, card = prepared_md5(name, project=project), project / PREPARED / name / CARD_FILE
-    listing = cached_file(md5, project=project) if md5 else None
-    if listing is None or not listing.is_file() or not card.is_file():
+    if md5 is None or not card.is_file():
+        return False
+    (listing,) = cached_files([md5], project=project)
+    if not listing.is_file():
         return False
     try:
         md5_by_path = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
