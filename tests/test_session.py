@@ -18,7 +18,7 @@ from tests.photos import TINY, load_weights
 from toprung import data, session, vision
 from toprung.records import checkpoint
 from toprung.records.checkpoint import DamagedCheckpoint, Progress
-from toprung.records.sweep_dir import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
+from toprung.records.trial_folder import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.session import Session, TrialData
 from toprung.spec import CLASSIFICATION_METRICS
 

@@ -1,4 +1,4 @@
-"""Replace a file in one step: write a staging file beside it, then rename.
+"""Replace a file or a folder in one step: write the new content beside it, then rename.
 
 A reader sees the old content or the new, and a process killed while it writes leaves the old. Nothing is fsynced: after
 a power failure the new content may be missing. The ledger must survive one, so `records.journal` fsyncs it itself.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,33 @@ def staged_file(file: Path, *, unique: bool = False) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # keep the first error, for example if the storage does not answer
             staging.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def staged_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`, and rename it to `folder` if the block succeeds.
+
+    If the block fails, the new folder is removed and `folder` is unchanged. A folder cannot be renamed to one that has
+    content, so the old one is moved aside just before, and restored if renaming the new one fails.
+
+    Args:
+        folder: the folder to create or replace. Its parent is created if it does not exist.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+    ) as temporary:
+        new, old = Path(temporary, "new"), Path(temporary, "old")
+        new.mkdir()
+        yield new
+        if folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(new, folder)
+        except BaseException:
+            if old.exists():
+                os.replace(old, folder)
+            raise
 
 
 def write_text(file: Path, text: str) -> None:

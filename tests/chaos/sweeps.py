@@ -16,7 +16,8 @@ import psutil
 from tests.marked import processes_marked
 from toprung import data
 from toprung.records import catalog
-from toprung.records.sweep_dir import TRIAL_LOCK_FILE, SweepDirectory
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_folder import TRIAL_LOCK_FILE
 
 PROJECT = Path(__file__).parent.parent.parent
 NUM_TRIALS = 6

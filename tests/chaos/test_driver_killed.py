@@ -43,7 +43,7 @@ def test_driver_killed_while_ray_starts(arena, fault, agreed):
         (".mlflow.db.tmp", "MLflow's schema is made"),
         ("mlflow.db", "MLflow's first runs are made"),
         ("*/trials/*/.last.pth.tmp", "a checkpoint is written"),
-        ("*/.export.tmp/model.pth", "the export is verified"),
+        ("*/.export-*/new/model.pth", "the export is verified"),
     ],
 )
 def test_driver_killed_when_a_file_appears(pattern, what, arena, fault, agreed):

@@ -18,7 +18,7 @@ from tests.chaos.sweeps import NUM_TRIALS, SMALL, Arena, Command, new_bench
 from tests.cluster.doctor.conftest import Cluster, cluster_of
 from tests.marked import processes_marked
 from tests.servers import wait_until
-from toprung.records.sweep_dir import TRIAL_LOCK_FILE
+from toprung.records.trial_folder import TRIAL_LOCK_FILE
 
 # What a sweep must not leave on a cluster: placement groups, and actors that hold CPUs.
 LEFTOVERS = """

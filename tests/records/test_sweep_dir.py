@@ -11,7 +11,8 @@ from toprung.analysis.summary import brief, sweep_summary
 from toprung.errors import UserError
 from toprung.records import catalog, ledger
 from toprung.records.lineage import read_lineage
-from toprung.records.sweep_dir import FAILURE_FILE, Failure, SweepDirectory, write_json
+from toprung.records.sweep_dir import SweepDirectory, write_json
+from toprung.records.trial_folder import FAILURE_FILE, Failure
 from toprung.spec import Sweep
 from toprung.sweep.maintenance import orphaned_sweeps
 

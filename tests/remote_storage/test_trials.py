@@ -7,14 +7,8 @@ import threading
 import pytest
 
 from tests.servers import wait_until
-from toprung.records.sweep_dir import (
-    CONFIG_FILE,
-    FAILURE_FILE,
-    LAST_FILE,
-    WEIGHTS_FILE,
-    WEIGHTS_META_FILE,
-    SweepDirectory,
-)
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_folder import CONFIG_FILE, FAILURE_FILE, LAST_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.remote_storage import RemoteLocation, TrialSync, open_storage, trials, uploads
 from toprung.remote_storage.uploads import MANIFEST_FILE, UNAVAILABLE_AFTER, UploadManifest, has_pending_upload
 

@@ -9,7 +9,8 @@ import pytest
 from tests.chaos.agreement import agreement
 from tests.chaos.sweeps import NUM_TRIALS, STARTED
 from toprung.records import catalog, ledger
-from toprung.records.sweep_dir import LAST_FILE, SweepDirectory
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_folder import LAST_FILE
 from toprung.remote_storage import open_storage
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]

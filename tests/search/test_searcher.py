@@ -15,7 +15,8 @@ from ray.tune.search.optuna import OptunaSearch
 from search_spaces import convnet
 from toprung.records import catalog, ledger
 from toprung.records.study_storage import storage_for_reading, storage_for_writing
-from toprung.records.sweep_dir import FAILURE_FILE, write_json
+from toprung.records.sweep_dir import write_json
+from toprung.records.trial_folder import FAILURE_FILE
 from toprung.records.trial_record import End
 from toprung.search.rehearsal import default_point
 from toprung.search.sampler import build_sampler

@@ -4,7 +4,7 @@ import torch
 from tests.photos import NETWORK, load_weights, photos
 from toprung import session, vision
 from toprung.errors import UserError
-from toprung.records.sweep_dir import WEIGHTS_FILE
+from toprung.records.trial_folder import WEIGHTS_FILE
 from trainers import finetune, linear_probe
 
 SETTINGS = {

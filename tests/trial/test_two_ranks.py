@@ -10,7 +10,7 @@ import torch
 
 from tests.trial.two_ranks import NUM_EPOCHS, PROJECT, TRAINERS, balanced_epoch, evaluate_on_both_splits, noisy, train
 from toprung import vision
-from toprung.records.sweep_dir import LAST_FILE, WEIGHTS_FILE
+from toprung.records.trial_folder import LAST_FILE, WEIGHTS_FILE
 from toprung.spec import CLASSIFICATION_METRICS
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from toprung.cli.options import Address, Json, Storage, SweepName, current_project, echo_err, exit_code, find_sweep
-from toprung.errors import UserError
 
 app = typer.Typer()
 
@@ -144,7 +143,7 @@ def rm(
 
     sweep_dir = find_sweep(sweep_name, storage)
     if sweep_dir.has_live_driver():
-        raise UserError(f"{sweep_dir.sweep_id} is running. Type: toprung stop {sweep_dir.sweep_id}")
+        raise sweep_dir.running_error()
     confirmations = [confirming_dir.sweep_id for confirming_dir in list_confirmations(sweep_dir)]
     extent = "except its exported model" if keep_export else "with its exported model"
     extent += f", and its confirmations {', '.join(confirmations)}" if confirmations else ""

@@ -26,14 +26,8 @@ from toprung.exported_config import (
 )
 from toprung.metric_names import DEFAULT_METRICS, recomputed_metrics
 from toprung.records.lineage import Lineage
-from toprung.records.sweep_dir import (
-    CONFIG_FILE,
-    LINEAGE_FILE,
-    WEIGHTS_FILE,
-    WEIGHTS_META_FILE,
-    SweepDirectory,
-    write_json,
-)
+from toprung.records.sweep_dir import LINEAGE_FILE, SweepDirectory, write_json
+from toprung.records.trial_folder import CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
@@ -85,35 +79,29 @@ def export_winner(
     """
     sweep_dir, sweep = source.sweep_dir, source.sweep
     folder = folder or sweep_dir.export_folder
-    trial_folder, staging = sweep_dir.trial_folder(winner.trial_id), sweep_dir.path / ".export.tmp"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
+    trial_folder = sweep_dir.trial_folder(winner.trial_id)
     try:
-        shutil.copyfile(trial_folder / WEIGHTS_FILE, staging / WEIGHTS_FILE)
-        weights_meta, seed = sweep_dir.read(trial_folder / WEIGHTS_META_FILE), trial_seed(winner, sweep)
-        description = describe(
-            weights_meta["architecture"],
-            **sweep_dir.read(trial_folder / CONFIG_FILE),
-            seed=seed,
-            scoring=scoring_settings(sweep, seed=seed),
-        )
-        write_data_files(staging, card=source.card, lineage=source.lineage)
-        task = {"description": description, "classes": list(source.card.classes), "pt2": pt2}
-        task |= {**description["scoring"], "prepared_root": str(source.prepared_root)}
-        with kept_if_rejected(staging, sweep_dir):
-            scored = write_formats(staging, task, code=sweep_dir.code_folder)
-        metrics = _check_scores(weights_meta, scored, winner=winner, sweep=sweep, lineage=source.lineage)
-        write_json(staging / METRICS_FILE, metrics)
-        (staging / REQUIREMENTS_FILE).write_text(requirements(description, metrics), encoding="utf-8")
-        write_model_card(staging, winner, source, is_winner=is_winner)
-        for earlier in (folder, sweep_dir.rejected_export_folder):
-            shutil.rmtree(earlier, ignore_errors=True)
-        folder.parent.mkdir(exist_ok=True)
-        os.replace(staging, folder)
+        with atomic_write.staged_folder(folder) as staging:
+            shutil.copyfile(trial_folder / WEIGHTS_FILE, staging / WEIGHTS_FILE)
+            weights_meta, seed = sweep_dir.read(trial_folder / WEIGHTS_META_FILE), trial_seed(winner, sweep)
+            description = describe(
+                weights_meta["architecture"],
+                **sweep_dir.read(trial_folder / CONFIG_FILE),
+                seed=seed,
+                scoring=scoring_settings(sweep, seed=seed),
+            )
+            write_data_files(staging, card=source.card, lineage=source.lineage)
+            task = {"description": description, "classes": list(source.card.classes), "pt2": pt2}
+            task |= {**description["scoring"], "prepared_root": str(source.prepared_root)}
+            with kept_if_rejected(staging, sweep_dir):
+                scored = write_formats(staging, task, code=sweep_dir.code_folder)
+            metrics = _check_scores(weights_meta, scored, winner=winner, sweep=sweep, lineage=source.lineage)
+            write_json(staging / METRICS_FILE, metrics)
+            (staging / REQUIREMENTS_FILE).write_text(requirements(description, metrics), encoding="utf-8")
+            write_model_card(staging, winner, source, is_winner=is_winner)
+        shutil.rmtree(sweep_dir.rejected_export_folder, ignore_errors=True)
     except (OSError, KeyError, ValueError) as error:
         raise ExportFailed(f"trial {winner.number} cannot be exported: {error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return folder
 
 

@@ -30,7 +30,8 @@ from torch import nn
 
 from toprung import atomic_write
 from toprung.errors import cause_chain, is_disk_full
-from toprung.records.sweep_dir import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, write_json
+from toprung.records.sweep_dir import write_json
+from toprung.records.trial_folder import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,43 +33,18 @@ import filelock
 
 from toprung import atomic_write
 from toprung.errors import UserError, is_disk_full
+from toprung.records.trial_folder import ATTEMPT_FILE, Failure
 
 if TYPE_CHECKING:
     from toprung.spec import Sweep
 
-# Files in a trial's folder: its configuration, the record of its failure, the lock of the process that trains it, the
-# node and code of that process, its last two checkpoints, and its best epoch's weights with their description.
-CONFIG_FILE, FAILURE_FILE, TRIAL_LOCK_FILE = "config.json", "failure.json", ".lock"
 LINEAGE_FILE = "lineage.json"  # of the sweep, and of an exported model
-ATTEMPT_FILE = "attempt.json"
-LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE = "last.pth", "previous.pth", "model.pth", "model.json"
 PROBE_BYTES = 2**16
 
 # Incremented when a file or a key in a sweep's directory changes its name or meaning. Format 1, of toprung 0.1.0 before
 # its release, recorded neither format nor version.
 FORMAT = 2
 DISK_FULL = "the disk is full"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a trial failed: the cause in one line, and whether it lies outside the trial (a full disk, other code)."""
-
-    cause: str
-    disk_full: bool
-    code_mismatch: bool = False  # its worker imported other code than the sweep's
-
-    @property
-    def as_result(self) -> dict[str, Any]:
-        """The fields of a result that reports it to Ray Tune; without `/`, which would make them metrics."""
-        return {f"failure_{name}": value for name, value in asdict(self).items()}
-
-    @classmethod
-    def of(cls, result: Mapping[str, Any]) -> Failure | None:
-        """Return the failure that a result reports; None if it reports none."""
-        if "failure_cause" not in result:
-            return None
-        return cls(**{field.name: result[f"failure_{field.name}"] for field in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -201,6 +176,10 @@ class SweepDirectory:
             return True
         return False
 
+    def running_error(self) -> UserError:
+        """Return the error for a command that cannot run while a driver on this machine runs the sweep."""
+        return UserError(f"{self.sweep_id} is running. Type: toprung stop {self.sweep_id}")
+
     @property
     def is_finished(self) -> bool:
         """Whether its last driver recorded that it finished."""
@@ -226,15 +205,7 @@ class SweepDirectory:
 
     def read_failure(self, trial_id: str) -> Failure | None:
         """Return the record that a failed trial wrote; None if there is no valid one."""
-        try:
-            content = json.loads((self.trial_folder(trial_id) / FAILURE_FILE).read_text(encoding="utf-8"))
-            return Failure(
-                cause=str(content["cause"]),
-                disk_full=bool(content["disk_full"]),
-                code_mismatch=bool(content.get("code_mismatch", False)),
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return Failure.read(self.trial_folder(trial_id))
 
     def read_attempt(self, trial_id: str) -> dict[str, Any]:
         """Return what the last process that trained a trial recorded about itself; an empty dict if there is none."""

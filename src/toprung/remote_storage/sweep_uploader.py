@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from toprung.errors import UserError
-from toprung.records.sweep_dir import WEIGHTS_META_FILE, SweepDirectory
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_folder import WEIGHTS_META_FILE
 from toprung.remote_storage import lease
 from toprung.remote_storage.address import check_usable, open_sweep_storage
 from toprung.remote_storage.objects import ObjectStorage, StorageUnavailable

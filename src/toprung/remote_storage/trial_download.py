@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 
 from toprung.errors import UserError
-from toprung.records.sweep_dir import FAILURE_FILE, PREVIOUS_FILE, SweepDirectory, write_json
+from toprung.records.sweep_dir import SweepDirectory, write_json
+from toprung.records.trial_folder import FAILURE_FILE, PREVIOUS_FILE
 from toprung.remote_storage.address import open_sweep_storage
 from toprung.remote_storage.objects import ObjectStorage, StorageUnavailable
 from toprung.remote_storage.uploads import MANIFEST_FILE, UPLOADED_FILES, UploadManifest, record_uploaded, stamp_of

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from toprung.records.sweep_dir import CONFIG_FILE, FAILURE_FILE, LAST_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE, write_json
+from toprung.records.sweep_dir import write_json
+from toprung.records.trial_folder import CONFIG_FILE, FAILURE_FILE, LAST_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.remote_storage.objects import ObjectStorage
 
 logger = logging.getLogger(__name__)

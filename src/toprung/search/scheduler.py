@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from toprung.records.sweep_dir import Failure
+from toprung.records.trial_folder import Failure
 from toprung.records.trial_record import AuditEntry, TrialRecord
 from toprung.spec import Sweep
 

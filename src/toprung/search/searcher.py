@@ -20,7 +20,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from toprung.records import ledger
 from toprung.records.journal import batched_writes
-from toprung.records.sweep_dir import DISK_FULL, Failure, SweepDirectory
+from toprung.records.sweep_dir import DISK_FULL, SweepDirectory
+from toprung.records.trial_folder import Failure
 from toprung.records.trial_record import AuditEntry, End, TrialRecord
 from toprung.search.plan import EXPERIMENT, SEED, ExperimentPlan, PlannedTrial
 from toprung.search.sampler import build_sampler

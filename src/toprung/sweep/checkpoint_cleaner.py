@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from toprung.records.sweep_dir import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE, SweepDirectory
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_folder import LAST_FILE, PREVIOUS_FILE, WEIGHTS_FILE
 from toprung.sweep.progress import SweepProgress
 
 if TYPE_CHECKING:

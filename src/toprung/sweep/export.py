@@ -11,7 +11,8 @@ from toprung.export.processes import ExportFailed
 from toprung.exported_config import read_description
 from toprung.records import ledger
 from toprung.records.lineage import read_lineage
-from toprung.records.sweep_dir import WEIGHTS_FILE, SweepDirectory
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_folder import WEIGHTS_FILE
 from toprung.sweep.finish import choose_winner
 from toprung.sweep.maintenance import check_ended
 from toprung.tracking.artifacts import download_file

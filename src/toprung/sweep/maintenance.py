@@ -169,7 +169,7 @@ def remove(sweep_dir: SweepDirectory, *, keep_export: bool) -> None:
     confirmations = list_confirmations(sweep_dir)
     for target in (sweep_dir, *confirmations):
         if target.has_live_driver():
-            raise UserError(f"{target.sweep_id} is running. Type: toprung stop {target.sweep_id}")
+            raise target.running_error()
         if remote_storage.has_remote_driver(target):
             raise UserError(f"{target.sweep_id} is running on another machine. Type: toprung stop {target.sweep_id}")
     for target in (*confirmations, sweep_dir):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
@@ -10,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toprung import atomic_write
 from toprung.records import ledger
-from toprung.records.sweep_dir import FAILURE_FILE, TRIAL_LOCK_FILE, SweepDirectory
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_folder import FAILURE_FILE, PREVIOUS_FILE, TRIAL_LOCK_FILE
 from toprung.records.trial_record import TrialRecord, now_ms
 from toprung.spec import Sweep
 
@@ -69,10 +70,9 @@ def continue_survivors(study: optuna.Study, *, sweep_dir: SweepDirectory, sweep:
 
 
 def _copy_trial(source: Path, target: Path) -> None:
-    staging = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    shutil.copytree(source, staging, ignore=shutil.ignore_patterns(FAILURE_FILE, TRIAL_LOCK_FILE, "previous.pth"))
-    os.replace(staging, target)
+    left_out = shutil.ignore_patterns(FAILURE_FILE, TRIAL_LOCK_FILE, PREVIOUS_FILE)
+    with atomic_write.staged_folder(target) as staging:
+        shutil.copytree(source, staging, ignore=left_out, dirs_exist_ok=True)
 
 
 def survivor_hook(

@@ -17,7 +17,8 @@ from toprung.errors import UserError, pluralize
 from toprung.records import ledger
 from toprung.records.journal import batched_writes
 from toprung.records.ledger import best_value, reported_metrics
-from toprung.records.sweep_dir import WEIGHTS_META_FILE, SweepDirectory
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_folder import WEIGHTS_META_FILE
 from toprung.records.trial_record import Attempt, AuditEntry, End, TrialRecord
 from toprung.sweep.progress import ProgressListener, SweepProgress
 

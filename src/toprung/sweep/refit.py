@@ -7,8 +7,6 @@ weights of the last epoch.
 
 from __future__ import annotations
 
-import os
-import shutil
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from toprung import data
+from toprung import atomic_write, data
 from toprung.analysis.racing import dropped_leaders
 from toprung.analysis.seeds import representative, trials_of_experiment
 from toprung.data.placement import map_arrays
@@ -34,7 +32,8 @@ from toprung.metric_names import DEFAULT_METRICS
 from toprung.project.modules import import_dotted, switch_to
 from toprung.records import ledger
 from toprung.records.lineage import read_lineage
-from toprung.records.sweep_dir import WEIGHTS_FILE, SweepDirectory, write_json
+from toprung.records.sweep_dir import SweepDirectory, write_json
+from toprung.records.trial_folder import WEIGHTS_FILE
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 from toprung.sweep.preflight import prepare_sweep
@@ -96,11 +95,9 @@ def refit(
     prepared = prepare_sweep(project, sweep, code=sweep_dir.code_folder)
     check_data_unchanged(sweep_dir, prepared)
     num_epochs = median_best_epoch(trials, winner)
-    staging = sweep_dir.path / ".refit.tmp"
-    shutil.rmtree(staging, ignore_errors=True)
-    export = staging / "export"
-    export.mkdir(parents=True)
-    try:
+    with atomic_write.staged_folder(sweep_dir.refit_folder) as staging:
+        export = staging / "export"
+        export.mkdir()
         architecture, history = _train(
             staging,
             winner,
@@ -150,10 +147,6 @@ def refit(
         )
         (export / MODEL_CARD_FILE).write_text(text, encoding="utf-8")
         write_json(staging / RECORD_FILE, record)
-        shutil.rmtree(sweep_dir.refit_folder, ignore_errors=True)
-        os.replace(staging, sweep_dir.refit_folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return Refit(sweep_dir.refit_folder, record, history)
 
 

@@ -48,7 +48,7 @@ def resume(
     sweep = sweep_dir.spec()
     _check_not_finished(sweep_dir, sweep)
     if sweep_dir.has_live_driver():
-        raise running_error(sweep_dir)
+        raise sweep_dir.running_error()
     resume_checks.check_recipe_unchanged(project, sweep_dir, sweep)
     longer_budgets = [
         extension for extension in sweep_dir.read(sweep_dir.spec_file).get("extensions", []) if extension["from_epochs"]
@@ -68,11 +68,6 @@ def resume(
     )
 
 
-def running_error(sweep_dir: SweepDirectory) -> UserError:
-    """Return the error for a sweep that is already running."""
-    return UserError(f"{sweep_dir.sweep_id} is running. Type: toprung stop {sweep_dir.sweep_id}")
-
-
 def resume_driver(
     project: Path,
     sweep_dir: SweepDirectory,
@@ -87,7 +82,7 @@ def resume_driver(
     try:
         lock = sweep_dir.lock().acquire()
     except filelock.Timeout:
-        raise running_error(sweep_dir) from None
+        raise sweep_dir.running_error() from None
     with lock, contextlib.ExitStack() as connected:
         if not sweep_dir.lineage_file.is_file():
             raise UserError(

@@ -16,7 +16,8 @@ from toprung.machine import num_cpus
 from toprung.metric_mode import infer_mode
 from toprung.metric_names import CLASSIFICATION_METRICS, DEFAULT_METRICS, EPOCH_SECONDS
 from toprung.project.modules import import_dotted, trainer_defaults
-from toprung.records.sweep_dir import CONFIG_FILE, write_json
+from toprung.records.sweep_dir import write_json
+from toprung.records.trial_folder import CONFIG_FILE
 from toprung.search.space import check_known, check_types
 from toprung.spec import Data
 from toprung.trial.inputs import FEATURES, load_trial_data

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mlflow.entities import Metric
 
-from toprung.records.sweep_dir import CONFIG_FILE, FAILURE_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
+from toprung.records.trial_folder import CONFIG_FILE, FAILURE_FILE, WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.records.trial_record import End, TrialRecord
 
 RUN_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}

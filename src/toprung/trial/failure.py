@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from toprung.errors import is_disk_full
-from toprung.records.sweep_dir import FAILURE_FILE, write_json
+from toprung.records.sweep_dir import write_json
+from toprung.records.trial_folder import FAILURE_FILE
 
 
 class CodeMismatch(RuntimeError):

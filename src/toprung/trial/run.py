@@ -24,15 +24,8 @@ import filelock
 from toprung import remote_storage
 from toprung.data import DatasetCard, fold_arrays
 from toprung.project.code_hash import code_mismatch_message, imported_code_hash, link_included
-from toprung.records.sweep_dir import (
-    ATTEMPT_FILE,
-    CONFIG_FILE,
-    FAILURE_FILE,
-    TRIAL_LOCK_FILE,
-    Failure,
-    SweepDirectory,
-    write_json,
-)
+from toprung.records.sweep_dir import SweepDirectory, write_json
+from toprung.records.trial_folder import ATTEMPT_FILE, CONFIG_FILE, FAILURE_FILE, TRIAL_LOCK_FILE, Failure
 from toprung.records.trial_record import Attempt, now_ms
 from toprung.trial.failure import CodeMismatch, describe_failure, write_failure
 from toprung.trial.inputs import features_folder, sent_weights, trial_data, weights_key

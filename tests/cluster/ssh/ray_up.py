@@ -27,7 +27,8 @@ from tests.chaos.sweeps import NUM_TRIALS, SMALL, new_bench
 from tests.cluster.ssh.hosts import SHARED, Host, Lab, missing
 from tests.servers import wait_until
 from toprung.records import catalog
-from toprung.records.sweep_dir import TRIAL_LOCK_FILE, SweepDirectory
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_folder import TRIAL_LOCK_FILE
 
 PROJECT = Path(__file__).parents[3]
 DASHBOARD = "http://127.0.0.1:8265"

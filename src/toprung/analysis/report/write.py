@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from toprung import atomic_write
 from toprung.analysis.report.data import ReportData, read_report_data
 from toprung.analysis.report.learning_panels import gap, learning_curves
 from toprung.analysis.report.overview_panels import confirmed, failures, headline, lineage, result
@@ -51,24 +50,16 @@ def write_report(sweep_dir: SweepDirectory, *, prepared_root: Path) -> Report:
     data = read_report_data(sweep_dir, prepared_root=prepared_root)
     evaluation = _evaluate_winner(data)
     panels, title = build_panels(data, evaluation), headline(data)
-    folder, staging, old = (sweep_dir.path / name for name in (FOLDER, ".report.tmp", ".report.old"))
+    folder = sweep_dir.path / FOLDER
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        pictures = draw_plots(panels, evaluation, folder=staging)
-        text = page(panels, sweep_id=sweep_dir.sweep_id, headline=title, written=datetime.now())
-        (staging / PAGE).write_text(text, encoding="utf-8")
-        summary = markdown(panels, sweep_id=sweep_dir.sweep_id, headline=title, pictures=pictures)
-        (staging / SUMMARY).write_text(summary, encoding="utf-8")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(staging, folder)
+        with atomic_write.staged_folder(folder) as staging:
+            pictures = draw_plots(panels, evaluation, folder=staging)
+            text = page(panels, sweep_id=sweep_dir.sweep_id, headline=title, written=datetime.now())
+            (staging / PAGE).write_text(text, encoding="utf-8")
+            summary = markdown(panels, sweep_id=sweep_dir.sweep_id, headline=title, pictures=pictures)
+            (staging / SUMMARY).write_text(summary, encoding="utf-8")
     except OSError as error:
         raise UserError(f"The report cannot be written to {folder} ({error.strerror or error}).") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return Report(folder, folder / PAGE, folder / SUMMARY, [folder / picture.name for picture in pictures])
 
 

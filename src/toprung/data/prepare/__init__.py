@@ -9,11 +9,11 @@ Equal sources give equal bytes on every machine, so dvc.lock is valid on any of 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from toprung import atomic_write
 from toprung.data.card import ARRAY_FILES, CARD_FILE, FILES_LIST, GROUPS_ARRAY, DatasetCard
 from toprung.data.prepare.writing import save, write_dataset_card
 from toprung.data.sources import SOURCES
@@ -87,19 +87,8 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         UserError: it cannot be written, for example because the disk is full.
     """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
-            new, old = Path(temporary, "new"), Path(temporary, "old")
-            new.mkdir()
-            yield new
-            if out.exists():
-                out.rename(old)
-            try:
-                new.rename(out)
-            except BaseException:
-                if old.exists():
-                    old.rename(out)
-                raise
+        with atomic_write.staged_folder(out) as staging:
+            yield staging
     except OSError as error:
         raise write_error(out, error) from None
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from toprung import metric_names
 from toprung.errors import UserError
-from toprung.records.sweep_dir import WEIGHTS_META_FILE, write_json
+from toprung.records.sweep_dir import write_json
+from toprung.records.trial_folder import WEIGHTS_META_FILE
 from toprung.sweep.conformance.loop import NUM_EPOCHS, CheckResult, LoopCheck, Training, train_loop
 from toprung.sweep.conformance.ranks import check_ranks
 

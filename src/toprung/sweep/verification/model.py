@@ -22,7 +22,7 @@ from toprung.exported_config import (
     PREPROCESSOR_FILE,
     SAFETENSORS_FILE,
 )
-from toprung.records.sweep_dir import WEIGHTS_FILE, WEIGHTS_META_FILE
+from toprung.records.trial_folder import WEIGHTS_FILE, WEIGHTS_META_FILE
 from toprung.records.trial_record import TrialRecord
 from toprung.sweep.verification.fact import Fact
 from toprung.sweep.verification.recorded import RecordedSweep

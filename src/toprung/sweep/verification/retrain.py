@@ -15,7 +15,8 @@ from typing import Any
 from toprung.errors import UserError, pluralize
 from toprung.export.bundle import trial_seed
 from toprung.project.modules import environment_with
-from toprung.records.sweep_dir import WEIGHTS_FILE, write_json
+from toprung.records.sweep_dir import write_json
+from toprung.records.trial_folder import WEIGHTS_FILE
 from toprung.records.trial_record import TrialRecord
 from toprung.sweep.signals import handled_signals
 from toprung.sweep.standalone import format_metrics
