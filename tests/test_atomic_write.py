@@ -59,3 +59,40 @@ def test_a_failed_removal_of_the_staging_file_does_not_hide_the_first_error(tmp_
     monkeypatch.setattr(type(file), "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError("storage unavailable")))
     with pytest.raises(ValueError, match="first"), atomic_write.staged_file(file):
         raise ValueError("first")
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    folder = tmp_path / "sweep" / "export"
+    for name in ("first", "second"):
+        with atomic_write.staged_folder(folder) as staging:
+            (staging / name).touch()
+    assert [path.name for path in folder.iterdir()] == ["second"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+def test_a_failed_block_keeps_the_old_folder_and_leaves_no_other(tmp_path, error):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "model.pth").touch()
+
+    def write_half():
+        with atomic_write.staged_folder(folder) as staging:
+            (staging / "model.pth").write_bytes(b"half")
+            assert (folder / "model.pth").read_bytes() == b""
+            raise error
+
+    with pytest.raises(type(error)):
+        write_half()
+    assert (folder / "model.pth").read_bytes() == b""
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_the_old_folder_returns_if_the_new_one_cannot_be_renamed(tmp_path):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "model.pth").touch()
+    with pytest.raises(FileNotFoundError), atomic_write.staged_folder(folder) as staging:
+        staging.rmdir()
+    assert [path.name for path in folder.iterdir()] == ["model.pth"]
+    assert list(tmp_path.iterdir()) == [folder]

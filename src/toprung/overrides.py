@@ -8,7 +8,8 @@ from typing import Any
 
 from toprung.errors import UserError
 from toprung.metric_mode import infer_mode
-from toprung.spec import SpecModel, Sweep
+from toprung.spec import Sweep
+from toprung.spec.fields import SpecModel
 from toprung.validation import model_at, unknown_field_message
 
 

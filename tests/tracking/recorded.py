@@ -11,7 +11,7 @@ from toprung.records.lineage import Lineage
 from toprung.records.study_storage import storage_for_writing
 from toprung.records.trial_record import End, now_ms
 from toprung.spec import Sweep
-from toprung.tracking import mirror
+from toprung.tracking.open_sweep import open_sweep
 from toprung.tracking.run_content import RUN_STATUS
 from toprung.tracking.writer import TrackingWriter
 
@@ -59,7 +59,7 @@ class Recorded:
 
     def _writer(self, *, is_behind):
         return TrackingWriter(
-            lambda: mirror.open_sweep(self.sweep_dir, sweep=self.sweep),
+            lambda: open_sweep(self.sweep_dir, sweep=self.sweep),
             sweep_dir=self.sweep_dir,
             on_open=self._on_open,
             on_run=self.note_run_id,

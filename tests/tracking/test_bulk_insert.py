@@ -18,6 +18,7 @@ from toprung.sweep import maintenance
 from toprung.tracking import mirror, server
 from toprung.tracking import writer as writer_module
 from toprung.tracking.client import MlflowSweep
+from toprung.tracking.open_sweep import open_sweep
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics", "inputs", "input_tags")
 ENDS = {
@@ -45,7 +46,7 @@ def recorded(tmp_path, monkeypatch):
 def _sync(recorded):
     """Send everything, as the writer does when it has fallen behind; return the mirror."""
     runs = mirror.Mirror(
-        mirror.open_sweep(recorded.sweep_dir, sweep=recorded.sweep),
+        open_sweep(recorded.sweep_dir, sweep=recorded.sweep),
         sweep_dir=recorded.sweep_dir,
         on_run=recorded.note_run_id,
         on_artifacts_logged=recorded.kept.append,
@@ -86,7 +87,7 @@ def test_an_inserted_run_equals_one_that_mlflows_client_wrote(recorded, tmp_path
     inserted = _trial_rows(_sync(recorded), recorded.sweep_dir)
     monkeypatch.setattr(MlflowSweep, "_open_bulk_insert", lambda self: None)
     sweep_dir = SweepDirectory(copy / recorded.sweep_dir.sweep_id)
-    runs = mirror.Mirror(mirror.open_sweep(sweep_dir, sweep=sweep_dir.spec()), sweep_dir=sweep_dir)
+    runs = mirror.Mirror(open_sweep(sweep_dir, sweep=sweep_dir.spec()), sweep_dir=sweep_dir)
     runs.sync(ledger.read(sweep_dir), driver_alive=True)
     written = _trial_rows(runs, sweep_dir)
     for table in TABLES:
@@ -122,7 +123,7 @@ def test_a_trial_that_mlflow_may_refuse_goes_through_its_client(recorded):
 
 
 def test_tables_that_have_changed_leave_the_runs_to_the_client(recorded, caplog):
-    mirror.open_sweep(recorded.sweep_dir, sweep=recorded.sweep)  # creates the file
+    open_sweep(recorded.sweep_dir, sweep=recorded.sweep)  # creates the file
     file = Path(recorded.sweep_dir.path.parent, "mlflow.db")
     with contextlib.closing(sqlite3.connect(file)) as database, database:
         database.execute(
@@ -149,7 +150,7 @@ def test_without_a_local_store_each_trials_files_are_downloaded_once(recorded, m
     monkeypatch.setattr(MlflowSweep, "_open_bulk_insert", lambda self: None)
     downloads = []
     runs = mirror.Mirror(
-        mirror.open_sweep(recorded.sweep_dir, sweep=recorded.sweep),
+        open_sweep(recorded.sweep_dir, sweep=recorded.sweep),
         sweep_dir=recorded.sweep_dir,
         download_files=downloads.append,
     )
@@ -163,7 +164,7 @@ def test_a_writer_that_is_closed_with_a_timeout_says_what_is_left_and_sync_sends
     monkeypatch.setattr(mirror, "MAX_PER_INSERT", 1)
     recorded.sweep_dir.write(recorded.sweep_dir.status_file, {"status": "stopped", "reason": "stopped by the user"})
     writer = writer_module.TrackingWriter(
-        lambda: mirror.open_sweep(recorded.sweep_dir, sweep=recorded.sweep),
+        lambda: open_sweep(recorded.sweep_dir, sweep=recorded.sweep),
         sweep_dir=recorded.sweep_dir,
         on_open=lambda sweep: None,
         on_run=recorded.note_run_id,

@@ -8,6 +8,7 @@ from typing import Any
 from toprung.analysis.comparison.intervals import Interval
 from toprung.analysis.confirmation import Confirmation
 from toprung.errors import pluralize
+from toprung.markdown import escape, table
 
 CONFIRMATION_COLUMNS = ("difference from default", "in the sweep", "shrunken")
 CONFIRMATION_INTERVALS = "95% intervals; the intervals of the differences hold jointly for all leaders"
@@ -30,7 +31,7 @@ def markdown(
     tied = confirmation.tied_best if len(confirmation.tied_best) > 1 else ()
     rows = [
         [
-            f"{config.name}{' (not significantly worse than the best)' if config.name in tied else ''}",
+            f"{escape(config.name)}{' (not significantly worse than the best)' if config.name in tied else ''}",
             _interval(config.mean),
             _interval(config.beyond_default),
             *("" if value is None else f"{value:.4f}" for value in (config.in_sweep, config.shrunken_value)),
@@ -38,7 +39,6 @@ def markdown(
         ]
         for config in confirmation.configurations
     ]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
     tested = (
         "\n".join(f"- {opening['time']}: {_score(opening)}" for opening in openings) or "The test split was not opened."
     )
@@ -56,7 +56,7 @@ def markdown(
 {notes}
 Shrunken: the value in the sweep, minus the share of its lead that is luck on average.
 
-{table}
+{table(columns, rows)}
 
 ## The test split
 

@@ -8,6 +8,7 @@ from typing import Any
 from toprung.data import DatasetCard
 from toprung.export.formats import SNIPPET, TIE
 from toprung.exported_config import ONNX_FILE, PT2_FILE, is_timm_model
+from toprung.markdown import table
 from toprung.records.lineage import Lineage
 
 TORCH_SNIPPET = """from pathlib import Path
@@ -51,14 +52,14 @@ with torch.inference_mode():
 
 def formats_section(metrics: Mapping[str, Any]) -> str:
     """Return the table of the files with a model: size, latency, and how ONNX compares with PyTorch."""
-    rows = "".join(
-        f"| `{name}` | {file['bytes'] / 1e6:.3g} | {file['latency_ms']['1']:.3g} | {file['latency_ms']['32']:.3g} |\n"
+    rows = [
+        [f"`{name}`", f"{file['bytes'] / 1e6:.3g}", *(f"{file['latency_ms'][size]:.3g}" for size in ("1", "32"))]
         for name, file in metrics["formats"].items()
-    )
-    table = f"| file | size in MB | ms for 1 image | ms for 32 images |\n| --- | --- | --- | --- |\n{rows}"
+    ]
     return f"""## Formats
 
-{table}
+{table(["file", "size in MB", "ms for 1 image", "ms for 32 images"], rows)}
+
 Time on one thread of the CPU of the machine that exported the model, without reading the image files.
 `model.pth` has the same tensors as `model.safetensors`.
 {_onnx_comparison(metrics)}{_pt2_comparison(metrics)}"""

@@ -12,6 +12,7 @@ from toprung.export.card_sections import data_and_code, formats_section, limits_
 from toprung.export.front_matter import front_matter
 from toprung.export.test_split import openings
 from toprung.exported_config import TIMM_PREFIX
+from toprung.markdown import escape, table
 from toprung.metric_names import CLASSIFICATION_METRICS
 from toprung.records.catalog import confirmed_sweep_id, newest_confirmation
 from toprung.records.lineage import Lineage
@@ -68,7 +69,7 @@ def model_card(
         base: the card of the pretrained weights that it was trained from, if any.
         is_winner: whether the trial was chosen by its score.
     """
-    rows = "\n".join(f"| {name} | {value} |" for name, value in winner.config.items())
+    rows = [[name, escape(value)] for name, value in winner.config.items()]
     verified = ", ".join(f"{name} {value:.6g}" for name, value in metrics["verified"].items()) or "no comparable metric"
     unverified = "".join(
         f"Not recomputed, because only the training loop computes it: {name}.\n" for name in metrics["unverified"]
@@ -99,9 +100,7 @@ Recomputed from this folder by a fresh process: {verified}.
 {_choice(sweep, is_confirmation=confirms is not None) if is_winner else "This trial is not the sweep's winner."}
 The weights are from the epoch of this trial with the {"highest" if sweep.mode == "max" else "lowest"} {sweep.metric}.
 
-| hyperparameter | value |
-| --- | --- |
-{rows}
+{table(["hyperparameter", "value"], rows)}
 
 ## Confirmation
 
@@ -128,8 +127,8 @@ def _test_score(sweep_dir: SweepDirectory, confirms: str | None) -> str:
 
 def _metrics_table(reported: Mapping[str, float]) -> str:
     """Return a table of the classification metrics that the trial reported in this epoch."""
-    rows = [f"| {name} | {value:.6g} |\n" for name, value in reported.items()]
-    return f"\n| metric | value on the validation split |\n| --- | --- |\n{''.join(rows)}" if rows else ""
+    rows = [[name, f"{value:.6g}"] for name, value in reported.items()]
+    return f"\n{table(['metric', 'value on the validation split'], rows)}\n" if rows else ""
 
 
 def _base(base: WeightsCard | None) -> str:

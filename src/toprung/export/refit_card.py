@@ -8,6 +8,7 @@ from typing import Any
 from toprung.data import DatasetCard
 from toprung.export.card_sections import data_and_code, formats_section, limits_section, usage_section
 from toprung.export.front_matter import front_matter
+from toprung.markdown import escape, table
 from toprung.records.lineage import Lineage
 from toprung.spec import Sweep
 from toprung.weights.card import WeightsCard
@@ -34,7 +35,7 @@ def refit_card(
         card: the dataset's card.
         base: the card of the pretrained weights that it was trained from, if any.
     """
-    rows = "\n".join(f"| {name} | {value} |" for name, value in record["config"].items())
+    rows = [[name, escape(value)] for name, value in record["config"].items()]
     last = ", ".join(f"{name} {value:.6g}" for name, value in record["last"].items() if name.startswith("train/"))
     top = front_matter(
         sweep.name, description=description, lineage=lineage, reported={}, base=base, has_onnx="onnx" in metrics
@@ -62,9 +63,7 @@ not how good the model is.
 Epochs: {record["epochs"]}, the median of the winner's best epochs in the confirmation. The learning-rate schedule
 is that of the confirmed budget ({record["max_epochs"]}). The weights are from the last epoch; no epoch was selected.
 
-| hyperparameter | value |
-| --- | --- |
-{rows}
+{table(["hyperparameter", "value"], rows)}
 
 {limits_section(card, metrics)}
 {usage_section(description, card, metrics)}

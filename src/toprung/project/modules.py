@@ -165,7 +165,7 @@ def trainer_defaults(project: Path, dotted: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such trainer, or DEFAULTS is not a dictionary of literal values.
     """
-    from toprung.spec import RESERVED_HYPERPARAMETERS
+    from toprung.spec.settings import RESERVED_HYPERPARAMETERS
 
     file = find_source_file(project, dotted, kind="trainer")
     requirement = f"{file.relative_to(project)} needs DEFAULTS = {{...}}: a dictionary of every hyperparameter it reads"

@@ -14,7 +14,8 @@ from typing import Any
 import optuna
 
 from toprung.errors import UserError, did_you_mean
-from toprung.spec import RESERVED_HYPERPARAMETERS, Sweep
+from toprung.spec import Sweep
+from toprung.spec.settings import RESERVED_HYPERPARAMETERS
 
 Space = Callable[[optuna.Trial], dict[str, Any] | None]
 

@@ -75,12 +75,13 @@ def sync(sweep_dir: SweepDirectory) -> list[str]:
     from toprung.records import ledger
     from toprung.tracking import mirror, server
     from toprung.tracking.errors import RequestRejected, ServerUnavailable
+    from toprung.tracking.open_sweep import open_sweep
 
     server.follow_move(sweep_dir.path.parent)
     try:
         with sweep_dir.lock(), remote_storage.uploading(sweep_dir) as uploader:
             sweep = sweep_dir.spec()
-            tracked = mirror.open_sweep(sweep_dir, sweep=sweep)
+            tracked = open_sweep(sweep_dir, sweep=sweep)
             runs = mirror.Mirror(
                 tracked, sweep_dir=sweep_dir, download_files=partial(remote_storage.download_if_newer, sweep_dir)
             )

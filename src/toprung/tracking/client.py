@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from toprung.errors import UserError
@@ -23,6 +22,7 @@ from toprung.tracking import run_content
 from toprung.tracking.batches import RunLog
 from toprung.tracking.connection import configure_client, create_sqlite_schema
 from toprung.tracking.errors import RequestRejected, translate_errors
+from toprung.tracking.experiments import find_or_create_experiment, log_dataset, search_runs
 from toprung.tracking.lineage_tags import lineage_dataset, lineage_tags, source_tags
 from toprung.tracking.local_store import database_file
 from toprung.tracking.notes import NOTE, is_own_note
@@ -81,7 +81,7 @@ class MlflowSweep:
             ServerUnavailable: the server does not answer.
         """
         self._uri, self._sweep_id, self._confirms = uri, sweep_id, confirms
-        self._top_rung, self._note, self._experiment_tags = top_rung, note, dict(experiment_tags or {})
+        self._top_rung, self._note = top_rung, note
         self._tags = {"toprung.sweep_id": sweep_id, **source_tags(lineage, source=source)}
         self._lineage_tags, self._dataset = lineage_tags(lineage), lineage_dataset(lineage)
         configure_client()
@@ -90,7 +90,9 @@ class MlflowSweep:
                 create_sqlite_schema(uri)
                 self._client = MlflowClient(tracking_uri=uri)
                 self.log = RunLog(self._client)
-                self.experiment_id: str = self._experiment(experiment, artifact_location)
+                self.experiment_id: str = find_or_create_experiment(
+                    self._client, experiment, artifact_location=artifact_location, tags=dict(experiment_tags or {})
+                )
                 runs = self._search("sweep")
                 self._delete(runs[1:])
                 run = runs[0] if runs else self._create_sweep_run(started)
@@ -117,21 +119,6 @@ class MlflowSweep:
             self._uri, experiment_id=self.experiment_id, artifact_location=location, dataset=self._dataset
         )
 
-    def _experiment(self, name: str, artifact_location: str | None) -> Any:
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                return self._client.create_experiment(
-                    name, artifact_location=artifact_location, tags=self._experiment_tags
-                )
-            except MlflowException:
-                experiment = self._client.get_experiment_by_name(name)  # another sweep was faster
-                if experiment is None:
-                    raise
-        if experiment.lifecycle_stage != "active":
-            raise RequestRejected(f'the experiment "{name}" was deleted; restore it, or give the recipe another name')
-        return experiment.experiment_id
-
     def _create_sweep_run(self, started: int) -> Run:
         tags = {**self._tags, **self._lineage_tags, "toprung.kind": "sweep", "toprung.status": "running"}
         if self._note:
@@ -139,21 +126,8 @@ class MlflowSweep:
         if self._confirms is not None:
             tags[MLFLOW_PARENT_RUN_ID] = self._confirms
         run = self._client.create_run(self.experiment_id, start_time=started, run_name=self._sweep_id, tags=tags)
-        self._log_dataset(run.info.run_id)
+        log_dataset(self._client, run.info.run_id, self._dataset)
         return run
-
-    def _log_dataset(self, run_id: str) -> None:
-        """Log the dataset as the run's input.
-
-        MLflow looks the dataset up and then adds it. It refuses if another sweep adds it in between; a second call
-        finds it.
-        """
-        try:
-            self._client.log_inputs(run_id, datasets=[self._dataset])
-        except MlflowException as error:
-            if error.get_http_status_code() >= 500:  # type: ignore[no-untyped-call]
-                raise
-            self._client.log_inputs(run_id, datasets=[self._dataset])
 
     def trial_runs(self) -> dict[str, MlflowRun]:
         """Return the runs of this sweep's trials by trial id; delete the later of two that a lost answer left."""
@@ -173,16 +147,7 @@ class MlflowSweep:
     def _search(self, kind: str) -> list[Run]:
         """Return the sweep's runs of a kind, oldest first."""
         query = f"tags.toprung.sweep_id = '{self._sweep_id}' and tags.toprung.kind = '{kind}'"
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [self.experiment_id], query, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
-            )
-            runs += page
-            token = page.token
-            if not token:
-                return runs
+        return search_runs(self._client, self.experiment_id, query)
 
     def _delete(self, runs: list[Run]) -> None:
         for run in runs:
@@ -259,7 +224,7 @@ class MlflowSweep:
         """Log a trial's parameters and dataset. Logging them again changes nothing."""
         self.log.log(run_id, [Param(name, value) for name, value in run_content.params(config).items()])
         with translate_errors():
-            self._log_dataset(run_id)
+            log_dataset(self._client, run_id, self._dataset)
 
     def reopen(self, run_id: str) -> None:
         """Mark a closed run as running again."""

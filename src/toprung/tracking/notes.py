@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from toprung.records.lineage import Lineage
+from toprung.records.catalog import confirmed_sweep_id
+from toprung.records.lineage import read_lineage
 from toprung.records.ranking import format_config
+from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 
@@ -28,15 +30,13 @@ def experiment_tags(sweep: Sweep) -> dict[str, str]:
     return {NOTE: note, KIND: CUSTOM_MODEL}
 
 
-def sweep_note(sweep: Sweep, *, sweep_id: str, lineage: Lineage, confirms: str | None = None) -> str:
+def sweep_note(sweep_dir: SweepDirectory, sweep: Sweep) -> str:
     """Return the description of a sweep's run when the sweep starts.
 
-    Args:
-        sweep: the spec.
-        sweep_id: the sweep's id.
-        lineage: the sweep's lineage.
-        confirms: for a confirmation, the id of the confirmed sweep.
+    Raises:
+        UserError: the sweep's files cannot be read.
     """
+    sweep_id, lineage, confirms = sweep_dir.sweep_id, read_lineage(sweep_dir), confirmed_sweep_id(sweep_dir)
     if sweep.experiments:
         plan = f"{sweep.plan_text}; nothing is searched and nothing is stopped early."
     else:

@@ -210,7 +210,7 @@ def main(task: dict[str, Any], messages: IO[str], send: Callable[[dict[str, Any]
         messages: the driver's messages, a line of JSON each.
         send: sends an event to the driver.
     """
-    from toprung.tracking import mirror
+    from toprung.tracking.open_sweep import open_sweep
     from toprung.tracking.writer import TrackingWriter
 
     def on_rejected(message: str) -> None:
@@ -230,7 +230,7 @@ def main(task: dict[str, Any], messages: IO[str], send: Callable[[dict[str, Any]
     if task.get("download_files"):  # a name, because tracking does not import remote storage
         options["download_files"] = partial(pkgutil.resolve_name(task["download_files"]), sweep_dir)
     writer = TrackingWriter(
-        lambda: mirror.open_sweep(sweep_dir, sweep=sweep_dir.spec()),  # read late: the driver may still be extending it
+        lambda: open_sweep(sweep_dir, sweep=sweep_dir.spec()),  # read late: the driver may still be extending it
         sweep_dir=sweep_dir,
         on_open=lambda run: send({"event": "open", "run_id": run.run_id, "experiment_id": run.experiment_id}),
         on_run=lambda trial_id, run_id: send({"event": "run", "trial_id": trial_id, "run_id": run_id}),

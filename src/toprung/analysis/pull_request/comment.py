@@ -14,6 +14,7 @@ from toprung.analysis.change_test import ALPHA, RankTest, rank_test
 from toprung.analysis.pull_request.record import Record, Seeds
 from toprung.analysis.report.style import BLUE, VERMILLION
 from toprung.errors import pluralize
+from toprung.markdown import table
 
 MARKER = "<!-- toprung ci-report -->"  # the next run finds the comment by this marker
 MIN_SEEDS = 5
@@ -151,9 +152,8 @@ def code(text: str) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, note: str | None = None) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{note}\n\n{table}" if note else table
+    text = table(columns, rows)
+    return f"{note}\n\n{text}" if note else text
 
 
 def _chart(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from toprung.analysis.report.panel import Panel, Table
 from toprung.errors import pluralize
+from toprung.markdown import escape
+from toprung.markdown import table as markdown_table
 
 MAX_ROWS = 30
 
@@ -34,11 +36,7 @@ def markdown(panels: Sequence[Panel], *, sweep_id: str, headline: str, pictures:
 
 
 def _table(table: Table) -> str:
-    lines = [_row(table.columns), _row(["---"] * len(table.columns)), *(_row(row) for row in table.rows[:MAX_ROWS])]
+    columns, *rows = ([*map(escape, row)] for row in (table.columns, *table.rows[:MAX_ROWS]))
     num_omitted = len(table.rows) - MAX_ROWS
     note = f"\n\nThe HTML report has {pluralize(num_omitted, 'more row')}." if num_omitted > 0 else ""
-    return f"{table.caption}:\n\n" + "\n".join(lines) + note
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return f"{table.caption}:\n\n{markdown_table(columns, rows)}{note}"
