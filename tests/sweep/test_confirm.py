@@ -44,7 +44,8 @@ def test_the_median_seed_represents_the_best_configuration():
 def confirmed(bench, toprung, tmp_path_factory):
     """A small sweep and its confirmation."""
     storage = tmp_path_factory.mktemp("storage")
-    flags = [word for setting in (*SMALL, f"storage={storage}") for word in ("--set", setting)]
+    settings = (*SMALL, 'metrics=["val/loss", "val/f1_macro"]', f"storage={storage}")
+    flags = [word for setting in settings for word in ("--set", setting)]
     swept = toprung("sweep", "tune.smoke", *flags, folder=bench)
     assert swept.code == 0, swept.stdout + swept.stderr
     sweep_dir = next(catalog.list_sweeps(storage))
@@ -165,7 +166,8 @@ def test_the_model_card_has_the_score_on_the_test_split(confirmed):
     (again,) = list_confirmations(sweep_dir)
     score = openings(sweep_dir)[-1]
     card = (again.export_folder / "README.md").read_text()
-    assert f"On the test split ({score['num_images']} images, opened on {score['time']}): accuracy " in card
+    metrics = f"accuracy {score['accuracy']:.6g}, loss {score['loss']:.6g}, f1_macro {score['f1_macro']:.6g}."
+    assert f"On the test split ({score['num_images']} images, opened on {score['time']}): {metrics}" in card
 
 
 def test_a_confirmed_winner_becomes_the_champion_and_has_its_score_on_the_test_split(confirmed, toprung):
@@ -184,7 +186,8 @@ def test_a_confirmed_winner_becomes_the_champion_and_has_its_score_on_the_test_s
     experiment_id = client.get_run(version.run_id).info.experiment_id
     (model,) = client.search_logged_models([experiment_id], filter_string=f"name = '{version.name}'")
     scores = {metric.key: metric.value for metric in model.metrics}
-    assert scores["test/accuracy"] == openings(sweep_dir)[-1]["accuracy"]
+    for name in ("accuracy", "loss", "f1_macro"):
+        assert scores[f"test/{name}"] == openings(sweep_dir)[-1][name]
     assert scores["confirmed/val/accuracy"] == pytest.approx(max(means))
 
 
@@ -235,7 +238,8 @@ def test_the_test_split_is_opened_once_and_the_winner_is_evaluated(confirmed, to
     assert "is not significantly better than the default" in command.stdout or "default" in command.stdout
     assert "On the test split, opened now for the first time by this sweep: accuracy 0." in command.stdout
     (opening,) = openings(sweep_dir)
-    assert set(opening) >= {"time", "who", "accuracy", "num_images"}
+    assert set(opening) >= {"time", "who", "accuracy", "loss", "f1_macro", "num_images"}
+    assert f", loss {opening['loss']:.4f}, f1_macro {opening['f1_macro']:.4f}." in command.stdout
     words = ("confirm", sweep_dir.sweep_id, "--top", "1", "--seeds", "2", "--storage", storage)
     shown = toprung(*words, folder=bench)
     assert shown.code == 0, shown.stderr

@@ -9,6 +9,7 @@ from toprung.analysis.comparison.intervals import Interval
 from toprung.analysis.confirmation import Confirmation
 from toprung.errors import pluralize
 from toprung.markdown import escape, table
+from toprung.metric_names import metrics_on_test_split
 
 CONFIRMATION_COLUMNS = ("difference from default", "in the sweep", "shrunken")
 CONFIRMATION_INTERVALS = "95% intervals; the intervals of the differences hold jointly for all leaders"
@@ -91,7 +92,8 @@ def _score(opening: Mapping[str, Any]) -> str:
     if "accuracy" not in opening:
         return "opened, but no score was recorded"
     images = pluralize(opening["num_images"], "image")
-    return f"accuracy {opening['accuracy']:.4f} on {images} ({opening.get('who', 'unknown')})"
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in metrics_on_test_split(opening).items())
+    return f"{metrics} on {images} ({opening.get('who', 'unknown')})"
 
 
 def _interval(interval: Interval | None) -> str:

@@ -23,6 +23,7 @@ from toprung.cli.options import (
     short_path,
 )
 from toprung.errors import UserError, pluralize
+from toprung.metric_names import metrics_on_test_split
 
 if TYPE_CHECKING:
     from toprung.analysis.comparison import Interval
@@ -119,7 +120,8 @@ def _score_on_test(
 
     earlier = openings(sweep_dir)
     if earlier and not again:
-        result = f"accuracy {earlier[-1]['accuracy']:.4f}" if "accuracy" in earlier[-1] else "no score was written"
+        metrics = metrics_on_test_split(earlier[-1])
+        result = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()) or "no score was written"
         console.print(
             f"\nThe test split was opened on {earlier[-1]['time']}: {result}. To open it again: --again",
             soft_wrap=True,
@@ -132,11 +134,13 @@ def _score_on_test(
         prepared_root=project / data.PREPARED,
         again=again,
     )
+    others = "".join(f", {name} {value:.4f}" for name, value in score.metrics.items() if name != "accuracy")
     times = "the first time by this sweep" if not earlier else f"time {len(earlier) + 1}"
     console.print(
         f"\nOn the test split, opened now for {times}: "
         f"accuracy {score.accuracy:.4f} (95% interval {score.low:.4f} to {score.high:.4f}, "
-        f"{pluralize(score.num_images, 'image')})."
+        f"{pluralize(score.num_images, 'image')}){others}.",
+        soft_wrap=True,
     )
     unit = "seed" if confirming_dir.spec().data.num_folds is None else "fold"
     console.print(f"\n  model    {short_path(confirming_dir.export_folder)}       (the winner's median {unit})")

@@ -13,7 +13,7 @@ from toprung.export.front_matter import front_matter
 from toprung.export.test_split import openings
 from toprung.exported_config import TIMM_PREFIX
 from toprung.markdown import escape, table
-from toprung.metric_names import CLASSIFICATION_METRICS
+from toprung.metric_names import CLASSIFICATION_METRICS, metrics_on_test_split
 from toprung.records.catalog import confirmed_sweep_id, newest_confirmation
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
@@ -119,10 +119,8 @@ def _test_score(sweep_dir: SweepDirectory, confirms: str | None) -> str:
     if not scores:
         return ""
     last = scores[-1]
-    return (
-        f"On the test split ({last['num_images']} images, opened on {last['time']}): accuracy "
-        f"{last['accuracy']:.6g}, loss {last['loss']:.6g}.\n"
-    )
+    metrics = ", ".join(f"{name} {value:.6g}" for name, value in metrics_on_test_split(last).items())
+    return f"On the test split ({last['num_images']} images, opened on {last['time']}): {metrics}.\n"
 
 
 def _metrics_table(reported: Mapping[str, float]) -> str:

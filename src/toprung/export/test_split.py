@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from toprung.errors import UserError
 from toprung.export.processes import run_in_fresh_process
+from toprung.metric_names import DEFAULT_METRICS, metrics_on_test_split, recomputed_metrics
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 
@@ -18,15 +20,23 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class TestScore:
-    """Scores of an exported model on the test images: accuracy with a Wilson interval, mean cross-entropy in nats."""
+    """Scores of an exported model on the test images.
+
+    Attributes:
+        accuracy: the share of correct predictions.
+        low: the lower end of its Wilson interval.
+        high: the upper end.
+        num_images: the number of test images.
+        metrics: all metrics by name, such as `accuracy`, `loss` (in nats) and `f1_macro`.
+    """
 
     __test__ = False  # pytest must not collect this class
 
     accuracy: float
     low: float
     high: float
-    loss: float
     num_images: int
+    metrics: dict[str, float]
 
 
 def openings(sweep_dir: SweepDirectory) -> list[dict[str, Any]]:
@@ -79,22 +89,21 @@ def score_on_test(
         "log": str(sweep_dir.test_log),
         "opened_by": f"{sweep_dir.sweep_id}: {exported.parent.name}/{exported.name}",
         "num_threads": sweep.resources.num_threads,
+        "metrics": [*dict.fromkeys((*DEFAULT_METRICS, *sweep.metrics, *recomputed_metrics(sweep.metric)))],
     }
     from scipy import stats  # imported here because it takes half a second
 
     scored = run_in_fresh_process("toprung.export.test_split", task, code=sweep_dir.code_folder)
     count = scored["num_images"]
     interval = stats.binomtest(round(scored["accuracy"] * count), count).proportion_ci(CONFIDENCE, method="wilson")
-    test_score = TestScore(scored["accuracy"], float(interval.low), float(interval.high), scored["loss"], count)
     with sweep_dir.test_log.open("a", encoding="utf-8") as log:
-        log.write(
-            json.dumps({"scored": {"accuracy": test_score.accuracy, "loss": test_score.loss, "num_images": count}})
-            + "\n"
-        )
-    return test_score
+        log.write(json.dumps({"scored": scored}) + "\n")
+    return TestScore(
+        scored["accuracy"], float(interval.low), float(interval.high), count, metrics_on_test_split(scored)
+    )
 
 
-def score(task: dict[str, Any]) -> dict[str, float]:
+def score(task: dict[str, Any]) -> dict[str, Any]:
     """Score the model in the fresh process, logging the opening of the split first."""
     import torch
 
@@ -108,8 +117,9 @@ def score(task: dict[str, Any]) -> dict[str, float]:
         task["data"], root=Path(task["prepared_root"]), opened_by=task["opened_by"], log=Path(task["log"])
     )
     split = vision.ImageSplit(wrap_read_only(images), wrap_read_only(labels))
-    metrics = vision.evaluate(model, split)
-    return {"accuracy": metrics["val/accuracy"], "loss": metrics["val/loss"], "num_images": len(labels)}
+    metrics = vision.evaluate(model, split, metrics=task["metrics"])
+    scores = {name.removeprefix("val/"): value for name, value in metrics.items() if math.isfinite(value)}
+    return {**scores, "num_images": len(labels)}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from toprung.errors import UserError
 from toprung.export.requirements import pins
 from toprung.export.test_split import openings
 from toprung.exported_config import METRICS_FILE, ONNX_FILE, read_json
+from toprung.metric_names import metrics_on_test_split
 from toprung.records.catalog import newest_confirmation
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
@@ -229,5 +230,5 @@ def _test_scores(
     opened = openings(sweep_dir)
     if confirming_dir is None or not opened or "accuracy" not in opened[-1]:
         return []
-    metrics = {"test/accuracy": opened[-1]["accuracy"], "test/loss": opened[-1]["loss"]}
+    metrics = {f"test/{name}": value for name, value in metrics_on_test_split(opened[-1]).items()}
     return [EvaluatedDataset(f"{sweep.data.name} test", lineage.data_fingerprint, metrics)]
