@@ -10,8 +10,9 @@ from tests.tracking.recorded import LINEAGE, Recorded, parent_of, runs_of
 from toprung.records import catalog, ledger
 from toprung.records.ledger import End
 from toprung.records.ranking import rank_trials
-from toprung.tracking import lineage_tags, mirror, server
+from toprung.tracking import lineage_tags, server
 from toprung.tracking.artifacts import record_run
+from toprung.tracking.open_sweep import source_of
 
 SWEEP_ONLY = ("toprung.version.", "toprung.data", "toprung.dvc", "toprung.commit", "toprung.dirty", "toprung.lock_hash")
 SOURCE = {
@@ -75,8 +76,8 @@ def test_the_source_of_a_confirmation_is_its_command(recorded, tmp_path):
     confirmation = catalog.create_sweep(
         tmp_path, recorded.sweep, name=None, now=datetime.now(), confirms=recorded.sweep_dir.sweep_id
     )
-    assert mirror._source(confirmation) == f"toprung confirm {recorded.sweep_dir.sweep_id}"
-    assert mirror._source(recorded.sweep_dir) == "tune.mine"
+    assert source_of(confirmation) == f"toprung confirm {recorded.sweep_dir.sweep_id}"
+    assert source_of(recorded.sweep_dir) == "tune.mine"
 
 
 CURVES = {  # sorting by the last value would differ; cc and dd tie on the largest value, aa and cc on the smallest

@@ -23,7 +23,6 @@ def open_sweep(sweep_dir: SweepDirectory, *, sweep: Sweep) -> MlflowSweep:
     uri = server.tracking_uri(root)
     driver_runs = ledger.read_all(sweep_dir).driver_runs
     confirmed = confirmed_sweep_id(sweep_dir)
-    recipe = sweep_dir.read(sweep_dir.spec_file).get("recipe")
     return MlflowSweep(
         uri,
         artifact_location=server.artifact_location(root, uri),
@@ -31,9 +30,16 @@ def open_sweep(sweep_dir: SweepDirectory, *, sweep: Sweep) -> MlflowSweep:
         sweep_id=sweep_dir.sweep_id,
         started=driver_runs[0].time_ms if driver_runs else now_ms(),
         lineage=read_lineage(sweep_dir),
-        source=str(recipe or ("toprung sweep" if confirmed is None else f"toprung confirm {confirmed}")),
+        source=source_of(sweep_dir),
         top_rung=sweep.rungs[-1],
         note=notes.sweep_note(sweep_dir, sweep),
         experiment_tags=notes.experiment_tags(sweep),
         confirms=None if confirmed is None else SweepDirectory(root / confirmed).mlflow_run_id,
     )
+
+
+def source_of(sweep_dir: SweepDirectory) -> str:
+    """Return the recipe's dotted name, or the command that started a sweep without one."""
+    confirmed = confirmed_sweep_id(sweep_dir)
+    recipe = sweep_dir.read(sweep_dir.spec_file).get("recipe")
+    return str(recipe or ("toprung sweep" if confirmed is None else f"toprung confirm {confirmed}"))
