@@ -16,7 +16,6 @@ restored at epoch k draws the same numbers as an uninterrupted one.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import statistics
 import time
@@ -28,13 +27,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from toprung import metric_names, vision
+from toprung import metric_names
 from toprung.data import DatasetCard
 from toprung.errors import UserError, pluralize
 from toprung.records import checkpoint
 from toprung.vision import ImageSplit, PretrainedWeights, distributed, feature_cache, pretrained
 
-_IN_TRAINING_ONLY = ("dropout", "drop_path")  # arguments of a model that do not change its features
 _ADDITIONAL_METRICS = set(metric_names.CLASSIFICATION_METRICS).difference(metric_names.DEFAULT_METRICS)
 
 
@@ -182,29 +180,19 @@ def features(model: nn.Module) -> TrialData:
     model = distributed.unwrap_ddp(model)
     if getattr(model, "weights_sha256", None) is None:
         raise TrainingFailed("session.features needs a model that vision.build_model built with pretrained weights")
-    architecture: Any = model.architecture
-    arguments = {name: value for name, value in architecture["arguments"].items() if name not in _IN_TRAINING_ONLY}
+    folder = session.features_folder if data.split_fingerprint else None
     facts = {
-        "weights": model.weights_sha256,
-        "architecture": {**architecture, "arguments": arguments},
         "data": data.card.fingerprint,
         "split": data.split_fingerprint,
         "num_threads": session.num_threads,
         "device": session.device.type,
     }
-
-    def features_of(split: ImageSplit, part: str) -> ImageSplit:
-        features_ND = feature_cache.cached_features(
-            session.features_folder if data.split_fingerprint else None,
-            {**facts, "part": part},
-            functools.partial(vision.compute_features, model, split),
-        )
-        return replace(
-            split, images_NCHW=features_ND, rows_N=None, batch_size_in_evaluation=split.evaluation_batch_size
-        )
-
     try:
-        return replace(data, train=features_of(data.train, "train"), val=features_of(data.val, "val"))
+        train, val = (
+            feature_cache.features_of(model, split, folder=folder, facts={**facts, "part": part})
+            for part, split in (("train", data.train), ("val", data.val))
+        )
+        return replace(data, train=train, val=val)
     except UserError as error:
         raise TrainingFailed(str(error)) from None
 

@@ -5,6 +5,7 @@ from tests.photos import NETWORK, load_weights, photos
 from toprung import session, vision
 from toprung.errors import UserError
 from toprung.records.trial_folder import WEIGHTS_FILE
+from toprung.vision import feature_cache
 from trainers import finetune, linear_probe
 
 SETTINGS = {
@@ -127,8 +128,8 @@ def test_gradients_of_parts_add_up_to_those_of_the_whole_batch(tmp_path):
 
 def test_features_are_computed_once_and_shared_by_trials(tmp_path, monkeypatch):
     calls = []
-    compute = vision.compute_features
-    monkeypatch.setattr(vision, "compute_features", lambda *arguments: calls.append(1) or compute(*arguments))
+    compute = feature_cache.compute_features
+    monkeypatch.setattr(feature_cache, "compute_features", lambda *arguments: calls.append(1) or compute(*arguments))
     without = train(tmp_path / "none", "linear_probe")
     calls.clear()
     first = train(tmp_path / "first", "linear_probe", features_folder=tmp_path / "features")
@@ -141,7 +142,7 @@ def test_features_are_computed_once_and_shared_by_trials(tmp_path, monkeypatch):
 def test_fine_tuning_starts_from_the_features_that_a_probe_or_another_dropout_cached(tmp_path, monkeypatch):
     without = train(tmp_path / "none", dropout=0.1)
     train(tmp_path / "probe", "linear_probe", features_folder=tmp_path / "features")
-    monkeypatch.setattr(vision, "compute_features", lambda *_: pytest.fail("the features are not cached"))
+    monkeypatch.setattr(feature_cache, "compute_features", lambda *_: pytest.fail("the features are not cached"))
     train(tmp_path / "first", dropout=0.5, drop_path=0.1, features_folder=tmp_path / "features")
     assert train(tmp_path / "second", dropout=0.1, features_folder=tmp_path / "features") == without
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from toprung.errors import UserError
 from toprung.export.processes import run_in_fresh_process
-from toprung.metric_names import DEFAULT_METRICS, metrics_on_test_split, recomputed_metrics
+from toprung.metric_names import CLASSIFICATION_METRICS, DEFAULT_METRICS, metrics_on_test_split
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.spec import Sweep
 
@@ -89,7 +89,9 @@ def score_on_test(
         "log": str(sweep_dir.test_log),
         "opened_by": f"{sweep_dir.sweep_id}: {exported.parent.name}/{exported.name}",
         "num_threads": sweep.resources.num_threads,
-        "metrics": [*dict.fromkeys((*DEFAULT_METRICS, *sweep.metrics, *recomputed_metrics(sweep.metric)))],
+        "metrics": [
+            name for name in CLASSIFICATION_METRICS if name in (*DEFAULT_METRICS, *sweep.metrics, sweep.metric)
+        ],
     }
     from scipy import stats  # imported here because it takes half a second
 

@@ -20,13 +20,18 @@ class RequestRejected(ValueError):
     """The server refused the request and would refuse it again."""
 
 
+def http_status(error: MlflowException) -> int:
+    """Return the HTTP status code of an error of MLflow's client, for every kind of store."""
+    return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+
+
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
     """Raise every error of MLflow's client as `ServerUnavailable` or `RequestRejected`."""
     try:
         yield
     except MlflowException as error:
-        code: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
+        code = http_status(error)
         raced = "IntegrityError" in str(error)  # two sweeps inserted the same row: a retry finds it
         is_refusal = 400 <= code < 500 and code not in RETRY_STATUS_CODES and not raced
         raise (RequestRejected if is_refusal else ServerUnavailable)(describe_error(error)) from None

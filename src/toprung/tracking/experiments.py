@@ -6,7 +6,7 @@ from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, Run
 from mlflow.exceptions import MlflowException
 
-from toprung.tracking.errors import RequestRejected
+from toprung.tracking.errors import RequestRejected, http_status
 
 RUNS_PER_PAGE = 1000
 
@@ -59,6 +59,6 @@ def log_dataset(client: MlflowClient, run_id: str, dataset: DatasetInput) -> Non
     try:
         client.log_inputs(run_id, datasets=[dataset])
     except MlflowException as error:
-        if error.get_http_status_code() >= 500:  # type: ignore[no-untyped-call]
+        if http_status(error) >= 500:
             raise
         client.log_inputs(run_id, datasets=[dataset])

@@ -6,20 +6,43 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toprung import atomic_write
-from toprung.vision.batches import wrap_read_only
+from toprung.vision.batches import ImageSplit, wrap_read_only
+from toprung.vision.finetuning import compute_features
 
 logger = logging.getLogger(__name__)
 
+IN_TRAINING_ONLY = ("dropout", "drop_path")  # arguments of a model that do not change its features
 LOCK_TIMEOUT_SECONDS = 3600  # another trial on this machine may be computing the same features
+
+
+def features_of(model: nn.Module, split: ImageSplit, *, folder: Path | None, facts: dict[str, Any]) -> ImageSplit:
+    """Return a split with each image replaced by the features that the model's last layer gets, cached if possible.
+
+    Args:
+        model: a model that `build_model` built with pretrained weights.
+        split: the images.
+        folder: the cache; None: no cache.
+        facts: what identifies the images and the way they are computed, as JSON values; the model's are added.
+
+    Raises:
+        UserError: the model's last layer is not linear.
+    """
+    architecture: Any = model.architecture
+    arguments = {name: value for name, value in architecture["arguments"].items() if name not in IN_TRAINING_ONLY}
+    facts = {**facts, "weights": model.weights_sha256, "architecture": {**architecture, "arguments": arguments}}
+    features_ND = cached_features(folder, facts, partial(compute_features, model, split))
+    return replace(split, images_NCHW=features_ND, rows_N=None, batch_size_in_evaluation=split.evaluation_batch_size)
 
 
 def cached_features(folder: Path | None, facts: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:
