@@ -38,7 +38,6 @@ from trainers import finetune, linear_probe
 
 BENCH = Path(__file__).resolve().parent
 SIZE, CROP, BATCH_SIZE = 192, 160, 32
-NUM_STEP_IMAGES = 8 * BATCH_SIZE
 NUM_PROBE_EPOCHS = 20
 NUM_JPEGS, NUM_DIFFERENT = 1000, 20
 
@@ -81,7 +80,7 @@ def bare_epoch(split, num_classes, pretrained):
     def train():
         model.train()
         for step, indices in enumerate(torch.randperm(len(split.labels_N)).split(BATCH_SIZE)):
-            crops = vision.center_crop(split.images_NCHW[indices], size=CROP, crop_pct=0.875)
+            crops = vision.center_crop(split.images_at(indices), size=CROP, crop_pct=0.875)
             images = (crops - stamps.MEAN) / stamps.STD
             loss = F.cross_entropy(model(images), split.labels_N[indices], label_smoothing=0.1)
             optimizer.zero_grad()
@@ -96,9 +95,7 @@ def bare_epoch(split, num_classes, pretrained):
 
 def measure_step(trial_data, pretrained, *, rounds):
     """Compare an epoch of trainers.finetune, without its evaluation, with the bare loop."""
-    train = vision.ImageSplit(
-        trial_data.train.images_NCHW[:NUM_STEP_IMAGES], trial_data.train.labels_N[:NUM_STEP_IMAGES]
-    )
+    train = trial_data.train
     no_images = vision.ImageSplit(trial_data.val.images_NCHW[:1], trial_data.val.labels_N[:1])
     same_work = {"fit_head": False, "freeze_batch_norm": False, "label_smoothing": 0.1, "augment": "none"}
     config = {**finetune.DEFAULTS, **same_work, "image_size": CROP, "batch_size": BATCH_SIZE}
@@ -131,7 +128,7 @@ def measure_step(trial_data, pretrained, *, rounds):
     for _ in range(rounds):
         seconds["toprung"].append(ours())
         seconds["timm alone"].append(theirs())
-    rates = {name: [NUM_STEP_IMAGES / spent for spent in runs] for name, runs in seconds.items()}
+    rates = {name: [len(train) / spent for spent in runs] for name, runs in seconds.items()}
     figures.print_table("Images per CPU second, fine-tuning at 160 pixels", rates)
     ratios = [a / b for a, b in zip(rates["toprung"], rates["timm alone"], strict=True)]
     figures.print_table("toprung / timm alone, by round (goal: 0.97)", {"ratio": ratios}, digits=3)
