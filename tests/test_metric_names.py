@@ -6,7 +6,7 @@ from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, _validate_length_limi
 from ray import tune as ray_tune
 from ray.tune import result as ray_results
 
-from toprung.metric_names import is_metric, key_problem, metric_problem, metrics_on_test_split
+from toprung.metric_names import is_metric, key_problem, metric_problem
 from toprung.records.ledger import reported_metrics
 from toprung.records.trial_record import Attempt
 
@@ -64,13 +64,3 @@ def test_the_seconds_of_an_epoch_are_recorded_like_a_metric():
         "time/epoch_seconds": 2.0,
         "f1": 1.0,
     }
-
-
-def test_the_metrics_on_the_test_split_start_with_the_accuracy():
-    opening = {"time": "now", "loss": 0.5, "f1_macro": 0.8, "accuracy": 0.9, "num_images": 10}
-    assert list(metrics_on_test_split(opening).items()) == [
-        ("accuracy", 0.9),
-        ("loss", 0.5),
-        ("f1_macro", 0.8),
-    ]
-    assert metrics_on_test_split({"time": "now"}) == {}

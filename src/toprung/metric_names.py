@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from toprung.errors import UserError
 
@@ -113,12 +111,6 @@ def has_enough_classes(metric: str, *, num_classes: int) -> bool:
 def recomputed_metrics(metric: str) -> list[str]:
     """Return what is computed again to verify an export: the accuracy, and the sweep's metric if toprung can."""
     return [name for name in CLASSIFICATION_METRICS if name in (metric, "val/accuracy")]
-
-
-def metrics_on_test_split(opening: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics in the record of a test-split opening by name, such as `f1_macro`; the accuracy is first."""
-    names = dict.fromkeys(("accuracy", *(name.removeprefix("val/") for name in CLASSIFICATION_METRICS)))
-    return {name: opening[name] for name in names if name in opening}
 
 
 def check_num_classes(metric: str, *, num_classes: int) -> None:

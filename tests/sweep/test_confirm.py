@@ -9,10 +9,11 @@ import pytest
 from toprung.analysis.seeds import representative, trials_of_experiment, values_by_seed
 from toprung.errors import UserError, pluralize
 from toprung.export.processes import ExportFailed
-from toprung.export.test_split import openings, score_on_test
+from toprung.export.test_split import score_on_test
 from toprung.records import catalog, ledger
 from toprung.records.catalog import list_confirmations
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.test_split_log import describe, openings
 from toprung.records.trial_record import End, TrialRecord
 from toprung.sweep.confirm import confirmation_spec
 
@@ -166,8 +167,7 @@ def test_the_model_card_has_the_score_on_the_test_split(confirmed):
     (again,) = list_confirmations(sweep_dir)
     score = openings(sweep_dir)[-1]
     card = (again.export_folder / "README.md").read_text()
-    metrics = f"accuracy {score['accuracy']:.6g}, loss {score['loss']:.6g}, f1_macro {score['f1_macro']:.6g}."
-    assert f"On the test split ({score['num_images']} images, opened on {score['time']}): {metrics}" in card
+    assert f"On the test split ({score['num_images']} images, opened on {score['time']}): {describe(score)}." in card
 
 
 def test_a_confirmed_winner_becomes_the_champion_and_has_its_score_on_the_test_split(confirmed, toprung):
@@ -236,10 +236,11 @@ def test_another_confirmation_uses_other_seeds(confirmed):
 def test_the_test_split_is_opened_once_and_the_winner_is_evaluated(confirmed, toprung):
     bench, storage, sweep_dir, command = confirmed
     assert "is not significantly better than the default" in command.stdout or "default" in command.stdout
-    assert "On the test split, opened now for the first time by this sweep: accuracy 0." in command.stdout
     (opening,) = openings(sweep_dir)
-    assert set(opening) >= {"time", "who", "accuracy", "loss", "f1_macro", "num_images"}
-    assert f", loss {opening['loss']:.4f}, f1_macro {opening['f1_macro']:.4f}." in command.stdout
+    assert set(opening) >= {"time", "who", "accuracy", "loss", "f1_macro", "num_images", "intervals"}
+    images = f"({opening['num_images']} images)"
+    first = f"On the test split {images}, opened now for the first time by this sweep: {describe(opening)}."
+    assert first in command.stdout
     words = ("confirm", sweep_dir.sweep_id, "--top", "1", "--seeds", "2", "--storage", storage)
     shown = toprung(*words, folder=bench)
     assert shown.code == 0, shown.stderr

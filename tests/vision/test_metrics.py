@@ -10,7 +10,7 @@ from torchmetrics.functional import classification as torchmetrics
 
 from toprung.spec import CLASSIFICATION_METRICS
 from toprung.vision import calibration, class_report
-from toprung.vision.metrics import classification_metrics
+from toprung.vision.metrics import bootstrap_interval, classification_metrics
 
 POOLED = CLASSIFICATION_METRICS[2:]
 
@@ -140,3 +140,23 @@ def test_calibration_compares_confidence_and_accuracy_in_each_bin():
     np.testing.assert_allclose(observed.confidence_B[[9, 14]], [0.635, 0.985], rtol=1e-6)
     assert np.isnan(observed.accuracy_B[0])
     assert observed.error == pytest.approx(0.5 * 0.135 + 0.5 * 0.015, abs=1e-7)
+
+
+def test_the_bootstrap_interval_of_a_mean_is_that_of_the_normal_distribution():
+    logits_NK, labels_N = random_predictions(num_images=500)
+    losses_N = torch.nn.functional.cross_entropy(logits_NK.double(), labels_N, reduction="none")
+    mean, half_width = losses_N.mean().item(), 1.96 * losses_N.std().item() / math.sqrt(500)
+    low, high = bootstrap_interval("val/loss", logits_NK, labels_N, confidence=0.95)
+    assert low == pytest.approx(mean - half_width, abs=0.15 * half_width)
+    assert high == pytest.approx(mean + half_width, abs=0.15 * half_width)
+
+
+@pytest.mark.parametrize("metric", ["val/f1_macro", "val/top5_accuracy"])
+def test_the_bootstrap_interval_contains_the_value_of_many_images_and_shrinks_with_the_square_root(metric):
+    many = classification_metrics(*random_predictions(num_images=100_000, seed=1), metrics=[metric])[metric]
+    widths = []
+    for num_images in (100, 400):
+        low, high = bootstrap_interval(metric, *random_predictions(num_images=num_images), confidence=0.95)
+        assert low < many < high
+        widths.append(high - low)
+    assert 1.5 < widths[0] / widths[1] < 2.7

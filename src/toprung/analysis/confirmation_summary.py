@@ -9,7 +9,7 @@ from toprung.analysis.comparison.intervals import Interval
 from toprung.analysis.confirmation import Confirmation
 from toprung.errors import pluralize
 from toprung.markdown import escape, table
-from toprung.metric_names import metrics_on_test_split
+from toprung.records.test_split_log import describe
 
 CONFIRMATION_COLUMNS = ("difference from default", "in the sweep", "shrunken")
 CONFIRMATION_INTERVALS = "95% intervals; the intervals of the differences hold jointly for all leaders"
@@ -92,8 +92,7 @@ def _score(opening: Mapping[str, Any]) -> str:
     if "accuracy" not in opening:
         return "opened, but no score was recorded"
     images = pluralize(opening["num_images"], "image")
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in metrics_on_test_split(opening).items())
-    return f"{metrics} on {images} ({opening.get('who', 'unknown')})"
+    return f"{describe(opening)} on {images} ({opening.get('who', 'unknown')})"
 
 
 def _interval(interval: Interval | None) -> str:

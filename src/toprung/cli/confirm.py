@@ -23,7 +23,7 @@ from toprung.cli.options import (
     short_path,
 )
 from toprung.errors import UserError, pluralize
-from toprung.metric_names import metrics_on_test_split
+from toprung.records.test_split_log import describe, openings
 
 if TYPE_CHECKING:
     from toprung.analysis.comparison import Interval
@@ -116,32 +116,26 @@ def _score_on_test(
 ) -> None:
     """Score the confirmed winner on the test split; if it was opened before, only with `again`."""
     from toprung import data
-    from toprung.export.test_split import openings, score_on_test
+    from toprung.export.test_split import score_on_test
 
     earlier = openings(sweep_dir)
     if earlier and not again:
-        metrics = metrics_on_test_split(earlier[-1])
-        result = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()) or "no score was written"
+        result = describe(earlier[-1]) or "no score was written"
         console.print(
             f"\nThe test split was opened on {earlier[-1]['time']}: {result}. To open it again: --again",
             soft_wrap=True,
         )
         return
-    score = score_on_test(
+    scored = score_on_test(
         confirming_dir.export_folder,
         sweep_dir=sweep_dir,
         sweep=confirming_dir.spec(),
         prepared_root=project / data.PREPARED,
         again=again,
     )
-    others = "".join(f", {name} {value:.4f}" for name, value in score.metrics.items() if name != "accuracy")
+    images = pluralize(scored["num_images"], "image")
     times = "the first time by this sweep" if not earlier else f"time {len(earlier) + 1}"
-    console.print(
-        f"\nOn the test split, opened now for {times}: "
-        f"accuracy {score.accuracy:.4f} (95% interval {score.low:.4f} to {score.high:.4f}, "
-        f"{pluralize(score.num_images, 'image')}){others}.",
-        soft_wrap=True,
-    )
+    console.print(f"\nOn the test split ({images}), opened now for {times}: {describe(scored)}.", soft_wrap=True)
     unit = "seed" if confirming_dir.spec().data.num_folds is None else "fold"
     console.print(f"\n  model    {short_path(confirming_dir.export_folder)}       (the winner's median {unit})")
     console.print(f"  log      {short_path(sweep_dir.test_log)}")
@@ -151,7 +145,6 @@ def write_confirmation(sweep_dir: SweepDirectory, confirming_dir: SweepDirectory
     """Write confirmation.md into the confirming sweep's folder, and attach it to the sweep's run in MLflow."""
     from toprung.analysis.confirmation import read_confirmation
     from toprung.analysis.confirmation_summary import markdown
-    from toprung.export.test_split import openings
     from toprung.tracking.artifacts import log_files
 
     confirmation = read_confirmation(sweep_dir, confirming_dir)

@@ -10,13 +10,13 @@ from toprung.data import DatasetCard
 from toprung.errors import UserError
 from toprung.export.card_sections import data_and_code, formats_section, limits_section, usage_section
 from toprung.export.front_matter import front_matter
-from toprung.export.test_split import openings
 from toprung.exported_config import TIMM_PREFIX
 from toprung.markdown import escape, table
-from toprung.metric_names import CLASSIFICATION_METRICS, metrics_on_test_split
+from toprung.metric_names import CLASSIFICATION_METRICS
 from toprung.records.catalog import confirmed_sweep_id, newest_confirmation
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.test_split_log import describe, openings
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 from toprung.weights.card import WeightsCard, list_weights
@@ -119,8 +119,7 @@ def _test_score(sweep_dir: SweepDirectory, confirms: str | None) -> str:
     if not scores:
         return ""
     last = scores[-1]
-    metrics = ", ".join(f"{name} {value:.6g}" for name, value in metrics_on_test_split(last).items())
-    return f"On the test split ({last['num_images']} images, opened on {last['time']}): {metrics}.\n"
+    return f"On the test split ({last['num_images']} images, opened on {last['time']}): {describe(last)}.\n"
 
 
 def _metrics_table(reported: Mapping[str, float]) -> str:

@@ -5,67 +5,25 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toprung.errors import UserError
 from toprung.export.processes import run_in_fresh_process
-from toprung.metric_names import CLASSIFICATION_METRICS, DEFAULT_METRICS, metrics_on_test_split
+from toprung.metric_names import CLASSIFICATION_METRICS, DEFAULT_METRICS
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.test_split_log import openings
 from toprung.spec import Sweep
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
-class TestScore:
-    """Scores of an exported model on the test images.
-
-    Attributes:
-        accuracy: the share of correct predictions.
-        low: the lower end of its Wilson interval.
-        high: the upper end.
-        num_images: the number of test images.
-        metrics: all metrics by name, such as `accuracy`, `loss` (in nats) and `f1_macro`.
-    """
-
-    __test__ = False  # pytest must not collect this class
-
-    accuracy: float
-    low: float
-    high: float
-    num_images: int
-    metrics: dict[str, float]
-
-
-def openings(sweep_dir: SweepDirectory) -> list[dict[str, Any]]:
-    """Read the log of a sweep's test-split openings, oldest first; one that was interrupted has no `accuracy`.
-
-    Raises:
-        UserError: the log cannot be read.
-    """
-    log = sweep_dir.test_log
-    if not log.is_file():
-        return []
-    openings: list[dict[str, Any]] = []
-    try:
-        for line in log.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            if "scored" in entry:
-                openings[-1] |= entry["scored"]
-            else:
-                openings.append(entry)
-    except (OSError, ValueError, TypeError, IndexError) as error:
-        raise UserError(
-            f"{log} cannot be read ({error}), so it is unknown whether the test split was opened."
-        ) from None
-    return openings
-
-
 def score_on_test(
     exported: Path, *, sweep_dir: SweepDirectory, sweep: Sweep, prepared_root: Path, again: bool
-) -> TestScore:
+) -> dict[str, Any]:
     """Open the test split and score an exported model on it in a fresh process.
 
     Args:
@@ -74,6 +32,10 @@ def score_on_test(
         sweep: the spec of the sweep that trained the model.
         prepared_root: the folder of prepared datasets.
         again: open the split even if it was opened before.
+
+    Returns:
+        What the log has now about this opening: the metrics by name, such as `accuracy`, `loss` (in nats) and
+        `f1_macro`, `num_images`, and the `intervals` of the accuracy and of the sweep's metric, by name.
 
     Raises:
         UserError: the split was opened before and `again` is False; the dataset is damaged; the log cannot be written.
@@ -92,17 +54,12 @@ def score_on_test(
         "metrics": [
             name for name in CLASSIFICATION_METRICS if name in (*DEFAULT_METRICS, *sweep.metrics, sweep.metric)
         ],
+        "metric": sweep.metric,
     }
-    from scipy import stats  # imported here because it takes half a second
-
     scored = run_in_fresh_process("toprung.export.test_split", task, code=sweep_dir.code_folder)
-    count = scored["num_images"]
-    interval = stats.binomtest(round(scored["accuracy"] * count), count).proportion_ci(CONFIDENCE, method="wilson")
     with sweep_dir.test_log.open("a", encoding="utf-8") as log:
         log.write(json.dumps({"scored": scored}) + "\n")
-    return TestScore(
-        scored["accuracy"], float(interval.low), float(interval.high), count, metrics_on_test_split(scored)
-    )
+    return openings(sweep_dir)[-1]
 
 
 def score(task: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +68,7 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
 
     from toprung import data, vision
     from toprung.vision.batches import wrap_read_only
+    from toprung.vision.evaluation import evaluate_with_logits
     from toprung.vision.loading import load_for_evaluation
 
     torch.set_num_threads(task["num_threads"])
@@ -119,9 +77,24 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
         task["data"], root=Path(task["prepared_root"]), opened_by=task["opened_by"], log=Path(task["log"])
     )
     split = vision.ImageSplit(wrap_read_only(images), wrap_read_only(labels))
-    metrics = vision.evaluate(model, split, metrics=task["metrics"])
-    scores = {name.removeprefix("val/"): value for name, value in metrics.items() if math.isfinite(value)}
-    return {**scores, "num_images": len(labels)}
+    metrics, logits_NK = evaluate_with_logits(model, split, metrics=task["metrics"])
+    finite = {name.removeprefix("val/"): value for name, value in metrics.items() if math.isfinite(value)}
+    intervals = _intervals(logits_NK, split.labels_N, accuracy=metrics["val/accuracy"], metric=task["metric"])
+    return {**finite, "num_images": len(labels), "intervals": intervals}
+
+
+def _intervals(logits_NK: Tensor, labels_N: Tensor, *, accuracy: float, metric: str) -> dict[str, tuple[float, float]]:
+    """Return the interval of the accuracy (Wilson 1927) and that of the sweep's metric, if it can be resampled."""
+    from scipy import stats
+
+    from toprung.vision.metrics import RESAMPLED_METRICS, bootstrap_interval
+
+    count = len(labels_N)
+    wilson = stats.binomtest(round(accuracy * count), count).proportion_ci(CONFIDENCE, method="wilson")
+    intervals = {"accuracy": (float(wilson.low), float(wilson.high))}
+    if metric in RESAMPLED_METRICS and logits_NK.isfinite().all():
+        intervals[metric.removeprefix("val/")] = bootstrap_interval(metric, logits_NK, labels_N, confidence=CONFIDENCE)
+    return intervals
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from toprung import data
 from toprung.analysis.seeds import median_trial
 from toprung.errors import UserError
 from toprung.export.requirements import pins
-from toprung.export.test_split import openings
 from toprung.exported_config import METRICS_FILE, ONNX_FILE, read_json
-from toprung.metric_names import metrics_on_test_split
+from toprung.records import test_split_log
 from toprung.records.catalog import newest_confirmation
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
@@ -227,8 +226,8 @@ def _test_scores(
     sweep_dir: SweepDirectory, sweep: Sweep, lineage: Lineage, confirming_dir: SweepDirectory | None
 ) -> list[EvaluatedDataset]:
     """Return the confirmed winner's score on the test split, if that was opened."""
-    opened = openings(sweep_dir)
+    opened = test_split_log.openings(sweep_dir)
     if confirming_dir is None or not opened or "accuracy" not in opened[-1]:
         return []
-    metrics = {f"test/{name}": value for name, value in metrics_on_test_split(opened[-1]).items()}
+    metrics = {f"test/{name}": value for name, value in test_split_log.scores(opened[-1]).items()}
     return [EvaluatedDataset(f"{sweep.data.name} test", lineage.data_fingerprint, metrics)]
