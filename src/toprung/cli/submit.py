@@ -116,6 +116,7 @@ def _send(
 
     project = current_project()
     activate(project)
+    weights: tuple[str, ...] = ()  # a sweep that is resumed has sent them already
     if resume:
         if settings or name or warm_start:
             raise UserError("A resumed sweep keeps its own settings: leave out --set, --name and --warm-start.")
@@ -133,11 +134,12 @@ def _send(
             arguments += ["--set", setting]
         arguments += ["--name", name] if name else []
         arguments += ["--warm-start", warm_start] if warm_start else []
-        command = client.entry_point(arguments, prepared=paths.prepared, dataset=spec.data.name)
+        weights = spec.weights
+        command = client.entry_point(arguments, prepared=paths.prepared, dataset=spec.data.name, weights=weights)
         label = spec.name
     cluster = client.Jobs(address)
     with tempfile.TemporaryDirectory(prefix="toprung-job-") as folder:
-        package.stage(project, Path(folder), where=paths)
+        package.stage(project, Path(folder), where=paths, weights=weights)
         job = cluster.submit(command, label=label, runtime_env=package.runtime_env(Path(folder)))
     return job, cluster
 

@@ -52,7 +52,7 @@ def read_weights(name: str, *, project: Path) -> WeightsCard:
     folder = project / WEIGHTS / name
     if not (folder / CARD_FILE).is_file() or not (folder / TENSORS_FILE).is_file():
         raise _missing(name, project=project)
-    card = _read_card(folder)
+    card = read_card(folder)
     sha256 = sha256_of(folder / TENSORS_FILE)
     if sha256 != card.sha256:
         raise UserError(
@@ -68,7 +68,7 @@ def list_weights(project: Path) -> list[WeightsCard]:
     Raises:
         UserError: a card cannot be read.
     """
-    return [_read_card(path.parent) for path in sorted((project / WEIGHTS).glob(f"[!.]*/{CARD_FILE}"))]
+    return [read_card(path.parent) for path in sorted((project / WEIGHTS).glob(f"[!.]*/{CARD_FILE}"))]
 
 
 def load_arrays(name: str, *, project: Path) -> dict[str, NDArray[np.float32]]:
@@ -108,7 +108,12 @@ def open_weights(name: str, *, project: Path) -> PretrainedWeights:
     return to_pretrained(read_weights(name, project=project), load_arrays(name, project=project))
 
 
-def _read_card(folder: Path) -> WeightsCard:
+def read_card(folder: Path) -> WeightsCard:
+    """Read the card of the pretrained weights in a folder.
+
+    Raises:
+        UserError: it cannot be read, or it is another folder's card.
+    """
     path = folder / CARD_FILE
     try:
         card = WeightsCard.model_validate(json.loads(path.read_text(encoding="utf-8")))

@@ -1,5 +1,6 @@
 """What is sent to a cluster with a job, and the paths on the cluster."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from toprung import data
 from toprung.cluster.jobs import entrypoint, package
 from toprung.errors import UserError
 from toprung.records import lineage
+from toprung.weights import WEIGHTS
+from toprung.weights.card import CARD_FILE, TENSORS_FILE, WeightsCard
 
 
 @pytest.fixture
@@ -40,6 +43,55 @@ def test_code_and_lineage_files_are_sent_but_never_git_data_or_runs(staged):
         path.suffix for folder in ("tune", "trainers", "search_spaces") for path in (staged / folder).iterdir()
     } == {".py"}
     assert not [path for path in staged.rglob("*") if path.name == "__pycache__"]
+
+
+def write_weights(project, *, content=b"tensors"):
+    """Write pretrained weights whose file is never read as tensors."""
+    card = WeightsCard(
+        name="resnet18.mine", num_classes=0, num_parameters=1, mean=(0.5,) * 3, std=(0.5,) * 3, image_size=224,
+        crop_pct=0.9, interpolation="bicubic", source="test", sha256=hashlib.sha256(content).hexdigest(),
+    )  # fmt: skip
+    folder = project / WEIGHTS / card.name
+    folder.mkdir(parents=True)
+    (folder / TENSORS_FILE).write_bytes(content)
+    (folder / CARD_FILE).write_text(card.model_dump_json())
+    return card.name
+
+
+def stage_with_weights(project, target):
+    target.mkdir()
+    where = package.cluster_paths("/mnt/shared/runs", None)
+    package.stage(project, target, where=where, weights=["resnet18.mine"])
+
+
+def test_the_sweeps_pretrained_weights_are_sent_and_stored_on_the_cluster_once(user_project, tmp_path):
+    name = write_weights(user_project)
+    stage_with_weights(user_project, tmp_path / "staged")
+    sent, shared = tmp_path / "staged" / package.SENT_WEIGHTS / name, tmp_path / "cluster" / name
+    for _ in range(2):
+        entrypoint.ensure_weights(name, shared=shared, sent=sent)
+        assert {file.name for file in shared.iterdir()} == {CARD_FILE, TENSORS_FILE}
+        assert [folder.name for folder in shared.parent.iterdir()] == [name]
+    write_weights(tmp_path / "other", content=b"others")
+    with pytest.raises(UserError, match="The cluster has other pretrained weights in "):
+        entrypoint.ensure_weights(name, shared=shared, sent=tmp_path / "other" / WEIGHTS / name)
+    assert (shared / TENSORS_FILE).read_bytes() == b"tensors"
+
+
+def test_weights_that_are_too_large_to_send_must_be_on_the_cluster(user_project, tmp_path, monkeypatch):
+    name = write_weights(user_project)
+    monkeypatch.setattr(package, "MAX_WEIGHTS_BYTES", 100)
+    stage_with_weights(user_project, tmp_path / "staged")
+    sent = tmp_path / "staged" / package.SENT_WEIGHTS / name
+    assert not sent.exists()
+    with pytest.raises(UserError, match=f"rsync -a data/weights/{name} HEAD:{tmp_path}/"):
+        entrypoint.ensure_weights(name, shared=tmp_path / name, sent=sent)
+    entrypoint.ensure_weights(name, shared=user_project / WEIGHTS / name, sent=sent)
+
+
+def test_weights_that_the_project_lacks_are_reported_before_anything_is_sent(user_project, tmp_path):
+    with pytest.raises(UserError, match=r"There are no pretrained weights resnet18\.mine"):
+        stage_with_weights(user_project, tmp_path / "staged")
 
 
 def test_the_copy_of_toprung_is_imported_from_the_jobs_folder(staged):
@@ -106,3 +158,4 @@ def test_a_job_runs_its_command_with_the_clusters_data_in_its_project(user_proje
         assert (ran.returncode, ran.stderr) == (0, "")
         assert ran.stdout.startswith("digits: unchanged since it was prepared.")
     assert (user_project / data.PREPARED).resolve() == shared
+    assert (user_project / WEIGHTS).resolve() == tmp_path / "weights"

@@ -191,16 +191,22 @@ class Jobs:
             raise UserError(f"The job {job} cannot be stopped: {first_line(error)}") from None
 
 
-def entry_point(command: Sequence[str], *, prepared: str, dataset: str | None = None) -> list[str]:
+def entry_point(
+    command: Sequence[str], *, prepared: str, dataset: str | None = None, weights: Sequence[str] = ()
+) -> list[str]:
     """Return the job's command, which finds the data and then runs `toprung` on the cluster.
 
     Args:
         command: the arguments of `toprung`.
         prepared: the folder of all prepared datasets on the cluster.
         dataset: the dataset that a new sweep trains on.
+        weights: names of the pretrained weights that a new sweep starts from.
     """
     words = ["python", "-m", "toprung.cluster.jobs.entrypoint", "--prepared", prepared]
-    return [*words, *(["--dataset", dataset] if dataset else []), "--", *command]
+    words += ["--dataset", dataset] if dataset else []
+    for name in weights:
+        words += ["--weights", name]
+    return [*words, "--", *command]
 
 
 def reattach_command(job: str, address: str) -> str:

@@ -1,9 +1,10 @@
-"""The files that are sent to a cluster with a job: the project's code as git sees it, and this toprung package."""
+"""The files that are sent with a job: the project's code as git sees it, pretrained weights, and this toprung."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,9 +13,15 @@ import toprung
 from toprung.errors import UserError
 from toprung.project.files import snapshot
 from toprung.records import lineage
+from toprung.weights import WEIGHTS, read_weights
 
 # Sent in addition to the code: the files that a sweep's lineage is read from. Never .git, data or runs.
 EXTRA_FILES = ("requirements.lock", "dvc.lock", "dvc.yaml")
+
+# The folder of a job's working directory with the weights that are sent. Ray refuses working directories of more than
+# 512 MiB, so larger weights are not sent: they must be on the cluster already.
+SENT_WEIGHTS = "weights"
+MAX_WEIGHTS_BYTES = 400 * 2**20
 
 # Set for the job's driver and its trials. No variable of this machine is sent: anybody who can reach the cluster can
 # read a runtime_env, and a tracking URI may contain a password.
@@ -62,7 +69,7 @@ def cluster_paths(storage: str, prepared: str | None) -> ClusterPaths:
     return ClusterPaths(storage, prepared)
 
 
-def stage(project: Path, target: Path, *, where: ClusterPaths) -> None:
+def stage(project: Path, target: Path, *, where: ClusterPaths, weights: Sequence[str] = ()) -> None:
     """Copy the files to send into the empty folder `target`.
 
     Args:
@@ -70,6 +77,10 @@ def stage(project: Path, target: Path, *, where: ClusterPaths) -> None:
         target: the folder that becomes the job's working directory; Ray gives jobs with the same content the same one.
         where: the paths on the cluster; they are written to `target`, so that only jobs with the same data share a
             working directory.
+        weights: names of the pretrained weights that the sweep needs.
+
+    Raises:
+        UserError: the weights are not in the project, or an included file cannot be sent.
     """
     (target / "cluster.json").write_text(json.dumps(asdict(where)) + "\n", encoding="utf-8")
     snapshot(project, target)
@@ -77,6 +88,10 @@ def stage(project: Path, target: Path, *, where: ClusterPaths) -> None:
         if (project / name).is_file():
             shutil.copyfile(project / name, target / name)
     lineage.write_source_commit(project, target)
+    folders = [project / WEIGHTS / read_weights(name, project=project).name for name in weights]
+    if sum(file.stat().st_size for folder in folders for file in folder.iterdir()) <= MAX_WEIGHTS_BYTES:
+        for folder in folders:
+            shutil.copytree(folder, target / SENT_WEIGHTS / folder.name)
     package = Path(toprung.__file__).parent
     shutil.copytree(package, target / package.name, ignore=shutil.ignore_patterns("__pycache__"))
 
