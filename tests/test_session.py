@@ -481,3 +481,27 @@ def test_a_full_disk_is_reported_as_such(tmp_path):
         assert list(tmp_path.iterdir()) == []
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+@pytest.mark.parametrize("kind", ["plateau", "chained"])
+def test_a_longer_budget_keeps_the_state_of_a_schedule_that_does_not_depend_on_it(digits, tmp_path, kind):
+    def train(num_epochs):
+        model = _tiny()
+        optimizer = vision.build_optimizer(model, optimizer="sgd", lr=0.5, momentum=0.9)
+        if kind == "plateau":
+            scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+        else:
+            scheduler = torch.optim.lr_scheduler.ChainedScheduler([torch.optim.lr_scheduler.StepLR(optimizer, 1)])
+        trial_session = Session(data=digits, folder=tmp_path, on_report=lambda metrics: None, num_epochs=num_epochs)
+        with session.open_session(trial_session):
+            run = session.restore(model, optimizer, scheduler)
+            before = optimizer.param_groups[0]["lr"]
+            for _ in range(run.next_epoch, num_epochs):
+                optimizer.step()
+                scheduler.step(*([1.0] if kind == "plateau" else []))
+                session.report({"val/accuracy": 0.5}, run)
+        return before, optimizer.param_groups[0]["lr"]
+
+    _, after = train(num_epochs=2)
+    assert after < 0.5
+    assert train(num_epochs=3)[0] == after

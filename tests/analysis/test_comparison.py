@@ -217,3 +217,14 @@ def test_single_trials_are_ranked_with_a_warning(driver):
         1,
         3,
     )
+
+
+def test_a_trial_that_was_continued_counts_once(driver):
+    sweep = driver()
+    sweep.trial([0.90])
+    sweep.trial([0.50])
+    sweep.trial([0.92], continues="id000000")
+    comparison = compare_sweeps([sweep.sweep_dir], by="sweep")
+    assert (comparison.sweeps[0].num_trials, comparison.sweeps[0].num_finished) == (2, 2)
+    (group,) = comparison.comparison.groups
+    assert group.interval("value").mean == pytest.approx((0.50 + 0.92) / 2)

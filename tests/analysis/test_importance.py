@@ -54,6 +54,13 @@ def test_trials_with_equal_values_give_a_reason_and_no_shares():
     assert "have the same value" in (importances(_study(20, lambda params: 1.0).trials, mode="max").too_few or "")
 
 
+def test_resamples_in_which_all_values_are_equal_are_left_out():
+    values = iter([0.0, 0.5] + [1.0] * 13)
+    result = importances(_study(15, lambda params: next(values)).trials, mode="max")
+    assert result.shares
+    assert all(0 <= importance.low <= importance.high <= 1 for importance in result.shares)
+
+
 def test_the_same_seed_gives_the_same_shares():
     trials = _study(20, lambda params: params["lr"]).trials
     assert importances(trials, mode="max") == importances(trials, mode="max")

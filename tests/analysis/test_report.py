@@ -4,13 +4,14 @@ import json
 import re
 from html.parser import HTMLParser
 
+import optuna
 import plotly.graph_objects as go
 import pytest
 import torch
 from matplotlib.figure import Figure
 
 from toprung.analysis.report import style, write_report
-from toprung.analysis.report.data import read_report_data
+from toprung.analysis.report.data import plain_distributions, read_report_data
 from toprung.analysis.report.static_plots import draw_plots
 from toprung.analysis.report.winner_evaluation import build_evaluation
 from toprung.analysis.report.winner_panels import mistakes
@@ -261,3 +262,15 @@ def test_one_trial_of_one_epoch_is_reported_in_the_singular(driver, tmp_path):
 @pytest.mark.parametrize("background", [style.LIGHT_BACKGROUND, style.DARK_BACKGROUND])
 def test_every_colour_has_enough_contrast_on_both_backgrounds(background):
     assert min(style.contrast(colour, background) for colour in style.PALETTE) >= 3
+
+
+def test_the_ranges_of_a_name_may_differ_between_trials_and_even_in_kind():
+    def trial(name, distribution, value):
+        return optuna.trial.create_trial(value=1.0, params={name: value}, distributions={name: distribution})
+
+    wide, narrow = (optuna.distributions.FloatDistribution(low, 1, log=True) for low in (1e-5, 1e-3))
+    lr = plain_distributions([trial("lr", narrow, 0.1), trial("lr", wide, 2e-5), trial("sgd.lr", narrow, 0.1)])
+    assert lr == {"lr": wide}
+    choices = optuna.distributions.CategoricalDistribution([0.1, 0.2])
+    mixed = plain_distributions([trial("sgd.lr", choices, 0.1), trial("adam.lr", narrow, 0.03)])
+    assert mixed == {"lr": optuna.distributions.CategoricalDistribution([0.1, 0.2, 0.03])}

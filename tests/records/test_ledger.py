@@ -94,6 +94,24 @@ def test_a_trial_is_read_as_it_was_written(any_sweep_dir, clock):
     assert (record.epochs, record.rung, record.seconds, record.is_open) == (2, 2, 3.0, False)
 
 
+def test_the_time_between_two_drivers_is_not_a_trials_own():
+    epochs = {1: Epoch({}, 11_000), 2: Epoch({}, 21_000), 3: Epoch({}, 905_000)}
+    attempts = (Attempt("a", "code", 2_000), Attempt("b", "code", 900_000))
+    record = TrialRecord(
+        0,
+        "aa",
+        "finished",
+        {},
+        epochs,
+        0.5,
+        1,
+        started_ms=1_000,
+        attempts=attempts,
+        end=End("finished", time_ms=906_000),
+    )
+    assert record.seconds == 20 + 6
+
+
 def test_an_interrupted_trial_is_open_and_is_running_once_it_is_resumed(sweep_dir, clock):
     trial = _study(sweep_dir).ask()
     ledger.write_start(trial, trial_id="aa", config={})

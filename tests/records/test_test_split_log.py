@@ -1,6 +1,9 @@
 """How the scores on the test split are read from their log and shown."""
 
-from toprung.records.test_split_log import describe, scores
+import json
+
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.test_split_log import describe, last_score, scores
 
 OPENING = {"time": "now", "loss": 0.5, "f1_macro": 0.8, "accuracy": 0.9, "num_images": 10}
 
@@ -20,3 +23,12 @@ def test_each_score_is_shown_with_its_interval_if_there_is_one():
 def test_an_opening_that_was_interrupted_has_no_scores():
     assert scores({"time": "now"}) == {}
     assert describe({"time": "now"}) == ""
+
+
+def test_a_score_belongs_to_one_export(tmp_path):
+    sweep_dir, confirmation, other = (SweepDirectory(tmp_path / name) for name in ("a", "a-confirm-1", "a-confirm-2"))
+    sweep_dir.path.mkdir()
+    opening = {"time": "now", "who": "a: a-confirm-1/export"}
+    sweep_dir.test_log.write_text(json.dumps(opening) + "\n" + json.dumps({"scored": {"accuracy": 0.9}}) + "\n")
+    assert last_score(sweep_dir, of=confirmation) == opening | {"accuracy": 0.9}
+    assert last_score(sweep_dir, of=other) is None

@@ -3,11 +3,13 @@
 import pytest
 
 from toprung.errors import UserError
+from toprung.records import ledger
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_record import End, TrialRecord
 from toprung.spec import Resources, Stop, Sweep
+from toprung.sweep.finish import finish_sweep
 from toprung.sweep.progress import SweepProgress
-from toprung.sweep.stopping import StopControl, common_failure, triggered_rule
+from toprung.sweep.stopping import StopControl, StopRequest, common_failure, triggered_rule
 
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200")
 
@@ -45,8 +47,10 @@ def test_a_plateau_counts_trials_that_ended_since_the_best():
     progress = _progress(plateau_trials=2)
     _trial(progress, 0, 0.5)
     _trial(progress, 1, 0.4)
+    assert triggered_rule(progress) is None  # trial 0 was itself a new best
+    _trial(progress, 2, 0.3)
     assert triggered_rule(progress) == "plateau: 2 trials ended without a new best"
-    _trial(progress, 2, 0.6, ended=False)
+    _trial(progress, 3, 0.6, ended=False)
     assert triggered_rule(progress) is None
 
 
@@ -156,3 +160,44 @@ def test_only_failures_under_this_driver_stop_a_resumed_sweep(tmp_path):
     stopper._next_poll = 0
     assert stopper.should_stop()
     assert requests[0].is_fault
+
+
+def test_an_extension_runs_although_the_rule_that_ended_the_sweep_still_holds(reached, bench, toprung):
+    before, sweep_id = len(reached.shown["trials"]), reached.shown["sweep_id"]
+    command = toprung("extend", sweep_id, "--trials", "2", "--storage", reached.folder.parent, folder=bench)
+    assert command.code == 0, command.stderr
+    sweep_dir = SweepDirectory(reached.folder)
+    assert len(ledger.read(sweep_dir)) == before + 2
+    assert (sweep_dir.spec().stop, sweep_dir.read_status()["reason"]) == (Stop(), None)
+
+
+def _ended(number, status, cause=None):
+    return TrialRecord(number, f"{number:08d}", status, {}, {}, None, None, end=End(status, cause=cause))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "request_", "expected"),
+    [
+        (["failed", "failed"], None, ("failed", "every trial failed, 2 of 2 because KeyError")),
+        (
+            ["failed", "interrupted"],
+            StopRequest("stopped by the user"),
+            ("stopped", "stopped by the user before a trial reported an epoch"),
+        ),
+        (
+            ["stopped"],
+            StopRequest("time limit of 60 s reached", by_rule=True),
+            ("stopped", "time limit of 60 s reached before a trial reported an epoch"),
+        ),
+    ],
+)
+def test_a_sweep_without_an_epoch_ends_with_its_true_reason(tmp_path, monkeypatch, statuses, request_, expected):
+    trials = [
+        _ended(number, status, "KeyError" if status == "failed" else None) for number, status in enumerate(statuses)
+    ]
+    monkeypatch.setattr(ledger, "read", lambda _: trials)
+    result = finish_sweep(
+        SweepDirectory(tmp_path), sweep=Sweep(name="x", trainer="t", space="s"), stop_request=request_, lineage=None,
+        card=None, prepared_root=tmp_path, uploader=None, on_export=pytest.fail,
+    )  # fmt: skip
+    assert result == expected

@@ -79,6 +79,28 @@ def test_dropout_before_the_last_layer_stays_active_while_the_backbone_is_frozen
     assert not torch.equal(model(images_NCHW), model(images_NCHW))
 
 
+@pytest.mark.parametrize("name", ["convnet", "timm/test_vit", "timm/test_convnext"])
+def test_dropout_stays_active_whatever_module_applies_it(name):
+    shape = {"num_classes": 3, "image_shape": (3, 32, 32), "mean": (0.3,) * 3, "std": (0.2,) * 3}
+    model = vision.build_model(name, dropout=0.9, image_size=32, **shape)
+    vision.freeze_backbone(model, True)
+    images_NCHW = photos().val.images_NCHW[:4]
+    assert not torch.equal(model(images_NCHW), model(images_NCHW))
+
+
+def test_a_project_model_with_a_part_called_network_keeps_its_own_head():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            self.head = nn.Linear(4, 3)
+
+    model = Model()
+    assert vision.get_head(model) is model.head
+    groups = vision.parameter_groups(model, lr=0.1, weight_decay=0.0)
+    assert sum(len(group["params"]) for group in groups) == 4
+
+
 def test_the_last_layer_of_any_classifier_is_its_head():
     for name, head in (("convnet", nn.Linear), ("resnet18", nn.Linear), (f"timm/{NETWORK}", nn.Linear)):
         shape = {"num_classes": 3, "image_shape": (3, 32, 32), "mean": (0.3,) * 3, "std": (0.2,) * 3}

@@ -78,8 +78,14 @@ def importances(trials: Iterable[FrozenTrial], *, mode: Literal["max", "min"], s
         resampled = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
         resampled.add_trials([finished[index] for index in indices])
         fanova = optuna.importance.FanovaImportanceEvaluator(n_trees=TREES, seed=resample)
-        importances[FANOVA].append(_shares(resampled, fanova, varied))
+        try:
+            importances[FANOVA].append(_shares(resampled, fanova, varied))
+        except RuntimeError:  # the values are the same in each of its trees
+            continue
         importances[PED_ANOVA].append(_shares(resampled, optuna.importance.PedAnovaImportanceEvaluator(), varied))
+    if len(importances[FANOVA]) < RESAMPLES / 2:
+        too_few = "Not available: almost all finished trials have the same value."
+        return Importances(len(finished), [], conditional, too_few)
     shares = [_summarise(name, evaluator, importances[evaluator]) for evaluator in importances for name in varied]
     return Importances(len(finished), sorted(shares, key=lambda importance: -importance.share), conditional)
 

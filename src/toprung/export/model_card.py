@@ -16,7 +16,7 @@ from toprung.metric_names import CLASSIFICATION_METRICS
 from toprung.records.catalog import confirmed_sweep_id, newest_confirmation
 from toprung.records.lineage import Lineage
 from toprung.records.sweep_dir import SweepDirectory
-from toprung.records.test_split_log import describe, openings
+from toprung.records.test_split_log import describe, last_score
 from toprung.records.trial_record import TrialRecord
 from toprung.spec import Sweep
 from toprung.weights.card import WeightsCard, list_weights
@@ -114,11 +114,9 @@ The weights are from the epoch of this trial with the {"highest" if sweep.mode =
 def _test_score(sweep_dir: SweepDirectory, confirms: str | None) -> str:
     """Return the last score of this export on the test split, which the log of the confirmed sweep has; "" if none."""
     logged = sweep_dir if confirms is None else SweepDirectory(sweep_dir.path.with_name(confirms))
-    exported = f"{sweep_dir.path.name}/{sweep_dir.export_folder.name}"
-    scores = [entry for entry in openings(logged) if "accuracy" in entry and entry["who"].endswith(exported)]
-    if not scores:
+    last = last_score(logged, of=sweep_dir)
+    if last is None:
         return ""
-    last = scores[-1]
     return f"On the test split ({last['num_images']} images, opened on {last['time']}): {describe(last)}.\n"
 
 

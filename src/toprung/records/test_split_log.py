@@ -35,6 +35,17 @@ def openings(sweep_dir: SweepDirectory) -> list[dict[str, Any]]:
     return openings
 
 
+def last_score(sweep_dir: SweepDirectory, *, of: SweepDirectory) -> dict[str, Any] | None:
+    """Return the last opening of a sweep's test split that scored the export of another sweep, such as a confirmation.
+
+    Raises:
+        UserError: the log cannot be read.
+    """
+    exported = f"{of.path.name}/{of.export_folder.name}"
+    scored = [entry for entry in openings(sweep_dir) if "accuracy" in entry and entry["who"].endswith(exported)]
+    return scored[-1] if scored else None
+
+
 def scores(opening: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics in the record of an opening by name, such as `f1_macro`; the accuracy is first."""
     names = dict.fromkeys(("accuracy", *(name.removeprefix("val/") for name in CLASSIFICATION_METRICS)))

@@ -126,6 +126,11 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float:
-        """The seconds from its start to its end, or to its last report."""
-        last = self.end.time_ms if self.end else max((e.time_ms for e in self.epochs_by_number.values()), default=0)
-        return max(0.0, (last - self.started_ms) / 1000) if self.started_ms else 0.0
+        """The seconds from the start of each attempt to its last report, or of the last one to the trial's end."""
+        if not self.started_ms:
+            return 0.0
+        reports = [epoch.time_ms for epoch in self.epochs_by_number.values()]
+        starts = [self.started_ms, *(attempt.time_ms for attempt in self.attempts[1:])]
+        ends = [max((time for time in reports if time < following), default=0) for following in starts[1:]]
+        ends.append(self.end.time_ms if self.end else max(reports, default=0))
+        return sum(max(0, end - start) for start, end in zip(starts, ends, strict=True)) / 1000

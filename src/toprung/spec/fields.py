@@ -45,7 +45,7 @@ def _classification_metric(value: str) -> str:
 
 ClassificationMetric = Annotated[str, AfterValidator(_classification_metric)]
 
-Hyperparameters = dict[str, bool | int | float | str]
+Hyperparameters = dict[str, bool | int | float | str | None]
 
 
 class SpecModel(BaseModel):

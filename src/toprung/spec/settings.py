@@ -111,6 +111,10 @@ class Stop(SpecModel):
             raise ValueError("max_cost needs cpu_price_per_hour or gpu_price_per_hour")
         return self
 
+    def without_rules(self) -> Stop:
+        """Return the prices alone."""
+        return Stop(cpu_price_per_hour=self.cpu_price_per_hour, gpu_price_per_hour=self.gpu_price_per_hour)
+
 
 class Data(SpecModel):
     """The prepared dataset and its split into training and validation. A sweep never reads the test split."""

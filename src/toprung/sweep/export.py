@@ -12,10 +12,8 @@ from toprung.exported_config import read_description
 from toprung.records import ledger
 from toprung.records.lineage import read_lineage
 from toprung.records.sweep_dir import SweepDirectory
-from toprung.records.trial_folder import WEIGHTS_FILE
-from toprung.sweep.finish import choose_winner
+from toprung.sweep.finish import choose_winner, ensure_weights
 from toprung.sweep.maintenance import check_ended
-from toprung.tracking.artifacts import download_file
 
 
 def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None = None, pt2: bool = False) -> Path:
@@ -48,9 +46,7 @@ def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None
     if trial is None or trial.epoch is None:
         which = "No trial" if trial is None else f"Trial {trial.number}"
         raise UserError(f"{which} of {sweep_dir.sweep_id} reported an epoch: there is no model to export.")
-    weights_file = sweep_dir.trial_folder(trial.trial_id) / WEIGHTS_FILE
-    if not weights_file.is_file():
-        download_file(sweep_dir, WEIGHTS_FILE, run_id=trial.mlflow_run_id, to=weights_file)
+    ensure_weights(sweep_dir, trial)
     try:
         source = _read_source(project, sweep_dir, num_trials=len(trials))
         return export_winner(trial, source, folder=folder, is_winner=trial == winner, pt2=pt2)

@@ -27,6 +27,9 @@ def extend(
 ) -> Outcome:
     """Run more trials of a sweep, or continue its survivors with a longer budget, on the existing study.
 
+    If a stop rule has ended the sweep, the extension runs without stop rules, because the same one would end it at once,
+    and adds to the trials that the rule allowed.
+
     Args:
         project: the project's root folder, not yet on `sys.path`.
         sweep_dir: the sweep.
@@ -55,8 +58,12 @@ def extend(
             f"Give --trials, --max-epochs or both: toprung extend {sweep_dir.sweep_id} --trials N --max-epochs M"
         )
     asha = old.asha.model_copy(update={"max_epochs": max_epochs or old.asha.max_epochs})
-    num_created = len(ledger.read(sweep_dir))
-    sweep = old.model_copy(update={"num_trials": max(old.num_trials, num_created) + num_new_trials, "asha": asha})
+    state, num_trials = sweep_dir.read_status(), len(ledger.read(sweep_dir))
+    if state.get("status") == "finished" and state.get("reason"):  # ended by a rule
+        old = old.model_copy(update={"stop": old.stop.without_rules()})
+    else:
+        num_trials = max(old.num_trials, num_trials)
+    sweep = old.model_copy(update={"num_trials": num_trials + num_new_trials, "asha": asha})
     if max_epochs is not None:
         survivors = len(promotion.find_survivors(ledger.read(sweep_dir), sweep, old_max_epochs=old.asha.max_epochs))
         sweep = sweep.model_copy(update={"num_trials": sweep.num_trials + survivors})

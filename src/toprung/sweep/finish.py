@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toprung.errors import UserError
 from toprung.records import ledger
 from toprung.records.catalog import confirmed_sweep_id
 from toprung.records.sweep_dir import DISK_FULL, SweepDirectory
+from toprung.records.trial_folder import WEIGHTS_FILE
 from toprung.spec import Sweep
 
 if TYPE_CHECKING:
@@ -57,20 +59,35 @@ def finish_sweep(
     winner = choose_winner(trials, sweep=sweep, sweep_dir=sweep_dir)
     if winner is None:
         causes = Counter(trial.cause for trial in trials if trial.status == "failed")
-        if causes:
+        if causes and causes.total() == len(trials):
             cause, count = causes.most_common(1)[0]
             return "failed", f"every trial failed, {count} of {len(trials)} because {cause}"
-        return "stopped", "stopped by the user before a trial reported an epoch"
+        why = stop_request.reason if stop_request is not None else "the sweep ended"
+        return "stopped", f"{why} before a trial reported an epoch"
     on_export()
     try:
         if uploader is not None and winner.epoch is not None:
             uploader.download_weights(winner.trial_id, epoch=winner.epoch)
+        ensure_weights(sweep_dir, winner)
         export_winner(winner, ExportSource(sweep_dir, sweep, lineage, card, prepared_root, len(trials)))
-    except ExportFailed as error:
+    except (ExportFailed, UserError) as error:
         return "failed", f"the export failed: {error}"
     if stop_request is None:
         return "finished", ""
     return ("finished" if stop_request.by_rule else "stopped"), stop_request.reason
+
+
+def ensure_weights(sweep_dir: SweepDirectory, trial: TrialRecord) -> None:
+    """Download a trial's weights from MLflow if they were deleted here, because another trial was ahead for a while.
+
+    Raises:
+        UserError: MLflow does not have them.
+    """
+    file = sweep_dir.trial_folder(trial.trial_id) / WEIGHTS_FILE
+    if not file.is_file():
+        from toprung.tracking.artifacts import download_file
+
+        download_file(sweep_dir, WEIGHTS_FILE, run_id=trial.mlflow_run_id, to=file)
 
 
 def choose_winner(trials: Sequence[TrialRecord], *, sweep: Sweep, sweep_dir: SweepDirectory) -> TrialRecord | None:

@@ -177,7 +177,8 @@ class SweepProgress:
         view = self.trials[trial_id]
         view.end, view.status = end, end.status
         self.num_ended += 1
-        self.ended_since_best += 1
+        if view is not self.leader:
+            self.ended_since_best += 1
         if view.started is not None:
             self.busy_seconds += time.monotonic() - view.started
         if end.status == "failed" and view in self._top:

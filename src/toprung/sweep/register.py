@@ -225,9 +225,9 @@ def recomputed_scores(folder: Path) -> dict[str, float]:
 def _test_scores(
     sweep_dir: SweepDirectory, sweep: Sweep, lineage: Lineage, confirming_dir: SweepDirectory | None
 ) -> list[EvaluatedDataset]:
-    """Return the confirmed winner's score on the test split, if that was opened."""
-    opened = test_split_log.openings(sweep_dir)
-    if confirming_dir is None or not opened or "accuracy" not in opened[-1]:
+    """Return the confirmed winner's score on the test split, if that was opened for it."""
+    opening = None if confirming_dir is None else test_split_log.last_score(sweep_dir, of=confirming_dir)
+    if opening is None:
         return []
-    metrics = {f"test/{name}": value for name, value in test_split_log.scores(opened[-1]).items()}
+    metrics = {f"test/{name}": value for name, value in test_split_log.scores(opening).items()}
     return [EvaluatedDataset(f"{sweep.data.name} test", lineage.data_fingerprint, metrics)]

@@ -64,6 +64,7 @@ class TrialRunner:
         writer.wait_until_ready()  # MLflow was asked while Ray was starting
         prepared, sweep, sweep_dir, uploader = self._prepared, self._prepared.sweep, self._sweep_dir, self._uploader
         study, storage = open_for_driver(sweep_dir, sweep, self._launch)
+        self.has_started = self._launch.prepare_study is not None  # which has changed the study
         if uploader is not None:
             uploader.upload_earlier_trials()
         recorder = self._recorder = TrialRecorder(

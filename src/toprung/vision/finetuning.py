@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from toprung.errors import UserError, unknown_name_error
 from toprung.vision import distributed
 from toprung.vision.batches import ImageSplit
+from toprung.vision.models import Classifier
 
 PRECISIONS = ("float32", "bf16", "fp16")
 
@@ -50,8 +51,14 @@ def freeze_backbone(model: nn.Module, frozen: bool, *, freeze_batch_norm: bool =
     head.requires_grad_(True)
     model.train(not frozen)
     if frozen:
-        network.training = True  # only the network's own flag, by which timm decides about dropout before the head
         head.train()
+        network.training = True  # only its own flag, by which many networks of timm apply dropout before the head
+        for module in network.modules():
+            layers = [*module.children()]
+            if any(layer is head for layer in layers):
+                for dropout in layers:
+                    if isinstance(dropout, nn.Dropout):
+                        dropout.train()
     elif freeze_batch_norm:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
@@ -203,4 +210,5 @@ def compute_features(model: nn.Module, split: ImageSplit) -> Tensor:
 
 def _network(model: nn.Module) -> nn.Module:
     """Return the network inside a `Classifier`; any other model is its own network."""
-    return cast("nn.Module", getattr(distributed.unwrap_ddp(model), "network", model))
+    model = distributed.unwrap_ddp(model)
+    return cast("nn.Module", model.network) if isinstance(model, Classifier) else model

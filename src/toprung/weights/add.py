@@ -111,9 +111,11 @@ def check_new(name: str, *, project: Path) -> None:
     Raises:
         UserError: timm has no such network; the name is taken; the project is not a DVC repository.
     """
-    from toprung.vision.pretrained import check_timm_architecture
+    from toprung.vision.pretrained import check_timm_architecture, pretrained_config
 
     check_timm_architecture(name)
+    if isinstance(pretrained_config(name).classifier, tuple):
+        raise UserError(f"{name} has several classifiers. toprung trains networks with one.")
     check_dvc_repository(project)
     paths = [WEIGHTS / name, WEIGHTS / f"{name}.dvc"]
     if existing := [str(path) for path in paths if (project / path).exists()]:

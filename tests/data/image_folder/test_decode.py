@@ -116,6 +116,17 @@ def test_exif_turns_an_image_upright(tmp_path, orientation, suffix):
     assert np.array_equal(decode(tmp_path / f"a.{suffix}", replace(AS_FOUND, size=upright.shape))[0], upright)
 
 
+def test_a_photograph_is_turned_upright_although_another_tag_is_of_an_unusual_type(tmp_path):
+    orientation, x_resolution, ascii_type, short_type = 0x0112, 0x011A, 2, 3
+    entries = struct.pack("<HHIHH", orientation, short_type, 1, 6, 0) + struct.pack(
+        "<HHI4s", x_resolution, ascii_type, 3, b"72"
+    )
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
+    Image.fromarray(GREY).save(tmp_path / "a.jpg", exif=exif, quality=100)
+    decoded = decode(tmp_path / "a.jpg", replace(AS_FOUND, size=(WIDTH, HEIGHT)))[0]
+    assert np.abs(decoded.astype(int) - np.rot90(GREY, -1)).max() < 10
+
+
 def test_a_16_bit_image_is_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -14,7 +14,7 @@ from toprung.analysis.comparison.groups import (
     group_by_configuration,
     group_by_hyperparameter,
 )
-from toprung.analysis.curves import own_epochs
+from toprung.analysis.curves import own_epochs, without_continued
 from toprung.errors import UserError
 from toprung.records import ledger
 from toprung.records.lineage import read_lineage
@@ -103,7 +103,7 @@ def _groups(
 ) -> Groups:
     all_trials = [trial for sweep_trials in trials for trial in sweep_trials]
     if by == "sweep":
-        return {d.sweep_id: sweep_trials for d, sweep_trials in zip(sweep_dirs, trials, strict=True)}
+        return {d.sweep_id: [*without_continued(group)] for d, group in zip(sweep_dirs, trials, strict=True)}
     if by == "configuration":
         return _by_configuration(sweep_dirs, specs, trials)
     known = {name for trial in all_trials for name in trial.config}
@@ -133,10 +133,11 @@ def _by_configuration(
 def _line(sweep_dir: SweepDirectory, trials: Sequence[TrialRecord], spec: Sweep) -> SweepLine:
     ranking = rank_trials(trials, mode=spec.mode)
     best = ranking[0] if ranking else None
+    distinct = [*without_continued(trials)]
     return SweepLine(
         sweep_id=sweep_dir.sweep_id,
-        num_trials=len(trials),
-        num_finished=sum(trial.status == "finished" for trial in trials),
+        num_trials=len(distinct),
+        num_finished=sum(trial.status == "finished" for trial in distinct),
         num_failed=sum(trial.status == "failed" for trial in trials),
         num_epochs=sum(map(own_epochs, trials)),
         trial_seconds=sum(trial.seconds for trial in trials),

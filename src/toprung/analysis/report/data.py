@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import create_trial
+from optuna.trial import FrozenTrial, create_trial
 
 from toprung.analysis.audit import Audit, audit
 from toprung.analysis.curves import own_epochs, without_continued
@@ -139,7 +139,7 @@ def read_report_data(sweep_dir: SweepDirectory, *, prepared_root: Path) -> Repor
         lineage=read_lineage(sweep_dir) if sweep_dir.lineage_file.is_file() else None,
         trials=trials,
         params={trial.number: {plain(name): value for name, value in trial.params.items()} for trial in frozen},
-        distributions=plain_distributions(trial.distributions for trial in frozen),
+        distributions=plain_distributions(frozen),
         prepared_root=prepared_root,
     )
 
@@ -149,28 +149,35 @@ def plain(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def plain_distributions(
-    distributions_by_trial: Iterable[Mapping[str, BaseDistribution]],
-) -> dict[str, BaseDistribution]:
-    """Return one distribution per plain name that covers its ranges under all conditional choices."""
-    ranges: dict[str, dict[str, BaseDistribution]] = {}
-    for distributions in distributions_by_trial:
-        for name, distribution in distributions.items():
-            ranges.setdefault(plain(name), {}).setdefault(name, distribution)
-    return {name: _union([*distributions.values()]) for name, distributions in ranges.items()}
+def plain_distributions(trials: Iterable[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """Return one distribution per plain name that covers all its ranges and the trials' values.
+
+    The ranges of a name differ under conditional choices, or if a warm start changed them.
+    """
+    ranges: dict[str, list[BaseDistribution]] = {}
+    values: dict[str, list[CategoricalChoiceType]] = {}
+    for trial in trials:
+        for name, distribution in trial.distributions.items():
+            known = ranges.setdefault(plain(name), [])
+            if distribution not in known:
+                known.append(distribution)
+            values.setdefault(plain(name), []).append(trial.params[name])
+    return {name: _union(distributions, values[name]) for name, distributions in ranges.items()}
 
 
-def _union(distributions: Sequence[BaseDistribution]) -> BaseDistribution:
+def _union(distributions: Sequence[BaseDistribution], values: Sequence[CategoricalChoiceType]) -> BaseDistribution:
+    """Return a distribution that covers the others; numbers beside choices count as choices."""
     numbers = [
         distribution for distribution in distributions if isinstance(distribution, FloatDistribution | IntDistribution)
     ]
     if len(numbers) < len(distributions):
-        choices: list[CategoricalChoiceType] = []
-        for distribution in distributions:
-            if not isinstance(distribution, CategoricalDistribution):
-                return distributions[0]
-            choices += [choice for choice in distribution.choices if choice not in choices]
-        return CategoricalDistribution(choices)
+        choices = [
+            choice
+            for distribution in distributions
+            if isinstance(distribution, CategoricalDistribution)
+            for choice in distribution.choices
+        ]
+        return CategoricalDistribution([*dict.fromkeys([*choices, *values])])
     low, high = min(distribution.low for distribution in numbers), max(distribution.high for distribution in numbers)
     if all(isinstance(distribution, IntDistribution) for distribution in numbers):
         return IntDistribution(int(low), int(high))

@@ -26,6 +26,17 @@ FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 100_000_000
 DRAFT_FACTOR = 2  # a much larger JPEG is decoded at 1/2, 1/4 or 1/8, but not below this multiple of the size
 ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 turn an image on its side
+# What turns an image upright, by its orientation. Pillow's `ImageOps.exif_transpose` also rewrites all metadata, and so
+# refuses photographs whose other tags are of an unusual type.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 PNG_ORIENTATION_MARKERS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 ANOTHER_SIZE = "is of another size"
 RESAMPLING = Image.Resampling.BILINEAR  # Pillow widens the filter when it shrinks an image: no aliasing
@@ -153,7 +164,9 @@ def decode(source: Path | bytes, target: DecodeOptions, *, max_pixels: int = MAX
                 _check_header(image, max_pixels=max_pixels)
                 if not target.as_found:
                     image.draft(None, (DRAFT_FACTOR * max(target.size),) * 2)
-                upright = ImageOps.exif_transpose(image)
+                image.load()
+                turn = _TURNS.get(image.getexif().get(ORIENTATION, 1))
+                upright = image if turn is None else image.transpose(turn)
                 plain = _make_opaque(_to_eight_bits(upright), target.background)
                 mode = "L" if target.color == "grey" or plain.mode in ("1", "L") else "RGB"
                 plain = plain if plain.mode == mode else plain.convert(mode)
