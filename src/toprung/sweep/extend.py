@@ -27,8 +27,8 @@ def extend(
 ) -> Outcome:
     """Run more trials of a sweep, or continue its survivors with a longer budget, on the existing study.
 
-    If a stop rule has ended the sweep, the extension runs without stop rules, because the same one would end it at once,
-    and adds to the trials that the rule allowed.
+    If a stop rule has ended the sweep, the extension adds to the trials that there are, and runs without stop rules,
+    because the same one would end it at once.
 
     Args:
         project: the project's root folder, not yet on `sys.path`.
