@@ -2,7 +2,7 @@
 
 toprung data add photos FOLDER --size 192
 toprung data prepare photos
-toprung weights add tf_efficientnet_lite0.in1k FILE    # or, with a network: toprung weights pull NAME
+toprung weights add tf_efficientnet_lite0.in1k FILE    # or, with internet access: toprung weights pull NAME
 toprung sweep tune.photos:probe        # the last layer only, on cached features: the baseline
 toprung sweep tune.photos              # fine-tuning
 toprung sweep tune.photos:scratch      # the same network from random weights, for comparison

@@ -146,12 +146,12 @@ def test_a_linear_probe_caches_its_features_and_is_the_value_that_fine_tuning_sh
     flags = ("--set", "asha.max_epochs=1", "--set", "num_trials=2", "--set", f"storage={tmp_path}")
     probe = toprung("sweep", "tune.tiny:probe", *flags, folder=project)
     assert probe.code == 0, probe.stdout + probe.stderr
-    assert "To exceed" not in probe.stdout
+    assert "Baseline" not in probe.stdout
     assert len([*(project / "data" / "features").glob("*.npy")]) == 2  # training and validation images
     best = sweep_of(probe, tmp_path).shown["best"]["value"]
     finetuned = toprung("sweep", "tune.tiny:searched", *flags, folder=project)
     assert finetuned.code == 0, finetuned.stdout + finetuned.stderr
-    assert f"To exceed: {best:.4f}, by trainers.linear_probe on the same split (tiny-" in finetuned.stdout
+    assert f"Baseline: {best:.4f}, by trainers.linear_probe on the same split (tiny-" in finetuned.stdout
 
 
 def test_weights_that_the_recipe_does_not_list_end_the_sweep_with_the_line_to_add(project, toprung, tmp_path):

@@ -53,7 +53,10 @@ def confirm(
         ),
     ] = None,
     repeats: Annotated[
-        int, typer.Option(min=1, help="With --folds: how often the images are cut into folds, each time differently.")
+        int,
+        typer.Option(
+            min=1, help="With --folds: number of times to repeat the cross-validation, each time with other folds."
+        ),
     ] = 1,
     again: Annotated[
         bool, typer.Option("--again", help="Repeat with new seeds, and score on the test split again.")
@@ -222,7 +225,7 @@ def print_confirmation(console: Console, confirmation: Confirmation, *, metric: 
 
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("configuration", no_wrap=True)
-    for column in (metric, "beyond default", "in sweep", "shrunk", f"{confirmation.unit}s"):
+    for column in (metric, "vs. default", "in sweep", "shrunken", f"{confirmation.unit}s"):
         table.add_column(column, justify="right", no_wrap=True)
     for config in confirmation.configurations:
         mark = "=" if config.name in confirmation.tied_best and len(confirmation.tied_best) > 1 else ""
@@ -241,9 +244,9 @@ def print_confirmation(console: Console, confirmation: Confirmation, *, metric: 
     for line in confirmation_notes(confirmation):
         console.print(line)
     console.print(
-        f"{metric}: mean over the {confirmation.sample}, with a 95% interval. beyond default: difference from the "
+        f"{metric}: mean over the {confirmation.sample}, with a 95% interval. vs. default: difference from the "
         "default, with 95% intervals that hold for all configurations together. in sweep: the trial's value in the "
-        "sweep. shrunk: that value minus the part of its lead that is due to chance on average. =: not significantly "
+        "sweep. shrunken: that value minus the part of its lead that is due to chance on average. =: not significantly "
         "worse than the best.",
         style="dim",
     )

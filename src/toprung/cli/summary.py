@@ -55,7 +55,7 @@ def print_end(console: Console, outcome: Outcome) -> None:
         print_table(console, _ranking(progress, metric=sweep.metric))
     if leaders and (baseline := find_baseline(sweep_dir, sweep)):
         console.print(
-            f"\nTo exceed: {baseline.value:.4f}, by {baseline.trainer} on the same split ({baseline.sweep_id})."
+            f"\nBaseline: {baseline.value:.4f}, by {baseline.trainer} on the same split ({baseline.sweep_id})."
         )
     console.print()
     if sweep_dir.export_folder.is_dir():

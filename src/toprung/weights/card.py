@@ -131,6 +131,6 @@ def _missing(name: str, *, project: Path) -> UserError:
     if (project / pointer).is_file():
         return UserError(f"The pretrained weights {name} are not here, but {pointer} is. Type: toprung data pull")
     return UserError(
-        f"There are no pretrained weights {name}. Type: toprung weights add {name} FILE   (or, with a network: "
+        f"There are no pretrained weights {name}. Type: toprung weights add {name} FILE   (or, with internet access: "
         f"toprung weights pull {name})"
     )

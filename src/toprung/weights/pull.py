@@ -1,4 +1,4 @@
-"""Download pretrained weights with timm, once, on a machine with a network."""
+"""Download pretrained weights with timm, once, on a machine with internet access."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def pull(name: str, *, project: Path) -> AddedWeights:
         if isinstance(error, LocalEntryNotFoundError):
             reason = "huggingface.co cannot be reached"
         raise UserError(
-            f"{full_name} cannot be downloaded: {reason}. On a machine with a network, type: toprung weights pull "
-            f"{full_name} && toprung data push   (then here: git pull && toprung data pull)"
+            f"{full_name} cannot be downloaded: {reason}. On a machine with internet access, type: toprung weights "
+            f"pull {full_name} && toprung data push   (then here: git pull && toprung data pull)"
         ) from None
     return add_tensors(
         full_name,

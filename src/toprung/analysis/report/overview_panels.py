@@ -37,7 +37,7 @@ def result(data: ReportData) -> Panel:
         )
     if winner and (baseline := find_baseline(data.sweep_dir, data.sweep)):
         text.append(
-            f"To exceed: {format_number(baseline.value)}, by {baseline.trainer} with the same weights and split "
+            f"Baseline: {format_number(baseline.value)}, by {baseline.trainer} with the same weights and split "
             f"({baseline.sweep_id})."
         )
     if len(data.scored) > 1:
