@@ -196,10 +196,12 @@ class LiveBlock:
         rows = [("best", leaders[0])] if leaders else []
         rows += [("then", trial) for trial in leaders[1:3]]
         rows += [("default", trial) for trial in leaders[3:] if trial.is_default]
-        is_wide = self._console.width >= WIDE
+        is_wide, constants = self._console.width >= WIDE, progress.sweep.constants
         for label, trial in rows:
             epoch = f"trial {trial.number} · epoch {trial.best_epoch}"
-            config = format_config(dict(trial.config)) if is_wide else ""  # a few letters of it would be no use
+            config = (
+                format_config(trial.config, without=constants) if is_wide else ""
+            )  # a few letters of it would be no use
             table.add_row(f"  {label}", f"{trial.best_value:.4f}", epoch, config)
         return table
 

@@ -75,11 +75,13 @@ def show(
 
     root = storage_root(storage)
     close_orphaned(root, echo=echo_err)
-    content = sweep_summary(catalog.find_sweep(root, sweep_name))
+    sweep_dir = catalog.find_sweep(root, sweep_name)
+    content = sweep_summary(sweep_dir)
     if as_json:
         print_json(content)
     else:
-        print_summary(open_console(), content, max_trials=None if show_all else TRIALS_SHOWN)
+        constants, max_trials = sweep_dir.spec().constants, None if show_all else TRIALS_SHOWN
+        print_summary(open_console(), content, constants=constants, max_trials=max_trials)
 
 
 def _format_label(sweep_dir: SweepDirectory) -> str:

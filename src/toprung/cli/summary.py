@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,17 +146,21 @@ def _ranking(progress: SweepProgress, *, metric: str) -> Table:
             ended += f" (continues {progress.trials[trial.continues].number})"
         name = f"{trial.number}{' (default)' if trial.is_default and position != 'def' else ''}"
         table.add_row(
-            position, name, f"{trial.best_value:.4f}", str(trial.best_epoch), ended, format_config(dict(trial.config))
-        )
+            position, name, f"{trial.best_value:.4f}", str(trial.best_epoch), ended,
+            format_config(trial.config, without=progress.sweep.constants),
+        )  # fmt: skip
     return table
 
 
-def print_summary(console: Console, content: dict[str, Any], *, max_trials: int | None = None) -> None:
+def print_summary(
+    console: Console, content: dict[str, Any], *, constants: Collection[str] = (), max_trials: int | None = None
+) -> None:
     """Print the content of `toprung show`, which comes from the ledger.
 
     Args:
         console: where to print it.
         content: the sweep's summary.
+        constants: hyperparameters that are not printed, because they are the same in all trials.
         max_trials: print only the best trials; None for all.
     """
     reason = f" ({content['reason']})" if content["reason"] else ""
@@ -179,7 +184,7 @@ def print_summary(console: Console, content: dict[str, Any], *, max_trials: int 
             str(trial["epoch"] or ""),
             str(trial["epochs"]),
             ended,
-            cause + format_config(trial["config"]),
+            cause + format_config(trial["config"], without=constants),
         )
     print_table(console, table)
     if max_trials is not None and len(best_first) > max_trials:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from toprung.records.trial_record import TrialRecord
@@ -33,15 +33,20 @@ SHORT_NAMES = {
 FIRST_NAMES = ("experiment", "optimizer", "lr", "augment", "schedule", "batch_size")
 
 
-def format_config(config: dict[str, Any]) -> str:
-    """Format a configuration on one line, most important first: `adamw  lr 2.3e-3  light  cosine  batch 64`."""
+def format_config(config: Mapping[str, Any], *, without: Collection[str] = ()) -> str:
+    """Format a configuration on one line, most important first: `adamw  lr 2.3e-3  light  cosine  batch 64`.
+
+    Args:
+        config: the hyperparameters.
+        without: names to leave out, such as a sweep's constants, which are the same in all its trials.
+    """
     parts = []
     order = [*(name for name in FIRST_NAMES if name in config), *(name for name in config if name not in FIRST_NAMES)]
     for name, value in ((name, config[name]) for name in order):
         label = SHORT_NAMES.get(name, name)
-        if name == "num_epochs" or value is None:
+        if name == "num_epochs" or value is None or name in without:
             continue
-        if isinstance(value, str):
+        if isinstance(value, str) and name in FIRST_NAMES:
             parts.append(value)
         elif isinstance(value, float):
             scientific = f"{value:.1e}".replace("e-0", "e-")

@@ -52,7 +52,7 @@ def result(data: ReportData) -> Panel:
             format_number(trial.value),
             str(trial.epoch),
             end_label(trial),
-            format_config(trial.config),
+            format_config(trial.config, without=data.sweep.constants),
         ]
         for position, trial in ranked
     ]
@@ -140,7 +140,7 @@ def failures(data: ReportData) -> Panel:
             trial.status,
             str(trial.epochs),
             trial.cause or "no cause recorded",
-            format_config(trial.config),
+            format_config(trial.config, without=data.sweep.constants),
         ]
         for trial in lost
     ]
