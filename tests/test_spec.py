@@ -275,8 +275,7 @@ def test_a_spec_from_before_experiments_and_metrics_existed_still_loads():
 
 
 def test_a_search_becomes_a_controlled_experiment_of_complete_configurations():
-    stop = Stop(target=0.9, seconds=60, gpu_price_per_hour=2)
-    searched = _sweep(num_trials=7, constants={"width": 8, "lr": 0.1}, asha=Asha(max_epochs=3), stop=stop)
+    searched = _sweep(num_trials=7, constants={"width": 8, "lr": 0.1}, asha=Asha(max_epochs=3))
     config = {"lr": 0.2, "width": 8, "momentum": None, "num_epochs": 3, "seed": 0, "experiment": "old"}
     sweep = searched.as_controlled_experiment({"first": config, "second": {"lr": 0.3}}, seeds=range(2))
     assert sweep.experiments == (
@@ -284,7 +283,7 @@ def test_a_search_becomes_a_controlled_experiment_of_complete_configurations():
         Experiment(name="second", config={"lr": 0.3}),
     )
     assert (sweep.constants, sweep.seeds, sweep.num_trials) == ({}, (0, 1), 4)
-    assert (sweep.space, sweep.asha, sweep.stop) == (searched.space, searched.asha, Stop(gpu_price_per_hour=2))
+    assert (sweep.space, sweep.asha) == (searched.space, searched.asha)
 
 
 @pytest.mark.parametrize(

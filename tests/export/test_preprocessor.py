@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.exif import TURNED_WITH_TEXT_AS_RESOLUTION
 from toprung.data import DatasetCard
 from toprung.data.card import Preprocessing, read_card, write_card
 from toprung.data.image_folder.decode import Unreadable
@@ -47,6 +48,7 @@ def files(tmp_path_factory):
     turned = Image.Exif()
     turned[0x0112] = 5
     noise("RGB").save(folder / "turned.jpg", exif=turned)
+    noise("RGB").save(folder / "turned-too.jpg", exif=TURNED_WITH_TEXT_AS_RESOLUTION)
     noise("RGB", (700, 500)).save(folder / "large.jpg")
     noise("CMYK").save(folder / "cmyk.jpg")
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):

@@ -1,5 +1,8 @@
 """The rules of a recipe that end a sweep early."""
 
+import subprocess
+import sys
+
 import pytest
 
 from toprung.errors import UserError
@@ -11,6 +14,15 @@ from toprung.sweep.finish import finish_sweep
 from toprung.sweep.progress import SweepProgress
 from toprung.sweep.stopping import StopControl, StopRequest, common_failure, triggered_rule
 
+CHECK_RECIPE = """
+import sys
+from pathlib import Path
+from toprung.records.sweep_dir import SweepDirectory
+from toprung.sweep.resume_checks import check_recipe_unchanged
+
+sweep_dir = SweepDirectory(Path(sys.argv[1]))
+check_recipe_unchanged(Path.cwd(), sweep_dir, sweep_dir.spec())
+"""
 TINY = ("constants.width=4", "constants.depth=1", "max_train=200")
 
 
@@ -73,6 +85,7 @@ def test_the_cost_is_worker_time_times_the_price_of_its_resources():
 def test_the_first_rule_that_is_met_is_named():
     progress = _progress(target=0.5, plateau_trials=1)
     _trial(progress, 0, 0.7)
+    _trial(progress, 1, 0.6)
     assert "target" in triggered_rule(progress)
 
 
@@ -169,6 +182,7 @@ def test_an_extension_runs_although_the_rule_that_ended_the_sweep_still_holds(re
     sweep_dir = SweepDirectory(reached.folder)
     assert len(ledger.read(sweep_dir)) == before + 2
     assert (sweep_dir.spec().stop, sweep_dir.read_status()["reason"]) == (Stop(), None)
+    subprocess.run([sys.executable, "-c", CHECK_RECIPE, sweep_dir.path], cwd=bench, check=True)  # it can be resumed
 
 
 def _ended(number, status, cause=None):

@@ -88,6 +88,12 @@ def test_dropout_stays_active_whatever_module_applies_it(name):
     assert not torch.equal(model(images_NCHW), model(images_NCHW))
 
 
+def test_dropout_inside_a_frozen_backbone_is_not_active():
+    model = nn.Sequential(nn.Dropout(), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Dropout(), nn.Linear(4, 2))
+    vision.freeze_backbone(model, True)
+    assert [model[position].training for position in (0, 3)] == [False, True]
+
+
 def test_a_project_model_with_a_part_called_network_keeps_its_own_head():
     class Model(nn.Module):
         def __init__(self):

@@ -136,10 +136,10 @@ def test_names_that_are_unknown_or_taken_are_refused(dvc_project, state, tmp_pat
         weights.add(NETWORK, tmp_path / "given.safetensors", project=dvc_project)
 
 
-def test_a_network_with_several_classifiers_is_refused(dvc_project, state, tmp_path):
-    save_file(state, tmp_path / "given.safetensors")
-    with pytest.raises(UserError, match="has several classifiers"):
-        weights.add("deit_tiny_distilled_patch16_224", tmp_path / "given.safetensors", project=dvc_project)
+def test_weights_with_two_classifiers_can_be_added(dvc_project, tmp_path):
+    name = "deit_tiny_distilled_patch16_224"
+    save_file(timm.create_model(name, num_classes=7).state_dict(), tmp_path / "given.safetensors")
+    assert weights.add(name, tmp_path / "given.safetensors", project=dvc_project).card.num_classes == 7
 
 
 def test_a_wrong_number_of_means_is_refused(dvc_project, state, tmp_path):

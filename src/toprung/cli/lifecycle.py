@@ -39,7 +39,10 @@ def extend(
     address: Address = None,
     storage: Storage = "runs",
 ) -> None:
-    """Add trials to a sweep that has ended, or raise its epoch budget. Stop rules that ended it no longer apply."""
+    """Add trials to a sweep that has ended, or raise its epoch budget.
+
+    If a stop rule ended the sweep, the extension runs without stop rules.
+    """
     from toprung.cli.display import open_display
     from toprung.sweep.extend import extend as extend_sweep
 

@@ -116,7 +116,7 @@ def _send(
 
     project = current_project()
     activate(project)
-    weights: tuple[str, ...] = ()  # a sweep that is resumed has sent them already
+    weights: tuple[str, ...] = ()  # --resume: the sweep's first job has sent them
     if resume:
         if settings or name or warm_start:
             raise UserError("A resumed sweep keeps its own settings: leave out --set, --name and --warm-start.")

@@ -9,6 +9,16 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 FOLDER = Path(__file__).parent  # of model.onnx, preprocessor.json and labels.json
+ORIENTATION = 0x0112  # of EXIF: how a camera was held
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path, preprocessor):
@@ -17,7 +27,9 @@ def read_image(path, preprocessor):
     with open(path, "rb") as file, Image.open(file, formats=preprocessor["formats"]) as opened:
         if preprocessor["jpeg_draft"]:
             opened.draft(None, preprocessor["jpeg_draft"])
-        image = ImageOps.exif_transpose(opened)
+        opened.load()
+        turn = TURNS.get(opened.getexif().get(ORIENTATION))
+        image = opened.transpose(turn) if turn is not None else opened.copy()
         if image.mode.startswith("I"):  # 16 bits
             values = np.asarray(image).astype(np.int64)
             image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))

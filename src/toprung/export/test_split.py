@@ -92,7 +92,7 @@ def _intervals(logits_NK: Tensor, labels_N: Tensor, *, accuracy: float, metric: 
     count = len(labels_N)
     wilson = stats.binomtest(round(accuracy * count), count).proportion_ci(CONFIDENCE, method="wilson")
     intervals = {"accuracy": (float(wilson.low), float(wilson.high))}
-    if metric in RESAMPLED_METRICS and logits_NK.isfinite().all():
+    if metric in RESAMPLED_METRICS and count > 1 and logits_NK.isfinite().all():
         intervals[metric.removeprefix("val/")] = bootstrap_interval(metric, logits_NK, labels_N, confidence=CONFIDENCE)
     return intervals
 

@@ -231,12 +231,13 @@ def best_epoch(folder: Path) -> int | None:
 def _load(state: Mapping[str, Any], *, model: nn.Module, optimizer: Any, schedule: Any, is_longer: bool) -> None:
     model.load_state_dict(state["model"])
     old_schedule = state["schedule"] if schedule is not None else None
-    if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau) or "last_epoch" not in (old_schedule or {}):
-        is_longer = is_longer and old_schedule is None  # these schedules do not depend on the number of epochs
+    if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        is_longer = False  # it depends on the metrics, and not on the number of epochs
     if is_longer and old_schedule is not None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")  # no step is missing
-            for _ in range(int(old_schedule["last_epoch"])):
+            counted = old_schedule if "last_epoch" in old_schedule else old_schedule["_schedulers"][0]  # of several
+            for _ in range(int(counted["last_epoch"])):
                 schedule.step()
         old_schedule = None
     if optimizer is not None and state["optimizer"] is not None:

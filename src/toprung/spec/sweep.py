@@ -143,7 +143,7 @@ class Sweep(SpecModel):
     def as_controlled_experiment(
         self, configs: Mapping[str, Mapping[str, Any]], *, seeds: Iterable[int], num_folds: int | None = None
     ) -> Self:
-        """Return a controlled experiment with this sweep's trainer, data, metric and budget, without its stop rules.
+        """Return a controlled experiment with this sweep's trainer, data, metric and budget.
 
         Args:
             configs: the hyperparameters of each named configuration. They may be complete configurations of trials, and
@@ -165,7 +165,6 @@ class Sweep(SpecModel):
                 "constants": {name: value for name, value in self.constants.items() if name not in replaced},
                 "experiments": tuple({"name": name, "config": config} for name, config in experiments.items()),
                 "seeds": tuple(seeds),
-                "stop": self.stop.without_rules(),
                 **({} if num_folds is None else {"data": self.data.model_copy(update={"num_folds": num_folds})}),
                 "asha": Asha.model_construct({"max_epochs"}, **dict(self.asha)),
             }

@@ -113,7 +113,8 @@ def confirmation_spec(
     if default is not None:
         configs[DEFAULT] = default.config
     seeds = _fresh_seeds(sweep_dir, sweep, num_seeds)
-    return sweep.as_controlled_experiment(configs, seeds=seeds, num_folds=num_folds)
+    without_rules = sweep.model_copy(update={"stop": sweep.stop.without_rules()})  # all seeds count
+    return without_rules.as_controlled_experiment(configs, seeds=seeds, num_folds=num_folds)
 
 
 def _fresh_seeds(sweep_dir: SweepDirectory, sweep: Sweep, count: int) -> list[int]:

@@ -59,11 +59,12 @@ def extend(
         )
     asha = old.asha.model_copy(update={"max_epochs": max_epochs or old.asha.max_epochs})
     state, num_trials = sweep_dir.read_status(), len(ledger.read(sweep_dir))
-    if state.get("status") == "finished" and state.get("reason"):  # ended by a rule
-        old = old.model_copy(update={"stop": old.stop.without_rules()})
-    else:
+    ended_by_rule = state.get("status") == "finished" and bool(state.get("reason"))
+    if not ended_by_rule:
         num_trials = max(old.num_trials, num_trials)
     sweep = old.model_copy(update={"num_trials": num_trials + num_new_trials, "asha": asha})
+    if ended_by_rule:
+        sweep = sweep.model_copy(update={"stop": old.stop.without_rules()})
     if max_epochs is not None:
         survivors = len(promotion.find_survivors(ledger.read(sweep_dir), sweep, old_max_epochs=old.asha.max_epochs))
         sweep = sweep.model_copy(update={"num_trials": sweep.num_trials + survivors})
@@ -74,6 +75,7 @@ def extend(
         prepare_study=survivor_hook(sweep_dir, sweep, from_epochs),
     )
     extension = {"num_trials": sweep.num_trials, "max_epochs": asha.max_epochs, "from_epochs": from_epochs}
+    extension["without_stop_rules"] = ended_by_rule
     return resume_driver(
         project, sweep_dir, sweep, listener=listener, address=address, launch=launch, extension=extension
     )

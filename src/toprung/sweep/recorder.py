@@ -59,6 +59,7 @@ class TrialRecorder:
         self._attempts: dict[str, Attempt] = {}
         self._previous_epochs: dict[str, int] = {}  # recorded when the trial's current process started
         self._last_epoch: dict[str, int] = {}
+        self._last_report_ms: dict[str, int] = {}
         self._best: dict[str, float] = {}
         self.trial_ends: dict[str, End] = {}
         for record in ledger.parse_study(study).trials:
@@ -76,6 +77,8 @@ class TrialRecorder:
             self.trial_ends[record.trial_id] = end
         else:
             self._last_epoch[record.trial_id] = record.epochs
+            reports = (reported.time_ms for reported in record.epochs_by_number.values())
+            self._last_report_ms[record.trial_id] = max(reports, default=record.started_ms)
             if record.value is not None:
                 self._best[record.trial_id] = record.value
 
@@ -130,7 +133,7 @@ class TrialRecorder:
         ledger.write_epoch(trial, epoch=epoch, value=value, metrics=metrics, time_ms=time_ms)
         if audited is not None and audited.rung == epoch:
             ledger.write_audit_entry(trial, audited)
-        self._last_epoch[trial_id] = epoch
+        self._last_epoch[trial_id], self._last_report_ms[trial_id] = epoch, time_ms
         self._best[trial_id] = best_value([value, self._best.get(trial_id, value)], mode=self._progress.sweep.mode)
         return True
 
@@ -189,12 +192,14 @@ class TrialRecorder:
         """Record an end for every trial that has none. Call it when all trial processes have exited.
 
         A trial saves its best weights before it reports the epoch. If it was killed in between, its weights are one
-        epoch ahead of the ledger, and that epoch is recorded first.
+        epoch ahead of the ledger, and that epoch is recorded first. A trial that had no process at the end has ended
+        with its last report, because it has not trained since.
         """
         for trial_id, view in self._progress.trials.items():
             if view.end is None:
                 self._recover_unreported_epoch(trial_id)
-                self.ended(trial_id, end, audited=view.audited)
+                time_ms = self._last_report_ms.get(trial_id, 0) if view.started is None else 0
+                self.ended(trial_id, replace(end, time_ms=time_ms), audited=view.audited)
 
     def _recover_unreported_epoch(self, trial_id: str) -> None:
         try:

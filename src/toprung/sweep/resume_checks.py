@@ -57,6 +57,8 @@ def check_recipe_unchanged(project: Path, sweep_dir: SweepDirectory, sweep: Swee
     for extension in content.get("extensions", []):
         asha = current.asha.model_copy(update={"max_epochs": extension["max_epochs"]})
         current = current.model_copy(update={"num_trials": extension["num_trials"], "asha": asha})
+        if extension.get("without_stop_rules"):  # missing in extensions by earlier versions
+            current = current.model_copy(update={"stop": current.stop.without_rules()})
     changed = diff_specs(sweep, current)
     if changed:
         more = "" if sweep.experiments else f"type toprung extend {sweep_dir.sweep_id} for more of the same, "

@@ -21,7 +21,7 @@ class TrialRunner:
 
     Attributes:
         study_guard: knows whether the sweep's study can still be used.
-        has_started: whether Ray, its nodes and the study were ready for the trials.
+        has_started: whether this driver has extended the sweep, or may have started a trial.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class TrialRunner:
 
         writer.wait_until_ready()  # MLflow was asked while Ray was starting
         prepared, sweep, sweep_dir, uploader = self._prepared, self._prepared.sweep, self._sweep_dir, self._uploader
+        self.has_started = self._launch.command == "extend"  # which is recorded as soon as the study is open
         study, storage = open_for_driver(sweep_dir, sweep, self._launch)
-        self.has_started = self._launch.prepare_study is not None  # which has changed the study
         if uploader is not None:
             uploader.upload_earlier_trials()
         recorder = self._recorder = TrialRecorder(

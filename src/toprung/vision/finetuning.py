@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import Any, cast
 
 import torch
@@ -56,9 +57,12 @@ def freeze_backbone(model: nn.Module, frozen: bool, *, freeze_batch_norm: bool =
         for module in network.modules():
             layers = [*module.children()]
             if any(layer is head for layer in layers):
-                for dropout in layers:
-                    if isinstance(dropout, nn.Dropout):
-                        dropout.train()
+                before_head = itertools.takewhile(lambda layer: layer is not head, layers)
+                for layer in reversed([*before_head]):
+                    if isinstance(layer, nn.Dropout):
+                        layer.train()
+                    elif any(True for _ in layer.parameters()):
+                        break  # dropout further ahead belongs to the backbone
     elif freeze_batch_norm:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):

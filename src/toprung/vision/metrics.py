@@ -87,7 +87,7 @@ def bootstrap_interval(metric: str, logits_NK: Tensor, labels_N: Tensor, *, conf
     Args:
         metric: one of `RESAMPLED_METRICS`. The calibration error is not among them, because the images that a resample
             repeats increase it, nor is the area under the ROC curve, which takes minutes with many classes.
-        logits_NK: finite logits of all images.
+        logits_NK: finite logits of all images, at least 2.
         labels_N: their classes, int64.
         confidence: probability that an interval contains the metric of all images of this kind, such as 0.95.
 
@@ -97,18 +97,24 @@ def bootstrap_interval(metric: str, logits_NK: Tensor, labels_N: Tensor, *, conf
     from scipy import stats
 
     logits_NK, labels_N = logits_NK.cpu(), labels_N.cpu()
-    losses_N = F.cross_entropy(logits_NK.double(), labels_N, reduction="none")
+    labels, predicted = labels_N.numpy(), _predicted(logits_NK)
+    if metric == "val/loss":
+        values_N = F.cross_entropy(logits_NK.double(), labels_N, reduction="none").numpy()
+    elif metric == TOP5_ACCURACY:
+        values_N = (logits_NK.topk(5, dim=1).indices == labels_N[:, None]).any(dim=1).numpy()
+    else:
+        values_N = None
 
     def score(index_N: NDArray[np.int64]) -> float:
-        rows_N = torch.from_numpy(index_N)
-        if metric == "val/loss":
-            return float(losses_N[rows_N].mean())
-        return float(_FUNCTIONS[metric](logits_NK[rows_N], labels_N[rows_N]))
+        if values_N is not None:
+            return float(values_N[index_N].mean())
+        return float(_OF_PREDICTIONS[metric](labels[index_N], predicted[index_N]))
 
     interval = stats.bootstrap(
-        (np.arange(len(labels_N)),),
+        (np.arange(len(labels)),),
         score,
         n_resamples=NUM_RESAMPLES,
+        batch=1,  # otherwise all resamples are held in memory at once
         vectorized=False,
         confidence_level=confidence,
         method="percentile",
@@ -142,18 +148,16 @@ def calibration(logits_NK: Tensor, labels_N: Tensor) -> Calibration:
     return Calibration(num_images_B, accuracy_B, confidence_B, error)
 
 
-def _balanced_accuracy(logits_NK: Tensor, labels_N: Tensor) -> Any:
+def _balanced_accuracy(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> Any:
     from sklearn.metrics import recall_score
 
-    labels = labels_N.numpy()
-    return recall_score(labels, _predicted(logits_NK), labels=np.unique(labels), average="macro")
+    return recall_score(labels, predicted, labels=np.unique(labels), average="macro")
 
 
-def _f1_macro(logits_NK: Tensor, labels_N: Tensor) -> Any:
+def _f1_macro(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> Any:
     from sklearn.metrics import f1_score
 
-    labels = labels_N.numpy()
-    return f1_score(labels, _predicted(logits_NK), labels=np.unique(labels), average="macro")
+    return f1_score(labels, predicted, labels=np.unique(labels), average="macro")
 
 
 def _auroc_macro(logits_NK: Tensor, labels_N: Tensor) -> Any:
@@ -172,9 +176,13 @@ def _top5_accuracy(logits_NK: Tensor, labels_N: Tensor) -> Any:
     return top_k_accuracy_score(labels_N.numpy(), logits_NK.numpy(), k=5, labels=np.arange(logits_NK.shape[1]))
 
 
+def _of_predictions(function: Callable[[NDArray[np.int64], NDArray[np.int64]], Any]) -> Callable[[Tensor, Tensor], Any]:
+    return lambda logits_NK, labels_N: function(labels_N.numpy(), _predicted(logits_NK))
+
+
+_OF_PREDICTIONS = {"val/balanced_accuracy": _balanced_accuracy, "val/f1_macro": _f1_macro}
 _FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Any]] = {
-    "val/balanced_accuracy": _balanced_accuracy,
-    "val/f1_macro": _f1_macro,
+    **{name: _of_predictions(function) for name, function in _OF_PREDICTIONS.items()},
     "val/auroc_macro": _auroc_macro,
     TOP5_ACCURACY: _top5_accuracy,
     "val/ece": lambda logits_NK, labels_N: calibration(logits_NK, labels_N).error,

@@ -111,11 +111,9 @@ def check_new(name: str, *, project: Path) -> None:
     Raises:
         UserError: timm has no such network; the name is taken; the project is not a DVC repository.
     """
-    from toprung.vision.pretrained import check_timm_architecture, pretrained_config
+    from toprung.vision.pretrained import check_timm_architecture
 
     check_timm_architecture(name)
-    if isinstance(pretrained_config(name).classifier, tuple):
-        raise UserError(f"{name} has several classifiers. toprung trains networks with one.")
     check_dvc_repository(project)
     paths = [WEIGHTS / name, WEIGHTS / f"{name}.dvc"]
     if existing := [str(path) for path in paths if (project / path).exists()]:
@@ -157,7 +155,9 @@ def _check_tensors(tensors: Mapping[str, Tensor], *, name: str, file: Path) -> i
 
     from toprung.vision.pretrained import pretrained_config
 
-    weight = tensors.get(f"{pretrained_config(name).classifier}.weight")
+    classifier = pretrained_config(name).classifier
+    names = classifier if isinstance(classifier, tuple) else (classifier,)  # distilled networks have two
+    weight = next((tensors[f"{layer}.weight"] for layer in names if f"{layer}.weight" in tensors), None)
     num_classes = 0 if weight is None else len(weight)
     network = timm.create_model(name.partition(".")[0], num_classes=num_classes)
     expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.exif import TURNED_WITH_TEXT_AS_RESOLUTION
 from toprung.data.image_folder.decode import DecodeOptions, Unreadable, decode, read_size
 
 HEIGHT, WIDTH = 6, 5
@@ -117,12 +118,7 @@ def test_exif_turns_an_image_upright(tmp_path, orientation, suffix):
 
 
 def test_a_photograph_is_turned_upright_although_another_tag_is_of_an_unusual_type(tmp_path):
-    orientation, x_resolution, ascii_type, short_type = 0x0112, 0x011A, 2, 3
-    entries = struct.pack("<HHIHH", orientation, short_type, 1, 6, 0) + struct.pack(
-        "<HHI4s", x_resolution, ascii_type, 3, b"72"
-    )
-    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
-    Image.fromarray(GREY).save(tmp_path / "a.jpg", exif=exif, quality=100)
+    Image.fromarray(GREY).save(tmp_path / "a.jpg", exif=TURNED_WITH_TEXT_AS_RESOLUTION, quality=100)
     decoded = decode(tmp_path / "a.jpg", replace(AS_FOUND, size=(WIDTH, HEIGHT)))[0]
     assert np.abs(decoded.astype(int) - np.rot90(GREY, -1)).max() < 10
 

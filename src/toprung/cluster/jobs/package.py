@@ -18,10 +18,10 @@ from toprung.weights import WEIGHTS, read_weights
 # Sent in addition to the code: the files that a sweep's lineage is read from. Never .git, data or runs.
 EXTRA_FILES = ("requirements.lock", "dvc.lock", "dvc.yaml")
 
-# The folder of a job's working directory with the weights that are sent. Ray refuses working directories of more than
-# 512 MiB, so larger weights are not sent: they must be on the cluster already.
+# The folder of a job's working directory with the weights that are sent. Ray's dashboard refuses uploads of more than
+# 100 MiB, so larger weights are not sent: they must be on the cluster already.
 SENT_WEIGHTS = "weights"
-MAX_WEIGHTS_BYTES = 400 * 2**20
+MAX_WEIGHTS_BYTES = 90 * 2**20
 
 # Set for the job's driver and its trials. No variable of this machine is sent: anybody who can reach the cluster can
 # read a runtime_env, and a tracking URI may contain a password.
