@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +22,13 @@ def staged_file(file: Path, *, unique: bool = False) -> Iterator[Path]:
 
     Args:
         file: the file to create or replace.
-        unique: put this process's ID into the staging file's name, so that several processes may write `file` at once.
-            Each process that is killed then leaves its own staging file; otherwise the next write reuses the name.
+        unique: put the IDs of this process and thread into the staging file's name, so that several may write `file` at
+            once. Each process that is killed then leaves its own staging file; otherwise the next write reuses the
+            name.
     """
-    staging = file.with_name(f".{file.name}.{os.getpid()}.tmp" if unique else f".{file.name}.tmp")
+    staging = file.with_name(
+        f".{file.name}.{os.getpid()}-{threading.get_ident()}.tmp" if unique else f".{file.name}.tmp"
+    )
     try:
         yield staging
         os.replace(staging, file)

@@ -32,6 +32,7 @@ from toprung.data import DatasetCard
 from toprung.errors import UserError, pluralize
 from toprung.records import checkpoint
 from toprung.vision import ImageSplit, PretrainedWeights, distributed, feature_cache, pretrained
+from toprung.vision.evaluation import hardware_name
 
 _ADDITIONAL_METRICS = set(metric_names.CLASSIFICATION_METRICS).difference(metric_names.DEFAULT_METRICS)
 
@@ -363,6 +364,7 @@ def _save_best(session: Session, model: nn.Module, reported: Mapping[str, float]
     metrics = dict(reported)
     meta = {
         "architecture": session.architecture,
+        "hardware": hardware_name(session.device),
         "epoch": metrics.pop("epoch"),
         "epoch_seconds": metrics.pop("time/epoch_seconds"),
         "time_ms": metrics.pop("time_ms"),

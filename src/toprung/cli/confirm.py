@@ -118,7 +118,7 @@ def _score_on_test(
     console: Console, sweep_dir: SweepDirectory, confirming_dir: SweepDirectory, *, project: Path, again: bool
 ) -> None:
     """Score the confirmed winner on the test split; if it was opened before, only with `again`."""
-    from toprung import data
+    from toprung import data, remote_storage
     from toprung.export.test_split import score_on_test
 
     earlier = openings(sweep_dir)
@@ -129,13 +129,19 @@ def _score_on_test(
             soft_wrap=True,
         )
         return
-    scored = score_on_test(
-        confirming_dir.export_folder,
-        sweep_dir=sweep_dir,
-        sweep=confirming_dir.spec(),
-        prepared_root=project / data.PREPARED,
-        again=again,
-    )
+    try:
+        scored = score_on_test(
+            confirming_dir.export_folder,
+            sweep_dir=sweep_dir,
+            sweep=confirming_dir.spec(),
+            prepared_root=project / data.PREPARED,
+            again=again,
+        )
+    finally:
+        try:
+            remote_storage.upload_test_log(sweep_dir)
+        except remote_storage.StorageUnavailable as error:
+            echo_err(f"The log of the test split was not copied: {error}. Type: toprung sync {sweep_dir.sweep_id}")
     images = pluralize(scored["num_images"], "image")
     times = "the first time by this sweep" if not earlier else f"time {len(earlier) + 1}"
     console.print(f"\nOn the test split ({images}), opened now for {times}: {describe(scored)}.", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,9 @@ def print_end(console: Console, outcome: Outcome) -> None:
 
     progress, sweep = outcome.progress, outcome.progress.sweep
     leaders, sweep_dir = progress.leaders(), outcome.sweep_dir
+    typed = sweep_dir.sweep_id  # in commands
+    if sweep.storage != "runs" and not is_uri(sweep.storage):
+        typed += f" --storage {shlex.quote(sweep.storage)}"
     ended = {"finished": "finished in", "stopped": "stopped after", "failed": "failed after"}[outcome.status]
     at_full_budget = "finished" if sweep.experiments else "to the top rung"
     console.print(
@@ -64,34 +68,33 @@ def print_end(console: Console, outcome: Outcome) -> None:
         # A metric that only the user's loop computes cannot be scored again.
         check = "loads the model" if value is None else f"scores {value:.4f}"
         if len(progress.trials) > 1 and not sweep.experiments:
-            console.print(f"{_luck_note(len(progress.trials), sweep_dir)}\n")
+            console.print(f"{_luck_note(len(progress.trials), sweep_dir, typed=typed)}\n")
         console.print(f"  model    {short_path(sweep_dir.export_folder)}       (verified: a fresh process {check})")
     if sweep.experiments:
-        console.print(f"  answers  toprung compare {sweep_dir.sweep_id}")
-    console.print(f"  trials   toprung show {sweep_dir.sweep_id}")
+        console.print(f"  answers  toprung compare {typed}")
+    console.print(f"  trials   toprung show {typed}")
     if is_uri(sweep.storage):
         command = f"toprung show {sweep_dir.sweep_id} --storage {sweep.storage}"
         console.print(f"  copy     {command}       (on any machine)")
     console.print(f'  compare  toprung ui       (MLflow, experiment "{sweep.name}")')
     console.print(f"  log      {short_path(sweep_dir.log_file)}")
     if outcome.status == "stopped":
-        console.print(f"\nResume it with: toprung resume {sweep_dir.sweep_id}")
-    _print_not_in_mlflow(console, outcome.tracking_problems, sweep_dir.sweep_id)
+        console.print(f"\nResume it with: toprung resume {typed}")
+    _print_not_in_mlflow(console, outcome.tracking_problems, typed)
     if outcome.upload_error:
         console.print(
             f"{sweep.storage} lacks some of the records ({outcome.upload_error}). When it is reachable: toprung sync "
-            f"{sweep_dir.sweep_id}"
+            f"{typed}"
         )
     if outcome.tracking_error:
         console.print(
-            f"MLflow lacks some of the records ({outcome.tracking_error}). Send them later: toprung sync "
-            f"{sweep_dir.sweep_id}"
+            f"MLflow lacks some of the records ({outcome.tracking_error}). Send them later: toprung sync {typed}"
         )
 
 
-def _luck_note(num_trials: int, sweep_dir: SweepDirectory) -> str:
+def _luck_note(num_trials: int, sweep_dir: SweepDirectory, *, typed: str) -> str:
     """Return the command that tests the best trial: with new seeds or, for a small dataset, by cross-validation."""
-    luck, command = f"The best of {num_trials} values is partly luck", f"toprung confirm {sweep_dir.sweep_id}"
+    luck, command = f"The best of {num_trials} values is partly luck", f"toprung confirm {typed}"
     try:
         num_images = sweep_dir.read(sweep_dir.lineage_file).get("num_images")
     except UserError:

@@ -17,6 +17,7 @@ REQUIRED = {
     "RAY_TRAIN_V2_ENABLED": "1",  # the first version of Ray Train has no local mode
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep has its own
     "TUNE_RESULT_BUFFER_LENGTH": "1",  # ASHA decides after each epoch
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # hide the GPUs from trials without one
 }
 REQUIRED_PRIVATE = {
     # Ray's switch for use on a single machine (the default on macOS and Windows): every server binds to 127.0.0.1.

@@ -17,6 +17,7 @@ from toprung.export.model_card import base_weights, model_card
 from toprung.export.preprocessor import preprocessor_of
 from toprung.export.processes import ExportFailed
 from toprung.export.requirements import requirements
+from toprung.export.scores import is_same_hardware, scores_agree
 from toprung.exported_config import (
     LABELS_FILE,
     METRICS_FILE,
@@ -171,6 +172,7 @@ def scoring_settings(sweep: Sweep, *, seed: int) -> dict[str, Any]:
     return {
         "data": sweep.data.model_dump(mode="json"),
         "num_threads": sweep.resources.num_threads,
+        "use_gpu": sweep.resources.gpus > 0,
         "metrics": recomputed_metrics(sweep.metric),
         "num_repeats": sweep.num_repeats,
         "split_index": sweep.split_index(seed),
@@ -191,8 +193,9 @@ def _check_scores(
     compared = [
         name for name in dict.fromkeys((sweep.metric, "val/accuracy")) if name in recomputed and name in reported
     ]
+    same_hardware = is_same_hardware(weights_meta.get("hardware"), scored["hardware"])
     for name in compared:
-        if recomputed[name] != reported[name]:
+        if not scores_agree(recomputed[name], reported[name], same_hardware=same_hardware):
             is_default = name in DEFAULT_METRICS
             hint = "" if is_default else "; a loop that computes it without vision.evaluate must rename it"
             raise ExportFailed(
@@ -202,6 +205,7 @@ def _check_scores(
         "epoch": winner.epoch,
         "metrics": reported,
         "verified": {name: recomputed[name] for name in compared},
+        "verified_on": scored["hardware"],
         "unverified": [name for name in (sweep.metric,) if name not in compared],
         **scored["files"],
     }

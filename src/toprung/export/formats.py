@@ -113,6 +113,7 @@ def score_formats(folder: Path, task: Mapping[str, Any], *, code: Path) -> dict[
     }
     return {
         "metrics": scored["metrics"],
+        "hardware": scored["hardware"],
         "split_fingerprint": scored["split_fingerprint"],
         "files": {"formats": formats, **comparison},
     }

@@ -49,11 +49,14 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     np.save(task["probabilities"], predict(partial(run_session, session), images_NCHW, rows_N))
     read_image = runpy.run_path(task["snippet"])["read_image"]
     preprocessor = json.loads(Path(task["folder"], "preprocessor.json").read_text(encoding="utf-8"))
-    misread = [
-        path
-        for path, row in task["image_files"]
-        if not np.array_equal(read_image(path, preprocessor), images_NCHW[row])
-    ]
+    misread = []
+    for path, row in task["image_files"]:
+        try:
+            is_equal = np.array_equal(read_image(path, preprocessor), images_NCHW[row])
+        except Exception:  # decoders raise anything
+            is_equal = False
+        if not is_equal:
+            misread.append(path)
     one_thread = open_session(Path(task["folder"], "model.onnx"), num_threads=1)
     return {"latency_ms": latency(partial(run_session, one_thread), images_NCHW, rows_N), "misread": misread}
 

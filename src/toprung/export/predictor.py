@@ -59,7 +59,9 @@ class Predictor:
         self.classes = [str(name) for name in read_json(folder / LABELS_FILE).get("classes", ())]
         num_channels = 1 if self.decode_options.color == "grey" else 3
         self.image_shape = (num_channels, *self.decode_options.size)
-        self.backend: Backend = backend or ("onnxruntime" if (folder / ONNX_FILE).is_file() else "torch")
+        exported = description.get("sha256") or {ONNX_FILE: ""}  # exports of earlier versions have no list
+        has_onnx = ONNX_FILE in exported and (folder / ONNX_FILE).is_file()
+        self.backend: Backend = backend or ("onnxruntime" if has_onnx else "torch")
         if self.backend == "onnxruntime":
             check_unchanged(folder / ONNX_FILE, description)
             self._predict, num_classes = _load_onnx(folder / ONNX_FILE, self.image_shape, num_threads)

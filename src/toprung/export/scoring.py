@@ -30,17 +30,17 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         task: `folder` (the export, with model.pth and preprocessor.json), `work_folder`, `data` (the spec's data
-            settings), `prepared_root`, `num_threads` and `metrics` (names for `vision.evaluate`). With `description`
-            (for config.json) and `classes`, `model.safetensors`, `config.json` and `model.onnx` are written first, and
-            with `pt2` also `model.pt2`. If `part` is "seen", training and validation images are scored together, for a
-            model that was trained on both. After a cross-validation, `num_repeats` and `split_index` say which fold to
-            score.
+            settings), `prepared_root`, `num_threads`, `use_gpu` and `metrics` (names for `vision.evaluate`). With
+            `description` (for config.json) and `classes`, `model.safetensors`, `config.json` and `model.onnx` are
+            written first, and with `pt2` also `model.pt2`. If `part` is "seen", training and validation images are
+            scored together, for a model that was trained on both. After a cross-validation, `num_repeats` and
+            `split_index` say which fold to score.
 
     Returns:
-        The `metrics` of the scored images and the `split_fingerprint`; `latency_ms` by batch size; `onnx_error` and
-        `pt2_error`, why no ONNX file or no model.pt2 was written; `images`, the array file; `image_files`, some files
-        of scored images with their rows, and `num_changed`, how many more no longer give their prepared image. The rows
-        of the scored images and the model's probabilities are in the work folder.
+        The `metrics` of the scored images, the `hardware` and the `split_fingerprint`; `latency_ms` by batch size;
+        `onnx_error` and `pt2_error`, why no ONNX file or no model.pt2 was written; `images`, the array file;
+        `image_files`, some files of scored images with their rows, and `num_changed`, how many more no longer give
+        their prepared image. The rows of the scored images and the model's probabilities are in the work folder.
 
     Raises:
         UserError: the model cannot be loaded, or its two weights files differ.
@@ -52,7 +52,7 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     from toprung.export.exported_program import write_exported_program
     from toprung.export.weights_files import load_checked_model, write_weights_files
     from toprung.spec import Data
-    from toprung.vision.evaluation import evaluate_with_logits
+    from toprung.vision.evaluation import evaluate_with_logits, hardware_name
     from toprung.vision.loading import prepare_for_evaluation
 
     torch.set_num_threads(task["num_threads"])
@@ -67,7 +67,8 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
         write_weights_files(folder, task["description"], classes=task["classes"])
     model = load_checked_model(folder)
     split = _open_split(placed, parts=("train", "val") if task.get("part") == "seen" else ("val",))
-    model = prepare_for_evaluation(model)
+    model = prepare_for_evaluation(model, use_gpu=task.get("use_gpu", True))
+    hardware = hardware_name(next(model.parameters()).device)
     metrics, logits_NK = evaluate_with_logits(model, split, metrics=task["metrics"])
     if next(model.parameters()).is_cuda:  # onnxruntime is compared with PyTorch on the CPU
         model = model.cpu()
@@ -83,6 +84,7 @@ def score(task: dict[str, Any]) -> dict[str, Any]:
     pt2_error = write_exported_program(model, folder / PT2_FILE, image_shape=image_shape) if task.get("pt2") else None
     return {
         "metrics": metrics,
+        "hardware": hardware,
         "split_fingerprint": placed.split_fingerprint,
         "latency_ms": latency_ms,
         "pt2_error": pt2_error,

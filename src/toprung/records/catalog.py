@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib import metadata
@@ -14,6 +15,8 @@ from toprung.records.sweep_dir import FORMAT, SweepDirectory
 
 if TYPE_CHECKING:
     from toprung.spec import Sweep
+
+_CREATED = re.compile(r"\d{8}-\d{6}(?:-\d+)?$")  # the end of a sweep's id
 
 
 def create_sweep(
@@ -68,15 +71,16 @@ def create_sweep(
 
 
 def list_sweeps(root: Path) -> Iterator[SweepDirectory]:
-    """Yield all sweeps below `root`, newest first."""
+    """Yield all sweeps below `root`, newest first, by the time in their ids: a downloaded file is always new."""
     if not root.is_dir():
         return
     found = []
     for path in root.iterdir():
         if not path.name.startswith("."):  # it is being removed
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                found.append(((path / "sweep.json").stat().st_mtime_ns, path.name))
-    for _, name in sorted(found, reverse=True):
+                modified = (path / "sweep.json").stat().st_mtime_ns
+                found.append((_CREATED.findall(path.name), modified, path.name))
+    for *_, name in sorted(found, reverse=True):
         yield SweepDirectory((root / name).resolve())
 
 

@@ -11,7 +11,7 @@ from toprung.remote_storage.download import (
     request_stop,
 )
 from toprung.remote_storage.objects import StorageUnavailable
-from toprung.remote_storage.sweep_uploader import SweepUploader, uploading
+from toprung.remote_storage.sweep_uploader import SweepUploader, upload_test_log, uploading
 from toprung.remote_storage.trial_download import download_failure, download_if_newer, download_newer
 from toprung.remote_storage.trials import RemoteLocation, TrialSync
 
@@ -34,5 +34,6 @@ __all__ = [
     "open_storage",
     "open_sweep_storage",
     "request_stop",
+    "upload_test_log",
     "uploading",
 ]

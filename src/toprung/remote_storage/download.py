@@ -111,10 +111,16 @@ def _download(
     trial_ids = [name.split("/")[1] for name in objects if name.startswith("trials/")] if with_trials else []
     for trial_id in sorted({trial_id for trial_id in trial_ids if not trial_id.startswith(".")}):
         folder = sweep_dir.trial_folder(trial_id)
-        if is_new or not (folder / MANIFEST_FILE).is_file():
-            manifest = UploadManifest.read(storage.get(f"{sweep_dir.sweep_id}/trials/{trial_id}/{MANIFEST_FILE}"))
-            if manifest.files and manifest != read_manifest(folder):
+        remote, local = objects.get(f"trials/{trial_id}/{MANIFEST_FILE}"), folder / MANIFEST_FILE
+        if is_new or not local.is_file() or (remote is not None and remote.modified_at > local.stat().st_mtime):
+            manifest, here = _read_remote_manifest(storage, sweep_dir, trial_id), read_manifest(folder)
+            # If the ledger was not new, it may be an earlier command that downloaded it, without the trials.
+            if manifest.files and (manifest.epoch > here.epoch or (is_new and manifest != here)):
                 download_trial(storage, sweep_dir.sweep_id, trial_id, manifest, folder)
+
+
+def _read_remote_manifest(storage: ObjectStorage, sweep_dir: SweepDirectory, trial_id: str) -> UploadManifest:
+    return UploadManifest.read(storage.get(f"{sweep_dir.sweep_id}/trials/{trial_id}/{MANIFEST_FILE}"))
 
 
 def _download_ledger(storage: ObjectStorage, sweep_dir: SweepDirectory, objects: dict[str, ObjectInfo]) -> bool:

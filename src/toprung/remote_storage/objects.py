@@ -109,7 +109,7 @@ class ObjectStorage:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with (
-                atomic_write.staged_file(target) as staging,
+                atomic_write.staged_file(target, unique=True) as staging,
                 _translate_errors(),
                 self.filesystem.open_input_stream(self._at(name)) as source,
                 staging.open("wb") as file,

@@ -165,6 +165,15 @@ class SweepUploader:
                     self._send(name, file)
             if all_files or time.monotonic() >= self._next_ledger:
                 self._send_ledger()
+            if all_files and self._sweep_dir.export_folder.is_dir():
+                self._delete_old_export_files()
+
+    def _delete_old_export_files(self) -> None:
+        """Delete what an earlier winner's export had and this one has not, such as a file of another format."""
+        below = f"{self._sweep_dir.sweep_id}/{self._sweep_dir.export_folder.name}"
+        local = {f"{self._sweep_dir.sweep_id}/{name}" for name, _ in self._files(all_files=True)}
+        if old := self._storage.list_objects(below).keys() - local:
+            self._storage.delete(sorted(old))
 
     def _files(self, *, all_files: bool) -> Iterator[tuple[str, Path]]:
         sweep_dir = self._sweep_dir
@@ -229,6 +238,18 @@ class SweepUploader:
                 download_newer(self._sweep_dir, self._storage, trial_id)
         except StorageUnavailable as error:
             logger.warning("the files of trials on other machines could not be downloaded: %s", error)
+
+
+def upload_test_log(sweep_dir: SweepDirectory) -> None:
+    """Upload the log of a sweep's test-split openings, which is written after its driver has ended.
+
+    Raises:
+        StorageUnavailable: it could not be written.
+        UserError: as for `open_sweep_storage`.
+    """
+    storage, log = open_sweep_storage(sweep_dir), sweep_dir.test_log
+    if storage is not None and log.is_file():
+        storage.put(f"{sweep_dir.sweep_id}/{log.name}", log.read_bytes())
 
 
 @contextlib.contextmanager

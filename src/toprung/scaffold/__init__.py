@@ -42,10 +42,10 @@ def scaffold(folder: Path) -> list[Path]:
     existed, moved = folder.is_dir(), []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        with tempfile.TemporaryDirectory(prefix=".toprung-", dir=folder) as temporary:  # on the same file system
             staging = Path(temporary)
             written = _write(staging, name=project_name(folder))
-            _check_empty(folder)
+            _check_empty(folder, besides=staging.name)
             for entry in staging.iterdir():
                 moved.append(folder / entry.name)
                 entry.rename(folder / entry.name)
@@ -77,10 +77,11 @@ def render(template: Path, **values: str) -> str:
     return environment.from_string(template.read_text(encoding="utf-8")).render(values)
 
 
-def _check_empty(folder: Path) -> None:
+def _check_empty(folder: Path, *, besides: str = "") -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file. Name a new folder: toprung init DIR")
-    existing = sorted({entry.name for entry in folder.iterdir()} - ALLOWED_NAMES) if folder.is_dir() else []
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    existing = sorted(names - ALLOWED_NAMES - {besides})
     if existing:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise UserError(f"{folder} is not empty: it contains {existing[0]}{more}. Name a new folder: toprung init DIR")

@@ -38,7 +38,9 @@ class Limits(BaseModel):
         50_000_000, ge=1, le=MAX_PIXELS, description="an image with more pixels is refused with 422"
     )
     max_queue: int = Field(64, ge=1, description="beyond this number of requests, others are refused with 429")
-    body_timeout_seconds: float = Field(30, gt=0, description="a body that takes longer to arrive is refused with 408")
+    body_timeout_seconds: float = Field(
+        30.0, gt=0, description="a body that takes longer to arrive is refused with 408"
+    )
 
 
 class Label(BaseModel):

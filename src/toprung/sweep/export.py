@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toprung import data
+from toprung import data, remote_storage
 from toprung.errors import UserError
 from toprung.export.bundle import ExportSource, export_winner, write_model_card
 from toprung.export.processes import ExportFailed
@@ -46,6 +46,7 @@ def export(project: Path, sweep_dir: SweepDirectory, *, trial_number: int | None
     if trial is None or trial.epoch is None:
         which = "No trial" if trial is None else f"Trial {trial.number}"
         raise UserError(f"{which} of {sweep_dir.sweep_id} reported an epoch: there is no model to export.")
+    remote_storage.download_if_newer(sweep_dir, trial.trial_id)
     ensure_weights(sweep_dir, trial)
     try:
         source = _read_source(project, sweep_dir, num_trials=len(trials))

@@ -133,7 +133,8 @@ def refit(
             "last": history[num_epochs],
             "seen": {name.removeprefix("val/"): value for name, value in scored["metrics"].items()},
         }
-        metrics = {**{name: record[name] for name in ("epochs", "last", "seen")}, **scored["files"]}
+        about_scores = {name: record[name] for name in ("epochs", "last", "seen")}
+        metrics = {**about_scores, "verified_on": scored["hardware"], **scored["files"]}
         write_json(export / METRICS_FILE, metrics)
         (export / REQUIREMENTS_FILE).write_text(requirements(description, metrics), encoding="utf-8")
         text = refit_card(

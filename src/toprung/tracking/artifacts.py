@@ -57,6 +57,7 @@ def download_file(sweep_dir: SweepDirectory, name: str, *, run_id: str | None, t
     if run_id is None:
         raise UserError(f"{to} was deleted, and MLflow has no run of its trial. No copy of it is left.")
     _, client = open_client(sweep_dir)
+    to.parent.mkdir(parents=True, exist_ok=True)  # it is missing if the trial ran on another machine
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".download-") as folder, translated_errors(sweep_dir):
         os.replace(client.download_artifacts(run_id, name, folder), to)
 

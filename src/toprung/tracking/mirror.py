@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from toprung.errors import UserError
 from toprung.records.ranking import is_better, rank_trials
 from toprung.records.sweep_dir import SweepDirectory
+from toprung.records.trial_folder import WEIGHTS_FILE
 from toprung.records.trial_record import End, TrialRecord, now_ms
 from toprung.tracking import notes
 
@@ -141,7 +142,7 @@ class Mirror:
                 last = max(trial.epochs_by_number, default=0)
                 self._sent[trial.trial_id] = _Sent(run_id, str(trial.number), last, "ENDED", trial.status)
                 self._on_run(trial.trial_id, run_id)
-                self._on_artifacts_logged(trial.trial_id)
+                self._report_logged(trial)
 
     def _ended_trial(self, trial: TrialRecord) -> EndedTrial:
         from toprung.tracking.run_content import EndedTrial
@@ -204,7 +205,12 @@ class Mirror:
         self._sweep.end_trial(sent.run_id, end, folder=self._sweep_dir.trial_folder(trial.trial_id))
         self._record_rejected(sent)
         sent.status, sent.status_tag = "ENDED", end.status
-        self._on_artifacts_logged(trial.trial_id)
+        self._report_logged(trial)
+
+    def _report_logged(self, trial: TrialRecord) -> None:
+        """Report that a trial's files are in MLflow, unless its weights were not here and so not logged."""
+        if trial.epoch is None or (self._sweep_dir.trial_folder(trial.trial_id) / WEIGHTS_FILE).is_file():
+            self._on_artifacts_logged(trial.trial_id)
 
     def _download_trial(self, trial_id: str) -> None:
         """Download the files of a trial that ran on another machine."""

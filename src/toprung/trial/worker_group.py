@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import ray
 import torch.distributed as dist
 from ray.exceptions import RayActorError
@@ -25,7 +24,8 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented; its stubs leave it out
 
-LOOPBACK = "127.0.0.1"
+from toprung.machine import LOOPBACK, interface_of
+
 POLL_SECONDS = 1.0
 SETTLE_SECONDS = 5.0  # by then the other ranks have nothing left to do
 DEADLOCK_SECONDS = 20.0
@@ -100,7 +100,7 @@ class RankWorker:
 @contextlib.contextmanager
 def process_group(meeting: Rendezvous, rank: int) -> Iterator[None]:
     """Set the variables from which Ray Train's local mode opens a process group, and destroy the group at the end."""
-    device = _interface_of(LOOPBACK if meeting.address == LOOPBACK else _local_node()[1])
+    device = interface_of(LOOPBACK if meeting.address == LOOPBACK else _local_node()[1])
     variables = {
         "RANK": rank,
         "WORLD_SIZE": meeting.world_size,
@@ -129,12 +129,6 @@ def process_group(meeting: Rendezvous, rank: int) -> Iterator[None]:
 def _local_node() -> tuple[str, str]:
     """Return this node's id and address."""
     return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-
-
-def _interface_of(address: str) -> str:
-    """Return the network interface with this address; ranks listen only on this interface."""
-    interfaces: dict[str, Any] = psutil.net_if_addrs()
-    return next(name for name, entries in interfaces.items() if address in {entry.address for entry in entries})
 
 
 class WorkerGroup:

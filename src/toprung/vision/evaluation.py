@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toprung.errors import unknown_name_error
+from toprung.machine import cpu_name
 from toprung.metric_names import CLASSIFICATION_METRICS, DEFAULT_METRICS
 from toprung.vision import distributed
 from toprung.vision.batches import ImageSplit
@@ -94,6 +95,11 @@ def predict_logits(model: nn.Module, split: ImageSplit) -> Tensor:
     with _inference(model) as infer:
         logits_by_start = {start: infer(split.images_at(_batch(split, start))) for start in _own_starts(split)}
     return _pool(logits_by_start, num_images=split.num_images)
+
+
+def hardware_name(device: torch.device) -> str:
+    """Return the name of the GPU or CPU that evaluates a model: it decides about the last digits of the metrics."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 @contextlib.contextmanager

@@ -62,9 +62,14 @@ def load_for_evaluation(folder: Path) -> nn.Module:
     return prepare_for_evaluation(load_model(folder))
 
 
-def prepare_for_evaluation(model: nn.Module) -> nn.Module:
-    """Move a model to the device and into the memory format in which trials evaluate it, and return it."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def prepare_for_evaluation(model: nn.Module, *, use_gpu: bool = True) -> nn.Module:
+    """Move a model to the device and into the memory format in which trials evaluate it, and return it.
+
+    Args:
+        model: the model.
+        use_gpu: whether the trials had a GPU.
+    """
+    device = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

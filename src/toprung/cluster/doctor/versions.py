@@ -59,8 +59,9 @@ def check_lock(lock: Path, *, here: Mapping[str, str]) -> list[Finding]:
         return []
     pinned: dict[str, set[str]] = {}  # several if they depend on Python's version
     for line in lock.read_text(encoding="utf-8", errors="replace").splitlines():
-        name, is_pin, version = line.partition(";")[0].partition("==")
-        if is_pin and not name.startswith("#"):
+        requirement = line.partition("#")[0].partition(";")[0].rstrip(" \\")  # a hash may follow in the next line
+        name, is_pin, version = requirement.partition("==")
+        if is_pin:
             pinned.setdefault(name.strip(), set()).add(version.strip())
     differing = [
         f"{name} {version} is installed, {' or '.join(sorted(pinned[name]))} locked"

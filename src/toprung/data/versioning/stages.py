@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from toprung.data.card import DatasetCard, read_card
@@ -67,7 +67,14 @@ def reproduce(
             add_stage(name, command, desc=SOURCES[name].origin, deps=[], project=project)
         if skip_bad and not (settings := folder_settings(name, project=project)).skip_bad:
             write_folder_stage(name, settings.model_copy(update={"skip_bad": True}), project=project, replace=True)
-        run_dvc("repro", stage_name(name), project=project, folder=folder, progress=progress)
+        was_prepared = (project / PREPARED / name).is_dir()
+        try:
+            run_dvc("repro", stage_name(name), project=project, folder=folder, progress=progress)
+        except BaseException:
+            if was_prepared and not (project / PREPARED / name).is_dir():  # DVC removed it first; its cache has it
+                with contextlib.suppress(UserError):
+                    run_dvc("checkout", (PREPARED / name).as_posix(), project=project)
+            raise
     return read_card(project / PREPARED / name)
 
 
@@ -107,7 +114,7 @@ def write_folder_stage(name: str, settings: FolderSettings, *, project: Path, re
     )  # fmt: skip
 
 
-@contextmanager
+@contextlib.contextmanager
 def restored_on_failure(*files: Path) -> Iterator[None]:
     """Restore the content of files, or remove those that did not exist, if the block fails."""
     before = {path: path.read_bytes() if path.is_file() else None for path in files}

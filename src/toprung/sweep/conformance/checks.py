@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,32 +45,33 @@ def check_loop(check: LoopCheck) -> Iterator[CheckResult]:
         yield _compare(
             "same seed",
             straight.reports,
-            train(root / "again").reports,
+            train(root / "again"),
             ok="the same numbers",
             difference="draw all random numbers from torch (session seeds it), or seed other generators from config",
         )
-        yield (
-            CheckResult("other seed", "ok", "other numbers")
-            if train(root / "other-seed", seed=1).reports != straight.reports
-            else CheckResult("other seed", "warning", "the same numbers: the loop seeds its random numbers itself")
-        )
-        stopped = train(root / "stopped", stop_after=1).reports
+        other = train(root / "other-seed", seed=1)
+        if other.error:
+            yield CheckResult("other seed", "error", other.error)
+        elif other.reports != straight.reports:
+            yield CheckResult("other seed", "ok", "other numbers")
+        else:
+            yield CheckResult("other seed", "warning", "the same numbers: the loop seeds its random numbers itself")
+        stopped, restored = train(root / "stopped", stop_after=1), train(root / "stopped")
         yield _compare(
             "stop and restore",
             straight.reports,
-            [*stopped, *train(root / "stopped").reports],
+            replace(restored, reports=[*stopped.reports, *restored.reports]),
             ok="as if it had never stopped",
             difference="pass model, optimizer and schedule to session.restore, and start at run.next_epoch",
         )
-        yield (
-            CheckResult("restore at the end", "ok", "no epoch is trained twice")
-            if not (extra := train(root / "straight").reports)
-            else CheckResult(
-                "restore at the end",
-                "error",
-                f"trains {len(extra)} more: loop over range(run.next_epoch, config['num_epochs'])",
-            )
-        )
+        ended = train(root / "straight")
+        if ended.error:
+            yield CheckResult("restore at the end", "error", ended.error)
+        elif ended.reports:
+            more = f"trains {len(ended.reports)} more: loop over range(run.next_epoch, config['num_epochs'])"
+            yield CheckResult("restore at the end", "error", more)
+        else:
+            yield CheckResult("restore at the end", "ok", "no epoch is trained twice")
         unchanged = all(
             before.equal(split.images_NCHW)
             for before, split in zip(images_before, (trial.train, trial.val), strict=True)
@@ -99,8 +101,11 @@ def _check_reports(training: Training, check: LoopCheck) -> CheckResult:
 
 
 def _compare(
-    name: str, expected: list[dict[str, float]], observed: list[dict[str, float]], *, ok: str, difference: str
+    name: str, expected: list[dict[str, float]], training: Training, *, ok: str, difference: str
 ) -> CheckResult:
+    observed = training.reports
+    if training.error:
+        return CheckResult(name, "error", training.error)
     if observed == expected:
         return CheckResult(name, "ok", ok)
     for one, other in zip(expected, observed, strict=False):

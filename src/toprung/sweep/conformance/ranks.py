@@ -11,6 +11,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+from toprung.machine import LOOPBACK, interface_of
 from toprung.project.modules import activate
 from toprung.records.sweep_dir import write_json
 from toprung.spec import Data
@@ -35,7 +36,7 @@ def check_ranks(check: LoopCheck, folder: Path) -> CheckResult:
         "metric": check.metric,
     }
     write_json(folder / "task.json", task)
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": interface_of(LOOPBACK)}
     with contextlib.ExitStack() as logs:
         processes = [
             subprocess.Popen(

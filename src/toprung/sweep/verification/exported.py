@@ -30,6 +30,7 @@ class _Scoring(BaseModel):
     metrics: tuple[str, ...]
     num_repeats: int
     split_index: int | None
+    use_gpu: bool = True  # exports of earlier versions do not say it
     part: Literal["seen"] | None = None
 
 
@@ -44,6 +45,7 @@ class _Metrics(BaseModel):
     """The part of metrics.json that is needed here: of a trial, or of a model that was refit on all images."""
 
     verified: dict[str, float] = {}
+    verified_on: str | None = None
     seen: dict[str, float] = {}
 
 
@@ -77,4 +79,6 @@ def check_exported(folder: Path, *, project: Path) -> Iterator[Fact]:
     if not problems:
         was = metrics.verified or {f"val/{name}": value for name, value in metrics.seen.items()}
         settings = scoring.model_dump(mode="json", exclude_none=True)
-        yield check_score(folder, settings, was, prepared_root=project / data.PREPARED, code=project)
+        yield check_score(
+            folder, settings, was, was_on=metrics.verified_on, prepared_root=project / data.PREPARED, code=project
+        )

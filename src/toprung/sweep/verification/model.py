@@ -14,6 +14,7 @@ from toprung.errors import UserError
 from toprung.export.bundle import describe, scoring_settings
 from toprung.export.formats import score_formats
 from toprung.export.processes import ExportFailed
+from toprung.export.scores import is_same_hardware, scores_agree
 from toprung.exported_config import (
     CONFIG_FILE,
     LABELS_FILE,
@@ -117,27 +118,36 @@ def _record_problems(
 def _check_score(recorded: RecordedSweep) -> Fact:
     try:
         settings = scoring_settings(recorded.sweep, seed=recorded.read_description().get("seed", recorded.sweep.seed))
-        was = recorded.read_exported(METRICS_FILE)["verified"]
+        metrics = recorded.read_exported(METRICS_FILE)
+        was = metrics["verified"]
     except (UserError, KeyError) as error:
         return Fact("score", "unchecked", f"the exported model cannot be scored: {error}")
     return check_score(
         recorded.sweep_dir.export_folder,
         settings,
         was,
+        was_on=metrics.get("verified_on"),
         prepared_root=recorded.prepared_root,
         code=recorded.sweep_dir.code_folder,
     )
 
 
 def check_score(
-    folder: Path, settings: Mapping[str, Any], was: Mapping[str, float], *, prepared_root: Path, code: Path
+    folder: Path,
+    settings: Mapping[str, Any],
+    was: Mapping[str, float],
+    *,
+    was_on: str | None,
+    prepared_root: Path,
+    code: Path,
 ) -> Fact:
-    """Score each format again in a fresh process, and compare the metrics exactly.
+    """Score each format again in a fresh process, and compare the metrics: exactly, if the hardware is the same.
 
     Args:
         folder: the exported model.
         settings: from `scoring_settings`.
         was: the recorded metrics.
+        was_on: the hardware that computed them; None if it was not recorded.
         prepared_root: the folder of prepared datasets.
         code: the project's code, or the sweep's copy of it.
     """
@@ -155,7 +165,13 @@ def check_score(
         f"{name} {now.get(name)!r}, recorded {value!r}" for name, value in was.items() if now.get(name) != value
     ]
     if differing:
-        return Fact("score", "changed", f"a fresh process scores {'; '.join(differing)}")
+        same_hardware = is_same_hardware(was_on, scored["hardware"])
+        agree = all(
+            name in now and scores_agree(now[name], value, same_hardware=same_hardware) for name, value in was.items()
+        )
+        elsewhere = "" if same_hardware else f" ({scored['hardware']}, recorded on {was_on})"
+        observed = f"a fresh process scores {'; '.join(differing)}{elsewhere}"
+        return Fact("score", "drifted" if agree else "changed", observed)
     scores = ", ".join(f"{name} {value:.6g}" for name, value in was.items())
     agreement = _describe_onnx(scored["files"])
     if not scores:
