@@ -16,7 +16,7 @@ from toprung.records.sweep_dir import FORMAT, SweepDirectory
 if TYPE_CHECKING:
     from toprung.spec import Sweep
 
-_CREATED = re.compile(r"\d{8}-\d{6}(?:-\d+)?$")  # the end of a sweep's id
+_CREATED = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?$")  # the end of a sweep's id
 
 
 def create_sweep(
@@ -79,9 +79,15 @@ def list_sweeps(root: Path) -> Iterator[SweepDirectory]:
         if not path.name.startswith("."):  # it is being removed
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 modified = (path / "sweep.json").stat().st_mtime_ns
-                found.append((_CREATED.findall(path.name), modified, path.name))
+                found.append((_created(path.name), modified, path.name))
     for *_, name in sorted(found, reverse=True):
         yield SweepDirectory((root / name).resolve())
+
+
+def _created(sweep_id: str) -> tuple[str, int]:
+    """Return the time in an id, and its number among the ids of that second; a folder without them is the oldest."""
+    match = _CREATED.search(sweep_id)
+    return (match[1], int(match[2] or 1)) if match else ("", 0)
 
 
 def find_sweep(root: Path, sweep_name: str) -> SweepDirectory:

@@ -78,7 +78,7 @@ def compare_sweeps(sweep_dirs: Sequence[SweepDirectory], *, by: str = "configura
     )
     lines = [_line(d, t, spec) for d, t, spec in zip(sweep_dirs, trials, specs, strict=True)]
     warnings = [
-        *_difference_warnings(sweep_dirs),
+        *_difference_warnings(sweep_dirs, specs),
         *_budget_warnings(comparison),
         *_single_value_warnings(comparison),
         *_mixed_group_warnings(comparison),
@@ -147,7 +147,9 @@ def _line(sweep_dir: SweepDirectory, trials: Sequence[TrialRecord], spec: Sweep)
     )
 
 
-def _difference_warnings(sweep_dirs: Sequence[SweepDirectory]) -> list[str]:
+def _difference_warnings(sweep_dirs: Sequence[SweepDirectory], specs: Sequence[Sweep]) -> list[str]:
+    # Cross-validations that differ only in their number of repeats share their first folds, which are compared.
+    shares_folds = specs[0].data.num_folds is not None and all(spec.data == specs[0].data for spec in specs)
     lineages = {}
     for sweep_dir in sweep_dirs:
         if sweep_dir.lineage_file.is_file():
@@ -159,7 +161,7 @@ def _difference_warnings(sweep_dirs: Sequence[SweepDirectory]) -> list[str]:
         )
     for field, message in SHARED_LINEAGE.items():
         fingerprints = {sweep_id: str(getattr(lineage, field))[:12] for sweep_id, lineage in lineages.items()}
-        if len(set(fingerprints.values())) > 1:
+        if len(set(fingerprints.values())) > 1 and not (field == "split_fingerprint" and shares_folds):
             descriptions = ", ".join(f"{sweep_id} {fingerprint}" for sweep_id, fingerprint in fingerprints.items())
             warnings.append(f"{message} ({descriptions}), so their values cannot be compared.")
             break
