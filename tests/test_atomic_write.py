@@ -1,4 +1,6 @@
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -48,10 +50,19 @@ def test_a_staging_file_left_by_a_killed_process_is_replaced(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_unique_staging_file_has_the_process_id_in_its_name(tmp_path):
-    with atomic_write.staged_file(tmp_path / "chunk.npz", unique=True) as staging:
-        staging.touch()
-        assert staging.name == f".chunk.npz.{os.getpid()}.tmp"
+def test_threads_that_write_one_file_have_staging_files_of_their_own(tmp_path):
+    def staging_name():
+        with atomic_write.staged_file(tmp_path / "chunk.npz", unique=True) as staging:
+            staging.touch()
+            barrier.wait(timeout=60)
+            return staging.name
+
+    barrier = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        names = {running.result() for running in [pool.submit(staging_name) for _ in range(2)]}
+    assert len(names) == 2
+    assert all(name.startswith(f".chunk.npz.{os.getpid()}-") for name in names)
+    assert [file.name for file in tmp_path.iterdir()] == ["chunk.npz"]
 
 
 def test_a_failed_removal_of_the_staging_file_does_not_hide_the_first_error(tmp_path, monkeypatch):
