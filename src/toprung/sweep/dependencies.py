@@ -20,6 +20,7 @@ from toprung.project.files import list_sent_files
 from toprung.project.include import NEVER_INCLUDED, include_line, read_include
 from toprung.project.modules import USER_PACKAGES
 
+PACKAGE = "toprung"
 MAX_NAME_LENGTH = 200
 # Prints where a process that starts outside the project finds modules.
 LOCATE_MODULES = """
@@ -125,7 +126,8 @@ def _imported_files(tree: ast.Module, source: Path, project: Path) -> Iterator[P
         else:
             continue
         for dotted in dotted_names:
-            yield from _module_files(dotted, project)
+            if dotted.partition(".")[0] != PACKAGE:  # a job's folder has a copy of it
+                yield from _module_files(dotted, project)
 
 
 def _module_files(dotted: str, project: Path) -> Iterator[Path]:

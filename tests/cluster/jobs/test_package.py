@@ -11,6 +11,7 @@ from toprung import data
 from toprung.cluster.jobs import entrypoint, package
 from toprung.errors import UserError
 from toprung.records import lineage
+from toprung.sweep.dependencies import check_dependencies
 from toprung.weights import WEIGHTS
 from toprung.weights.card import CARD_FILE, TENSORS_FILE, WeightsCard
 
@@ -99,6 +100,15 @@ def test_the_copy_of_toprung_is_imported_from_the_jobs_folder(staged):
     ran = subprocess.run([sys.executable, "-c", code], cwd=staged, capture_output=True, text=True, check=True)
     assert [line.startswith(f"{staged}/toprung/") for line in ran.stdout.splitlines()] == [True, True]
     assert (staged / "toprung/analysis/report/page.html").is_file()
+
+
+def test_what_the_copy_of_toprung_uses_is_not_expected_in_the_trials(user_project, tmp_path):
+    (user_project / "dvc.yaml").write_text("stages: {}\n")
+    staged = tmp_path / "staged"
+    staged.mkdir()
+    package.stage(user_project, staged, where=package.cluster_paths("/mnt/shared/runs", None))
+    assert (staged / "dvc.yaml").is_file()
+    check_dependencies(staged, [staged / "trainers/convnet.py", staged / "search_spaces/convnet.py"])
 
 
 def test_the_copy_without_git_records_the_commit_it_was_made_from(staged, user_project):

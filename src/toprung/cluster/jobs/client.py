@@ -71,6 +71,8 @@ class Jobs:
 
         for part in JobSubmissionClient.__mro__:  # each of these modules logs every upload
             logging.getLogger(part.__module__).setLevel(logging.WARNING)
+        # Warns that large files, such as weights, should not be sent. Its name is private; without it, Ray prints more.
+        logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
         self.address = address
         try:
             self._client = JobSubmissionClient(address)
