@@ -43,9 +43,9 @@ def print_end(console: Console, outcome: Outcome) -> None:
 
     progress, sweep = outcome.progress, outcome.progress.sweep
     leaders, sweep_dir = progress.leaders(), outcome.sweep_dir
-    typed = sweep_dir.sweep_id  # in commands
-    if sweep.storage != "runs" and not is_uri(sweep.storage):
-        typed += f" --storage {shlex.quote(sweep.storage)}"
+    is_default = sweep.storage == "runs" or is_uri(sweep.storage)
+    where = "" if is_default else f" --storage {shlex.quote(sweep.storage)}"
+    typed = f"{sweep_dir.sweep_id}{where}"  # in commands
     ended = {"finished": "finished in", "stopped": "stopped after", "failed": "failed after"}[outcome.status]
     at_full_budget = "finished" if sweep.experiments else "to the top rung"
     console.print(
@@ -76,7 +76,7 @@ def print_end(console: Console, outcome: Outcome) -> None:
     if is_uri(sweep.storage):
         command = f"toprung show {sweep_dir.sweep_id} --storage {sweep.storage}"
         console.print(f"  copy     {command}       (on any machine)")
-    console.print(f'  compare  toprung ui       (MLflow, experiment "{sweep.name}")')
+    console.print(f'  compare  toprung ui{where}       (MLflow, experiment "{sweep.name}")')
     console.print(f"  log      {short_path(sweep_dir.log_file)}")
     if outcome.status == "stopped":
         console.print(f"\nResume it with: toprung resume {typed}")
