@@ -125,6 +125,11 @@ class TrialRecord:
         return self.status in ("waiting", "running", "interrupted")
 
     @property
+    def last_report_ms(self) -> int:
+        """The time of its last report, or of its start if it has reported nothing."""
+        return max((epoch.time_ms for epoch in self.epochs_by_number.values()), default=self.started_ms)
+
+    @property
     def seconds(self) -> float:
         """The seconds from the start of each attempt to its last report, or of the last one to the trial's end."""
         if not self.started_ms:
@@ -132,5 +137,5 @@ class TrialRecord:
         reports = [epoch.time_ms for epoch in self.epochs_by_number.values()]
         starts = [self.started_ms, *(attempt.time_ms for attempt in self.attempts[1:])]
         ends = [max((time for time in reports if time < following), default=0) for following in starts[1:]]
-        ends.append(self.end.time_ms if self.end else max(reports, default=0))
+        ends.append(self.end.time_ms if self.end else self.last_report_ms)
         return sum(max(0, end - start) for start, end in zip(starts, ends, strict=True)) / 1000

@@ -77,8 +77,7 @@ class TrialRecorder:
             self.trial_ends[record.trial_id] = end
         else:
             self._last_epoch[record.trial_id] = record.epochs
-            reports = (reported.time_ms for reported in record.epochs_by_number.values())
-            self._last_report_ms[record.trial_id] = max(reports, default=record.started_ms)
+            self._last_report_ms[record.trial_id] = record.last_report_ms
             if record.value is not None:
                 self._best[record.trial_id] = record.value
 

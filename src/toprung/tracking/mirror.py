@@ -165,8 +165,7 @@ class Mirror:
         if trial.end:
             self._end_trial(trial, sent, trial.end)
         elif not driver_alive:
-            last_ms = max((epoch.time_ms for epoch in trial.epochs_by_number.values()), default=trial.started_ms)
-            self._sweep.interrupt(sent.run_id, time_ms=last_ms)
+            self._sweep.interrupt(sent.run_id, time_ms=trial.last_report_ms)
             sent.status, sent.status_tag = "ENDED", "interrupted"
 
     def _start_trial(self, trial: TrialRecord) -> _Sent:

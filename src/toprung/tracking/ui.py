@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import IO
 
 from toprung.errors import UserError
+from toprung.machine import LOOPBACK
 from toprung.tracking import local_store
 from toprung.tracking.server import artifact_location, check_usable, follow_move, tracking_uri
 
-LOOPBACK = "127.0.0.1"
 LOG_FILE = "mlflow-ui.log"
 START_TIMEOUT_SECONDS = 120
 POLL_SECONDS = 0.1
