@@ -1,6 +1,7 @@
 """Download of a sweep: which of two ledgers is used, and which files are downloaded."""
 
 import json
+import os
 
 import pytest
 
@@ -15,8 +16,10 @@ from toprung.remote_storage import (
     is_stored_at,
     lease,
     local_root,
+    upload_results,
     uploading,
 )
+from toprung.remote_storage.objects import ObjectStorage, StorageUnavailable
 from toprung.remote_storage.sweep_uploader import INDEX
 from toprung.spec import Sweep
 
@@ -105,6 +108,72 @@ def test_the_ledger_that_continues_the_other_is_used(sent, tmp_path, local, expe
     assert there.read(there.status_file)["status"] == status
     kept = list(there.path.glob("ledger.log.*"))
     assert [path.read_bytes() for path in kept] == ([b"".join(local)] if LINES[5] in local else [])
+
+
+def test_an_interrupted_download_is_repeated(sent, tmp_path, monkeypatch):
+    there = _elsewhere(tmp_path)
+    there.path.mkdir(parents=True)
+    there.write(there.spec_file, sent.read(sent.spec_file))
+    there.write(there.status_file, {"status": "interrupted"})
+    there.ledger_file.write_bytes(LINES[0])
+    there.code_folder.mkdir()
+    (there.code_folder / "loop.py").write_text("an older loop\n")
+    with monkeypatch.context() as patched:
+
+        def fail(storage, name, target):
+            raise StorageUnavailable("it cannot be reached")
+
+        patched.setattr(ObjectStorage, "download", fail)
+        with pytest.raises(UserError, match="it cannot be reached"):
+            download_sweep(there)
+    assert there.ledger_file.read_bytes() == LINES[0]
+    download_sweep(there)
+    assert (there.code_folder / "loop.py").read_text() == "pass\n"
+    assert there.ledger_file.read_bytes() == sent.ledger_file.read_bytes()
+
+
+def test_what_was_written_after_the_end_reaches_the_storage_and_other_machines(sent, tmp_path, bucket_folder):
+    there = _elsewhere(tmp_path)
+    sent.test_log.write_text('{"time": "1"}\n')
+    (sent.trial_export_folder(3) / "model.pt2").parent.mkdir(parents=True)
+    (sent.trial_export_folder(3) / "model.pt2").write_bytes(b"old")
+    upload_results(sent)
+    download_all(f"file://{bucket_folder}", there.path.parent)
+
+    sent.test_log.write_text('{"time": "1"}\n{"time": "2"}\n')
+    sent.confirmation_file.write_text("# confirmed\n")
+    (sent.refit_folder / "export").mkdir(parents=True)
+    (sent.refit_folder / "export" / "model.json").write_text("{}")
+    (sent.trial_export_folder(3) / "model.pt2").unlink()
+    (sent.trial_export_folder(3) / "model.onnx").write_bytes(b"new")
+    upload_results(sent)
+    copy = bucket_folder / sent.sweep_id
+    assert [path.name for path in (copy / "exports" / "trial-3").iterdir()] == ["model.onnx"]
+    assert not (copy / lease.LEASE_FILE).exists()
+
+    os.utime(there.test_log, (1.0, 1.0))
+    download_sweep(there)
+    assert there.test_log.read_text() == sent.test_log.read_text()
+    assert there.confirmation_file.read_text() == "# confirmed\n"
+    assert (there.refit_folder / "export" / "model.json").read_text() == "{}"
+
+
+def test_results_of_a_running_sweep_are_left_to_its_driver(sweep_dir, bucket_folder):
+    with sweep_dir.lock():
+        upload_results(sweep_dir)
+    assert not (bucket_folder / sweep_dir.sweep_id).exists()
+
+
+def test_results_that_cannot_be_uploaded_are_reported(sent, bucket_folder, capsys):
+    from toprung.cli.options import upload_results as upload_or_report
+
+    spec = sent.spec().model_copy(update={"storage": f"file://{sent.spec_file}"})
+    sent.write(sent.spec_file, {"format": FORMAT, "spec": spec.model_dump(mode="json")})
+    upload_or_report(sent)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("The results were not uploaded. The storage file://")
+    assert lines[0].endswith(f"To upload them: toprung sync {sent.sweep_id}")
 
 
 def test_a_download_does_not_disturb_a_local_driver_and_a_second_driver_is_refused(sweep_dir, tmp_path, monkeypatch):

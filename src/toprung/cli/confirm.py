@@ -21,6 +21,7 @@ from toprung.cli.options import (
     exit_code,
     find_sweep,
     short_path,
+    upload_results,
 )
 from toprung.errors import UserError, pluralize
 from toprung.records.test_split_log import describe, openings
@@ -106,10 +107,14 @@ def confirm(
         echo_err(f"{sweep_dir.sweep_id} was confirmed by {confirming_dir.sweep_id}. To train with other seeds: --again")
     console = open_console()
     print_confirmation(console, read_confirmation(sweep_dir, confirming_dir), metric=sweep_dir.spec().metric)
-    _score_on_test(console, sweep_dir, confirming_dir, project=project, again=again)
-    write_confirmation(sweep_dir, confirming_dir)
-    for exported_dir in (sweep_dir, confirming_dir):
-        update_model_card(project, exported_dir)
+    try:
+        _score_on_test(console, sweep_dir, confirming_dir, project=project, again=again)
+        write_confirmation(sweep_dir, confirming_dir)
+        for exported_dir in (sweep_dir, confirming_dir):
+            update_model_card(project, exported_dir)
+    finally:
+        for written_dir in (sweep_dir, confirming_dir):
+            upload_results(written_dir)
     if refit:
         refit_winner(console, sweep_dir, confirming_dir, project=project, again=again)
 
@@ -118,7 +123,7 @@ def _score_on_test(
     console: Console, sweep_dir: SweepDirectory, confirming_dir: SweepDirectory, *, project: Path, again: bool
 ) -> None:
     """Score the confirmed winner on the test split; if it was opened before, only with `again`."""
-    from toprung import data, remote_storage
+    from toprung import data
     from toprung.export.test_split import score_on_test
 
     earlier = openings(sweep_dir)
@@ -129,19 +134,13 @@ def _score_on_test(
             soft_wrap=True,
         )
         return
-    try:
-        scored = score_on_test(
-            confirming_dir.export_folder,
-            sweep_dir=sweep_dir,
-            sweep=confirming_dir.spec(),
-            prepared_root=project / data.PREPARED,
-            again=again,
-        )
-    finally:
-        try:
-            remote_storage.upload_test_log(sweep_dir)
-        except remote_storage.StorageUnavailable as error:
-            echo_err(f"The log of the test split was not copied: {error}. Type: toprung sync {sweep_dir.sweep_id}")
+    scored = score_on_test(
+        confirming_dir.export_folder,
+        sweep_dir=sweep_dir,
+        sweep=confirming_dir.spec(),
+        prepared_root=project / data.PREPARED,
+        again=again,
+    )
     images = pluralize(scored["num_images"], "image")
     times = "the first time by this sweep" if not earlier else f"time {len(earlier) + 1}"
     console.print(f"\nOn the test split ({images}), opened now for {times}: {describe(scored)}.", soft_wrap=True)
@@ -208,6 +207,7 @@ def refit_winner(
         "to score it on: expect the confirmed model's score."
     )
     console.print(f"\n  model    {short_path(result.export_folder)}")
+    upload_results(sweep_dir)
 
 
 def _find_confirmation(

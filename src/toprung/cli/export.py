@@ -12,7 +12,16 @@ from rich.table import Table
 
 from toprung.cli.confirm import refit_winner
 from toprung.cli.console import open_console, print_table
-from toprung.cli.options import Json, Storage, SweepName, current_project, find_sweep, print_json, short_path
+from toprung.cli.options import (
+    Json,
+    Storage,
+    SweepName,
+    current_project,
+    find_sweep,
+    print_json,
+    short_path,
+    upload_results,
+)
 from toprung.errors import UserError
 
 app = typer.Typer()
@@ -53,6 +62,7 @@ def export(
         refit_winner(console, sweep_dir, confirming_dir, project=project, again=True)
         return
     folder = export_model(project, sweep_dir, trial_number=trial, pt2=pt2)
+    upload_results(sweep_dir)
     metrics = sweep_dir.read(folder / METRICS_FILE)
     if as_json:
         print_json({"sweep_id": sweep_dir.sweep_id, "folder": str(folder), "metrics": metrics})

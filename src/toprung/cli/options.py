@@ -125,6 +125,16 @@ def echo_err(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def upload_results(sweep_dir: SweepDirectory) -> None:
+    """Upload what a command wrote after the sweep's end, if its storage is a URI; print a line if that failed."""
+    from toprung import remote_storage
+
+    try:
+        remote_storage.upload_results(sweep_dir)
+    except UserError as error:
+        echo_err(f"The results were not uploaded. {error} To upload them: toprung sync {sweep_dir.sweep_id}")
+
+
 def print_json(content: Any) -> None:
     """Print JSON, indented."""
     print(json.dumps(content, indent=2))

@@ -13,7 +13,9 @@ code/          a copy of the project's code from the start of the sweep
 trials/<id>/   one trial's configuration, checkpoints and best weights
 tune/          Ray Tune's own state
 export/        the exported best model
+exports/       exported models of other trials
 refit/         the confirmed winner, trained on training and validation images: its record and its export
+confirmation.md    the result of a confirmation, in the folder of the sweep that trained it
 test-split.jsonl   each opening of the test split for this sweep
 sweep.log      the output of the libraries
 """
@@ -123,9 +125,14 @@ class SweepDirectory:
         """The exported best model."""
         return self.path / "export"
 
+    @property
+    def trial_exports_folder(self) -> Path:
+        """The exported models of trials that are not the winner."""
+        return self.path / "exports"
+
     def trial_export_folder(self, number: int) -> Path:
         """Return where the exported model of a trial is that is not the winner."""
-        return self.path / "exports" / f"trial-{number}"
+        return self.trial_exports_folder / f"trial-{number}"
 
     @property
     def rejected_export_folder(self) -> Path:

@@ -11,7 +11,7 @@ from toprung.remote_storage.download import (
     request_stop,
 )
 from toprung.remote_storage.objects import StorageUnavailable
-from toprung.remote_storage.sweep_uploader import SweepUploader, upload_test_log, uploading
+from toprung.remote_storage.sweep_uploader import SweepUploader, check_complete, upload_results, uploading
 from toprung.remote_storage.trial_download import download_failure, download_if_newer, download_newer
 from toprung.remote_storage.trials import RemoteLocation, TrialSync
 
@@ -20,6 +20,7 @@ __all__ = [
     "StorageUnavailable",
     "SweepUploader",
     "TrialSync",
+    "check_complete",
     "check_usable",
     "delete_remote",
     "download_all",
@@ -34,6 +35,6 @@ __all__ = [
     "open_storage",
     "open_sweep_storage",
     "request_stop",
-    "upload_test_log",
+    "upload_results",
     "uploading",
 ]

@@ -1,9 +1,10 @@
 """Download of sweeps from object storage to local folders, which all commands work on.
 
 If the folder already exists, the two ledgers are compared; a ledger only grows. If the storage's ledger continues the
-local one, the sweep was continued on another machine, and the storage's copy is used. If the local ledger is the same
-or continues the storage's (a driver died before it had uploaded everything), the local folder is used. If neither
-continues the other, the storage's copy is used, and the local ledger is kept under another name.
+local one, the sweep was continued on another machine, and the storage's files are used. If the local ledger continues
+the storage's (a driver died before it had uploaded everything), the local files are used. If they are equal, the later
+of two files is used. If neither continues the other, the storage's files are used, and the local ledger is kept under
+another name. The ledger is written last, so that a download that was interrupted is repeated.
 """
 
 from __future__ import annotations
@@ -94,22 +95,52 @@ def download(storage: ObjectStorage, sweep_dir: SweepDirectory, *, with_trials: 
 def _download(
     storage: ObjectStorage, sweep_dir: SweepDirectory, objects: dict[str, ObjectInfo], *, with_trials: bool
 ) -> None:
-    is_new = _download_ledger(storage, sweep_dir, objects)
-    skipped = (sweep_dir.ledger_file.name, lease.LEASE_FILE, STOP_FILE)
-    for name, info in objects.items():
+    ledger_file, status_file = sweep_dir.ledger_file, sweep_dir.status_file
+    local, remote = _read_ledger(sweep_dir), b""
+    if ledger_file.name in objects:
+        remote = storage.get(f"{sweep_dir.sweep_id}/{ledger_file.name}") or b""
+    is_new = not local.startswith(remote) or _is_newer_in_database(sweep_dir, objects)
+    replace = _replace_if_new if is_new else _replace_if_later if local == remote else _replace_nothing
+
+    def download_file(name: str) -> None:
         target = sweep_dir.path / name
-        if (
-            name in skipped
-            or name.startswith("trials/")
-            or not target.resolve().is_relative_to(sweep_dir.path.resolve())
-        ):
-            continue
-        is_same = target.is_file() and target.stat().st_size == info.size and target.stat().st_mtime >= info.modified_at
-        if not is_same and (is_new or not target.exists()):
+        is_inside = target.resolve().is_relative_to(sweep_dir.path.resolve())
+        if is_inside and (not target.is_file() or replace(target.stat(), objects[name])):
             storage.download(f"{sweep_dir.sweep_id}/{name}", target)
+
+    last = (status_file.name, ledger_file.name)  # an interrupted download is recognised by them, and repeated
+    for name in objects:
+        if name not in (*last, lease.LEASE_FILE, STOP_FILE) and not name.startswith("trials/"):
+            download_file(name)
     sweep_dir.trials_folder.mkdir(exist_ok=True)
-    trial_ids = [name.split("/")[1] for name in objects if name.startswith("trials/")] if with_trials else []
-    for trial_id in sorted({trial_id for trial_id in trial_ids if not trial_id.startswith(".")}):
+    if with_trials:
+        _download_trials(storage, sweep_dir, objects, is_new=is_new)
+    if status_file.name in objects:
+        download_file(status_file.name)
+    if not local.startswith(remote):
+        _replace_ledger(sweep_dir, local, remote)
+
+
+def _replace_if_new(local: os.stat_result, remote: ObjectInfo) -> bool:
+    """Take the file of a sweep that another machine continued, unless it was downloaded already."""
+    return local.st_size != remote.size or local.st_mtime < remote.modified_at
+
+
+def _replace_if_later(local: os.stat_result, remote: ObjectInfo) -> bool:
+    """Take what another machine wrote after the sweep's end, such as a test score."""
+    return local.st_size != remote.size and local.st_mtime < remote.modified_at
+
+
+def _replace_nothing(local: os.stat_result, remote: ObjectInfo) -> bool:
+    """Keep the files of a sweep of which this machine has more records than the storage."""
+    return False
+
+
+def _download_trials(
+    storage: ObjectStorage, sweep_dir: SweepDirectory, objects: dict[str, ObjectInfo], *, is_new: bool
+) -> None:
+    trial_ids = {name.split("/")[1] for name in objects if name.startswith("trials/")}
+    for trial_id in sorted(trial_id for trial_id in trial_ids if not trial_id.startswith(".")):
         folder = sweep_dir.trial_folder(trial_id)
         remote, local = objects.get(f"trials/{trial_id}/{MANIFEST_FILE}"), folder / MANIFEST_FILE
         if is_new or not local.is_file() or (remote is not None and remote.modified_at > local.stat().st_mtime):
@@ -123,20 +154,16 @@ def _read_remote_manifest(storage: ObjectStorage, sweep_dir: SweepDirectory, tri
     return UploadManifest.read(storage.get(f"{sweep_dir.sweep_id}/trials/{trial_id}/{MANIFEST_FILE}"))
 
 
-def _download_ledger(storage: ObjectStorage, sweep_dir: SweepDirectory, objects: dict[str, ObjectInfo]) -> bool:
-    """Download the ledger if it is the one to use; return whether the sweep was continued on another machine."""
+def _is_newer_in_database(sweep_dir: SweepDirectory, objects: dict[str, ObjectInfo]) -> bool:
+    """Whether a sweep whose study is in a database was continued on another machine."""
+    file, info = sweep_dir.status_file, objects.get(sweep_dir.status_file.name)
+    has_ledger = sweep_dir.ledger_file.name in objects or sweep_dir.ledger_file.is_file()
+    return not has_ledger and info is not None and file.is_file() and info.modified_at > file.stat().st_mtime
+
+
+def _replace_ledger(sweep_dir: SweepDirectory, local: bytes, remote: bytes) -> None:
+    """Write the storage's ledger; keep the local one under another name unless the storage's continues it."""
     file = sweep_dir.ledger_file
-    if file.name not in objects and not file.is_file():  # the study is in a database
-        info = objects.get(sweep_dir.status_file.name)
-        return (
-            info is not None
-            and sweep_dir.status_file.is_file()
-            and info.modified_at > sweep_dir.status_file.stat().st_mtime
-        )
-    local = file.read_bytes() if file.is_file() else b""
-    remote = (storage.get(f"{sweep_dir.sweep_id}/{file.name}") or b"") if file.name in objects else b""
-    if local.startswith(remote):
-        return False
     if not remote.startswith(local[: local.rfind(b"\n") + 1]):
         kept = file.with_name(f"{file.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         os.replace(file, kept)
@@ -144,7 +171,10 @@ def _download_ledger(storage: ObjectStorage, sweep_dir: SweepDirectory, objects:
             "%s was continued on another machine; this machine's different ledger is now %s", sweep_dir.sweep_id, kept
         )
     atomic_write.write_bytes(file, remote)
-    return True
+
+
+def _read_ledger(sweep_dir: SweepDirectory) -> bytes:
+    return sweep_dir.ledger_file.read_bytes() if sweep_dir.ledger_file.is_file() else b""
 
 
 def is_stored_at(sweep_dir: SweepDirectory, storage: str) -> bool:

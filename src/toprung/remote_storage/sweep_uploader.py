@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import filelock
+
 from toprung.errors import UserError
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_folder import WEIGHTS_META_FILE
@@ -165,20 +167,27 @@ class SweepUploader:
                     self._send(name, file)
             if all_files or time.monotonic() >= self._next_ledger:
                 self._send_ledger()
-            if all_files and self._sweep_dir.export_folder.is_dir():
+            if all_files:
                 self._delete_old_export_files()
 
+    def _export_folders(self) -> list[Path]:
+        folders = (self._sweep_dir.export_folder, self._sweep_dir.trial_exports_folder, self._sweep_dir.refit_folder)
+        return [folder for folder in folders if folder.is_dir()]
+
     def _delete_old_export_files(self) -> None:
-        """Delete what an earlier winner's export had and this one has not, such as a file of another format."""
-        below = f"{self._sweep_dir.sweep_id}/{self._sweep_dir.export_folder.name}"
-        local = {f"{self._sweep_dir.sweep_id}/{name}" for name, _ in self._files(all_files=True)}
-        if old := self._storage.list_objects(below).keys() - local:
-            self._storage.delete(sorted(old))
+        """Delete what an earlier export had and this one has not, such as a file of another format."""
+        sweep_id = self._sweep_dir.sweep_id
+        local = {f"{sweep_id}/{name}" for name, _ in self._files(all_files=True)}
+        for folder in self._export_folders():
+            if old := self._storage.list_objects(f"{sweep_id}/{folder.name}").keys() - local:
+                self._storage.delete(sorted(old))
 
     def _files(self, *, all_files: bool) -> Iterator[tuple[str, Path]]:
         sweep_dir = self._sweep_dir
-        folders = [sweep_dir.code_folder, sweep_dir.export_folder] if all_files else []
-        for top in (sweep_dir.lineage_file, sweep_dir.status_file, sweep_dir.study_file, sweep_dir.test_log, *folders):
+        files = [sweep_dir.lineage_file, sweep_dir.status_file, sweep_dir.study_file, sweep_dir.test_log]
+        if all_files:
+            files += [sweep_dir.confirmation_file, sweep_dir.code_folder, *self._export_folders()]
+        for top in files:
             for file in sorted(top.rglob("*")) if top.is_dir() else [top]:
                 if file.is_file() and "__pycache__" not in file.parts:
                     yield file.relative_to(sweep_dir.path).as_posix(), file
@@ -240,18 +249,6 @@ class SweepUploader:
             logger.warning("the files of trials on other machines could not be downloaded: %s", error)
 
 
-def upload_test_log(sweep_dir: SweepDirectory) -> None:
-    """Upload the log of a sweep's test-split openings, which is written after its driver has ended.
-
-    Raises:
-        StorageUnavailable: it could not be written.
-        UserError: as for `open_sweep_storage`.
-    """
-    storage, log = open_sweep_storage(sweep_dir), sweep_dir.test_log
-    if storage is not None and log.is_file():
-        storage.put(f"{sweep_dir.sweep_id}/{log.name}", log.read_bytes())
-
-
 @contextlib.contextmanager
 def uploading(sweep_dir: SweepDirectory) -> Iterator[SweepUploader | None]:
     """Hold a sweep's lease and upload the sweep while its driver runs; None if its `storage` is a folder.
@@ -279,3 +276,30 @@ def uploading(sweep_dir: SweepDirectory) -> Iterator[SweepUploader | None]:
         yield uploader
     finally:
         uploader.close()
+
+
+def upload_results(sweep_dir: SweepDirectory) -> None:
+    """Upload what was written after a sweep's driver had ended: a confirmation, a test score, exported models.
+
+    If a driver runs again by now, it uploads them.
+
+    Raises:
+        UserError: not all of it could be uploaded.
+    """
+    if open_sweep_storage(sweep_dir) is None:
+        return
+    with contextlib.suppress(filelock.Timeout):
+        with sweep_dir.lock(), uploading(sweep_dir) as uploader:
+            pass  # all files are uploaded at its start
+        check_complete(sweep_dir, uploader)
+
+
+def check_complete(sweep_dir: SweepDirectory, uploader: SweepUploader | None) -> None:
+    """Check that an upload that has ended left nothing out.
+
+    Raises:
+        UserError: it did.
+    """
+    if uploader is not None and uploader.upload_error:
+        storage = sweep_dir.spec().storage
+        raise UserError(f"The copy in {storage} is incomplete ({uploader.upload_error}). Try again later.")

@@ -107,8 +107,7 @@ def sync(sweep_dir: SweepDirectory) -> list[str]:
         raise UserError(
             f"MLflow at {uri} does not respond ({error}). Start it, then type: toprung sync {sweep_dir.sweep_id}"
         ) from None
-    if uploader is not None and uploader.upload_error:
-        raise UserError(f"The copy in {sweep.storage} is incomplete ({uploader.upload_error}). Try again later.")
+    remote_storage.check_complete(sweep_dir, uploader)
     return runs.problems
 
 
