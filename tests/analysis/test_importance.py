@@ -61,6 +61,23 @@ def test_resamples_in_which_all_values_are_equal_are_left_out():
     assert all(0 <= importance.low <= importance.high <= 1 for importance in result.shares)
 
 
+def test_a_share_is_within_its_interval_even_if_only_a_few_resamples_differ():
+    distributions = {
+        "lr": optuna.distributions.FloatDistribution(0, 1),
+        "rare": optuna.distributions.CategoricalDistribution(["usual", "rare"]),
+    }
+    trials = [
+        optuna.trial.create_trial(
+            params={"lr": number / 1500, "rare": "usual" if number else "rare"},
+            distributions=distributions,
+            value=number % 7 if number else 100.0,
+        )
+        for number in range(1500)
+    ]
+    result = importances(trials, mode="max", seed=2)
+    assert all(importance.low <= importance.share <= importance.high for importance in result.shares)
+
+
 def test_the_same_seed_gives_the_same_shares():
     trials = _study(20, lambda params: params["lr"]).trials
     assert importances(trials, mode="max") == importances(trials, mode="max")

@@ -33,7 +33,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Importance:
-    """One hyperparameter's share (0..1), and the interval that covers 80% of the resamples."""
+    """The median over the resamples of a hyperparameter's share (0..1), and the interval that covers 80% of them."""
 
     name: str
     evaluator: str
@@ -112,5 +112,5 @@ def _shares(
 
 def _summarise(name: str, evaluator: str, resamples: Sequence[dict[str, float]]) -> Importance:
     values = [resample[name] for resample in resamples]
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Importance(name, evaluator, float(np.mean(values)), float(low), float(high))
+    low, share, high = np.quantile(values, [(1 - CONFIDENCE) / 2, 0.5, (1 + CONFIDENCE) / 2])
+    return Importance(name, evaluator, float(share), float(low), float(high))

@@ -143,7 +143,7 @@ def importance(data: ReportData) -> Panel:
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in MEANINGS.items())
     text = [
         f"From the {result.num_finished} finished trials at full budget only. {meanings}.",
-        f"Bars are means over {RESAMPLES} resamples of the trials; whiskers cover {CONFIDENCE:.0%} of the resamples.",
+        f"Bars are medians over {RESAMPLES} resamples of the trials; whiskers cover {CONFIDENCE:.0%} of the resamples.",
         "If two whiskers overlap, the data do not show which hyperparameter matters more.",
     ]
     if result.conditional:
