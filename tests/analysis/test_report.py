@@ -177,6 +177,14 @@ def test_a_loss_that_is_not_a_number_is_left_out_of_the_plots(driver, tmp_path):
     assert [trace["y"] for trace in plots["gap-winner"]["data"]] == [[1.0, 0.5], [None, None]]
 
 
+@pytest.mark.parametrize(("config", "titles"), [({"augment": "light"}, ["augment: light"]), ({}, [])])
+def test_trials_without_augmentation_have_no_title_for_it(driver, tmp_path, config, titles):
+    sweep = driver()
+    sweep.trial([0.5], config={"lr": 0.1, **config})
+    plots = _plots(write_report(sweep.sweep_dir, prepared_root=tmp_path).page.read_text())
+    assert [note["text"] for note in plots["optimizer-panels"]["layout"].get("annotations", [])] == titles
+
+
 def test_plotly_knows_every_property_of_the_plots(written):
     for plot in _plots(written.page.read_text()).values():
         go.Figure(plot)

@@ -183,6 +183,7 @@ def optimizer_panels(data: ReportData) -> Panel:
         _x(column).replace("x", "xaxis"): style.axis(ALONG, **log, matches="x" if column > 1 else None)
         for column in range(1, len(levels) + 1)
     }
+    titles = [_title(f"{PANEL_BY}: {level}", _x(column)) for column, level in enumerate(levels, start=1)]
     plot = style.plot(
         traces,
         margin={"l": 60, "r": 20, "t": 90, "b": 50},
@@ -190,7 +191,7 @@ def optimizer_panels(data: ReportData) -> Panel:
         grid={"rows": 1, "columns": len(levels), "xgap": 0.2},
         **x_axes,
         yaxis=style.axis(metric, range=value_range(data)),
-        annotations=[_title(f"{PANEL_BY}: {level}", _x(column)) for column, level in enumerate(levels, start=1)],
+        annotations=titles if levels != ["None"] else [],  # otherwise, no trial has this hyperparameter
     )
     text = [f"Filled points are trials with the full budget; hollow points were cut short.{outside_range_note(data)}"]
     table = Table("Best values at full budget", [PANEL_BY, COLOUR_BY, "finished trials", f"best {metric}"], rows)
