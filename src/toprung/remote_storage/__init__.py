@@ -11,9 +11,10 @@ from toprung.remote_storage.download import (
     request_stop,
 )
 from toprung.remote_storage.objects import StorageUnavailable
-from toprung.remote_storage.sweep_uploader import SweepUploader, check_complete, upload_results, uploading
+from toprung.remote_storage.sweep_uploader import SweepUploader
 from toprung.remote_storage.trial_download import download_failure, download_if_newer, download_newer
 from toprung.remote_storage.trials import RemoteLocation, TrialSync
+from toprung.remote_storage.upload_session import check_complete, upload_results, uploading
 
 __all__ = [
     "RemoteLocation",

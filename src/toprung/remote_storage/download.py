@@ -100,12 +100,13 @@ def _download(
     if ledger_file.name in objects:
         remote = storage.get(f"{sweep_dir.sweep_id}/{ledger_file.name}") or b""
     is_new = not local.startswith(remote) or _is_newer_in_database(sweep_dir, objects)
-    replace = _replace_if_new if is_new else _replace_if_later if local == remote else _replace_nothing
+    is_equal = local == remote
 
     def download_file(name: str) -> None:
-        target = sweep_dir.path / name
-        is_inside = target.resolve().is_relative_to(sweep_dir.path.resolve())
-        if is_inside and (not target.is_file() or replace(target.stat(), objects[name])):
+        target, info = sweep_dir.path / name, objects[name]
+        if not target.resolve().is_relative_to(sweep_dir.path.resolve()):
+            return
+        if not target.is_file() or _is_outdated(target, info, is_new=is_new, is_equal=is_equal):
             storage.download(f"{sweep_dir.sweep_id}/{name}", target)
 
     last = (status_file.name, ledger_file.name)  # an interrupted download is recognised by them, and repeated
@@ -121,19 +122,16 @@ def _download(
         _replace_ledger(sweep_dir, local, remote)
 
 
-def _replace_if_new(local: os.stat_result, remote: ObjectInfo) -> bool:
-    """Take the file of a sweep that another machine continued, unless it was downloaded already."""
-    return local.st_size != remote.size or local.st_mtime < remote.modified_at
+def _is_outdated(file: Path, remote: ObjectInfo, *, is_new: bool, is_equal: bool) -> bool:
+    """Whether the storage's file replaces the local one.
 
-
-def _replace_if_later(local: os.stat_result, remote: ObjectInfo) -> bool:
-    """Take what another machine wrote after the sweep's end, such as a test score."""
-    return local.st_size != remote.size and local.st_mtime < remote.modified_at
-
-
-def _replace_nothing(local: os.stat_result, remote: ObjectInfo) -> bool:
-    """Keep the files of a sweep of which this machine has more records than the storage."""
-    return False
+    If another machine continued the sweep (`is_new`), it does unless it was downloaded already. If both have the same
+    records (`is_equal`), it does if it was changed later, such as the log of test scores. Otherwise this machine has
+    more records than the storage, and its files are kept.
+    """
+    local = file.stat()
+    differs, is_older = local.st_size != remote.size, local.st_mtime < remote.modified_at
+    return (differs or is_older) if is_new else (is_equal and differs and is_older)
 
 
 def _download_trials(

@@ -7,20 +7,16 @@ records why is uploaded, so the ledger on the storage may be a few seconds old b
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import filelock
-
 from toprung.errors import UserError
 from toprung.records.sweep_dir import SweepDirectory
 from toprung.records.trial_folder import WEIGHTS_META_FILE
 from toprung.remote_storage import lease
-from toprung.remote_storage.address import check_usable, open_sweep_storage
 from toprung.remote_storage.objects import ObjectStorage, StorageUnavailable
 from toprung.remote_storage.trial_download import download_newer, read_manifest
 from toprung.remote_storage.trials import RemoteLocation
@@ -162,24 +158,25 @@ class SweepUploader:
 
     def _send_changed(self, *, all_files: bool = False) -> None:
         with self._lock:
-            for name, file in self._files(all_files=all_files):
+            files = dict(self._files(all_files=all_files))
+            for name, file in files.items():
                 if file != self._sweep_dir.ledger_file:
                     self._send(name, file)
             if all_files or time.monotonic() >= self._next_ledger:
                 self._send_ledger()
             if all_files:
-                self._delete_old_export_files()
+                self._delete_old_export_files(files)
 
     def _export_folders(self) -> list[Path]:
         folders = (self._sweep_dir.export_folder, self._sweep_dir.trial_exports_folder, self._sweep_dir.refit_folder)
         return [folder for folder in folders if folder.is_dir()]
 
-    def _delete_old_export_files(self) -> None:
+    def _delete_old_export_files(self, local: Iterable[str]) -> None:
         """Delete what an earlier export had and this one has not, such as a file of another format."""
         sweep_id = self._sweep_dir.sweep_id
-        local = {f"{sweep_id}/{name}" for name, _ in self._files(all_files=True)}
+        kept = {f"{sweep_id}/{name}" for name in local}
         for folder in self._export_folders():
-            if old := self._storage.list_objects(f"{sweep_id}/{folder.name}").keys() - local:
+            if old := self._storage.list_objects(f"{sweep_id}/{folder.name}").keys() - kept:
                 self._storage.delete(sorted(old))
 
     def _files(self, *, all_files: bool) -> Iterator[tuple[str, Path]]:
@@ -247,59 +244,3 @@ class SweepUploader:
                 download_newer(self._sweep_dir, self._storage, trial_id)
         except StorageUnavailable as error:
             logger.warning("the files of trials on other machines could not be downloaded: %s", error)
-
-
-@contextlib.contextmanager
-def uploading(sweep_dir: SweepDirectory) -> Iterator[SweepUploader | None]:
-    """Hold a sweep's lease and upload the sweep while its driver runs; None if its `storage` is a folder.
-
-    Raises:
-        UserError: the storage cannot be used, or a driver on another machine runs the sweep.
-    """
-    storage = open_sweep_storage(sweep_dir)
-    if storage is None:
-        yield None
-        return
-    check_usable(storage)
-    owner = None
-    try:
-        owner = lease.take(storage, sweep_dir.sweep_id)
-        storage.delete([f"{sweep_dir.sweep_id}/{STOP_FILE}"])  # a request to an earlier driver
-        uploader = SweepUploader(sweep_dir, storage, owner)
-        uploader.start()
-    except StorageUnavailable as error:
-        if owner is not None:
-            with contextlib.suppress(StorageUnavailable):
-                lease.release(storage, sweep_dir.sweep_id, owner)
-        raise UserError(f"The storage {storage.uri} cannot be used: {error}.") from None
-    try:
-        yield uploader
-    finally:
-        uploader.close()
-
-
-def upload_results(sweep_dir: SweepDirectory) -> None:
-    """Upload what was written after a sweep's driver had ended: a confirmation, a test score, exported models.
-
-    If a driver runs again by now, it uploads them.
-
-    Raises:
-        UserError: not all of it could be uploaded.
-    """
-    if open_sweep_storage(sweep_dir) is None:
-        return
-    with contextlib.suppress(filelock.Timeout):
-        with sweep_dir.lock(), uploading(sweep_dir) as uploader:
-            pass  # all files are uploaded at its start
-        check_complete(sweep_dir, uploader)
-
-
-def check_complete(sweep_dir: SweepDirectory, uploader: SweepUploader | None) -> None:
-    """Check that an upload that has ended left nothing out.
-
-    Raises:
-        UserError: it did.
-    """
-    if uploader is not None and uploader.upload_error:
-        storage = sweep_dir.spec().storage
-        raise UserError(f"The copy in {storage} is incomplete ({uploader.upload_error}). Try again later.")

@@ -191,7 +191,7 @@ def optimizer_panels(data: ReportData) -> Panel:
         grid={"rows": 1, "columns": len(levels), "xgap": 0.2},
         **x_axes,
         yaxis=style.axis(metric, range=value_range(data)),
-        annotations=titles if levels != ["None"] else [],  # otherwise, no trial has this hyperparameter
+        annotations=titles if any(PANEL_BY in trial.config for trial in trials) else [],
     )
     text = [f"Filled points are trials with the full budget; hollow points were cut short.{outside_range_note(data)}"]
     table = Table("Best values at full budget", [PANEL_BY, COLOUR_BY, "finished trials", f"best {metric}"], rows)
